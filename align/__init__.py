@@ -1,0 +1,1 @@
+"""align: aligns language models, with the regularizer as a first-class object."""

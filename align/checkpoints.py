@@ -1,0 +1,57 @@
+"""Checkpoints of a run: the learner's state and the driver's, complete or absent, the newest few kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from align.errors import UserError
+from align.recipe import Recipe
+
+
+def _folder(run_dir: Path, step: int) -> Path:
+    return run_dir / "checkpoints" / f"step_{step:06d}"
+
+
+def _steps(run_dir: Path) -> list[int]:
+    return sorted(int(p.parent.name.removeprefix("step_")) for p in (run_dir / "checkpoints").glob("step_*/driver.json"))
+
+
+def newest_step(run_dir: Path, recipe: Recipe) -> int:
+    """The step to continue at. Raises UserError where there is nothing to resume, or nothing left to do."""
+    steps = _steps(run_dir)
+    if not steps:
+        raise UserError(f"--resume: {run_dir} holds no complete checkpoint; start without --resume, or give the --out of the run")
+    if steps[-1] >= recipe.steps:
+        raise UserError(f"--resume: the run in {run_dir} has already done {steps[-1]} of {recipe.steps} steps; raise steps to go on")
+    return steps[-1]
+
+
+def save(run_dir: Path, step: int, learner: Any, recipe: Recipe) -> None:
+    """The state after `step` steps. Written beside its final place and renamed, so a killed run leaves no half of one."""
+    final = _folder(run_dir, step)
+    if final.exists():
+        return
+    unfinished = final.with_name(f"unfinished_{step:06d}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    learner.save(str(unfinished / "learner"))
+    driver = {"step": step, "coefficients": {name: r.coefficient.state_dict() for name, r in recipe.regularizers.items()}}
+    (unfinished / "driver.json").write_text(json.dumps(driver, indent=1))
+    unfinished.rename(final)
+    for old in _steps(run_dir)[: -recipe.checkpoint.keep]:
+        shutil.rmtree(_folder(run_dir, old))
+
+
+def load(run_dir: Path, step: int, learner: Any, recipe: Recipe) -> None:
+    """Take the state back. Raises UserError when the checkpoint is of another recipe."""
+    folder = _folder(run_dir, step)
+    driver = json.loads((folder / "driver.json").read_text())
+    if driver["coefficients"].keys() != recipe.regularizers.keys():
+        raise UserError(f"{folder} has the regularizers {', '.join(driver['coefficients']) or 'none'}, the recipe has "
+                        f"{', '.join(recipe.regularizers) or 'none'}: resume with the recipe the run was started with")
+    learner.load(str(folder / "learner"))
+    for name, state in driver["coefficients"].items():
+        recipe.regularizers[name].coefficient.load_state_dict(state)

@@ -1,0 +1,28 @@
+"""Coefficients: one rule for beta per file. The beta of a batch is fixed before its first update and travels with it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+
+class Coefficient(ABC):
+    """The contract. State lives in `state_dict`, is checkpointed, and shows as `beta/NAME` in the metrics."""
+
+    @staticmethod
+    def shorthand(node: float) -> dict:
+        """`coefficient: 0.1` in a recipe."""
+        return {"name": "constant", "value": node}
+
+    @abstractmethod
+    def beta(self, step: int) -> float:
+        """The coefficient of the batch of this step (from 0), >= 0."""
+
+    def update(self, divergence: float, rollouts: int) -> None:
+        """Told after each step: the mean over rollouts of the divergence summed over a response, in nats, and their number."""
+
+    def state_dict(self) -> dict:
+        """JSON values only."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take back what `state_dict` gave."""

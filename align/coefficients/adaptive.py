@@ -1,0 +1,38 @@
+from dataclasses import dataclass
+
+from align.coefficients import Coefficient
+
+
+@dataclass
+class Adaptive(Coefficient):
+    """Ziegler's proportional controller (Ziegler et al. 1909.08593, section 2.2; OpenAI's lm-human-preferences).
+
+    After each step, with `n` rollouts and the measured divergence d: `beta *= 1 + clip(d/target - 1, -0.2, 0.2) * n/horizon`.
+    """
+
+    target: float
+    """Nats per response (summed over its tokens), as in the paper; not the per-token mean some trainers feed it."""
+    initial: float = 0.2
+    horizon: float = 10000.0
+    """Rollouts over which beta can change by about 20 %."""
+
+    def __post_init__(self):
+        for key in ("target", "initial", "horizon"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"{key} must be positive, not {getattr(self, key)}")
+        self._beta = self.initial
+
+    def beta(self, step: int) -> float:
+        return self._beta
+
+    def update(self, divergence: float, rollouts: int) -> None:
+        if rollouts >= 5 * self.horizon:
+            raise ValueError(f"horizon {self.horizon} is too short for {rollouts} rollouts a step: beta could turn negative")
+        error = min(max(divergence / self.target - 1, -0.2), 0.2)
+        self._beta *= 1 + error * rollouts / self.horizon
+
+    def state_dict(self) -> dict:
+        return {"beta": self._beta}
+
+    def load_state_dict(self, state: dict) -> None:
+        self._beta = state["beta"]

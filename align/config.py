@@ -1,0 +1,212 @@
+"""Recipes: loading, inheritance, overrides, and building the parts they name.
+
+A recipe is YAML. `base: other.yaml` inherits; a recipe holds only what differs. Every node is checked against the dataclass
+it builds, so an unknown key or a wrong type is an error that names the path and the nearest key.
+
+OmegaConf cannot choose between schemas from YAML by itself (a base-typed field rejects a subclass's keys, and a Union merges
+into its default), so the name is resolved to its class first and the node is merged into that class's schema after.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import re
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from align import registry
+from align.errors import RecipeError
+
+P = TypeVar("P")
+LOCAL_FILE = re.compile(r"^(?!/)[^:\n]*\.(py:\w+|yaml)$")
+"""A plugin or another recipe, by a path that starts at the folder of the recipe that names it."""
+
+
+def part(kind: str, default: Any = dataclasses.MISSING, *, many: bool = False, optional: bool = False) -> Any:
+    """A dataclass field that holds a part of this kind (with `many`, a mapping from names to parts)."""
+    metadata = {"kind": kind, "many": many, "default": {} if many else None if optional else default}
+    return dataclasses.field(metadata=metadata, default=None, kw_only=True)
+
+
+def section(cls: type) -> Any:
+    """A dataclass field that holds a nested group of keys described by the dataclass `cls`."""
+    return dataclasses.field(metadata={"section": cls}, default=None, kw_only=True)
+
+
+def load(path: str | Path, overrides: list[str] = ()) -> dict:
+    """The recipe as plain data, bases merged and overrides applied. Plugin paths become absolute.
+
+    Args: path of a YAML file; overrides as `key.path=value`.
+    Raises: RecipeError for a missing or malformed file, a base that loops, or a malformed override.
+    """
+    node = _load_file(Path(path).absolute(), seen=())
+    for override in overrides:
+        if "=" not in override:
+            raise RecipeError("", f"the override {override!r} is not of the form key=value")
+        try:
+            change = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise RecipeError(override, f"cannot be read: {error}") from error
+        node = _merge(node, _absolute_files(change, Path.cwd()))
+    return node
+
+
+def _load_file(path: Path, seen: tuple[Path, ...]) -> dict:
+    if path in seen:
+        raise RecipeError("base", f"{path} inherits from itself: {' -> '.join(str(p) for p in (*seen, path))}")
+    if not path.is_file():
+        raise RecipeError("", f"there is no recipe {path}")
+    try:
+        node = OmegaConf.to_container(OmegaConf.load(path))
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise RecipeError(str(path), f"is not valid YAML: {error}") from error
+    if not isinstance(node, dict):
+        raise RecipeError(str(path), "a recipe is a mapping of keys to values")
+    node = _absolute_files(node, path.parent)
+    base = node.pop("base", None)
+    return node if base is None else _merge(_load_file((path.parent / base).resolve(), (*seen, path)), node)
+
+
+def _merge(base: Any, change: Any) -> Any:
+    """Mappings merge key by key; naming another part, or null, replaces the node."""
+    # A part without keys is written as its name alone: `divergence: tsallis` and `divergence: {name: tsallis}` merge alike.
+    if isinstance(base, str) and isinstance(change, dict):
+        base = {"name": base}
+    if isinstance(base, dict) and "name" in base and isinstance(change, str):
+        change = {"name": change}
+    if not (isinstance(base, dict) and isinstance(change, dict)):
+        return change
+    if "name" in change and change["name"] != base.get("name"):
+        return change
+    return base | {key: _merge(base[key], value) if key in base else value for key, value in change.items()}
+
+
+def _absolute_files(node: Any, folder: Path) -> Any:
+    if isinstance(node, dict):
+        return {key: _absolute_files(value, folder) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_absolute_files(value, folder) for value in node]
+    if isinstance(node, str) and LOCAL_FILE.match(node):
+        return str((folder / Path(node).expanduser()).resolve())
+    return node
+
+
+def build_part(kind: str, node: Any, where: str) -> Any:
+    """The part that a recipe node names: `"tsallis"`, `{name: tsallis, q: 0.5}`, or a scalar where the room allows one."""
+    if not isinstance(node, dict | str):
+        shorthand = getattr(registry.contract(kind), "shorthand", None)
+        if shorthand is None or node is None:
+            raise RecipeError(where, f"names no {kind}: write the name of one, or {{name: ..., its keys}}")
+        node = shorthand(node)
+    node = {"name": node} if isinstance(node, str) else dict(node)
+    default_name = getattr(registry.contract(kind), "default_name", None)
+    name = node.pop("name", default_name)
+    if not isinstance(name, str):
+        raise RecipeError(where, f"has no `name`; {kind}s are: {', '.join(registry.shipped(kind))}")
+    built = build(registry.resolve(kind, name, where), node, where)
+    object.__setattr__(built, "recipe_name", name)
+    return built
+
+
+def build(cls: type[P], node: dict, where: str) -> P:
+    """An instance of the dataclass `cls` from a recipe node, its parts and sections built first.
+
+    Raises: RecipeError at the dotted path of the key at fault.
+    """
+    if not isinstance(node, dict):
+        raise RecipeError(where, f"must be a mapping of keys, not {node!r}")
+    known = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    for key in node:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise RecipeError(_join(where, key), f"unknown key; {hint}{_title(cls)} takes: {', '.join(known) or 'no keys'}")
+    plain = [f for f in known.values() if not {"section", "kind"} & f.metadata.keys()]
+    values = _typed(cls, plain, {f.name: node[f.name] for f in plain if f.name in node}, where)
+    for f in known.values():
+        if "section" in f.metadata:
+            inner = node.get(f.name)
+            values[f.name] = build(f.metadata["section"], {} if inner is None else inner, _join(where, f.name))
+        elif "kind" in f.metadata:
+            values[f.name] = _parts(f, node.get(f.name, f.metadata["default"]), _join(where, f.name))
+    try:
+        return cls(**values)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(where or _title(cls), str(error)) from error
+
+
+def _parts(f: dataclasses.Field, node: Any, where: str) -> Any:
+    kind = f.metadata["kind"]
+    if f.metadata["many"]:
+        if node is None:
+            return {}
+        if not isinstance(node, dict):
+            raise RecipeError(where, f"must map a name of your choice to a {kind}")
+        return {name: build_part(kind, child, _join(where, name)) for name, child in node.items() if child is not None}
+    default = f.metadata["default"]
+    if node is dataclasses.MISSING or (node is None and default is not None):
+        raise RecipeError(where, f"must name its {kind}: {', '.join(registry.shipped(kind))}, or your own as \"./file.py:Class\"")
+    if isinstance(node, dict) and isinstance(default, str):
+        node = {"name": default} | node
+    return None if node is None else build_part(kind, node, where)
+
+
+def _typed(cls: type, plain: list[dataclasses.Field], node: dict, where: str) -> dict:
+    hints = get_type_hints(cls)
+    required = [(f.name, hints[f.name]) for f in plain if f.default is f.default_factory is dataclasses.MISSING]
+    with_default = [(f.name, hints[f.name], dataclasses.field(default=f.default) if f.default is not dataclasses.MISSING
+                     else dataclasses.field(default_factory=f.default_factory)) for f in plain if f.name not in dict(required)]
+    try:
+        schema = OmegaConf.structured(dataclasses.make_dataclass(cls.__name__, [*required, *with_default]))
+    except OmegaConfBaseException as error:
+        raise RecipeError(where, f"{_title(cls)} has a key of a type that YAML cannot hold: {error}") from error
+    for key, value in node.items():
+        try:
+            OmegaConf.update(schema, key, value, merge=True)
+            if OmegaConf.is_interpolation(schema, key):
+                raise RecipeError(_join(where, key), f"{value!r}: recipes hold values, not interpolations; write the value")
+        except OmegaConfBaseException as error:
+            wanted = getattr(hints[key], "__name__", str(hints[key]))
+            raise RecipeError(_join(where, key), f"{value!r} is not of type {wanted} ({str(error).splitlines()[0]})") from error
+    missing = [f.name for f in plain if OmegaConf.is_missing(schema, f.name)]
+    if missing:
+        raise RecipeError(_join(where, missing[0]), f"must be given: {_title(cls)} has no default for it")
+    values = OmegaConf.to_container(schema)
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def resolved(built: Any) -> Any:
+    """The recipe node that builds the same object again, with every default written out."""
+    if isinstance(built, dict):
+        return {k: resolved(v) for k, v in built.items()}
+    if not dataclasses.is_dataclass(built):
+        return list(built) if isinstance(built, tuple) else built
+    name = getattr(built, "recipe_name", None)
+    node = {} if name is None else {"name": name}
+    return node | {f.name: resolved(getattr(built, f.name)) for f in dataclasses.fields(built) if f.init}
+
+
+def location(cls: type) -> str:
+    """`file:line` of a class, for `explain` and error messages."""
+    try:
+        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):
+        return getattr(sys_module(cls), "__file__", cls.__module__)
+
+
+def sys_module(cls: type):
+    return inspect.getmodule(cls)
+
+
+def _title(cls: type) -> str:
+    return getattr(cls, "title", None) or cls.__name__
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else str(key)

@@ -1,0 +1,59 @@
+"""Divergences: one convex f per file. `D_f(pi||ref) = E_ref[f(u)]`, `u = pi/ref`, `f(1) = 0`, in nats.
+
+One file serves every use (methods: Wang et al. 2309.16240 for the link, Go et al. 2302.08215 for the gradient identity
+`grad D_f = E_pi[f'(u) grad log pi]`):
+
+| use | what of f |
+| --- | --- |
+| loss, sampled token | value `khat = k_f(u)/u >= 0`, gradient `rho * c * grad log pi` |
+| loss, full vocabulary | value `sum_v ref_v k_f(u_v)`, gradient `pi_v c_v` against `log pi_v` |
+| reward | own token `c`, future tokens `khat` |
+| preference link | `c` of the sequence log-ratio |
+
+with `c = f'(u) - f'(1)` and the Bregman form `k_f(u) = f(u) - f(1) - f'(1)(u - 1) >= 0`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+
+class Divergence(ABC):
+    """The contract. A user writes `f(self, log_u)`; the rest follows by autograd, in float64.
+
+    Every method is elementwise in `log_u = log pi - log ref` (any shape, nats) and returns the same shape and dtype.
+    A divergence overrides what it knows in closed form, for accuracy and range.
+    """
+
+    full_support = True
+    """f'(0+) = -inf: the regularized optimum never gives up an answer, as a preference link needs."""
+
+    @abstractmethod
+    def f(self, log_u: Tensor) -> Tensor:
+        """f(u) at u = exp(log_u)."""
+
+    def f_prime(self, log_u: Tensor) -> Tensor:
+        """df/du at u = exp(log_u)."""
+        with torch.enable_grad():
+            x = log_u.detach().double().requires_grad_()
+            (slope,) = torch.autograd.grad(self.f(x).sum(), x)
+        return (slope * torch.exp(-x)).detach().to(log_u.dtype)
+
+    def coefficient(self, log_u: Tensor) -> Tensor:
+        """c(u) = f'(u) - f'(1): what multiplies the score of the sampled token."""
+        x = log_u.detach().double()
+        return (self.f_prime(x) - self.f_prime(torch.zeros_like(x))).to(log_u.dtype)
+
+    def generator(self, log_u: Tensor) -> Tensor:
+        """k_f(u) = f(u) - f(1) - f'(1)(u - 1) >= 0; `E_ref[k_f] = D_f`."""
+        x = log_u.detach().double()
+        zero = torch.zeros_like(x)
+        return (self.f(x) - self.f(zero) - self.f_prime(zero) * torch.expm1(x)).to(log_u.dtype)
+
+    def value(self, log_u: Tensor) -> Tensor:
+        """khat(u) = k_f(u)/u >= 0; `E_pi[khat] = D_f`."""
+        x = log_u.detach().double()
+        return (self.generator(x) * torch.exp(-x)).to(log_u.dtype)

@@ -1,0 +1,26 @@
+import torch
+from torch import Tensor
+
+from align.divergences import Divergence
+
+
+class ForwardKl(Divergence):
+    """KL(ref||pi) = E_ref[-log u]: f(u) = -log u. Mass-covering; the reference's answers may not be given up.
+
+    The coefficient grows like ref/pi on tokens the policy gives up: heavy-tailed on sampled tokens.
+    """
+
+    def f(self, log_u: Tensor) -> Tensor:
+        return -log_u
+
+    def f_prime(self, log_u: Tensor) -> Tensor:
+        return -torch.exp(-log_u)
+
+    def coefficient(self, log_u: Tensor) -> Tensor:
+        return -torch.expm1(-log_u)
+
+    def generator(self, log_u: Tensor) -> Tensor:
+        return torch.expm1(log_u) - log_u
+
+    def value(self, log_u: Tensor) -> Tensor:
+        return -log_u * torch.exp(-log_u) - torch.expm1(-log_u)

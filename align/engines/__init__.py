@@ -1,0 +1,54 @@
+"""Engines: what generates rollouts. One engine lives in one process; under Ray that is a rollout actor of its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from align.types import Group, Prompt
+from align.weight_sync.packing import Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn. Temperature is applied once, alike to sampler, policy and reference, so log-probs compare.
+
+    There is no top-p or top-k: a truncated sampler normalises over another support than the learner.
+    """
+
+    temperature: float = 1.0
+    max_tokens: int = 64
+    """Response tokens, the end token included."""
+
+    def __post_init__(self):
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, not {self.temperature}: a greedy policy has no log-probs to compare")
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens}")
+
+
+class Engine(ABC):
+    """The contract. Constructing an engine is cheap and imports nothing heavy; `start` loads the model."""
+
+    version: int = 0
+    """The weights it holds: how many updates they have seen."""
+
+    @abstractmethod
+    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> None:
+        """Load the Hugging Face model and tokenizer of `model_dir`."""
+
+    @abstractmethod
+    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
+        """`samples` rollouts for each prompt, in the order of the prompts.
+
+        The log-probs are those of the distribution that was sampled (after temperature), float32, nats. The same weights,
+        prompts and seed give the same rollouts.
+        """
+
+    @abstractmethod
+    def load(self, version: int, weights: Weights) -> None:
+        """Replace every weight. Names and shapes are those of the checkpoint in `model_dir`, else ValueError."""
+
+    def close(self) -> None:
+        """Give back memory and processes."""

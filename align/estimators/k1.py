@@ -1,0 +1,24 @@
+import torch
+from torch import Tensor
+
+from align.divergences import Divergence
+from align.estimators import Estimator
+
+
+class K1(Estimator):
+    """k1 = log pi/ref, unbiased for KL(pi||ref) in value (Schulman 2020), as published: no importance ratio.
+
+    In the reward its gradient is that of KL(pi||ref). As a loss its expected gradient is zero: noise, no penalty
+    (Tang and Munos 2506.09477).
+    """
+
+    only_reverse_kl = True
+
+    def value(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+        return log_u
+
+    def coefficient(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+        return torch.ones_like(log_u)
+
+    def reward(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+        return log_u

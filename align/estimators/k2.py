@@ -1,0 +1,23 @@
+from torch import Tensor
+
+from align.divergences import Divergence
+from align.estimators import Estimator
+
+
+class K2(Estimator):
+    """k2 = (log pi/ref)^2 / 2 (Schulman 2020), as published: no importance ratio.
+
+    As a loss its gradient is that of KL(pi||ref) on-policy only. Its value is biased (the functional u log^2 u / 2), and so is
+    its gradient in the reward.
+    """
+
+    only_reverse_kl = True
+
+    def value(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+        return 0.5 * log_u**2
+
+    def coefficient(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+        return log_u
+
+    def reward(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+        return 0.5 * log_u**2

@@ -1,0 +1,24 @@
+import torch
+from torch import Tensor
+
+from align.divergences import Divergence
+from align.estimators import Estimator
+
+
+class K3(Estimator):
+    """k3 = ref/pi - 1 - log ref/pi (Schulman 2020), as published in GRPO (2402.03300, equation 4): no importance ratio.
+
+    Unbiased for KL(pi||ref) in value. As a loss it descends KL(ref||pi), the forward KL; in the reward its gradient is
+    grad KL(pi||ref) - grad KL(ref||pi), which vanishes to first order near the reference. `sampled` is the corrected form.
+    """
+
+    only_reverse_kl = True
+
+    def value(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+        return torch.expm1(-log_u) + log_u
+
+    def coefficient(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+        return -torch.expm1(-log_u)
+
+    def reward(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+        return torch.expm1(-log_u) + log_u

@@ -1,0 +1,90 @@
+"""The initial policy as a Hugging Face folder, wherever the recipe says it comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import transformers
+
+from align import config
+from align.errors import RecipeError, UserError
+from align.recipe import Recipe, load
+
+
+def cache_folder() -> Path:
+    """Where warm starts are kept: `$ALIGN_CACHE`, else `~/.cache/align`."""
+    return Path(os.environ.get("ALIGN_CACHE") or Path.home() / ".cache" / "align")
+
+
+def content_hash(recipe: Recipe) -> str:
+    """Of the resolved recipe, align's own sources and the libraries that train: whatever could change the model."""
+    digest = hashlib.sha256(json.dumps(config.resolved(recipe), sort_keys=True).encode())
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
+        if source.parent.name not in ("telemetry", "workers") and source.name not in ("cli.py", "explain.py"):
+            digest.update(source.read_bytes())
+    digest.update(f"{torch.__version__} {transformers.__version__}".encode())
+    return digest.hexdigest()[:16]
+
+
+def model_folder(recipe: Recipe, run_dir: Path, note: Callable[[str], None] = print) -> str:
+    """A folder that `from_pretrained` loads. Runs the warm-start recipe where its result is not cached.
+
+    Raises: RecipeError naming the key when the model cannot be had.
+    """
+    model = recipe.model
+    if model.path is not None:
+        if not (Path(model.path) / "config.json").is_file():
+            raise RecipeError("model.path", f"there is no model folder {model.path} (no config.json in it); give a folder that "
+                              "from_pretrained loads")
+        return str(Path(model.path).resolve())
+    if model.config is not None:
+        return str(_from_config(recipe, run_dir / "initial"))
+    return str(_warm_start(model.recipe, note))
+
+
+def _from_config(recipe: Recipe, folder: Path) -> Path:
+    if (folder / "config.json").is_file():
+        return folder
+    tokenizer = recipe.task.tokenizer()
+    if tokenizer is None:
+        raise RecipeError("model.config", "a model trained from nothing needs a tokenizer, and this task brings none: use model.path")
+    keys = dict(recipe.model.config)
+    try:
+        kind = keys.pop("model_type")
+        options = transformers.AutoConfig.for_model(kind, **{
+            "vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id, **keys})
+    except (KeyError, ValueError, TypeError) as error:
+        raise RecipeError("model.config", f"transformers cannot build it: {error}") from error
+    torch.manual_seed(recipe.seed)
+    model = transformers.AutoModelForCausalLM.from_config(options)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _warm_start(path: str, note: Callable[[str], None]) -> Path:
+    # The warm start is a run of its own; importing the loop here, and not above, breaks the circle.
+    from align.train import train  # noqa: PLC0415
+
+    recipe = load(path)
+    folder = cache_folder() / f"{Path(path).stem}-{content_hash(recipe)}"
+    if not (folder / "model" / "config.json").is_file():
+        note(f"warm start: running {path} once; kept in {folder}")
+        unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        train(recipe, unfinished, address=None, resume=False)
+        try:
+            unfinished.rename(folder)
+        except OSError as error:
+            # Another process finished the same warm start first; its result is the same.
+            if not (folder / "model" / "config.json").is_file():
+                raise UserError(f"{folder}: the warm start cannot be kept there: {error}; set ALIGN_CACHE to a writable folder") from error
+            shutil.rmtree(unfinished)
+    return folder / "model"

@@ -1,0 +1,1 @@
+"""The learner: the policy, its optimizer and its references, in one process."""

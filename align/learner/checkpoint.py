@@ -1,0 +1,72 @@
+"""What a resumed run continues from: torch.distributed.checkpoint, so any number of ranks can read it; no pickle."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+
+from align.errors import UserError
+
+if TYPE_CHECKING:
+    from align.learner.learner import Learner
+
+
+def _state(learner: Learner) -> dict[str, Any]:
+    parameters = dict(learner.policy.trained())
+    moments = {
+        name: {key: learner.optimizer.state[p][key] for key in ("step", "exp_avg", "exp_avg_sq")} if p in learner.optimizer.state
+        else {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        for name, p in parameters.items()
+    }
+    return {
+        "policy": {n: p.detach() for n, p in parameters.items()},
+        "optimizer": moments,
+        "references": {name: r.state_dict() for name, r in learner.references.items()},
+        "version": torch.tensor(learner.version),
+    }
+
+
+def save(learner: Learner, folder: str) -> None:
+    """Trained parameters, Adam's moments, reference states and the version."""
+    with _single_process():
+        dcp.save(_state(learner), checkpoint_id=folder, no_dist=True)
+
+
+def load(learner: Learner, folder: str) -> None:
+    """Raises UserError when the folder is not a checkpoint of this recipe's model."""
+    if not (Path(folder) / ".metadata").is_file():
+        raise UserError(f"{folder} is not a complete checkpoint: delete it to resume from the one before")
+    state = _state(learner)
+    state = {k: _copy(v) for k, v in state.items()}
+    try:
+        with _single_process():
+            dcp.load(state, checkpoint_id=folder, no_dist=True)
+    except (dcp.api.CheckpointException, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder} does not fit this recipe's model: resume with the recipe.yaml of the run "
+                        f"({str(error).splitlines()[0]})") from error
+    with torch.no_grad():
+        for name, p in learner.policy.trained():
+            p.copy_(state["policy"][name])
+            learner.optimizer.state[p] = state["optimizer"][name]
+    for name, reference in learner.references.items():
+        reference.load_state_dict(state["references"][name])
+    learner.version = int(state["version"])
+
+
+@contextmanager
+def _single_process():
+    """torch warns that it assumes what `no_dist` says."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+        yield
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _copy(v) for k, v in value.items()}
+    return value.clone() if isinstance(value, torch.Tensor) else value

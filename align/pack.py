@@ -1,0 +1,42 @@
+"""From groups of rollouts to the batch a learner takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from align.types import Group, Rewards, TokenBatch
+
+
+def pack(groups: Sequence[Group], rewards: Rewards | None, pad_id: int = 0) -> TokenBatch | None:
+    """Responses end to end, inputs right-padded. Samples whose reward is NaN are left out; None when nothing is left.
+
+    Groups keep their order and are numbered anew, so a group that lost all its samples leaves no gap.
+    """
+    rows = [(i, group.prompt, rollout) for i, group in enumerate(groups) for rollout in group.rollouts]
+    values = None
+    if rewards is not None:
+        kept = np.flatnonzero(~np.isnan(rewards.values))
+        rows = [rows[i] for i in kept]
+        values = torch.from_numpy(rewards.values[kept].astype(np.float32))
+    if not rows:
+        return None
+    prompt_lengths = torch.tensor([len(prompt.token_ids) for _, prompt, _ in rows])
+    lengths = torch.tensor([len(rollout.token_ids) for _, _, rollout in rows])
+    input_ids = torch.full((len(rows), int((prompt_lengths + lengths).max())), pad_id)
+    for row, (_, prompt, rollout) in zip(input_ids, rows, strict=True):
+        both = np.concatenate([np.asarray(prompt.token_ids, dtype=np.int64), rollout.token_ids])
+        row[: len(both)] = torch.from_numpy(both)
+    sampled = rows[0][2].sampler_logp is not None
+    return TokenBatch(
+        input_ids=input_ids,
+        prompt_lengths=prompt_lengths,
+        lengths=lengths,
+        seq_ids=torch.repeat_interleave(torch.arange(len(rows)), lengths),
+        positions=torch.cat([torch.arange(n) for n in lengths.tolist()]),
+        group_ids=torch.unique(torch.tensor([i for i, _, _ in rows]), return_inverse=True)[1],
+        rewards=values,
+        sampler_logp=torch.from_numpy(np.concatenate([r.sampler_logp for _, _, r in rows])) if sampled else None,
+    )

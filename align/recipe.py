@@ -1,0 +1,228 @@
+"""The schema of a recipe: every key, its default and its meaning. `align explain RECIPE` prints what a recipe resolves to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from align import config
+from align.config import part, section
+from align.engines import Sampling
+from align.errors import RecipeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters through peft; the reference is the model with the adapter off."""
+
+    rank: int = 0
+    """0 trains every parameter."""
+    alpha: float = 32.0
+    dropout: float = 0.0
+    """Anything above 0 makes the step-0 divergence noisy; refused with regularizers."""
+    targets: str = "all-linear"
+    """Module names joined by commas, or `all-linear`."""
+
+    def __post_init__(self):
+        if self.rank < 0:
+            raise ValueError(f"rank must be >= 0, not {self.rank}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Where the initial policy comes from: exactly one of `path`, `recipe`, `config`."""
+
+    path: str | None = None
+    """A Hugging Face model folder (or a hub id already in the local cache)."""
+    recipe: str | None = None
+    """Another recipe, run first where no run of exactly that content is cached; its model is the initial policy."""
+    config: dict[str, Any] | None = None
+    """A transformers configuration (`model_type` and its keys) initialised at random, with the task's tokenizer."""
+    dtype: str = "float32"
+    """float32 or bfloat16; bfloat16 keeps float32 master weights in the optimizer's place only if the model fits: on CPU use float32."""
+    activation_checkpointing: bool = False
+    lora: Lora = section(Lora)
+
+    def __post_init__(self):
+        given = [k for k in ("path", "recipe", "config") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of path, recipe, config; given: {', '.join(given) or 'none'}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype must be float32 or bfloat16, not {self.dtype!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One step's data and how it is cut for memory."""
+
+    prompts: int = 128
+    """Prompts (or demonstrations) a step."""
+    samples: int = 8
+    """Rollouts a prompt."""
+    micro_tokens: int = 65536
+    """Padded input tokens in one forward pass; more are accumulated. The gradient does not depend on it."""
+    head_elements: int = 1 << 24
+    """Logits that exist at once; the response's [T, vocabulary] matrix is never larger."""
+
+    def __post_init__(self):
+        for f in fields(self):
+            if getattr(self, f.name) < 1:
+                raise ValueError(f"{f.name} must be at least 1, not {getattr(self, f.name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """AdamW with warm-up, then a schedule down to a fraction of the learning rate."""
+
+    lr: float = 1e-6
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    schedule: str = "constant"
+    """After the warm-up: constant, linear or cosine."""
+    final_fraction: float = 0.0
+    """Of lr, reached at the last step by linear and cosine."""
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self):
+        if self.schedule not in ("constant", "linear", "cosine"):
+            raise ValueError(f"schedule must be constant, linear or cosine, not {self.schedule!r}")
+        if self.schedule == "constant" and self.final_fraction:
+            raise ValueError("final_fraction changes nothing with schedule: constant")
+        if self.lr <= 0 or self.max_grad_norm <= 0:
+            raise ValueError("lr and max_grad_norm must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Which processes work."""
+
+    backend: str = "ray"
+    """`ray`: rollout actors, a learner actor and reward actors. `local`: the same classes in this one process."""
+    rollout: int = 1
+    """Rollout actors, one engine each."""
+    reward: int = 1
+    """Reward actors."""
+    cpus: float = 0.5
+    """Ray CPUs reserved by each actor."""
+    gpus: float = 0.0
+    """Ray GPUs reserved by each rollout actor and by the learner."""
+    threads: int = 1
+    """Torch threads in each process."""
+    start_timeout: float = 300.0
+    """Seconds for the actors to come up before the run stops with what was wanted and what there is."""
+
+    def __post_init__(self):
+        if self.backend not in ("ray", "local"):
+            raise ValueError(f"backend must be ray or local, not {self.backend!r}")
+        if self.rollout < 1 or self.reward < 1 or self.threads < 1:
+            raise ValueError("rollout, reward and threads must be at least 1")
+        if self.backend == "local" and (self.rollout > 1 or self.reward > 1 or self.gpus):
+            raise ValueError("backend: local is one process: rollout, reward and gpus change nothing there")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardLimits:
+    """What happens to an answer whose reward raises or does not come back."""
+
+    seconds: float = 5.0
+    """For one answer."""
+    on_failure: str = "drop"
+    """`drop` leaves the sample out of the batch; `score` gives it `failure_score`."""
+    failure_score: float = 0.0
+
+    def __post_init__(self):
+        if self.on_failure not in ("drop", "score"):
+            raise ValueError(f"on_failure must be drop or score, not {self.on_failure!r}")
+        if self.on_failure == "drop" and self.failure_score:
+            raise ValueError("failure_score changes nothing with on_failure: drop")
+        if self.seconds <= 0:
+            raise ValueError("seconds must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Held-out problems, answered before and after training and every few steps."""
+
+    every: int = 0
+    """Steps between evaluations; 0: before and after only. -1: never."""
+    problems: int = 192
+    samples: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What `--resume` continues from."""
+
+    every: int = 0
+    """Steps between checkpoints; 0: only the end (and a stopped run)."""
+    keep: int = 2
+
+    def __post_init__(self):
+        if self.keep < 1:
+            raise ValueError("keep must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole run."""
+
+    steps: int
+    """Batches."""
+    seed: int = 0
+    max_engine_gap: float = 1e-3
+    """Nats: a step whose mean |log mu - log pi_old| is above stops the run. float32 engines stay below 1e-5, bfloat16 near 1e-2."""
+    task: Any = part("task")
+    algorithm: Any = part("algorithm")
+    reward: Any = part("reward", optional=True)
+    engine: Any = part("engine", "transformers")
+    regularizers: Any = part("regularizer", many=True)
+    model: Model = section(Model)
+    batch: Batch = section(Batch)
+    sampling: Sampling = section(Sampling)
+    optimizer: Optimizer = section(Optimizer)
+    workers: Workers = section(Workers)
+    reward_limits: RewardLimits = section(RewardLimits)
+    evaluation: Evaluation = section(Evaluation)
+    checkpoint: Checkpoint = section(Checkpoint)
+
+    def __post_init__(self):
+        if self.steps < 0:
+            raise ValueError(f"steps must be >= 0, not {self.steps}")
+
+
+def load(path: str | Path, overrides: list[str] = ()) -> Recipe:
+    """The recipe, built and checked as a whole. Raises RecipeError before anything heavy is loaded."""
+    return build(config.load(path, overrides))
+
+
+def build(node: dict) -> Recipe:
+    """The recipe of a plain node, as `recipe.yaml` of a run holds it."""
+    recipe = config.build(Recipe, node, "")
+    check(recipe, node)
+    return recipe
+
+
+def check(recipe: Recipe, node: dict) -> None:
+    """What no single part can know: keys that change nothing, parts that contradict each other, sizes that do not divide."""
+    algorithm = recipe.algorithm
+    if algorithm.samples and recipe.reward is None:
+        raise RecipeError("reward", f"{algorithm.recipe_name} learns from rewards: name one")
+    if not algorithm.samples:
+        dead = [k for k in ("reward", "reward_limits", "max_engine_gap") if k in node]
+        dead += ["batch.samples"] if "samples" in (node.get("batch") or {}) else []
+        if dead:
+            raise RecipeError(dead[0], f"changes nothing: {algorithm.recipe_name} learns from demonstrations; delete the key")
+    if recipe.batch.prompts % algorithm.minibatches:
+        raise RecipeError("batch.prompts", f"{recipe.batch.prompts} prompts do not divide into {algorithm.minibatches} "
+                          "minibatches (groups stay whole); change algorithm.minibatches or batch.prompts")
+    if algorithm.samples and recipe.batch.prompts % recipe.workers.rollout:
+        raise RecipeError("batch.prompts", f"{recipe.batch.prompts} prompts do not divide over {recipe.workers.rollout} "
+                          "rollout workers; change workers.rollout or batch.prompts")
+    if recipe.model.lora.dropout and recipe.regularizers:
+        raise RecipeError("model.lora.dropout", "makes policy and reference differ by noise; set it to 0 with regularizers")
+    for name, regularizer in recipe.regularizers.items():
+        reason = regularizer.refusal(on_policy=algorithm.on_policy, samples=algorithm.samples)
+        if reason:
+            raise RecipeError(f"regularizers.{name}", reason)

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from align.references import Reference
+
+if TYPE_CHECKING:
+    from align.learner.policy import Policy
+
+
+@dataclass
+class Ema(Reference):
+    """A moving average of the policy: every `every` optimizer steps, ref <- rate * policy + (1 - rate) * ref.
+
+    TR-DPO's soft update (Gorbatovski et al. 2404.09656, equation 3) with TRL's period. The average is kept in float32: in
+    bfloat16 a small rate rounds away and the reference never moves. With LoRA the average is over the adapter.
+    """
+
+    rate: float = 0.6
+    every: int = 1
+
+    def __post_init__(self):
+        if not 0 < self.rate <= 1 or self.every < 1:
+            raise ValueError("rate must lie in (0, 1] and every must be at least 1 (rate: 0 is `reference: frozen`)")
+
+    def start(self, policy: Policy) -> None:
+        self._shadow = {n: p.detach().float().clone() for n, p in policy.trained()}
+
+    def parameters(self) -> dict[str, Tensor]:
+        return self._shadow
+
+    def after_step(self, policy: Policy, step: int) -> None:
+        if step % self.every == 0:
+            for name, p in policy.trained():
+                self._shadow[name].lerp_(p.detach().float(), self.rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._shadow
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in self._shadow.items():
+            value.copy_(state[name])

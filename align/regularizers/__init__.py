@@ -1,0 +1,51 @@
+"""Regularizers: divergence x estimator x placement x credit x coefficient x weighting x reference, composed once.
+
+`composed.py` is that product and what a recipe means when it names no other. A file beside it (or a plugin) is the escape
+hatch for what is not an f-divergence.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from align.types import TokenContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class Penalty:
+    """What a regularizer makes of one micro-batch, before beta and before the reduction. Exactly one of `loss` and `reward`."""
+
+    value: Tensor
+    """float32 [T], detached: the estimate, which is logged and which an adaptive coefficient sees."""
+    loss: Tensor | None = None
+    """float32 [T], differentiable: added to the loss."""
+    reward: Tensor | None = None
+    """float32 [T], detached: subtracted from each token's advantage."""
+
+
+class Regularizer(ABC):
+    """The contract: everything the loop, `explain` and the learner ask of a regularizer."""
+
+    default_name = "composed"
+
+    coefficient: Any
+    """A Coefficient."""
+    weighting: Any = None
+    """A Weighting; None weighs all alike."""
+    reference: Any = None
+    """A Reference; None where nothing is compared with."""
+    full_vocabulary: bool = False
+    """Asks the learner for `ctx.exact`, the divergence over the vocabulary."""
+    allow_biased: bool = False
+
+    @abstractmethod
+    def penalty(self, ctx: TokenContext, name: str) -> Penalty:
+        """The penalty on a micro-batch; `name` finds its own entries in the batch."""
+
+    def refusal(self, *, on_policy: bool, samples: bool) -> str | None:
+        """Why this regularizer cannot be used as configured, or None."""
+        return None

@@ -1,0 +1,65 @@
+"""What a person sees of a run, and what is kept of it: `metrics.jsonl`, `summary.json`, `plots/training.png`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from align.telemetry.progress import Live, Plain
+from align.telemetry.writers import Metrics, write_summary
+
+_console = Console(highlight=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """A message of one line; above the live display where there is one."""
+    _console.print(text, markup=False)
+
+
+class Telemetry:
+    """The one holder: the loop tells it what happened, and it decides where that is shown and written."""
+
+    def __init__(self, run_dir: Path, steps: int, first_step: int = 0):
+        """Args: steps of the whole run; first_step from which it goes on. Lines of metrics.jsonl from first_step on are dropped."""
+        self._run_dir, self._steps, self._first_step = run_dir, steps, first_step
+        self._metrics = Metrics(run_dir / "metrics.jsonl", first_step)
+        self._progress = (Live if _console.is_terminal else Plain)(_console, steps, first_step, clock=time.monotonic)
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """The numbers of a step (from 0), after its update."""
+        self._metrics.write(step, metrics)
+        self._progress.step(step, metrics)
+
+    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Held-out numbers after `step` updates, so 0 is the initial model; written as `eval/...`."""
+        self._metrics.write(step, {f"eval/{name}": value for name, value in metrics.items()})
+        self._progress.evaluation(step, metrics)
+
+    def note(self, text: str) -> None:
+        """A message of one line."""
+        note(text)
+
+    def close(self) -> None:
+        """Give the terminal and the file back; a run that is stopped needs it too. Calling it again does nothing."""
+        self._progress.close()
+        self._metrics.close()
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Close, write `summary.json` and the plot, print the table.
+
+        Args: summary as the report reads it: `before` and `after` map evaluation metrics to numbers, every other number
+        is a row of its own.
+        """
+        # matplotlib takes a second to import: only where a plot is drawn.
+        from align.telemetry.plots import draw  # noqa: PLC0415
+        from align.telemetry.report import table  # noqa: PLC0415
+
+        self.close()
+        write_summary(self._run_dir / "summary.json", summary)
+        plot = draw(self._run_dir / "metrics.jsonl", self._run_dir / "plots" / "training.png")
+        _console.print(table(summary))
+        note(f"kept in {self._run_dir}: metrics.jsonl, summary.json, {plot.relative_to(self._run_dir)}")

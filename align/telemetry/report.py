@@ -1,0 +1,42 @@
+"""The last word of a run: what training changed, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from align.telemetry.units import show, unit
+
+LABELS = {"kl/initial": "KL to the initial policy", "train_seconds": "training time", "wall_seconds": "wall time"}
+
+
+def table(summary: Mapping[str, Any]) -> Table:
+    """Rows are the metrics, columns before, after and change. `before` and `after` of the summary are evaluations; any other
+    number was measured once and stands under after. Words (paths) are left to `summary.json`.
+    """
+    before, after = summary.get("before") or {}, summary.get("after") or {}
+    result = Table(title="what training changed", title_justify="left", title_style="bold", header_style="bold")
+    result.add_column("metric")
+    for column in ("before", "after", "change"):
+        result.add_column(column, justify="right")
+    result.add_column("unit", style="dim")
+    for name in dict.fromkeys([*before, *after]):
+        old, new = before.get(name), after.get(name)
+        change = None if old is None or new is None else new - old
+        result.add_row(_label(name), show(name, old), show(name, new), Text(show(name, change, signed=True)), _unit(name))
+    result.add_section()
+    for name, value in summary.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            result.add_row(_label(name), "", show(name, value), "", _unit(name))
+    return result
+
+
+def _label(name: str) -> str:
+    return LABELS.get(name, name)
+
+
+def _unit(name: str) -> str:
+    return "" if unit(name).label == name else unit(name).label

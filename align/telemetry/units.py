@@ -1,0 +1,59 @@
+"""How a metric is called, in what it is measured, and how many digits of it mean something."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+
+class Unit(NamedTuple):
+    label: str
+    """Empty for a pure number."""
+    style: str
+    """`plain`, `share` (of 1), `count`, `seconds`, or `small` (four digits wherever the point stands)."""
+
+
+UNITS = (
+    (r"kl/initial|^divergence/", Unit("nats/response", "small")),
+    (r"^kl/|^entropy|gap$", Unit("nats/token", "small")),
+    (r"tokens/s$", Unit("tokens/s", "count")),
+    (r"^time/|seconds$", Unit("s", "seconds")),
+    (r"pass@|coverage|solved|accuracy|clipped|finished|share", Unit("share", "share")),
+    (r"length", Unit("tokens", "plain")),
+    (r"^lr$|^beta/|^loss", Unit("", "small")),
+)
+"""The first pattern that is found decides; anything else is a plain number."""
+
+
+def unit(metric: str) -> Unit:
+    return next((u for pattern, u in UNITS if re.search(pattern, metric)), Unit("", "plain"))
+
+
+def show(metric: str, value: float | None, *, signed: bool = False) -> str:
+    """The number as a person reads it, without its unit. What is not finite is a dash."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    sign, style = "+" if signed else "", unit(metric).style
+    if style == "count":
+        return f"{value:{sign},.0f}"
+    if style == "seconds":
+        return f"{value:{sign}.1f}"
+    if style == "share":
+        return f"{value:{sign}.3f}"
+    if isinstance(value, int):
+        return f"{value:{sign},}"
+    if value == 0:
+        return "0"
+    if style == "small" and not 1e-3 <= abs(value) < 1e4:
+        return f"{value:{sign}.2e}"
+    return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}.2f}" if abs(value) < 1000 else f"{value:{sign},.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """h:mm:ss, or m:ss under an hour."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

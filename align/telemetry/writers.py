@@ -1,0 +1,68 @@
+"""Files of numbers: one JSON object a line, flushed at once, and valid JSON whatever a metric became."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from align.errors import UserError
+
+
+def finite(value: Any) -> Any:
+    """The same data as JSON can hold it: NaN and infinities become null, tensors and numpy numbers become floats."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file, in order; nulls are read as None. A last line cut short by a crash is left out.
+
+    Raises: UserError for any other line that is no JSON object with a `step`.
+    """
+    lines = path.read_text().split("\n")
+    # Whatever follows the last newline is empty, or was being written when the process died.
+    complete = lines[:-1]
+    records = []
+    for number, line in enumerate(complete, start=1):
+        try:
+            record = json.loads(line)
+            record["step"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path}:{number}: not a line of metrics ({error!r}); delete the line, or start in another folder") from error
+        records.append(record)
+    return records
+
+
+class Metrics:
+    """`metrics.jsonl` of a run."""
+
+    def __init__(self, path: Path, first_step: int):
+        """Opens for appending. Lines with `step >= first_step` are of a future that the resumed run lives anew: dropped."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [r for r in read(path) if r["step"] < first_step] if path.exists() else []
+        unfinished = path.with_name(f"{path.name}.new")
+        unfinished.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        os.replace(unfinished, path)
+        self._file = path.open("a")
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._file.write(json.dumps({"step": step} | finite(metrics), allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
+    """`summary.json`: the final numbers of a run."""
+    path.write_text(json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")

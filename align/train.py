@@ -1,0 +1,163 @@
+"""The loop. One step reads from top to bottom: experience, reward, pack, score, shape, update, control, sync."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from transformers import AutoTokenizer
+
+from align import checkpoints
+from align.config import resolved
+from align.errors import RunStopped
+from align.evaluate import Suites
+from align.experience import Examples
+from align.initial import model_folder
+from align.pack import pack
+from align.recipe import Recipe
+from align.telemetry import Telemetry
+from align.types import Group, Rewards, TokenBatch
+from align.workers import Workers, open_workers
+
+
+def train(recipe: Recipe, run_dir: Path, address: str | None = None, resume: bool = False) -> dict[str, Any]:
+    """Run a recipe into a folder and return its summary.
+
+    Args: address: a Ray cluster to attach to; resume: continue from the newest checkpoint in `run_dir`.
+    Raises: UserError, with a checkpoint kept where work was done.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    first = checkpoints.newest_step(run_dir, recipe) if resume else 0
+    OmegaConf.save(OmegaConf.create(resolved(recipe)), run_dir / "recipe.yaml")
+    telemetry = Telemetry(run_dir, steps=recipe.steps, first_step=first)
+    model_dir = model_folder(recipe, run_dir, telemetry.note)
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed)
+    suites = Suites(recipe.task, tokenizer, recipe.evaluation.problems)
+    longest = max([examples.max_prompt_tokens, *(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)])
+    workers = open_workers(recipe, model_dir, longest, address)
+    try:
+        return Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer.pad_token_id or 0).run(first)
+    finally:
+        workers.close()
+
+
+class Run:
+    """The holders of state of one run: the workers, the coefficients (in the recipe) and the telemetry."""
+
+    def __init__(self, recipe: Recipe, run_dir: Path, workers: Workers, telemetry: Telemetry, examples: Examples, suites: Suites,
+                 pad_id: int):
+        self.recipe, self.run_dir, self.workers, self.telemetry = recipe, run_dir, workers, telemetry
+        self.examples, self.suites, self.pad_id = examples, suites, pad_id
+        self.seconds: dict[str, float] = {}
+
+    def run(self, first: int) -> dict[str, Any]:
+        recipe, evaluation = self.recipe, self.recipe.evaluation
+        started, tokens = time.perf_counter(), 0
+        if first:
+            checkpoints.load(self.run_dir, first, self.workers.learner, recipe)
+            self.workers.publish(first)
+        before = self.evaluate(first) if evaluation.every >= 0 else {}
+        training = time.perf_counter()
+        for step in range(first, recipe.steps):
+            try:
+                tokens += self.step(step)
+            except (RunStopped, KeyboardInterrupt):
+                checkpoints.save(self.run_dir, step, self.workers.learner, recipe)
+                raise
+            done = step + 1
+            if done == recipe.steps or (recipe.checkpoint.every and done % recipe.checkpoint.every == 0):
+                checkpoints.save(self.run_dir, done, self.workers.learner, recipe)
+            if evaluation.every > 0 and done % evaluation.every == 0 and done < recipe.steps:
+                self.evaluate(done)
+        training = time.perf_counter() - training
+        self.workers.learner.export(str(self.run_dir / "model"))
+        after = self.evaluate(recipe.steps) if evaluation.every >= 0 else {}
+        summary = {
+            "before": before, "after": after, "steps": recipe.steps, "resumed_from": first,
+            "tokens/s": tokens / training if tokens else None,
+            "train_seconds": training, "wall_seconds": time.perf_counter() - started,
+            "model": str(self.run_dir / "model"),
+        }
+        self.telemetry.finish(summary)
+        return summary
+
+    def step(self, step: int) -> int:
+        """One row of the design's table; returns the response tokens learned from."""
+        self.seconds = {}
+        began = time.perf_counter()
+        groups, rewards = self.experience(step)
+        batch = pack(groups, rewards, self.pad_id)
+        if batch is None:
+            self.telemetry.note(f"step {step}: every sample was dropped ({rewards.first_failure}); nothing was learned from it")
+            return 0
+        batch = replace(batch, betas={name: r.coefficient.beta(step) for name, r in self.recipe.regularizers.items()})
+        with self.timed("score"):
+            batch = self.workers.learner.score(batch)
+        batch = shape(self.recipe, batch)
+        with self.timed("update"):
+            stats = {name: stat.mean for name, stat in self.workers.learner.update(batch, step).items()}
+        self.control(stats, len(batch.lengths))
+        sync = self.sync(step + 1) if self.recipe.algorithm.samples else {}
+        seconds = time.perf_counter() - began
+        count = len(batch.seq_ids)
+        self.telemetry.step(step, stats | reward_metrics(batch, rewards) | {f"beta/{k}": v for k, v in batch.betas.items()} | sync | {
+            "response/length": count / len(batch.lengths), "tokens/s": count / seconds, "time/step": seconds,
+            **{f"time/{k}": v for k, v in self.seconds.items()}})
+        return count
+
+    def experience(self, step: int) -> tuple[list[Group], Rewards | None]:
+        if not self.recipe.algorithm.samples:
+            return self.examples.demonstrations(step), None
+        with self.timed("generate"):
+            groups = self.workers.generate(self.examples.prompts(step), self.recipe.batch.samples, self.recipe.seed * 1_000_003 + step)
+        with self.timed("reward"):
+            rewards = self.workers.score(groups)
+        if rewards.failed:
+            self.telemetry.note(f"step {step}: {rewards.failed} rewards failed; the first: {rewards.first_failure}")
+        return groups, rewards
+
+    def control(self, stats: dict[str, float], rollouts: int) -> None:
+        for name, regularizer in self.recipe.regularizers.items():
+            if f"divergence/{name}" in stats:
+                regularizer.coefficient.update(stats[f"divergence/{name}"], rollouts)
+
+    def sync(self, version: int) -> dict[str, float]:
+        with self.timed("sync"):
+            return self.workers.publish(version)
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        if not self.recipe.algorithm.samples and step:
+            self.workers.publish(step)  # an algorithm that samples has synced already
+        evaluation = self.recipe.evaluation
+        metrics, groups = self.suites.evaluate(self.workers.generate, evaluation.samples, self.recipe.seed)
+        kl = self.workers.learner.exact_kl(pack(groups, None, self.pad_id))
+        metrics["kl/initial"] = kl.mean
+        self.telemetry.evaluation(step, metrics)
+        return metrics
+
+    @contextmanager
+    def timed(self, name: str):
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - began
+
+
+def shape(recipe: Recipe, batch: TokenBatch) -> TokenBatch:
+    """Advantages, then who feels which regularizer how much: both see the whole batch, once."""
+    batch = replace(batch, advantages=recipe.algorithm.advantages(batch))
+    ones = batch.seq_ids.new_ones(len(batch.seq_ids), dtype=batch.input_ids.new_empty(0).float().dtype)
+    return replace(batch, penalty_weights={
+        name: ones if r.weighting is None else r.weighting.weights(batch) for name, r in recipe.regularizers.items()})
+
+
+def reward_metrics(batch: TokenBatch, rewards: Rewards | None) -> dict[str, float]:
+    if rewards is None:
+        return {}
+    values = batch.rewards
+    metrics = {"reward/mean": values.mean().item(), "reward/std": values.std(correction=0).item(), "reward/failed": float(rewards.failed)}
+    return metrics | {f"reward/{name}": float(part[part == part].mean()) for name, part in rewards.parts.items()}

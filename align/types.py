@@ -1,0 +1,185 @@
+"""The data that flows through a step: frozen, every field with its shape and unit.
+
+Legend: S sequences (rollouts) in the batch, T response tokens of all sequences packed end to end, L columns of the padded
+input, H hidden size. Log-probabilities are in nats, of the distribution after temperature.
+
+Three policies, never fewer: `sampler_logp` (mu, the engine that generated), `old_logp` (pi_old, the trainer's weights when
+the batch was drawn) and, inside the learner, `logp` (pi_theta).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One question, tokenized once; completions are never tokenized again."""
+
+    id: str
+    """Stable over epochs and processes; seeds and groups are derived from it."""
+    text: str
+    token_ids: tuple[int, ...]
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """What the reward needs to judge an answer (JSON values only)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """One answer to a prompt, as the engine drew it (or as a dataset demonstrates it)."""
+
+    token_ids: np.ndarray
+    """int32 [n], the response with its end token if it has one."""
+    text: str
+    """The response decoded without special tokens."""
+    sampler_logp: np.ndarray | None = None
+    """float32 [n], log mu of each token in nats, after temperature; None for a demonstration."""
+    version: int = 0
+    """The weights that drew it: the number of updates they had seen."""
+    finished: bool = True
+    """Ended by the end token; False when cut at the length limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """All rollouts of one prompt in one batch."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewards:
+    """What the reward workers answered for a list of groups, one entry a rollout, in their order."""
+
+    values: np.ndarray
+    """float32 [S]; NaN where the sample is to be dropped."""
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Named components, float32 [S] each."""
+    failed: int = 0
+    """Samples whose reward raised or ran out of time."""
+    first_failure: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefScore:
+    """What one reference said of a batch."""
+
+    logp: Tensor
+    """float32 [T], log ref of the sampled tokens."""
+    hidden: Tensor | None = None
+    """[T, H], only where a regularizer asks for the exact form (or the learner's own process keeps it)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenBatch:
+    """A batch ready for the learner. Response tokens are packed to [T]; inputs are right-padded [S, L].
+
+    Example: two answers of 3 and 1 tokens give T = 4, `seq_ids = [0, 0, 0, 1]`, `positions = [0, 1, 2, 0]`.
+    """
+
+    input_ids: Tensor
+    """int64 [S, L], prompt then response, right-padded (causal attention never looks at the padding)."""
+    prompt_lengths: Tensor
+    """int64 [S]."""
+    lengths: Tensor
+    """int64 [S], response tokens."""
+    seq_ids: Tensor
+    """int64 [T], the sequence each response token belongs to."""
+    positions: Tensor
+    """int64 [T], the index of each token inside its response, from 0."""
+    group_ids: Tensor
+    """int64 [S]."""
+    rewards: Tensor | None = None
+    """float32 [S]."""
+    sampler_logp: Tensor | None = None
+    """float32 [T]."""
+    old_logp: Tensor | None = None
+    """float32 [T]; None when the first forward pass of the update is itself pi_old."""
+    references: Mapping[str, RefScore] = field(default_factory=dict)
+    """By the name of the regularizer."""
+    advantages: Tensor | None = None
+    """float32 [T], detached, the reward-placed regularizers already subtracted."""
+    loss_weights: Tensor | None = None
+    """float32 [T], the reduction: the loss is sum_t loss_weights_t * loss_t, on any split of the batch."""
+    penalty_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    """float32 [T] by regularizer: its weighting, detached, >= 0."""
+    betas: Mapping[str, float] = field(default_factory=dict)
+    """By regularizer: the coefficient of this batch."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """int64 [T], the response tokens themselves."""
+        return self.input_ids[self.seq_ids, self.prompt_lengths[self.seq_ids] + self.positions]
+
+    def select(self, sequences: Tensor) -> TokenBatch:
+        """The sub-batch of these sequences (int64 [s], increasing). Padding columns nobody needs are cut."""
+        keep = torch.zeros(len(self.lengths), dtype=torch.bool)
+        keep[sequences] = True
+        kept_tokens = keep[self.seq_ids]
+        new_id = torch.cumsum(keep, 0) - 1
+        width = int((self.prompt_lengths + self.lengths)[keep].max())
+        changes: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name == "input_ids":
+                changes[f.name] = value[keep][:, :width]
+            elif f.name == "seq_ids":
+                changes[f.name] = new_id[value[kept_tokens]]
+            elif f.name == "references":
+                changes[f.name] = {
+                    k: RefScore(logp=r.logp[kept_tokens], hidden=None if r.hidden is None else r.hidden[kept_tokens])
+                    for k, r in value.items()
+                }
+            elif f.name == "penalty_weights":
+                changes[f.name] = {k: w[kept_tokens] for k, w in value.items()}
+            elif isinstance(value, Tensor):
+                changes[f.name] = value[kept_tokens if len(value) == len(self.seq_ids) and f.name in TOKEN_FIELDS else keep]
+        return replace(self, **changes)
+
+
+TOKEN_FIELDS = frozenset({"positions", "sampler_logp", "old_logp", "advantages", "loss_weights"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stat:
+    """A mean that can be added up over micro-batches, ranks and steps before it is divided."""
+
+    sum: float
+    count: float
+
+    def __add__(self, other: Stat) -> Stat:
+        return Stat(sum=self.sum + other.sum, count=self.count + other.count)
+
+    @property
+    def mean(self) -> float:
+        return self.sum / self.count if self.count else float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenContext:
+    """What a loss may look at inside the learner: one micro-batch and the policy's fresh answer to it."""
+
+    batch: TokenBatch
+    logp: Tensor
+    """float32 [T], log pi of the sampled tokens; the only tensor here that gradients flow through, but for `exact`."""
+    entropy: Tensor
+    """float32 [T], nats, detached."""
+    exact: Mapping[str, Tensor] = field(default_factory=dict)
+    """float32 [T] by regularizer: the full-vocabulary divergence at each visited state, differentiable."""
+
+    @property
+    def old_logp(self) -> Tensor:
+        """float32 [T], log pi_old; on-policy it is the policy's own log-prob, detached."""
+        return self.logp.detach() if self.batch.old_logp is None else self.batch.old_logp
+
+    @property
+    def log_rho(self) -> Tensor:
+        """float32 [T], log pi_theta/pi_old, gradient through pi_theta."""
+        return self.logp - self.old_logp

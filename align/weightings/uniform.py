@@ -1,0 +1,12 @@
+import torch
+from torch import Tensor
+
+from align.types import TokenBatch
+from align.weightings import Weighting
+
+
+class Uniform(Weighting):
+    """Every token feels the regularizer alike."""
+
+    def weights(self, batch: TokenBatch) -> Tensor:
+        return torch.ones(len(batch.seq_ids))
