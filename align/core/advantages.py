@@ -24,4 +24,5 @@ def group_standardised(rewards: Tensor, group_ids: Tensor, eps: float = 1e-4) ->
 
 def batch_standardised(rewards: Tensor, group_ids: Tensor, eps: float = 1e-4) -> Tensor:
     """r - mean of its group, over the standard deviation of the whole batch's rewards (TRL `scale_rewards="batch"`)."""
-    return group_centred(rewards, group_ids) / (rewards.std() + eps)
+    variance = (rewards - rewards.mean()).square().sum() / max(len(rewards) - 1, 1)
+    return group_centred(rewards, group_ids) / (variance.sqrt() + eps)

@@ -6,6 +6,7 @@ in the backward pass. `token_stats` is the one door to the head: another backend
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -97,15 +98,20 @@ def exact_divergence(divergence: Divergence, logp: Tensor, ref_logp: Tensor) -> 
     """D_f(pi||ref) over the last axis: [..., V] log-probs in nats -> [...].
 
     Value `sum_v ref_v k_f(u_v)`, taken as `pi_v khat(u_v)` where u > 1 so that neither side overflows. Gradient
-    `sum_v pi_v c_v grad log pi_v`, so f itself is never differentiated (methods: `grad D_f = E_pi[f'(u) grad log pi]`).
+    `sum_v pi_v c_v grad log pi_v`, so f itself is never differentiated (methods: `grad D_f = E_pi[f'(u) grad log pi]`);
+    where u < 1, `pi_v c_v` is taken as `ref_v u_v c_v`: forward KL pulls up by ref_v an outcome whose pi_v underflows.
+    An outcome that one side alone allows counts with the limit of f, or about the type's largest number where f has none.
     """
     with torch.no_grad():
-        # Outcomes impossible under both contribute nothing; -inf - -inf would be NaN.
-        log_u = torch.where(torch.isneginf(logp) & torch.isneginf(ref_logp), 0.0, logp - ref_logp)
+        # Outcomes impossible under both contribute nothing: -inf - -inf would be NaN, and so would 0 * -inf inside f.
+        finfo = torch.finfo(logp.dtype)
+        log_u = torch.where(torch.isneginf(logp) & torch.isneginf(ref_logp), 0.0, logp - ref_logp).clamp(finfo.min, finfo.max)
         below = log_u < 0
+        low, high = torch.where(below, log_u, 0.0), torch.where(below, 0.0, log_u)
         pi, ref = logp.exp(), ref_logp.exp()
-        value = torch.where(below, ref * divergence.generator(torch.where(below, log_u, 0.0)),
-                            pi * divergence.value(torch.where(below, 0.0, log_u))).sum(-1)
-        weight = torch.where(pi > 0, pi * divergence.coefficient(log_u), 0.0)
-    score = (weight * torch.where(pi > 0, logp, 0.0)).sum(-1)
+        value = torch.where(below, ref * divergence.generator(low), pi * divergence.value(high)).sum(-1)
+        # u c nears its limit at u = 0 long before u underflows and c overflows.
+        low = low.clamp_min(-0.9 * math.log(finfo.max))
+        weight = torch.where(below, ref * low.exp() * divergence.coefficient(low), pi * divergence.coefficient(high))
+    score = (weight * torch.where(torch.isneginf(logp), 0.0, logp)).sum(-1)
     return value + score - score.detach()

@@ -13,9 +13,9 @@ def segment_sum(x: Tensor, ids: Tensor, count: int) -> Tensor:
 
 def suffix_sum(x: Tensor, seq_ids: Tensor, positions: Tensor) -> Tensor:
     """sum over t' > t, inside the sequence of t, of x [T] -> [T]."""
-    rows = _unpack(x, seq_ids, positions)
-    after = rows.flip(1).cumsum(1).flip(1) - rows
-    return after[seq_ids, positions]
+    # Shifted, not the inclusive sum minus x: a large x would take the digits of what follows with it.
+    later = torch.nn.functional.pad(_unpack(x, seq_ids, positions)[:, 1:], (0, 1))
+    return later.flip(1).cumsum(1).flip(1)[seq_ids, positions]
 
 
 def prefix_sum(x: Tensor, seq_ids: Tensor, positions: Tensor) -> Tensor:
@@ -26,7 +26,9 @@ def prefix_sum(x: Tensor, seq_ids: Tensor, positions: Tensor) -> Tensor:
 def group_mean(x: Tensor, group_ids: Tensor) -> Tensor:
     """mean of x [S] over the group of each sequence -> [S]."""
     groups = int(group_ids.max()) + 1
-    return (segment_sum(x, group_ids, groups) / segment_sum(torch.ones_like(x), group_ids, groups))[group_ids]
+    # In float64 the mean of equal float32 values is that value: what is centred with it is then exactly 0.
+    total, count = segment_sum(x.double(), group_ids, groups), segment_sum(torch.ones_like(x), group_ids, groups)
+    return (total / count)[group_ids].to(x.dtype)
 
 
 def _unpack(x: Tensor, seq_ids: Tensor, positions: Tensor) -> Tensor:

@@ -22,11 +22,12 @@ class JensenShannon(Divergence):
         return self.coefficient(log_u)
 
     def coefficient(self, log_u: Tensor) -> Tensor:
-        return LOG2 + logsigmoid(log_u)
+        # log(2 sigmoid(x)) = log1p(tanh(x/2)): near 0 the two constants cancel and would leave float32 no digits.
+        return torch.where(log_u.abs() < 1, torch.log1p(torch.tanh(log_u / 2)), LOG2 + logsigmoid(log_u))
 
     def generator(self, log_u: Tensor) -> Tensor:
-        # f'(1) = 0. u log u - u softplus(log u) = u logsigmoid(log u) keeps the large-u end finite until u itself overflows.
-        return torch.exp(log_u) * (logsigmoid(log_u) + LOG2) - (softplus(log_u) - LOG2)
+        # f'(1) = 0, so this is f, with log((u + 1)/2) = -c(1/u) for the sake of the digits near u = 1.
+        return torch.exp(log_u) * self.coefficient(log_u) + self.coefficient(-log_u)
 
     def value(self, log_u: Tensor) -> Tensor:
-        return logsigmoid(log_u) + LOG2 - torch.exp(-log_u) * (softplus(log_u) - LOG2)
+        return self.coefficient(log_u) + torch.exp(-log_u) * self.coefficient(-log_u)

@@ -31,7 +31,10 @@ class Tsallis(Divergence):
         return 1.0 if abs(self.q - 1) < 1e-4 else self.q
 
     def f(self, log_u: Tensor) -> Tensor:
-        return torch.exp(log_u) * self._log_q(log_u)
+        # u ln'_q(u), its powers arranged so that none overflows where the product does not.
+        distance = abs(self._q - 1)
+        power = torch.exp(min(self._q, 1.0) * log_u)
+        return power * (torch.expm1(distance * log_u) / distance if distance else log_u)
 
     def f_prime(self, log_u: Tensor) -> Tensor:
         return self.coefficient(log_u) + 1

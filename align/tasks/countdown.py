@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from statistics import fmean
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+
+from align.tasks import Example, Task
+from align.tasks._arithmetic import right, solution, valid_answers
+from align.types import Group
+
+VOCABULARY = ("<pad>", "<bos>", "<eos>", *"0123456789+-*=:,s")
+MOST_ECHOES = 5
+"""Keeps a demonstration (7 + 5 * 3 characters and the end token) within 24 tokens."""
+
+Problem = tuple[str, dict[str, Any], str]
+"""Text of the prompt, its fields, and one right answer."""
+
+
+@dataclass(frozen=True)
+class Countdown(Task):
+    """A world that needs no download: reach a target from four numbers, `3,5,7,9=14:` -> `9+7+3-5`; sort digits, `s7,3,5,1,9:`.
+
+    Countdown has several right answers (diversity can be lost) and free length (an answer may end with echoes of the target);
+    sorting is a second skill that RL never trains (it can be forgotten). A problem is a random expression whose numbers are
+    shuffled, so a demonstration is uniform over the right answers to its prompt. One multiset of numbers in seven is held out
+    of everything that is trained on, whatever the seed.
+    """
+
+    seed: int = 0
+    """Of the world: the training examples and the held-out problems."""
+    size: int = 20480
+    """Training examples."""
+    demonstrations: bool = False
+    """With answers, sorting among them, to imitate; else countdown questions alone, for RL."""
+    sort_share: float = 0.25
+    """Of the demonstrations."""
+    echo_chance: float = 0.4
+    """That a demonstrated countdown answer ends with an echo of the target, and that an echo is followed by another."""
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1, not {self.size}")
+        shares = [f for f in fields(self) if f.name in ("sort_share", "echo_chance")]
+        for f in shares:
+            value = getattr(self, f.name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"{f.name} must be between 0 and 1, not {value}")
+            if not self.demonstrations and value != f.default:
+                raise ValueError(f"{f.name} changes nothing without demonstrations: true")
+
+    def examples(self) -> Sequence[Example]:
+        rng = random.Random(f"{self.seed} train")
+        return [self._example(rng, i) for i in range(self.size)]
+
+    def _example(self, rng: random.Random, i: int) -> Example:
+        if not self.demonstrations:
+            text, asked, _ = countdown_problem(rng, False)
+            return Example(id=f"train-{i}", text=text, fields=asked)
+        if int((i + 1) * self.sort_share) > int(i * self.sort_share):
+            text, asked, answer = sort_problem(rng, False)
+        else:
+            text, asked, answer = countdown_problem(rng, False)
+            for _ in range(MOST_ECHOES):
+                if rng.random() >= self.echo_chance:
+                    break
+                answer += f"={asked['target']}"
+        return Example(id=f"train-{i}", text=text, fields=asked, answer=answer)
+
+    def suites(self, problems: int) -> Mapping[str, Sequence[Example]]:
+        return {name: _suite(draw, name, problems, random.Random(f"{self.seed} {name}"))
+                for name, draw in (("countdown", countdown_problem), ("sort", sort_problem))}
+
+    def judge(self, suite: str, groups: Sequence[Group]) -> dict[str, float]:
+        """`pass@1` is the share of all answers that are right. A countdown problem with k answers has also `pass@k`, whether one
+        is right, `coverage`, its distinct right answers over min(k, all there are), and `length` in tokens, end included."""
+        verdicts = [[right(g.prompt.fields, r.text) for r in g.rollouts] for g in groups]
+        metrics = {"pass@1": fmean(map(fmean, verdicts))}
+        if suite == "countdown":
+            metrics |= {
+                f"pass@{len(verdicts[0])}": fmean(map(any, verdicts)),
+                "coverage": fmean(map(coverage, groups)),
+                "length": fmean(len(r.token_ids) for g in groups for r in g.rollouts),
+            }
+        return metrics
+
+    def tokenizer(self) -> Any:
+        """One character a token; `<bos>` in front of a prompt, nothing behind it. Raises for a character it does not know."""
+        # Slow to import, and needed only by a model trained from nothing.
+        from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
+
+        tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(VOCABULARY)}))
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+        tokenizer.decoder = decoders.Fuse()
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", VOCABULARY.index("<bos>"))])
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>",
+            model_input_names=["input_ids", "attention_mask"], clean_up_tokenization_spaces=False)
+
+
+def coverage(group: Group) -> float:
+    """Distinct right answers among k, echoes aside, over min(k, how many there are)."""
+    asked = group.prompt.fields
+    found = {solution(asked, r.text) for r in group.rollouts} - {None}
+    return len(found) / min(len(group.rollouts), len(valid_answers(asked["numbers"], asked["target"])))
+
+
+def held_out(numbers: Sequence[int]) -> bool:
+    """Whether problems with this multiset of numbers are kept for evaluation."""
+    return _held_out(tuple(sorted(numbers)))
+
+
+@cache
+def _held_out(numbers: tuple[int, ...]) -> bool:
+    # Not `hash`: for strings it differs from process to process.
+    return zlib.crc32(",".join(map(str, numbers)).encode()) % 7 == 0
+
+
+def countdown_problem(rng: random.Random, test: bool) -> Problem:
+    """Four numbers 1..9 and a target >= 0 that they reach with + and -; `test` draws from the held-out multisets."""
+    while True:
+        numbers = rng.choices(range(1, 10), k=4)
+        operators = rng.choices("+-", k=3)
+        target = numbers[0] + sum(n if o == "+" else -n for o, n in zip(operators, numbers[1:], strict=True))
+        if target >= 0 and held_out(numbers) == test:
+            break
+    answer = str(numbers[0]) + "".join(f"{o}{n}" for o, n in zip(operators, numbers[1:], strict=True))
+    rng.shuffle(numbers)
+    return f"{','.join(map(str, numbers))}={target}:", {"skill": "countdown", "numbers": numbers, "target": target}, answer
+
+
+def sort_problem(rng: random.Random, test: bool) -> Problem:
+    """Five digits to put in order; `test` draws from the held-out multisets."""
+    while True:
+        numbers = rng.choices(range(10), k=5)
+        if held_out(numbers) == test:
+            break
+    text = f"s{','.join(map(str, numbers))}:"
+    return text, {"skill": "sort", "numbers": numbers}, ",".join(map(str, sorted(numbers)))
+
+
+def _suite(draw: Callable[[random.Random, bool], Problem], name: str, problems: int, rng: random.Random) -> list[Example]:
+    """Distinct held-out problems. A shorter suite is the beginning of a longer one; there are a few thousand in all."""
+    found: dict[str, Example] = {}
+    for _ in range(20 * problems):
+        if len(found) == problems:
+            break
+        text, asked, _ = draw(rng, True)
+        found.setdefault(text, Example(id=f"{name}-{len(found)}", text=text, fields=asked))
+    return list(found.values())
