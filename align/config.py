@@ -36,7 +36,7 @@ def part(kind: str, default: Any = dataclasses.MISSING, *, many: bool = False, o
 
 def section(cls: type) -> Any:
     """A dataclass field that holds a nested group of keys described by the dataclass `cls`."""
-    return dataclasses.field(metadata={"section": cls}, default=None, kw_only=True)
+    return dataclasses.field(metadata={"section": cls}, default_factory=cls, kw_only=True)
 
 
 def load(path: str | Path, overrides: list[str] = ()) -> dict:

@@ -19,6 +19,7 @@ from align.experience import Examples
 from align.initial import model_folder
 from align.pack import pack
 from align.recipe import Recipe
+from align.shape import shape
 from align.telemetry import Telemetry
 from align.types import Group, Rewards, TokenBatch
 from align.workers import Workers, open_workers
@@ -145,14 +146,6 @@ class Run:
         began = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - began
-
-
-def shape(recipe: Recipe, batch: TokenBatch) -> TokenBatch:
-    """Advantages, then who feels which regularizer how much: both see the whole batch, once."""
-    batch = replace(batch, advantages=recipe.algorithm.advantages(batch))
-    ones = batch.seq_ids.new_ones(len(batch.seq_ids), dtype=batch.input_ids.new_empty(0).float().dtype)
-    return replace(batch, penalty_weights={
-        name: ones if r.weighting is None else r.weighting.weights(batch) for name, r in recipe.regularizers.items()})
 
 
 def reward_metrics(batch: TokenBatch, rewards: Rewards | None) -> dict[str, float]:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from align.describe import summary
 from align.types import TokenBatch, TokenContext
 
 
@@ -31,6 +32,14 @@ class Algorithm(ABC):
 
         `advantages` are the batch's, minus what the reward-placed regularizers take.
         """
+
+    def formula(self) -> str:
+        """What is maximised at each token, as `align explain` writes it, with the values of the keys in it."""
+        return f"[{summary(type(self))}]"
+
+    def symbols(self) -> dict[str, str]:
+        """What the symbols of `formula` stand for under these keys."""
+        return {}
 
     @property
     def on_policy(self) -> bool:

@@ -38,6 +38,8 @@ class Regularizer(ABC):
     """A Weighting; None weighs all alike."""
     reference: Any = None
     """A Reference; None where nothing is compared with."""
+    placement: str = "loss"
+    """Which of the two its Penalty fills: loss or reward."""
     full_vocabulary: bool = False
     """Asks the learner for `ctx.exact`, the divergence over the vocabulary."""
     allow_biased: bool = False

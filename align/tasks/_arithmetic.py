@@ -7,7 +7,7 @@ the last echo short. Every function takes any text, in time linear in its length
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import permutations, product
 from typing import Any
@@ -72,7 +72,7 @@ def right(fields: Mapping[str, Any], response: str) -> bool:
     return solution(fields, response) is not None
 
 
-def valid_answers(numbers: tuple[int, ...], target: int) -> frozenset[str]:
+def valid_answers(numbers: Sequence[int], target: int) -> frozenset[str]:
     """Every right answer, without echoes."""
     return _answers_by_target(tuple(sorted(numbers))).get(target, frozenset())
 

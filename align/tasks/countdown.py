@@ -77,17 +77,20 @@ class Countdown(Task):
                 for name, draw in (("countdown", countdown_problem), ("sort", sort_problem))}
 
     def judge(self, suite: str, groups: Sequence[Group]) -> dict[str, float]:
-        """`pass@1` is the share of all answers that are right. A countdown problem with k answers has also `pass@k`, whether one
-        is right, `coverage`, its distinct right answers over min(k, all there are), and `length` in tokens, end included."""
+        """Means over problems with k answers each.
+
+        `pass@1`: share of answers that are right. For countdown also `pass@k`: whether any is; `coverage`: distinct right answers
+        over min(k, how many there are); `length`: tokens, the end token included.
+        """
         verdicts = [[right(g.prompt.fields, r.text) for r in g.rollouts] for g in groups]
         metrics = {"pass@1": fmean(map(fmean, verdicts))}
-        if suite == "countdown":
-            metrics |= {
-                f"pass@{len(verdicts[0])}": fmean(map(any, verdicts)),
-                "coverage": fmean(map(coverage, groups)),
-                "length": fmean(len(r.token_ids) for g in groups for r in g.rollouts),
-            }
-        return metrics
+        if suite == "sort":
+            return metrics
+        return metrics | {
+            f"pass@{len(verdicts[0])}": fmean(map(any, verdicts)),
+            "coverage": fmean(map(coverage, groups)),
+            "length": fmean(len(r.token_ids) for g in groups for r in g.rollouts),
+        }
 
     def tokenizer(self) -> Any:
         """One character a token; `<bos>` in front of a prompt, nothing behind it. Raises for a character it does not know."""
@@ -146,7 +149,7 @@ def sort_problem(rng: random.Random, test: bool) -> Problem:
 
 
 def _suite(draw: Callable[[random.Random, bool], Problem], name: str, problems: int, rng: random.Random) -> list[Example]:
-    """Distinct held-out problems. A shorter suite is the beginning of a longer one; there are a few thousand in all."""
+    """Distinct held-out problems. A shorter suite is the beginning of a longer one; there are thousands."""
     found: dict[str, Example] = {}
     for _ in range(20 * problems):
         if len(found) == problems:

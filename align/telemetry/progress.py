@@ -136,4 +136,4 @@ class Live:
     def _held_out(self) -> Text:
         step, metrics = self._evaluated
         numbers = "   ".join(f"{name} {show(name, value)}" for name, value in metrics.items())
-        return Text(f"  held out, after {step} steps: {numbers}", style="green", no_wrap=True, overflow="ellipsis")
+        return Text(f"  held out, after {step} steps: {numbers}", style="green")

@@ -39,24 +39,23 @@ class Weights:
 
 
 def pack(tensors: Iterable[tuple[str, Tensor]]) -> Weights:
-    """Copy named tensors, in their own dtypes, into one buffer."""
-    tensors = [(name, t.detach().cpu().contiguous()) for name, t in tensors]
+    """Copy named tensors, from any device and in their own dtypes, into one buffer."""
+    tensors = list(tensors)
     manifest, offset = [], 0
     for name, t in tensors:
         manifest.append(Entry(name=name, dtype=str(t.dtype).removeprefix("torch."), shape=tuple(t.shape), offset=offset))
         offset += -(-t.nbytes // ALIGNMENT) * ALIGNMENT
-    buffer = np.zeros(offset, dtype=np.uint8)
-    for entry, (_, t) in zip(manifest, tensors, strict=True):
-        buffer[entry.offset : entry.offset + t.nbytes] = t.reshape(-1).view(torch.uint8).numpy()
-    return Weights(manifest=tuple(manifest), buffer=buffer)
+    weights = Weights(manifest=tuple(manifest), buffer=np.zeros(offset, dtype=np.uint8))
+    for (_, view), (_, t) in zip(unpack(weights), tensors, strict=True):
+        view.copy_(t.detach())
+    return weights
 
 
 def unpack(weights: Weights) -> Iterator[tuple[str, Tensor]]:
-    """Named views into the buffer. They may be read-only: copy from them, never into them."""
-    flat = torch.frombuffer(memoryview(weights.buffer), dtype=torch.uint8) if weights.buffer.flags.writeable else torch.from_numpy(
-        np.asarray(weights.buffer).copy())
+    """Named views into the buffer, never copies. They may be read-only: copy from them, never into them."""
+    # Unlike `from_numpy` and `frombuffer`, this takes a read-only array without a warning.
+    flat = torch.from_dlpack(weights.buffer)
     for entry in weights.manifest:
         dtype = getattr(torch, entry.dtype)
         count = int(np.prod(entry.shape, dtype=np.int64))
-        end = entry.offset + count * dtype.itemsize
-        yield entry.name, flat[entry.offset : end].view(dtype).reshape(entry.shape)
+        yield entry.name, flat[entry.offset : entry.offset + count * dtype.itemsize].view(dtype).reshape(entry.shape)

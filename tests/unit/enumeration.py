@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -50,19 +49,19 @@ class Problem:
         generator = torch.Generator().manual_seed(seed)
         return spread * torch.randn(len(self.prefixes), self.vocabulary, generator=generator, dtype=torch.float64)
 
-    def _steps(self) -> list[tuple[int, int, int, int]]:
+    def steps(self) -> list[tuple[int, int, int, int]]:
         """(answer, position, prefix, token) of every response token, packed."""
         row = {prefix: i for i, prefix in enumerate(self.prefixes)}
         return [(s, t, row[a[:t]], token) for s, a in enumerate(self.answers) for t, token in enumerate(a)]
 
     def token_logp(self, logits: Tensor) -> Tensor:
         """log pi of every packed token, [T]."""
-        _, _, prefix, token = torch.tensor(self._steps()).unbind(1)
+        _, _, prefix, token = torch.tensor(self.steps()).unbind(1)
         return torch.log_softmax(logits, -1)[prefix, token]
 
     def answer_logp(self, logits: Tensor) -> Tensor:
         """log pi of every answer, [S]."""
-        seq_ids = torch.tensor(self._steps())[:, 0]
+        seq_ids = torch.tensor(self.steps())[:, 0]
         return torch.zeros(len(self.answers), dtype=logits.dtype).index_add(0, seq_ids, self.token_logp(logits))
 
     def reach(self, logits: Tensor) -> Tensor:
@@ -78,7 +77,7 @@ class Problem:
 
         Prompts differ in length, and every column after an answer holds an id outside the vocabulary: nobody may look at it.
         """
-        seq_ids, positions, prefix, tokens = torch.tensor(self._steps()).unbind(1)
+        seq_ids, positions, prefix, tokens = torch.tensor(self.steps()).unbind(1)
         count = len(self.answers)
         lengths = torch.bincount(seq_ids, minlength=count)
         prompt_lengths = 1 + torch.arange(count) % 3
@@ -130,16 +129,3 @@ def gradient(objective: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
     x = at.clone().requires_grad_()
     (result,) = torch.autograd.grad(objective(x), x)
     return result
-
-
-def test_the_enumeration_is_complete():
-    """Probabilities of answers sum to 1, prefixes are reached by what extends them, and the packing is in order."""
-    for problem in (Problem(6), Problem(4, 3), Problem(4, 3, end=1)):
-        logits = problem.random(0)
-        assert abs(problem.answer_logp(logits).exp().sum() - 1) < 1e-14
-        reach = dict(zip(problem.prefixes, problem.reach(logits).tolist(), strict=True))
-        of_answers = dict(zip(problem.answers, problem.answer_logp(logits).exp().tolist(), strict=True))
-        for prefix in problem.prefixes:
-            assert abs(reach[prefix] - sum(p for a, p in of_answers.items() if a[: len(prefix)] == prefix)) < 1e-14
-        steps = problem._steps()
-        assert all(b[0] - a[0] == 1 and b[1] == 0 or b[0] == a[0] and b[1] - a[1] == 1 for a, b in pairwise(steps))

@@ -1,0 +1,60 @@
+"""Every part a recipe can name, with its keys: what `align list` prints."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+from rich.table import Table
+
+from align import registry
+from align.config import location
+from align.describe import keys, summary
+from align.errors import RecipeError, UserError
+
+
+def catalogue(kind: str | None) -> list[dict[str, Any]]:
+    """Parts of one kind, or of all. A plugin that cannot be imported is listed with its error. Raises UserError for an unknown kind."""
+    if kind is not None and kind not in registry.ROOMS:
+        near = difflib.get_close_matches(kind, registry.ROOMS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"there is no kind of part called {kind}; {hint}Kinds: {', '.join(registry.ROOMS)}")
+    return [_entry(k, name) for k in ([kind] if kind else registry.ROOMS) for name in (*registry.shipped(k), *registry.installed(k))]
+
+
+def _entry(kind: str, name: str) -> dict[str, Any]:
+    origin = "align" if name in registry.shipped(kind) else f"entry point {registry.installed(kind)[name].value}"
+    entry = {"kind": kind, "name": name, "origin": origin}
+    try:
+        cls = registry.resolve(kind, name, f"{kind} {name}")
+    except RecipeError as error:
+        return entry | {"error": str(error)}
+    return entry | {"summary": summary(cls), "location": location(cls), "keys": [key._asdict() for key in keys(cls)]}
+
+
+def tables(parts: list[dict[str, Any]], *, with_keys: bool) -> Iterator[Table]:
+    """One table a kind; with `with_keys` each key has a line of its own."""
+    for kind in dict.fromkeys(part["kind"] for part in parts):
+        table = Table(title=kind, title_justify="left", title_style="bold", box=None, padding=(0, 2), show_header=False)
+        table.add_column(style="cyan", no_wrap=True)
+        table.add_column()
+        for part in (p for p in parts if p["kind"] == kind):
+            words = [part["summary"] if "summary" in part else part["error"].strip().splitlines()[-1]]
+            if part["origin"] != "align":
+                words.append(f"({part['origin']})")
+            if part.get("keys") and not with_keys:
+                words.append("Keys: " + ", ".join(map(_key, part["keys"])))
+            table.add_row(part["name"], _plain(" ".join(words)))
+            for key in part.get("keys", []) if with_keys else []:
+                table.add_row("", _plain(f"  {_key(key)}  {key['doc']}"))
+        yield table
+
+
+def _key(key: dict[str, Any]) -> str:
+    return f"{key['name']}: {key['type']}" if key["required"] else f"{key['name']}={key['default']}"
+
+
+def _plain(text: str) -> str:
+    # A bracket in a docstring is no markup.
+    return text.replace("[", "\\[")

@@ -1,0 +1,150 @@
+"""The command line. Heavy libraries are imported by the command that needs them, so that help answers at once."""
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from align.errors import RunStopped, UserError
+
+STOPPED_BY_HAND = 130
+"""What a shell reports for a program ended by Ctrl-C."""
+
+
+class Commands(TyperGroup):
+    """Tells a user's mistake in one message, without a traceback; anything else is a defect and keeps its own."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            _complain(str(error))
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+                  help="Align language models, with the regularizer as an object.")
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that comes with align.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys to change, by their path in the recipe.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _example(*lines: str) -> str:
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+@app.command(epilog=_example("align train countdown_grpo regularizers.kl.coefficient=0.03 --out runs/weak",
+                             "align train countdown_grpo --out runs/weak --resume"))
+def train(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.  [default: runs/NAME]", show_default=False)] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to attach to: HOST:PORT, ray://HOST:PORT or auto.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in the folder.")] = False,
+) -> None:
+    """Run a recipe: metrics, checkpoints, the final model and a report go to one folder."""
+    from align.lookup import find_recipe
+
+    file = find_recipe(recipe)
+    run_dir = out or Path("runs") / file.stem
+    if not resume and run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise UserError(f"{run_dir} is not empty: choose another folder with --out, or continue that run with --resume")
+    if resume and not run_dir.is_dir():
+        raise UserError(f"there is no run {run_dir} to resume: give its folder with --out, or leave out --resume")
+
+    from align.recipe import load
+    from align.train import train as run
+
+    built = load(file, overrides or [])
+    where = ["--address", address] if address else []
+    again = shlex.join(["align", "train", recipe, *(overrides or []), "--out", str(run_dir), *where, "--resume"])
+    try:
+        run(built, run_dir, address, resume)
+    except RunStopped:
+        _complain(f"To go on from what was kept: {again}")
+        raise
+    except KeyboardInterrupt:
+        _complain(f"Stopped by hand. To go on from the last checkpoint: {again}")
+        raise typer.Exit(STOPPED_BY_HAND) from None
+
+
+@app.command("eval", epilog=_example("align eval runs/countdown_grpo", "align eval runs/countdown_grpo --model other/model --samples 16 --json"))
+def evaluate(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a run: its recipe names task, engine and sampling.")],
+    model: Annotated[Path | None, typer.Option(help="A model folder.  [default: the run's final model]", show_default=False)] = None,
+    problems: Annotated[int | None, typer.Option(min=1, help="Held-out problems.  [default: the recipe's]", show_default=False)] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Answers to each.  [default: the recipe's]", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on the held-out problems of a run's task."""
+    from align import config
+    from align.evaluate import evaluate_model
+    from align.recipe import build
+    from align.telemetry.units import show, unit
+
+    file = run_dir / "recipe.yaml"
+    if not file.is_file():
+        raise UserError(f"{run_dir} is not the folder of a run: it has no recipe.yaml")
+    evaluation = build(config.load(file)).evaluation
+    metrics = evaluate_model(run_dir, model, problems or evaluation.problems, samples or evaluation.samples)
+    if as_json:
+        print(json.dumps(metrics, indent=2))
+        return
+    table = Table("metric", "value", "unit")
+    for name, value in metrics.items():
+        table.add_row(name, show(name, value), unit(name).label)
+    Console().print(table)
+
+
+@app.command(epilog=_example("align explain countdown_grpo regularizers.kl.divergence=forward_kl"))
+def explain(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Print what a recipe optimises, as maths, and what it will load. Nothing is loaded."""
+    from align.explain import explain as describe
+    from align.lookup import find_recipe
+    from align.recipe import load
+
+    file = find_recipe(recipe)
+    out = _wide()
+    out.print(Text(f"{file}\n", style="dim"))
+    describe(load(file, overrides or []), out)
+
+
+@app.command("list", epilog=_example("align list", "align list coefficient", "align list --json"))
+def list_parts(
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="One kind of part, with the meaning of its keys.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the parts a recipe can name: those of align and those that installed packages bring."""
+    from align.catalogue import catalogue, tables
+
+    parts = catalogue(kind)
+    if as_json:
+        print(json.dumps(parts, indent=2, default=str))
+        return
+    for table in tables(parts, with_keys=kind is not None):
+        _wide().print(table)
+
+
+def _wide() -> Console:
+    """Enough columns for prose where no terminal sets them."""
+    return Console() if sys.stdout.isatty() else Console(width=140)
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(Text(message, style="red"))
+
+
+def main() -> None:
+    """The console script."""
+    app()

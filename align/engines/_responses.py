@@ -1,0 +1,43 @@
+"""What all engines make of a model folder and of the tokens they drew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from align.engines import Sampling
+from align.errors import UserError
+from align.types import Group, Prompt, Rollout
+
+
+def end_token_ids(model_dir: str, tokenizer: Any) -> list[int]:
+    """The tokens that end a response: the tokenizer's own and those of the folder's generation_config.json, sorted."""
+    from transformers import GenerationConfig  # noqa: PLC0415  (seconds to import)
+
+    ends = {tokenizer.eos_token_id} - {None}
+    try:
+        listed = GenerationConfig.from_pretrained(model_dir, local_files_only=True).eos_token_id
+    except OSError:
+        listed = None  # a folder without one is common, and says nothing more than its tokenizer
+    ends.update([listed] if isinstance(listed, int) else listed or [])
+    if not ends:
+        raise UserError(f"{model_dir}: the tokenizer has no end token, so no answer could ever finish; set its eos_token")
+    return sorted(ends)
+
+
+def check_room(config: Any, sampling: Sampling, max_prompt_tokens: int) -> None:
+    """Raises UserError where prompt and response do not fit the model's positions."""
+    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    wanted = max_prompt_tokens + sampling.max_tokens
+    if positions is not None and wanted > positions:
+        raise UserError(f"sampling.max_tokens: a prompt of {max_prompt_tokens} tokens and {sampling.max_tokens} more are {wanted}, "
+                        f"but the model has {positions} positions; lower sampling.max_tokens or shorten the prompts")
+
+
+def group(prompt: Prompt, drawn: Sequence[tuple[np.ndarray, np.ndarray, bool]], texts: Sequence[str], version: int) -> Group:
+    """The rollouts of one prompt from (token ids int32 [n], log-probs float32 [n], finished) and their texts."""
+    return Group(prompt=prompt, rollouts=tuple(
+        Rollout(token_ids=ids, text=text, sampler_logp=logp, version=version, finished=finished)
+        for (ids, logp, finished), text in zip(drawn, texts, strict=True)))

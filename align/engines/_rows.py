@@ -1,0 +1,117 @@
+"""Keys and values of the sequences still being written, and attention over them.
+
+transformers' own cache copies everything at each token (it concatenates) and again whenever a row is dropped. Here a token
+is written in place, and a row that ends is overwritten by the last row that lives.
+
+Shapes: N live rows, H key heads, L tokens so far, D head size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ROOM = 32
+"""Tokens a buffer grows by, at least."""
+ATTENTION = "align_decode"
+
+
+class RowLayer(DynamicLayer):
+    """One layer's keys and values [N, H, L, D], views of larger buffers.
+
+    A sliding layer keeps all its tokens too: the window is in the mask, and rows of unlike padding stay comparable.
+    """
+
+    def __init__(self, is_sliding: bool):
+        super().__init__()
+        self.is_sliding = is_sliding
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.keys, self.values, self.is_initialized = key_states[:, :, :0], value_states[:, :, :0], True
+        self._buffers = (self.keys, self.values)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        rows, _, start, _ = self.keys.shape
+        end = start + key_states.shape[2]
+        if end > self._buffers[0].shape[2]:
+            self._allocate(self.keys, self.values, copies=1, room=end - start)
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:rows, :, start:end] = new
+        self._show(rows, end)
+        return self.keys, self.values
+
+    def repeat(self, copies: int) -> None:
+        """Every row `copies` times, next to each other."""
+        self._allocate(self.keys, self.values, copies, room=1)
+
+    def keep(self, order: Tensor, holes: Tensor) -> None:
+        """Rows become `order`, which differs from 0, 1, 2, ... in `holes` only."""
+        moved, length = order[holes], self.keys.shape[2]
+        for buffer in self._buffers:
+            buffer[holes, :, :length] = buffer[moved, :, :length]
+        self._show(len(order), length)
+
+    def _allocate(self, keys: Tensor, values: Tensor, copies: int, room: int) -> None:
+        rows, _, length, _ = keys.shape
+        room = max(room, ROOM, length // 2)
+        self._buffers = tuple(_grown(old, copies, room) for old in (keys, values))
+        self._show(rows * copies, length)
+
+    def _show(self, rows: int, length: int) -> None:
+        self.keys, self.values = (buffer[:rows, :, :length] for buffer in self._buffers)
+
+
+def _grown(old: Tensor, copies: int, room: int) -> Tensor:
+    rows, heads, length, size = old.shape
+    new = old.new_empty(rows, copies, heads, length + room, size)
+    new[:, :, :, :length] = old[:, None]
+    return new.flatten(0, 1)
+
+
+class RowCache(DynamicCache):
+    """A transformers cache whose rows can be repeated and dropped cheaply.
+
+    Layers that are no attention over past tokens (a recurrent state) stay transformers' own.
+    """
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__(config=config)
+        self.layers = [RowLayer(layer.is_sliding) if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) else layer
+                       for layer in self.layers]
+
+    def repeat(self, rows: int, copies: int, device: torch.device) -> None:
+        """From one row a prompt to `copies` rows a prompt, next to each other."""
+        repeated = torch.arange(rows, device=device).repeat_interleave(copies)
+        for layer in self.layers:
+            layer.repeat(copies) if isinstance(layer, RowLayer) else layer.reorder_cache(repeated)
+
+    def keep(self, order: Tensor, holes: Tensor) -> None:
+        """Rows become `order`, which differs from 0, 1, 2, ... in `holes` only."""
+        for layer in self.layers:
+            layer.keep(order, holes) if isinstance(layer, RowLayer) else layer.reorder_cache(order)
+
+
+def decode_attention(module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float | None = None,
+                     dropout: float = 0.0, **kwargs) -> tuple[Tensor, None]:
+    """transformers' sdpa attention; for one new token, query heads that share a key head become the queries of one head.
+
+    With a mask transformers would copy keys and values once a query head instead, at every token.
+    """
+    rows, heads, tokens, size = query.shape
+    shared = key.shape[1]
+    if tokens > 1 or heads == shared or kwargs.get("position_bias") is not None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+    out = scaled_dot_product_attention(query.reshape(rows, shared, heads // shared, size), key, value, attn_mask=attention_mask,
+                                       scale=scaling)
+    return out.reshape(rows, 1, heads, -1), None
+
+
+AttentionInterface.register(ATTENTION, decode_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -1,0 +1,98 @@
+"""Tokens from a transformers model: each prompt read once, its samples written side by side, finished ones dropped.
+
+Shapes: P prompts, R = P * samples rows, N of them still being written, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from align.engines._rows import RowCache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """On the CPU, rows in the order of the prompts, a prompt's samples next to each other."""
+
+    tokens: Tensor
+    """int32 [R, max_tokens], meaningless from `lengths` on."""
+    logp: Tensor
+    """float32 [R, max_tokens], nats, after temperature."""
+    lengths: Tensor
+    """int64 [R]."""
+    finished: Tensor
+    """bool [R], ended by an end token."""
+
+
+@torch.inference_mode()
+def sample(model: nn.Module, prompts: Sequence[Sequence[int]], samples: int, temperature: float, is_end: Tensor, uniforms: Tensor) -> Draws:
+    """`is_end`: bool [V]. `uniforms`: float64 [max_tokens, R] in [0, 1), the only randomness; its row t draws token t."""
+    max_tokens, device = len(uniforms), is_end.device
+    ids, mask = left_padded(prompts, room=max_tokens)
+    width, padded = ids.shape[1], not bool(mask.all())
+    ids, mask, uniforms = ids.to(device), mask.to(device), uniforms.to(device)
+    positions = (mask[:, :width].cumsum(1) - 1).clamp(min=0)
+    cache = RowCache(model.config)
+
+    logits = _last_logits(model, ids, mask[:, :width] if padded else None, positions, cache)
+    cache.repeat(len(prompts), samples, device)
+    logits, mask, position = (x.repeat_interleave(samples, 0) for x in (logits, mask, positions[:, -1]))
+    rows = torch.arange(len(logits), device=device)
+    tokens = torch.zeros(len(rows), max_tokens, dtype=torch.int32, device=device)
+    logps = torch.zeros(len(rows), max_tokens, device=device)
+    lengths = torch.full((len(rows),), max_tokens, device=device)
+    finished = torch.zeros(len(rows), dtype=torch.bool, device=device)
+
+    for t in range(max_tokens):
+        logp = torch.log_softmax(logits.float() / temperature, -1)
+        drawn = draw(logp, uniforms[t, rows])
+        tokens[rows, t] = drawn.int()
+        logps[rows, t] = logp.gather(1, drawn[:, None]).squeeze(1)
+        ended = is_end[drawn]
+        finished[rows] = ended
+        live = (~ended).nonzero().squeeze(1)
+        if len(live) < len(rows):
+            lengths[rows[ended]] = t + 1
+            order, holes = _closed_up(ended, live)
+            rows, drawn, position, mask = rows[order], drawn[order], position[order], mask[order]
+            cache.keep(order, holes)
+        if len(rows) == 0 or t + 1 == max_tokens:
+            break
+        position = position + 1
+        logits = _last_logits(model, drawn[:, None], mask[:, : width + t + 1] if padded else None, position[:, None], cache)
+    return Draws(tokens=tokens.cpu(), logp=logps.cpu(), lengths=lengths.cpu(), finished=finished.cpu())
+
+
+def left_padded(prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, Tensor]:
+    """Token ids int64 [P, width] and which columns hold a token, bool [P, width + room]: all of those to come do."""
+    width = max(len(p) for p in prompts)
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts])
+    starts = torch.tensor([width - len(p) for p in prompts])
+    return ids, torch.arange(width + room) >= starts[:, None]
+
+
+def draw(logp: Tensor, uniform: Tensor) -> Tensor:
+    """int64 [N]: the token in whose share of the cumulative distribution each uniform number falls.
+
+    In float64, as a float32 sum over a large vocabulary would be off by more than the rare tokens' probabilities.
+    """
+    cumulative = logp.double().exp_().cumsum(-1)
+    found = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
+    return found.clamp_(max=logp.shape[1] - 1).squeeze(1)
+
+
+def _closed_up(ended: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+    """The live rows, the last ones moved into the holes of the ended ones: their order, and where it is not the identity."""
+    order = torch.arange(len(live), device=live.device)
+    holes = ended[: len(live)].nonzero().squeeze(1)
+    order[holes] = live[live >= len(live)]
+    return order, holes
+
+
+def _last_logits(model: nn.Module, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: RowCache) -> Tensor:
+    out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return out.logits[:, -1]

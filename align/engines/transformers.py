@@ -1,0 +1,104 @@
+"""Sampling with the transformers model itself: on any device, and on a CPU the fastest engine for small models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from align.engines import Engine, Sampling
+from align.engines._responses import check_room, end_token_ids, group
+from align.engines._seeds import prompt_seeds
+from align.errors import UserError
+from align.types import Group, Prompt
+from align.weight_sync.layout import Layout
+from align.weight_sync.packing import Weights, unpack
+
+
+@dataclass(kw_only=True)
+class Transformers(Engine):
+    """A batched sampler that reads each prompt once and drops finished rows. Every causal language model of transformers."""
+
+    max_batch: int = 512
+    """Sequences written at once; the samples of one prompt stay together. On a CPU more do not fit its caches."""
+    device: str = "auto"
+    """A torch device; `auto` is cuda where there is one, else cpu."""
+
+    def __post_init__(self):
+        if self.max_batch < 1:
+            raise ValueError(f"max_batch must be at least 1, not {self.max_batch}")
+        if self.device != "auto":
+            try:
+                torch.device(self.device)
+            except RuntimeError as error:
+                raise ValueError(f"device must be auto or a torch device such as cpu or cuda:0, not {self.device!r}") from error
+
+    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> None:
+        """Raises UserError where the device or the room for prompt and response is missing."""
+        # transformers takes seconds to import, and a recipe is checked without it.
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+
+        from align.engines._rows import ATTENTION  # noqa: PLC0415
+
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"engine.device: {device} was asked for, but torch sees no GPU; use auto or cpu")
+        self._sampling = sampling
+        self._tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        self._hold(AutoModelForCausalLM.from_pretrained(model_dir, dtype="auto").to(device))
+        check_room(self._model.config, sampling, max_prompt_tokens)
+        if self._model.config._attn_implementation == "sdpa":
+            self._model.set_attn_implementation(ATTENTION)
+        self._layout = Layout.of(self._model)
+        self._is_end = torch.zeros(self._model.config.get_text_config(decoder=True).vocab_size, dtype=torch.bool)
+        self._is_end[end_token_ids(model_dir, self._tokenizer)] = True
+        self._is_end = self._is_end.to(device)
+
+    def _hold(self, model: Any) -> None:
+        self._model = model.eval()
+        self._tensors = model.state_dict()
+
+    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
+        """The answers to a prompt depend on the weights, the seed and the prompt's id, not on the rest of the batch."""
+        seeds = prompt_seeds(prompts, seed)
+        # Alike lengths together: less padding, and none at all needs no mask.
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].token_ids))
+        size = max(1, self.max_batch // samples)
+        groups: dict[int, Group] = {}
+        for first in range(0, len(order), size):
+            chosen = order[first : first + size]
+            groups |= zip(chosen, self._groups([prompts[i] for i in chosen], samples, [seeds[i] for i in chosen]), strict=True)
+        return [groups[i] for i in range(len(prompts))]
+
+    def _groups(self, prompts: list[Prompt], samples: int, seeds: list[int]) -> list[Group]:
+        from align.engines._sampler import sample  # noqa: PLC0415
+
+        uniforms = torch.cat([torch.rand(self._sampling.max_tokens, samples, dtype=torch.float64,
+                                         generator=torch.Generator().manual_seed(s)) for s in seeds], 1)
+        draws = sample(self._model, [p.token_ids for p in prompts], samples, self._sampling.temperature, self._is_end, uniforms)
+        lengths, finished = draws.lengths.tolist(), draws.finished.tolist()
+        tokens, logp = draws.tokens.numpy(), draws.logp.numpy()
+        rollouts = [(tokens[r, :n], logp[r, :n], finished[r]) for r, n in enumerate(lengths)]
+        texts = self._tokenizer.batch_decode([ids for ids, _, _ in rollouts], skip_special_tokens=True)
+        return [group(p, rollouts[i * samples : (i + 1) * samples], texts[i * samples : (i + 1) * samples], self.version)
+                for i, p in enumerate(prompts)]
+
+    def load(self, version: int, weights: Weights) -> None:
+        """Copies in place, casting to the engine's dtype. Raises ValueError naming the tensors that do not fit."""
+        self._layout.check(weights)
+        if self._layout.fused:
+            kind, old = type(self._model), self._model
+            self._hold(kind.from_pretrained(None, config=old.config, dtype=old.dtype,
+                                            state_dict={name: t.clone() for name, t in unpack(weights)}).to(old.device))
+        else:
+            with torch.no_grad():
+                for name, tensor in unpack(weights):
+                    self._tensors[name].copy_(tensor)
+        self.version = version
+
+    def close(self) -> None:
+        self._model = self._tensors = None

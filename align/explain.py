@@ -1,0 +1,217 @@
+"""What a recipe resolves to, before anything is loaded: the objective as maths, what beta comes to, the sizes, where each part is."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from align import probe
+from align.config import location
+from align.core import reductions
+from align.describe import keys, sentence, summary, written
+from align.recipe import Recipe
+from align.regularizers import Regularizer
+from align.regularizers.composed import CREDITS, Composed
+
+GREEK = {r"(?<![A-Za-z])pi(?![A-Za-z])": "π", r"(?<![A-Za-z_])rho(?![A-Za-z])": "ρ", r"\bbeta\b": "β", r"\|\|": "‖", r"\bsum_": "Σ_"}
+
+
+class Row(NamedTuple):
+    label: str
+    text: str
+    place: str = ""
+    """file:line."""
+
+
+def explain(recipe: Recipe, out: Console) -> None:
+    """Print a built recipe. Loads no model and no data."""
+    sections = {"objective, maximised": objective(recipe)}
+    for name, regularizer in recipe.regularizers.items():
+        sections[f"regularizer {name}"] = regularizer_rows(name, regularizer, recipe)
+    if recipe.regularizers:
+        sections["effective β"] = effective_betas(recipe)
+    sections |= {"batch": arithmetic(recipe), "what is loaded": loaded(recipe), "other parts": other_parts(recipe)}
+    for title, rows in sections.items():
+        _print(title, rows, out)
+
+
+def say(text: str) -> str:
+    """A docstring's mathematics in its own letters."""
+    for word, letter in GREEK.items():
+        text = re.sub(word, letter, text)
+    return text
+
+
+def part_row(label: str, part: Any) -> Row:
+    """Name, keys, what it says of itself, and where it is."""
+    return Row(label, f"{written(part)}: {say(summary(type(part)))}", _place(type(part)))
+
+
+def objective(recipe: Recipe) -> list[Row]:
+    """J, and what its symbols stand for."""
+    algorithm, regularizers = recipe.algorithm, recipe.regularizers
+    in_loss = {n: r for n, r in regularizers.items() if r.placement == "loss"}
+    in_reward = {n: r for n, r in regularizers.items() if r.placement == "reward"}
+    terms = "".join(f" − {_term(n, r, recipe)}" for n, r in in_loss.items())
+    rows = [Row("", f"J = E Σ_t w_t [ {algorithm.formula()}{terms} ]")]
+    if in_reward:
+        rows.append(Row("A", "less " + " and ".join(_term(n, r, recipe) for n, r in in_reward.items()) + ", of the current policy, "
+                        "after any normalisation"))
+    rows += [Row(symbol, meaning) for symbol, meaning in algorithm.symbols().items()]
+    reduction = getattr(reductions, algorithm.reduction)
+    rows.append(Row("w_t", f"{algorithm.reduction}: {say(sentence(reduction))}", _place(reduction)))
+    rows += [Row(n, _penalty(r)) for n, r in regularizers.items()]
+    rows += [Row(f"β_{n}", written(r.coefficient)) for n, r in regularizers.items() if not _constant(r, recipe)]
+    return [*rows, part_row("algorithm", algorithm)]
+
+
+def regularizer_rows(name: str, regularizer: Regularizer, recipe: Recipe) -> list[Row]:
+    """Every axis of one regularizer: what it is, what it is estimated by, where its gradient goes."""
+    rows = [Row("kind", f"{_name(regularizer)}: {say(summary(type(regularizer)))}", _place(type(regularizer)))]
+    docs = {key.name: key for key in keys(type(regularizer))}
+    for field in dataclasses.fields(regularizer):
+        value = getattr(regularizer, field.name)
+        if field.metadata.get("kind") and value is not None:
+            rows.append(part_row(field.name, value))
+        elif value is not None and not isinstance(regularizer, Composed):
+            rows.append(Row(field.name, f"{value}  {docs[field.name].doc}"))
+    if isinstance(regularizer, Composed):
+        rows += _estimate(regularizer)
+    if regularizer.allow_biased:
+        reason = dataclasses.replace(regularizer, allow_biased=False).refusal(
+            on_policy=recipe.algorithm.on_policy, samples=recipe.algorithm.samples)
+        rows.append(Row("biased", f"allowed by allow_biased: true. {say((reason or '').split(', or set allow_biased')[0])}"))
+    return rows
+
+
+def _estimate(regularizer: Composed) -> list[Row]:
+    """Value and gradient by name: they are different things."""
+    estimator, divergence = regularizer.estimator, regularizer.divergence
+    if regularizer.placement == "reward":
+        weighed = "the surrogate owns the importance ratio ρ"
+    elif estimator.full_vocabulary and regularizer.credit == "local":
+        weighed = "nothing is sampled at a visited state: no ratio enters"
+    else:
+        weighed = "weighed by ρ = π/π_old" if estimator.weighted else "not weighed by ρ, as published"
+    return [
+        Row("value", f"{probe.value_is(estimator, divergence)} for the divergence; it is logged, and an adaptive coefficient sees it"),
+        Row("gradient", f"{probe.gradient_is(estimator, divergence, regularizer.placement)}; {weighed}"),
+        Row("placement", f"{regularizer.placement}; credit {regularizer.credit}: {say(sentence(CREDITS[regularizer.credit]))}",
+            _place(CREDITS[regularizer.credit])),
+    ]
+
+
+def effective_betas(recipe: Recipe) -> list[Row]:
+    """What beta multiplies once the reduction has been applied, computed by the reduction itself for answers of equal length."""
+    limit, sequences = recipe.sampling.max_tokens, rollouts(recipe)
+    rows = []
+    for name, regularizer in recipe.regularizers.items():
+        beta = regularizer.coefficient.beta(0)
+        rows.append(Row(name, f"β = {beta:g} at step 0" + ("" if _constant(regularizer, recipe) else ", changing")))
+        for length in dict.fromkeys((limit, max(limit // 2, 1))):
+            weight = getattr(reductions, recipe.algorithm.reduction)(torch.full((sequences,), length), limit)[0].item()
+            rows.append(Row("", f"answers of {length} tokens: {beta * weight * sequences * length:.4g} × the mean nats of a token = "
+                            f"{beta * weight * sequences:.4g} × the mean nats of an answer"))
+    return [*rows, Row("", "The policy term is reduced alike: one nat costs β of the advantage of the token it is counted at.")]
+
+
+def rollouts(recipe: Recipe) -> int:
+    """Sequences in a batch."""
+    return recipe.batch.prompts * (recipe.batch.samples if recipe.algorithm.samples else 1)
+
+
+def arithmetic(recipe: Recipe) -> list[Row]:
+    """From prompts to updates."""
+    algorithm, batch, workers = recipe.algorithm, recipe.batch, recipe.workers
+    count, updates = rollouts(recipe), algorithm.epochs * algorithm.minibatches
+    if algorithm.samples:
+        share = batch.prompts // workers.rollout
+        rows = [Row("step", f"{batch.prompts} prompts × {batch.samples} samples = {count:,} rollouts"),
+                Row("rollout worker", f"{workers.rollout} of them, each {share} prompts × {batch.samples} = {share * batch.samples:,} rollouts a step")]
+    else:
+        rows = [Row("step", f"{batch.prompts} demonstrations")]
+    policy = "on-policy" if algorithm.on_policy else "the later updates of a batch are off-policy"
+    kind, most = "rollouts" if algorithm.samples else "demonstrations", recipe.steps * count * recipe.sampling.max_tokens
+    return [
+        *rows,
+        Row("updates", f"{algorithm.epochs} epochs × {algorithm.minibatches} minibatches = {updates} a step, "
+            f"{count // algorithm.minibatches:,} sequences each; {policy}"),
+        Row("run", f"{recipe.steps:,} steps: {recipe.steps * updates:,} updates, {recipe.steps * count:,} {kind}, at most {most:,} tokens"),
+    ]
+
+
+def loaded(recipe: Recipe) -> list[Row]:
+    """Models and processes."""
+    model, workers = recipe.model, recipe.workers
+    source = model.path or model.recipe or f"a new {model.config.get('model_type', 'model')}, at random"
+    how = f"LoRA of rank {model.lora.rank}" if model.lora.rank else "every parameter trained"
+    rows = [Row("policy", f"{source}; {model.dtype}, {how}")]
+    references = {written(r.reference): [] for r in recipe.regularizers.values() if r.reference is not None}
+    for name, regularizer in recipe.regularizers.items():
+        if regularizer.reference is not None:
+            references[written(regularizer.reference)].append(name)
+    frozen = "the adapter alone, or nothing where it is switched off" if model.lora.rank else "one copy of the trained parameters"
+    rows += [Row("reference", f"{reference} for {', '.join(names)}: {frozen}") for reference, names in references.items()]
+    if not references:
+        rows.append(Row("reference", "none: nothing compares the policy with where it started"))
+    copies = f"{workers.rollout} × " if workers.backend == "ray" else ""
+    engine = recipe.engine
+    rows.append(Row("engine", f"{copies}{written(engine)}: {say(summary(type(engine)))}", _place(type(engine))))
+    actors = f"ray: {workers.rollout} rollout, 1 learner and {workers.reward} reward actors"
+    return [*rows, Row("processes", actors if workers.backend == "ray" else "this one process")]
+
+
+def other_parts(recipe: Recipe) -> list[Row]:
+    """What the sections above do not name."""
+    parts = {"task": recipe.task, "reward": recipe.reward}
+    return [part_row(kind, part) for kind, part in parts.items() if part is not None]
+
+
+def _name(part: Any) -> str:
+    return getattr(part, "recipe_name", type(part).__name__)
+
+
+def _term(name: str, regularizer: Regularizer, recipe: Recipe) -> str:
+    beta = f"{regularizer.coefficient.beta(0):g}" if _constant(regularizer, recipe) else f"β_{name}"
+    weighting = regularizer.weighting
+    weight = "" if weighting is None or _name(weighting) == "uniform" else f" · {_name(weighting)}"
+    return f"{beta}{weight} · {name}_t"
+
+
+def _penalty(regularizer: Regularizer) -> str:
+    if not isinstance(regularizer, Composed):
+        return say(sentence(type(regularizer)))
+    return f"{say(sentence(type(regularizer.divergence)))}; by {written(regularizer.estimator)}, credit {regularizer.credit}"
+
+
+def _constant(regularizer: Regularizer, recipe: Recipe) -> bool:
+    """No state and the same at the first, middle and last step."""
+    rule = regularizer.coefficient
+    return not rule.state_dict() and len({rule.beta(step) for step in (0, recipe.steps // 2, max(recipe.steps - 1, 0))}) == 1
+
+
+def _place(thing: Any) -> str:
+    file, _, line = location(thing).rpartition(":")
+    path = Path(file)
+    return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}:{line}"
+
+
+def _print(title: str, rows: list[Row], out: Console) -> None:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(ratio=1)
+    for row in rows:
+        cell = Text(row.text)
+        if row.place:
+            cell.append(f"  {row.place}", style="dim")
+        table.add_row(f"  {row.label}", cell)
+    out.print(Text(title, style="bold"))
+    out.print(table)
+    out.print()

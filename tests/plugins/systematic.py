@@ -1,0 +1,63 @@
+"""A bandit to check the loop against its closed form: one prompt, one-token answers, a reward for each token."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from align.engines import Engine, Sampling
+from align.rewards import Reward
+from align.tasks import Example, Task
+from align.types import Group, Prompt, Rollout
+from align.weight_sync.packing import Weights, unpack
+
+
+class Systematic(Engine):
+    """Draws the first token by systematic sampling: counts are within one of N * pi, so the sampling noise is 1/N."""
+
+    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> None:
+        self.model = AutoModelForCausalLM.from_pretrained(model_dir)
+        self.tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        self.temperature = sampling.temperature
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
+        rng = np.random.default_rng(seed)
+        groups = []
+        for prompt in prompts:
+            logits = self.model(torch.tensor([prompt.token_ids])).logits[0, -1]
+            logp = torch.log_softmax(logits / self.temperature, -1).numpy()
+            ticks = (np.arange(samples) + rng.random()) / samples
+            tokens = np.searchsorted(np.cumsum(np.exp(logp.astype(np.float64))), ticks).clip(max=len(logp) - 1)
+            rollouts = tuple(Rollout(token_ids=np.array([t], dtype=np.int32), text=self.tokenizer.decode([t]), sampler_logp=logp[[t]],
+                                     version=self.version, finished=False) for t in tokens)
+            groups.append(Group(prompt=prompt, rollouts=rollouts))
+        return groups
+
+    def load(self, version: int, weights: Weights) -> None:
+        self.model.load_state_dict(dict(unpack(weights)), strict=False)
+        self.version = version
+
+
+class OnePrompt(Task):
+    def examples(self) -> Sequence[Example]:
+        return [Example(id="0", text="1")]
+
+    def suites(self, problems: int) -> dict[str, Sequence[Example]]:
+        return {"bandit": self.examples()}
+
+    def judge(self, suite: str, groups: Sequence[Group]) -> dict[str, float]:
+        return {}
+
+
+class ByToken(Reward):
+    """Rewards between 0 and 1.5 that follow no order."""
+
+    def score(self, prompt: Prompt, response: str) -> float:
+        return by_token(response)
+
+
+def by_token(text: str) -> float:
+    return 0.75 + 0.75 * math.sin(2.0 * sum(map(ord, text)))

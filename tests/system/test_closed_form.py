@@ -1,0 +1,72 @@
+"""The whole loop (engine, reward, pack, score, shape, update, sync) against the closed-form optimum of a bandit.
+
+max_pi E_pi[r] - beta D_f(pi||ref) is solved by ref * exp(r/beta)/Z for reverse KL, and for every f the optimum has
+r - beta f'(u) equal on its support (the KKT condition).
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from models import tiny_model
+from plugins.systematic import by_token
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from align import recipe
+from align.config import build_part
+from align.train import train
+
+PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
+SAMPLES = 4096
+BETA = 1.0
+
+FORMS = {
+    "reverse_kl exact": {"estimator": "exact"},
+    "reverse_kl sampled": {"estimator": "sampled"},
+    "reverse_kl in the reward": {"estimator": "k1", "placement": "reward", "credit": "summed"},
+    "reverse_kl by sequence": {"estimator": "sampled", "placement": "reward", "credit": "sequence"},
+    "forward_kl": {"divergence": "forward_kl", "estimator": "exact"},
+    "forward_kl sampled": {"divergence": "forward_kl"},
+    "jensen_shannon": {"divergence": "jensen_shannon", "placement": "reward"},
+    "tsallis 0.5": {"divergence": {"name": "tsallis", "q": 0.5}},
+    "tsallis 2": {"divergence": {"name": "tsallis", "q": 2.0}, "estimator": "exact"},
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("bandit"), tied=False, spread=0.15)
+
+
+def log_policy(folder: Path) -> torch.Tensor:
+    logits = AutoModelForCausalLM.from_pretrained(folder)(torch.tensor([AutoTokenizer.from_pretrained(folder)("1")["input_ids"]])).logits
+    return torch.log_softmax(logits[0, -1].detach().double(), -1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_loop_reaches_the_regularized_optimum(form: str, model: Path, tmp_path: Path):
+    regularizer = FORMS[form] | {"coefficient": BETA}
+    train(recipe.build({
+        "steps": 150,
+        "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic",
+        # TRL's and our group mean contains the sample itself, which scales the policy gradient by 1 - 1/SAMPLES.
+        "algorithm": {"name": "grpo", "normalize": "none"},
+        "regularizers": {"form": regularizer},
+        "model": {"path": str(model)},
+        "batch": {"prompts": 1, "samples": SAMPLES},
+        "sampling": {"max_tokens": 1},
+        "optimizer": {"lr": 0.02, "betas": [0.9, 0.95], "schedule": "cosine", "max_grad_norm": 100.0},
+        "workers": {"backend": "local"},
+        "evaluation": {"every": -1},
+    }), tmp_path)
+    ref, logp = log_policy(model), log_policy(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    rewards = torch.tensor([by_token(tokenizer.decode([t])) for t in range(len(ref))]).double()
+    divergence = build_part("divergence", regularizer.get("divergence", "reverse_kl"), "divergence")
+    level = rewards - BETA * divergence.coefficient(logp - ref)
+    spread = level - (logp.exp() * level).sum()
+    assert (logp - ref).abs().max() > 0.5, "the policy has to move for the optimum to mean anything"
+    assert spread.abs().max() < 5e-3
+    if "reverse_kl" in form:
+        closed = torch.log_softmax(ref + rewards / BETA, -1)
+        assert (logp - closed).abs().max() < 5e-3

@@ -1,0 +1,399 @@
+"""The whole product divergence x estimator x placement x credit x {on, off policy} against exact gradients, in float64.
+
+A cell is refused, or its expected gradient is that of the objective it claims. What the expectation is taken over:
+
+- in the loss: trees of three tokens (with and without an end token) and single tokens, every credit, on- and off-policy;
+- in the reward, where the unclipped surrogate `-rho (A - penalty)` weighs each token by its own ratio: the same for the local
+  credit, whose states are the behaviour's; summed and sequence credit on-policy on trees and off-policy on single tokens, since
+  off-policy a product of ratios over the prefix would be needed that no token-level surrogate has (`test_reward_credit...`
+  pins the size of that gap).
+
+Off-policy means answers drawn from pi_old != pi_theta, weighed by pi_old.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+from unit.enumeration import (
+    NAME,
+    Problem,
+    gradient,
+    local_objective,
+    sequence_objective,
+    state_divergence,
+    summed_objective,
+)
+
+from align.coefficients.constant import Constant
+from align.divergences import Divergence
+from align.divergences.forward_kl import ForwardKl
+from align.divergences.jensen_shannon import JensenShannon
+from align.divergences.reverse_kl import ReverseKl
+from align.divergences.tsallis import Tsallis
+from align.estimators.exact import Exact
+from align.estimators.k1 import K1
+from align.estimators.k2 import K2
+from align.estimators.k3 import K3
+from align.estimators.sampled import Sampled
+from align.registry import _complete
+from align.regularizers import Penalty
+from align.regularizers._incompatible import incompatible
+from align.regularizers.composed import Composed
+from align.types import TokenContext
+from align.weightings.uniform import Uniform
+
+
+class SquaredHellinger:
+    """What a user writes: f alone, on no base class."""
+
+    def f(self, log_u):
+        return (torch.exp(log_u / 2) - 1) ** 2
+
+
+def tsallis(q: float):
+    return lambda u: (u**q - u) / (q - 1)
+
+
+def reverse_kl(u):
+    return u * u.log()
+
+
+def forward_kl(u):
+    return -u.log()
+
+
+def k2_functional(u):
+    """Not convex below 1/e, so no divergence: what the mean of k2 is."""
+    return 0.5 * u * u.log() ** 2
+
+
+DIVERGENCES = {
+    "reverse_kl": (ReverseKl(), reverse_kl),
+    "forward_kl": (ForwardKl(), forward_kl),
+    "jensen_shannon": (JensenShannon(), lambda u: u * u.log() - (u + 1) * ((u + 1) / 2).log()),
+    "tsallis_0.5": (Tsallis(q=0.5), tsallis(0.5)),
+    "tsallis_1.5": (Tsallis(q=1.5), tsallis(1.5)),
+    "tsallis_2": (Tsallis(q=2.0), tsallis(2.0)),
+    "users_own": (_complete(SquaredHellinger, Divergence)(), lambda u: (u.sqrt() - 1) ** 2),
+}
+ESTIMATORS = {"sampled": Sampled(), "exact": Exact(), "k1": K1(), "k2": K2(), "k3": K3()}
+PLACEMENTS = ("loss", "reward")
+CREDITS = ("local", "summed", "sequence")
+POLICIES = ("on", "off")
+CELLS = list(product(DIVERGENCES, ESTIMATORS, PLACEMENTS, CREDITS, POLICIES))
+
+MEANINGLESS = {
+    *product(set(DIVERGENCES) - {"reverse_kl"}, ("k1", "k2", "k3"), PLACEMENTS, CREDITS, POLICIES),
+    *product(DIVERGENCES, ("exact",), ("reward",), CREDITS, POLICIES),
+    *product(DIVERGENCES, ("exact",), ("loss",), ("sequence",), POLICIES),
+    *product(("reverse_kl",), ("k1", "k2", "k3"), ("loss",), ("summed",), POLICIES),
+}
+"""Refused, whatever the recipe says."""
+BIASED = {
+    *product(("reverse_kl",), ("k1", "k3"), ("loss",), ("local", "sequence"), POLICIES),
+    *product(("reverse_kl",), ("k2",), ("loss",), ("local", "sequence"), ("off",)),
+    *product(("reverse_kl",), ("k2", "k3"), ("reward",), CREDITS, POLICIES),
+}
+"""Published forms: run only with `allow_biased`, and then have exactly the known bias."""
+UNBIASED = [c for c in CELLS if c not in MEANINGLESS | BIASED]
+
+TREES = (Problem(4, 3), Problem(4, 3, end=1))
+SINGLE = (Problem(6),)
+TOLERANCE = 1e-10
+
+
+def composed(cell, allow_biased: bool = False) -> Composed:
+    divergence, estimator, placement, credit, _ = cell
+    return Composed(divergence=DIVERGENCES[divergence][0], estimator=ESTIMATORS[estimator], coefficient=Constant(1.0),
+                    weighting=Uniform(), reference=None, placement=placement, credit=credit, allow_biased=allow_biased)
+
+
+def setting(problem: Problem, policy: str) -> tuple[Tensor, Tensor | None, Tensor]:
+    """pi_theta, pi_old (None on-policy), ref: three different random policies."""
+    logits, ref = problem.random(1), problem.random(2)
+    return logits, None if policy == "on" else logits + 0.5 * problem.random(3), ref
+
+
+def context(cell, problem: Problem) -> tuple[TokenContext, Tensor]:
+    logits, old, ref = setting(problem, cell[4])
+    leaf = logits.clone().requires_grad_()
+    divergence = DIVERGENCES[cell[0]][0] if cell[1] == "exact" else None
+    return problem.context(leaf, old, ref, divergence), leaf
+
+
+def expected_gradient(ctx: TokenContext, leaf: Tensor, penalty: Penalty) -> Tensor:
+    """Of the total loss over the enumeration: the penalty's own loss, or the unclipped surrogate of an advantage of 0 minus the penalty."""
+    loss = penalty.loss if penalty.reward is None else torch.exp(ctx.log_rho) * penalty.reward
+    (result,) = torch.autograd.grad((ctx.batch.loss_weights * loss).sum(), leaf)
+    return result
+
+
+def problems(cell) -> tuple[Problem, ...]:
+    on_tree = cell[2] == "loss" or cell[3] == "local" or cell[4] == "on"
+    return TREES + SINGLE if on_tree else SINGLE
+
+
+def objective(cell, problem: Problem, logits: Tensor, old: Tensor | None, ref: Tensor, f=None) -> Tensor:
+    """The exact divergence this cell claims, as a function of the policy's logits."""
+    f = DIVERGENCES[cell[0]][1] if f is None else f
+    if cell[3] == "local":
+        return local_objective(f, problem, logits, logits if old is None else old, ref)
+    return (summed_objective if cell[3] == "summed" else sequence_objective)(f, problem, logits, ref)
+
+
+def assert_close(actual: Tensor, expected: Tensor):
+    assert (actual - expected).abs().max() < TOLERANCE, (actual, expected)
+
+
+def test_the_enumeration_is_complete():
+    """Probabilities of answers sum to 1, a prefix is reached by what extends it, and tokens of an answer follow each other."""
+    for problem in (Problem(6), *TREES):
+        logits = problem.random(0)
+        assert abs(problem.answer_logp(logits).exp().sum() - 1) < 1e-14
+        of_answers = dict(zip(problem.answers, problem.answer_logp(logits).exp().tolist(), strict=True))
+        for prefix, reached in zip(problem.prefixes, problem.reach(logits).tolist(), strict=True):
+            assert abs(reached - sum(p for a, p in of_answers.items() if a[: len(prefix)] == prefix)) < 1e-14
+        ctx = problem.context(logits, None, problem.random(1))
+        assert_close(ctx.logp, problem.token_logp(logits))
+        assert ctx.batch.tokens.tolist() == [token for a in problem.answers for token in a]
+        assert ctx.batch.positions.tolist() == [t for a in problem.answers for t in range(len(a))]
+    assert [len(p.answers) for p in (Problem(6), *TREES)] == [6, 64, 40]
+
+
+def test_refused_cells_are_these_and_no_others(capsys):
+    """420 cells: 278 without meaning, 22 published with a bias, 120 with the gradient they claim."""
+    found = Counter()
+    for cell in CELLS:
+        divergence, estimator, placement, credit, policy = cell
+        refusal = incompatible(DIVERGENCES[divergence][0], ESTIMATORS[estimator], placement, credit, on_policy=policy == "on", samples=True)
+        kind = "unbiased" if refusal is None else "biased" if refusal.biased else "meaningless"
+        assert kind == ("meaningless" if cell in MEANINGLESS else "biased" if cell in BIASED else "unbiased"), cell
+        assert refusal is None or len(refusal.text) > 40
+        found[kind] += 1
+    assert found == {"meaningless": 278, "biased": 22, "unbiased": 120}
+    with capsys.disabled():
+        print(f"\nregularizer product: {found['unbiased']} cells exact, {found['biased']} with their published bias, "
+              f"{found['meaningless']} refused, of {len(CELLS)}")
+
+
+def test_demonstrations_allow_only_the_exact_local_loss():
+    allowed = {cell[:4] for cell in CELLS if incompatible(DIVERGENCES[cell[0]][0], ESTIMATORS[cell[1]], *cell[2:4],
+                                                          on_policy=cell[4] == "on", samples=False) is None}
+    assert allowed == set(product(DIVERGENCES, ("exact",), ("loss",), ("local",)))
+
+
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_the_recipe_is_told(cell):
+    """`refusal` names a reason, or offers allow_biased where a published form exists, and rejects allow_biased where it is idle."""
+    on_policy = cell[4] == "on"
+    plain = composed(cell).refusal(on_policy=on_policy, samples=True)
+    allowed = composed(cell, allow_biased=True).refusal(on_policy=on_policy, samples=True)
+    if cell in MEANINGLESS:
+        assert plain == allowed and "allow_biased" not in plain
+    elif cell in BIASED:
+        assert "allow_biased: true" in plain and allowed is None
+    else:
+        assert plain is None and "changes nothing" in allowed
+
+
+@pytest.mark.parametrize("cell", UNBIASED, ids="-".join)
+def test_gradient_is_that_of_the_objective(cell):
+    for problem in problems(cell):
+        logits, old, ref = setting(problem, cell[4])
+        ctx, leaf = context(cell, problem)
+        penalty = composed(cell).penalty(ctx, NAME)
+        assert (penalty.loss is None) == (cell[2] == "reward") and (penalty.reward is None) == (cell[2] == "loss")
+        exact = gradient(lambda x, p=problem, old=old, ref=ref: objective(cell, p, x, old, ref), logits)
+        assert exact.abs().max() > 1e-2
+        assert_close(expected_gradient(ctx, leaf, penalty), exact)
+
+
+@pytest.mark.parametrize("cell", [c for c in UNBIASED if c[1] in ("sampled", "exact")], ids="-".join)
+def test_value_is_the_objective(cell):
+    """In every placement, on- and off-policy, on trees too: the estimate carries its own importance ratio."""
+    for problem in TREES + SINGLE:
+        logits, old, ref = setting(problem, cell[4])
+        ctx, _ = context(cell, problem)
+        value = composed(cell).penalty(ctx, NAME).value
+        assert not value.requires_grad
+        exact = objective(cell, problem, logits, old, ref)
+        assert exact > 1e-2
+        assert_close((ctx.batch.loss_weights * value).sum(), exact)
+
+
+@pytest.mark.parametrize("cell", [c for c in UNBIASED if c[1] in ("sampled", "exact") and c[2] == "loss"], ids="-".join)
+def test_the_loss_reads_as_its_value(cell):
+    for problem in TREES:
+        ctx, _ = context(cell, problem)
+        penalty = composed(cell).penalty(ctx, NAME)
+        assert torch.equal(penalty.loss.detach(), penalty.value)
+
+
+@pytest.mark.parametrize("cell", [c for c in CELLS if c not in MEANINGLESS and c[1] in ("k1", "k2", "k3")], ids="-".join)
+def test_value_of_published_estimators(cell):
+    """k1 and k3: KL(pi||ref) on-policy; k2: its own functional. Off-policy none of them has a ratio: the mean is over pi_old."""
+    estimates = {"k1": lambda d: -d, "k2": lambda d: 0.5 * d**2, "k3": lambda d: torch.exp(d) - 1 - d}
+    for problem in TREES + SINGLE:
+        logits, old, ref = setting(problem, cell[4])
+        ctx, _ = context(cell, problem)
+        mean = (ctx.batch.loss_weights * composed(cell, allow_biased=True).penalty(ctx, NAME).value).sum()
+        if cell[4] == "on":
+            f = k2_functional if cell[1] == "k2" else reverse_kl
+            assert_close(mean, objective(cell, problem, logits, old, ref, f))
+        else:
+            assert_close(mean, mean_over_old(problem, cell[3], estimates[cell[1]], logits, old, ref))
+
+
+def mean_over_old(problem: Problem, credit: str, estimate, logits: Tensor, old: Tensor, ref: Tensor) -> Tensor:
+    """E over pi_old of an estimate k(delta), delta = log ref/pi, of each token or (sequence) of the answer; differentiable in pi."""
+    if credit == "sequence":
+        return (problem.answer_logp(old).exp().detach() * estimate(problem.answer_logp(ref) - problem.answer_logp(logits))).sum()
+    states = (torch.softmax(old, -1).detach() * estimate(torch.log_softmax(ref, -1) - torch.log_softmax(logits, -1))).sum(-1)
+    return (problem.reach(old).detach() * states).sum()
+
+
+@pytest.mark.parametrize("cell", sorted(c for c in BIASED if c[2] == "loss"), ids="-".join)
+def test_bias_of_published_losses(cell):
+    """methods A: on-policy k1 in the loss has gradient 0 and k3 that of KL(ref||pi); off-policy each is the plain loss over pi_old.
+
+    There k1 climbs KL(pi_old||pi): `E_old[grad log pi] = -grad KL(pi_old||pi)`.
+    """
+    _, estimator, _, credit, policy = cell
+    estimates = {"k1": lambda d: -d, "k2": lambda d: 0.5 * d**2, "k3": lambda d: torch.exp(d) - 1 - d}
+    for problem in problems(cell):
+        logits, old, ref = setting(problem, policy)
+        ctx, leaf = context(cell, problem)
+        found = expected_gradient(ctx, leaf, composed(cell, allow_biased=True).penalty(ctx, NAME))
+        if policy == "on" and estimator == "k1":
+            assert_close(found, torch.zeros_like(found))
+        elif policy == "on":
+            assert estimator == "k3"
+            forward = gradient(lambda x, p=problem, ref=ref: objective(cell, p, x, None, ref, forward_kl), logits)
+            assert forward.abs().max() > 1e-2
+            assert_close(found, forward)
+        else:
+            published = gradient(lambda x, p=problem, old=old, ref=ref: mean_over_old(p, credit, estimates[estimator], x, old, ref), logits)
+            assert published.abs().max() > 1e-2
+            assert_close(found, published)
+        if policy == "off" and estimator == "k1":
+            away = gradient(lambda x, p=problem, old=old: objective(cell, p, x, old, old, forward_kl), logits)
+            assert_close(found, -away)
+
+
+@pytest.mark.parametrize("cell", sorted(c for c in BIASED if c[2] == "reward"), ids="-".join)
+def test_bias_of_published_rewards(cell):
+    """methods A: k3 in the reward has grad_rev - grad_fwd and k2 grad E_pi[k2] - grad_rev, for its own token.
+
+    Summed, the tokens that follow answer with their value: for k3 the bias stays with the own token; for k2 the whole is
+    the gradient of the summed k2 functional minus the own tokens' grad_rev.
+    """
+    _, estimator, _, credit, policy = cell
+    claimed, wrong = {"k2": (k2_functional, reverse_kl), "k3": (reverse_kl, forward_kl)}[estimator]
+    own = (*cell[:3], "local" if credit == "summed" else credit, policy)
+    for problem in problems(cell):
+        logits, old, ref = setting(problem, policy)
+        ctx, leaf = context(cell, problem)
+        found = expected_gradient(ctx, leaf, composed(cell, allow_biased=True).penalty(ctx, NAME))
+
+        def bias(f, g, x, problem=problem, old=old, ref=ref, logits=logits):
+            behaviour = logits if old is None else old
+            return objective(cell, problem, x, old, ref, f) - objective(own, problem, x, behaviour, ref, g)
+
+        published = gradient(lambda x, bias=bias: bias(claimed, wrong, x), logits)
+        assert published.abs().max() > 1e-2
+        assert_close(found, published)
+
+
+def test_k3_in_the_reward_vanishes_to_first_order_near_the_reference():
+    """Halving the distance to the reference quarters the pull; a KL's would halve (methods A)."""
+    problem, cell = Problem(6), ("reverse_kl", "k3", "reward", "local", "on")
+    ref, direction = problem.random(2), problem.random(1)
+    sizes = []
+    for step in (0.02, 0.01):
+        leaf = (ref + step * direction).requires_grad_()
+        ctx = problem.context(leaf, None, ref)
+        sizes.append(expected_gradient(ctx, leaf, composed(cell, allow_biased=True).penalty(ctx, NAME)).norm())
+    assert 3.9 < sizes[0] / sizes[1] < 4.1
+
+
+@pytest.mark.parametrize("credit", ["summed", "sequence"])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_reward_credit_beyond_the_own_token_is_first_order_off_policy(divergence, credit):
+    """Off-policy on trees a token-level surrogate is not exact for these; the gap is real and shrinks with pi_old - pi_theta."""
+    problem = TREES[0]
+    logits, ref, direction = problem.random(1), problem.random(2), problem.random(3)
+    cell = (divergence, "sampled", "reward", credit, "off")
+    exact = gradient(lambda x: objective(cell, problem, x, None, ref), logits)
+    gaps = []
+    for step in (1e-2, 1e-4):
+        leaf = logits.clone().requires_grad_()
+        ctx = problem.context(leaf, logits + step * direction, ref)
+        gaps.append((expected_gradient(ctx, leaf, composed(cell).penalty(ctx, NAME)) - exact).norm())
+    assert gaps[0] > 1e-4
+    assert 80 < gaps[0] / gaps[1] < 120
+
+
+@pytest.mark.parametrize("credit", CREDITS)
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("estimator", ["sampled", "exact"])
+def test_at_the_reference_nothing_pulls(estimator, placement, credit):
+    """pi = ref: value 0 and expected gradient 0 for every divergence."""
+    for divergence in DIVERGENCES:
+        cell = (divergence, estimator, placement, credit, "on")
+        if cell in MEANINGLESS:
+            continue
+        for problem in TREES:
+            leaf = problem.random(1).requires_grad_()
+            ctx = problem.context(leaf, None, leaf.detach(), DIVERGENCES[divergence][0] if estimator == "exact" else None)
+            penalty = composed(cell).penalty(ctx, NAME)
+            assert penalty.value.abs().max() < 1e-13
+            assert expected_gradient(ctx, leaf, penalty).abs().max() < 1e-13
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("estimator", ["sampled", "exact"])
+def test_token_weights_weigh_states(estimator, policy):
+    """A weight that depends on the state alone weighs that state's divergence: sum_t E w_t D_t, locally and summed."""
+    problem = TREES[1]
+    logits, old, ref = setting(problem, policy)
+    of_prefix = torch.linspace(0.2, 3.0, len(problem.prefixes), dtype=torch.float64)
+    prefix = torch.tensor(problem.steps())[:, 2]
+    for divergence, (_, f) in DIVERGENCES.items():
+        for credit in ("local", "summed"):
+            ctx, leaf = context((divergence, estimator, "loss", credit, policy), problem)
+            ctx.batch.penalty_weights[NAME].copy_(of_prefix[prefix])
+            penalty = composed((divergence, estimator, "loss", credit, policy)).penalty(ctx, NAME)
+
+            def weighed(x, f=f, credit=credit):
+                reach = problem.reach(x) if credit == "summed" else problem.reach(logits if old is None else old).detach()
+                return (reach * of_prefix * state_divergence(f, x, ref)).sum()
+
+            assert_close(expected_gradient(ctx, leaf, penalty), gradient(weighed, logits))
+            assert_close((ctx.batch.loss_weights * penalty.value).sum(), weighed(logits))
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_sequence_credit_takes_the_mean_weight_of_an_answer(placement):
+    problem = TREES[1]
+    cell = ("jensen_shannon", "sampled", placement, "sequence", "on")
+    ctx, _ = context(cell, problem)
+    plain = composed(cell).penalty(ctx, NAME)
+    uneven = torch.linspace(0.0, 2.0, len(ctx.batch.seq_ids), dtype=torch.float64)
+    ctx.batch.penalty_weights[NAME].copy_(uneven)
+    found = composed(cell).penalty(ctx, NAME)
+    means = torch.stack([uneven[ctx.batch.seq_ids == s].mean() for s in range(len(problem.answers))])[ctx.batch.seq_ids]
+    assert_close(found.value, means * plain.value)
+    assert_close(found.reward if placement == "reward" else found.loss.detach(),
+                 means * (plain.reward if placement == "reward" else plain.loss.detach()))
+
+
+def test_misspelt_axes_are_refused():
+    with pytest.raises(ValueError, match="placement must be one of loss, reward"):
+        composed(("reverse_kl", "sampled", "lossy", "local", "on"))
+    with pytest.raises(ValueError, match="credit must be one of local, summed, sequence"):
+        composed(("reverse_kl", "sampled", "loss", "global", "on"))
