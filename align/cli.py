@@ -36,7 +36,7 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pret
                   help="Align language models, with the regularizer as an object.")
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that comes with align.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys to change, by their path in the recipe.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to change, by their path in the recipe.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -53,7 +53,10 @@ def train(
     address: Annotated[str | None, typer.Option(help="A Ray cluster to attach to: HOST:PORT, ray://HOST:PORT or auto.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in the folder.")] = False,
 ) -> None:
-    """Run a recipe: metrics, checkpoints, the final model and a report go to one folder."""
+    """Run a recipe into a folder.
+
+    The folder holds the metrics, the checkpoints, the final model and the plot.
+    """
     from align.lookup import find_recipe
 
     file = find_recipe(recipe)
@@ -79,7 +82,8 @@ def train(
         raise typer.Exit(STOPPED_BY_HAND) from None
 
 
-@app.command("eval", epilog=_example("align eval runs/countdown_grpo", "align eval runs/countdown_grpo --model other/model --samples 16 --json"))
+@app.command("eval", epilog=_example("align eval runs/countdown_grpo",
+                                    "align eval runs/countdown_grpo --model other/model --samples 16 --json"))
 def evaluate(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run: its recipe names task, engine and sampling.")],
     model: Annotated[Path | None, typer.Option(help="A model folder.  [default: the run's final model]", show_default=False)] = None,
@@ -87,7 +91,7 @@ def evaluate(
     samples: Annotated[int | None, typer.Option(min=1, help="Answers to each.  [default: the recipe's]", show_default=False)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model on the held-out problems of a run's task."""
+    """Measure a model on held-out problems."""
     from align import config
     from align.evaluate import evaluate_model
     from align.recipe import build
@@ -109,7 +113,10 @@ def evaluate(
 
 @app.command(epilog=_example("align explain countdown_grpo regularizers.kl.divergence=forward_kl"))
 def explain(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Print what a recipe optimises, as maths, and what it will load. Nothing is loaded."""
+    """Print what a recipe optimises, as maths.
+
+    And what beta comes to, the sizes, and what would be loaded; nothing is.
+    """
     from align.explain import explain as describe
     from align.lookup import find_recipe
     from align.recipe import load
@@ -122,10 +129,13 @@ def explain(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 @app.command("list", epilog=_example("align list", "align list coefficient", "align list --json"))
 def list_parts(
-    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="One kind of part, with the meaning of its keys.")] = None,
+    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="One kind of part, with the meaning of its keys.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the parts a recipe can name: those of align and those that installed packages bring."""
+    """List the parts a recipe can name.
+
+    Those of align, and those that installed packages bring.
+    """
     from align.catalogue import catalogue, tables
 
     parts = catalogue(kind)

@@ -10,7 +10,11 @@ class RecipeError(UserError):
 
     def __init__(self, where: str, problem: str):
         super().__init__(f"{where}: {problem}" if where else problem)
-        self.where = where
+        self.where, self.problem = where, problem
+
+    def __reduce__(self):
+        # The default would call the class with the message alone, and a worker's error would not arrive.
+        return RecipeError, (self.where, self.problem)
 
 
 class RunStopped(UserError):

@@ -93,7 +93,7 @@ def regularizer_rows(name: str, regularizer: Regularizer, recipe: Recipe) -> lis
 
 def _estimate(regularizer: Composed) -> list[Row]:
     """Value and gradient by name: they are different things."""
-    estimator, divergence = regularizer.estimator, regularizer.divergence
+    estimator, divergence, credit = regularizer.estimator, regularizer.divergence, CREDITS[regularizer.credit]
     if regularizer.placement == "reward":
         weighed = "the surrogate owns the importance ratio ρ"
     elif estimator.full_vocabulary and regularizer.credit == "local":
@@ -103,8 +103,7 @@ def _estimate(regularizer: Composed) -> list[Row]:
     return [
         Row("value", f"{probe.value_is(estimator, divergence)} for the divergence; it is logged, and an adaptive coefficient sees it"),
         Row("gradient", f"{probe.gradient_is(estimator, divergence, regularizer.placement)}; {weighed}"),
-        Row("placement", f"{regularizer.placement}; credit {regularizer.credit}: {say(sentence(CREDITS[regularizer.credit]))}",
-            _place(CREDITS[regularizer.credit])),
+        Row("placement", f"{regularizer.placement}; credit {regularizer.credit}: {re.split('[,;] ', sentence(credit))[0]}", _place(credit)),
     ]
 
 
@@ -134,7 +133,7 @@ def arithmetic(recipe: Recipe) -> list[Row]:
     if algorithm.samples:
         share = batch.prompts // workers.rollout
         rows = [Row("step", f"{batch.prompts} prompts × {batch.samples} samples = {count:,} rollouts"),
-                Row("rollout worker", f"{workers.rollout} of them, each {share} prompts × {batch.samples} = {share * batch.samples:,} rollouts a step")]
+                Row("worker", f"{share} prompts × {batch.samples} = {share * batch.samples:,} rollouts, on each of {workers.rollout}")]
     else:
         rows = [Row("step", f"{batch.prompts} demonstrations")]
     policy = "on-policy" if algorithm.on_policy else "the later updates of a batch are off-policy"

@@ -192,6 +192,26 @@ class Recipe:
             raise ValueError(f"steps must be >= 0, not {self.steps}")
 
 
+def _refuse_dead_keys(recipe: Recipe) -> None:
+    """A key that was given and changes nothing is an error. One that holds its default is as good as not given."""
+    name = recipe.algorithm.recipe_name
+    demonstrations = f"{name} learns from demonstrations; delete the key"
+    switched_off = [
+        (recipe.model.lora, "model.lora", "rank", recipe.model.lora.rank == 0, "rank: 0 trains every parameter"),
+        (recipe.evaluation, "evaluation", "every", recipe.evaluation.every < 0, "every: -1 never evaluates"),
+        (recipe.reward_limits, "reward_limits", None, not recipe.algorithm.samples, demonstrations),
+    ]
+    for part, where, switch, off, why in switched_off:
+        for f in fields(part):
+            if off and f.name != switch and getattr(part, f.name) != f.default:
+                raise RecipeError(f"{where}.{f.name}", f"changes nothing: {why}")
+    if not recipe.algorithm.samples:
+        if recipe.reward is not None:
+            raise RecipeError("reward", f"changes nothing: {demonstrations}")
+        if recipe.batch.samples != Batch.samples:
+            raise RecipeError("batch.samples", f"changes nothing: {demonstrations}")
+
+
 def load(path: str | Path, overrides: list[str] = ()) -> Recipe:
     """The recipe, built and checked as a whole. Raises RecipeError before anything heavy is loaded."""
     return build(config.load(path, overrides))
@@ -200,20 +220,16 @@ def load(path: str | Path, overrides: list[str] = ()) -> Recipe:
 def build(node: dict) -> Recipe:
     """The recipe of a plain node, as `recipe.yaml` of a run holds it."""
     recipe = config.build(Recipe, node, "")
-    check(recipe, node)
+    check(recipe)
     return recipe
 
 
-def check(recipe: Recipe, node: dict) -> None:
+def check(recipe: Recipe) -> None:
     """What no single part can know: keys that change nothing, parts that contradict each other, sizes that do not divide."""
     algorithm = recipe.algorithm
     if algorithm.samples and recipe.reward is None:
         raise RecipeError("reward", f"{algorithm.recipe_name} learns from rewards: name one")
-    if not algorithm.samples:
-        dead = [k for k in ("reward", "reward_limits", "max_engine_gap") if k in node]
-        dead += ["batch.samples"] if "samples" in (node.get("batch") or {}) else []
-        if dead:
-            raise RecipeError(dead[0], f"changes nothing: {algorithm.recipe_name} learns from demonstrations; delete the key")
+    _refuse_dead_keys(recipe)
     if recipe.batch.prompts % algorithm.minibatches:
         raise RecipeError("batch.prompts", f"{recipe.batch.prompts} prompts do not divide into {algorithm.minibatches} "
                           "minibatches (groups stay whole); change algorithm.minibatches or batch.prompts")

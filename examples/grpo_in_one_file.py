@@ -3,7 +3,7 @@
 A tiny Qwen2 learns from demonstrations to reach a target from four numbers (`3,5,7,9=14:` -> `9+7+3-5`), then GRPO (Shao et
 al. 2402.03300) improves it by reward alone, held near where it started by beta * KL(pi||ref). On one CPU core:
 
-    python examples/grpo_in_one_file.py --steps 60 --seed 0
+    python examples/grpo_in_one_file.py --steps 80 --seed 0
 
 Read it from top to bottom: the world, the model, sampling, the loss, the loop. On the same batch `grpo_loss` and its gradient
 equal those of the framework bit for bit (tests/golden/test_one_file_grpo.py), so what is true here is true there.
@@ -288,11 +288,11 @@ def train(model: Qwen2ForCausalLM, reference: Qwen2ForCausalLM, args: argparse.N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="GRPO on countdown problems, from nothing, in one file.")
-    parser.add_argument("--steps", type=int, default=60, help="GRPO updates")
-    parser.add_argument("--warmup-steps", type=int, default=300, help="SFT updates before them")
-    parser.add_argument("--prompts", type=int, default=64, help="problems in a GRPO batch")
+    parser.add_argument("--steps", type=int, default=80, help="GRPO updates")
+    parser.add_argument("--warmup-steps", type=int, default=450, help="SFT updates before them")
+    parser.add_argument("--prompts", type=int, default=128, help="problems in a GRPO batch")
     parser.add_argument("--samples", type=int, default=8, help="answers to each")
-    parser.add_argument("--beta", type=float, default=0.1, help="strength of KL(pi||ref); 0 switches it off")
+    parser.add_argument("--beta", type=float, default=0.05, help="strength of KL(pi||ref); 0 switches it off")
     parser.add_argument("--problems", type=int, default=192, help="held-out problems in the evaluation")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

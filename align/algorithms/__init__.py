@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from inspect import isfunction
 
 from torch import Tensor
 
+from align.core import reductions
 from align.describe import summary
 from align.types import TokenBatch, TokenContext
 
@@ -40,6 +42,15 @@ class Algorithm(ABC):
     def symbols(self) -> dict[str, str]:
         """What the symbols of `formula` stand for under these keys."""
         return {}
+
+    def check(self) -> None:
+        """Raises ValueError for a key every algorithm has in common; to be called by `__post_init__`."""
+        known = [name for name, value in vars(reductions).items() if isfunction(value)]
+        if self.reduction not in known:
+            raise ValueError(f"reduction must be one of {', '.join(known)}, not {self.reduction!r}")
+        for key in ("epochs", "minibatches"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
 
     @property
     def on_policy(self) -> bool:

@@ -29,6 +29,7 @@ class Grpo(Algorithm):
     minibatches: int = 1
 
     def __post_init__(self):
+        self.check()
         if self.normalize not in ADVANTAGES:
             raise ValueError(f"normalize must be one of {', '.join(ADVANTAGES)}, not {self.normalize!r}")
         if not (0 < self.clip_low < 1 and self.clip_high > 0):

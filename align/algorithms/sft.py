@@ -15,5 +15,8 @@ class Sft(Algorithm):
     reduction: str = "token"
     """`token`, `sequence` or `constant`: see core/reductions.py."""
 
+    def __post_init__(self):
+        self.check()
+
     def loss(self, ctx: TokenContext, advantages: None) -> tuple[Tensor, dict[str, Tensor]]:
         return -ctx.logp, {}

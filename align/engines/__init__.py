@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from align.types import Group, Prompt
 from align.weight_sync.packing import Weights
@@ -33,6 +34,8 @@ class Engine(ABC):
 
     version: int = 0
     """The weights it holds: how many updates they have seen."""
+    environment: ClassVar[Mapping[str, str]] = {}
+    """Variables that its process must have before anything is imported."""
 
     @abstractmethod
     def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> None:

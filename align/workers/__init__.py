@@ -1,0 +1,72 @@
+"""Workers: which process does what. The loop talks to one object; it exists twice, in this process and as Ray actors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from align.errors import UserError
+from align.recipe import Recipe
+from align.types import Group, Prompt, Rewards, Stat, TokenBatch
+from align.weight_sync.packing import Weights
+
+
+class LearnerLike(Protocol):
+    """What the loop asks of the learner, in this process or in another. Folders are made absolute on the way to another."""
+
+    version: int
+    """Batches learned from."""
+
+    def score(self, batch: TokenBatch) -> TokenBatch: ...
+
+    def update(self, batch: TokenBatch, step: int) -> dict[str, Stat]: ...
+
+    def exact_kl(self, batch: TokenBatch) -> Stat: ...
+
+    def weights(self) -> Weights: ...
+
+    def save(self, folder: str) -> None: ...
+
+    def load(self, folder: str) -> None: ...
+
+    def export(self, folder: str) -> None: ...
+
+
+class Workers(Protocol):
+    """The contract of both twins. With one rollout worker they return the same rollouts, bit for bit, on the same machine."""
+
+    learner: LearnerLike
+
+    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
+        """`samples` rollouts for each prompt, in the order of the prompts, by the weights published last.
+
+        The prompts are split evenly and in order; each shard has a seed of its own, whichever worker draws it.
+        """
+
+    def score(self, groups: Sequence[Group]) -> Rewards:
+        """One reward a rollout, in their order, each within `reward_limits.seconds`."""
+
+    def publish(self, version: int) -> dict[str, float]:
+        """Give the learner's weights to every engine. Returns `sync/seconds` and `sync/bytes`."""
+
+    def close(self) -> None:
+        """End every process these workers started. May be called twice."""
+
+
+def open_workers(recipe: Recipe, model_dir: str, max_prompt_tokens: int, address: str | None = None) -> Workers:
+    """The workers of a recipe, their models loaded.
+
+    Args: model_dir: a Hugging Face folder, readable on every node; max_prompt_tokens: of the longest prompt to come;
+    address: a Ray cluster to attach to (`auto`, `HOST:PORT` or `ray://HOST:PORT`); None starts a private one.
+    Raises: UserError where the cluster cannot be reached or lacks what the recipe wants.
+    """
+    # Each twin is imported only where it works: Ray takes seconds to import, and the learner's libraries have no place in a driver.
+    if recipe.workers.backend == "local":
+        if address is not None:
+            raise UserError(f"--address {address} changes nothing with workers.backend: local; set workers.backend to ray, or drop it")
+        from align.workers.local import LocalWorkers  # noqa: PLC0415
+
+        return LocalWorkers(recipe, model_dir, max_prompt_tokens)
+    from align.workers.cluster import RayWorkers  # noqa: PLC0415
+
+    return RayWorkers(recipe, model_dir, max_prompt_tokens, address)

@@ -1,0 +1,118 @@
+"""The actors: thin shells around the parts, one process each. Constructing one is cheap; `start` loads its model.
+
+What fails in a constructor would reach the driver as a dead actor; what fails in `start` reaches it as the error it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+
+from align import config, registry
+from align.errors import UserError
+from align.recipe import Recipe
+from align.types import Group, Prompt, Rewards
+from align.weight_sync.packing import Weights
+from align.workers.reward_runner import run_rewards
+
+RETRIES = 3
+"""Of `start` on an actor that Ray restarts; a call with none is refused while the actor is on its way back."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What an actor builds its parts from: plain data and source text, so nothing a user defined is pickled."""
+
+    node: dict[str, Any]
+    """The recipe, every default written out."""
+    sources: dict[str, str]
+    """Plugin files, path -> text."""
+    model_dir: str
+    max_prompt_tokens: int
+
+    def recipe(self) -> Recipe:
+        """The recipe, built in this process. Raises UserError where this node cannot read the model."""
+        registry.install(self.sources)
+        recipe = config.build(Recipe, self.node, "")
+        torch.set_num_threads(recipe.workers.threads)
+        if not os.path.isdir(self.model_dir):
+            raise UserError(f"the node {ray.util.get_node_ip_address()} cannot read the model folder {self.model_dir}: keep the run "
+                            "folder and the model on a path that every node of the cluster shares")
+        return recipe
+
+
+@ray.remote
+class RolloutActor:
+    """One engine."""
+
+    def __init__(self, job: Job):
+        self.job, self.recipe = job, None
+
+    @ray.method(max_task_retries=RETRIES)
+    def start(self) -> None:
+        if self.recipe is None:
+            recipe = self.job.recipe()
+            recipe.engine.start(self.job.model_dir, recipe.sampling, self.job.max_prompt_tokens)
+            self.recipe = recipe
+
+    def load(self, version: int, weights: Weights) -> None:
+        self.start()
+        self.recipe.engine.load(version, weights)
+
+    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int, version: int, weights: Sequence[ray.ObjectRef]) -> list[Group]:
+        """`version` is what the engine must hold; one that was restarted does not, and gets it from `weights` ([] before the first)."""
+        self.start()
+        if self.recipe.engine.version != version:
+            self.recipe.engine.load(version, ray.get(weights[0]))
+        return self.recipe.engine.generate(prompts, samples, seed)
+
+    def close(self) -> None:
+        if self.recipe is not None:
+            self.recipe.engine.close()
+
+
+@ray.remote
+class LearnerActor:
+    """The learner. It is not restarted: its state since the last checkpoint is gone with it."""
+
+    def __init__(self, job: Job):
+        self.job = job
+
+    def start(self) -> None:
+        # Here, because the other actors share this file and have no use for what the learner imports.
+        from align.learner.learner import Learner  # noqa: PLC0415
+
+        self.learner = Learner(self.job.recipe(), self.job.model_dir)
+
+    def call(self, method: str, *args: Any) -> Any:
+        return getattr(self.learner, method)(*args)
+
+    def version(self) -> int:
+        return self.learner.version
+
+    def weights(self) -> tuple[Weights, int]:
+        """The weights and their bytes, as two objects: the driver looks at the second only."""
+        weights = self.learner.weights()
+        return weights, weights.buffer.nbytes
+
+
+@ray.remote
+class RewardActor:
+    """Runs rewards in the main thread of its process, where the time limit of an answer works."""
+
+    def __init__(self, job: Job):
+        self.job, self.recipe = job, None
+
+    @ray.method(max_task_retries=RETRIES)
+    def start(self) -> None:
+        if self.recipe is None:
+            self.recipe = self.job.recipe()
+
+    def score(self, groups: Sequence[Group]) -> Rewards:
+        self.start()
+        return run_rewards(self.recipe.reward, self.recipe.reward_limits, groups)

@@ -1,0 +1,76 @@
+"""Waiting for an actor's answer: what it raised arrives as it was, and its death as a stopped run."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
+
+from align.errors import RunStopped, UserError
+from align.types import Stat, TokenBatch
+from align.weight_sync.packing import Weights
+
+DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError)
+"""How Ray says that a process ended under a call."""
+
+
+def answer(ref: ray.ObjectRef, seconds: float | None = None) -> Any:
+    """The value of a call. A UserError raised over there is raised here, as itself; a death stays one of `DIED`."""
+    try:
+        return ray.get(ref, timeout=seconds)
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise
+
+
+def reason(error: Exception) -> str:
+    """The first line of what Ray says of a death that tells more than that it happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "exit" in line.lower() or "killed" in line.lower()), lines[0] if lines else repr(error))[:300]
+
+
+class RemoteLearner:
+    """The learner's methods, each called in its actor and waited for. Raises RunStopped where that process died."""
+
+    def __init__(self, actor: Any):
+        self._actor = actor
+
+    def wait(self, ref: ray.ObjectRef, seconds: float | None = None) -> Any:
+        try:
+            return answer(ref, seconds)
+        except DIED as error:
+            raise RunStopped(f"the learner's process died ({reason(error)}). What it learned since the last checkpoint is lost: run the "
+                             "same command with --resume") from error
+        except GetTimeoutError as error:
+            raise RunStopped(f"the learner did not answer within {seconds:g} s (workers.start_timeout)") from error
+
+    def _call(self, method: str, *args: Any) -> Any:
+        return self.wait(self._actor.call.remote(method, *args))
+
+    @property
+    def version(self) -> int:
+        return self.wait(self._actor.version.remote())
+
+    def score(self, batch: TokenBatch) -> TokenBatch:
+        return self._call("score", batch)
+
+    def update(self, batch: TokenBatch, step: int) -> dict[str, Stat]:
+        return self._call("update", batch, step)
+
+    def exact_kl(self, batch: TokenBatch) -> Stat:
+        return self._call("exact_kl", batch)
+
+    def weights(self) -> Weights:
+        return self._call("weights")
+
+    def save(self, folder: str) -> None:
+        self._call("save", os.path.abspath(folder))
+
+    def load(self, folder: str) -> None:
+        self._call("load", os.path.abspath(folder))
+
+    def export(self, folder: str) -> None:
+        self._call("export", os.path.abspath(folder))

@@ -1,0 +1,136 @@
+"""The twin on Ray: a learner actor, rollout actors and reward actors, driven from the process that calls it.
+
+The driver owns the newest weights: they are the result of a call it made, so they outlive the learner's process and stay in the
+object store, from which each engine, and one that is restarted later, reads them without a copy by way of the driver.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from align import registry
+from align.config import resolved
+from align.errors import RunStopped, UserError
+from align.recipe import Recipe
+from align.types import Group, Prompt, Rewards
+from align.workers.actors import Job, LearnerActor, RewardActor, RolloutActor
+from align.workers.calls import DIED, RemoteLearner, answer, reason
+from align.workers.connect import connect
+from align.workers.pool import Lost, Pool
+from align.workers.resources import Need, needs, too_busy, too_large
+from align.workers.reward_runner import joined, lost
+from align.workers.shards import group_chunks, prompt_shards
+
+ATTEMPTS = 3
+"""Rollout actors that may die over one shard before the shard is held to be the cause."""
+CHUNK = 16
+"""Answers a reward actor gets at a time: what one answer that cannot be interrupted costs."""
+MARGIN = 10.0
+"""Seconds a reward actor gets beyond the limits of its answers."""
+RELEASE_SECONDS = 10.0
+"""How long resources of a job that just ended may still look taken."""
+CLOSE_SECONDS = 5.0
+
+
+class RayWorkers:
+    """See `align.workers.Workers`. Raises UserError where the cluster cannot hold the actors, RunStopped where they do not start."""
+
+    def __init__(self, recipe: Recipe, model_dir: str, max_prompt_tokens: int, address: str | None):
+        self.recipe = recipe
+        self.pools: list[Pool] = []
+        self.learner_actor: Any = None
+        self.private = connect(address)
+        try:
+            self._place(Job(resolved(recipe), registry.sources(), os.path.abspath(model_dir), max_prompt_tokens))
+        except BaseException:
+            self.close()
+            raise
+
+    def _place(self, job: Job) -> None:
+        workers = self.recipe.workers
+        wanted = needs(self.recipe)
+        _check(wanted)
+        size, threads = {"num_cpus": workers.cpus}, {"OMP_NUM_THREADS": str(workers.threads)}
+        gpus = {"num_gpus": workers.gpus}
+        learner = LearnerActor.options(**size, **gpus, runtime_env={"env_vars": threads}).remote(job)
+        rollout = RolloutActor.options(**size, **gpus, max_restarts=-1,
+                                       runtime_env={"env_vars": {**self.recipe.engine.environment, **threads}})
+        reward = RewardActor.options(**size, max_restarts=-1, runtime_env={"env_vars": threads})
+        self.learner_actor, self.learner = learner, RemoteLearner(learner)
+        self.rollouts = Pool("rollout", [rollout.remote(job) for _ in range(workers.rollout)], workers.start_timeout)
+        self.pools.append(self.rollouts)
+        if self.recipe.reward is not None:
+            self.rewards = Pool("reward", [reward.remote(job) for _ in range(workers.reward)], workers.start_timeout)
+            self.pools.append(self.rewards)
+        self._version, self._weights = 0, []
+        self._start()
+
+    def _start(self) -> None:
+        starting = {self.learner_actor.start.remote(): "learner"}
+        starting |= {actor.start.remote(): pool.role for pool in self.pools for actor in pool.actors}
+        deadline = time.monotonic() + self.recipe.workers.start_timeout
+        while starting:
+            done, _ = ray.wait(list(starting), timeout=max(deadline - time.monotonic(), 0.0))
+            if not done:
+                free = ray.available_resources()
+                raise RunStopped(f"not up within {self.recipe.workers.start_timeout:g} s (workers.start_timeout): "
+                                 f"{', '.join(sorted(starting.values()))}. The cluster has {free.get('CPU', 0):g} CPUs and "
+                                 f"{free.get('GPU', 0):g} GPUs free: either the actors found no place, or their models load slowly")
+            role = starting.pop(done[0])
+            try:
+                answer(done[0])
+            except DIED as error:
+                raise RunStopped(f"the {role} actor died while it started ({reason(error)})") from error
+
+    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
+        shards = prompt_shards(prompts, self.recipe.workers.rollout, seed)
+        calls = [(shard, samples, shard_seed, self._version, self._weights) for shard, shard_seed in shards]
+        results = self.rollouts.run("generate", calls, attempts=ATTEMPTS)
+        failed = next((r for r in results if isinstance(r, Lost)), None)
+        if failed is not None:
+            raise RunStopped(f"{ATTEMPTS} rollout actors died one after the other over the same prompts ({failed.reason}); less memory, by "
+                             "fewer batch.samples or a smaller sampling.max_tokens, is the usual remedy. Run it again with --resume")
+        return [group for shard in results for group in shard]
+
+    def score(self, groups: Sequence[Group]) -> Rewards:
+        limits = self.recipe.reward_limits
+        chunks = list(group_chunks(groups, CHUNK))
+        seconds = [limits.seconds * sum(len(g.rollouts) for g in chunk) + MARGIN for chunk in chunks]
+        results = self.rewards.run("score", [(chunk,) for chunk in chunks], attempts=1, seconds=seconds)
+        return joined([lost(chunk, limits, r.reason) if isinstance(r, Lost) else r for chunk, r in zip(chunks, results, strict=True)])
+
+    def publish(self, version: int) -> dict[str, float]:
+        began, seconds = time.perf_counter(), self.recipe.workers.start_timeout
+        weights, size = self.learner_actor.weights.options(num_returns=2).remote()
+        nbytes = self.learner.wait(size, seconds)
+        self._version, self._weights = version, [weights]
+        self.rollouts.tell("load", version, weights, seconds=seconds)
+        return {"sync/seconds": time.perf_counter() - began, "sync/bytes": float(nbytes)}
+
+    def close(self) -> None:
+        actors, self.pools, learner, self.learner_actor = [a for p in self.pools for a in p.actors], [], self.learner_actor, None
+        engines = [actor.close.remote() for actor in self.rollouts.actors] if actors else []
+        if engines:
+            ray.wait(engines, num_returns=len(engines), timeout=CLOSE_SECONDS)
+        for actor in [*actors, *([learner] if learner is not None else [])]:
+            ray.kill(actor)
+        if self.private:
+            self.private = False
+            ray.shutdown()
+
+
+def _check(wanted: Sequence[Need]) -> None:
+    remedy = "lower workers.rollout, workers.reward, workers.cpus or workers.gpus, or attach to a larger cluster with --address"
+    problem = too_large(wanted, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    if problem is not None:
+        raise UserError(f"{problem}; {remedy}")
+    deadline = time.monotonic() + RELEASE_SECONDS
+    while (problem := too_busy(wanted, ray.available_resources())) is not None:
+        if time.monotonic() > deadline:
+            raise UserError(f"{problem}, other jobs hold the rest; wait for them, or {remedy}")
+        time.sleep(0.5)

@@ -1,0 +1,42 @@
+"""The twin without Ray: learner, engine and rewards in this process. For tests, debugging and models too small to share out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+
+import torch
+
+from align.learner.learner import Learner
+from align.recipe import Recipe
+from align.types import Group, Prompt, Rewards
+from align.workers.reward_runner import run_rewards
+from align.workers.shards import prompt_shards
+
+
+class LocalWorkers:
+    """See `align.workers.Workers`. Sets this process's torch threads, and the environment that the engine asks for."""
+
+    def __init__(self, recipe: Recipe, model_dir: str, max_prompt_tokens: int):
+        self.recipe = recipe
+        os.environ.update(recipe.engine.environment)
+        torch.set_num_threads(recipe.workers.threads)
+        self.learner = Learner(recipe, model_dir)
+        recipe.engine.start(model_dir, recipe.sampling, max_prompt_tokens)
+
+    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
+        return [group for shard, shard_seed in prompt_shards(prompts, 1, seed)
+                for group in self.recipe.engine.generate(shard, samples, shard_seed)]
+
+    def score(self, groups: Sequence[Group]) -> Rewards:
+        return run_rewards(self.recipe.reward, self.recipe.reward_limits, groups)
+
+    def publish(self, version: int) -> dict[str, float]:
+        began = time.perf_counter()
+        weights = self.learner.weights()
+        self.recipe.engine.load(version, weights)
+        return {"sync/seconds": time.perf_counter() - began, "sync/bytes": float(weights.buffer.nbytes)}
+
+    def close(self) -> None:
+        self.recipe.engine.close()

@@ -1,0 +1,119 @@
+"""Equal actors that share out a list of calls. One that dies is restarted by Ray; its call goes to whoever is free first."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from align.errors import RunStopped
+from align.workers.calls import DIED, answer, reason
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """In place of the result of a call that was given up."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Running:
+    call: int
+    actor: Any
+    deadline: float
+
+
+class Pool:
+    """The actors of one role. They have a `start` that may be called again, and come back by themselves (`max_restarts=-1`)."""
+
+    def __init__(self, role: str, actors: Sequence[Any], start_timeout: float):
+        self.role, self.actors, self.start_timeout = role, list(actors), start_timeout
+        self._idle = deque(actors)
+        self._recovering: dict[ray.ObjectRef, Running] = {}
+
+    def run(self, method: str, calls: Sequence[tuple], *, attempts: int, seconds: Sequence[float] | None = None) -> list[Any]:
+        """The results in order; `Lost` where `attempts` actors died over a call, or it took longer than its `seconds`.
+
+        An actor over its time is killed: what it runs cannot be interrupted otherwise.
+        Raises: RunStopped when no actor is left or comes back.
+        """
+        queue, results, deaths = deque(range(len(calls))), [None] * len(calls), Counter()
+        running: dict[ray.ObjectRef, Running] = {}
+        while queue or running:
+            while queue and self._idle:
+                call, actor = queue.popleft(), self._idle.popleft()
+                limit = float("inf") if seconds is None else seconds[call]
+                running[getattr(actor, method).remote(*calls[call])] = Running(call, actor, time.monotonic() + limit)
+            for ref in self._wait(running):
+                job = running.pop(ref)
+                try:
+                    results[job.call] = answer(ref)
+                    self._idle.append(job.actor)
+                except DIED as error:
+                    deaths[job.call] += 1
+                    log.warning("a %s actor died (%s) and is restarted", self.role, reason(error))
+                    self._recover(job.actor)
+                    if deaths[job.call] < attempts:
+                        queue.appendleft(job.call)
+                    else:
+                        results[job.call] = Lost(reason(error))
+            for ref in [ref for ref, job in running.items() if job.deadline <= time.monotonic()]:
+                job = running.pop(ref)
+                log.warning("a %s actor did not answer within %g s; it is killed and restarted", self.role, seconds[job.call])
+                ray.kill(job.actor, no_restart=False)
+                self._recover(job.actor)
+                results[job.call] = Lost(f"its {self.role} process did not answer within {seconds[job.call]:g} s and was killed")
+        return results
+
+    def tell(self, method: str, *args: Any, seconds: float) -> None:
+        """Call every actor that is there and wait for all. One that dies is left to recover: the next call tells it again.
+
+        Raises: RunStopped for one that does not answer in time.
+        """
+        refs = {getattr(actor, method).remote(*args): actor for actor in self._idle}
+        done, late = ray.wait(list(refs), num_returns=len(refs), timeout=seconds) if refs else ([], [])
+        if late:
+            raise RunStopped(f"{len(late)} of {len(refs)} {self.role} actors did not finish `{method}` within {seconds:g} s "
+                             "(workers.start_timeout)")
+        for ref in done:
+            try:
+                answer(ref)
+            except DIED as error:
+                log.warning("a %s actor died (%s) and is restarted", self.role, reason(error))
+                self._idle.remove(refs[ref])
+                self._recover(refs[ref])
+
+    def _recover(self, actor: Any) -> None:
+        self._recovering[actor.start.remote()] = Running(-1, actor, time.monotonic() + self.start_timeout)
+
+    def _wait(self, running: dict[ray.ObjectRef, Running]) -> list[ray.ObjectRef]:
+        """Wait until something happens; actors that came back become idle. Returns what is done of `running`."""
+        waited = running | self._recovering
+        if not waited:
+            raise RunStopped(f"every {self.role} actor died and did not come back; the workers' logs (in the Ray session folder) tell why. "
+                             "Run the same command with --resume")
+        left = min(job.deadline for job in waited.values()) - time.monotonic()
+        done, _ = ray.wait(list(waited), timeout=None if left == float("inf") else max(left, 0.0))
+        for ref in [ref for ref in done if ref in self._recovering]:
+            actor = self._recovering.pop(ref).actor
+            try:
+                answer(ref)
+                self._idle.append(actor)
+            except DIED as error:
+                self._drop(actor, reason(error))
+        for ref in [ref for ref, job in self._recovering.items() if job.deadline <= time.monotonic()]:
+            self._drop(self._recovering.pop(ref).actor, f"not back within {self.start_timeout:g} s")
+        return [ref for ref in done if ref in running]
+
+    def _drop(self, actor: Any, why: str) -> None:
+        log.warning("a %s actor does not come back (%s); %d are left", self.role, why, len(self.actors) - 1)
+        ray.kill(actor)
+        self.actors.remove(actor)

@@ -1,0 +1,158 @@
+"""Runs rewards so that one that raises, hangs or answers nonsense costs its own sample and never the run."""
+
+from __future__ import annotations
+
+import numbers
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from align import config
+from align.errors import UserError
+from align.recipe import RewardLimits
+from align.rewards import Reward
+from align.types import Group, Prompt, Rewards
+
+LARGEST = float(np.finfo(np.float32).max)
+
+
+class AnswerTimeout(BaseException):
+    """Raised inside a reward that takes too long. Not an Exception, so a reward's own `except Exception` lets it through."""
+
+
+@dataclass
+class Alarm:
+    """The handler of SIGALRM. A reward that swallows the exception all the same is known by `rang`."""
+
+    rang: bool = False
+
+    def __call__(self, signum: int, frame: Any) -> None:
+        self.rang = True
+        raise AnswerTimeout
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one answer. `value` is None where the reward failed, and `failure` says how."""
+
+    value: float | None = None
+    parts: dict[str, float] = field(default_factory=dict)
+    failure: str | None = None
+
+
+def run_rewards(reward: Reward, limits: RewardLimits, groups: Sequence[Group]) -> Rewards:
+    """A reward for each rollout, in order; where it failed, NaN or `limits.failure_score`.
+
+    The limit is a signal: it reaches Python code and interrupted system calls, but not C code that never returns to Python.
+    Raises UserError outside the main thread, which alone gets signals.
+    """
+    with _alarm() as alarm:
+        return _collect([_judge(reward, limits, alarm, g.prompt, r.text) for g in groups for r in g.rollouts], limits)
+
+
+def lost(groups: Sequence[Group], limits: RewardLimits, reason: str) -> Rewards:
+    """The rewards of groups whose worker died or had to be killed: all failed."""
+    return _collect([Outcome(failure=f"prompt {g.prompt.id}: {reason}") for g in groups for _ in g.rollouts], limits)
+
+
+def joined(shards: Sequence[Rewards]) -> Rewards:
+    """The rewards of consecutive shards as those of the whole; a part that a shard does not have is NaN there."""
+    names = sorted({name for shard in shards for name in shard.parts})
+    return Rewards(
+        values=np.concatenate([np.zeros(0, np.float32), *(s.values for s in shards)]),
+        parts={n: np.concatenate([s.parts.get(n, np.full(len(s.values), np.nan, np.float32)) for s in shards]) for n in names},
+        failed=sum(s.failed for s in shards),
+        first_failure=next((s.first_failure for s in shards if s.first_failure is not None), None),
+    )
+
+
+@contextmanager
+def _alarm() -> Iterator[Alarm]:
+    if threading.current_thread() is not threading.main_thread():
+        raise UserError("rewards are time-limited by a signal, and signals reach only the main thread: score in the main thread, or "
+                        "with workers.backend: ray, whose reward actors have one of their own")
+    began = time.monotonic()
+    remaining, interval = signal.setitimer(signal.ITIMER_REAL, 0)
+    handler = signal.getsignal(signal.SIGALRM)
+    try:
+        yield Alarm()
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+        if remaining:  # an alarm of the host program goes on where it was
+            signal.setitimer(signal.ITIMER_REAL, max(remaining - (time.monotonic() - began), 1e-3), interval)
+
+
+def _judge(reward: Reward, limits: RewardLimits, alarm: Alarm, prompt: Prompt, response: str) -> Outcome:
+    alarm.rang = False
+    try:
+        # The alarm may ring until the inner `finally` is through, so what it raises is caught around that.
+        try:
+            signal.signal(signal.SIGALRM, alarm)  # each time: a reward may have set a handler of its own
+            signal.setitimer(signal.ITIMER_REAL, limits.seconds, limits.seconds)
+            answer = reward.score(prompt, response)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        if alarm.rang:
+            raise AnswerTimeout
+        return _read(answer)
+    except AnswerTimeout as error:
+        problem, place = f"took longer than {limits.seconds:g} s", _place(error, reward)
+    except BadAnswer as error:
+        problem, place = str(error), config.location(type(reward))
+    except (Exception, SystemExit) as error:
+        problem, place = f"{type(error).__name__}: {_one_line(str(error))}", _place(error, reward)
+    return Outcome(failure=f"prompt {prompt.id}: {problem} ({place})")
+
+
+class BadAnswer(Exception):
+    """A reward came back with something that is not one."""
+
+
+def _read(answer: Any) -> Outcome:
+    if not isinstance(answer, dict):
+        return Outcome(value=_number(answer, "returned"))
+    if "total" not in answer:
+        raise BadAnswer(f"returned parts without `total`, only: {', '.join(map(str, answer)) or 'none'}")
+    values = {str(name): _number(value, f"returned, as {name!r},") for name, value in answer.items()}
+    return Outcome(value=values.pop("total"), parts=values)
+
+
+def _number(value: Any, what: str) -> float:
+    if not isinstance(value, numbers.Real | np.bool_):
+        raise BadAnswer(f"{what} a {type(value).__name__}; a reward is a number, or named numbers with their `total`")
+    if not -LARGEST <= value <= LARGEST:
+        raise BadAnswer(f"{what} {float(value)}, which is not a finite float32")
+    return float(value)
+
+
+def _one_line(text: str) -> str:
+    line = text.strip().splitlines()[0] if text.strip() else "(no message)"
+    return line if len(line) <= 200 else line[:200] + "..."
+
+
+def _place(error: BaseException, reward: Reward) -> str:
+    """`file:line` where the reward was: the deepest frame in its own file, else the deepest of all."""
+    own = getattr(sys.modules.get(type(reward).__module__), "__file__", None)
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    file, line = next((f for f in reversed(frames) if f[0] == own), frames[-1])
+    return config.location(type(reward)) if file == __file__ else f"{file}:{line}"
+
+
+def _collect(outcomes: Sequence[Outcome], limits: RewardLimits) -> Rewards:
+    instead = np.nan if limits.on_failure == "drop" else limits.failure_score
+    names = sorted({name for o in outcomes for name in o.parts})
+    failures = [o.failure for o in outcomes if o.failure is not None]
+    return Rewards(
+        values=np.array([instead if o.value is None else o.value for o in outcomes], dtype=np.float32),
+        parts={n: np.array([o.parts.get(n, np.nan) for o in outcomes], dtype=np.float32) for n in names},
+        failed=len(failures),
+        first_failure=failures[0] if failures else None,
+    )

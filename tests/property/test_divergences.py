@@ -1,0 +1,393 @@
+"""What holds for every divergence, every chunking of the head and every split or order of a batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+
+import mpmath
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from align.algorithms.grpo import Grpo
+from align.coefficients.constant import Constant
+from align.core import reductions
+from align.core.logprobs import Compared, Head, exact_divergence, token_stats
+from align.core.segments import prefix_sum, segment_sum, suffix_sum
+from align.divergences import Divergence
+from align.divergences.forward_kl import ForwardKl
+from align.divergences.jensen_shannon import JensenShannon
+from align.divergences.reverse_kl import ReverseKl
+from align.divergences.tsallis import Tsallis
+from align.estimators.exact import Exact
+from align.estimators.sampled import Sampled
+from align.registry import _complete
+from align.regularizers.composed import Composed
+from align.types import RefScore, TokenBatch, TokenContext
+from align.weightings.uniform import Uniform
+
+SHIPPED = {
+    "reverse_kl": ReverseKl(), "forward_kl": ForwardKl(), "jensen_shannon": JensenShannon(), "tsallis_0.3": Tsallis(q=0.3),
+    "tsallis_0.5": Tsallis(q=0.5), "tsallis_0.999": Tsallis(q=0.999), "tsallis_1": Tsallis(q=1.0), "tsallis_1.001": Tsallis(q=1.001),
+    "tsallis_1.5": Tsallis(q=1.5), "tsallis_2": Tsallis(q=2.0),
+}
+QUICK = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+every = pytest.mark.parametrize("name", SHIPPED)
+EPS32, EPS64 = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps
+
+log_ratios = st.lists(st.floats(1e-7, 20) | st.floats(-20, -1e-7), min_size=1, max_size=40).map(lambda x: torch.tensor(x, dtype=torch.float64))
+
+
+def f_alone(divergence: Divergence) -> Divergence:
+    """The same f, everything else by the contract's fallback."""
+    return _complete(type("Own", (), {"f": lambda self, log_u: divergence.f(log_u)}), Divergence)()
+
+
+class Hellinger:
+    def f(self, log_u):
+        return torch.expm1(log_u / 2) ** 2
+
+
+OWN = _complete(Hellinger, Divergence)()
+
+
+def assert_within(actual: Tensor, expected: Tensor, bound: Tensor | float):
+    excess = (actual - expected).abs() - bound
+    assert (excess <= 0).all(), f"off by {(actual - expected).abs().max():.3e} at {int(excess.argmax())}, allowed {bound}"
+
+
+# One log-ratio
+
+
+@every
+@QUICK
+@given(log_u=log_ratios)
+def test_value_and_generator_are_positive_away_from_the_reference(name, log_u):
+    assert (SHIPPED[name].value(log_u) > 0).all()
+    assert (SHIPPED[name].generator(log_u) > 0).all()
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_everything_is_zero_at_the_reference(name, dtype):
+    zero, d = torch.zeros(3, dtype=dtype), SHIPPED[name]
+    for of in (d, OWN):
+        for x in (of.value(zero), of.generator(zero), of.coefficient(zero), of.f(zero)):
+            assert torch.equal(x, zero) and x.dtype == dtype
+
+
+@every
+@QUICK
+@given(log_u=log_ratios)
+def test_one_f_behind_all_forms(name, log_u):
+    """value = generator/u; the slope of the generator is the coefficient, that of f is f_prime; f and generator differ by a line."""
+    d, u = SHIPPED[name], torch.exp(log_u)
+    # Near u = 1 both are differences of terms of the size of log u.
+    rounding = 8 * EPS64 * log_u.abs()
+    assert_within(d.value(log_u), d.generator(log_u) / u, 1e-13 * d.value(log_u) + rounding * (1 + 1 / u))
+    x = log_u.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(d.generator(x).sum(), x)
+    assert_within(slope / u, d.coefficient(log_u), 1e-12 * d.coefficient(log_u).abs() + 8 * EPS64 * (1 + 1 / u))
+    (slope,) = torch.autograd.grad(d.f(x).sum(), x)
+    assert_within(slope / u, d.f_prime(log_u), 1e-12 * d.f_prime(log_u).abs() + 16 * EPS64 * (1 + 1 / u) * (1 + log_u.abs()))
+    at_one = d.f_prime(torch.zeros((), dtype=torch.float64))
+    assert_within(d.f(log_u) - at_one * (u - 1), d.generator(log_u), 1e-12 * d.generator(log_u) + 16 * EPS64 * (1 + u) * (1 + log_u.abs()))
+
+
+@every
+@QUICK
+@given(log_u=log_ratios)
+def test_closed_forms_agree_with_the_fallback(name, log_u):
+    """What a user gets who writes f alone. Autograd differentiates by log u and divides by u, so rounding grows like 1/u."""
+    d, own, u = SHIPPED[name], f_alone(SHIPPED[name]), torch.exp(log_u)
+    small = 32 * EPS64 * (1 + log_u.abs())
+    near_one = 1e-3 if name in ("tsallis_0.999", "tsallis_1.001") else 1.0
+    assert_within(own.f_prime(log_u), d.f_prime(log_u), 1e-12 * d.f_prime(log_u).abs() + small * (1 + 1 / u) / near_one)
+    assert_within(own.coefficient(log_u), d.coefficient(log_u), 1e-12 * d.coefficient(log_u).abs() + small * (1 + 1 / u) / near_one)
+    assert_within(own.generator(log_u), d.generator(log_u), 1e-12 * d.generator(log_u) + small * (1 + u))
+    assert_within(own.value(log_u), d.value(log_u), 1e-12 * d.value(log_u) + small * (1 + 1 / u))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_fallback_keeps_the_type_and_takes_any_shape(dtype):
+    x = torch.linspace(-5, 5, 12, dtype=dtype).reshape(3, 4)
+    for of in (OWN.f_prime, OWN.coefficient, OWN.generator, OWN.value):
+        assert of(x).shape == (3, 4) and of(x).dtype == dtype and not of(x.clone().requires_grad_()).requires_grad
+
+
+def high_precision(name: str, x: float) -> tuple:
+    """(c, k, khat) at log u = x from f'(u) - f'(1) and f(u) - f'(1)(u - 1), with 60 digits."""
+    with mpmath.workdps(60):
+        u, one, half = mpmath.exp(mpmath.mpf(x)), mpmath.mpf(1), mpmath.mpf(1) / 2
+        if name in ("reverse_kl", "tsallis_1"):
+            f, slope, slope_one = u * mpmath.log(u), mpmath.log(u) + 1, one
+        elif name == "forward_kl":
+            f, slope, slope_one = -mpmath.log(u), -1 / u, -one
+        elif name == "jensen_shannon":
+            f, slope, slope_one = u * mpmath.log(u) - (u + 1) * mpmath.log((u + 1) * half), mpmath.log(2 * u / (u + 1)), 0 * one
+        else:
+            q = mpmath.mpf(SHIPPED[name].q)
+            f, slope, slope_one = (u**q - u) / (q - 1), (q * u ** (q - 1) - 1) / (q - 1), one
+        k = f - slope_one * (u - 1)
+        return float(slope - slope_one), float(k), float(k / u)
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_digits(name, dtype):
+    """Against 60 digits, |log u| from 1e-7 to 20: the coefficient is right to 8 roundings everywhere; the value and the generator
+    too, but near u = 1 they are squares of log u made from terms of its size: an absolute error of 2 roundings of log u."""
+    eps = torch.finfo(dtype).eps
+    x = torch.cat([s * torch.logspace(-7, math.log10(20), 150, dtype=torch.float64) for s in (1, -1)]).to(dtype)
+    c, k, khat = (torch.tensor(v, dtype=torch.float64) for v in zip(*(high_precision(name, v) for v in x.tolist()), strict=True))
+    d, size = SHIPPED[name], x.double().abs()
+    # exp and expm1 of (q - 1) log u carry the rounding of their argument into the power.
+    relative = eps * (8 + 2 * size)
+    assert_within(d.coefficient(x).double(), c, relative * c.abs())
+    assert_within(d.generator(x).double(), k, relative * k + 2 * eps * size)
+    assert_within(d.value(x).double(), khat, relative * khat + 2 * eps * size)
+
+
+# One state
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def logits(bound: float):
+    return st.lists(st.tuples(st.floats(-bound, bound), st.floats(-bound, bound)), min_size=2, max_size=8).map(
+        lambda pairs: torch.tensor(pairs, dtype=torch.float64).T)
+
+
+@every
+@QUICK
+@given(pair=logits(4.0), order=st.randoms(use_true_random=False))
+def test_exact_divergence(name, pair, order):
+    """Non-negative, 0 iff equal, the sum of the definition, blind to the order of the vocabulary; its gradient autograd's."""
+    for divergence in (SHIPPED[name], OWN):
+        policy = pair[0].clone().requires_grad_()
+        logp, ref = torch.log_softmax(policy, -1), torch.log_softmax(pair[1], -1)
+        found = exact_divergence(divergence, logp, ref)
+        definition = (ref.exp() * divergence.f(logp - ref)).sum()
+        assert_within(found, definition, 1e-12 * definition + 1e-13)
+        assert found >= 0
+        assert (found > 0) == bool(((logp - ref).abs() > 1e-7).any()) or found < 1e-13
+        (grad,) = torch.autograd.grad(found, policy, retain_graph=True)
+        (expected,) = torch.autograd.grad(definition, policy)
+        assert_within(grad, expected, 1e-11 * (1 + expected.abs().max()))
+        permutation = list(range(pair.shape[1]))
+        order.shuffle(permutation)
+        assert_within(exact_divergence(divergence, logp[permutation], ref[permutation]), found, 1e-13 * found + 1e-15)
+        assert exact_divergence(divergence, logp, logp.detach()) == 0
+
+
+@every
+@QUICK
+@given(pair=logits(80.0), impossible=st.integers(0, 3))
+def test_extreme_logits(name, pair, impossible):
+    """Logits to +-80 and outcomes impossible under both sides: finite, as without those outcomes, and float32 agrees with float64.
+
+    float32 holds log-probs of size 160 to 8e-6; where D itself is out of its range (u^2 at q = 2) only float64 is asked.
+    """
+    gone = torch.full((2, impossible), -math.inf, dtype=torch.float64)
+    results = {}
+    for dtype in (torch.float64, torch.float32):
+        for padding in (gone, gone[:, :0]):
+            policy = torch.cat([pair, padding], 1)[0].to(dtype).requires_grad_()
+            ref = torch.log_softmax(torch.cat([pair, padding], 1)[1].to(dtype), -1)
+            value = exact_divergence(SHIPPED[name], torch.log_softmax(policy, -1), ref)
+            (grad,) = torch.autograd.grad(value, policy)
+            results[dtype, padding.shape[1]] = value.detach().double(), grad[: pair.shape[1]].double()
+            assert (grad[pair.shape[1] :] == 0).all()
+    value, grad = results[torch.float64, 0]
+    assert torch.isfinite(value) and torch.isfinite(grad).all() and value >= 0
+    assert_within(results[torch.float64, impossible][0], value, 1e-13 * value)
+    assert_within(results[torch.float64, impossible][1], grad, 1e-13 * grad.abs().max() + 1e-15)
+    if name != "tsallis_2":
+        single, single_grad = results[torch.float32, impossible]
+        assert_within(single, value, 1e-4 * value + 1e-5)
+        assert_within(single_grad, grad, 1e-4 * (grad.abs().max() + value) + 1e-5)
+
+
+# The head
+
+
+@QUICK
+@given(tokens=st.integers(1, 40), elements=st.integers(1, 3000), seed=st.integers(0, 10**6))
+def test_chunks_of_the_head_change_nothing(tokens, elements, seed):
+    vocabulary, width = 23, 4
+    weight, ref_weight = normal(vocabulary, width, seed=seed).requires_grad_(), normal(vocabulary, width, seed=seed + 1)
+    hidden, ref_hidden = normal(tokens, width, seed=seed + 2).requires_grad_(), normal(tokens, width, seed=seed + 3)
+    labels = torch.arange(tokens) * 7 % vocabulary
+    compared = {n: Compared(SHIPPED[n], ref_hidden, Head(ref_weight)) for n in ("reverse_kl", "jensen_shannon")}
+    results = []
+    for chunk in (elements, 1 << 30):
+        stats = token_stats(hidden, Head(weight), labels, temperature=0.8, compared=compared, elements=chunk)
+        total = (stats.logp * torch.arange(1, tokens + 1)).sum() + sum((e**2).sum() for e in stats.exact.values())
+        results.append([stats.logp, stats.entropy, *stats.exact.values(), *torch.autograd.grad(total, (hidden, weight))])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+# Batches
+
+
+class World:
+    """Sequences with everything a batch can carry, and a linear policy on fixed hidden states: [sum of lengths] tokens in all."""
+
+    width, vocabulary = 3, 6
+
+    def __init__(self, lengths: list[int], seed: int):
+        self.lengths = lengths
+        self.rows = torch.arange(sum(lengths)).split(lengths)
+        total = sum(lengths)
+        self.hidden, self.ref_hidden = normal(2, total, self.width, seed=seed)
+        self.weight, self.ref_weight = normal(2, self.vocabulary, self.width, seed=seed + 1)
+        self.labels = torch.arange(total) * 5 % self.vocabulary
+        self.sampler, self.drift, self.advantage, self.penalty_weight = normal(4, total, seed=seed + 2)
+        self.reward = normal(len(lengths), seed=seed + 3)
+        self.ref_logp = token_stats(self.ref_hidden, Head(self.ref_weight), self.labels).logp
+        self.old_logp = token_stats(self.hidden, Head(self.weight), self.labels).logp + 0.1 * self.drift
+
+    def batch(self, order: list[int], reduction: str) -> tuple[TokenBatch, Tensor]:
+        """The batch with its sequences in this order, and the hidden states of its tokens."""
+        lengths = torch.tensor([self.lengths[s] for s in order])
+        at = torch.cat([self.rows[s] for s in order])
+        seq_ids = torch.repeat_interleave(torch.arange(len(order)), lengths)
+        positions = torch.cat([torch.arange(n) for n in lengths])
+        prompts = torch.tensor([1 + s % 3 for s in order])
+        ids = torch.full((len(order), int((prompts + lengths).max()) + 2), -1)
+        ids[seq_ids, prompts[seq_ids] + positions] = self.labels[at]
+        weights = getattr(reductions, reduction)(lengths, 9).double()[seq_ids]
+        return TokenBatch(
+            input_ids=ids, prompt_lengths=prompts, lengths=lengths, seq_ids=seq_ids, positions=positions,
+            group_ids=torch.tensor([s // 2 for s in order]), rewards=self.reward[order], sampler_logp=self.sampler[at],
+            old_logp=self.old_logp[at], references={"r": RefScore(logp=self.ref_logp[at], hidden=self.ref_hidden[at])},
+            advantages=self.advantage[at], loss_weights=weights, penalty_weights={"r": self.penalty_weight[at].abs()}, betas={"r": 0.3},
+        ), self.hidden[at]
+
+    def loss(self, batch: TokenBatch, hidden: Tensor, weight: Tensor, regularizer: Composed) -> Tensor:
+        """The learner's sum: the policy term, and the penalty in the loss or taken from the advantages."""
+        compared = {"r": Compared(regularizer.divergence, batch.references["r"].hidden, Head(self.ref_weight))}
+        stats = token_stats(hidden, Head(weight), batch.tokens, compared=compared if regularizer.full_vocabulary else {})
+        ctx = TokenContext(batch=batch, logp=stats.logp, entropy=stats.entropy, exact=stats.exact)
+        penalty, beta, advantages = regularizer.penalty(ctx, "r"), batch.betas["r"], batch.advantages
+        extra = torch.zeros(())
+        if penalty.reward is None:
+            extra = beta * penalty.loss
+        else:
+            advantages = advantages - beta * penalty.reward
+        return (batch.loss_weights * (Grpo().loss(ctx, advantages)[0] + extra)).sum()
+
+    def total(self, parts: list[tuple[TokenBatch, Tensor]], regularizer: Composed) -> tuple[Tensor, Tensor]:
+        weight = self.weight.clone().requires_grad_()
+        loss = sum(self.loss(batch, hidden, weight, regularizer) for batch, hidden in parts)
+        return loss.detach(), torch.autograd.grad(loss, weight)[0]
+
+
+FORMS = [(e, p, c) for e, p in (("sampled", "loss"), ("sampled", "reward"), ("exact", "loss")) for c in ("local", "summed", "sequence")
+         if (e, c) != ("exact", "sequence")]
+all_forms = pytest.mark.parametrize(("estimator", "placement", "credit"), FORMS, ids=lambda word: word)
+all_reductions = pytest.mark.parametrize("reduction", ["token", "sequence", "constant"])
+worlds = st.builds(World, st.lists(st.integers(1, 5), min_size=2, max_size=7), st.integers(0, 10**6))
+
+
+def form(estimator: str, placement: str, credit: str) -> Composed:
+    return Composed(divergence=JensenShannon(), estimator={"sampled": Sampled(), "exact": Exact()}[estimator], coefficient=Constant(0.3),
+                    weighting=Uniform(), reference=None, placement=placement, credit=credit)
+
+
+@all_forms
+@all_reductions
+@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@given(world=worlds, data=st.data())
+def test_micro_batches_change_nothing(estimator, placement, credit, reduction, world, data):
+    """Any split of the batch by `select`: the sum of losses and of gradients is that of the whole."""
+    count = len(world.lengths)
+    piece = torch.tensor(data.draw(st.lists(st.integers(0, 2), min_size=count, max_size=count)))
+    batch, hidden = world.batch(list(range(count)), reduction)
+    parts = [(batch.select(torch.nonzero(piece == p)[:, 0]), hidden[piece[batch.seq_ids] == p]) for p in piece.unique()]
+    regularizer = form(estimator, placement, credit)
+    for found, expected in zip(world.total(parts, regularizer), world.total([(batch, hidden)], regularizer), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+
+
+@all_forms
+@all_reductions
+@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@given(world=worlds, order=st.randoms(use_true_random=False))
+def test_the_order_of_packing_changes_nothing(estimator, placement, credit, reduction, world, order):
+    shuffled = list(range(len(world.lengths)))
+    order.shuffle(shuffled)
+    regularizer = form(estimator, placement, credit)
+    totals = [world.total([world.batch(o, reduction)], regularizer) for o in (shuffled, sorted(shuffled))]
+    for found, expected in zip(*totals, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+
+
+@QUICK
+@given(world=worlds, data=st.data())
+def test_select_takes_every_field_along(world, data):
+    """Each field of a selection is that of the sequences packed alone; only columns nobody needs are cut."""
+    count = len(world.lengths)
+    chosen = sorted(data.draw(st.sets(st.integers(0, count - 1), min_size=1)))
+    whole, _ = world.batch(list(range(count)), "token")
+    alone, _ = world.batch(chosen, "token")
+    selected = whole.select(torch.tensor(chosen))
+    width = int((alone.prompt_lengths + alone.lengths).max())
+    alone = replace(alone, input_ids=alone.input_ids[:, :width], loss_weights=whole.loss_weights[: len(alone.seq_ids)])
+    for field in fields(TokenBatch):
+        found, expected = getattr(selected, field.name), getattr(alone, field.name)
+        if field.name == "references":
+            assert torch.equal(found["r"].logp, expected["r"].logp) and torch.equal(found["r"].hidden, expected["r"].hidden)
+        elif field.name == "penalty_weights":
+            assert torch.equal(found["r"], expected["r"])
+        elif field.name == "betas":
+            assert found == expected
+        else:
+            assert torch.equal(found, expected), field.name
+
+
+@all_forms
+@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@given(world=worlds, beta=st.floats(0, 5))
+def test_linear_in_beta(estimator, placement, credit, world, beta):
+    """loss(beta) - loss(0) = beta (loss(1) - loss(0)), gradients alike; in the reward as long as no clip binds."""
+    batch, hidden = world.batch(list(range(len(world.lengths))), "token")
+    batch = replace(batch, old_logp=None)
+    regularizer = form(estimator, placement, credit)
+    totals = [world.total([(replace(batch, betas={"r": b}), hidden)], regularizer) for b in (0.0, 1.0, beta)]
+    for zero, one, scaled in zip(*totals, strict=True):
+        torch.testing.assert_close(scaled - zero, beta * (one - zero), rtol=1e-10, atol=1e-11)
+
+
+@all_forms
+@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@given(world=worlds, scale=st.floats(0, 5))
+def test_linear_in_the_weighting(estimator, placement, credit, world, scale):
+    batch, hidden = world.batch(list(range(len(world.lengths))), "token")
+    batch = replace(batch, old_logp=None)
+    weights, regularizer = batch.penalty_weights["r"], form(estimator, placement, credit)
+    totals = [world.total([(replace(batch, penalty_weights={"r": s * weights}), hidden)], regularizer) for s in (0.0, 1.0, scale)]
+    for zero, one, scaled in zip(*totals, strict=True):
+        torch.testing.assert_close(scaled - zero, scale * (one - zero), rtol=1e-10, atol=1e-11)
+
+
+@QUICK
+@given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=6), seed=st.integers(0, 10**6))
+def test_segment_sums(lengths, seed):
+    """Against plain loops, with an outlier that must not take the digits of its neighbours (float32)."""
+    seq_ids = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    positions = torch.cat([torch.arange(n) for n in lengths])
+    x = normal(sum(lengths), seed=seed).float().abs() + 0.1
+    x[seed % len(x)] = 3e7
+    rows = x.split(lengths)
+    later = torch.cat([torch.stack([r[i + 1 :].double().sum() for i in range(len(r))]) for r in rows])
+    so_far = torch.cat([torch.stack([r[: i + 1].double().sum() for i in range(len(r))]) for r in rows])
+    torch.testing.assert_close(suffix_sum(x, seq_ids, positions).double(), later, rtol=1e-6, atol=0)
+    torch.testing.assert_close(prefix_sum(x, seq_ids, positions).double(), so_far, rtol=1e-6, atol=0)
+    torch.testing.assert_close(segment_sum(x, seq_ids, len(lengths)).double(), torch.stack([r.double().sum() for r in rows]), rtol=1e-6, atol=0)

@@ -1,0 +1,253 @@
+"""What `explain` claims of a recipe, against arithmetic done by hand and facts proven in the literature."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from align import probe, registry
+from align.describe import first_line, keys, sentence, summary, written
+from align.explain import explain
+from align.recipe import build
+
+PARTS = """
+from align.algorithms import Algorithm
+from align.regularizers import Regularizer
+from align.config import part
+from dataclasses import dataclass
+from typing import Any
+
+class Silent:
+    '''Answers nothing.'''
+
+    def start(self, *args): ...
+    def generate(self, *args): ...
+    def load(self, *args): ...
+
+@dataclass(frozen=True)
+class Plain(Algorithm):
+    '''Policy gradient without a baseline. More words.'''
+
+    reduction: str = "token"
+    gain: float = 1.0
+
+    def loss(self, ctx, advantages): ...
+
+class Told(Plain):
+    '''A policy gradient that says what it maximises.'''
+
+    def formula(self):
+        return f"{self.gain:g} · ρ A"
+
+    def symbols(self):
+        return {"A": "reward − its mean"}
+
+@dataclass(frozen=True)
+class Own(Regularizer):
+    '''The squared length of an answer. Not a divergence.'''
+
+    coefficient: Any = part("coefficient")
+    longest: int = 9
+    '''Tokens.'''
+
+    def penalty(self, ctx, name): ...
+"""
+
+
+@pytest.fixture
+def parts(tmp_path):
+    file = tmp_path / "parts.py"
+    file.write_text(PARTS)
+    return str(file)
+
+
+def told(parts: str, **changes) -> dict[str, dict[str, str]]:
+    """Section -> label -> text of what is printed; rows without a label are joined under the one above."""
+    node = {
+        "steps": 10, "task": "countdown", "reward": "exact", "algorithm": {"name": "grpo", "reduction": "constant"},
+        "engine": f"{parts}:Silent", "model": {"config": {"model_type": "qwen2"}}, "batch": {"prompts": 16, "samples": 4},
+        "sampling": {"max_tokens": 24}, "workers": {"rollout": 2}, "regularizers": {"kl": {"coefficient": 0.03}},
+    } | changes
+    console = Console(file=io.StringIO(), width=400)
+    explain(build(node), console)
+    sections, label = {}, ""
+    for line in console.file.getvalue().splitlines():
+        if line.strip() and not line.startswith(" "):
+            section = sections.setdefault(line.strip(), {})
+        elif line.strip():
+            head, _, text = line[2:].rstrip().partition("  ")
+            label = head.strip() or label
+            section[label] = f"{section[label]}\n{text.strip()}" if label in section else text.strip()
+    return sections
+
+
+def test_the_objective_holds_the_coefficient_and_every_symbol(parts):
+    rows = told(parts, algorithm={"name": f"{parts}:Told", "gain": 2.0})["objective, maximised"]
+    assert rows[""] == "J = E Σ_t w_t [ 2 · ρ A − 0.03 · kl_t ]"
+    assert rows["A"] == "reward − its mean"
+    assert rows["kl"] == "KL(π‖ref) = E_π[log u]: f(u) = u log u; by sampled, credit local"
+    assert rows["w_t"].startswith("token: Mean over all response tokens of the batch") and "align/core/reductions.py:" in rows["w_t"]
+    assert rows["algorithm"].startswith(f"{parts}:Told(reduction=token, gain=2.0): A policy gradient that says what it maximises.")
+    assert rows["algorithm"].endswith(f"{parts}:29")
+
+
+def test_an_algorithm_that_says_nothing_is_told_by_its_docstring(parts):
+    rows = told(parts, algorithm=f"{parts}:Plain", regularizers={})["objective, maximised"]
+    assert rows[""] == "J = E Σ_t w_t [ [Policy gradient without a baseline. More words.] ]"
+
+
+def test_what_is_placed_in_the_reward_leaves_the_loss(parts):
+    regularizers = {"far": {"placement": "reward", "credit": "summed", "weighting": "difficulty", "coefficient": {"name": "adaptive", "target": 2}},
+                    "near": {"divergence": {"name": "tsallis", "q": 0.5}, "coefficient": 1e-4}}
+    sections = told(parts, algorithm=f"{parts}:Plain", regularizers=regularizers)
+    rows = sections["objective, maximised"]
+    assert rows[""].endswith("] − 0.0001 · near_t ]")
+    assert rows["A"].startswith("less β_far · difficulty · far_t")
+    assert rows["β_far"] == "adaptive(target=2.0, initial=0.2, horizon=10000.0)"
+    assert "β_near" not in rows
+    far = sections["regularizer far"]
+    assert far["placement"].startswith("reward; credit summed: Each token also answers for the divergence of what follows  ")
+    assert far["gradient"] == "that of this divergence; the surrogate owns the importance ratio ρ"
+    assert far["weighting"].startswith("difficulty(sharpness=") and "align/weightings/difficulty.py:" in far["weighting"]
+    assert sections["effective β"]["far"].startswith("β = 0.2 at step 0, changing")
+
+
+@pytest.mark.parametrize(
+    ("reduction", "full", "half"),
+    [
+        # constant: beta/24 a nat of an answer, whatever its length; 12 of 24 tokens make half of beta a nat of a token.
+        ("constant", "0.03 × the mean nats of a token = 0.00125 ×", "0.015 × the mean nats of a token = 0.00125 ×"),
+        # token and sequence: a mean over tokens, so beta a nat of a token, and beta/n a nat of an answer of n.
+        ("token", "0.03 × the mean nats of a token = 0.00125 ×", "0.03 × the mean nats of a token = 0.0025 ×"),
+        ("sequence", "0.03 × the mean nats of a token = 0.00125 ×", "0.03 × the mean nats of a token = 0.0025 ×"),
+    ],
+)
+def test_effective_beta(parts, reduction, full, half):
+    text = told(parts, algorithm={"name": "grpo", "reduction": reduction})["effective β"]["kl"].splitlines()
+    assert text[0] == "β = 0.03 at step 0"
+    assert text[1] == f"answers of 24 tokens: {full} the mean nats of an answer"
+    assert text[2] == f"answers of 12 tokens: {half} the mean nats of an answer"
+
+
+def test_batch_arithmetic(parts):
+    rows = told(parts, algorithm={"name": "grpo", "epochs": 3, "minibatches": 2})["batch"]
+    assert rows == {
+        "step": "16 prompts × 4 samples = 64 rollouts",
+        "worker": "8 prompts × 4 = 32 rollouts, on each of 2",
+        "updates": "3 epochs × 2 minibatches = 6 a step, 32 sequences each; the later updates of a batch are off-policy",
+        "run": "10 steps: 60 updates, 640 rollouts, at most 15,360 tokens",
+    }
+
+
+def test_demonstrations_have_no_rollouts(parts):
+    sections = told(parts, algorithm="sft", reward=None, task={"name": "countdown", "demonstrations": True},
+                    batch={"prompts": 16}, regularizers={}, workers={"backend": "local"})
+    assert sections["batch"] == {
+        "step": "16 demonstrations",
+        "updates": "1 epochs × 1 minibatches = 1 a step, 16 sequences each; on-policy",
+        "run": "10 steps: 10 updates, 160 demonstrations, at most 3,840 tokens",
+    }
+    assert sections["what is loaded"]["processes"] == "this one process"
+    assert sections["what is loaded"]["reference"].startswith("none")
+    assert "effective β" not in sections
+
+
+def test_a_biased_form_says_so_and_why_it_runs(parts):
+    sections = told(parts, regularizers={"kl": {"estimator": "k3", "allow_biased": True, "coefficient": 0.04}})
+    rows = sections["regularizer kl"]
+    assert rows["value"].startswith("unbiased")
+    assert rows["gradient"] == "that of forward_kl, not of this divergence; not weighed by ρ, as published"
+    assert rows["biased"].startswith("allowed by allow_biased: true. k3 in the loss descends the forward KL(ref‖π)")
+    assert "or set allow_biased" not in rows["biased"]
+    assert "biased" not in told(parts)["regularizer kl"]
+
+
+def test_references_alike_are_loaded_once(parts):
+    ema = {"reference": {"name": "ema", "rate": 0.5}, "coefficient": 0.1}
+    loaded = told(parts, regularizers={"a": {"coefficient": 0.1}, "b": ema, "c": {"coefficient": 0.2}})["what is loaded"]
+    assert loaded["reference"].splitlines() == [
+        "frozen for a, c: one copy of the trained parameters",
+        "ema(rate=0.5, every=1) for b: one copy of the trained parameters",
+    ]
+    assert loaded["engine"].startswith(f"2 × {parts}:Silent: Answers nothing.")
+    assert loaded["processes"] == "ray: 2 rollout, 1 learner and 1 reward actors"
+
+
+def test_a_regularizer_of_ones_own_is_told_by_its_keys(parts):
+    sections = told(parts, regularizers={"mine": {"name": f"{parts}:Own", "coefficient": 0.5, "longest": 7}})
+    assert sections["objective, maximised"]["mine"] == "The squared length of an answer"
+    assert sections["regularizer mine"]["longest"] == "7  Tokens."
+    assert "gradient" not in sections["regularizer mine"]
+
+
+# The facts behind "value" and "gradient": Schulman's k1, k2, k3 and Tang and Munos 2506.09477.
+
+
+@pytest.mark.parametrize(
+    ("estimator", "value", "in_loss", "in_reward"),
+    [
+        ("sampled", "unbiased", "that of this divergence", "that of this divergence"),
+        ("exact", "unbiased", "that of this divergence", "that of this divergence"),
+        ("k1", "unbiased", "zero: it is noise, no penalty", "that of this divergence"),
+        ("k2", "biased", "that of this divergence", "of no divergence that ships with align"),
+        ("k3", "unbiased", "that of forward_kl, not of this divergence", "of no divergence that ships with align"),
+    ],
+)
+def test_published_estimators_are_found_out_by_enumeration(estimator, value, in_loss, in_reward):
+    divergence = registry.resolve("divergence", "reverse_kl", "")()
+    subject = registry.resolve("estimator", estimator, "")()
+    assert probe.value_is(subject, divergence) == value
+    assert probe.gradient_is(subject, divergence, "loss") == in_loss
+    assert probe.gradient_is(subject, divergence, "reward") == in_reward
+
+
+def test_an_estimator_of_ones_own_is_found_out_too():
+    class Doubled(registry.contract("estimator")):
+        def value(self, divergence, log_u):
+            return 2 * divergence.value(log_u)
+
+        def coefficient(self, divergence, log_u):
+            return 2 * divergence.coefficient(log_u)
+
+    divergence = registry.resolve("divergence", "reverse_kl", "")()
+    assert probe.value_is(Doubled(), divergence) == "biased"
+    assert probe.gradient_is(Doubled(), divergence, "loss") == "of no divergence that ships with align"
+
+
+# What parts say of themselves
+
+
+def test_docstrings_in_three_lengths():
+    class Part:
+        """One line (Shao et al. 2402.03300) of 1.5 lines
+        that goes on. A second sentence.
+
+        Another paragraph.
+        """
+
+    assert summary(Part) == "One line (Shao et al. 2402.03300) of 1.5 lines that goes on. A second sentence."
+    assert first_line(Part) == "One line (Shao et al. 2402.03300) of 1.5 lines"
+    assert sentence(Part) == "One line (Shao et al. 2402.03300) of 1.5 lines that goes on"
+
+
+def test_a_part_without_a_docstring_says_nothing(tmp_path):
+    file = tmp_path / "mute.py"
+    file.write_text("class Mute:\n    q: float = 1.0\n    def f(self, log_u): ...\n")
+    assert summary(registry.resolve("divergence", f"{file}:Mute", "")) == ""
+
+
+def test_keys_have_their_type_default_and_meaning():
+    target, initial, horizon = keys(registry.resolve("coefficient", "adaptive", ""))
+    assert (target.name, target.type, target.required) == ("target", "float", True)
+    assert target.doc.startswith("Nats per response")
+    assert (initial.default, initial.required, initial.doc) == (0.2, False, "")
+    assert horizon.doc == "Rollouts over which beta can change by about 20 %."
+    composed = {key.name: key for key in keys(registry.resolve("regularizer", "composed", ""))}
+    assert (composed["divergence"].type, composed["divergence"].default) == ("divergence", "reverse_kl")
+    assert composed["coefficient"].required
+
+
+def test_written_is_what_a_recipe_would_say():
+    assert written(registry.resolve("divergence", "tsallis", "")(q=0.5)) == "Tsallis(q=0.5)"
+    built = build({"steps": 1, "task": "countdown", "algorithm": "sft", "engine": "transformers", "model": {"path": "x"}})
+    assert written(built.algorithm) == "sft(reduction=token)"

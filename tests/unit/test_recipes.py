@@ -1,0 +1,79 @@
+"""Every shipped recipe loads, says only what differs from its base, and round-trips through `recipe.yaml`."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from align import config, recipe
+from align.errors import RecipeError
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_it_loads_and_round_trips(path: Path):
+    loaded = recipe.load(path)
+    node = config.resolved(loaded)
+    assert config.resolved(recipe.build(node)) == node
+    assert config.resolved(recipe.build(OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.create(node)))))) == node
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_it_repeats_nothing_of_its_base(path: Path):
+    own = OmegaConf.to_container(OmegaConf.load(path))
+    if "base" not in own:
+        return
+    base = config.load(path.parent / own.pop("base"))
+    assert not list(repeats(own, base, ""))
+
+
+def repeats(own: dict, base: dict, where: str):
+    for key, value in own.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            yield from repeats(value, base[key], f"{where}{key}.")
+        elif key in base and base[key] == value:
+            yield f"{where}{key}"
+
+
+def minimal(**changes) -> dict:
+    return {"steps": 2, "task": "countdown", "reward": "exact", "algorithm": "grpo", "model": {"path": "nowhere"},
+            "batch": {"prompts": 4}} | changes
+
+
+@pytest.mark.parametrize(("changes", "where", "says"), [
+    ({"reward": None}, "reward", "learns from rewards"),
+    ({"algorithm": "sft"}, "reward", "changes nothing: sft learns from demonstrations"),
+    ({"algorithm": {"name": "grpo", "minibatches": 3}}, "batch.prompts", "4 prompts do not divide into 3 minibatches"),
+    ({"workers": {"rollout": 3}}, "batch.prompts", "4 prompts do not divide over 3 rollout workers"),
+    ({"workers": {"backend": "local", "rollout": 2}}, "workers", "one process"),
+    ({"workers": {"backend": "slurm"}}, "workers", "backend must be ray or local"),
+    ({"model": {"path": "a", "recipe": "b.yaml"}}, "model", "exactly one of path, recipe, config; given: path, recipe"),
+    ({"model": {"path": "a", "lora": {"alpha": 8.0}}}, "model.lora.alpha", "changes nothing"),
+    ({"optimizer": {"final_fraction": 0.1}}, "optimizer", "final_fraction changes nothing"),
+    ({"sampling": {"temperature": 0.0}}, "sampling", "temperature must be positive"),
+    ({"batch": {"prompts": 0}}, "batch", "prompts must be at least 1"),
+    ({"reward_limits": {"failure_score": -1.0}}, "reward_limits", "failure_score changes nothing with on_failure: drop"),
+    ({"regularizers": {"kl": {"coefficient": 0.1, "estimator": "k1"}}}, "regularizers.kl", "expected gradient zero"),
+    ({"regularizers": {"kl": {"coefficient": 0.1, "allow_biased": True}}}, "regularizers.kl", "allow_biased changes nothing"),
+    ({"algorithm": {"name": "grpo", "reduction": "tokens"}}, "algorithm", "reduction must be one of"),
+    ({"algorithm": {"name": "grpo", "epochs": 0}}, "algorithm", "epochs must be at least 1"),
+    ({"regularizers": {"kl": {"coefficient": 0.1}}, "model": {"path": "a", "lora": {"rank": 2, "dropout": 0.1}}},
+     "model.lora.dropout", "set it to 0 with regularizers"),
+    ({"checkpoint": {"every": 2, "keep": 0}}, "checkpoint", "keep must be at least 1"),
+    ({"evaluation": {"every": -1, "problems": 10}}, "evaluation.problems", "changes nothing: every: -1 never evaluates"),
+])
+def test_a_recipe_that_makes_no_sense_is_refused_at_its_key(changes: dict, where: str, says: str):
+    with pytest.raises(RecipeError) as refused:
+        recipe.build(minimal(**changes))
+    assert refused.value.where == where
+    assert says in str(refused.value)
+
+
+def test_the_published_forms_run_when_allowed():
+    for estimator in ("k1", "k3"):
+        recipe.build(minimal(regularizers={"kl": {"coefficient": 0.1, "estimator": estimator, "allow_biased": True}}))
+    several = {"name": "grpo", "epochs": 2}
+    recipe.build(minimal(regularizers={"kl": {"coefficient": 0.1, "estimator": "k2"}}))
+    with pytest.raises(RecipeError, match="on-policy only"):
+        recipe.build(minimal(algorithm=several, regularizers={"kl": {"coefficient": 0.1, "estimator": "k2"}}))
