@@ -29,8 +29,8 @@ def newest_step(run_dir: Path, recipe: Recipe) -> int:
     return steps[-1]
 
 
-def save(run_dir: Path, step: int, learner: Any, recipe: Recipe) -> None:
-    """The state after `step` steps. Written beside its final place and renamed, so a killed run leaves no half of one."""
+def save(run_dir: Path, step: int, learner: Any, recipe: Recipe, before: dict[str, float]) -> None:
+    """The state after `step` steps, and the evaluation `before` the first. Written beside its final place and renamed, so a killed run leaves no half of one."""
     final = _folder(run_dir, step)
     if final.exists():
         return
@@ -38,15 +38,16 @@ def save(run_dir: Path, step: int, learner: Any, recipe: Recipe) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     learner.save(str(unfinished / "learner"))
-    driver = {"step": step, "coefficients": {name: r.coefficient.state_dict() for name, r in recipe.regularizers.items()}}
+    coefficients = {name: r.coefficient.state_dict() for name, r in recipe.regularizers.items()}
+    driver = {"step": step, "coefficients": coefficients, "before": before}
     (unfinished / "driver.json").write_text(json.dumps(driver, indent=1))
     unfinished.rename(final)
     for old in _steps(run_dir)[: -recipe.checkpoint.keep]:
         shutil.rmtree(_folder(run_dir, old))
 
 
-def load(run_dir: Path, step: int, learner: Any, recipe: Recipe) -> None:
-    """Take the state back. Raises UserError when the checkpoint is of another recipe."""
+def load(run_dir: Path, step: int, learner: Any, recipe: Recipe) -> dict[str, float]:
+    """Take the state back, and return the evaluation before the first step. Raises UserError when the checkpoint is of another recipe."""
     folder = _folder(run_dir, step)
     driver = json.loads((folder / "driver.json").read_text())
     if driver["coefficients"].keys() != recipe.regularizers.keys():
@@ -55,3 +56,4 @@ def load(run_dir: Path, step: int, learner: Any, recipe: Recipe) -> None:
     learner.load(str(folder / "learner"))
     for name, state in driver["coefficients"].items():
         recipe.regularizers[name].coefficient.load_state_dict(state)
+    return driver["before"]

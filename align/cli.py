@@ -117,11 +117,13 @@ def explain(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     And what beta comes to, the sizes, and what would be loaded; nothing is.
     """
-    from align.explain import explain as describe
     from align.lookup import find_recipe
-    from align.recipe import load
 
     file = find_recipe(recipe)
+
+    from align.explain import explain as describe
+    from align.recipe import load
+
     out = _wide()
     out.print(Text(f"{file}\n", style="dim"))
     describe(load(file, overrides or []), out)

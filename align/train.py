@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from align import checkpoints
 from align.config import resolved
@@ -35,6 +36,14 @@ def train(recipe: Recipe, run_dir: Path, address: str | None = None, resume: boo
     first = checkpoints.newest_step(run_dir, recipe) if resume else 0
     OmegaConf.save(OmegaConf.create(resolved(recipe)), run_dir / "recipe.yaml")
     telemetry = Telemetry(run_dir, steps=recipe.steps, first_step=first)
+    try:
+        return _train(recipe, run_dir, address, first, telemetry)
+    finally:
+        telemetry.close()
+
+
+def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telemetry: Telemetry) -> dict[str, Any]:
+    transformers_logging.disable_progress_bar()
     model_dir = model_folder(recipe, run_dir, telemetry.note)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed)
@@ -55,47 +64,47 @@ class Run:
         self.recipe, self.run_dir, self.workers, self.telemetry = recipe, run_dir, workers, telemetry
         self.examples, self.suites, self.pad_id = examples, suites, pad_id
         self.seconds: dict[str, float] = {}
+        self.tokens, self.step_seconds = 0, 0.0
 
     def run(self, first: int) -> dict[str, Any]:
         recipe, evaluation = self.recipe, self.recipe.evaluation
-        started, tokens = time.perf_counter(), 0
+        started = time.perf_counter()
         if first:
-            checkpoints.load(self.run_dir, first, self.workers.learner, recipe)
+            before = checkpoints.load(self.run_dir, first, self.workers.learner, recipe)
             self.workers.publish(first)
-        before = self.evaluate(first) if evaluation.every >= 0 else {}
-        training = time.perf_counter()
+        else:
+            before = self.evaluate(0) if evaluation.every >= 0 else {}
         for step in range(first, recipe.steps):
             try:
-                tokens += self.step(step)
+                self.step(step)
             except (RunStopped, KeyboardInterrupt):
-                checkpoints.save(self.run_dir, step, self.workers.learner, recipe)
+                checkpoints.save(self.run_dir, step, self.workers.learner, recipe, before)
                 raise
             done = step + 1
             if done == recipe.steps or (recipe.checkpoint.every and done % recipe.checkpoint.every == 0):
-                checkpoints.save(self.run_dir, done, self.workers.learner, recipe)
+                checkpoints.save(self.run_dir, done, self.workers.learner, recipe, before)
             if evaluation.every > 0 and done % evaluation.every == 0 and done < recipe.steps:
                 self.evaluate(done)
-        training = time.perf_counter() - training
         self.workers.learner.export(str(self.run_dir / "model"))
         after = self.evaluate(recipe.steps) if evaluation.every >= 0 else {}
         summary = {
             "before": before, "after": after, "steps": recipe.steps, "resumed_from": first,
-            "tokens/s": tokens / training if tokens else None,
-            "train_seconds": training, "wall_seconds": time.perf_counter() - started,
+            "tokens/s": self.tokens / self.step_seconds if self.tokens else None,
+            "train_seconds": self.step_seconds, "wall_seconds": time.perf_counter() - started,
             "model": str(self.run_dir / "model"),
         }
         self.telemetry.finish(summary)
         return summary
 
-    def step(self, step: int) -> int:
-        """One row of the design's table; returns the response tokens learned from."""
+    def step(self, step: int) -> None:
+        """Everything one batch goes through, in order."""
         self.seconds = {}
         began = time.perf_counter()
         groups, rewards = self.experience(step)
         batch = pack(groups, rewards, self.pad_id)
         if batch is None:
             self.telemetry.note(f"step {step}: every sample was dropped ({rewards.first_failure}); nothing was learned from it")
-            return 0
+            return
         batch = replace(batch, betas={name: r.coefficient.beta(step) for name, r in self.recipe.regularizers.items()})
         with self.timed("score"):
             batch = self.workers.learner.score(batch)
@@ -106,10 +115,10 @@ class Run:
         sync = self.sync(step + 1) if self.recipe.algorithm.samples else {}
         seconds = time.perf_counter() - began
         count = len(batch.seq_ids)
+        self.tokens, self.step_seconds = self.tokens + count, self.step_seconds + seconds
         self.telemetry.step(step, stats | reward_metrics(batch, rewards) | {f"beta/{k}": v for k, v in batch.betas.items()} | sync | {
             "response/length": count / len(batch.lengths), "tokens/s": count / seconds, "time/step": seconds,
             **{f"time/{k}": v for k, v in self.seconds.items()}})
-        return count
 
     def experience(self, step: int) -> tuple[list[Group], Rewards | None]:
         if not self.recipe.algorithm.samples:

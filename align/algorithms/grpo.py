@@ -6,6 +6,7 @@ from torch import Tensor
 from align.algorithms import Algorithm
 from align.core import advantages as estimate
 from align.core.surrogates import clipped
+from align.describe import summary
 from align.types import TokenBatch, TokenContext
 
 ADVANTAGES = {"group": estimate.group_standardised, "batch": estimate.batch_standardised, "none": estimate.group_centred}
@@ -37,6 +38,12 @@ class Grpo(Algorithm):
 
     def advantages(self, batch: TokenBatch) -> Tensor:
         return ADVANTAGES[self.normalize](batch.rewards, batch.group_ids)[batch.seq_ids]
+
+    def formula(self) -> str:
+        return f"min(ρ A, clip(ρ, 1−{self.clip_low:g}, 1+{self.clip_high:g}) A)"
+
+    def symbols(self) -> dict[str, str]:
+        return {"A": summary(ADVANTAGES[self.normalize]), "ρ": "π/π_old of the token"}
 
     def loss(self, ctx: TokenContext, advantages: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         loss, cut = clipped(ctx.log_rho, advantages, self.clip_low, self.clip_high)

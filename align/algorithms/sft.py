@@ -18,5 +18,8 @@ class Sft(Algorithm):
     def __post_init__(self):
         self.check()
 
+    def formula(self) -> str:
+        return "log π"
+
     def loss(self, ctx: TokenContext, advantages: None) -> tuple[Tensor, dict[str, Tensor]]:
         return -ctx.logp, {}

@@ -67,6 +67,17 @@ def sample(model: nn.Module, prompts: Sequence[Sequence[int]], samples: int, tem
     return Draws(tokens=tokens.cpu(), logp=logps.cpu(), lengths=lengths.cpu(), finished=finished.cpu())
 
 
+@torch.inference_mode()
+def score(model: nn.Module, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], temperature: float) -> list[Tensor]:
+    """log mu of given responses, float32 [n] each, nats, after temperature, in one forward pass."""
+    rows = [torch.tensor([*p, *r]) for p, r in zip(prompts, responses, strict=True)]
+    # Padded on the right, where causal attention never looks.
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
+    logp = torch.log_softmax(model(input_ids=ids, use_cache=False).logits[:, :-1].float() / temperature, -1)
+    sampled = logp.gather(2, ids[:, 1:, None]).squeeze(2).cpu()
+    return [sampled[i, len(p) - 1 : len(p) + len(r) - 1] for i, (p, r) in enumerate(zip(prompts, responses, strict=True))]
+
+
 def left_padded(prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, Tensor]:
     """Token ids int64 [P, width] and which columns hold a token, bool [P, width + room]: all of those to come do."""
     width = max(len(p) for p in prompts)

@@ -40,7 +40,7 @@ class Transformers(Engine):
         # transformers takes seconds to import, and a recipe is checked without it.
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
-        from align.engines._rows import ATTENTION  # noqa: PLC0415
+        from align.engines._rows import ATTENTION, RowCache, RowLayer  # noqa: PLC0415
 
         device = self.device
         if device == "auto":
@@ -53,6 +53,8 @@ class Transformers(Engine):
         check_room(self._model.config, sampling, max_prompt_tokens)
         if self._model.config._attn_implementation == "sdpa":
             self._model.set_attn_implementation(ATTENTION)
+        if not any(isinstance(layer, RowLayer) for layer in RowCache(self._model.config).layers):
+            raise UserError(f"engine: a {self._model.config.model_type} model keeps no keys and values to continue from; use engine: vllm")
         self._layout = Layout.of(self._model)
         self._is_end = torch.zeros(self._model.config.get_text_config(decoder=True).vocab_size, dtype=torch.bool)
         self._is_end[end_token_ids(model_dir, self._tokenizer)] = True
@@ -83,7 +85,8 @@ class Transformers(Engine):
         lengths, finished = draws.lengths.tolist(), draws.finished.tolist()
         tokens, logp = draws.tokens.numpy(), draws.logp.numpy()
         rollouts = [(tokens[r, :n], logp[r, :n], finished[r]) for r, n in enumerate(lengths)]
-        texts = self._tokenizer.batch_decode([ids for ids, _, _ in rollouts], skip_special_tokens=True)
+        # Lists: the tokenizer would convert arrays one by one, slowly.
+        texts = self._tokenizer.batch_decode([ids[:n] for ids, n in zip(tokens.tolist(), lengths, strict=True)], skip_special_tokens=True)
         return [group(p, rollouts[i * samples : (i + 1) * samples], texts[i * samples : (i + 1) * samples], self.version)
                 for i, p in enumerate(prompts)]
 

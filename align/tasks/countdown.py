@@ -104,7 +104,7 @@ class Countdown(Task):
             single="<bos> $A", special_tokens=[("<bos>", VOCABULARY.index("<bos>"))])
         return PreTrainedTokenizerFast(
             tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>",
-            model_input_names=["input_ids", "attention_mask"], clean_up_tokenization_spaces=False)
+            model_input_names=["input_ids", "attention_mask"])
 
 
 def coverage(group: Group) -> float:

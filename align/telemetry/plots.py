@@ -34,7 +34,7 @@ PANELS = (
     Panel("gradient norm before clipping", ("grad/norm",), from_zero=True),
     Panel("divergence of each regularizer", ("divergence/*",), from_zero=True),
     Panel("coefficient", ("beta/*",), from_zero=True),
-    Panel("response length", ("response/length",), from_zero=True),
+    Panel("response length", ("response/length", "eval/*/length"), from_zero=True),
     Panel("speed", ("tokens/s",), from_zero=True),
     Panel("KL(engine || learner)", ("kl/engine",), from_zero=True),
 )

@@ -20,9 +20,6 @@ from align.types import Group, Prompt, Rewards
 from align.weight_sync.packing import Weights
 from align.workers.reward_runner import run_rewards
 
-RETRIES = 3
-"""Of `start` on an actor that Ray restarts; a call with none is refused while the actor is on its way back."""
-
 
 @dataclass(frozen=True)
 class Job:
@@ -53,7 +50,6 @@ class RolloutActor:
     def __init__(self, job: Job):
         self.job, self.recipe = job, None
 
-    @ray.method(max_task_retries=RETRIES)
     def start(self) -> None:
         if self.recipe is None:
             recipe = self.job.recipe()
@@ -108,7 +104,6 @@ class RewardActor:
     def __init__(self, job: Job):
         self.job, self.recipe = job, None
 
-    @ray.method(max_task_retries=RETRIES)
     def start(self) -> None:
         if self.recipe is None:
             self.recipe = self.job.recipe()

@@ -27,9 +27,9 @@ def answer(ref: ray.ObjectRef, seconds: float | None = None) -> Any:
 
 
 def reason(error: Exception) -> str:
-    """The first line of what Ray says of a death that tells more than that it happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "exit" in line.lower() or "killed" in line.lower()), lines[0] if lines else repr(error))[:300]
+    """What Ray knows of a death, without the names it gives things and without its guesses."""
+    text = " ".join(str(error).split())
+    return text.rpartition("Worker exit detail: ")[2].partition(" Some common causes")[0][:300]
 
 
 class RemoteLearner:

@@ -28,7 +28,7 @@ from align.workers.shards import group_chunks, prompt_shards
 
 ATTEMPTS = 3
 """Rollout actors that may die over one shard before the shard is held to be the cause."""
-CHUNK = 16
+CHUNK = 32
 """Answers a reward actor gets at a time: what one answer that cannot be interrupted costs."""
 MARGIN = 10.0
 """Seconds a reward actor gets beyond the limits of its answers."""

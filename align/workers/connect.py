@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from importlib.util import find_spec
@@ -37,7 +38,9 @@ def connect(address: str | None) -> bool:
         ray.init(address="local", include_dashboard=False, **quiet)
         return True
     _probe(address)
-    # `ray start` authenticates by token where one exists; a client with an explicit address does so only if told.
+    # `ray start` authenticates by token where one exists; a client with an explicit address does so only if told. It says so in a
+    # warning, before `ray.init` quiets its log.
+    logging.getLogger("ray").setLevel(logging.ERROR)
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
         # The nodes run the driver's align, not one they may have installed.

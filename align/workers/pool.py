@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import ActorUnavailableError
 
 from align.errors import RunStopped
 from align.workers.calls import DIED, answer, reason
 
 log = logging.getLogger(__name__)
+KNOCK_SECONDS = 0.5
+"""Between two calls to an actor that is on its way back: until it is there, Ray refuses them at once."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,22 @@ class Running:
     deadline: float
 
 
+@dataclass
+class Recovering:
+    actor: Any
+    deadline: float
+    knock_at: float = 0.0
+    ref: ray.ObjectRef | None = None
+    """Its `start`, while that is under way."""
+
+
 class Pool:
     """The actors of one role. They have a `start` that may be called again, and come back by themselves (`max_restarts=-1`)."""
 
     def __init__(self, role: str, actors: Sequence[Any], start_timeout: float):
         self.role, self.actors, self.start_timeout = role, list(actors), start_timeout
         self._idle = deque(actors)
-        self._recovering: dict[ray.ObjectRef, Running] = {}
+        self._recovering: list[Recovering] = []
 
     def run(self, method: str, calls: Sequence[tuple], *, attempts: int, seconds: Sequence[float] | None = None) -> list[Any]:
         """The results in order; `Lost` where `attempts` actors died over a call, or it took longer than its `seconds`.
@@ -92,28 +104,47 @@ class Pool:
                 self._recover(refs[ref])
 
     def _recover(self, actor: Any) -> None:
-        self._recovering[actor.start.remote()] = Running(-1, actor, time.monotonic() + self.start_timeout)
+        self._recovering.append(Recovering(actor, time.monotonic() + self.start_timeout))
 
     def _wait(self, running: dict[ray.ObjectRef, Running]) -> list[ray.ObjectRef]:
         """Wait until something happens; actors that came back become idle. Returns what is done of `running`."""
-        waited = running | self._recovering
-        if not waited:
+        self._knock()
+        if not running and not self._recovering:
             raise RunStopped(f"every {self.role} actor died and did not come back; the workers' logs (in the Ray session folder) tell why. "
                              "Run the same command with --resume")
-        left = min(job.deadline for job in waited.values()) - time.monotonic()
-        done, _ = ray.wait(list(waited), timeout=None if left == float("inf") else max(left, 0.0))
-        for ref in [ref for ref in done if ref in self._recovering]:
-            actor = self._recovering.pop(ref).actor
-            try:
-                answer(ref)
-                self._idle.append(actor)
-            except DIED as error:
-                self._drop(actor, reason(error))
-        for ref in [ref for ref, job in self._recovering.items() if job.deadline <= time.monotonic()]:
-            self._drop(self._recovering.pop(ref).actor, f"not back within {self.start_timeout:g} s")
+        knocks = {lame.ref: lame for lame in self._recovering if lame.ref is not None}
+        wake = [job.deadline for job in running.values()]
+        wake += [lame.knock_at if lame.ref is None else lame.deadline for lame in self._recovering]
+        left = max(min(wake) - time.monotonic(), 0.0)
+        if not running and not knocks:
+            time.sleep(left)
+            return []
+        done, _ = ray.wait([*running, *knocks], timeout=None if left == float("inf") else left)
+        for ref in done:
+            if ref in knocks:
+                self._heard(knocks[ref])
         return [ref for ref in done if ref in running]
 
-    def _drop(self, actor: Any, why: str) -> None:
+    def _knock(self) -> None:
+        now = time.monotonic()
+        for lame in [lame for lame in self._recovering if lame.deadline <= now]:
+            self._drop(lame, f"not back within {self.start_timeout:g} s")
+        for lame in self._recovering:
+            if lame.ref is None and lame.knock_at <= now:
+                lame.ref = lame.actor.start.remote()
+
+    def _heard(self, lame: Recovering) -> None:
+        try:
+            answer(lame.ref)
+            self._recovering.remove(lame)
+            self._idle.append(lame.actor)
+        except ActorUnavailableError:
+            lame.ref, lame.knock_at = None, time.monotonic() + KNOCK_SECONDS
+        except DIED as error:
+            self._drop(lame, reason(error))
+
+    def _drop(self, lame: Recovering, why: str) -> None:
         log.warning("a %s actor does not come back (%s); %d are left", self.role, why, len(self.actors) - 1)
-        ray.kill(actor)
-        self.actors.remove(actor)
+        ray.kill(lame.actor)
+        self._recovering.remove(lame)
+        self.actors.remove(lame.actor)

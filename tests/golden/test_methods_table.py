@@ -353,6 +353,11 @@ def test_row_60_constant_rewards_teach_nothing(reward, count):
         assert torch.equal(advantages(rewards, groups), torch.zeros(2 * count))
 
 
+@pytest.mark.parametrize("advantages", [group_standardised, group_centred, batch_standardised])
+def test_row_60_a_single_rollout_teaches_nothing(advantages):
+    assert advantages(torch.tensor([0.7]), torch.tensor([0])).tolist() == [0.0]
+
+
 def test_groups_do_not_mix():
     """Two interleaved groups standardise as they do alone; the batch's deviation is that of all rewards."""
     rewards = torch.tensor([1.0, 5.0, 0.0, 9.0, 0.0, 5.0, 0.0], dtype=torch.float64)

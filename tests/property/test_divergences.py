@@ -38,7 +38,8 @@ QUICK = settings(max_examples=40, deadline=None, derandomize=True, database=None
 every = pytest.mark.parametrize("name", SHIPPED)
 EPS32, EPS64 = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps
 
-log_ratios = st.lists(st.floats(1e-7, 20) | st.floats(-20, -1e-7), min_size=1, max_size=40).map(lambda x: torch.tensor(x, dtype=torch.float64))
+log_ratios = st.lists(st.floats(1e-7, 20) | st.floats(-20, -1e-7), min_size=1, max_size=40).map(
+    lambda x: torch.tensor(x, dtype=torch.float64))
 
 
 def f_alone(divergence: Divergence) -> Divergence:
@@ -175,7 +176,7 @@ def test_exact_divergence(name, pair, order):
         definition = (ref.exp() * divergence.f(logp - ref)).sum()
         assert_within(found, definition, 1e-12 * definition + 1e-13)
         assert found >= 0
-        assert (found > 0) == bool(((logp - ref).abs() > 1e-7).any()) or found < 1e-13
+        assert found > 1e-7 or (logp.exp() - ref.exp()).abs().max() < 1e-3, "Pinsker's inequality"
         (grad,) = torch.autograd.grad(found, policy, retain_graph=True)
         (expected,) = torch.autograd.grad(definition, policy)
         assert_within(grad, expected, 1e-11 * (1 + expected.abs().max()))
@@ -191,11 +192,12 @@ def test_exact_divergence(name, pair, order):
 def test_extreme_logits(name, pair, impossible):
     """Logits to +-80 and outcomes impossible under both sides: finite, as without those outcomes, and float32 agrees with float64.
 
-    float32 holds log-probs of size 160 to 8e-6; where D itself is out of its range (u^2 at q = 2) only float64 is asked.
+    float32 holds log-probs of size 160 to 8e-6; where D itself leaves its range (E_pi u at q = 2) only float64 is asked.
     """
     gone = torch.full((2, impossible), -math.inf, dtype=torch.float64)
     results = {}
-    for dtype in (torch.float64, torch.float32):
+    in_range = name != "tsallis_2"
+    for dtype in (torch.float64, torch.float32)[: 1 + in_range]:
         for padding in (gone, gone[:, :0]):
             policy = torch.cat([pair, padding], 1)[0].to(dtype).requires_grad_()
             ref = torch.log_softmax(torch.cat([pair, padding], 1)[1].to(dtype), -1)
@@ -207,7 +209,7 @@ def test_extreme_logits(name, pair, impossible):
     assert torch.isfinite(value) and torch.isfinite(grad).all() and value >= 0
     assert_within(results[torch.float64, impossible][0], value, 1e-13 * value)
     assert_within(results[torch.float64, impossible][1], grad, 1e-13 * grad.abs().max() + 1e-15)
-    if name != "tsallis_2":
+    if in_range:
         single, single_grad = results[torch.float32, impossible]
         assert_within(single, value, 1e-4 * value + 1e-5)
         assert_within(single_grad, grad, 1e-4 * (grad.abs().max() + value) + 1e-5)
@@ -216,8 +218,8 @@ def test_extreme_logits(name, pair, impossible):
 # The head
 
 
-@QUICK
-@given(tokens=st.integers(1, 40), elements=st.integers(1, 3000), seed=st.integers(0, 10**6))
+@settings(QUICK, max_examples=15)
+@given(tokens=st.integers(1, 24), elements=st.integers(1, 3000), seed=st.integers(0, 10**6))
 def test_chunks_of_the_head_change_nothing(tokens, elements, seed):
     vocabulary, width = 23, 4
     weight, ref_weight = normal(vocabulary, width, seed=seed).requires_grad_(), normal(vocabulary, width, seed=seed + 1)
@@ -390,4 +392,5 @@ def test_segment_sums(lengths, seed):
     so_far = torch.cat([torch.stack([r[: i + 1].double().sum() for i in range(len(r))]) for r in rows])
     torch.testing.assert_close(suffix_sum(x, seq_ids, positions).double(), later, rtol=1e-6, atol=0)
     torch.testing.assert_close(prefix_sum(x, seq_ids, positions).double(), so_far, rtol=1e-6, atol=0)
-    torch.testing.assert_close(segment_sum(x, seq_ids, len(lengths)).double(), torch.stack([r.double().sum() for r in rows]), rtol=1e-6, atol=0)
+    totals = torch.stack([r.double().sum() for r in rows])
+    torch.testing.assert_close(segment_sum(x, seq_ids, len(lengths)).double(), totals, rtol=1e-6, atol=0)

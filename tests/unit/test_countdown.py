@@ -75,6 +75,14 @@ def test_every_problem_has_the_written_form_and_a_right_demonstration():
     assert max(lengths) <= 24
 
 
+def test_the_order_of_the_given_numbers_tells_nothing():
+    asked = [e for e in SFT.examples() if e.fields["skill"] == "countdown" and len(set(e.fields["numbers"])) == 4]
+    # Each of the 24 orders is as likely: 1/24 of the problems give their numbers as the answer has them, 1/24 sorted.
+    for order in ([re.findall(r"\d", e.answer.split("=")[0]) for e in asked], [sorted(map(str, e.fields["numbers"])) for e in asked]):
+        same = sum(list(map(str, e.fields["numbers"])) == o for e, o in zip(asked, order, strict=True))
+        assert abs(same - len(asked) / 24) < 4 * math.sqrt(len(asked) * 23) / 24
+
+
 def test_questions_have_no_answers_and_no_sorting():
     examples = Countdown(size=300).examples()
     assert len(examples) == 300

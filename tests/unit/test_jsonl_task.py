@@ -41,7 +41,8 @@ def test_rows_become_examples(write):
 
 
 def test_fields_may_have_other_names(write):
-    path = write(lines({"question": "q", "solution": "a", "key": "k", "answer": "unused", "id": 1, "prompt": "kept"}, {"question": "r"}))
+    path = write(lines({"question": "q", "solution": "a", "key": "k", "answer": "unused", "id": 1, "prompt": "kept"},
+                       {"question": "r", "answer": "unused"}))
     assert list(Jsonl(path, prompt="question", answer="solution", id="key").examples()) == [
         Example(id="k", text="q", answer="a", fields={"answer": "a", "id": 1, "prompt": "kept"}),
         Example(id="line-2", text="r"),

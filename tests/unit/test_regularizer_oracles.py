@@ -234,6 +234,16 @@ def test_the_loss_reads_as_its_value(cell):
         assert torch.equal(penalty.loss.detach(), penalty.value)
 
 
+@pytest.mark.parametrize("cell", [c for c in UNBIASED if c[1] == "exact"], ids="-".join)
+def test_exact_does_not_depend_on_the_token_drawn(cell):
+    """Its value at a state is one number, off-policy too: only the ratio of the tokens before it may weigh it."""
+    for problem in TREES:
+        ctx, _ = context(cell, problem)
+        value, prefix = composed(cell).penalty(ctx, NAME).value, torch.tensor(problem.steps())[:, 2]
+        for state in range(len(problem.prefixes)):
+            assert (value[prefix == state] - value[prefix == state][0]).abs().max() < 1e-14 * (1 + value.max())
+
+
 @pytest.mark.parametrize("cell", [c for c in CELLS if c not in MEANINGLESS and c[1] in ("k1", "k2", "k3")], ids="-".join)
 def test_value_of_published_estimators(cell):
     """k1 and k3: KL(pi||ref) on-policy; k2: its own functional. Off-policy none of them has a ratio: the mean is over pi_old."""

@@ -250,4 +250,4 @@ def test_a_resumed_run_draws_and_counts_the_whole(tmp_path, screen):
         second.step(step, {"reward/mean": 10.0 + step})
     second.close()
     assert [(r["step"], r["reward/mean"]) for r in read(tmp_path / "metrics.jsonl")] == [(0, 0.0), (1, 1.0), (2, 12.0), (3, 13.0)]
-    assert "step 3/4  reward/mean     12.00" in screen.file.getvalue()
+    assert "step  3/4  reward/mean     12.00" in screen.file.getvalue()

