@@ -30,7 +30,10 @@ def newest_step(run_dir: Path, recipe: Recipe) -> int:
 
 
 def save(run_dir: Path, step: int, learner: Any, recipe: Recipe, before: dict[str, float]) -> None:
-    """The state after `step` steps, and the evaluation `before` the first. Written beside its final place and renamed, so a killed run leaves no half of one."""
+    """The state after `step` steps, and the evaluation `before` the first.
+
+    Written beside its final place and renamed, so a killed run leaves no half of one.
+    """
     final = _folder(run_dir, step)
     if final.exists():
         return

@@ -92,16 +92,10 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on held-out problems."""
-    from align import config
     from align.evaluate import evaluate_model
-    from align.recipe import build
     from align.telemetry.units import show, unit
 
-    file = run_dir / "recipe.yaml"
-    if not file.is_file():
-        raise UserError(f"{run_dir} is not the folder of a run: it has no recipe.yaml")
-    evaluation = build(config.load(file)).evaluation
-    metrics = evaluate_model(run_dir, model, problems or evaluation.problems, samples or evaluation.samples)
+    metrics = evaluate_model(run_dir, model, problems, samples)
     if as_json:
         print(json.dumps(metrics, indent=2))
         return

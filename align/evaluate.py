@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer
+
 from align.errors import UserError
 from align.experience import tokenize
-from align.recipe import build
+from align.recipe import load
 from align.tasks import Task
 from align.types import Group, Prompt
 
@@ -32,23 +34,22 @@ class Suites:
         return metrics, first
 
 
-def evaluate_model(run_dir: Path, model: Path | None, problems: int, samples: int) -> dict[str, float]:
-    """Metrics of a run's final model, or of another model folder, on the task of that run. One process, the run's engine."""
+def evaluate_model(run_dir: Path, model: Path | None = None, problems: int | None = None, samples: int | None = None) -> dict[str, float]:
+    """Metrics of a run's final model, or of another model folder, on the task of that run. One process, the run's engine.
+
+    Args: problems and samples, where not given, are those of the run's recipe.
+    """
     recipe_file = run_dir / "recipe.yaml"
     if not recipe_file.is_file():
-        raise UserError(f"{run_dir} is not a run folder: it holds no recipe.yaml")
-    # OmegaConf reads it, so that a value is what the run saw.
-    from omegaconf import OmegaConf  # noqa: PLC0415
-    from transformers import AutoTokenizer  # noqa: PLC0415
-
-    recipe = build(OmegaConf.to_container(OmegaConf.load(recipe_file)))
+        raise UserError(f"{run_dir} is not the folder of a run: it has no recipe.yaml")
+    recipe = load(recipe_file)
     folder = model or run_dir / "model"
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model (no config.json); the run has not finished, or give --model DIR")
-    suites = Suites(recipe.task, AutoTokenizer.from_pretrained(folder), problems)
+    suites = Suites(recipe.task, AutoTokenizer.from_pretrained(folder), problems or recipe.evaluation.problems)
     longest = max(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)
     recipe.engine.start(str(folder), recipe.sampling, longest)
     try:
-        return suites.evaluate(recipe.engine.generate, samples, recipe.seed)[0]
+        return suites.evaluate(recipe.engine.generate, samples or recipe.evaluation.samples, recipe.seed)[0]
     finally:
         recipe.engine.close()

@@ -25,17 +25,19 @@ def pack(groups: Sequence[Group], rewards: Rewards | None, pad_id: int = 0) -> T
         return None
     prompt_lengths = torch.tensor([len(prompt.token_ids) for _, prompt, _ in rows])
     lengths = torch.tensor([len(rollout.token_ids) for _, _, rollout in rows])
-    input_ids = torch.full((len(rows), int((prompt_lengths + lengths).max())), pad_id)
-    for row, (_, prompt, rollout) in zip(input_ids, rows, strict=True):
-        both = np.concatenate([np.asarray(prompt.token_ids, dtype=np.int64), rollout.token_ids])
-        row[: len(both)] = torch.from_numpy(both)
+    totals = prompt_lengths + lengths
+    input_ids = torch.full((len(rows), int(totals.max())), pad_id)
+    flat = np.concatenate([ids for _, prompt, rollout in rows for ids in (prompt.token_ids, rollout.token_ids)]).astype(np.int64)
+    input_ids[torch.arange(input_ids.shape[1]) < totals[:, None]] = torch.from_numpy(flat)
+    seq_ids = torch.repeat_interleave(torch.arange(len(rows)), lengths)
+    starts = torch.cumsum(lengths, 0) - lengths
     sampled = rows[0][2].sampler_logp is not None
     return TokenBatch(
         input_ids=input_ids,
         prompt_lengths=prompt_lengths,
         lengths=lengths,
-        seq_ids=torch.repeat_interleave(torch.arange(len(rows)), lengths),
-        positions=torch.cat([torch.arange(n) for n in lengths.tolist()]),
+        seq_ids=seq_ids,
+        positions=torch.arange(len(seq_ids)) - starts[seq_ids],
         group_ids=torch.unique(torch.tensor([i for i, _, _ in rows]), return_inverse=True)[1],
         rewards=values,
         sampler_logp=torch.from_numpy(np.concatenate([r.sampler_logp for _, _, r in rows])) if sampled else None,

@@ -150,6 +150,10 @@ class Evaluation:
     problems: int = 192
     samples: int = 8
 
+    def __post_init__(self):
+        if self.every < -1 or self.problems < 1 or self.samples < 1:
+            raise ValueError("problems and samples must be at least 1, and every -1, 0 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
@@ -201,9 +205,9 @@ def _refuse_dead_keys(recipe: Recipe) -> None:
         (recipe.evaluation, "evaluation", "every", recipe.evaluation.every < 0, "every: -1 never evaluates"),
         (recipe.reward_limits, "reward_limits", None, not recipe.algorithm.samples, demonstrations),
     ]
-    for part, where, switch, off, why in switched_off:
-        for f in fields(part):
-            if off and f.name != switch and getattr(part, f.name) != f.default:
+    for keys, where, switch, off, why in switched_off:
+        for f in fields(keys):
+            if off and f.name != switch and getattr(keys, f.name) != f.default:
                 raise RecipeError(f"{where}.{f.name}", f"changes nothing: {why}")
     if not recipe.algorithm.samples:
         if recipe.reward is not None:

@@ -145,8 +145,9 @@ class Run:
             self.workers.publish(step)  # an algorithm that samples has synced already
         evaluation = self.recipe.evaluation
         metrics, groups = self.suites.evaluate(self.workers.generate, evaluation.samples, self.recipe.seed)
-        kl = self.workers.learner.exact_kl(pack(groups, None, self.pad_id))
-        metrics["kl/initial"] = kl.mean
+        if not groups:
+            return {}  # a task without held-out problems
+        metrics["kl/initial"] = self.workers.learner.exact_kl(pack(groups, None, self.pad_id)).mean
         self.telemetry.evaluation(step, metrics)
         return metrics
 

@@ -20,7 +20,7 @@ KINDS = {
                "final_logit_softcapping": 3.0},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4},
 }
-"""Model types with the keys of their configuration that `SHAPE` does not give."""
+"""Keys of the configuration that `SHAPE` does not give, for model types that need some."""
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -39,12 +39,11 @@ def tiny_model(folder: Path, *, tied: bool = True, kind: str = "qwen2", seed: in
     misplaced weight shows in the log-probs.
     """
     tokenizer = tiny_tokenizer()
-    config = AutoConfig.for_model(kind, **({} if kind == "gpt2" else SHAPE) | KINDS[kind] | keys, vocab_size=len(tokenizer),
+    config = AutoConfig.for_model(kind, **({} if kind == "gpt2" else SHAPE) | KINDS.get(kind, {}) | keys, vocab_size=len(tokenizer),
                                   tie_word_embeddings=tied, initializer_range=spread, max_position_embeddings=512,
                                   pad_token_id=0, bos_token_id=1, eos_token_id=2)
-    generator_state = torch.get_rng_state()
-    torch.manual_seed(seed)
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
-    torch.set_rng_state(generator_state)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)

@@ -6,7 +6,7 @@ The numbers are arithmetic from the formulas of the papers, or figures of TRL 1.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -416,6 +416,32 @@ def test_row_66_trl_dapo_with_kl(estimator, expected):
     loss, _ = Grpo(clip_high=0.28).loss(ctx, TG_ADVANTAGES)
     penalty = regularizer(ReverseKl(), estimator).penalty(ctx, NAME)
     close(reduced(loss + 0.04 * penalty.loss, ctx, "token"), expected, 7)
+
+
+def test_every_key_of_grpo_is_alive():
+    """normalize and the clips by their effect on TG, reduction in row 65, epochs and minibatches in what counts as on-policy."""
+    assert {f.name for f in fields(Grpo)} == {"normalize", "clip_low", "clip_high", "reduction", "epochs", "minibatches"}
+    batch = replace(tg().batch, rewards=torch.tensor([1.0, 0.0], dtype=torch.float64))
+    deviation = 0.5**0.5 + 1e-4
+    for normalize, expected in (("group", 0.5 / deviation), ("batch", 0.5 / deviation), ("none", 0.5)):
+        close(Grpo(normalize=normalize).advantages(batch), torch.tensor([expected] * 4 + [-expected] * 3, dtype=torch.float64), 12)
+    two_groups = replace(batch, group_ids=torch.tensor([0, 1]))
+    assert not any(Grpo(normalize=n).advantages(two_groups).any() for n in ("group", "batch", "none"))
+
+    # rho on TG: 1.111 .75 1 1.2 | .667 1.059 2; with A = 1 the high clip cuts, with A = -.5 the low one.
+    for keys, cut in (({}, [0, 0, 0, 0, 1, 0, 0]), ({"clip_high": 0.1}, [1, 0, 0, 1, 1, 0, 0]), ({"clip_low": 0.4}, [0, 0, 0, 0, 0, 0, 0])):
+        ctx = tg()
+        rho = torch.exp(ctx.log_rho.detach())
+        _, statistics = Grpo(**keys).loss(ctx, TG_ADVANTAGES)
+        assert statistics["ratio/clipped"][rho != rho[3]].tolist() == [c for i, c in enumerate(cut) if i != 3]
+        close(statistics["ratio/mean"], rho, 12)
+    assert Grpo().on_policy and not Grpo(epochs=2).on_policy and not Grpo(minibatches=2).on_policy
+
+
+@pytest.mark.parametrize("keys", [{"normalize": "std"}, {"clip_low": 0.0}, {"clip_low": 1.0}, {"clip_high": 0.0}])
+def test_grpo_refuses_what_has_no_meaning(keys):
+    with pytest.raises(ValueError, match=next(iter(keys))):
+        Grpo(**keys)
 
 
 def test_row_67_equal_lengths():

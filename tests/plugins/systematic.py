@@ -31,9 +31,9 @@ class Systematic(Engine):
             logp = torch.log_softmax(logits / self.temperature, -1).numpy()
             ticks = (np.arange(samples) + rng.random()) / samples
             tokens = np.searchsorted(np.cumsum(np.exp(logp.astype(np.float64))), ticks).clip(max=len(logp) - 1)
-            rollouts = tuple(Rollout(token_ids=np.array([t], dtype=np.int32), text=self.tokenizer.decode([t]), sampler_logp=logp[[t]],
-                                     version=self.version, finished=False) for t in tokens)
-            groups.append(Group(prompt=prompt, rollouts=rollouts))
+            drawn = {t: Rollout(token_ids=np.array([t], dtype=np.int32), text=self.tokenizer.decode([t]), sampler_logp=logp[[t]],
+                                version=self.version, finished=False) for t in set(tokens.tolist())}
+            groups.append(Group(prompt=prompt, rollouts=tuple(drawn[t] for t in tokens.tolist())))
         return groups
 
     def load(self, version: int, weights: Weights) -> None:

@@ -24,15 +24,17 @@ LOCAL = ["workers.backend=local", "workers.rollout=1"]
 def run(command: str, folder: Path, *overrides: str) -> list[dict]:
     """The metrics of a README's command with these overrides, started in `folder`."""
     program, *arguments = shlex.split(command.replace(RECIPE, str(EXAMPLE / "recipe.yaml")))
-    done = subprocess.run([Path(sys.executable).with_name(program), *arguments, *overrides, "--out", "run"], cwd=folder,
-                          capture_output=True, text=True)
+    done = subprocess.run([Path(sys.executable).with_name(program), *arguments, *overrides], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / arguments[-1] / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_the_readme_names_the_three_forms():
-    assert [command.removeprefix(f"align train {RECIPE}").strip() for command in COMMANDS] == [
-        "", "regularizers.mine.placement=reward", "regularizers.mine.estimator=exact"]
+    assert COMMANDS == [
+        f"align train {RECIPE} --out runs/in_loss",
+        f"align train {RECIPE} regularizers.mine.placement=reward --out runs/in_reward",
+        f"align train {RECIPE} regularizers.mine.estimator=exact --out runs/exact",
+    ]
 
 
 def test_the_divergence_knows_nothing_of_align():

@@ -183,18 +183,17 @@ def measured(monkeypatch):
     return calls
 
 
-def test_eval_takes_its_sizes_from_the_run_unless_told(recipe, measured):
-    Path("run").mkdir()
-    Path("run/recipe.yaml").write_text(RECIPE.replace("./silent", "../silent") + "evaluation: {problems: 7, samples: 3}\n")
+def test_eval_prints_a_table_or_json(measured):
     assert json.loads(align("eval", "run", "--json").stdout) == {"countdown/pass@1": 0.25}
     shown = align("eval", "run", "--model", "other", "--problems", "5", "--samples", "2").stdout
     assert "countdown/pass@1" in shown and "0.250" in shown
-    assert measured == [(Path("run"), None, 7, 3), (Path("run"), Path("other"), 5, 2)]
+    assert measured == [(Path("run"), None, None, None), (Path("run"), Path("other"), 5, 2)]
 
 
-def test_eval_of_what_is_no_run(recipe, measured):
+def test_eval_of_what_is_no_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     result = align("eval", ".")
-    assert result.exit_code == 2 and "has no recipe.yaml" in result.stderr and measured == []
+    assert result.exit_code == 2 and "has no recipe.yaml" in result.stderr
 
 
 # explain
