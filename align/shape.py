@@ -14,5 +14,5 @@ def shape(recipe: Recipe, batch: TokenBatch) -> TokenBatch:
     """The batch with its advantages [T] and the weighting [T] of each regularizer."""
     batch = replace(batch, advantages=recipe.algorithm.advantages(batch))
     ones = torch.ones(len(batch.seq_ids))
-    weights = {name: ones if r.weighting is None else r.weighting.weights(batch) for name, r in recipe.regularizers.items()}
+    weights = {name: ones if r.weighting is None else r.weighting.weights(batch, name) for name, r in recipe.regularizers.items()}
     return replace(batch, penalty_weights=weights)

@@ -102,6 +102,8 @@ class TokenBatch:
     """float32 [T]."""
     old_logp: Tensor | None = None
     """float32 [T]; None when the first forward pass of the update is itself pi_old."""
+    entropy: Tensor | None = None
+    """float32 [T], of pi_old, nats; beside old_logp."""
     references: Mapping[str, RefScore] = field(default_factory=dict)
     """By the name of the regularizer."""
     advantages: Tensor | None = None
@@ -144,7 +146,7 @@ class TokenBatch:
         return replace(self, **changes)
 
 
-TOKEN_FIELDS = frozenset({"positions", "sampler_logp", "old_logp", "advantages", "loss_weights"})
+TOKEN_FIELDS = frozenset({"positions", "sampler_logp", "old_logp", "entropy", "advantages", "loss_weights"})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,12 +55,14 @@ class Learner:
         """The batch with what the references say of it, and pi_old where the batch will serve several updates."""
         old, order = [], []
         scores = {name: [] for name in self._active(batch) if name in self.references}
-        if self.recipe.algorithm.on_policy and not scores:
+        wants_old = not self.recipe.algorithm.on_policy or any(
+            getattr(r.weighting, "needs_policy", False) for r in self.recipe.regularizers.values())
+        if not wants_old and not scores:
             return batch
         for chosen, micro in micro_batches(batch, self.recipe.batch.micro_tokens):
             order.append(chosen)
-            if not self.recipe.algorithm.on_policy:
-                old.append(self._stats(micro, self.policy.hidden(micro)).logp)
+            if wants_old:
+                old.append(self._stats(micro, self.policy.hidden(micro)))
             done: dict[int, RefScore] = {}
             for name, parts in scores.items():
                 reference = self.references[name]
@@ -73,7 +75,9 @@ class Learner:
             wants_hidden = self.recipe.regularizers[name].full_vocabulary
             references[name] = RefScore(logp=torch.cat([p.logp for p in parts])[whole],
                                         hidden=torch.cat([p.hidden for p in parts])[whole] if wants_hidden else None)
-        return replace(batch, references=references, old_logp=torch.cat(old)[whole] if old else None)
+        if old:
+            batch = replace(batch, old_logp=torch.cat([s.logp for s in old])[whole], entropy=torch.cat([s.entropy for s in old])[whole])
+        return replace(batch, references=references)
 
     def _reference_score(self, micro: TokenBatch, reference) -> RefScore:
         parameters = reference.parameters()

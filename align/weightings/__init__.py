@@ -12,6 +12,9 @@ from align.types import TokenBatch
 class Weighting(ABC):
     """The contract."""
 
+    needs_policy = False
+    """Reads `batch.old_logp` and `batch.entropy`: costs a forward pass where a batch serves one update only."""
+
     @abstractmethod
-    def weights(self, batch: TokenBatch) -> Tensor:
-        """float32 [T]. The batch carries rewards and advantages; groups are whole."""
+    def weights(self, batch: TokenBatch, name: str) -> Tensor:
+        """float32 [T], >= 0. The batch carries rewards, advantages and `references[name]`; groups are whole."""

@@ -24,7 +24,7 @@ class Difficulty(Weighting):
         if self.sharpness <= 0:
             raise ValueError(f"sharpness must be positive, not {self.sharpness}")
 
-    def weights(self, batch: TokenBatch) -> Tensor:
+    def weights(self, batch: TokenBatch, name: str) -> Tensor:
         solved = group_mean((batch.rewards >= self.solved_at).float(), batch.group_ids)
         eased = -torch.expm1(-self.sharpness * solved)
         mixed = (solved > 0) & (solved < 1)

@@ -8,5 +8,5 @@ from align.weightings import Weighting
 class Uniform(Weighting):
     """Every token feels the regularizer alike."""
 
-    def weights(self, batch: TokenBatch) -> Tensor:
+    def weights(self, batch: TokenBatch, name: str) -> Tensor:
         return torch.ones(len(batch.seq_ids))

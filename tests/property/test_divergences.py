@@ -250,7 +250,7 @@ class World:
         self.hidden, self.ref_hidden = normal(2, total, self.width, seed=seed)
         self.weight, self.ref_weight = normal(2, self.vocabulary, self.width, seed=seed + 1)
         self.labels = torch.arange(total) * 5 % self.vocabulary
-        self.sampler, self.drift, self.advantage, self.penalty_weight = normal(4, total, seed=seed + 2)
+        self.sampler, self.drift, self.advantage, self.penalty_weight, self.entropy = normal(5, total, seed=seed + 2)
         self.reward = normal(len(lengths), seed=seed + 3)
         self.ref_logp = token_stats(self.ref_hidden, Head(self.ref_weight), self.labels).logp
         self.old_logp = token_stats(self.hidden, Head(self.weight), self.labels).logp + 0.1 * self.drift
@@ -268,7 +268,7 @@ class World:
         return TokenBatch(
             input_ids=ids, prompt_lengths=prompts, lengths=lengths, seq_ids=seq_ids, positions=positions,
             group_ids=torch.tensor([s // 2 for s in order]), rewards=self.reward[order], sampler_logp=self.sampler[at],
-            old_logp=self.old_logp[at], references={"r": RefScore(logp=self.ref_logp[at], hidden=self.ref_hidden[at])},
+            old_logp=self.old_logp[at], entropy=self.entropy[at], references={"r": RefScore(logp=self.ref_logp[at], hidden=self.ref_hidden[at])},
             advantages=self.advantage[at], loss_weights=weights, penalty_weights={"r": self.penalty_weight[at].abs()}, betas={"r": 0.3},
         ), self.hidden[at]
 

@@ -30,11 +30,11 @@ def run(command: str, folder: Path, *overrides: str) -> list[dict]:
 
 
 def test_the_readme_names_the_three_forms():
-    assert COMMANDS == [
+    assert [
         f"align train {RECIPE} --out runs/in_loss",
         f"align train {RECIPE} regularizers.mine.placement=reward --out runs/in_reward",
         f"align train {RECIPE} regularizers.mine.estimator=exact --out runs/exact",
-    ]
+    ] == COMMANDS
 
 
 def test_the_divergence_knows_nothing_of_align():

@@ -34,24 +34,24 @@ def by_token(per_sequence: list[float]) -> torch.Tensor:
 
 
 def test_uniform_is_one_everywhere():
-    assert torch.equal(Uniform().weights(batch()), torch.ones(sum(LENGTHS)))
+    assert torch.equal(Uniform().weights(batch(), "kl"), torch.ones(sum(LENGTHS)))
 
 
 def test_difficulty_by_hand():
     """1 of 3 solved: positive advantages of that group weigh 1 - exp(-e/3); no or all solved, or a negative advantage: 1."""
     eased = 1 - math.exp(-math.e / 3)
-    torch.testing.assert_close(Difficulty().weights(batch()), by_token([eased, 1, 1, 1, eased, 1]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(Difficulty().weights(batch(), "kl"), by_token([eased, 1, 1, 1, eased, 1]), rtol=1e-6, atol=0)
 
 
 def test_solved_at_moves_the_line():
     eased = 1 - math.exp(-math.e * 2 / 3)
-    torch.testing.assert_close(Difficulty(solved_at=0.5).weights(batch()), by_token([eased, 1, 1, 1, eased, 1]), rtol=1e-6, atol=0)
-    assert torch.equal(Difficulty(solved_at=2.0).weights(batch()), torch.ones(sum(LENGTHS))), "nobody solved anything"
+    torch.testing.assert_close(Difficulty(solved_at=0.5).weights(batch(), "kl"), by_token([eased, 1, 1, 1, eased, 1]), rtol=1e-6, atol=0)
+    assert torch.equal(Difficulty(solved_at=2.0).weights(batch(), "kl"), torch.ones(sum(LENGTHS))), "nobody solved anything"
 
 
 def test_sharpness_by_hand():
     eased = 1 - math.exp(-0.5 / 3)
-    torch.testing.assert_close(Difficulty(sharpness=0.5).weights(batch()), by_token([eased, 1, 1, 1, eased, 1]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(Difficulty(sharpness=0.5).weights(batch(), "kl"), by_token([eased, 1, 1, 1, eased, 1]), rtol=1e-6, atol=0)
 
 
 def test_the_tests_above_name_every_key():
@@ -59,13 +59,13 @@ def test_the_tests_above_name_every_key():
 
 
 def test_harder_prompts_are_held_back_less():
-    weights = [Difficulty().weights(batch([float(i < solved) for i in range(6)]))[0].item() for solved in (1, 3)]
+    weights = [Difficulty().weights(batch([float(i < solved) for i in range(6)]), "kl")[0].item() for solved in (1, 3)]
     assert weights[0] < weights[1] < 1
 
 
 @pytest.mark.parametrize("weighting", [Uniform(), Difficulty(), Difficulty(sharpness=50.0), Difficulty(sharpness=1e-3)])
 def test_weights_are_detached_and_not_negative(weighting):
-    weights = weighting.weights(batch())
+    weights = weighting.weights(batch(), "kl")
     assert weights.shape == (sum(LENGTHS),) and weights.dtype == torch.float32
     assert (weights >= 0).all() and not weights.requires_grad
 

@@ -1,0 +1,73 @@
+"""The engine contract on a real vLLM, in a process of its own as under Ray, and what is particular to vLLM."""
+
+import os
+from multiprocessing import get_context
+from multiprocessing.managers import BaseManager
+
+import pytest
+from engine_contract import LONGEST, SHAPE, EngineContract, gap, prompts
+from models import tiny_model
+from transformers import AutoModelForCausalLM
+
+from align.engines import Sampling
+from align.engines.vllm import Vllm
+from align.errors import UserError
+
+
+class EngineProcess(BaseManager):
+    """Makes engines in a child process and calls them there."""
+
+
+EngineProcess.register("Vllm", Vllm)
+
+
+@pytest.fixture(scope="module")
+def new_engine():
+    """One process for all engines of this file, one after the other: importing vllm takes most of the time."""
+    before = dict(os.environ)
+    os.environ.update({**Vllm().environment, "OMP_NUM_THREADS": "1"})
+    try:
+        process = EngineProcess(ctx=get_context("spawn"))
+        process.start()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    yield process.Vllm
+    process.shutdown()
+
+
+class TestVllm(EngineContract):
+    tolerance = 2e-5
+
+
+def test_long_prompts_that_share_their_beginning_in_the_cache(new_engine, tmp_path):
+    """The cache of prompts is emptied when weights come: a stale entry would answer with the old ones."""
+    folder = tiny_model(tmp_path / "a", **SHAPE)
+    other = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "b", **SHAPE, seed=1))
+    engine = new_engine(prefix_cache=True)
+    engine.start(str(folder), Sampling(max_tokens=8), LONGEST)
+    asked = prompts(3, lengths=(LONGEST,))
+    engine.generate(asked, 4, 0)
+    from align.weight_sync.packing import pack
+    engine.load(1, pack(other.named_parameters()))
+    assert gap(engine.generate(asked, 4, 1), other, 1.0) < TestVllm.tolerance
+    engine.close()
+
+
+@pytest.mark.parametrize(("keys", "model", "says"), [
+    ({"gpu_memory_utilization": 0.5}, SHAPE, r"engine\.gpu_memory_utilization: changes nothing on a CPU; delete the key"),
+    ({}, {}, r"vLLM on a CPU has no attention for heads of 8, only for \[32, 64"),
+], ids=["gpu key", "head size"])
+def test_what_a_cpu_cannot_do_is_said_before_the_model_is_loaded(new_engine, tmp_path, keys, model, says):
+    with pytest.raises(UserError, match=says):
+        new_engine(**keys).start(str(tiny_model(tmp_path, **model)), Sampling(), 16)
+
+
+def test_a_mixture_of_experts_is_refused_on_a_cpu(new_engine, tmp_path):
+    """Its log-probs would be wrong after the first push, without a word."""
+    folder = tiny_model(tmp_path, kind="qwen3_moe", tied=False, **SHAPE, head_dim=32, num_experts=4, moe_intermediate_size=32,
+                        num_experts_per_tok=2)
+    engine = new_engine()
+    with pytest.raises(UserError, match="vLLM on a CPU cannot take new weights for a mixture of experts; use engine: transformers"):
+        engine.start(str(folder), Sampling(max_tokens=8), 16)
+    engine.close()
