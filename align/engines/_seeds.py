@@ -10,11 +10,14 @@ from align.types import Prompt
 
 
 def prompt_seeds(prompts: Sequence[Prompt], seed: int) -> list[int]:
-    """One 63-bit seed a prompt, from `seed`, the prompt's id, and how often the id came before in this batch."""
+    """One seed a prompt, from `seed`, the prompt's id, and how often the id came before in this batch.
+
+    62 bits: an engine may add the index of a sample and stay within int64.
+    """
     seen: Counter[str] = Counter()
     seeds = []
     for prompt in prompts:
         digest = hashlib.sha256(f"{seed}/{seen[prompt.id]}/{prompt.id}".encode()).digest()
-        seeds.append(int.from_bytes(digest[:8]) >> 1)
+        seeds.append(int.from_bytes(digest[:8]) >> 2)
         seen[prompt.id] += 1
     return seeds

@@ -39,6 +39,7 @@ class Transformers(Engine):
         """Raises UserError where the device or the room for prompt and response is missing."""
         # transformers takes seconds to import, and a recipe is checked without it.
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+        from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
 
         from align.engines._rows import ATTENTION, RowCache, RowLayer  # noqa: PLC0415
 
@@ -47,6 +48,7 @@ class Transformers(Engine):
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(f"engine.device: {device} was asked for, but torch sees no GPU; use auto or cpu")
+        disable_progress_bar()
         self._sampling = sampling
         self._tokenizer = AutoTokenizer.from_pretrained(model_dir)
         self._hold(AutoModelForCausalLM.from_pretrained(model_dir, dtype="auto").to(device))

@@ -268,7 +268,8 @@ class World:
         return TokenBatch(
             input_ids=ids, prompt_lengths=prompts, lengths=lengths, seq_ids=seq_ids, positions=positions,
             group_ids=torch.tensor([s // 2 for s in order]), rewards=self.reward[order], sampler_logp=self.sampler[at],
-            old_logp=self.old_logp[at], entropy=self.entropy[at], references={"r": RefScore(logp=self.ref_logp[at], hidden=self.ref_hidden[at])},
+            old_logp=self.old_logp[at], entropy=self.entropy[at],
+            references={"r": RefScore(logp=self.ref_logp[at], hidden=self.ref_hidden[at])},
             advantages=self.advantage[at], loss_weights=weights, penalty_weights={"r": self.penalty_weight[at].abs()}, betas={"r": 0.3},
         ), self.hidden[at]
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from align.engines import Sampling
 from align.engines.vllm import Vllm
 from align.errors import UserError
+from align.weight_sync.packing import pack
 
 
 class EngineProcess(BaseManager):
@@ -42,13 +43,12 @@ class TestVllm(EngineContract):
 
 def test_long_prompts_that_share_their_beginning_in_the_cache(new_engine, tmp_path):
     """The cache of prompts is emptied when weights come: a stale entry would answer with the old ones."""
-    folder = tiny_model(tmp_path / "a", **SHAPE)
-    other = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "b", **SHAPE, seed=1))
+    folder, other = (tiny_model(tmp_path / str(seed), tied=False, **SHAPE, seed=seed) for seed in (0, 1))
+    other = AutoModelForCausalLM.from_pretrained(other)
     engine = new_engine(prefix_cache=True)
     engine.start(str(folder), Sampling(max_tokens=8), LONGEST)
     asked = prompts(3, lengths=(LONGEST,))
     engine.generate(asked, 4, 0)
-    from align.weight_sync.packing import pack
     engine.load(1, pack(other.named_parameters()))
     assert gap(engine.generate(asked, 4, 1), other, 1.0) < TestVllm.tolerance
     engine.close()

@@ -37,6 +37,13 @@ def test_the_engine_is_in_the_process_of_its_actor(monkeypatch):
     assert dict(Transformers().environment) == {}
 
 
+def test_what_the_user_has_set_stays_but_not_a_process_of_its_own(monkeypatch):
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    environment = Vllm().environment
+    assert environment["VLLM_LOGGING_LEVEL"] == "DEBUG" and environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+
+
 @pytest.fixture
 def clean_environment(monkeypatch):
     """Variables that the engine sets are taken back after the test."""
