@@ -39,6 +39,7 @@ def pack(groups: Sequence[Group], rewards: Rewards | None, pad_id: int = 0) -> T
         seq_ids=seq_ids,
         positions=torch.arange(len(seq_ids)) - starts[seq_ids],
         group_ids=torch.unique(torch.tensor([i for i, _, _ in rows]), return_inverse=True)[1],
+        prompt_ids=tuple(prompt.id for _, prompt, _ in rows),
         rewards=values,
         sampler_logp=torch.from_numpy(np.concatenate([r.sampler_logp for _, _, r in rows])) if sampled else None,
     )

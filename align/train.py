@@ -22,7 +22,7 @@ from align.pack import pack
 from align.recipe import Recipe
 from align.shape import shape
 from align.telemetry import Telemetry
-from align.types import Group, Rewards, TokenBatch
+from align.types import Group, Rewards, Stat, TokenBatch
 from align.workers import Workers, open_workers
 
 
@@ -110,13 +110,14 @@ class Run:
             batch = self.workers.learner.score(batch)
         batch = shape(self.recipe, batch)
         with self.timed("update"):
-            stats = {name: stat.mean for name, stat in self.workers.learner.update(batch, step).items()}
+            stats = self.workers.learner.update(batch, step)
         self.control(stats, len(batch.lengths))
         sync = self.sync(step + 1) if self.recipe.algorithm.samples else {}
         seconds = time.perf_counter() - began
         count = len(batch.seq_ids)
         self.tokens, self.step_seconds = self.tokens + count, self.step_seconds + seconds
-        self.telemetry.step(step, stats | reward_metrics(batch, rewards) | {f"beta/{k}": v for k, v in batch.betas.items()} | sync | {
+        means = {name: stat.mean for name, stat in stats.items()}
+        self.telemetry.step(step, means | reward_metrics(batch, rewards) | beta_metrics(batch) | sync | {
             "response/length": count / len(batch.lengths), "tokens/s": count / seconds, "time/step": seconds,
             **{f"time/{k}": v for k, v in self.seconds.items()}})
 
@@ -131,10 +132,13 @@ class Run:
             self.telemetry.note(f"step {step}: {rewards.failed} rewards failed; the first: {rewards.first_failure}")
         return groups, rewards
 
-    def control(self, stats: dict[str, float], rollouts: int) -> None:
+    def control(self, stats: dict[str, Stat], rollouts: int) -> None:
         for name, regularizer in self.recipe.regularizers.items():
             if f"divergence/{name}" in stats:
-                regularizer.coefficient.update(stats[f"divergence/{name}"], rollouts)
+                measured = stats[f"divergence/{name}"]
+                regularizer.coefficient.update(measured.mean, rollouts)
+                if measured.by_prompt:
+                    regularizer.coefficient.update_prompts({prompt: stat.mean for prompt, stat in measured.by_prompt.items()})
 
     def sync(self, version: int) -> dict[str, float]:
         with self.timed("sync"):
@@ -156,6 +160,15 @@ class Run:
         began = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - began
+
+
+def beta_metrics(batch: TokenBatch) -> dict[str, float]:
+    """The coefficients of the batch; where every sequence has its own, their mean and largest."""
+    metrics = {f"beta/{name}": beta for name, beta in batch.betas.items()}
+    for name, multipliers in batch.multipliers.items():
+        own = batch.betas[name] * multipliers
+        metrics |= {f"beta/{name}": own.mean().item(), f"beta/{name}/largest": own.max().item()}
+    return metrics
 
 
 def reward_metrics(batch: TokenBatch, rewards: Rewards | None) -> dict[str, float]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,8 @@ class TokenBatch:
     """int64 [T], the index of each token inside its response, from 0."""
     group_ids: Tensor
     """int64 [S]."""
+    prompt_ids: tuple[str, ...] = ()
+    """[S], `Prompt.id` of each sequence: what a coefficient keeps a multiplier for."""
     rewards: Tensor | None = None
     """float32 [S]."""
     sampler_logp: Tensor | None = None
@@ -114,6 +117,8 @@ class TokenBatch:
     """float32 [T] by regularizer: its weighting, detached, >= 0."""
     betas: Mapping[str, float] = field(default_factory=dict)
     """By regularizer: the coefficient of this batch."""
+    multipliers: Mapping[str, Tensor] = field(default_factory=dict)
+    """float32 [S], >= 0, by regularizer whose coefficient has one for each prompt: beta times this is the coefficient of a sequence."""
 
     @property
     def tokens(self) -> Tensor:
@@ -141,6 +146,10 @@ class TokenBatch:
                 }
             elif f.name == "penalty_weights":
                 changes[f.name] = {k: w[kept_tokens] for k, w in value.items()}
+            elif f.name == "multipliers":
+                changes[f.name] = {k: m[keep] for k, m in value.items()}
+            elif f.name == "prompt_ids":
+                changes[f.name] = tuple(compress(value, keep.tolist()))
             elif isinstance(value, Tensor):
                 changes[f.name] = value[kept_tokens if len(value) == len(self.seq_ids) and f.name in TOKEN_FIELDS else keep]
         return replace(self, **changes)
@@ -155,9 +164,12 @@ class Stat:
 
     sum: float
     count: float
+    by_prompt: Mapping[str, Stat] = field(default_factory=dict)
+    """The same by prompt, where somebody asks."""
 
     def __add__(self, other: Stat) -> Stat:
-        return Stat(sum=self.sum + other.sum, count=self.count + other.count)
+        shared = {p: s + self.by_prompt[p] for p, s in other.by_prompt.items() if p in self.by_prompt}
+        return Stat(sum=self.sum + other.sum, count=self.count + other.count, by_prompt={**self.by_prompt, **other.by_prompt, **shared})
 
     @property
     def mean(self) -> float:

@@ -81,8 +81,10 @@ class Started:
         self.model, self.version = changed(self.model, seed), self.version + 1
         self.engine.load(self.version, pack(self.model.named_parameters()))
 
-    def gap(self, groups: list[Group]) -> float:
-        return gap(groups, self.model, self.sampling.temperature)
+    def check(self, groups: list[Group], tolerance: float) -> None:
+        """Its log-probs are those of the model, to `tolerance` nats."""
+        found = gap(groups, self.model, self.sampling.temperature)
+        assert found < tolerance, f"log-probs are off by up to {found} nats"
 
 
 class EngineContract:
@@ -105,7 +107,7 @@ class EngineContract:
     def test_log_probs_are_those_of_a_full_forward_pass_after_temperature(self, started):
         groups = started.engine.generate(prompts(12), 4, 1)
         assert all(r.sampler_logp.dtype == np.float32 for g in groups for r in g.rollouts)
-        assert started.gap(groups) < self.tolerance
+        started.check(groups, self.tolerance)
 
     def test_answers_end_with_the_end_token_or_at_the_limit(self, started):
         groups = started.engine.generate(prompts(12), 8, 2)
@@ -150,22 +152,22 @@ class EngineContract:
     def test_long_prompts(self, started):
         """Together more tokens than an engine reads at once."""
         groups = started.engine.generate(prompts(32, lengths=(LONGEST, 140, 129), seed=1), 2, 10)
-        assert started.gap(groups) < self.tolerance
+        started.check(groups, self.tolerance)
 
     def test_weights_are_replaced_twice(self, started):
         for seed in (1, 2):
             old = started.model
             started.push(seed)
             groups = started.engine.generate(prompts(12), 4, 11)
-            assert started.gap(groups) < self.tolerance
-            assert gap(groups, old, started.sampling.temperature) > 0.1
+            started.check(groups, self.tolerance)
+            assert gap(groups, old, started.sampling.temperature) > 0.1, "the old weights would have passed"
             assert {r.version for g in groups for r in g.rollouts} == {started.version}
 
     def test_nothing_of_the_old_weights_answers_a_long_prompt(self, started):
         asked = prompts(4, lengths=(LONGEST,), seed=2)
         started.engine.generate(asked, 2, 12)
         started.push(3)
-        assert started.gap(started.engine.generate(asked, 2, 12)) < self.tolerance
+        started.check(started.engine.generate(asked, 2, 12), self.tolerance)
 
     @pytest.mark.parametrize(("fault", "says"), [
         ("missing", r"missing: model\.layers\.0\.self_attn\.q_proj\.weight"),
@@ -186,7 +188,7 @@ class EngineContract:
         with pytest.raises(ValueError, match=says):
             started.engine.load(99, pack(given.items()))
         groups = started.engine.generate(prompts(6), 2, 13)
-        assert started.gap(groups) < self.tolerance
+        started.check(groups, self.tolerance)
         assert {r.version for g in groups for r in g.rollouts} == {started.version}
 
     def test_a_tied_head_is_not_pushed_a_second_time(self, started):
@@ -196,7 +198,7 @@ class EngineContract:
                 started.engine.load(99, state)
         else:
             started.engine.load(started.version, state)
-            assert started.gap(started.engine.generate(prompts(6), 2, 14)) < self.tolerance
+            started.check(started.engine.generate(prompts(6), 2, 14), self.tolerance)
 
     def test_a_read_only_buffer_will_do(self, started):
         """As an object store hands it out."""
@@ -204,4 +206,4 @@ class EngineContract:
         weights.buffer.setflags(write=False)
         entries = tuple(Entry(**vars(e)) for e in weights.manifest)
         started.engine.load(started.version, Weights(manifest=entries, buffer=weights.buffer))
-        assert started.gap(started.engine.generate(prompts(6), 2, 15)) < self.tolerance
+        started.check(started.engine.generate(prompts(6), 2, 15), self.tolerance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 
 
 class Coefficient(ABC):
@@ -19,6 +20,16 @@ class Coefficient(ABC):
 
     def update(self, divergence: float, rollouts: int) -> None:
         """Told after each step: the mean over rollouts of the divergence summed over a response, in nats, and their number."""
+
+    def multipliers(self, prompt_ids: Sequence[str]) -> list[float] | None:
+        """A factor of beta for each sequence of a batch, >= 0, by the id of its prompt; None where beta is all there is.
+
+        The divergence a coefficient is told of contains neither beta nor these.
+        """
+        return None
+
+    def update_prompts(self, divergences: Mapping[str, float]) -> None:
+        """Told after each step where there are multipliers: for each prompt of the batch the mean over its rollouts, in nats a response."""
 
     def state_dict(self) -> dict:
         """JSON values only."""

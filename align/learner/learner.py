@@ -11,6 +11,7 @@ from torch import Tensor
 from align.config import resolved
 from align.core import reductions
 from align.core.logprobs import Compared, TokenStats, token_stats
+from align.core.segments import segment_sum
 from align.divergences.reverse_kl import ReverseKl
 from align.errors import RunStopped
 from align.learner import checkpoint
@@ -137,12 +138,15 @@ class Learner:
         total = torch.zeros(())
         for name in self._active(micro):
             penalty, beta = self.recipe.regularizers[name].penalty(ctx, name), micro.betas[name]
+            multiplier = micro.multipliers[name][micro.seq_ids] if name in micro.multipliers else 1.0
             if penalty.reward is not None:
-                advantages = advantages - beta * penalty.reward
+                advantages = advantages - beta * multiplier * penalty.reward
             else:
-                total = total + beta * (weights * penalty.loss).sum()
-            losses.add_sum(f"loss/reg/{name}", beta * (weights * penalty.value).sum())
+                total = total + beta * (weights * multiplier * penalty.loss).sum()
+            losses.add_sum(f"loss/reg/{name}", beta * (weights * multiplier * penalty.value).sum())
             tally.add(f"divergence/{name}", penalty.value.sum(), len(micro.lengths))
+            if name in micro.multipliers:
+                tally.add_by_prompt(f"divergence/{name}", segment_sum(penalty.value, micro.seq_ids, len(micro.lengths)), micro.prompt_ids)
             tally.add_references(self.recipe.regularizers[name], name, ctx, penalty)
         policy_loss, extra = self.recipe.algorithm.loss(ctx, advantages)
         total = total + (weights * policy_loss).sum()

@@ -16,10 +16,15 @@ class Tally:
     def __init__(self):
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, float] = {}
+        self._by_prompt: dict[str, list[tuple[Tensor, tuple[str, ...]]]] = {}
 
     def add(self, name: str, total: Tensor | float, count: float) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + torch.as_tensor(total).detach()
         self._counts[name] = self._counts.get(name, 0.0) + count
+
+    def add_by_prompt(self, name: str, by_sequence: Tensor, prompt_ids: tuple[str, ...]) -> None:
+        """What `add` was told of these sequences, [s], for `Stat.by_prompt`."""
+        self._by_prompt.setdefault(name, []).append((by_sequence.detach(), prompt_ids))
 
     def add_sum(self, name: str, part: Tensor) -> None:
         """A part of one number (a loss, over the micro-batches of one update)."""
@@ -29,6 +34,8 @@ class Tally:
     def merge(self, other: Tally) -> None:
         for name, total in other._sums.items():
             self.add(name, total, other._counts[name])
+        for name, parts in other._by_prompt.items():
+            self._by_prompt.setdefault(name, []).extend(parts)
 
     def add_references(self, regularizer: Regularizer, name: str, ctx: TokenContext, penalty: Penalty) -> None:
         """The KL to the reference by its estimators, whatever is optimised: `kl/ref/k1`, `k3`, and `exact` where it is at hand."""
@@ -52,4 +59,11 @@ class Tally:
         self.add("engine/gap", gap.abs().sum(), len(gap))
 
     def stats(self) -> dict[str, Stat]:
-        return {name: Stat(sum=float(total), count=self._counts[name]) for name, total in self._sums.items()}
+        return {name: Stat(sum=float(total), count=self._counts[name], by_prompt=self._prompts(name)) for name, total in self._sums.items()}
+
+    def _prompts(self, name: str) -> dict[str, Stat]:
+        found: dict[str, Stat] = {}
+        for by_sequence, prompt_ids in self._by_prompt.get(name, []):
+            for prompt, value in zip(prompt_ids, by_sequence.tolist(), strict=True):
+                found[prompt] = found.get(prompt, Stat(sum=0.0, count=0)) + Stat(sum=value, count=1)
+        return found

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from align.config import part
 from align.core import credit
+from align.describe import written
 from align.regularizers import Penalty, Regularizer
 from align.regularizers._incompatible import incompatible
 from align.types import TokenContext
@@ -45,6 +46,8 @@ class Composed(Regularizer):
         return self.estimator.full_vocabulary
 
     def refusal(self, *, on_policy: bool, samples: bool) -> str | None:
+        if not samples and getattr(self.weighting, "needs_rewards", False):
+            return f"weighting {written(self.weighting)} looks at rewards, and demonstrations have none: use another"
         reason = incompatible(self.divergence, self.estimator, self.placement, self.credit, on_policy=on_policy, samples=samples)
         if reason is None:
             return "allow_biased changes nothing: this form has the gradient it claims" if self.allow_biased else None

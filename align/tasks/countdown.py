@@ -28,7 +28,7 @@ class Countdown(Task):
 
     Countdown has several right answers (diversity can be lost) and free length (an answer may end with echoes of the target);
     sorting is a second skill that RL never trains (it can be forgotten). A problem is a random expression whose numbers are
-    shuffled, so a demonstration is uniform over the right answers to its prompt. One multiset of numbers in seven is held out
+    listed in order, so a demonstration is uniform over the right answers to its prompt. One multiset of numbers in seven is held out
     of everything that is trained on, whatever the seed.
     """
 
@@ -134,7 +134,7 @@ def countdown_problem(rng: random.Random, test: bool) -> Problem:
         if target >= 0 and held_out(numbers) == test:
             break
     answer = str(numbers[0]) + "".join(f"{o}{n}" for o, n in zip(operators, numbers[1:], strict=True))
-    rng.shuffle(numbers)
+    numbers.sort()
     return f"{','.join(map(str, numbers))}={target}:", {"skill": "countdown", "numbers": numbers, "target": target}, answer
 
 

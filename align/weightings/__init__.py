@@ -14,6 +14,8 @@ class Weighting(ABC):
 
     needs_policy = False
     """Reads `batch.old_logp` and `batch.entropy`: costs a forward pass where a batch serves one update only."""
+    needs_rewards = False
+    """Reads `batch.rewards` or `batch.advantages`: refused where the batch holds demonstrations."""
 
     @abstractmethod
     def weights(self, batch: TokenBatch, name: str) -> Tensor:

@@ -16,6 +16,8 @@ class Difficulty(Weighting):
     `1 - exp(-sharpness * (1 - d))` where 0 < d < 1, all others 1.
     """
 
+    needs_rewards = True
+
     sharpness: float = 2.718281828459045
     solved_at: float = 1.0
     """A rollout counts as solved at this reward or above."""

@@ -44,7 +44,7 @@ class RayWorkers:
         self.recipe = recipe
         self.pools: list[Pool] = []
         self.learner_actor: Any = None
-        self.private = connect(address)
+        self.joined = connect(address)
         try:
             self._place(Job(resolved(recipe), registry.sources(), os.path.abspath(model_dir), max_prompt_tokens))
         except BaseException:
@@ -119,8 +119,8 @@ class RayWorkers:
             ray.wait(engines, num_returns=len(engines), timeout=CLOSE_SECONDS)
         for actor in [*actors, *([learner] if learner is not None else [])]:
             ray.kill(actor)
-        if self.private:
-            self.private = False
+        if self.joined:
+            self.joined = False
             ray.shutdown()
 
 

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
 from importlib.util import find_spec
 from pathlib import Path
 
+import grpc
 import ray
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.services import canonicalize_bootstrap_address
+from ray._raylet import Config
 
 from align.errors import UserError
 
 PROBE_SECONDS = 5.0
 PACKAGES = ("align", "align_kernels")
+QUIET = {"logging_level": "ERROR", "log_to_driver": False}
+USERS_AUTH_MODE = os.environ.get("RAY_AUTH_MODE")
 
 
 def connect(address: str | None) -> bool:
-    """Join a cluster; True where it is a private one, to be shut down at the end.
+    """Join a cluster; True where this call did it, so that `ray.shutdown` is owed: it ends a private cluster and leaves any other.
 
-    A program that has called `ray.init` itself keeps its cluster and gives no address.
+    A program that has called `ray.init` itself gives no address, and keeps its cluster.
     Raises: UserError naming the address where nothing can be reached, within seconds.
     """
     if ray.is_initialized():
@@ -28,42 +30,62 @@ def connect(address: str | None) -> bool:
             raise UserError(f"--address {address}: this process is attached to a Ray cluster already; call ray.shutdown() first, or "
                             "give no address to use that cluster")
         return False
-    quiet = {"logging_level": "ERROR", "log_to_driver": False}
     if address is None:
         elsewhere = os.environ.get("RAY_ADDRESS")
         if elsewhere:
             raise UserError(f"RAY_ADDRESS is {elsewhere}, but no address was given: give --address {elsewhere} to use that cluster, or "
                             "unset RAY_ADDRESS to start a private one")
+        _authenticate(USERS_AUTH_MODE or "token")
         # Without address="local" Ray joins whatever cluster it finds running on the machine.
-        ray.init(address="local", include_dashboard=False, **quiet)
+        ray.init(address="local", include_dashboard=False, **QUIET)
         return True
-    _probe(address)
-    # `ray start` authenticates by token where one exists; a client with an explicit address does so only if told. It says so in a
-    # warning, before `ray.init` quiets its log.
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    found = _running(address) if address == "auto" else address
+    _authenticate("token" if _wants_token(found, address) else "disabled")
     try:
         # The nodes run the driver's align, not one they may have installed.
-        ray.init(address=address, runtime_env={"py_modules": _package_folders()}, **quiet)
+        ray.init(address=found, runtime_env={"py_modules": _package_folders()}, **QUIET)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise UserError(f"--address {address}: cannot attach ({error}). Is it the address that `ray start --head` printed, is Ray "
-                        f"{ray.__version__} there too, and, where it authenticates by token, is RAY_AUTH_MODE=token set and the token "
-                        "the same on both sides?") from error
-    return False
+        raise UserError(f"--address {address}: cannot attach ({error}). Is Ray {ray.__version__} there too, and, where it authenticates by "
+                        "token, is the token (~/.ray/auth_token or RAY_AUTH_TOKEN_PATH) the same on both sides?") from error
+    return True
 
 
-def _probe(address: str) -> None:
-    """Ray itself would try for minutes before it gives up on an address where nothing listens."""
-    if address == "auto":
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+def _authenticate(mode: str) -> None:
+    """What the cluster does, its client must do: with a mixture calls from the cluster to the client fail, and actors vanish."""
+    os.environ["RAY_AUTH_MODE"] = mode
+    Config.initialize("")  # Ray reads the variable once, when it is imported
+
+
+def _running(address: str) -> str:
+    """HOST:PORT of the cluster that `auto` means: that of RAY_ADDRESS, as inside a Ray job, else the one on this machine."""
+    try:
+        return canonicalize_bootstrap_address(address)
+    except (ConnectionError, ValueError) as error:
+        raise UserError(f"--address {address}: finds no Ray cluster ({error}); give its HOST:PORT, or leave --address out to start a "
+                        "private one") from error
+
+
+def _wants_token(found: str, address: str) -> bool:
+    """Ask the head whether it is there. Ray itself would try for minutes, or for ever, where nothing answers as Ray."""
+    client, target = found.startswith("ray://"), found.removeprefix("ray://")
+    host, _, port = target.rpartition(":")
     if not host or not port.isdigit():
         raise UserError(f"--address {address}: write auto, HOST:PORT or ray://HOST:PORT")
+    channel = grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)])
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(f"--address {address}: nothing answers there ({error}); `ray status` on the head node tells its address, and "
-                        "without --address a private cluster is started on this machine") from error
+        channel.unary_unary("/ray.rpc.RayletDriver/ClusterInfo" if client else "/ray.rpc.NodeInfoGcsService/CheckAlive")(
+            b"", timeout=PROBE_SECONDS)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            return True
+        # The client's port has no empty question to answer, and says so.
+        if not (client and error.code() is grpc.StatusCode.NOT_FOUND):
+            raise UserError(f"--address {address}: no Ray cluster answers there ({error.details() or error.code().name}); `ray status` on "
+                            "the head node tells its address, a client port is written ray://HOST:PORT, and without --address a private "
+                            "cluster is started on this machine") from error
+    finally:
+        channel.close()
+    return False
 
 
 def _package_folders() -> list[str]:

@@ -267,10 +267,11 @@ class World:
         weights = getattr(reductions, reduction)(lengths, 9).double()[seq_ids]
         return TokenBatch(
             input_ids=ids, prompt_lengths=prompts, lengths=lengths, seq_ids=seq_ids, positions=positions,
-            group_ids=torch.tensor([s // 2 for s in order]), rewards=self.reward[order], sampler_logp=self.sampler[at],
-            old_logp=self.old_logp[at], entropy=self.entropy[at],
+            group_ids=torch.tensor([s // 2 for s in order]), prompt_ids=tuple(str(s // 2) for s in order),
+            rewards=self.reward[order], sampler_logp=self.sampler[at], old_logp=self.old_logp[at], entropy=self.entropy[at],
             references={"r": RefScore(logp=self.ref_logp[at], hidden=self.ref_hidden[at])},
             advantages=self.advantage[at], loss_weights=weights, penalty_weights={"r": self.penalty_weight[at].abs()}, betas={"r": 0.3},
+            multipliers={"r": self.reward[order].abs()},
         ), self.hidden[at]
 
     def loss(self, batch: TokenBatch, hidden: Tensor, weight: Tensor, regularizer: Composed) -> Tensor:
@@ -347,9 +348,9 @@ def test_select_takes_every_field_along(world, data):
         found, expected = getattr(selected, field.name), getattr(alone, field.name)
         if field.name == "references":
             assert torch.equal(found["r"].logp, expected["r"].logp) and torch.equal(found["r"].hidden, expected["r"].hidden)
-        elif field.name == "penalty_weights":
+        elif field.name in ("penalty_weights", "multipliers"):
             assert torch.equal(found["r"], expected["r"])
-        elif field.name == "betas":
+        elif field.name in ("betas", "prompt_ids"):
             assert found == expected
         else:
             assert torch.equal(found, expected), field.name

@@ -84,8 +84,8 @@ def drawn(local: LocalWorkers, chosen: list[Prompt], seed: int) -> list[Group]:
 
 
 @pytest.mark.parametrize(("address", "told"), [
-    ("127.0.0.1:9", "nothing answers there"), ("nowhere.invalid:6379", "nothing answers there"), ("ray://127.0.0.1:9", "nothing answers"),
-    ("somewhere", "write auto, HOST:PORT or ray://HOST:PORT"), ("host:port", "write auto"), ("127.0.0.1:99999", "nothing answers there"),
+    ("127.0.0.1:9", "no Ray cluster answers there"), ("nowhere.invalid:6379", "no Ray cluster answers there"), ("ray://127.0.0.1:9", "no Ray cluster answers"),
+    ("somewhere", "write auto, HOST:PORT or ray://HOST:PORT"), ("host:port", "write auto"), ("127.0.0.1:99999", "no Ray cluster answers there"),
 ])
 def test_a_wrong_address_is_told_within_seconds(address: str, told: str):
     began = time.monotonic()
@@ -100,6 +100,15 @@ def test_a_cluster_of_the_environment_is_not_joined_silently(monkeypatch):
         connect(None)
 
 
+def test_auto_tells_what_it_found(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(UserError, match="--address auto: no Ray cluster answers there"):
+        connect("auto")
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere")
+    with pytest.raises(UserError, match="--address auto: finds no Ray cluster"):
+        connect("auto")
+
+
 def test_attaching_ships_the_drivers_align():
     """A cluster started by another program, which stays up when this one leaves it."""
     with socket.socket() as free:
@@ -112,7 +121,7 @@ def test_attaching_ships_the_drivers_align():
         head = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
     try:
         _until_listening(port, head)
-        assert connect(f"127.0.0.1:{port}") is False
+        assert connect(f"127.0.0.1:{port}")
         path = ray.get(ray.remote(num_cpus=0.1)(lambda: sys.path).remote(), timeout=60)
         assert [p for p in path if p.startswith(folder) and (Path(p) / "align" / "recipe.py").is_file()]
         with pytest.raises(UserError, match="attached to a Ray cluster already"):

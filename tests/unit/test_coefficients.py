@@ -2,15 +2,55 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import fields
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from align import registry
 from align.coefficients import Coefficient
 from align.coefficients.adaptive import Adaptive
 from align.coefficients.constant import Constant
-from align.config import build_part
+from align.coefficients.feasible import Feasible
+from align.config import build_part, resolved
 from align.errors import RecipeError
+
+NODES = {
+    "adaptive": {"target": 6.0},
+    "constant": {"value": 0.25},
+    "cosine": {"start": 0.3, "end": 0.1, "steps": 10, "warmup": 2},
+    "feasible": {"tolerance": 1.2},
+    "grpo_d": {"minimum": 0.04, "maximum": 0.1, "steps": 100},
+    "kdrl": {},
+    "lagrangian": {"target": 4.0},
+    "linear": {"start": 0.3, "end": 0.1, "steps": 10, "warmup": 2},
+    "piecewise": {"points": [[2, 0.1], [6, 0.3], [7, 0.0]]},
+    "ppo_penalty": {"target": 6.0},
+    "warmup": {"steps": 4, "to": {"name": "adaptive", "target": 6.0}},
+}
+"""Every rule with the keys that it must be given."""
+
+
+def build(name: str, **keys) -> Coefficient:
+    return build_part("coefficient", {"name": name, **NODES[name], **keys}, "regularizers.kl.coefficient")
+
+
+def betas(name: str, at: list[int], **keys) -> list[float]:
+    rule = build(name, **keys)
+    return [rule.beta(step) for step in at]
+
+
+def told(name: str, divergences: list[float], **keys) -> list[float]:
+    """Beta before the first step and after each."""
+    rule, found = build(name, **keys), []
+    for divergence in (*divergences, None):
+        found.append(rule.beta(len(found)))
+        if divergence is not None:
+            rule.update(divergence, 256)
+    return found
 
 
 def after(updates: list[tuple[float, int]], **keys) -> float:
@@ -94,5 +134,200 @@ def test_a_horizon_that_could_turn_beta_negative_is_refused():
         coefficient.update(0.0, 500)
 
 
-def test_both_satisfy_the_contract():
-    assert issubclass(Constant, Coefficient) and issubclass(Adaptive, Coefficient)
+def test_the_table_above_holds_every_rule():
+    assert list(NODES) == registry.shipped("coefficient")
+
+
+def near(numbers, *, rel: float = 1e-14):
+    return pytest.approx(numbers, rel=rel, abs=1e-17)
+
+
+def test_linear_by_hand():
+    """Two steps up to 0.3 (the first is not 0), ten steps down to 0.1, level from then on."""
+    assert betas("linear", [0, 1, 2, 7, 12, 13, 10**6]) == near([0.15, 0.3, 0.3, 0.2, 0.1, 0.1, 0.1])
+    assert betas("linear", [0, 5, 10, 11], warmup=0, start=0.0, end=1.0) == near([0.0, 0.5, 1.0, 1.0])
+
+
+def test_cosine_by_hand():
+    """(1 + cos(pi/3))/2 = 3/4 of the way is left after a third of the steps."""
+    assert betas("cosine", [0, 1, 2, 5, 8, 11, 50], steps=9) == near([0.15, 0.3, 0.3, 0.25, 0.15, 0.1, 0.1])
+    assert betas("cosine", [0, 1, 2], warmup=0, start=0.0, end=1.0, steps=2) == near([0.0, 0.5, 1.0])
+
+
+def test_piecewise_by_hand():
+    assert betas("piecewise", [0, 2, 3, 4, 6, 7, 100]) == near([0.1, 0.1, 0.15, 0.2, 0.3, 0.0, 0.0])
+    assert betas("piecewise", [0, 9, 10, 11], points=[[0, 1.0], [9, 1.0], [10, 5.0]]) == near([1.0, 1.0, 5.0, 5.0])
+
+
+def test_warmup_scales_another():
+    assert betas("warmup", [0, 1, 3, 4, 99], to=0.2) == near([0.05, 0.1, 0.2, 0.2, 0.2])
+    assert betas("warmup", [0, 1, 2], steps=2, to={"name": "linear", "start": 1.0, "end": 0.0, "steps": 4}) == near([0.5, 0.75, 0.5])
+
+
+def test_warmup_passes_everything_on():
+    rule, alone = build("warmup"), build("adaptive")
+    for each in (rule, alone):
+        each.update(12.0, 256)
+    assert rule.beta(3) == alone.beta(3) != 0.2 and rule.state_dict() == alone.state_dict()
+    other = build("warmup", to=resolved(build("adaptive")))
+    other.load_state_dict(rule.state_dict())
+    assert other.beta(1) == 0.5 * alone.beta(1)
+    rule, alone = build("warmup", to={"name": "feasible"}), Feasible()
+    for each in (rule, alone):
+        each.update_prompts({"a": 3.0})
+    assert rule.multipliers(["a", "b"]) == alone.multipliers(["a", "b"]) == near([1.0 + 3.0 - 1e-3 - 0.5, 1.0])
+
+
+def test_grpo_d_row_34():
+    """t = 100, [0.04, 0.1]: the published V, and the monotone reading of its prose."""
+    assert betas("grpo_d", [0, 15, 30, 65, 100, 101]) == near([0.07, 0.055, 0.04, 0.07, 0.1, 0.1])
+    assert betas("grpo_d", [0, 15, 50, 100, 101], monotone=True) == near([0.04, 0.049, 0.07, 0.1, 0.1])
+    assert betas("grpo_d", [0, 25, 50, 75, 100], warm_share=0.5) == near([0.07, 0.055, 0.04, 0.07, 0.1])
+    assert betas("grpo_d", [30], minimum=0.0, maximum=0.02) == [0.0]
+
+
+def test_kdrl_by_hand():
+    """From 5e-3 down by 5e-5 a step to 1e-3, which is step 80."""
+    assert betas("kdrl", [0, 1, 40, 79, 80, 81, 5000]) == near([5e-3, 4.95e-3, 3e-3, 1.05e-3, 1e-3, 1e-3, 1e-3], rel=1e-12)
+    for step in range(0, 120, 7):
+        assert build("kdrl").beta(step) == near(build("linear", start=5e-3, end=1e-3, steps=80, warmup=0).beta(step), rel=1e-12)
+    assert betas("kdrl", [2], start=1.0, slope=0.25, floor=0.0) == [0.5]
+
+
+def test_ppo_penalty_by_hand():
+    """Target 6: below 4 beta halves, above 9 it doubles, between it stays; at the borders too."""
+    assert told("ppo_penalty", [3.99, 4.0, 9.0, 9.01, 100.0, -1.0]) == [1.0, 0.5, 0.5, 0.5, 1.0, 2.0, 1.0]
+    assert told("ppo_penalty", [100.0] * 3, initial=1.0, maximum=3.0) == [1.0, 2.0, 3.0, 3.0]
+    assert told("ppo_penalty", [0.0] * 3, initial=1.0, minimum=0.3) == [1.0, 0.5, 0.3, 0.3]
+    assert told("ppo_penalty", [7.0, 5.0], tolerance=1.0, factor=3.0) == near([1.0, 3.0, 1.0])
+
+
+def test_lagrangian_by_hand():
+    """Target 4, rate 0.1: d = 6 raises log beta by 0.05, d = 0 lowers it by 0.1."""
+    up, down = math.exp(0.05), math.exp(-0.1)
+    assert told("lagrangian", [6.0, 0.0, 4.0]) == near([0.1, 0.1 * up, 0.1 * up * down, 0.1 * up * down])
+    assert told("lagrangian", [1e12, 6.0, 2.0]) == near([0.1, 100.0, 100.0, 100.0 / up], rel=1e-12)
+    assert told("lagrangian", [-1e12, 2.0, 6.0]) == near([0.1, 1e-6, 1e-6, 1e-6 * up], rel=1e-12)
+
+
+def test_the_lagrangian_meets_its_constraint():
+    """Where the divergence falls as 2/beta it finds target 4 at beta 0.5 from both sides; always below, it goes to its floor."""
+    for initial in (0.01, 10.0):
+        rule = build("lagrangian", initial=initial)
+        for step in range(400):
+            rule.update(2 / rule.beta(step), 1)
+        assert rule.beta(400) == pytest.approx(0.5, rel=1e-6)
+    slack = build("lagrangian", minimum=0.05)
+    for _ in range(100):
+        slack.update(3.0, 1)
+    assert slack.beta(100) == near(0.05)
+
+
+def settled(divergence: float, steps: int = 200, **keys) -> float:
+    rule = build("feasible", **keys)
+    for _ in range(steps):
+        rule.update_prompts({"p": divergence})
+    return rule.multipliers(["p"])[0]
+
+
+def test_feasible_row_43():
+    """D = 1.7, tolerance 1.2, resilience 2: lambda -> 1; a constraint that is met: lambda -> 0."""
+    assert settled(1.7) == pytest.approx(1.0, abs=1e-12) and settled(1.7, initial=0.0) == pytest.approx(1.0, abs=1e-12)
+    assert settled(1.1) == 0.0 and settled(-5.0) == 0.0
+
+
+def test_feasible_by_hand():
+    """One step from 1: 1 + rate * (D - 1.2 - 1/resilience), not below 0."""
+    assert settled(1.9, steps=1) == near(1 + 0.7 - 0.5) and settled(1.9, steps=1, rate=0.5) == near(1 + 0.5 * 0.2)
+    assert settled(1.9, steps=1, resilience=4.0) == near(1 + 0.7 - 0.25) and settled(1.9, steps=1, initial=2.0) == near(2 + 0.7 - 1)
+    assert settled(1.9, steps=3, resilience=math.inf) == near(1 + 3 * 0.7) and settled(0.0, steps=1) == 0.0
+    assert settled(1.9, steps=1, tolerance=0.2) == near(1 + 1.7 - 0.5)
+
+
+def test_each_prompt_has_its_own_multiplier():
+    rule = build("feasible")
+    assert rule.beta(0) == 1.0 and rule.multipliers(["a", "b", "a"]) == [1.0] * 3
+    rule.update_prompts({"a": 2.2})
+    rule.update_prompts({"c": 0.0})
+    assert rule.multipliers(["a", "b", "c", "a"]) == near([1.5, 1.0, 0.0, 1.5])
+
+
+def test_others_have_no_multipliers():
+    assert {name for name in NODES if build(name).multipliers(["a"]) is not None} == {"feasible"}
+
+
+REFUSED = [
+    ("linear", {"start": -0.1}, "start must be >= 0"), ("linear", {"end": math.nan}, "end must be >= 0"),
+    ("linear", {"steps": 0}, "steps must be at least 1"), ("cosine", {"warmup": -1}, "warmup at least 0"),
+    ("cosine", {"end": 0.3}, "steps changes nothing"), ("linear", {"start": 0.0}, "warmup changes nothing"),
+    ("warmup", {"steps": 1}, "steps must be at least 2"), ("warmup", {"to": -1.0}, "value must be >= 0"),
+    ("piecewise", {"points": [[0, 1.0]]}, "two or more pairs"), ("piecewise", {"points": [[0, 1.0], [1]]}, "two or more pairs"),
+    ("piecewise", {"points": [[0, 1.0], [0, 2.0]]}, "must increase"),
+    ("piecewise", {"points": [[0, 1.0], [5, -2.0]]}, "the value at step 5"),
+    ("kdrl", {"slope": 0.0}, "slope must be positive"), ("kdrl", {"floor": 5e-3}, "beta could not fall"),
+    ("kdrl", {"floor": -1.0}, "floor must be >= 0"),
+    ("grpo_d", {"minimum": 0.1}, "must be below maximum"), ("grpo_d", {"minimum": -0.1}, "minimum must be >= 0"),
+    ("grpo_d", {"steps": 0}, "steps must be at least 1"), ("grpo_d", {"warm_share": 1.0}, r"warm_share must lie in \(0, 1\)"),
+    ("grpo_d", {"monotone": True, "warm_share": 0.5}, "warm_share changes nothing"),
+    ("ppo_penalty", {"target": 0.0}, "target must be positive"), ("ppo_penalty", {"factor": 1.0}, "factor above 1"),
+    ("ppo_penalty", {"tolerance": 0.9}, "tolerance must be at least 1"), ("ppo_penalty", {"initial": 200.0}, "between minimum and maximum"),
+    ("lagrangian", {"rate": -0.1}, "rate must be positive"), ("lagrangian", {"initial": 1e-7}, "between minimum and maximum"),
+    ("lagrangian", {"minimum": 0.0}, "minimum must be positive"), ("lagrangian", {"maximum": math.inf}, "maximum must be positive"),
+    ("feasible", {"tolerance": -1.0}, "tolerance must be >= 0"), ("feasible", {"rate": 0.0}, "rate must be positive"),
+    ("feasible", {"resilience": 0.5}, "resilience must be above rate/2"), ("feasible", {"initial": -1.0}, "initial must be >= 0"),
+]
+
+
+@pytest.mark.parametrize(("name", "keys", "message"), REFUSED, ids=lambda x: x if isinstance(x, str) else "")
+def test_what_has_no_meaning_is_refused(name: str, keys: dict, message: str):
+    with pytest.raises(RecipeError, match=message) as caught:
+        build(name, **keys)
+    assert caught.value.where.startswith("regularizers.kl.coefficient")
+
+
+OTHER = {
+    "constant": {"value": 0.5}, "adaptive": {"target": 3.0, "initial": 0.4, "horizon": 5000.0},
+    "linear": {"start": 0.4, "end": 0.2, "steps": 8, "warmup": 3}, "cosine": {"start": 0.4, "end": 0.2, "steps": 8, "warmup": 3},
+    "warmup": {"steps": 5, "to": 0.1}, "piecewise": {"points": [[0, 0.5], [9, 0.1]]},
+    "kdrl": {"start": 6e-3, "slope": 1e-4, "floor": 2e-3},
+    "grpo_d": {"minimum": 0.05, "maximum": 0.2, "steps": 60, "warm_share": 0.5, "monotone": True},
+    "ppo_penalty": {"target": 3.0, "initial": 0.9, "tolerance": 1.1, "factor": 3.0, "minimum": 0.4, "maximum": 1.5},
+    "lagrangian": {"target": 3.0, "initial": 0.4, "rate": 0.2, "minimum": 0.095, "maximum": 0.11},
+    "feasible": {"tolerance": 1.0, "rate": 0.5, "resilience": 3.0, "initial": 0.4},
+}
+
+
+def history(name: str, **keys) -> list[float]:
+    """Everything the prompts of thirteen steps and some late ones would feel."""
+    rule, felt = build(name, **keys), []
+    for step, divergence in enumerate([0.5, 6.3, 8.0, 30.0, 12.0, 9.0, 1.0, 1.5, 5.0, 4.5, 0.5, 0.1, 7.0]):
+        felt += [rule.beta(step), *(rule.multipliers(["a", "b"]) or [])]
+        rule.update(divergence, 256)
+        rule.update_prompts({"a": divergence})
+    return felt + [rule.beta(step) for step in (20, 45, 90, 10**4)]
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, keys in OTHER.items() for key in keys])
+def test_every_key_is_alive(name: str, key: str):
+    assert {f.name for f in fields(build(name))} == OTHER[name].keys()
+    assert history(name, **{key: OTHER[name][key]}) != history(name)
+
+
+divergences = st.lists(st.floats(-1e9, 1e9), max_size=30)
+
+
+@pytest.mark.parametrize("name", NODES)
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(divergences=divergences)
+def test_beta_is_never_negative_and_the_state_is_json(name: str, divergences):
+    rule = build(name)
+    for step, divergence in enumerate([*divergences, 1.0]):
+        assert 0 <= rule.beta(step) < math.inf and all(0 <= m < math.inf for m in rule.multipliers(["a", "b"]) or [])
+        rule.update(divergence, 64)
+        rule.update_prompts({"a": divergence})
+    copy = build_part("coefficient", resolved(rule), "copy")
+    copy.load_state_dict(json.loads(json.dumps(rule.state_dict())))
+    for each in (rule, copy):
+        each.update(7.0, 64)
+        each.update_prompts({"a": 7.0, "b": 2.0})
+    assert copy.beta(9) == rule.beta(9) and copy.multipliers(["a", "b"]) == rule.multipliers(["a", "b"])

@@ -5,7 +5,8 @@ import pytest
 import torch
 from engine_contract import EngineContract, answers, changed, gap, prompts
 from models import tiny_model
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from align.config import build_part
 from align.engines import Sampling
@@ -44,7 +45,6 @@ def test_every_kind_of_model_before_and_after_a_push(tmp_path, kind, keys):
     assert gap(engine.generate(prompts(6), 5, 0), model, 0.8) < 1e-5
     model = changed(model, 1)
     model.save_pretrained(tmp_path / "changed")
-    from safetensors.torch import load_file
     engine.load(1, pack(load_file(tmp_path / "changed" / "model.safetensors").items()))
     assert gap(engine.generate(prompts(6), 5, 0), model, 0.8) < 1e-5
 
@@ -103,13 +103,14 @@ def test_weights_are_cast_to_the_engines_dtype(folder):
     assert gap(engine.generate(prompts(4), 2, 0), model, 1.0) < 1e-5
 
 
-def test_a_model_of_lower_precision_is_sampled_in_it(tmp_path, folder):
+def test_a_model_is_sampled_in_the_precision_it_was_saved_in(tmp_path, folder):
     AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(tmp_path)
-    tiny_model(tmp_path / "other")
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / file).write_bytes((folder / file).read_bytes())
-    rollout = started(tmp_path, max_tokens=8).generate(prompts(1), 1, 0)[0].rollouts[0]
-    assert rollout.sampler_logp.dtype == np.float32
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    half, full = (started(f, max_tokens=8) for f in (tmp_path, folder))
+    assert (half._model.dtype, full._model.dtype) == (torch.bfloat16, torch.float32)
+    logp = np.concatenate([r.sampler_logp for r in half.generate(prompts(1), 8, 0)[0].rollouts])
+    # The softmax is in float32 whatever the model is in.
+    assert logp.dtype == np.float32 and not np.array_equal(logp, torch.from_numpy(logp).bfloat16().float().numpy())
 
 
 def test_no_room_for_prompt_and_response(tmp_path):

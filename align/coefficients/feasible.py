@@ -1,0 +1,47 @@
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from align.coefficients import Coefficient
+from align.coefficients._checks import not_negative, positive
+
+
+@dataclass
+class Feasible(Coefficient):
+    """A coefficient for each prompt, the dual multiplier of its own constraint D_i <= tolerance (Ramirez et al. 2501.14912).
+
+    After each step, for the prompts in it: `lambda_i <- max(lambda_i + rate (D_i - tolerance - lambda_i/resilience), 0)`, at rest
+    `lambda_i = resilience (D_i - tolerance)` or 0. A batch feels the multipliers from before it. Defaults of the authors' DPO
+    code; there i is a pair, here a prompt, and D_i the mean over its rollouts.
+    """
+
+    tolerance: float = 1e-3
+    """Nats per response (summed over its tokens)."""
+    rate: float = 1.0
+    resilience: float = 2.0
+    """How much violation is put up with. `.inf` insists on the constraint: the multiplier of one that cannot be met then grows for ever."""
+    initial: float = 1.0
+
+    def __post_init__(self):
+        not_negative(self, "tolerance", "initial")
+        positive(self, "rate")
+        if not self.rate < 2 * self.resilience:
+            raise ValueError(f"resilience must be above rate/2 = {self.rate / 2:g}, not {self.resilience:g}: the multipliers would swing "
+                             "ever wider")
+        self._multipliers: dict[str, float] = {}
+
+    def beta(self, step: int) -> float:
+        return 1.0
+
+    def multipliers(self, prompt_ids: Sequence[str]) -> list[float]:
+        return [self._multipliers.get(prompt, self.initial) for prompt in prompt_ids]
+
+    def update_prompts(self, divergences: Mapping[str, float]) -> None:
+        for prompt, divergence in divergences.items():
+            now = self._multipliers.get(prompt, self.initial)
+            self._multipliers[prompt] = max(now + self.rate * (divergence - self.tolerance - now / self.resilience), 0.0)
+
+    def state_dict(self) -> dict:
+        return {"multipliers": dict(self._multipliers)}
+
+    def load_state_dict(self, state: dict) -> None:
+        self._multipliers = dict(state["multipliers"])

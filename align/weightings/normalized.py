@@ -1,0 +1,32 @@
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from align.config import part
+from align.types import TokenBatch
+from align.weightings import Weighting
+
+
+@dataclass(frozen=True)
+class Normalized(Weighting):
+    """Another weighting, scaled so that its mean over the batch's tokens is 1: `{name: normalized, of: {name: entropy_gate, ...}}`.
+
+    With a 0/1 mask and the `token` reduction the penalty is then the mean over the kept tokens. Where all weights are 0 they stay so.
+    """
+
+    of: Any = part("weighting")
+    """The weighting that is scaled."""
+
+    @property
+    def needs_policy(self) -> bool:
+        return self.of.needs_policy
+
+    @property
+    def needs_rewards(self) -> bool:
+        return self.of.needs_rewards
+
+    def weights(self, batch: TokenBatch, name: str) -> Tensor:
+        weights = self.of.weights(batch, name)
+        mean = weights.mean()
+        return weights / mean if mean > 0 else weights

@@ -1,0 +1,36 @@
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from align.types import TokenBatch
+from align.weightings import Weighting
+
+
+@dataclass(frozen=True)
+class Sampo(Weighting):
+    """SamPO's down-sampling (Lu et al. 2406.10957): every answer of a group is felt at as many tokens as its shortest has.
+
+    They are drawn uniformly without replacement and weigh 1, all others 0; the shortest answer keeps all. One set serves policy and
+    reference (the authors' code draws two, and its log-ratio is none). The draw follows from `seed` and the batch's tokens and
+    pi_old, so a resumed run repeats it and a policy that moved draws anew.
+    """
+
+    seed: int = 0
+
+    def weights(self, batch: TokenBatch, name: str) -> Tensor:
+        keys = torch.rand(len(batch.seq_ids), dtype=torch.float64, generator=torch.Generator().manual_seed(self._draw(batch)))
+        by_key = torch.argsort(keys)
+        shuffled = by_key[torch.argsort(batch.seq_ids[by_key], stable=True)]  # packed as before, each sequence in random order
+        rank = torch.empty_like(shuffled).index_copy(0, shuffled, batch.positions)
+        groups = int(batch.group_ids.max()) + 1
+        shortest = torch.zeros(groups, dtype=torch.int64).scatter_reduce(0, batch.group_ids, batch.lengths, "amin", include_self=False)
+        return (rank < shortest[batch.group_ids][batch.seq_ids]).to(torch.float32)
+
+    def _draw(self, batch: TokenBatch) -> int:
+        content = hashlib.sha256(str(self.seed).encode())
+        for tensor in (batch.lengths, batch.tokens, batch.old_logp):
+            if tensor is not None:
+                content.update(tensor.numpy().tobytes())
+        return int.from_bytes(content.digest()[:7])
