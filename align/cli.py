@@ -154,3 +154,7 @@ def _complain(message: str) -> None:
 def main() -> None:
     """The console script."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -99,8 +99,9 @@ def exact_divergence(divergence: Divergence, logp: Tensor, ref_logp: Tensor) -> 
 
     Value `sum_v ref_v k_f(u_v)`, taken as `pi_v khat(u_v)` where u > 1 so that neither side overflows. Gradient
     `sum_v pi_v c_v grad log pi_v`, so f itself is never differentiated (methods: `grad D_f = E_pi[f'(u) grad log pi]`);
-    where u < 1, `pi_v c_v` is taken as `ref_v u_v c_v`: forward KL pulls up by ref_v an outcome whose pi_v underflows.
-    An outcome that one side alone allows counts with the limit of f, or about the type's largest number where f has none.
+    where u < 1, `pi_v c_v` is taken as `ref_v u_v c_v`: forward KL pulls up by ref_v an outcome whose pi_v underflows. Both go
+    through the divergence's `transform`. An outcome that one side alone allows counts with the limit of f, or about a quarter of the
+    type's largest number where f has none.
     """
     with torch.no_grad():
         # Outcomes impossible under both contribute nothing: -inf - -inf would be NaN, and so would 0 * -inf inside f.
@@ -109,9 +110,13 @@ def exact_divergence(divergence: Divergence, logp: Tensor, ref_logp: Tensor) -> 
         below = log_u < 0
         low, high = torch.where(below, log_u, 0.0), torch.where(below, 0.0, log_u)
         pi, ref = logp.exp(), ref_logp.exp()
-        value = torch.where(below, ref * divergence.generator(low), pi * divergence.value(high)).sum(-1)
+        # A heavy tail overflows on outcomes whose own probability underflows: inf * 0.
+        most = finfo.max / 4
+        below_mean, above_mean = divergence.generator(low).clamp(-most, most), divergence.value(high).clamp(-most, most)
+        value, slope = divergence.transform(torch.where(below, ref * below_mean, pi * above_mean).sum(-1))
         # u c nears its limit at u = 0 long before u underflows and c overflows.
         low = low.clamp_min(-0.9 * math.log(finfo.max))
-        weight = torch.where(below, ref * low.exp() * divergence.coefficient(low), pi * divergence.coefficient(high))
-    score = (weight * torch.where(torch.isneginf(logp), 0.0, logp)).sum(-1)
-    return value + score - score.detach()
+        below_pull, above_pull = (divergence.coefficient(x).clamp(-most, most) for x in (low, high))
+        weight = torch.where(below, ref * low.exp() * below_pull, pi * above_pull)
+    score = torch.where(torch.isneginf(logp), 0.0, logp)
+    return value + slope * (weight * (score - score.detach())).sum(-1)

@@ -35,6 +35,19 @@ class Divergence(ABC):
     def f(self, log_u: Tensor) -> Tensor:
         """f(u) at u = exp(log_u)."""
 
+    def transform(self, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """The divergence of a state from `mean = E_ref[f(u)]` there, and its slope in `mean`: [...] -> ([...], [...]).
+
+        The identity, unless the divergence is an increasing function of an f-divergence (Renyi). One sampled token does not tell the
+        mean, so then only an exact estimator measures it.
+        """
+        return mean, torch.ones_like(mean)
+
+    @property
+    def is_f_divergence(self) -> bool:
+        """No `transform` of its own."""
+        return type(self).transform is Divergence.transform
+
     def f_prime(self, log_u: Tensor) -> Tensor:
         """df/du at u = exp(log_u)."""
         with torch.enable_grad():

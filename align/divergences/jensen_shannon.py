@@ -2,7 +2,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import logsigmoid
 
 from align.divergences import Divergence
 
@@ -13,10 +13,11 @@ class JensenShannon(Divergence):
     """Twice the Jensen-Shannon divergence, KL(pi||m) + KL(ref||m) with m = (pi + ref)/2, as f-DPO and f-DPG define it.
 
     f(u) = u log u - (u + 1) log((u + 1)/2) (Wang et al. 2309.16240, table 1). Bounded by 2 log 2, coefficient <= log 2.
+    `generalised_jsd` is the form with unequal weights; its value at b = 1/2 is half of this one.
     """
 
     def f(self, log_u: Tensor) -> Tensor:
-        return log_u * torch.exp(log_u) - (torch.exp(log_u) + 1) * (softplus(log_u) - LOG2)
+        return log_u * torch.exp(log_u) + (torch.exp(log_u) + 1) * (logsigmoid(-log_u) + LOG2)
 
     def f_prime(self, log_u: Tensor) -> Tensor:
         return self.coefficient(log_u)
@@ -26,8 +27,12 @@ class JensenShannon(Divergence):
         return torch.where(log_u.abs() < 1, torch.log1p(torch.tanh(log_u / 2)), LOG2 + logsigmoid(log_u))
 
     def generator(self, log_u: Tensor) -> Tensor:
-        # f'(1) = 0, so this is f, with log((u + 1)/2) = -c(1/u) for the sake of the digits near u = 1.
-        return torch.exp(log_u) * self.coefficient(log_u) + self.coefficient(-log_u)
+        # f'(1) = 0, so this is f. With h = x/2 it is (u + 1)(h tanh h - log cosh h), log cosh h = -log(1 - tanh^2 h)/2; far from
+        # u = 1 that overflows, and log((u + 1)/2) is taken as -c(1/u).
+        half, tanh = log_u / 2, torch.tanh(log_u / 2)
+        near = (torch.exp(log_u) + 1) * (half * tanh + torch.log1p(-tanh * tanh) / 2)
+        far = torch.exp(log_u) * self.coefficient(log_u) + self.coefficient(-log_u)
+        return torch.where(log_u.abs() < 1, near, far)
 
     def value(self, log_u: Tensor) -> Tensor:
-        return self.coefficient(log_u) + torch.exp(-log_u) * self.coefficient(-log_u)
+        return self.generator(-log_u)

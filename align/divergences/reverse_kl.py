@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from align.divergences import Divergence
+from align.divergences import Divergence, _accurate
 
 
 class ReverseKl(Divergence):
@@ -20,7 +20,7 @@ class ReverseKl(Divergence):
         return log_u
 
     def generator(self, log_u: Tensor) -> Tensor:
-        return log_u * torch.exp(log_u) - torch.expm1(log_u)
+        return _accurate.power_generator(log_u, 0.0)
 
     def value(self, log_u: Tensor) -> Tensor:
-        return torch.expm1(-log_u) + log_u
+        return _accurate.power_value(log_u, 0.0)

@@ -26,6 +26,9 @@ def incompatible(
     Args: `on_policy`: each batch serves one update; `samples`: the batch holds the policy's own rollouts, not demonstrations.
     """
     word = type(estimator).__name__.lower()
+    if not (divergence.is_f_divergence or estimator.full_vocabulary):
+        return Refusal(f"{type(divergence).__name__} is a function of an expectation at each state, which one sampled token does not tell: "
+                       "use estimator: exact")
     if estimator.only_reverse_kl and not isinstance(divergence, ReverseKl):
         return Refusal(f"{word} estimates KL(pi||ref) and nothing else: use estimator: sampled or exact for this divergence")
     if estimator.full_vocabulary:

@@ -59,30 +59,35 @@ class Pool:
         """
         queue, results, deaths = deque(range(len(calls))), [None] * len(calls), Counter()
         running: dict[ray.ObjectRef, Running] = {}
-        while queue or running:
-            while queue and self._idle:
-                call, actor = queue.popleft(), self._idle.popleft()
-                limit = float("inf") if seconds is None else seconds[call]
-                running[getattr(actor, method).remote(*calls[call])] = Running(call, actor, time.monotonic() + limit)
-            for ref in self._wait(running):
-                job = running.pop(ref)
-                try:
-                    results[job.call] = answer(ref)
-                    self._idle.append(job.actor)
-                except DIED as error:
-                    deaths[job.call] += 1
-                    log.warning("a %s actor died (%s) and is restarted", self.role, reason(error))
+        try:
+            while queue or running:
+                while queue and self._idle:
+                    call, actor = queue.popleft(), self._idle.popleft()
+                    limit = float("inf") if seconds is None else seconds[call]
+                    running[getattr(actor, method).remote(*calls[call])] = Running(call, actor, time.monotonic() + limit)
+                for ref in self._wait(running):
+                    job = running[ref]
+                    try:
+                        results[job.call] = answer(ref)
+                        self._idle.append(job.actor)
+                    except DIED as error:
+                        self._died(job.actor, error)
+                        deaths[job.call] += 1
+                        if deaths[job.call] < attempts:
+                            queue.appendleft(job.call)
+                        else:
+                            results[job.call] = Lost(reason(error))
+                    del running[ref]
+                for ref in [ref for ref, job in running.items() if job.deadline <= time.monotonic()]:
+                    job = running.pop(ref)
+                    results[job.call] = Lost(f"its {self.role} process did not answer within {seconds[job.call]:g} s and was killed")
+                    log.warning("a %s actor did not answer within %g s; it is killed and restarted", self.role, seconds[job.call])
+                    ray.kill(job.actor, no_restart=False)
                     self._recover(job.actor)
-                    if deaths[job.call] < attempts:
-                        queue.appendleft(job.call)
-                    else:
-                        results[job.call] = Lost(reason(error))
-            for ref in [ref for ref, job in running.items() if job.deadline <= time.monotonic()]:
-                job = running.pop(ref)
-                log.warning("a %s actor did not answer within %g s; it is killed and restarted", self.role, seconds[job.call])
-                ray.kill(job.actor, no_restart=False)
+        except BaseException:
+            for job in running.values():  # they are free once they are through with what nobody waits for
                 self._recover(job.actor)
-                results[job.call] = Lost(f"its {self.role} process did not answer within {seconds[job.call]:g} s and was killed")
+            raise
         return results
 
     def tell(self, method: str, *args: Any, seconds: float) -> None:
@@ -99,9 +104,12 @@ class Pool:
             try:
                 answer(ref)
             except DIED as error:
-                log.warning("a %s actor died (%s) and is restarted", self.role, reason(error))
                 self._idle.remove(refs[ref])
-                self._recover(refs[ref])
+                self._died(refs[ref], error)
+
+    def _died(self, actor: Any, error: Exception) -> None:
+        log.warning("a %s actor died (%s) and is restarted", self.role, reason(error))
+        self._recover(actor)
 
     def _recover(self, actor: Any) -> None:
         self._recovering.append(Recovering(actor, time.monotonic() + self.start_timeout))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from align.engines.transformers import Transformers
+from align.errors import UserError
 from align.rewards import Reward
 from align.types import Group, Prompt
 
@@ -46,6 +47,8 @@ class Mortal(Transformers):
             if order.exists():
                 order.unlink()
                 os.kill(os.getpid(), signal.SIGKILL)
+            if prompt.fields.get("do") == "refuse":
+                raise UserError("no room for this prompt")
             if prompt.fields.get("do") == "kill always":
                 os.kill(os.getpid(), signal.SIGKILL)
         return super().generate(prompts, samples, seed)

@@ -17,7 +17,7 @@ from align.config import build_part
 from align.train import train
 
 PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
-SAMPLES = 4096
+SAMPLES = 2048
 BETA = 1.0
 
 FORMS = {
@@ -47,7 +47,7 @@ def log_policy(folder: Path) -> torch.Tensor:
 def test_the_loop_reaches_the_regularized_optimum(form: str, model: Path, tmp_path: Path):
     regularizer = FORMS[form] | {"coefficient": BETA}
     train(recipe.build({
-        "steps": 150,
+        "steps": 120,
         "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic",
         # TRL's and our group mean contains the sample itself, which scales the policy gradient by 1 - 1/SAMPLES.
         "algorithm": {"name": "grpo", "normalize": "none"},
@@ -65,7 +65,7 @@ def test_the_loop_reaches_the_regularized_optimum(form: str, model: Path, tmp_pa
     divergence = build_part("divergence", regularizer.get("divergence", "reverse_kl"), "divergence")
     level = rewards - BETA * divergence.coefficient(logp - ref)
     spread = level - (logp.exp() * level).sum()
-    assert (logp - ref).abs().max() > 0.5, "the policy has to move for the optimum to mean anything"
+    assert (logp - ref).abs().max() > 0.3, "the policy has to move for the optimum to mean anything"
     assert spread.abs().max() < 5e-3
     if "reverse_kl" in form:
         closed = torch.log_softmax(ref + rewards / BETA, -1)

@@ -83,9 +83,12 @@ def drawn(local: LocalWorkers, chosen: list[Prompt], seed: int) -> list[Group]:
     return [g for shard, s in prompt_shards(chosen, 2, seed) for g in local.recipe.engine.generate(shard, 2, s)]
 
 
+NOBODY, MALFORMED = "no Ray cluster answers there", "write auto, HOST:PORT or ray://HOST:PORT"
+
+
 @pytest.mark.parametrize(("address", "told"), [
-    ("127.0.0.1:9", "no Ray cluster answers there"), ("nowhere.invalid:6379", "no Ray cluster answers there"), ("ray://127.0.0.1:9", "no Ray cluster answers"),
-    ("somewhere", "write auto, HOST:PORT or ray://HOST:PORT"), ("host:port", "write auto"), ("127.0.0.1:99999", "no Ray cluster answers there"),
+    ("127.0.0.1:9", NOBODY), ("nowhere.invalid:6379", NOBODY), ("ray://127.0.0.1:9", NOBODY), ("127.0.0.1:99999", NOBODY),
+    ("somewhere", MALFORMED), ("host:port", MALFORMED),
 ])
 def test_a_wrong_address_is_told_within_seconds(address: str, told: str):
     began = time.monotonic()
@@ -184,6 +187,14 @@ def test_prompts_that_kill_every_engine_stop_the_run(workers, monkeypatch):
     monkeypatch.setattr(cluster, "ATTEMPTS", 2)
     with pytest.raises(RunStopped, match="2 rollout actors died one after the other over the same prompts"):
         workers.generate(prompts({"do": "kill always"}), 2, seed=1)
+
+
+def test_engines_work_on_after_a_call_that_raised(workers, local):
+    """One shard raises, the other is still being drawn."""
+    for seed in (1, 2):
+        with pytest.raises(UserError, match="no room for this prompt"):
+            workers.generate(prompts({"do": "refuse"}, {}, {}, {}), 2, seed)
+    assert same(workers.generate(PLAIN, 2, seed=3), drawn(local, PLAIN, 3))
 
 
 def test_rewards_that_cannot_be_interrupted_cost_their_own_chunk(workers, local, monkeypatch):

@@ -31,7 +31,7 @@ def model(request, tmp_path_factory) -> Path:
 
 def node(folder: Path, **changes) -> dict:
     return {
-        "steps": 4, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic", "algorithm": {"name": "grpo"},
+        "steps": 4, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic", "algorithm": "grpo",
         "model": {"path": str(folder)}, "batch": {"prompts": 4, "samples": 3}, "sampling": {"max_tokens": 6},
         "optimizer": {"lr": 1e-2}, "workers": {"backend": "local"}, "evaluation": {"every": -1},
     } | changes

@@ -1,0 +1,54 @@
+"""Differences written so that they keep their digits near u = 1 and their range far from it.
+
+Elementwise in `x = log u` (any shape, nats, any floating type), differentiable; the relative error is a few roundings, and the
+rounding of the exponent where a power of u is large.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+NEAR = 1 / 8
+
+
+def power_slope(x: Tensor, power: float) -> Tensor:
+    """(u^power - 1)/power, and log u at power 0: the coefficient of the power family, f'' (u) = u^(power - 1)."""
+    return torch.expm1(power * x) / power if power else x
+
+
+def power_value(x: Tensor, power: float) -> Tensor:
+    """khat of the power family, (u^p - (p + 1) + p/u)/(p (p + 1)) >= 0: p = 0 is reverse KL's, p = -1 forward KL's.
+
+    float32 holds it for log u > -88/max(1, -p) and, p > 0, log u < 88/p; below that it is inf or NaN.
+    """
+    last = 11 if torch.finfo(x.dtype).bits == 64 else 6
+    # sum_n g_n (-x)^n/n! with g_n = 1 + a + ... + a^(n-2), a = -p: no difference is left, at the limits either.
+    series = torch.zeros_like(x)
+    for n in range(last, 1, -1):
+        series = series * -x + sum((-power) ** k for k in range(n - 1)) / math.factorial(n)
+    if power >= -0.5:
+        direct = (power_slope(x, power) + torch.expm1(-x)) / (1 + power)
+    else:
+        # Divided by 1 + p the form above would lose digits as p -> -1; the exponents are split so that u -> inf does not overflow.
+        direct = (torch.expm1(-x) - torch.exp(max(power, -1.0) * x) * power_slope(-x, abs(1 + power))) / power
+    return torch.where(x.abs() * max(1.0, abs(power)) < NEAR, series * x * x, direct)
+
+
+def power_generator(x: Tensor, power: float) -> Tensor:
+    """k_f of the power family, (u^(p + 1) - (p + 1) u + p)/(p (p + 1)) >= 0: `u f(1/u)` has the power -1 - p.
+
+    float32 holds it for log u < 88/max(1, 1 + p) and, p < -1, log u > 88/(1 + p).
+    """
+    return power_value(-x, -1 - power)
+
+
+def log_mixture(x: Tensor, weight: float) -> Tensor:
+    """log((1 - weight) + weight u), weight in [0, 1]."""
+    if weight in (0.0, 1.0):
+        return x if weight else torch.zeros_like(x)
+    far = math.log1p(-weight) - logsigmoid(-(x + math.log(weight) - math.log1p(-weight)))
+    return torch.where(x.abs() < 1, torch.log1p(weight * torch.expm1(x)), far)

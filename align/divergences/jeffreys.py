@@ -1,0 +1,27 @@
+import torch
+from torch import Tensor
+
+from align.divergences import Divergence
+
+
+class Jeffreys(Divergence):
+    """Jeffreys divergence KL(pi||ref) + KL(ref||pi): f(u) = (u - 1) log u.
+
+    Jeffreys, Proc. R. Soc. A 186 (1946). Mode-seeking and mass-covering at once, and symmetric; of forward KL it has the heavy tail on
+    tokens the policy gives up.
+    """
+
+    def f(self, log_u: Tensor) -> Tensor:
+        return self.generator(log_u)
+
+    def f_prime(self, log_u: Tensor) -> Tensor:
+        return self.coefficient(log_u)
+
+    def coefficient(self, log_u: Tensor) -> Tensor:
+        return log_u - torch.expm1(-log_u)
+
+    def generator(self, log_u: Tensor) -> Tensor:
+        return log_u * torch.expm1(log_u)
+
+    def value(self, log_u: Tensor) -> Tensor:
+        return -log_u * torch.expm1(-log_u)

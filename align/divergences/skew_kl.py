@@ -1,0 +1,47 @@
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from align.divergences import Divergence, _accurate
+
+
+@dataclass(frozen=True)
+class SkewKl(Divergence):
+    """Skew KL(ref||lam ref + (1 - lam) pi) of DistiLLM, the reference its teacher: f(u) = -log M, M = lam + (1 - lam) u.
+
+    Ko et al. 2402.03898. lam = 0 is KL(ref||pi), lam -> 1 vanishes. The reference in the mixture bounds it by log(1/lam) and the
+    coefficient from below by -(1 - lam)^2/lam, so forward KL loses its tail, and its guarantee that no answer is dropped.
+    """
+
+    lam: float = 0.1
+    """Share of the reference in the mixture, [0, 1)."""
+
+    def __post_init__(self):
+        if not 0 <= self.lam < 1:
+            raise ValueError(f"lam must be at least 0 (forward_kl) and below 1, where nothing is left of the divergence, not {self.lam}")
+
+    @property
+    def full_support(self) -> bool:
+        return self.lam == 0
+
+    def _logs(self, log_u: Tensor) -> tuple[Tensor, Tensor]:
+        """log M and log(M/u)."""
+        return _accurate.log_mixture(log_u, 1 - self.lam), _accurate.log_mixture(-log_u, self.lam)
+
+    def f(self, log_u: Tensor) -> Tensor:
+        return -self._logs(log_u)[0]
+
+    def f_prime(self, log_u: Tensor) -> Tensor:
+        return -(1 - self.lam) * torch.exp(-self._logs(log_u)[0])
+
+    def coefficient(self, log_u: Tensor) -> Tensor:
+        return -(1 - self.lam) * torch.expm1(-self._logs(log_u)[0])
+
+    def generator(self, log_u: Tensor) -> Tensor:
+        # The line f'(1)(u - 1) is that of -log M in M: forward KL's generator at M.
+        return _accurate.power_generator(self._logs(log_u)[0], -1.0)
+
+    def value(self, log_u: Tensor) -> Tensor:
+        log_m, log_m_u = self._logs(log_u)
+        return torch.exp(log_m_u) * _accurate.power_value(log_m, -1.0)

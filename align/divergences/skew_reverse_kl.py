@@ -1,0 +1,44 @@
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from align.divergences import Divergence, _accurate
+
+
+@dataclass(frozen=True)
+class SkewReverseKl(Divergence):
+    """Skew KL(pi||(1 - lam) ref + lam pi) of DistiLLM, the reference its teacher: f(u) = u log(u/M), M = (1 - lam) + lam u.
+
+    Ko et al. 2402.03898. lam = 0 is KL(pi||ref), lam -> 1 vanishes. The policy in the mixture bounds it by log(1/lam), and the pull
+    on tokens the reference does not know; f'(0+) = -inf as in reverse KL.
+    """
+
+    lam: float = 0.1
+    """Share of the policy in the mixture, [0, 1)."""
+
+    def __post_init__(self):
+        if not 0 <= self.lam < 1:
+            raise ValueError(f"lam must be at least 0 (reverse_kl) and below 1, where nothing is left of the divergence, not {self.lam}")
+
+    def _log_ratio(self, log_u: Tensor) -> Tensor:
+        """log(u/M)."""
+        return -_accurate.log_mixture(-log_u, 1 - self.lam)
+
+    def f(self, log_u: Tensor) -> Tensor:
+        return torch.exp(log_u) * self._log_ratio(log_u)
+
+    def f_prime(self, log_u: Tensor) -> Tensor:
+        return self.coefficient(log_u) + 1 - self.lam
+
+    def coefficient(self, log_u: Tensor) -> Tensor:
+        ratio = self._log_ratio(log_u)
+        # log(u/M) - lam (u/M - 1), whose two terms cancel as lam -> 1. Without skew u/M is unbounded, and 0 * inf no number.
+        return (1 - self.lam) * ratio - self.lam * _accurate.power_value(-ratio, 0.0) if self.lam else ratio
+
+    def generator(self, log_u: Tensor) -> Tensor:
+        # u - M = (1 - lam)(u - 1), so this is M times reverse KL's generator at u/M.
+        return torch.exp(_accurate.log_mixture(log_u, self.lam)) * _accurate.power_generator(self._log_ratio(log_u), 0.0)
+
+    def value(self, log_u: Tensor) -> Tensor:
+        return _accurate.power_value(self._log_ratio(log_u), 0.0)
