@@ -9,7 +9,7 @@ from align.core.segments import group_mean, segment_sum
 
 
 def group_centred(rewards: Tensor, group_ids: Tensor) -> Tensor:
-    """r - mean of its group (Dr. GRPO 2503.20783)."""
+    """r - mean of its group (Dr. GRPO 2503.20783). The mean contains r itself: the gradient is (n - 1)/n of the policy gradient."""
     return rewards - group_mean(rewards, group_ids)
 
 

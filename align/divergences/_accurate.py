@@ -27,15 +27,16 @@ def power_value(x: Tensor, power: float) -> Tensor:
     """
     last = 11 if torch.finfo(x.dtype).bits == 64 else 6
     # sum_n g_n (-x)^n/n! with g_n = 1 + a + ... + a^(n-2), a = -p: no difference is left, at the limits either.
-    series = torch.zeros_like(x)
-    for n in range(last, 1, -1):
-        series = series * -x + sum((-power) ** k for k in range(n - 1)) / math.factorial(n)
+    terms = [sum((-power) ** k for k in range(n - 1)) / math.factorial(n) for n in range(2, last + 1)]
+    series, minus_x = terms.pop(), -x
+    while terms:
+        series = series * minus_x + terms.pop()
     if power >= -0.5:
-        direct = (power_slope(x, power) + torch.expm1(-x)) / (1 + power)
+        direct = (power_slope(x, power) + torch.expm1(minus_x)) / (1 + power)
     else:
         # Divided by 1 + p the form above would lose digits as p -> -1; the exponents are split so that u -> inf does not overflow.
-        direct = (torch.expm1(-x) - torch.exp(max(power, -1.0) * x) * power_slope(-x, abs(1 + power))) / power
-    return torch.where(x.abs() * max(1.0, abs(power)) < NEAR, series * x * x, direct)
+        direct = (torch.expm1(minus_x) - torch.exp(max(power, -1.0) * x) * power_slope(minus_x, abs(1 + power))) / power
+    return torch.where(x.abs() < NEAR / max(1.0, abs(power)), series * x * x, direct)
 
 
 def power_generator(x: Tensor, power: float) -> Tensor:

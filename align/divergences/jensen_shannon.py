@@ -27,11 +27,11 @@ class JensenShannon(Divergence):
         return torch.where(log_u.abs() < 1, torch.log1p(torch.tanh(log_u / 2)), LOG2 + logsigmoid(log_u))
 
     def generator(self, log_u: Tensor) -> Tensor:
-        # f'(1) = 0, so this is f. With h = x/2 it is (u + 1)(h tanh h - log cosh h), log cosh h = -log(1 - tanh^2 h)/2; far from
-        # u = 1 that overflows, and log((u + 1)/2) is taken as -c(1/u).
+        # f'(1) = 0, so this is f. With h = log(u)/2 it is (u + 1)(h tanh h - log cosh h), log cosh h = -log(1 - tanh^2 h)/2; far from
+        # u = 1 that overflows, and log(u/m) and log(1/m), m = (u + 1)/2, are taken apart.
         half, tanh = log_u / 2, torch.tanh(log_u / 2)
         near = (torch.exp(log_u) + 1) * (half * tanh + torch.log1p(-tanh * tanh) / 2)
-        far = torch.exp(log_u) * self.coefficient(log_u) + self.coefficient(-log_u)
+        far = torch.exp(log_u) * (LOG2 + logsigmoid(log_u)) + LOG2 + logsigmoid(-log_u)
         return torch.where(log_u.abs() < 1, near, far)
 
     def value(self, log_u: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ class Tsallis(Divergence):
     """
 
     q: float = 2.0
-    """The order."""
 
     def __post_init__(self):
         if not 0 < self.q < math.inf:

@@ -6,7 +6,12 @@ The numbers are arithmetic from the formulas of the papers, or figures of TRL 1.
 
 from __future__ import annotations
 
+import ast
+import importlib.util
+import math
 from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,9 +26,22 @@ from align.core import reductions
 from align.core.advantages import batch_standardised, group_centred, group_standardised
 from align.core.surrogates import clipped
 from align.divergences import Divergence
+from align.divergences.alpha import Alpha
+from align.divergences.chi_squared_kl import ChiSquaredKl
+from align.divergences.cressie_read import CressieRead
 from align.divergences.forward_kl import ForwardKl
+from align.divergences.generalised_jsd import GeneralisedJsd
+from align.divergences.hellinger import Hellinger
+from align.divergences.jeffreys import Jeffreys
 from align.divergences.jensen_shannon import JensenShannon
+from align.divergences.k2_functional import K2Functional
+from align.divergences.neyman import Neyman
+from align.divergences.pearson import Pearson
+from align.divergences.renyi import Renyi
 from align.divergences.reverse_kl import ReverseKl
+from align.divergences.skew_kl import SkewKl
+from align.divergences.skew_reverse_kl import SkewReverseKl
+from align.divergences.total_variation import TotalVariation
 from align.divergences.tsallis import Tsallis
 from align.estimators.exact import Exact
 from align.estimators.k1 import K1
@@ -63,8 +81,9 @@ FUNCTIONS = {
     "k2_functional": lambda u: 0.5 * u * u.log() ** 2,
 }
 SHIPPED = {
-    "reverse_kl": ReverseKl(), "forward_kl": ForwardKl(), "jensen_shannon": JensenShannon(), "tsallis_1.7": Tsallis(q=1.7),
-    "hellinger": Tsallis(q=0.5), "pearson": Tsallis(q=2.0),
+    "reverse_kl": ReverseKl(), "forward_kl": ForwardKl(), "jensen_shannon": JensenShannon(), "alpha_0.3": Alpha(alpha=ALPHA),
+    "pearson": Pearson(), "neyman": Neyman(), "hellinger": Hellinger(), "jeffreys": Jeffreys(), "total_variation": TotalVariation(),
+    "tsallis_1.7": Tsallis(q=1.7), "chi2_kl": ChiSquaredKl(), "k2_functional": K2Functional(),
 }
 EVERY = [pytest.param(written_by_a_user(f), f, id=f"own {n}") for n, f in FUNCTIONS.items()] + [
     pytest.param(d, FUNCTIONS[n], id=f"shipped {n}") for n, d in SHIPPED.items()]
@@ -195,7 +214,7 @@ def test_row_9_reward_to_go_of_k1_on_two_tokens():
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_row_9b_six_divergences_on_two_tokens(name):
+def test_row_9b_divergences_on_two_tokens(name):
     """Own coefficient plus future values is exact, the return-to-go of the coefficient only for reverse KL."""
     logits, ref, f = TWO_TOKENS.random(1), TWO_TOKENS.random(2), FUNCTIONS[name]
     summed = gradient(lambda x: summed_objective(f, TWO_TOKENS, x, ref), logits)
@@ -247,7 +266,7 @@ def test_row_10_gradient_per_sample(divergence, f):
 ])
 def test_rows_11_and_12_closed_forms(name, delta, c, khat):
     log_u = torch.tensor(-delta, dtype=torch.float64)
-    for divergence in [written_by_a_user(FUNCTIONS[name]), *([SHIPPED[name]] if name in SHIPPED else [])]:
+    for divergence in (written_by_a_user(FUNCTIONS[name]), SHIPPED[name]):
         close(divergence.coefficient(log_u), c)
         close(divergence.value(log_u), khat)
 
@@ -263,16 +282,17 @@ def test_row_13_value_is_zero_only_at_the_reference(divergence, f):
 @pytest.mark.parametrize(("name", "expected"), [
     ("forward_kl", 0.3792462753), ("jensen_shannon", 0.1764579166), ("alpha_0.3", 0.3717900112), ("pearson", 1.085), ("neyman", 1.06),
     ("hellinger", 0.1837216705), ("jeffreys", 0.7671652241), ("total_variation", 0.3), ("chi2_kl", 0.9304189488),
-    ("reverse_kl", 0.3879189488),
+    ("reverse_kl", 0.3879189488), ("k2_functional", 0.4614949124),
 ])
 @pytest.mark.parametrize("estimator", [Sampled(), Exact()], ids=["sampled", "exact"])
 def test_row_14_divergences(name, expected, estimator):
-    for divergence in [written_by_a_user(FUNCTIONS[name]), *([SHIPPED[name]] if name in SHIPPED else [])]:
+    for divergence in (written_by_a_user(FUNCTIONS[name]), SHIPPED[name]):
         penalty, ctx, _ = penalty_of(divergence, estimator)
         close(mean(ctx, penalty.value), expected)
 
 
-@pytest.mark.parametrize("divergence", [Tsallis(q=2.0), written_by_a_user(FUNCTIONS["pearson"])], ids=["shipped", "own"])
+@pytest.mark.parametrize("divergence", [Pearson(), Tsallis(q=2.0), written_by_a_user(FUNCTIONS["pearson"])],
+                         ids=["pearson", "tsallis", "own"])
 def test_row_15_full_vocabulary_chi_squared(divergence):
     close(loss_gradient(*penalty_of(divergence, Exact()))[0], [1.532, -0.62583333, -0.434, -0.28366667, -0.1885], 8)
 
@@ -284,11 +304,11 @@ def test_row_25_tsallis(q, expected, estimator):
     close(mean(ctx, penalty.value), expected)
 
 
-@pytest.mark.parametrize("distance", [1e-6, -1e-6, 0.99e-4, 1.01e-4, -1.01e-4])
+@pytest.mark.parametrize("distance", [0.0, 1e-9, 1e-6, -1e-6, 0.99e-4, 1.01e-4, -1.01e-4])
 def test_row_26_tsallis_near_one(distance):
-    """Within 1e-4 of q = 1 it is KL(pi||ref); outside it differs from it by about half the distance times E u log^2 u."""
+    """It differs from KL(pi||ref) by half the distance times E u log^2 u, to first order: no digit is lost, so no branch is needed."""
     penalty, ctx, _ = penalty_of(Tsallis(q=1 + distance), Sampled())
-    drift = 0.0 if abs(distance) < 1e-4 else distance * 0.4614949124
+    drift = distance * 0.4614949124
     close(mean(ctx, penalty.value), 0.3879189488 + drift, 7)
     in_single = Tsallis(q=1 + distance).value((G5[0] / G5[1]).log().float())
     close((G5[0] * in_single.double()).sum(), 0.3879189488 + drift, 6)
@@ -314,8 +334,64 @@ def test_row_27_tsallis_in_the_reward(q):
 def test_row_28_tsallis_link_is_the_alpha_link(q):
     """beta c of D^q equals q beta c of the alpha-divergence with alpha = 1 - q, at any log-ratio."""
     a, log_u = 1 - q, torch.linspace(-3, 3, 61, dtype=torch.float64)
-    alpha = written_by_a_user(lambda u: (u ** (1 - a) - (1 - a) * u - a) / (a * (a - 1)))
-    close(Tsallis(q=q).coefficient(log_u), q * alpha.coefficient(log_u), 12)
+    for alpha in (Alpha(alpha=a), written_by_a_user(lambda u: (u ** (1 - a) - (1 - a) * u - a) / (a * (a - 1)))):
+        close(Tsallis(q=q).coefficient(log_u), q * alpha.coefficient(log_u), 12)
+
+
+@pytest.mark.parametrize("q", [0.5, 1.5, 2.0, 3.0])
+def test_cressie_read_is_tsallis_over_q(q):
+    """methods D: the power divergence (sum pi (pi/ref)^(q-1) - 1)/(q (q-1)) is D^q/q, and D^q/q = D^(1-q)(ref||pi)/(1-q) mirrors it."""
+    pi, ref = G5
+    expected = ((pi * (pi / ref) ** (q - 1)).sum() - 1) / (q * (q - 1))
+    penalty, ctx, _ = penalty_of(CressieRead(power=q - 1), Sampled())
+    close(mean(ctx, penalty.value), expected, 14)
+    mirrored, ctx, _ = penalty_of(CressieRead(power=-q), Sampled(), (ref, pi))
+    close(mean(ctx, mirrored.value), expected, 14)
+
+
+@pytest.mark.parametrize(("q", "expected"), [(0.5, 0.1927152939), (2.0, 0.7347688553), (1.0, 0.3879189488)])
+def test_row_29_renyi(q, expected):
+    penalty, ctx, leaf = penalty_of(Renyi(q=q), Exact())
+    close(mean(ctx, penalty.value), expected)
+    logits = leaf.detach()[0].clone().requires_grad_()
+    pi, ref = torch.softmax(logits, 0), G5[1]
+    direct = (pi**q * ref ** (1 - q)).sum().log() / (q - 1) if q != 1 else (pi * (pi / ref).log()).sum()
+    close(loss_gradient(penalty, ctx, leaf)[0], torch.autograd.grad(direct, logits)[0], 14)
+
+
+@pytest.mark.parametrize("q", [1.0 / 3, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("tau", [0.05, 0.3])
+def test_row_30_the_optimum_of_tsallis(q, tau):
+    """`ref [(1 + (q-1)(Q - lambda)/tau)/q]_+^(1/(q-1))` maximises <pi, Q> - tau D^q: Q - tau c is level on its support, lower elsewhere."""
+    values, ref = torch.tensor([0.9, 0.1, 0.5, -0.4, 0.3], dtype=torch.float64), G5[1]
+
+    def policy(level: float) -> Tensor:
+        return ref * ((1 + (q - 1) * (values - level) / tau) / q).clamp_min(0) ** (1 / (q - 1))
+
+    # For q < 1 the bracket must stay positive, which every level above max Q - tau/(1 - q) grants.
+    low, high = float(values.max()) - tau / (1 - q) + 1e-12 if q < 1 else -20.0, 20.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if policy(middle).sum() > 1 else (low, middle)
+    pi = policy(low)
+    close(pi.sum(), 1.0, 12)
+    net = values - tau * Tsallis(q=q).coefficient((pi / ref).log())
+    on, off = net[pi > 0], net[pi == 0]
+    close(on, on[0].expand_as(on), 11)
+    assert (off < on[0]).all() and (len(off) > 0 if q > 1 and tau == 0.05 else len(off) == 0 or q > 1)
+
+
+def test_row_30_sparsemax():
+    """Against a uniform reference of N outcomes D^2 = N sum pi^2 - 1, so its optimum is sparsemax(Q/(2 N tau)) (Martins 1602.02068)."""
+    values, tau = torch.tensor([0.9, 0.1, 0.5, -0.4, 0.3], dtype=torch.float64), 0.06
+    z = values / (2 * 5 * tau)
+    ordered = z.sort(descending=True).values
+    size = int((1 + torch.arange(1, 6) * ordered > ordered.cumsum(0)).sum())
+    pi = (z - (ordered[:size].sum() - 1) / size).clamp_min(0)
+    assert 1 < size < 5
+    net = values - tau * Pearson().coefficient((pi * 5).log())
+    close(net[pi > 0], net.max().expand(size), 13)
+    assert (net[pi == 0] < net.max()).all()
 
 
 def dads_batch(correct: int, advantage: float = 1.0) -> TokenBatch:
@@ -328,6 +404,79 @@ def dads_batch(correct: int, advantage: float = 1.0) -> TokenBatch:
 def test_row_32_dads(correct, expected):
     close(Difficulty().weights(dads_batch(correct), NAME), torch.full((8,), expected), 7)
     close(Difficulty().weights(dads_batch(correct, advantage=-1.0), NAME), torch.ones(8), 15)
+
+
+def kl(p: Tensor, q: Tensor) -> Tensor:
+    return (p * (p / q).log()).sum()
+
+
+@pytest.mark.parametrize("estimator", [Sampled(), Exact()], ids=["sampled", "exact"])
+def test_row_53_skew_kl(estimator):
+    """lam = 0 is the KL, lam -> 1 nothing ((1 - lam)^2/2 of a chi-squared); between them DistiLLM's definition, ref its teacher."""
+    pi, ref = G5
+    for lam in (0.1, 0.7):
+        for divergence, expected in ((SkewKl(lam=lam), kl(ref, lam * ref + (1 - lam) * pi)),
+                                     (SkewReverseKl(lam=lam), kl(pi, (1 - lam) * ref + lam * pi))):
+            penalty, ctx, _ = penalty_of(divergence, estimator)
+            close(mean(ctx, penalty.value), expected, 14)
+    for divergence, expected in ((SkewKl(lam=0.0), 0.3792462753), (SkewReverseKl(lam=0.0), 0.3879189488)):
+        penalty, ctx, _ = penalty_of(divergence, estimator)
+        close(mean(ctx, penalty.value), expected)
+    for family, chi_squared in ((SkewKl, 1.085), (SkewReverseKl, 1.06)):
+        penalty, ctx, _ = penalty_of(family(lam=1 - 2.0**-20), estimator)
+        close(mean(ctx, penalty.value) * 2.0**40, chi_squared / 2, 5)
+
+
+@pytest.mark.parametrize("estimator", [Sampled(), Exact()], ids=["sampled", "exact"])
+def test_row_54_generalised_jsd(estimator):
+    """b = 1/2 is JSD; value/b -> KL(ref||pi) as b -> 0 and value/(1 - b) -> KL(pi||ref) as b -> 1."""
+    pi, ref = G5
+
+    def value(b: float) -> Tensor:
+        penalty, ctx, _ = penalty_of(GeneralisedJsd(b=b), estimator)
+        return mean(ctx, penalty.value)
+
+    close(value(0.5), 0.0882289583)
+    for b in (0.1, 0.8):
+        m = (1 - b) * pi + b * ref
+        close(value(b), b * kl(ref, m) + (1 - b) * kl(pi, m), 14)
+    close(value(1e-8) / 1e-8, 0.3792462753, 7)
+    close(value(1 - 1e-8) / 1e-8, 0.3879189488, 7)
+
+
+def trl_scores(f_divergence_type: str, alpha: float, log_u: Tensor) -> Tensor:
+    """The scores of TRL's DPO trainer, by its own lines: the `if self.f_divergence_type == ...` of `_compute_loss`."""
+    folder = importlib.util.find_spec("trl").submodule_search_locations[0]
+    tree = ast.parse((Path(folder) / "trainer" / "dpo_trainer.py").read_text())
+    (method,) = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "_compute_loss")
+    lines = next(n for n in ast.walk(method) if isinstance(n, ast.If) and ast.unparse(n.test) == "self.f_divergence_type == 'reverse_kl'")
+    names = {"self": SimpleNamespace(f_divergence_type=f_divergence_type, f_alpha_divergence_coef=alpha), "torch": torch, "math": math,
+             "F": torch.nn.functional, "chosen_logratios": log_u, "rejected_logratios": log_u}
+    exec(compile(ast.Module([lines], []), "dpo_trainer.py", "exec"), names)
+    return names["chosen_scores"]
+
+
+@pytest.mark.parametrize(("f_divergence_type", "alpha", "divergence"), [
+    ("reverse_kl", 0.5, ReverseKl()), ("forward_kl", 0.5, ForwardKl()), ("js_divergence", 0.5, JensenShannon()),
+    ("alpha_divergence", 0.7, Alpha(alpha=0.3)), ("alpha_divergence", 0.1, Alpha(alpha=0.9)),
+], ids=["reverse_kl", "forward_kl", "js", "alpha_0.3", "alpha_0.9"])
+def test_f_dpo_scores_are_those_of_trl(f_divergence_type, alpha, divergence):
+    """Up to a constant, which cancels between chosen and rejected; alpha_TRL = 1 - alpha. float32, the only type TRL's alpha takes."""
+    log_u = torch.linspace(-6, 6, 241)
+    ours, theirs = divergence.coefficient(log_u), trl_scores(f_divergence_type, alpha, log_u)
+    torch.testing.assert_close(ours - ours[0], theirs - theirs[0], rtol=2e-6, atol=2e-6)
+    assert (ours - ours[0])[1:].min() > 0.01
+
+
+@pytest.mark.parametrize(("divergence", "expected"), [
+    (ReverseKl(), 0.6539469673), (ForwardKl(), 0.6566712851), (JensenShannon(), 0.6743140211), (Hellinger(), 0.6741788897),
+    (Alpha(alpha=0.3), 0.6549929733), (Pearson(), 0.6064726656), (Neyman(), 0.6230764016), (Jeffreys(), 0.6189551502),
+    (Tsallis(q=1.7), 0.6219871058), (ChiSquaredKl(), 0.6113937712),
+], ids=lambda x: type(x).__name__ if isinstance(x, Divergence) else "")
+def test_rows_18_to_22_the_preference_link(divergence, expected):
+    """-log sigmoid(beta (c_w - c_l)) on the pair lr_w = .5, lr_l = -.3, beta = .1."""
+    chosen, rejected = divergence.coefficient(torch.tensor([0.5, -0.3], dtype=torch.float64))
+    close(-torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)), expected)
 
 
 @pytest.mark.parametrize(("kl", "expected"), [(12.0, 0.201024), (6.3, 0.200256), (6.0, 0.2), (0.0, 0.198976)])

@@ -18,7 +18,10 @@ TINY = (
     "model={config: {model_type: qwen2, hidden_size: 64, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2, "
     "intermediate_size: 64, max_position_embeddings: 64, tie_word_embeddings: true}}"
 )
-SMALL = ["model.recipe=null", TINY, "reward=wordy", "batch.prompts=8", "batch.samples=4", "task.size=64", "evaluation.problems=8", "evaluation.samples=2"]
+SMALL = [
+    "model.recipe=null", TINY, "reward=wordy", "batch.prompts=8", "batch.samples=4", "task.size=64", "evaluation.problems=8",
+    "evaluation.samples=2",
+]
 LOCAL = ["workers.backend=local", "workers.rollout=1"]
 
 
@@ -57,7 +60,7 @@ def test_lora_on_ray(tmp_path: Path):
 
 @pytest.mark.parametrize("options", [
     [],
-    ["model.lora.rank=4", "algorithm={name: grpo, epochs: 2, minibatches: 2}", "regularizers.kl.reference=ema",
+    ["sampling.temperature=0.7", "model.lora.rank=4", "algorithm={name: grpo, epochs: 2, minibatches: 2}", "regularizers.kl.reference=ema",
      "regularizers.kl.coefficient={name: adaptive, target: 0.01, horizon: 100}"],
 ], ids=["frozen", "lora, ema, adaptive, several updates"])
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, options: list[str]):

@@ -59,8 +59,8 @@ KEYS: dict[str, tuple[dict[str, float], ...]] = {
     "cressie_read": ({"power": 2 / 3}, {"power": -2.5}, {"power": -1.0}, {"power": -0.5}, {"power": 0.0}, {"power": 3.0}),
     "generalised_jsd": ({"b": 0.3}, {"b": 0.5}, {"b": 0.01}, {"b": 0.99}),
     "renyi": ({"q": 0.5}, {"q": 2.0}, {"q": 1.0}),
-    "skew_kl": ({"lam": 0.1}, {"lam": 0.9}, {"lam": 0.0}),
-    "skew_reverse_kl": ({"lam": 0.1}, {"lam": 0.9}, {"lam": 0.0}),
+    "skew_kl": ({"lam": 0.1}, {"lam": 0.5}, {"lam": 0.9}, {"lam": 0.0}),
+    "skew_reverse_kl": ({"lam": 0.1}, {"lam": 0.5}, {"lam": 0.9}, {"lam": 0.0}),
     "tsallis": ({"q": 0.3}, {"q": 1.5}, {"q": 0.01}, {"q": 0.5}, {"q": 0.999}, {"q": 1.0}, {"q": 1.001}, {"q": 2.0}),
 }
 """Settings to test, typical ones first; no entry means no keys."""
@@ -72,10 +72,8 @@ class Known(NamedTuple):
     """f of u and log."""
     keys: dict[str, Any]
 
-    def f(self, u: Tensor) -> Tensor:
+    def __call__(self, u: Tensor) -> Tensor:
         return self.definition(u, torch.log, **self.keys)
-
-    __call__ = f
 
     def of_mean(self, mean: Tensor) -> Tensor:
         """The divergence of a state from `E_ref[f(u)]` there."""

@@ -103,9 +103,10 @@ Generator = Callable[[Tensor], Tensor]
 
 
 def state_divergence(f: Generator, logits: Tensor, ref: Tensor) -> Tensor:
-    """D_f(pi||ref) at each prefix, [P]."""
+    """D_f(pi||ref) at each prefix, [P]: E_ref[f(u)], or the function `f.of_mean` of it."""
     pi, base = torch.softmax(logits, -1), torch.softmax(ref, -1)
-    return (base * f(pi / base)).sum(-1)
+    mean = (base * f(pi / base)).sum(-1)
+    return f.of_mean(mean) if hasattr(f, "of_mean") else mean
 
 
 def local_objective(f: Generator, problem: Problem, logits: Tensor, behaviour: Tensor, ref: Tensor) -> Tensor:

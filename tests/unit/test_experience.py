@@ -1,0 +1,55 @@
+"""Which examples a step sees, and what becomes of a demonstration."""
+
+import pytest
+
+from align.errors import RecipeError, UserError
+from align.experience import Examples, chosen, tokenize
+from align.tasks import Example
+from align.tasks.countdown import Countdown
+
+TOKENIZER = Countdown().tokenizer()
+
+
+class Few:
+    def __init__(self, *examples: Example):
+        self._examples = examples
+
+    def examples(self):
+        return self._examples
+
+
+def test_every_example_comes_once_an_epoch_in_another_order_each_time():
+    dealt = [i for step in range(20) for i in chosen(step, 5, 10, seed=0)]
+    epochs = [dealt[i : i + 10] for i in range(0, 100, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 10
+    assert dealt != [i for step in range(20) for i in chosen(step, 5, 10, seed=1)]
+
+
+def test_a_step_depends_on_nothing_before_it():
+    forwards = [chosen(step, 7, 10, seed=3) for step in range(9)]
+    assert [chosen(step, 7, 10, seed=3) for step in reversed(range(9))] == forwards[::-1]
+
+
+def test_a_prompt_keeps_its_first_token_and_a_demonstration_ends_with_the_end_token():
+    (group,) = Examples(Few(Example(id="a", text="1,2=3:", answer="1+2")), TOKENIZER, 1, 0).demonstrations(0)
+    assert TOKENIZER.convert_ids_to_tokens(group.prompt.token_ids) == ["<bos>", *"1,2=3:"]
+    assert TOKENIZER.convert_ids_to_tokens(group.rollouts[0].token_ids.tolist()) == [*"1+2", "<eos>"]
+    assert group.rollouts[0].sampler_logp is None
+
+
+def test_a_closing_end_token_is_not_part_of_a_prompt():
+    class Closing:
+        eos_token_id = 2
+
+        def __call__(self, texts):
+            return {"input_ids": [[1, 5, 2] for _ in texts]}
+
+    assert tokenize([Example(id="a", text="x")], Closing())[0].token_ids == (1, 5)
+
+
+def test_what_cannot_be_learned_from_is_named():
+    with pytest.raises(RecipeError, match="gives no examples"):
+        Examples(Few(), TOKENIZER, 1, 0)
+    with pytest.raises(UserError, match="example b has no answer"):
+        Examples(Few(Example(id="b", text="1")), TOKENIZER, 1, 0).demonstrations(0)
