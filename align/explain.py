@@ -94,17 +94,28 @@ def regularizer_rows(name: str, regularizer: Regularizer, recipe: Recipe) -> lis
 def _estimate(regularizer: Composed) -> list[Row]:
     """Value and gradient by name: they are different things."""
     estimator, divergence, credit = regularizer.estimator, regularizer.divergence, CREDITS[regularizer.credit]
-    if regularizer.placement == "reward":
-        weighed = "the surrogate owns the importance ratio ρ"
-    elif estimator.full_vocabulary and regularizer.credit == "local":
-        weighed = "nothing is sampled at a visited state: no ratio enters"
-    else:
-        weighed = "weighed by ρ = π/π_old" if estimator.weighted else "not weighed by ρ, as published"
-    return [
+    rows = [
         Row("value", f"{probe.value_is(estimator, divergence)} for the divergence; it is logged, and an adaptive coefficient sees it"),
-        Row("gradient", f"{probe.gradient_is(estimator, divergence, regularizer.placement)}; {weighed}"),
+        Row("gradient", f"{probe.gradient_is(estimator, divergence, regularizer.placement)}; {_weighed(regularizer)}"),
         Row("placement", f"{regularizer.placement}; credit {regularizer.credit}: {re.split('[,;] ', sentence(credit))[0]}", _place(credit)),
     ]
+    if not estimator.full_vocabulary:
+        whose = "an answer" if regularizer.credit == "sequence" else "a token"
+        rows.append(Row("clamp", f"|log π/ref| of {whose} counts up to {regularizer.largest_log_ratio:g} nats; biased where that cuts"))
+    return rows
+
+
+def _weighed(regularizer: Composed) -> str:
+    """By which importance ratio, and who cuts it."""
+    if not regularizer.estimator.weighted:
+        own = "weighed by the surrogate's ρ of the token alone" if regularizer.placement == "reward" else "not weighed by ρ"
+        return f"{own}, as published"
+    if not regularizer.weighs_samples:
+        return "nothing is sampled at a visited state: no ratio enters"
+    ratio = "ρ = π/π_old" if regularizer.ratio_to == "old" else "π/μ, the sampler's own log-probs"
+    span = {"local": "", "summed": " of the answer so far", "sequence": " of the answer"}[regularizer.credit]
+    cap, verb = regularizer.ratio_cap, {"truncate": "truncated to it", "mask": "masked"}[regularizer.beyond_cap]
+    return f"weighed by {ratio}{span}" + ("" if cap is None else f", above {cap:g} {verb}: biased where that cuts")
 
 
 def effective_betas(recipe: Recipe) -> list[Row]:

@@ -21,6 +21,8 @@ EXACT = 1e-9
 
 def value_is(estimator: Estimator, divergence: Divergence) -> str:
     """Whether `E_pi[value] = D_f(pi||ref)`."""
+    if estimator.merges:
+        return "at most that of the divergence (tokens are merged), exact"
     policy, reference, log_u = _pair()
     exact = (reference * divergence.generator(log_u)).sum()
     estimate = (policy * estimator.value(divergence, log_u)).sum()
@@ -28,7 +30,9 @@ def value_is(estimator: Estimator, divergence: Divergence) -> str:
 
 
 def gradient_is(estimator: Estimator, divergence: Divergence, placement: str) -> str:
-    """Of what the expected on-policy gradient is the gradient: this divergence, nothing (zero), a shipped one, or none of them."""
+    """Of what the expected on-policy gradient is the gradient: this divergence, nothing (zero), a multiple of a shipped one, or none."""
+    if estimator.merges:
+        return "that of this divergence between the merged distributions"
     _, _, log_u = _pair()
     coefficients = {"loss": estimator.coefficient, "reward": estimator.reward}
     gradient = _score_mean(coefficients[placement](divergence, log_u))
@@ -41,9 +45,11 @@ def gradient_is(estimator: Estimator, divergence: Divergence, placement: str) ->
         found = registry.resolve("divergence", name, "")
         if any(key.required for key in keys(found)):
             continue
-        other = found()
-        if _same(gradient, _score_mean(other.coefficient(log_u))):
-            return f"that of {name}, not of this divergence"
+        other = _score_mean(found().coefficient(log_u))
+        scale = (gradient @ other / (other @ other)).item()
+        if _same(gradient, scale * other):
+            times = "" if abs(scale - 1) < EXACT else f"{scale:.4g} × "
+            return f"{times}that of {name}, not of this divergence"
     return "of no divergence that ships with align"
 
 

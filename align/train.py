@@ -91,7 +91,7 @@ class Run:
             "before": before, "after": after, "steps": recipe.steps, "resumed_from": first,
             "tokens/s": self.tokens / self.step_seconds if self.tokens else None,
             "train_seconds": self.step_seconds, "wall_seconds": time.perf_counter() - started,
-            "model": str(self.run_dir / "model"),
+            "model": str(self.run_dir / "model"), "biased": [name for name, r in recipe.regularizers.items() if r.allow_biased],
         }
         self.telemetry.finish(summary)
         return summary

@@ -7,7 +7,7 @@ in the backward pass. `token_stats` is the one door to the head: another backend
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -38,6 +38,11 @@ class Head(NamedTuple):
         return z if temperature == 1.0 else z / temperature
 
 
+def every_token(logp: Tensor, ref_logp: Tensor) -> tuple[Tensor, Tensor]:
+    """The outcomes of the full vocabulary: [T, V] as they are."""
+    return logp, ref_logp
+
+
 class Compared(NamedTuple):
     """The reference's side of one exact divergence."""
 
@@ -45,6 +50,8 @@ class Compared(NamedTuple):
     hidden: Tensor
     """[T, H], detached."""
     head: Head
+    outcomes: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = every_token
+    """What the divergence is taken over: (log pi, log ref) [T, V] -> [T, K]."""
 
 
 class TokenStats(NamedTuple):
@@ -90,7 +97,7 @@ def _chunk(hidden: Tensor, head: Head, labels: Tensor, temperature: float, compa
     return TokenStats(
         logp=logp.gather(-1, labels[:, None]).squeeze(-1),
         entropy=entropy,
-        exact={k: exact_divergence(c.divergence, logp, references[k]) for k, c in compared.items()},
+        exact={k: exact_divergence(c.divergence, *c.outcomes(logp, references[k])) for k, c in compared.items()},
     )
 
 

@@ -1,12 +1,14 @@
 """Estimators: how a divergence is measured from what was sampled. Value and gradient are different things: each names both.
 
-Published forms keep their published name and their published bias; `sampled` and `exact` have the gradient of the divergence.
+Published forms keep their published name and their published bias; `sampled` and `exact` have the gradient of the divergence,
+`top_k` that of one with fewer outcomes.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from align.core.logprobs import every_token
 from align.divergences import Divergence
 
 
@@ -17,7 +19,7 @@ class Estimator:
     """
 
     weighted = False
-    """In the loss, multiplied by the importance ratio pi_theta/pi_old."""
+    """Multiplied by the importance ratio of pi_theta to the policy that drew the sample."""
     full_vocabulary = False
     """Sums over the vocabulary at each visited state instead of using the sampled token."""
     only_reverse_kl = False
@@ -34,3 +36,16 @@ class Estimator:
     def reward(self, divergence: Divergence, log_u: Tensor) -> Tensor:
         """What is subtracted from the token's own reward when the estimate is placed there."""
         return divergence.coefficient(log_u)
+
+    def outcomes(self, logp: Tensor, ref_logp: Tensor) -> tuple[Tensor, Tensor]:
+        """Both distributions over the outcomes a full-vocabulary estimator tells apart: log-probs [T, V] -> [T, K], differentiable.
+
+        One map for both, from tokens to outcomes, that does not depend on the policy: then the divergence of the merged is at most
+        the full one (data processing), and a fixed function of the policy. Unless overridden every token is an outcome.
+        """
+        return every_token(logp, ref_logp)
+
+    @property
+    def merges(self) -> bool:
+        """Has `outcomes` of its own: what it measures is at most the divergence."""
+        return type(self).outcomes is not Estimator.outcomes

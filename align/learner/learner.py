@@ -89,8 +89,10 @@ class Learner:
 
     def _stats(self, micro: TokenBatch, hidden: Tensor) -> TokenStats:
         compared = {
-            name: Compared(self.recipe.regularizers[name].divergence, score.hidden, self.policy.head(self.references[name].parameters()))
-            for name, score in micro.references.items() if score.hidden is not None
+            name: Compared(regularizer.divergence, micro.references[name].hidden, self.policy.head(self.references[name].parameters()),
+                           regularizer.outcomes)
+            for name, regularizer in self.recipe.regularizers.items()
+            if name in micro.references and micro.references[name].hidden is not None
         }
         return token_stats(hidden, self.policy.head(), micro.tokens, temperature=self.recipe.sampling.temperature, compared=compared,
                            elements=self.recipe.batch.head_elements)
@@ -145,6 +147,8 @@ class Learner:
                 total = total + beta * (weights * multiplier * penalty.loss).sum()
             losses.add_sum(f"loss/reg/{name}", beta * (weights * multiplier * penalty.value).sum())
             tally.add(f"divergence/{name}", penalty.value.sum(), len(micro.lengths))
+            for share, hit in penalty.shares.items():
+                tally.add(f"{share}/{name}", hit.sum(), len(hit))
             if name in micro.multipliers:
                 tally.add_by_prompt(f"divergence/{name}", segment_sum(penalty.value, micro.seq_ids, len(micro.lengths)), micro.prompt_ids)
             tally.add_references(self.recipe.regularizers[name], name, ctx, penalty)

@@ -47,7 +47,7 @@ class Tally:
         place = "kl/ref" if name == next(iter(ctx.batch.references)) else f"kl/{name}"
         self.add(f"{place}/k1", log_u.sum(), len(log_u))
         self.add(f"{place}/k3", (torch.expm1(-log_u) + log_u).sum(), len(log_u))
-        if name in ctx.exact and isinstance(regularizer.divergence, ReverseKl):
+        if name in ctx.exact and isinstance(regularizer.divergence, ReverseKl) and not regularizer.merges:
             self.add(f"{place}/exact", ctx.exact[name].detach().sum(), len(log_u))
 
     def add_engine_gap(self, ctx: TokenContext) -> None:

@@ -7,11 +7,13 @@ hatch for what is not an f-divergence.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from align.core.logprobs import every_token
 from align.types import TokenContext
 
 
@@ -25,6 +27,8 @@ class Penalty:
     """float32 [T], differentiable: added to the loss."""
     reward: Tensor | None = None
     """float32 [T], detached: subtracted from each token's advantage."""
+    shares: Mapping[str, Tensor] = field(default_factory=dict)
+    """bool [T] by name: `clamped: [...]` is logged as the share of tokens `clamped/NAME`."""
 
 
 class Regularizer(ABC):
@@ -42,7 +46,13 @@ class Regularizer(ABC):
     """Which of the two its Penalty fills: loss or reward."""
     full_vocabulary: bool = False
     """Asks the learner for `ctx.exact`, the divergence over the vocabulary."""
+    merges: bool = False
+    """`outcomes` merges tokens, so `ctx.exact` is at most the divergence."""
     allow_biased: bool = False
+
+    def outcomes(self, logp: Tensor, ref_logp: Tensor) -> tuple[Tensor, Tensor]:
+        """What `ctx.exact` is taken over: log-probs [T, V] -> [T, K] (see Estimator.outcomes)."""
+        return every_token(logp, ref_logp)
 
     @abstractmethod
     def penalty(self, ctx: TokenContext, name: str) -> Penalty:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from align.divergences import Divergence
 from align.divergences.reverse_kl import ReverseKl
 from align.estimators import Estimator
+from align.estimators.abs import Abs
 from align.estimators.k1 import K1
 from align.estimators.k2 import K2
 from align.estimators.k3 import K3
+from align.estimators.straight_through import StraightThrough
+
+if TYPE_CHECKING:
+    from align.regularizers.composed import Composed
 
 
 class Refusal(NamedTuple):
@@ -25,7 +30,7 @@ def incompatible(
 
     Args: `on_policy`: each batch serves one update; `samples`: the batch holds the policy's own rollouts, not demonstrations.
     """
-    word = type(estimator).__name__.lower()
+    word = _word(estimator)
     if not (divergence.is_f_divergence or estimator.full_vocabulary):
         return Refusal(f"{type(divergence).__name__} is a function of an expectation at each state, which one sampled token does not tell: "
                        "use estimator: exact")
@@ -43,11 +48,14 @@ def incompatible(
     if placement == "loss" and credit == "summed" and estimator.only_reverse_kl:
         return Refusal(f"{word} as published is a loss of each token (local) or of the answer (sequence): "
                        "use estimator: sampled for the future term")
-    return _bias(estimator, placement, on_policy)
+    if placement == "reward" and isinstance(estimator, StraightThrough):
+        return Refusal(f"a reward has no gradient of its own, so {word} changes nothing there: use estimator: {estimator.of}")
+    return _bias(estimator, placement, credit, on_policy)
 
 
-def _bias(estimator: Estimator, placement: str, on_policy: bool) -> Refusal | None:
+def _bias(estimator: Estimator, placement: str, credit: str, on_policy: bool) -> Refusal | None:
     """The published forms whose gradient is not that of KL(pi||ref) (Tang and Munos 2506.09477; Liu et al. 2510.01555)."""
+    word = _word(estimator)
     if placement == "loss":
         if isinstance(estimator, K1):
             return Refusal("k1 in the loss has expected gradient zero: noise, no penalty. Use estimator: sampled, or "
@@ -55,10 +63,38 @@ def _bias(estimator: Estimator, placement: str, on_policy: bool) -> Refusal | No
         if isinstance(estimator, K3):
             return Refusal("k3 in the loss descends the forward KL(ref||pi), not KL(pi||ref). Use estimator: sampled, or say "
                            "divergence: forward_kl with estimator: sampled", biased=True)
-        if isinstance(estimator, K2) and not on_policy:
-            return Refusal("k2 in the loss has the gradient of KL(pi||ref) on-policy only, and here a batch serves several updates. "
+        if isinstance(estimator, Abs):
+            return Refusal("abs in the loss descends twice the total variation, not KL(pi||ref). Use estimator: sampled, or say "
+                           "divergence: total_variation with estimator: sampled", biased=True)
+        if isinstance(estimator, K2 | StraightThrough) and not on_policy:
+            return Refusal(f"{word} in the loss has the gradient of KL(pi||ref) on-policy only, and here a batch serves several updates. "
                            "Use estimator: sampled", biased=True)
-    elif isinstance(estimator, K2 | K3):
-        return Refusal(f"{type(estimator).__name__.lower()} in the reward does not have the gradient of KL(pi||ref): use estimator: "
-                       "sampled or k1", biased=True)
+    elif isinstance(estimator, K2 | K3 | Abs):
+        return Refusal(f"{word} in the reward does not have the gradient of KL(pi||ref): use estimator: sampled or k1", biased=True)
+    elif isinstance(estimator, K1) and credit != "local" and not on_policy:
+        return Refusal("k1 in the reward, credited beyond its own token, has the gradient of KL(pi||ref) on-policy only: the surrogate "
+                       "weighs each token by its own ratio, not by that of the answer. Here a batch serves several updates. Use "
+                       "estimator: sampled", biased=True)
     return None
+
+
+def idle(regularizer: Composed, *, on_policy: bool, samples: bool) -> str | None:
+    """Why a key that was given changes nothing here, or None. One that holds its default is as good as not given."""
+    word = _word(regularizer.estimator)
+    given = [key for key, is_given in (("ratio_to", regularizer.ratio_to != "old"), ("ratio_cap", regularizer.ratio_cap is not None))
+             if is_given]
+    if given and not samples:
+        return f"{given[0]} changes nothing: demonstrations were not sampled, so there are no sampler log-probs and no importance weight"
+    if given and not regularizer.weighs_samples:
+        why = ("at a visited state the exact divergence samples nothing (credit: local)" if regularizer.full_vocabulary
+               else f"{word} as published has no importance weight; estimator: sampled has")
+        return f"{given[0]} changes nothing: {why}"
+    if regularizer.ratio_cap is not None and on_policy and regularizer.ratio_to == "old":
+        return "ratio_cap changes nothing: each batch serves one update, so pi is pi_old and every weight is 1"
+    if regularizer.clamp is not None and regularizer.full_vocabulary:
+        return f"clamp changes nothing: {word} weighs every outcome by its probability, so no sampled token can be an outlier"
+    return None
+
+
+def _word(estimator: Estimator) -> str:
+    return getattr(estimator, "recipe_name", type(estimator).__name__.lower())

@@ -19,7 +19,7 @@ UNITS = (
     (r"^kl/|^entropy|gap$", Unit("nats/token", "small")),
     (r"tokens/s$", Unit("tokens/s", "count")),
     (r"^time/|seconds$", Unit("s", "seconds")),
-    (r"pass@|coverage|solved|accuracy|clipped|finished|share", Unit("share", "share")),
+    (r"pass@|coverage|solved|accuracy|clipped|^clamped/|^capped/|finished|share", Unit("share", "share")),
     (r"length", Unit("tokens", "plain")),
     (r"^lr$|^beta/|^loss", Unit("", "small")),
 )

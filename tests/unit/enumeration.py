@@ -16,12 +16,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from align.core.logprobs import Compared, Head, token_stats
+from align.core.logprobs import Compared, Head, every_token, token_stats
 from align.divergences import Divergence
 from align.types import RefScore, TokenBatch, TokenContext
 
 NAME = "kl"
 """The regularizer's entry in every batch made here."""
+
+
+Outcomes = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,13 @@ class Problem:
             reached.append(reached[row[prefix[:-1]]] * table[row[prefix[:-1]], prefix[-1]])
         return torch.stack(reached)
 
-    def context(self, logits: Tensor, old: Tensor | None, ref: Tensor, divergence: Divergence | None = None) -> TokenContext:
-        """The learner's view of the whole enumeration; `old` None means on-policy. `divergence` fills `ctx.exact`.
+    def context(
+        self, logits: Tensor, old: Tensor | None, ref: Tensor, divergence: Divergence | None = None, *, sampler: Tensor | None = None,
+        outcomes: Outcomes = every_token,
+    ) -> TokenContext:
+        """The learner's view of the whole enumeration; `old` None means on-policy. `divergence`, over `outcomes`, fills `ctx.exact`.
 
-        Prompts differ in length, and every column after an answer holds an id outside the vocabulary: nobody may look at it.
+        The engine draws from pi_old, or from `sampler` where one is given. Prompts differ in length, and every column after an answer holds an id outside the vocabulary: nobody may look at it.
         """
         seq_ids, positions, prefix, tokens = torch.tensor(self.steps()).unbind(1)
         count = len(self.answers)
@@ -83,17 +89,18 @@ class Problem:
         prompt_lengths = 1 + torch.arange(count) % 3
         input_ids = torch.full((count, self.depth + 4), -(10**6))
         input_ids[seq_ids, prompt_lengths[seq_ids] + positions] = tokens
-        behaviour = logits.detach() if old is None else old
+        behaviour = next(policy for policy in (sampler, old, logits.detach()) if policy is not None)
         states = torch.eye(len(self.prefixes), dtype=torch.float64)[prefix]
         batch = TokenBatch(
             input_ids=input_ids, prompt_lengths=prompt_lengths, lengths=lengths, seq_ids=seq_ids, positions=positions,
             group_ids=torch.zeros(count, dtype=torch.int64),
             old_logp=None if old is None else self.token_logp(old),
+            sampler_logp=None if sampler is None else self.token_logp(sampler),
             references={NAME: RefScore(logp=self.token_logp(ref), hidden=states)},
             loss_weights=self.answer_logp(behaviour).exp()[seq_ids],
             penalty_weights={NAME: torch.ones(len(seq_ids), dtype=torch.float64)},
         )
-        compared = {} if divergence is None else {NAME: Compared(divergence, states, Head(ref.T))}
+        compared = {} if divergence is None else {NAME: Compared(divergence, states, Head(ref.T), outcomes)}
         stats = token_stats(states, Head(logits.T), batch.tokens, compared=compared)
         return TokenContext(batch=batch, logp=stats.logp, entropy=stats.entropy, exact=stats.exact)
 
@@ -102,21 +109,27 @@ Generator = Callable[[Tensor], Tensor]
 """f of the ratio u = pi/ref."""
 
 
-def state_divergence(f: Generator, logits: Tensor, ref: Tensor) -> Tensor:
-    """D_f(pi||ref) at each prefix, [P]: E_ref[f(u)], or the function `f.of_mean` of it."""
+def state_divergence(f: Generator, logits: Tensor, ref: Tensor, k: int | None = None) -> Tensor:
+    """D_f(pi||ref) at each prefix, [P]: E_ref[f(u)], or the function `f.of_mean` of it.
+
+    With `k`, all tokens but the k of the largest ref count as one.
+    """
     pi, base = torch.softmax(logits, -1), torch.softmax(ref, -1)
+    if k is not None:
+        order = base.argsort(-1, descending=True)
+        pi, base = (torch.cat([p.gather(-1, order)[:, :k], p.gather(-1, order)[:, k:].sum(-1, keepdim=True)], -1) for p in (pi, base))
     mean = (base * f(pi / base)).sum(-1)
     return f.of_mean(mean) if hasattr(f, "of_mean") else mean
 
 
-def local_objective(f: Generator, problem: Problem, logits: Tensor, behaviour: Tensor, ref: Tensor) -> Tensor:
+def local_objective(f: Generator, problem: Problem, logits: Tensor, behaviour: Tensor, ref: Tensor, k: int | None = None) -> Tensor:
     """E over the behaviour's prefixes of sum_t D_t: the states are taken as given."""
-    return (problem.reach(behaviour).detach() * state_divergence(f, logits, ref)).sum()
+    return (problem.reach(behaviour).detach() * state_divergence(f, logits, ref, k)).sum()
 
 
-def summed_objective(f: Generator, problem: Problem, logits: Tensor, ref: Tensor) -> Tensor:
+def summed_objective(f: Generator, problem: Problem, logits: Tensor, ref: Tensor, k: int | None = None) -> Tensor:
     """E over the policy's own answers of sum_t D_t."""
-    return (problem.reach(logits) * state_divergence(f, logits, ref)).sum()
+    return (problem.reach(logits) * state_divergence(f, logits, ref, k)).sum()
 
 
 def sequence_objective(f: Generator, problem: Problem, logits: Tensor, ref: Tensor) -> Tensor:

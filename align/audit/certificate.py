@@ -1,0 +1,98 @@
+"""Whether a regularizer has the gradient of the divergence it names, and if not, what it has instead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from align import probe
+from align.audit.measure import Measurement, claimed, measure_all
+from align.describe import written
+from align.enumeration import ONE_TOKEN, TREE
+from align.regularizers import Regularizer
+from align.regularizers.composed import Composed
+
+EXACT = 1e-6
+"""Relative: enumeration in float64 is right to 1e-14, a part that computes in float32 to 1e-7; a bias is 1e-2 and more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    name: str
+    form: str
+    """The regularizer in words."""
+    measurements: tuple[Measurement, ...]
+    verdict: str
+    """Of the gradient: `exact`, `bounded` (exact but for what `ratio_cap` or `clamp` cuts), `biased`, `no claim` (to be a divergence), or
+    `refused` where it is not biased and a recipe refuses it all the same."""
+    reason: str
+    refusal: str | None
+    """Why a recipe with it does not run, as configured."""
+    allowed: bool
+    """Its author knows: `allow_biased: true`."""
+
+    @property
+    def passes(self) -> bool:
+        return self.refusal is None and (self.verdict != "biased" or self.allowed)
+
+
+def audit(regularizer: Regularizer, name: str = "kl", *, on_policy: bool = False, samples: bool = True) -> Certificate:
+    """Run the regularizer's own `penalty` on every enumerable problem and judge it.
+
+    Args: on_policy: each batch serves one update, so that what happens after a stale one does not count; samples: it will see the
+    policy's own rollouts, not demonstrations. What a recipe refuses is measured all the same, and the reason is kept.
+    """
+    measurements, unbounded = measure_all(regularizer), _unbounded(regularizer)
+    verdict, reason = _verdict(regularizer, measurements, on_policy)
+    if verdict == "biased" and unbounded != regularizer and _verdict(unbounded, measure_all(unbounded), on_policy)[0] == "exact":
+        worst = max((m for m in measurements if not (on_policy and m.stale)), key=lambda m: m.error)
+        verdict, reason = "bounded", f"exact but for what ratio_cap or clamp cuts ({_size(worst)})"
+    refusal = regularizer.refusal(on_policy=on_policy, samples=samples)
+    if refusal is not None and verdict != "biased":
+        verdict, reason = "refused", refusal
+    return Certificate(name=name, form=form(regularizer), measurements=measurements, verdict=verdict, reason=reason, refusal=refusal,
+                       allowed=regularizer.allow_biased)
+
+
+def form(regularizer: Regularizer) -> str:
+    """The axes that decide value and gradient, in words."""
+    if not isinstance(regularizer, Composed):
+        return written(regularizer)
+    return (f"{written(regularizer.divergence)}, by {written(regularizer.estimator)}, in the {regularizer.placement}, "
+            f"credit {regularizer.credit}")
+
+
+def _unbounded(regularizer: Regularizer) -> Regularizer:
+    if not isinstance(regularizer, Composed):
+        return regularizer
+    return replace(regularizer, ratio_cap=None, beyond_cap="truncate", clamp=None)
+
+
+def _verdict(regularizer: Regularizer, measurements: Sequence[Measurement], on_policy: bool) -> tuple[str, str]:
+    if claimed(regularizer) is None:
+        return "no claim", "it names no divergence, so there is nothing to compare it with"
+    at = {(m.problem, m.stale): m for m in measurements}
+    wrong = {key: not m.error <= EXACT for key, m in at.items()}
+    one, tree, stale_one, stale_tree = ((p.name, stale) for stale in (False, True) for p in (ONE_TOKEN, TREE))
+    if wrong[one]:
+        return "biased", f"its gradient is {_instead(regularizer)} ({_size(at[one])})"
+    if wrong[tree]:
+        return "biased", f"right for a single token, but not for answers of several ({_size(at[tree])})"
+    of = "between distributions with merged outcomes, " if regularizer.merges else ""
+    if on_policy:
+        return "exact", f"{of}on-policy, as this recipe runs it"
+    if wrong[stale_one]:
+        return "biased", f"exact on-policy only: after a stale update its samples are not weighed by pi/pi_old ({_size(at[stale_one])})"
+    if wrong[stale_tree]:
+        return "biased", f"exact on-policy only: after a stale update each token has its own ratio alone ({_size(at[stale_tree])})"
+    return "exact", f"{of}on-policy and after a stale update"
+
+
+def _instead(regularizer: Regularizer) -> str:
+    if isinstance(regularizer, Composed):
+        return probe.gradient_is(regularizer.estimator, regularizer.divergence, regularizer.placement)
+    return "not that of the divergence it names"
+
+
+def _size(m: Measurement) -> str:
+    return f"relative error {m.error:.1%}, cosine {m.cosine:.2f}"

@@ -1,0 +1,45 @@
+"""The published forms side by side: every estimator that ships, in the loss and in the reward, for KL(pi||ref)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from align import config, registry
+from align.audit.certificate import Certificate, audit
+from align.audit.show import STYLES, number, percent
+from align.describe import keys
+from align.enumeration import ONE_TOKEN
+from align.regularizers._incompatible import incompatible
+from align.regularizers.composed import WORDS
+
+
+def published() -> list[Certificate]:
+    """One certificate a form that has a meaning, judged on-policy and after a stale update; named `k3 in the loss`."""
+    found = []
+    for name in registry.shipped("estimator"):
+        if any(key.required for key in keys(registry.resolve("estimator", name, name))):
+            continue
+        for placement in WORDS["placement"]:
+            form = config.build_part("regularizer", {"estimator": name, "placement": placement, "coefficient": 1.0}, name)
+            refusal = incompatible(form.divergence, form.estimator, placement, form.credit, on_policy=False, samples=True)
+            if refusal is None or refusal.biased:
+                found.append(audit(form, f"{name} in the {placement}"))
+    return found
+
+
+def show(certificates: Sequence[Certificate], out: Console) -> None:
+    """Gradient error and cosine of a single token, on-policy and one update later, and what the gradient is."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("form", "on-policy", "cosine", "variance", "one update ago", "cosine", "variance", "verdict"):
+        table.add_column(column, justify="left" if column in ("form", "verdict") else "right")
+    for c in certificates:
+        row = [text for stale in (False, True) for m in c.measurements if (m.problem, m.stale) == (ONE_TOKEN.name, stale)
+               for text in (percent(m.error).lstrip("+"), number(m.cosine), number(m.variance))]
+        table.add_row(c.name, *row, Text.assemble((c.verdict, STYLES[c.verdict]), f": {c.reason.partition(' (')[0]}"))
+    out.print(table)
+    out.print(Text("relative error of the gradient of KL(pi||ref) on a vocabulary of 6, by enumeration; `sampled` is k3 with the importance "
+                   "ratio", style="dim"))

@@ -1,0 +1,57 @@
+"""What `align audit` is asked about: the regularizers of a recipe, or one composed around a single part."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from align import config, registry
+from align.audit.certificate import Certificate, audit
+from align.errors import RecipeError, UserError
+from align.lookup import find_recipe
+from align.recipe import Recipe
+from align.testing.targets import keys, kind_of, known
+
+KINDS = ("divergence", "estimator", "regularizer")
+
+
+def certificates(what: str, given: Sequence[str]) -> list[Certificate]:
+    """One for each regularizer that `what` names: a recipe, or a divergence, estimator or regularizer (a name or `file.py:Class`).
+
+    Args: given: `key=value` words: a recipe's overrides, keys of the part, or keys of the regularizer around it.
+    Raises: UserError where there is no such thing, or it cannot be built. A form that a recipe refuses is audited all the same.
+    """
+    if ":" in what or any(what in known(kind) for kind in KINDS):
+        regularizer = compose(kind_of(what, KINDS), what, keys(given))
+        return [audit(regularizer, what)]
+    recipe = config.build(Recipe, config.load(_recipe_file(what), list(given)), "")  # not `recipe.load`, which refuses biased forms
+    algorithm = recipe.algorithm
+    return [audit(r, name, on_policy=algorithm.on_policy, samples=algorithm.samples) for name, r in recipe.regularizers.items()]
+
+
+def compose(kind: str, name: str, node: dict[str, Any]) -> Any:
+    """The regularizer that a recipe's defaults make of one part, at coefficient 1."""
+    if kind == "regularizer":
+        return config.build_part(kind, _with_coefficient({"name": name} | node, registry.resolve(kind, name, name)), name)
+    cls = registry.resolve(kind, name, name)
+    own = {f.name for f in dataclasses.fields(cls)} & node.keys()
+    part = {"name": name} | {key: node[key] for key in own}
+    around = {key: value for key, value in node.items() if key not in own}
+    if kind == "divergence" and "estimator" not in around and not config.build_part(kind, part, name).is_f_divergence:
+        around["estimator"] = "exact"  # nothing else measures it
+    return config.build_part("regularizer", {"coefficient": 1.0, kind: part} | around, name)
+
+
+def _with_coefficient(node: dict[str, Any], cls: type) -> dict[str, Any]:
+    return {"coefficient": 1.0} | node if any(f.name == "coefficient" for f in dataclasses.fields(cls)) else node
+
+
+def _recipe_file(what: str):
+    try:
+        return find_recipe(what)
+    except RecipeError as error:
+        near = difflib.get_close_matches(what, [name for kind in KINDS for name in known(kind)], n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"{what} is no divergence, estimator or regularizer, no folder of a run and no recipe: {hint}{error}") from error

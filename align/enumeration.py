@@ -1,0 +1,166 @@
+"""Problems small enough to enumerate: every answer once in one batch, so that an expectation is an exact sum. In float64.
+
+A tabular policy has logits [P, V], one row for each of the P prefixes an answer can have. The batch carries as `loss_weights`
+the behaviour policy's probability of each answer, so `(loss_weights * x).sum()` over its tokens is the expectation, over answers
+that policy draws, of the sum of x over an answer. No random number enters: the policies are written as waves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from align.core.logprobs import Compared, Head, every_token, token_stats
+from align.divergences import Divergence
+from align.types import RefScore, TokenBatch, TokenContext
+
+Outcomes = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""What a divergence is taken over: (log pi, log ref) [..., V] -> [..., K]."""
+
+REFERENCE, DRIFT, NOISE = 1, 2, 3
+"""The waves a setting is made of."""
+UPDATE = 0.25
+"""What one update moves the policy by, in standard deviations of a logit."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All answers of up to `depth` tokens over a vocabulary; the token `end`, if there is one, stops an answer early."""
+
+    name: str
+    vocabulary: int
+    depth: int = 1
+    end: int | None = None
+
+    @cached_property
+    def _tree(self) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+        prefixes, answers = [()], []
+        for prefix in prefixes:
+            for token in range(self.vocabulary):
+                done = len(prefix) + 1 == self.depth or token == self.end
+                (answers if done else prefixes).append((*prefix, token))
+        return prefixes, answers
+
+    @property
+    def prefixes(self) -> list[tuple[int, ...]]:
+        """[P], each after those it extends."""
+        return self._tree[0]
+
+    @property
+    def answers(self) -> list[tuple[int, ...]]:
+        """[S]."""
+        return self._tree[1]
+
+    @cached_property
+    def steps(self) -> Tensor:
+        """int64 [4, T]: answer, position, prefix and token of every response token, packed."""
+        row = {prefix: i for i, prefix in enumerate(self.prefixes)}
+        return torch.tensor([(s, t, row[a[:t]], token) for s, a in enumerate(self.answers) for t, token in enumerate(a)]).T
+
+    def wave(self, frequency: int) -> Tensor:
+        """Logits [P, V] of unit variance without an order, the same in every language: sqrt(2) sin(frequency (1 + i)^2) at entry i."""
+        places = 1 + torch.arange(len(self.prefixes) * self.vocabulary, dtype=torch.float64)
+        return math.sqrt(2) * torch.sin(frequency * places**2).view(len(self.prefixes), self.vocabulary)
+
+    def token_logp(self, logits: Tensor) -> Tensor:
+        """log pi of every packed token, [T]."""
+        return torch.log_softmax(logits, -1)[self.steps[2], self.steps[3]]
+
+    def answer_logp(self, logits: Tensor) -> Tensor:
+        """log pi of every answer, [S]."""
+        return torch.zeros(len(self.answers), dtype=logits.dtype).index_add(0, self.steps[0], self.token_logp(logits))
+
+    def reach(self, logits: Tensor) -> Tensor:
+        """The probability of each prefix, [P], differentiable."""
+        table, reached = torch.softmax(logits, -1), {(): torch.ones((), dtype=logits.dtype)}
+        row = {prefix: i for i, prefix in enumerate(self.prefixes)}
+        for prefix in self.prefixes[1:]:
+            reached[prefix] = reached[prefix[:-1]] * table[row[prefix[:-1]], prefix[-1]]
+        return torch.stack(list(reached.values()))
+
+
+ONE_TOKEN = Problem("one token", vocabulary=6)
+TREE = Problem("tree", vocabulary=4, depth=3, end=3)
+"""Answers of one to three tokens."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Three policies over one problem, logits float64 [P, V]."""
+
+    problem: Problem
+    policy: Tensor
+    old: Tensor | None
+    """pi_old, which drew the answers; None where that is the policy itself."""
+    reference: Tensor
+
+    @property
+    def behaviour(self) -> Tensor:
+        return self.policy if self.old is None else self.old
+
+
+def setting(problem: Problem, moved: float = 0.0) -> Setting:
+    """A policy that drifted away from its reference, as one under a reward does.
+
+    `moved`: what it has moved by since its answers were drawn, half of it along that drift; `UPDATE` is one stale update.
+    """
+    reference, drift = problem.wave(REFERENCE), problem.wave(DRIFT)
+    policy = reference + drift
+    return Setting(problem, policy, policy - moved * (drift + problem.wave(NOISE)) if moved else None, reference)
+
+
+def context(at: Setting, name: str, exact: Divergence | None = None, outcomes: Outcomes = every_token,
+            dtype: torch.dtype = torch.float64) -> tuple[TokenContext, Tensor]:
+    """The learner's view of the whole enumeration, and the leaf [P, V] its gradients arrive at.
+
+    Args: name of the regularizer, for its entries in the batch; `exact` fills `ctx.exact` with this divergence over the outcomes.
+    """
+    problem, leaf, reference = at.problem, at.policy.to(dtype, copy=True).requires_grad_(), at.reference.to(dtype)
+    seq_ids, positions, prefix, tokens = problem.steps
+    count = len(problem.answers)
+    # Prompts differ in length, and what follows an answer is no token: nobody may look there.
+    prompt_lengths = 1 + torch.arange(count) % 3
+    input_ids = torch.full((count, problem.depth + 4), -(10**6))
+    input_ids[seq_ids, prompt_lengths[seq_ids] + positions] = tokens
+    states = torch.eye(len(problem.prefixes), dtype=dtype)[prefix]
+    compared = {} if exact is None else {name: Compared(exact, states, Head(reference.T), outcomes)}
+    stats = token_stats(states, Head(leaf.T), tokens, compared=compared)
+    behaviour = problem.token_logp(at.behaviour).to(dtype)
+    signs = torch.where(torch.arange(count) % 2 == 0, 1.0, -1.0).to(dtype)
+    batch = TokenBatch(
+        input_ids=input_ids, prompt_lengths=prompt_lengths, lengths=torch.bincount(seq_ids, minlength=count), seq_ids=seq_ids,
+        positions=positions, group_ids=torch.arange(count) // 2, prompt_ids=tuple(f"prompt-{i // 2}" for i in range(count)),
+        rewards=(signs > 0).to(dtype), advantages=signs[seq_ids], sampler_logp=behaviour, old_logp=None if at.old is None else behaviour,
+        entropy=stats.entropy, references={name: RefScore(logp=problem.token_logp(reference), hidden=states)},
+        loss_weights=problem.answer_logp(at.behaviour).exp().to(dtype)[seq_ids],
+        penalty_weights={name: torch.ones(len(seq_ids), dtype=dtype)}, betas={name: 1.0})
+    return TokenContext(batch=batch, logp=stats.logp, entropy=stats.entropy, exact=stats.exact), leaf
+
+
+def objective(divergence: Divergence, credit: str, at: Setting, logits: Tensor, outcomes: Outcomes = every_token) -> Tensor:
+    """The divergence to the reference that a credit means, as a differentiable function of the policy's logits [P, V].
+
+    Written from the definition `E_ref[f(u)]` and differentiated by autograd through f: no estimate of it and no closed form enters.
+    """
+    problem = at.problem
+    if credit == "sequence":
+        return _divergence(divergence, problem.answer_logp(logits), problem.answer_logp(at.reference))
+    states = _divergence(divergence, *outcomes(torch.log_softmax(logits, -1), torch.log_softmax(at.reference, -1)))
+    reach = problem.reach(at.behaviour).detach() if credit == "local" else problem.reach(logits)
+    return (reach * states).sum()
+
+
+def _divergence(divergence: Divergence, logp: Tensor, ref_logp: Tensor) -> Tensor:
+    return divergence.transform((ref_logp.exp() * divergence.f(logp - ref_logp)).sum(-1))[0]
+
+
+def gradient(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    """Of a scalar function of the logits, at these logits."""
+    x = at.clone().requires_grad_()
+    (result,) = torch.autograd.grad(function(x), x)
+    return result

@@ -1,0 +1,39 @@
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from align.divergences import Divergence
+from align.estimators import Estimator
+from align.estimators.abs import Abs
+from align.estimators.k1 import K1
+from align.estimators.k3 import K3
+
+VALUES = {"k1": K1(), "k3": K3(), "abs": Abs()}
+
+
+@dataclass(frozen=True)
+class StraightThrough(Estimator):
+    """The value of one estimate with the gradient of another, k2, as published (verl's `k1+`, `k3+`, `abs+`): no importance ratio.
+
+    On-policy, of k3 it is `sampled`. Off-policy it lacks the ratio, and its gradient is that of k2 there: not KL(pi||ref)'s. In the
+    reward it would be its value alone.
+    """
+
+    only_reverse_kl = True
+
+    of: str = "k3"
+    """Whose value: `k1`, `k3` or `abs`."""
+
+    def __post_init__(self):
+        if self.of not in VALUES:
+            why = ": k2 has this gradient by itself, use estimator: k2" if self.of == "k2" else f", not {self.of!r}"
+            raise ValueError(f"of must be one of {', '.join(VALUES)}{why}")
+
+    def value(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+        return VALUES[self.of].value(divergence, log_u)
+
+    def coefficient(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+        return log_u
+
+    def reward(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+        return self.value(divergence, log_u)

@@ -1,0 +1,68 @@
+"""What a word on the command line means: a part by its name, or a class in a file and what kind of part it is."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from align import registry
+from align.errors import RecipeError, UserError
+
+
+def kind_of(name: str, kinds: Iterable[str] = registry.ROOMS) -> str:
+    """The kind of part called `name`, or of the class that `file.py:Class` names. Raises UserError where that is none or several."""
+    kinds = tuple(kinds)
+    found = _kinds_of_class(name, kinds) if ":" in name else [k for k in kinds if name in known(k)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{name} could be {', '.join(found)}: say which with --kind")
+    if ":" in name:
+        wanted = "; ".join(f"{k}: {', '.join(sorted(_abstract(k)))}" for k in kinds if _abstract(k))
+        raise UserError(f"{name} is of no kind by what it defines (a part defines, {wanted}): say which it is to be with --kind")
+    near = difflib.get_close_matches(name, [n for k in kinds for n in known(k)], n=1)
+    raise UserError(f"no {' or '.join(kinds)} is called {name}{f'; did you mean {near[0]}?' if near else ''}")
+
+
+def known(kind: str) -> list[str]:
+    return [*registry.shipped(kind), *registry.installed(kind)]
+
+
+def keys(given: Iterable[str]) -> dict[str, Any]:
+    """`key.path=value` words as nested data. Raises RecipeError for a word that is none."""
+    node: dict[str, Any] = {}
+    for word in given:
+        if "=" not in word:
+            raise RecipeError("", f"{word!r} is not of the form key=value")
+        try:
+            node = OmegaConf.to_container(OmegaConf.merge(node, OmegaConf.from_dotlist([word])))
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise RecipeError(word, f"cannot be read: {error}") from error
+    return node
+
+
+def _kinds_of_class(name: str, kinds: tuple[str, ...]) -> list[str]:
+    found = _written_class(name)
+    derived = [k for k in kinds if issubclass(found, registry.contract(k))]
+    if derived:
+        return derived
+    by_method = [k for k in kinds if _abstract(k) and all(hasattr(found, method) for method in _abstract(k))]
+    # An estimator must define nothing in particular: all its methods have defaults.
+    return by_method or [k for k in kinds if k == "estimator" and any(hasattr(found, m) for m in ("value", "coefficient", "reward"))]
+
+
+def _written_class(name: str) -> type:
+    """The class as its author wrote it, which `registry.resolve` would complete to a kind."""
+    module_name, _, class_name = name.rpartition(":")
+    found = getattr(registry._plugin(module_name, name), class_name, None)
+    return found if isinstance(found, type) else registry.resolve("divergence", name, name)  # which raises, naming what there is
+
+
+def _abstract(kind: str) -> frozenset[str]:
+    """What a part of this kind must define."""
+    return getattr(registry.contract(kind), "__abstractmethods__", frozenset())
