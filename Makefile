@@ -13,7 +13,7 @@ endif
 # The first index that has a package need not have the pinned version of it (torch's CPU builds).
 export UV_INDEX_STRATEGY = unsafe-best-match
 
-.PHONY: setup demo test check lock clean help
+.PHONY: setup demo test check lock clean help sabotage
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
@@ -32,6 +32,7 @@ setup: .venv/installed-$(ACCEL)  ## .venv with everything pinned (CPU or CUDA bu
 	@touch $@
 
 demo: setup  ## the main job: warm start, then GRPO held by an exact KL, with a table before and after
+	rm -rf runs/demo
 	$(BIN)/align train countdown_grpo --out runs/demo
 
 test: setup  ## all tests
@@ -40,6 +41,9 @@ test: setup  ## all tests
 check: setup  ## lint and the fast tests
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest tests/unit tests/property tests/golden tests/architecture
+
+sabotage: setup  ## do the tests notice? One bug after the other in a copy of the sources
+	$(BIN)/python tests/sabotage/run.py
 
 lock:  ## resolve the lock files again after a change of pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --overrides requirements/cpu-overrides.txt \

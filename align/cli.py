@@ -142,6 +142,83 @@ def list_parts(
         _wide().print(table)
 
 
+@app.command(epilog=_example("align audit countdown_k3", "align audit tsallis q=0.5 placement=reward", "align audit ./mine.py:Mine --json",
+                             "align audit --table", "align audit runs/demo"))
+def audit(
+    what: Annotated[str | None, typer.Argument(metavar="RECIPE|NAME|FILE.py:CLASS|RUN", show_default=False, help="A recipe; a divergence, "
+                                               "estimator or regularizer, or the class of one; or the folder of a run.")] = None,
+    overrides: Overrides = None,
+    table: Annotated[bool, typer.Option("--table", help="The published forms side by side.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a regularizer against exact answers: bias, variance and cosine.
+
+    Its own code runs on problems small enough to enumerate, on-policy and after one stale update. Ends with 1 where a gradient is
+    biased and `allow_biased` is not set. Of a run, measures the estimators on its answers.
+    """
+    if table == (what is not None):
+        raise UserError("give a recipe, a part or the folder of a run, or --table alone")
+    if what is not None and Path(what).is_dir():
+        _audit_run(Path(what), overrides, as_json)
+        return
+
+    from align.audit import published, show
+    from align.audit.targets import certificates
+
+    found = published.forms() if table else certificates(what, overrides or [])
+    if as_json:
+        print(json.dumps(show.data(found), indent=2))
+    else:
+        (published.show if table else show.show)(found, _wide())
+    if not table and not all(c.passes for c in found):
+        raise typer.Exit(1)
+
+
+def _audit_run(run_dir: Path, overrides: list[str] | None, as_json: bool) -> None:
+    if overrides:
+        raise UserError(f"{overrides[0]} changes nothing: a run has its recipe")
+    from align.audit.rollouts import fresh, logged
+    from align.audit.show import show_run
+    from align.telemetry.writers import finite
+
+    rows, measured = logged(run_dir), fresh(run_dir)
+    if as_json:
+        found = [vars(row) for row in measured] if isinstance(measured, list) else measured
+        print(json.dumps(finite({"logged": [vars(row) for row in rows], "fresh": found}), indent=2))
+    else:
+        show_run(rows, measured, _wide())
+
+
+@app.command(epilog=_example("align check ./mine.py:Mine power=0.3", "align check ./mine.py:Judge --kind reward --prompts questions.jsonl",
+                             "align check tsallis --json"))
+def check(
+    what: Annotated[str, typer.Argument(metavar="FILE.py:CLASS|NAME", help="A class of your own, or the name of a part.")],
+    keys: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Its keys, as a recipe would give them.")] = None,
+    kind: Annotated[str | None, typer.Option(help="What it is to be.  [default: what it defines]", show_default=False)] = None,
+    model: Annotated[Path | None, typer.Option(help="Folder of the model that engines and references are checked on.  [default: tiny]",
+                                               show_default=False)] = None,
+    prompts: Annotated[Path | None, typer.Option(help="JSONL of prompts with what a reward judges by.  [default: countdown's]",
+                                                 show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a part against what its kind must be.
+
+    The same kit runs on every part of align. Ends with 1 where something failed.
+    """
+    from align.testing.command import findings, table
+
+    found_kind, found = findings(what, keys or [], kind, model, prompts)
+    if as_json:
+        print(json.dumps({"kind": found_kind, "part": what, "findings": [vars(f) for f in found]}, indent=2))
+    else:
+        out, failed = _wide(), sum(not f.passed for f in found)
+        out.print(Text(f"{found_kind} {what}\n", style="bold"))
+        out.print(table(found))
+        out.print(f"\n{len(found)} checks, {failed} failed")
+    if not all(f.passed for f in found):
+        raise typer.Exit(1)
+
+
 def _wide() -> Console:
     """Enough columns for prose where no terminal sets them."""
     return Console() if sys.stdout.isatty() else Console(width=140)

@@ -121,7 +121,7 @@ def context(at: Setting, name: str, exact: Divergence | None = None, outcomes: O
     Args: name of the regularizer, for its entries in the batch; `exact` fills `ctx.exact` with this divergence over the outcomes.
     """
     problem, leaf, reference = at.problem, at.policy.to(dtype, copy=True).requires_grad_(), at.reference.to(dtype)
-    seq_ids, positions, prefix, tokens = problem.steps
+    seq_ids, positions, prefix, tokens = problem.steps.clone()  # whoever writes into the batch spoils this one alone
     count = len(problem.answers)
     # Prompts differ in length, and what follows an answer is no token: nobody may look there.
     prompt_lengths = 1 + torch.arange(count) % 3

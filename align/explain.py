@@ -37,6 +37,8 @@ def explain(recipe: Recipe, out: Console) -> None:
         sections[f"regularizer {name}"] = regularizer_rows(name, regularizer, recipe)
     if recipe.regularizers:
         sections["effective β"] = effective_betas(recipe)
+    if recipe.shapings:
+        sections["shapings, in this order"] = [part_row(name, shaping) for name, shaping in recipe.shapings.items()]
     sections |= {"batch": arithmetic(recipe), "what is loaded": loaded(recipe), "other parts": other_parts(recipe)}
     for title, rows in sections.items():
         _print(title, rows, out)
@@ -65,6 +67,8 @@ def objective(recipe: Recipe) -> list[Row]:
         rows.append(Row("A", "less " + " and ".join(_term(n, r, recipe) for n, r in in_reward.items()) + ", of the current policy, "
                         "after any normalisation"))
     rows += [Row(symbol, meaning) for symbol, meaning in algorithm.symbols().items()]
+    if recipe.shapings:
+        rows.append(Row("A", f"shaped by {', '.join(recipe.shapings)}: see below"))
     reduction = getattr(reductions, algorithm.reduction)
     rows.append(Row("w_t", f"{algorithm.reduction}: {say(sentence(reduction))}", _place(reduction)))
     rows += [Row(n, _penalty(r)) for n, r in regularizers.items()]
@@ -112,7 +116,7 @@ def _weighed(regularizer: Composed) -> str:
         return f"{own}, as published"
     if not regularizer.weighs_samples:
         return "nothing is sampled at a visited state: no ratio enters"
-    ratio = "ρ = π/π_old" if regularizer.ratio_to == "old" else "π/μ, the sampler's own log-probs"
+    ratio = "ρ = π/π_old" if regularizer.ratio_to == "old" else "π/μ (μ: the sampler)"
     span = {"local": "", "summed": " of the answer so far", "sequence": " of the answer"}[regularizer.credit]
     cap, verb = regularizer.ratio_cap, {"truncate": "truncated to it", "mask": "masked"}[regularizer.beyond_cap]
     return f"weighed by {ratio}{span}" + ("" if cap is None else f", above {cap:g} {verb}: biased where that cuts")
@@ -163,12 +167,12 @@ def loaded(recipe: Recipe) -> list[Row]:
     source = model.path or model.recipe or f"a new {model.config.get('model_type', 'model')}, at random"
     how = f"LoRA of rank {model.lora.rank}" if model.lora.rank else "every parameter trained"
     rows = [Row("policy", f"{source}; {model.dtype}, {how}")]
-    references = {written(r.reference): [] for r in recipe.regularizers.values() if r.reference is not None}
+    references = {}
     for name, regularizer in recipe.regularizers.items():
         if regularizer.reference is not None:
-            references[written(regularizer.reference)].append(name)
-    frozen = "the adapter alone, or nothing where it is switched off" if model.lora.rank else "one copy of the trained parameters"
-    rows += [Row("reference", f"{reference} for {', '.join(names)}: {frozen}") for reference, names in references.items()]
+            references.setdefault(written(regularizer.reference), (regularizer.reference, []))[1].append(name)
+    rows += [Row("reference", f"{word} for {', '.join(names)}: {reference.holds(model.lora.rank > 0)}")
+             for word, (reference, names) in references.items()]
     if not references:
         rows.append(Row("reference", "none: nothing compares the policy with where it started"))
     copies = f"{workers.rollout} × " if workers.backend == "ray" else ""

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -32,8 +33,8 @@ def content_hash(recipe: Recipe) -> str:
     return digest.hexdigest()[:16]
 
 
-def model_folder(recipe: Recipe, run_dir: Path, note: Callable[[str], None] = print) -> str:
-    """A folder that `from_pretrained` loads. Runs the warm-start recipe where its result is not cached.
+def model_folder(recipe: Recipe, run_dir: Path, train: Callable[[Recipe, Path], Any], note: Callable[[str], None]) -> str:
+    """A folder that `from_pretrained` loads. A warm start that is not cached is run by `train`, into a folder of its own.
 
     Raises: RecipeError naming the key when the model cannot be had.
     """
@@ -45,7 +46,7 @@ def model_folder(recipe: Recipe, run_dir: Path, note: Callable[[str], None] = pr
         return str(Path(model.path).resolve())
     if model.config is not None:
         return str(_from_config(recipe, run_dir / "initial"))
-    return str(_warm_start(model.recipe, note))
+    return str(_warm_start(model.recipe, train, note))
 
 
 def _from_config(recipe: Recipe, folder: Path) -> Path:
@@ -69,17 +70,14 @@ def _from_config(recipe: Recipe, folder: Path) -> Path:
     return folder
 
 
-def _warm_start(path: str, note: Callable[[str], None]) -> Path:
-    # The warm start is a run of its own; importing the loop here, and not above, breaks the circle.
-    from align.train import train  # noqa: PLC0415
-
+def _warm_start(path: str, train: Callable[[Recipe, Path], Any], note: Callable[[str], None]) -> Path:
     recipe = load(path)
     folder = cache_folder() / f"{Path(path).stem}-{content_hash(recipe)}"
     if not (folder / "model" / "config.json").is_file():
         note(f"warm start: running {path} once; kept in {folder}")
         unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
         shutil.rmtree(unfinished, ignore_errors=True)
-        train(recipe, unfinished, address=None, resume=False)
+        train(recipe, unfinished)
         try:
             unfinished.rename(folder)
         except OSError as error:

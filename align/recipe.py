@@ -182,6 +182,7 @@ class Recipe:
     reward: Any = part("reward", optional=True)
     engine: Any = part("engine", "transformers")
     regularizers: Any = part("regularizer", many=True)
+    shapings: Any = part("shaping", many=True)
     model: Model = section(Model)
     batch: Batch = section(Batch)
     sampling: Sampling = section(Sampling)
@@ -246,3 +247,14 @@ def check(recipe: Recipe) -> None:
         reason = regularizer.refusal(on_policy=algorithm.on_policy, samples=algorithm.samples)
         if reason:
             raise RecipeError(f"regularizers.{name}", reason)
+        idle = regularizer.reference and regularizer.placement in ("loss", "reward") and regularizer.reference.refusal(
+            on_policy=algorithm.on_policy)
+        if idle:
+            raise RecipeError(f"regularizers.{name}.reference", f"changes nothing: {idle}")
+    for name, shaping in recipe.shapings.items():
+        if not (algorithm.samples and algorithm.has_advantages):
+            why = "uses no advantages" if algorithm.samples else "learns from demonstrations"
+            raise RecipeError(f"shapings.{name}", f"changes nothing: {algorithm.recipe_name} {why}; delete the key")
+        reason = shaping.refusal(max_tokens=recipe.sampling.max_tokens)
+        if reason:
+            raise RecipeError(f"shapings.{name}", reason)

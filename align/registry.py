@@ -33,6 +33,7 @@ ROOMS = {
     "reference": "align.references",
     "regularizer": "align.regularizers",
     "reward": "align.rewards",
+    "shaping": "align.shapings",
     "task": "align.tasks",
     "weighting": "align.weightings",
 }

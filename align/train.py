@@ -14,10 +14,12 @@ from transformers.utils import logging as transformers_logging
 
 from align import checkpoints
 from align.config import resolved
+from align.describe import written
 from align.errors import RunStopped
 from align.evaluate import Suites
 from align.experience import Examples
 from align.initial import model_folder
+from align.learner.tally import reference_place
 from align.pack import pack
 from align.recipe import Recipe
 from align.shape import shape
@@ -44,7 +46,7 @@ def train(recipe: Recipe, run_dir: Path, address: str | None = None, resume: boo
 
 def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telemetry: Telemetry) -> dict[str, Any]:
     transformers_logging.disable_progress_bar()
-    model_dir = model_folder(recipe, run_dir, telemetry.note)
+    model_dir = model_folder(recipe, run_dir, train, telemetry.note)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed)
     suites = Suites(recipe.task, tokenizer, recipe.evaluation.problems)
@@ -92,6 +94,7 @@ class Run:
             "tokens/s": self.tokens / self.step_seconds if self.tokens else None,
             "train_seconds": self.step_seconds, "wall_seconds": time.perf_counter() - started,
             "model": str(self.run_dir / "model"), "biased": [name for name, r in recipe.regularizers.items() if r.allow_biased],
+            "references": self.workers.learner.described_references(),
         }
         self.telemetry.finish(summary)
         return summary
@@ -105,19 +108,21 @@ class Run:
         if batch is None:
             self.telemetry.note(f"step {step}: every sample was dropped ({rewards.first_failure}); nothing was learned from it")
             return
-        batch = replace(batch, betas={name: r.coefficient.beta(step) for name, r in self.recipe.regularizers.items()})
+        batch = replace(batch, step=step, betas={name: r.coefficient.beta(step) for name, r in self.recipe.regularizers.items()})
         with self.timed("score"):
             batch = self.workers.learner.score(batch)
         batch = shape(self.recipe, batch)
         with self.timed("update"):
             stats = self.workers.learner.update(batch, step)
+        if step == 0:
+            self.note_distances(batch, stats)
         self.control(stats, len(batch.lengths))
         sync = self.sync(step + 1) if self.recipe.algorithm.samples else {}
         seconds = time.perf_counter() - began
         count = len(batch.seq_ids)
         self.tokens, self.step_seconds = self.tokens + count, self.step_seconds + seconds
         means = {name: stat.mean for name, stat in stats.items()}
-        self.telemetry.step(step, means | reward_metrics(batch, rewards) | beta_metrics(batch) | sync | {
+        self.telemetry.step(step, means | reward_metrics(batch, rewards) | beta_metrics(batch) | batch.shaped | sync | {
             "response/length": count / len(batch.lengths), "tokens/s": count / seconds, "time/step": seconds,
             **{f"time/{k}": v for k, v in self.seconds.items()}})
 
@@ -131,6 +136,15 @@ class Run:
         if rewards.failed:
             self.telemetry.note(f"step {step}: {rewards.failed} rewards failed; the first: {rewards.first_failure}")
         return groups, rewards
+
+    def note_distances(self, batch: TokenBatch, stats: dict[str, Stat]) -> None:
+        """How far the first batch is from each reference that is another model; from any other it is 0, or the learner has stopped."""
+        for name in batch.references:
+            reference = self.recipe.regularizers[name].reference
+            if not reference.starts_at_policy:
+                k3 = stats[f"{reference_place(name, batch)}/k3"].mean
+                self.telemetry.note(f"step 0: the policy is {k3:.3g} nats a token (k3) away from {written(reference)}, the reference of "
+                                    f"regularizers.{name}")
 
     def control(self, stats: dict[str, Stat], rollouts: int) -> None:
         for name, regularizer in self.recipe.regularizers.items():

@@ -119,6 +119,12 @@ class TokenBatch:
     """By regularizer: the coefficient of this batch."""
     multipliers: Mapping[str, Tensor] = field(default_factory=dict)
     """float32 [S], >= 0, by regularizer whose coefficient has one for each prompt: beta times this is the coefficient of a sequence."""
+    step: int = 0
+    """The batch's number in the run, from 0: what a schedule or a seed of a shaping goes by."""
+    contexts: Mapping[str, Tensor] = field(default_factory=dict)
+    """float32 [T] by shaping that asks for it: the divergence, at each state, of pi_old after the prompt from pi_old after another."""
+    shaped: Mapping[str, float] = field(default_factory=dict)
+    """What each shaping did to the batch, by metric name, for the log."""
 
     @property
     def tokens(self) -> Tensor:
@@ -144,7 +150,7 @@ class TokenBatch:
                     k: RefScore(logp=r.logp[kept_tokens], hidden=None if r.hidden is None else r.hidden[kept_tokens])
                     for k, r in value.items()
                 }
-            elif f.name == "penalty_weights":
+            elif f.name in ("penalty_weights", "contexts"):
                 changes[f.name] = {k: w[kept_tokens] for k, w in value.items()}
             elif f.name == "multipliers":
                 changes[f.name] = {k: m[keep] for k, m in value.items()}

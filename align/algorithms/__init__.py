@@ -53,6 +53,11 @@ class Algorithm(ABC):
                 raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
 
     @property
+    def has_advantages(self) -> bool:
+        """Its loss weighs tokens by `advantages`."""
+        return type(self).advantages is not Algorithm.advantages
+
+    @property
     def on_policy(self) -> bool:
         """Each batch is used for one update only: pi_theta is pi_old whenever a gradient is taken."""
         return self.epochs * self.minibatches == 1

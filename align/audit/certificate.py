@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from align import probe
 from align.audit.measure import Measurement, claimed, measure_all
-from align.describe import written
+from align.describe import sentence, written
 from align.enumeration import ONE_TOKEN, TREE
 from align.regularizers import Regularizer
 from align.regularizers.composed import Composed
@@ -57,7 +58,7 @@ def audit(regularizer: Regularizer, name: str = "kl", *, on_policy: bool = False
 def form(regularizer: Regularizer) -> str:
     """The axes that decide value and gradient, in words."""
     if not isinstance(regularizer, Composed):
-        return written(regularizer)
+        return sentence(type(regularizer)) or type(regularizer).__name__
     return (f"{written(regularizer.divergence)}, by {written(regularizer.estimator)}, in the {regularizer.placement}, "
             f"credit {regularizer.credit}")
 
@@ -89,10 +90,11 @@ def _verdict(regularizer: Regularizer, measurements: Sequence[Measurement], on_p
 
 
 def _instead(regularizer: Regularizer) -> str:
-    if isinstance(regularizer, Composed):
-        return probe.gradient_is(regularizer.estimator, regularizer.divergence, regularizer.placement)
-    return "not that of the divergence it names"
+    if not isinstance(regularizer, Composed):
+        return "not that of the divergence it names"
+    found = probe.gradient_is(regularizer.estimator, regularizer.divergence, regularizer.placement)
+    return "that of its `coefficient`, which is not f' - f'(1)" if found == "that of this divergence" else found
 
 
 def _size(m: Measurement) -> str:
-    return f"relative error {m.error:.1%}, cosine {m.cosine:.2f}"
+    return f"relative error {m.error:.1%}" + ("" if math.isnan(m.cosine) else f", cosine {m.cosine:.2f}")

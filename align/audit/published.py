@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from align import config, registry
 from align.audit.certificate import Certificate, audit
-from align.audit.show import STYLES, number, percent
+from align.audit.show import STYLES, number, percent, table_of
 from align.describe import keys
 from align.enumeration import ONE_TOKEN
 from align.regularizers._incompatible import incompatible
 from align.regularizers.composed import WORDS
 
 
-def published() -> list[Certificate]:
+def forms() -> list[Certificate]:
     """One certificate a form that has a meaning, judged on-policy and after a stale update; named `k3 in the loss`."""
     found = []
     for name in registry.shipped("estimator"):
@@ -33,13 +32,12 @@ def published() -> list[Certificate]:
 
 def show(certificates: Sequence[Certificate], out: Console) -> None:
     """Gradient error and cosine of a single token, on-policy and one update later, and what the gradient is."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("form", "on-policy", "cosine", "variance", "one update ago", "cosine", "variance", "verdict"):
-        table.add_column(column, justify="left" if column in ("form", "verdict") else "right")
+    table = table_of("form", "on-policy", "cosine", "variance", "one update ago", "cosine", "variance", "verdict", right=range(1, 7))
     for c in certificates:
         row = [text for stale in (False, True) for m in c.measurements if (m.problem, m.stale) == (ONE_TOKEN.name, stale)
                for text in (percent(m.error).lstrip("+"), number(m.cosine), number(m.variance))]
-        table.add_row(c.name, *row, Text.assemble((c.verdict, STYLES[c.verdict]), f": {c.reason.partition(' (')[0]}"))
+        reason = "" if c.verdict == "exact" else f": {c.reason.partition(' (')[0]}"
+        table.add_row(c.name, *row, Text.assemble((c.verdict, STYLES[c.verdict]), reason))
     out.print(table)
-    out.print(Text("relative error of the gradient of KL(pi||ref) on a vocabulary of 6, by enumeration; `sampled` is k3 with the importance "
-                   "ratio", style="dim"))
+    out.print(Text("relative error of the gradient of KL(pi||ref) on a vocabulary of 6, by enumeration; `sampled` is k3 with the ratio",
+                   style="dim"))

@@ -1,23 +1,25 @@
-"""The estimators on the real answers of a finished run: what its metrics say, and a fresh measurement on held-out prompts."""
+"""The estimators on the real answers of a run: what its metrics say, and a fresh measurement of its final model."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import AutoTokenizer
 
 from align.core.logprobs import Compared, token_stats
 from align.divergences import Divergence
 from align.divergences.reverse_kl import ReverseKl
 from align.errors import UserError
-from align.estimators.k1 import K1
-from align.estimators.k3 import K3
+from align.evaluate import Suites
 from align.initial import cache_folder, content_hash
+from align.learner.micro_batches import micro_batches
+from align.learner.policy import Policy
 from align.pack import pack
 from align.recipe import Lora, Recipe, load
 from align.telemetry.writers import read
@@ -46,14 +48,14 @@ class Estimated:
     estimator: str
     mean: float
     """Nats a token."""
+    off: float
+    """The mean over that of `exact` on the same tokens, less 1."""
     spread: float
-    """Standard deviation over tokens, over the exact mean."""
-    bias: float
-    """The mean over the exact mean, less 1: on finitely many tokens it holds sampling noise too."""
+    """Standard deviation over tokens, over the mean of `exact`."""
 
 
 def logged(run_dir: Path) -> list[Logged]:
-    """What `metrics.jsonl` has of regularizers. Raises UserError where the folder is of no run."""
+    """What `metrics.jsonl` says of the regularizers. Raises UserError where the folder is of no run."""
     file = run_dir / "metrics.jsonl"
     if not file.is_file():
         raise UserError(f"{run_dir} is not the folder of a run: it has no metrics.jsonl")
@@ -65,35 +67,19 @@ def logged(run_dir: Path) -> list[Logged]:
     return [Logged(name=n, first=v[0], last=v[-1], mean=fmean(v), largest=max(v)) for n, v in sorted(values.items())]
 
 
-def initial_folder(recipe: Recipe, run_dir: Path) -> Path | None:
-    """Where the model a run started from still lies; None where it is no more."""
-    if recipe.model.path is not None:
-        folder = Path(recipe.model.path)
-    elif recipe.model.config is not None:
-        folder = run_dir / "initial"
-    else:
-        warm_start = load(recipe.model.recipe)
-        folder = cache_folder() / f"{Path(recipe.model.recipe).stem}-{content_hash(warm_start)}" / "model"
-    return folder if (folder / "config.json").is_file() else None
-
-
 def fresh(run_dir: Path) -> list[Estimated] | str:
-    """Draw held-out answers with the run's engine and measure the final policy against the initial one; or why that cannot be done."""
-    from transformers import AutoTokenizer  # noqa: PLC0415  (seconds to import)
-
-    from align.evaluate import Suites  # noqa: PLC0415
-
+    """Draw held-out answers with the run's engine and measure its final policy against its initial one; or why that cannot be done."""
     recipe_file, model = run_dir / "recipe.yaml", run_dir / "model"
     if not (recipe_file.is_file() and (model / "config.json").is_file()):
-        return "the run has no final model yet"
+        return "the folder has no final model"
     recipe = load(recipe_file)
-    initial = initial_folder(recipe, run_dir)
-    if initial is None:
-        return "the model the run started from is not kept any more"
-    suites = Suites(recipe.task, AutoTokenizer.from_pretrained(model), PROBLEMS)
-    if not suites.prompts:
+    initial = _initial(recipe, run_dir)
+    if not (initial / "config.json").is_file():
+        return f"the model the run started from is no more in {initial}"
+    suites = Suites(recipe.task, AutoTokenizer.from_pretrained(model), PROBLEMS).prompts
+    if not suites:
         return "the task has no held-out problems"
-    prompts = next(iter(suites.prompts.values()))
+    prompts = next(iter(suites.values()))
     recipe.engine.start(str(model), recipe.sampling, max(len(p.token_ids) for p in prompts))
     try:
         groups = recipe.engine.generate(prompts, SAMPLES, recipe.seed)
@@ -102,24 +88,39 @@ def fresh(run_dir: Path) -> list[Estimated] | str:
     return estimate(recipe, model, initial, groups)
 
 
+def _initial(recipe: Recipe, run_dir: Path) -> Path:
+    if recipe.model.path is not None:
+        return Path(recipe.model.path)
+    if recipe.model.config is not None:
+        return run_dir / "initial"
+    source = recipe.model.recipe
+    return cache_folder() / f"{Path(source).stem}-{content_hash(load(source))}" / "model"
+
+
 @torch.no_grad()
 def estimate(recipe: Recipe, model: Path, initial: Path, groups: Sequence[Group]) -> list[Estimated]:
-    """Per-token estimates on these answers: KL(pi||ref) by k1, k3 and exactly, and each other divergence of the recipe, in one process."""
-    from align.learner.micro_batches import micro_batches  # noqa: PLC0415  (the learner's libraries take seconds)
-    from align.learner.policy import Policy  # noqa: PLC0415
-
-    divergences: dict[str, Divergence] = {"reverse_kl": ReverseKl()} | {
-        name: r.divergence for name, r in recipe.regularizers.items()
-        if isinstance(getattr(r, "divergence", None), Divergence) and not isinstance(r.divergence, ReverseKl)}
-    whole = _Model(recipe, model, Policy), _Model(recipe, initial, Policy)
-    parts: dict[str, list[torch.Tensor]] = {}
+    """On the tokens of these answers: KL(pi||initial) by k1, by k3 and exactly, and so each other divergence of the recipe."""
+    named = {name: getattr(r, "divergence", None) for name, r in recipe.regularizers.items()}
+    divergences = {"reverse_kl": ReverseKl()} | {
+        name: d for name, d in named.items() if isinstance(d, Divergence) and not isinstance(d, ReverseKl)}
+    policy, reference = (Policy(str(folder), replace(recipe.model, lora=Lora())) for folder in (model, initial))
+    options = {"temperature": recipe.sampling.temperature, "elements": recipe.batch.head_elements}
+    log_u, exact = [], {name: [] for name in divergences}
     for _, micro in micro_batches(pack(groups, None), recipe.batch.micro_tokens):
-        policy, reference = (m.policy.hidden(micro) for m in whole)
-        compared = {name: Compared(d, reference, whole[1].policy.head()) for name, d in divergences.items()}
-        options: dict[str, Any] = {"temperature": recipe.sampling.temperature, "elements": recipe.batch.head_elements}
-        stats = token_stats(policy, whole[0].policy.head(), micro.tokens, compared=compared, **options)
-        ref_logp = token_stats(reference, whole[1].policy.head(), micro.tokens, **options).logp
-        for name, x in {"log_u": stats.logp - ref_logp, **stats.exact}.items():
-            parts.setdefault(name, []).append(x.double())
-    tokens = {name: torch.cat(x) for name, x in parts.items()}
-    return [row for name, d in divergences.items() for row in _rows(name, d, tokens["log_u"], tokens[name])]
+        hidden = reference.hidden(micro)
+        compared = {name: Compared(d, hidden, reference.head()) for name, d in divergences.items()}
+        stats = token_stats(policy.hidden(micro), policy.head(), micro.tokens, compared=compared, **options)
+        log_u.append(stats.logp - token_stats(hidden, reference.head(), micro.tokens, **options).logp)
+        for name, values in stats.exact.items():
+            exact[name].append(values)
+    log_ratio = torch.cat(log_u).double()
+    return [row for name, d in divergences.items() for row in _rows(name, d, log_ratio, torch.cat(exact[name]).double())]
+
+
+def _rows(name: str, divergence: Divergence, log_u: Tensor, exact: Tensor) -> Iterator[Estimated]:
+    estimates = {"sampled": divergence.value(log_u), "exact": exact} if divergence.is_f_divergence else {"exact": exact}
+    if isinstance(divergence, ReverseKl):
+        estimates = {"k1": log_u, "k3": divergence.value(log_u), "exact": exact}
+    for estimator, x in estimates.items():
+        mean, spread = x.mean() / exact.mean(), x.std(correction=0) / exact.mean()
+        yield Estimated(divergence=name, estimator=estimator, mean=x.mean().item(), off=(mean - 1).item(), spread=spread.item())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +13,11 @@ from rich.text import Text
 
 from align.audit.certificate import Certificate
 from align.audit.measure import Measurement
+from align.telemetry import units
 from align.telemetry.writers import finite
+
+if TYPE_CHECKING:
+    from align.audit.rollouts import Estimated, Logged
 
 STYLES = {"exact": "green", "bounded": "yellow", "biased": "red", "refused": "red", "no claim": "yellow"}
 COLUMNS = ("problem", "answers", "value", "bias", "std/mean", "gradient error", "cosine", "variance")
@@ -31,9 +35,7 @@ def show(certificates: Sequence[Certificate], out: Console) -> None:
         return
     for certificate in certificates:
         out.print(Text.assemble((certificate.name, "bold"), f"  {certificate.form}"))
-        table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
-        for column in COLUMNS:
-            table.add_column(column, justify="left" if column in ("problem", "answers") else "right")
+        table = table_of(*COLUMNS, right=range(2, len(COLUMNS)))
         for m in certificate.measurements:
             table.add_row(*cells(m))
         out.print(table)
@@ -41,6 +43,32 @@ def show(certificates: Sequence[Certificate], out: Console) -> None:
         out.print()
     out.print(Text("value in nats an answer, bias and gradient against the exact divergence, variance of one answer's gradient over "
                    "|g|^2; at weighting and coefficient 1, over every answer", style="dim"))
+
+
+def show_run(logged: Sequence[Logged], fresh: Sequence[Estimated] | str, out: Console) -> None:
+    """What a run's metrics say, and the estimators on fresh answers of its final model (or why there are none)."""
+    table = table_of("metric", "first", "last", "mean", "largest", "unit", right=range(1, 5))
+    for row in logged:
+        numbers = (units.show(row.name, x) for x in (row.first, row.last, row.mean, row.largest))
+        table.add_row(row.name, *numbers, units.unit(row.name).label)
+    out.print(table)
+    if isinstance(fresh, str):
+        out.print(f"No fresh answers: {fresh}.", markup=False)
+        return
+    out.print()
+    table = table_of("divergence", "estimate", "nats/token", "off", "std/mean", right=range(2, 5))
+    for row in fresh:
+        table.add_row(row.divergence, row.estimator, number(row.mean), percent(row.off), number(row.spread))
+    out.print(table)
+    out.print(Text("the final model against the initial one, on its own answers to held-out prompts; off and std/mean against `exact` on "
+                   "the same tokens, so that off is sampling noise", style="dim"))
+
+
+def table_of(*columns: str, right: Sequence[int]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i in right else "left")
+    return table
 
 
 def verdict(certificate: Certificate) -> Text:
@@ -59,7 +87,11 @@ def cells(m: Measurement) -> tuple[str, ...]:
 
 def number(x: float) -> str:
     """Three digits; a rounding error is 0, and what is not finite a dash."""
-    return "-" if not math.isfinite(x) else "0" if abs(x) < 1e-9 else f"{x:.3g}" if abs(x) < 0.01 else f"{x:.3f}" if abs(x) < 100 else f"{x:,.0f}"
+    if not math.isfinite(x):
+        return "-"
+    if abs(x) < 1e-9:
+        return "0"
+    return f"{x:.3g}" if abs(x) < 0.01 else f"{x:.3f}" if abs(x) < 100 else f"{x:,.0f}"
 
 
 def percent(x: float) -> str:

@@ -11,12 +11,13 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from align.errors import UserError
+from align.learner import references
 
 if TYPE_CHECKING:
     from align.learner.learner import Learner
 
 
-def _state(learner: Learner) -> dict[str, Any]:
+def _state(learner: Learner, hashed: bool) -> dict[str, Any]:
     parameters = dict(learner.policy.trained())
     moments = {
         name: {key: learner.optimizer.state[p][key] for key in ("step", "exp_avg", "exp_avg_sq")} if p in learner.optimizer.state
@@ -26,22 +27,23 @@ def _state(learner: Learner) -> dict[str, Any]:
     return {
         "policy": {n: p.detach() for n, p in parameters.items()},
         "optimizer": moments,
-        "references": {name: r.state_dict() for name, r in learner.references.items()},
+        "references": references.saved(learner.references, learner.policy if hashed else None),
         "version": torch.tensor(learner.version),
+        "updates": torch.tensor(learner.updates),
     }
 
 
 def save(learner: Learner, folder: str) -> None:
-    """Trained parameters, Adam's moments, reference states and the version."""
+    """Trained parameters, Adam's moments, reference states with their hashes, and the counts of batches and updates."""
     with _single_process():
-        dcp.save(_state(learner), checkpoint_id=folder, no_dist=True)
+        dcp.save(_state(learner, hashed=True), checkpoint_id=folder, no_dist=True)
 
 
 def load(learner: Learner, folder: str) -> None:
-    """Raises UserError when the folder is not a checkpoint of this recipe's model."""
+    """Raises UserError when the folder is not a checkpoint of this recipe's model, or a reference is not what it was."""
     if not (Path(folder) / ".metadata").is_file():
         raise UserError(f"{folder} is not a complete checkpoint: delete it to resume from the one before")
-    state = _state(learner)
+    state = _state(learner, hashed=False)
     state = {k: _copy(v) for k, v in state.items()}
     try:
         with _single_process():
@@ -53,9 +55,8 @@ def load(learner: Learner, folder: str) -> None:
         for name, p in learner.policy.trained():
             p.copy_(state["policy"][name])
             learner.optimizer.state[p] = state["optimizer"][name]
-    for name, reference in learner.references.items():
-        reference.load_state_dict(state["references"][name])
-    learner.version = int(state["version"])
+    references.restore(learner.references, learner.policy, state["references"])
+    learner.version, learner.updates = int(state["version"]), int(state["updates"])
 
 
 @contextmanager

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from types import EllipsisType
 
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.func import functional_call
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from transformers import AutoTokenizer
 
 from align.core.logprobs import Head
 from align.errors import UserError
-from align.recipe import Model
+from align.learner import folders
+from align.recipe import Lora, Model
+from align.references import BASE, OWN, Override
 from align.types import TokenBatch
-
-Override = dict[str, Tensor] | None | EllipsisType
-OWN = ...
-"""The policy's own parameters."""
-BASE = None
-"""The base model, its adapter off."""
 
 
 class Policy:
     """Holds the model. `parameters` everywhere: other values for the trained parameters during one forward pass."""
 
-    def __init__(self, model_dir: str, options: Model):
-        self.causal_lm = load_causal_lm(model_dir, options.dtype)
-        self.tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    def __init__(self, model_dir: str, options: Model, where: str = "model.path"):
+        self.model_dir, self.options = model_dir, options
+        self.causal_lm = folders.load_causal_lm(model_dir, options.dtype, where)
+        self.tokenizer = load_tokenizer(model_dir, where)
         self.lora = options.lora.rank > 0
         self.module = add_lora(self.causal_lm, options) if self.lora else self.causal_lm
         self._decoder = self.causal_lm.get_decoder()
@@ -58,8 +54,9 @@ class Policy:
         call = {"input_ids": batch.input_ids[:, :-1], "use_cache": False}
         with self._adapter_off() if parameters is BASE else nullcontext():
             if isinstance(parameters, dict):
-                inside = {n.removeprefix(self._prefix): v.to(self.causal_lm.dtype)
-                          for n, v in parameters.items() if n.startswith(self._prefix)}
+                # Each in the precision of the parameter it replaces: peft keeps adapters in float32 beside a bfloat16 base.
+                inside = {n.removeprefix(self._prefix): parameters[n].to(p.dtype)
+                          for n, p in self.trained() if n in parameters and n.startswith(self._prefix)}
                 out = functional_call(self._decoder, inside, kwargs=call)
             else:
                 out = self._decoder(**call)
@@ -67,11 +64,13 @@ class Policy:
 
     def head(self, parameters: Override = OWN) -> Head:
         layer, config = self.causal_lm.get_output_embeddings(), self.causal_lm.config
-        weight = layer.weight
-        if isinstance(parameters, dict) and self._head_name in parameters:
-            weight = parameters[self._head_name].to(weight.dtype)
+        given = parameters if isinstance(parameters, dict) else {}
+        weight = given.get(self._head_name, layer.weight).to(layer.weight.dtype)
+        bias = layer.bias
+        if bias is not None:
+            bias = given.get(self._head_name.removesuffix("weight") + "bias", bias).to(bias.dtype)
         scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-        return Head(weight=weight, bias=layer.bias, scale=scale, softcap=getattr(config, "final_logit_softcapping", None))
+        return Head(weight=weight, bias=bias, scale=scale, softcap=getattr(config, "final_logit_softcapping", None))
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the checkpoint under its Hugging Face name, adapters merged."""
@@ -103,29 +102,54 @@ class Policy:
         self.causal_lm.save_pretrained(folder, state_dict=dict(self.tensors()))
         self.tokenizer.save_pretrained(folder)
 
+    # What references are made of.
 
-def load_causal_lm(model_dir: str, dtype: str) -> torch.nn.Module:
-    """A causal model with every dropout at 0: dropout would make the policy differ from its own reference and engine."""
-    transformers_logging.disable_progress_bar()
+    def another(self, folder: str, where: str) -> Policy:
+        """Another model in this one's precision, whole. Raises UserError naming `where` where the folder holds none."""
+        return Policy(folder, replace(self.options, lora=Lora(), activation_checkpointing=False), where)
+
+    def initial(self) -> Policy:
+        """The model this policy was loaded from, whole."""
+        return self.another(self.model_dir, "model.path")
+
+    def whole(self, folder: str, where: str) -> dict[str, Tensor]:
+        """float32 values for every parameter of the whole model, from a folder of its architecture or an adapter on its initial model."""
+        return folders.whole_values(folder, self.model_dir, dict(self.causal_lm.named_parameters()), where)
+
+    def adapter(self, folder: str, where: str) -> dict[str, Tensor]:
+        """Values for this policy's adapter, from an adapter of its shape."""
+        lora = self.options.lora
+        return folders.adapter_values(folder, dict(self.trained()), lora.alpha / lora.rank, where)
+
+    is_adapter = staticmethod(folders.is_adapter)
+
+    @torch.no_grad()
+    def assign(self, values: Mapping[str, Tensor]) -> None:
+        """Write over the parameters, each in its own precision."""
+        for name, p in self.module.named_parameters():
+            p.copy_(values[name])
+
+    def content_hash(self, parameters: Override = OWN) -> str:
+        """16 hex digits of the parameters this stands for."""
+        if isinstance(parameters, dict):
+            return folders.content_hash(parameters.items())
+        return folders.content_hash((n, p) for n, p in self.module.named_parameters() if p.requires_grad is (parameters is not BASE))
+
+
+def load_tokenizer(model_dir: str, where: str):
     try:
-        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype), attn_implementation="sdpa",
-                                                     local_files_only=True)
+        return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise UserError(f"model.path: {model_dir} holds no causal language model that transformers loads: "
-                        f"{str(error).splitlines()[0]}") from error
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    for key in ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
-        if hasattr(model.config, key):
-            setattr(model.config, key, 0.0)
-    return model
+        raise UserError(f"{where}: {model_dir} holds no tokenizer that transformers loads: {str(error).splitlines()[0]}") from error
 
 
 def add_lora(model: torch.nn.Module, options: Model) -> torch.nn.Module:
     targets = options.lora.targets if options.lora.targets == "all-linear" else options.lora.targets.split(",")
     try:
-        return get_peft_model(model, LoraConfig(r=options.lora.rank, lora_alpha=options.lora.alpha, lora_dropout=options.lora.dropout,
-                                                target_modules=targets, task_type="CAUSAL_LM"))
+        adapted = get_peft_model(model, LoraConfig(r=options.lora.rank, lora_alpha=options.lora.alpha, lora_dropout=options.lora.dropout,
+                                                   target_modules=targets, task_type="CAUSAL_LM"))
     except ValueError as error:
         raise UserError(f"model.lora.targets: {error}") from error
+    if hasattr(model.get_output_embeddings(), "lora_A"):
+        raise UserError("model.lora.targets: the head cannot have an adapter, its weights are read as they are; leave it out")
+    return adapted

@@ -7,7 +7,12 @@ from torch import Tensor
 
 from align.divergences.reverse_kl import ReverseKl
 from align.regularizers import Penalty, Regularizer
-from align.types import Stat, TokenContext
+from align.types import Stat, TokenBatch, TokenContext
+
+
+def reference_place(name: str, batch: TokenBatch) -> str:
+    """Where the KL to a regularizer's reference is counted: the first of the batch is `ref`, each other is known by its own name."""
+    return "kl/ref" if name == next(iter(batch.references)) else f"kl/{name}"
 
 
 class Tally:
@@ -43,8 +48,7 @@ class Tally:
         if score is None:
             return
         log_u = ctx.logp.detach() - score.logp
-        # Several regularizers may look at several references: the first is `ref`, each is also known by its own name.
-        place = "kl/ref" if name == next(iter(ctx.batch.references)) else f"kl/{name}"
+        place = reference_place(name, ctx.batch)
         self.add(f"{place}/k1", log_u.sum(), len(log_u))
         self.add(f"{place}/k3", (torch.expm1(-log_u) + log_u).sum(), len(log_u))
         if name in ctx.exact and isinstance(regularizer.divergence, ReverseKl) and not regularizer.merges:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from align.references import Reference
@@ -23,8 +24,9 @@ class Ema(Reference):
     every: int = 1
 
     def __post_init__(self):
-        if not 0 < self.rate <= 1 or self.every < 1:
-            raise ValueError("rate must lie in (0, 1] and every must be at least 1 (rate: 0 is `reference: frozen`)")
+        if not 0 < self.rate < 1 or self.every < 1:
+            raise ValueError("rate must lie in (0, 1) and every must be at least 1 (rate: 0 is `reference: frozen`, rate: 1 is "
+                             "`reference: hard_reset`)")
 
     def start(self, policy: Policy) -> None:
         self._shadow = {n: p.detach().float().clone() for n, p in policy.trained()}
@@ -35,11 +37,11 @@ class Ema(Reference):
     def after_step(self, policy: Policy, step: int) -> None:
         if step % self.every == 0:
             for name, p in policy.trained():
-                self._shadow[name].lerp_(p.detach().float(), self.rate)
+                self._shadow[name] = torch.lerp(self._shadow[name], p.detach().float(), self.rate)
+            self.version += 1
 
     def state_dict(self) -> dict[str, Any]:
         return self._shadow
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in self._shadow.items():
-            value.copy_(state[name])
+        self._shadow = {name: state[name] for name in self._shadow}

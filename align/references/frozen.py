@@ -2,9 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from align.references import Reference
+from align.references import BASE, Override, Reference
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy
@@ -17,7 +15,7 @@ class Frozen(Reference):
     """
 
     def start(self, policy: Policy) -> None:
-        self._parameters = None if policy.lora else {n: p.detach().clone() for n, p in policy.trained()}
+        self._parameters = BASE if policy.lora else {n: p.detach().clone() for n, p in policy.trained()}
 
-    def parameters(self) -> dict[str, Tensor] | None:
+    def parameters(self) -> Override:
         return self._parameters

@@ -12,6 +12,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from align import registry
 from align.errors import RecipeError, UserError
+from align.testing.findings import must_define
+
+OPTIONAL = {"estimator": ("value", "coefficient", "reward"), "shaping": ("rewards", "advantages")}
+"""What parts define that must define nothing: all methods of their contract have defaults."""
 
 
 def kind_of(name: str, kinds: Iterable[str] = registry.ROOMS) -> str:
@@ -23,7 +27,7 @@ def kind_of(name: str, kinds: Iterable[str] = registry.ROOMS) -> str:
     if found:
         raise UserError(f"{name} could be {', '.join(found)}: say which with --kind")
     if ":" in name:
-        wanted = "; ".join(f"{k}: {', '.join(sorted(_abstract(k)))}" for k in kinds if _abstract(k))
+        wanted = "; ".join(f"{k}: {', '.join(sorted(must_define(k)) or OPTIONAL[k])}" for k in kinds)
         raise UserError(f"{name} is of no kind by what it defines (a part defines, {wanted}): say which it is to be with --kind")
     near = difflib.get_close_matches(name, [n for k in kinds for n in known(k)], n=1)
     raise UserError(f"no {' or '.join(kinds)} is called {name}{f'; did you mean {near[0]}?' if near else ''}")
@@ -51,9 +55,8 @@ def _kinds_of_class(name: str, kinds: tuple[str, ...]) -> list[str]:
     derived = [k for k in kinds if issubclass(found, registry.contract(k))]
     if derived:
         return derived
-    by_method = [k for k in kinds if _abstract(k) and all(hasattr(found, method) for method in _abstract(k))]
-    # An estimator must define nothing in particular: all its methods have defaults.
-    return by_method or [k for k in kinds if k == "estimator" and any(hasattr(found, m) for m in ("value", "coefficient", "reward"))]
+    by_method = [k for k in kinds if must_define(k) and all(hasattr(found, method) for method in must_define(k))]
+    return by_method or [k for k in kinds if any(hasattr(found, method) for method in OPTIONAL.get(k, ()))]
 
 
 def _written_class(name: str) -> type:
@@ -62,7 +65,3 @@ def _written_class(name: str) -> type:
     found = getattr(registry._plugin(module_name, name), class_name, None)
     return found if isinstance(found, type) else registry.resolve("divergence", name, name)  # which raises, naming what there is
 
-
-def _abstract(kind: str) -> frozenset[str]:
-    """What a part of this kind must define."""
-    return getattr(registry.contract(kind), "__abstractmethods__", frozenset())

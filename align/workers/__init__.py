@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from align.errors import UserError
 from align.recipe import Recipe
@@ -22,6 +22,8 @@ class LearnerLike(Protocol):
     def update(self, batch: TokenBatch, step: int) -> dict[str, Stat]: ...
 
     def exact_kl(self, batch: TokenBatch) -> Stat: ...
+
+    def described_references(self) -> dict[str, dict[str, Any]]: ...
 
     def weights(self) -> Weights: ...
 

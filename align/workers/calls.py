@@ -63,6 +63,9 @@ class RemoteLearner:
     def exact_kl(self, batch: TokenBatch) -> Stat:
         return self._call("exact_kl", batch)
 
+    def described_references(self) -> dict[str, dict[str, Any]]:
+        return self._call("described_references")
+
     def weights(self) -> Weights:
         return self._call("weights")
 

@@ -444,7 +444,7 @@ def test_select_takes_every_field_along(world, data):
             assert torch.equal(found["r"].logp, expected["r"].logp) and torch.equal(found["r"].hidden, expected["r"].hidden)
         elif field.name in ("penalty_weights", "multipliers"):
             assert torch.equal(found["r"], expected["r"])
-        elif field.name in ("betas", "prompt_ids"):
+        elif field.name in ("betas", "prompt_ids", "step"):
             assert found == expected
         else:
             assert torch.equal(found, expected), field.name

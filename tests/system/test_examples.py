@@ -1,6 +1,7 @@
-"""The custom divergence runs as its README says, by the command a user types, in a folder that is not the repository."""
+"""The custom parts run as their READMEs say, by the commands a user types, in a folder that is not the repository."""
 
 import json
+import math
 import shlex
 import subprocess
 import sys
@@ -8,9 +9,18 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_divergence"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "custom_divergence"
 RECIPE = "examples/custom_divergence/recipe.yaml"
-COMMANDS = [line.strip() for line in (EXAMPLE / "README.md").read_text().splitlines() if line.startswith("    align train ")]
+
+
+def commands(example: str) -> list[str]:
+    """What the README of an example tells to type to train."""
+    lines = (ROOT / "examples" / example / "README.md").read_text().splitlines()
+    return [line.strip() for line in lines if line.startswith("    align train ")]
+
+
+COMMANDS = commands("custom_divergence")
 # A random model of one layer instead of the warm start, and a reward that pays for length: any policy can learn from it.
 SMALL = [
     "steps=2", "reward=wordy", "task.size=64", "batch.prompts=4", "batch.samples=4", "optimizer.warmup_steps=0", "evaluation.every=-1",
@@ -23,10 +33,11 @@ LOCAL = ["workers.backend=local", "workers.rollout=1"]
 
 def run(command: str, folder: Path, *overrides: str) -> list[dict]:
     """The metrics of a README's command with these overrides, started in `folder`."""
-    program, *arguments = shlex.split(command.replace(RECIPE, str(EXAMPLE / "recipe.yaml")))
+    program, *arguments = shlex.split(command.replace(" examples/", f" {ROOT / 'examples'}/"))
+    run_dir = folder / arguments[arguments.index("--out") + 1]
     done = subprocess.run([Path(sys.executable).with_name(program), *arguments, *overrides], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return [json.loads(line) for line in (folder / arguments[-1] / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_the_readme_names_the_three_forms():
@@ -60,3 +71,38 @@ def test_it_runs_on_ray(tmp_path: Path):
     first, second = run(COMMANDS[0], tmp_path, *SMALL, "workers.rollout=1", "workers.cpus=0.1")
     assert first["loss/reg/mine"] == 0.0
     assert second["loss/reg/mine"] > 1e-7
+
+
+def test_the_rules_of_ones_own_act(tmp_path: Path):
+    both, digits_alone = commands("custom_regularizer")
+    first, second = run(both, tmp_path, *SMALL, *LOCAL)
+    assert first["loss/reg/digits"] == first["divergence/digits"] == 0.0
+    assert second["divergence/digits"] > 1e-5
+    assert second["loss/reg/digits"] == pytest.approx(0.05 * second["divergence/digits"] / second["response/length"], rel=1e-5)
+    for step in (first, second):
+        # On-policy every weight is 1: the value is the share of tokens that repeat.
+        assert step["repeated/repeats"] > 0.01
+        assert step["loss/reg/repeats"] == pytest.approx(0.02 * step["repeated/repeats"], rel=1e-5)
+        assert step["divergence/repeats"] == pytest.approx(step["repeated/repeats"] * step["response/length"], rel=1e-5)
+    alone = run(digits_alone, tmp_path, *SMALL, *LOCAL)
+    assert "loss/reg/repeats" not in alone[0]
+    assert alone[0]["loss/policy"] == first["loss/policy"]
+    # From the same batch another update: the rule reached the weights.
+    assert alone[0]["grad/norm"] != first["grad/norm"]
+    assert alone[1]["divergence/digits"] != second["divergence/digits"]
+
+
+def test_the_coefficient_of_ones_own_steers_and_is_resumed(tmp_path: Path):
+    controlled, held_closer, resumed = commands("custom_coefficient")
+    run(controlled, tmp_path, *SMALL, *LOCAL)
+    steps = run(resumed, tmp_path, *SMALL, *LOCAL, "steps=4")
+    assert [step["step"] for step in steps] == [0, 1, 2, 3]
+    error = total = 0.0
+    for step in steps:
+        assert step["beta/kl"] == pytest.approx(0.1 * math.exp(0.5 * error + 0.1 * total), rel=1e-9)
+        error = min(max(step["divergence/kl"] / 0.5 - 1, -1.0), 1.0)
+        total += error
+    assert len({step["beta/kl"] for step in steps}) == 4
+    closer = run(held_closer, tmp_path, *SMALL, *LOCAL, "steps=3")
+    assert closer[1]["divergence/kl"] == steps[1]["divergence/kl"]
+    assert closer[2]["beta/kl"] > steps[2]["beta/kl"]

@@ -81,7 +81,8 @@ class Problem:
     ) -> TokenContext:
         """The learner's view of the whole enumeration; `old` None means on-policy. `divergence`, over `outcomes`, fills `ctx.exact`.
 
-        The engine draws from pi_old, or from `sampler` where one is given. Prompts differ in length, and every column after an answer holds an id outside the vocabulary: nobody may look at it.
+        The engine draws from pi_old, or from `sampler` where one is given. Prompts differ in length, and every column after an answer
+        holds an id outside the vocabulary: nobody may look at it.
         """
         seq_ids, positions, prefix, tokens = torch.tensor(self.steps()).unbind(1)
         count = len(self.answers)

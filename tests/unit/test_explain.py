@@ -108,7 +108,7 @@ def test_what_is_placed_in_the_reward_leaves_the_loss(parts):
     assert "β_near" not in rows
     far = sections["regularizer far"]
     assert far["placement"].startswith("reward; credit summed: Each token also answers for the divergence of what follows  ")
-    assert far["gradient"] == "that of this divergence; the surrogate owns the importance ratio ρ"
+    assert far["gradient"] == "that of this divergence; weighed by ρ = π/π_old of the answer so far"
     assert far["weighting"].startswith("difficulty(sharpness=") and "align/weightings/difficulty.py:" in far["weighting"]
     assert sections["effective β"]["far"].startswith("β = 0.2 at step 0, changing")
 
@@ -163,6 +163,24 @@ def test_a_biased_form_says_so_and_why_it_runs(parts):
     assert "biased" not in told(parts)["regularizer kl"]
 
 
+def test_weights_and_bounds_are_told(parts):
+    regularizers = {
+        "plain": {"coefficient": 0.1}, "exact": {"coefficient": 0.1, "estimator": "exact"},
+        "tied": {"coefficient": 0.1, "ratio_to": "sampler", "ratio_cap": 2.0, "beyond_cap": "mask", "clamp": 5.0, "credit": "sequence"},
+        "old": {"coefficient": 0.1, "estimator": "k1", "placement": "reward"},
+    }
+    sections = told(parts, regularizers=regularizers)
+    rows = {name: sections[f"regularizer {name}"] for name in regularizers}
+    assert rows["plain"]["gradient"] == "that of this divergence; weighed by ρ = π/π_old"
+    assert rows["plain"]["clamp"] == "|log π/ref| of a token counts up to 20 nats; biased where that cuts"
+    assert rows["exact"]["gradient"] == "that of this divergence; nothing is sampled at a visited state: no ratio enters"
+    assert "clamp" not in rows["exact"]
+    assert rows["tied"]["gradient"] == (
+        "that of this divergence; weighed by π/μ (μ: the sampler) of the answer, above 2 masked: biased where that cuts")
+    assert rows["tied"]["clamp"] == "|log π/ref| of an answer counts up to 5 nats; biased where that cuts"
+    assert rows["old"]["gradient"] == "that of this divergence; weighed by the surrogate's ρ of the token alone, as published"
+
+
 def test_references_alike_are_loaded_once(parts):
     ema = {"reference": {"name": "ema", "rate": 0.5}, "coefficient": 0.1}
     loaded = told(parts, regularizers={"a": {"coefficient": 0.1}, "b": ema, "c": {"coefficient": 0.2}})["what is loaded"]
@@ -182,6 +200,7 @@ def test_a_regularizer_of_ones_own_is_told_by_its_keys(parts):
 
 
 # The facts behind "value" and "gradient": Schulman's k1, k2, k3 and Tang and Munos 2506.09477.
+MERGED = "that of this divergence between the merged distributions"
 
 
 @pytest.mark.parametrize(
@@ -192,6 +211,9 @@ def test_a_regularizer_of_ones_own_is_told_by_its_keys(parts):
         ("k1", "unbiased", "zero: it is noise, no penalty", "that of this divergence"),
         ("k2", "biased", "that of this divergence", "of no divergence that ships with align"),
         ("k3", "unbiased", "that of forward_kl, not of this divergence", "of no divergence that ships with align"),
+        ("abs", "biased", "2 × that of total_variation, not of this divergence", "of no divergence that ships with align"),
+        ("straight_through", "unbiased", "that of this divergence", "of no divergence that ships with align"),
+        ("top_k", "at most that of the divergence (tokens are merged), exact", MERGED, MERGED),
     ],
 )
 def test_published_estimators_are_found_out_by_enumeration(estimator, value, in_loss, in_reward):
@@ -212,7 +234,7 @@ def test_an_estimator_of_ones_own_is_found_out_too():
 
     divergence = registry.resolve("divergence", "reverse_kl", "")()
     assert probe.value_is(Doubled(), divergence) == "biased"
-    assert probe.gradient_is(Doubled(), divergence, "loss") == "of no divergence that ships with align"
+    assert probe.gradient_is(Doubled(), divergence, "loss") == "2 × that of reverse_kl, not of this divergence"
 
 
 # What parts say of themselves

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from align import recipe
 from align.errors import RecipeError, UserError
 from align.initial import content_hash, model_folder
-from align.learner.policy import load_causal_lm
+from align.learner.folders import load_causal_lm
+from align.train import train
 
 CONFIG = {"model_type": "qwen2", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
           "intermediate_size": 16}
@@ -29,25 +30,26 @@ def build(model: dict, **changes) -> recipe.Recipe:
 def test_a_model_that_cannot_be_had_is_named(model: dict, where: str, says: str, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError) as refused:
-        model_folder(build(model), tmp_path)
+        model_folder(build(model), tmp_path, train, print)
     assert refused.value.where == where and says in str(refused.value)
 
 
 def test_a_task_without_a_tokenizer_cannot_start_from_nothing(tmp_path: Path):
     (tmp_path / "data.jsonl").write_text('{"prompt": "1", "answer": "2"}\n')
     with pytest.raises(RecipeError, match="needs a tokenizer"):
-        model_folder(build({"config": CONFIG}, task={"name": "jsonl", "path": str(tmp_path / "data.jsonl")}), tmp_path)
+        model_folder(build({"config": CONFIG}, task={"name": "jsonl", "path": str(tmp_path / "data.jsonl")}), tmp_path, train,
+                     print)
 
 
 def test_a_folder_without_a_model_is_told_in_one_line(tmp_path: Path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="holds no causal language model") as error:
-        load_causal_lm(str(tmp_path), "float32")
+        load_causal_lm(str(tmp_path), "float32", "model.path")
     assert "\n" not in str(error.value)
 
 
 def test_the_seed_decides_the_weights(tmp_path: Path):
-    weights = [load_file(Path(model_folder(build({"config": CONFIG}, seed=seed), tmp_path / str(i))) / "model.safetensors")
+    weights = [load_file(Path(model_folder(build({"config": CONFIG}, seed=seed), tmp_path / str(i), train, print)) / "model.safetensors")
                for i, seed in enumerate((0, 0, 1))]
     name = "model.embed_tokens.weight"
     assert torch.equal(weights[0][name], weights[1][name]) and not torch.equal(weights[0][name], weights[2][name])
@@ -60,11 +62,11 @@ def test_a_warm_start_runs_once_and_is_found_by_its_content(tmp_path: Path, monk
             "batch: {prompts: 4}\nworkers: {backend: local}\nevaluation: {every: -1}\n")
     warm.write_text(text)
     notes = []
-    first = model_folder(build({"recipe": str(warm)}), tmp_path, notes.append)
+    first = model_folder(build({"recipe": str(warm)}), tmp_path, train, notes.append)
     assert len(notes) == 1 and (Path(first) / "model.safetensors").is_file()
-    assert model_folder(build({"recipe": str(warm)}), tmp_path, notes.append) == first and len(notes) == 1
+    assert model_folder(build({"recipe": str(warm)}), tmp_path, train, notes.append) == first and len(notes) == 1
     warm.write_text(text + "seed: 7\n")
-    assert model_folder(build({"recipe": str(warm)}), tmp_path, notes.append) != first and len(notes) == 2
+    assert model_folder(build({"recipe": str(warm)}), tmp_path, train, notes.append) != first and len(notes) == 2
 
 
 def test_every_key_is_part_of_the_content():
@@ -73,5 +75,5 @@ def test_every_key_is_part_of_the_content():
 
 
 def test_a_bfloat16_policy_holds_bfloat16(tmp_path: Path):
-    model = load_causal_lm(str(tiny_model(tmp_path)), "bfloat16")
+    model = load_causal_lm(str(tiny_model(tmp_path)), "bfloat16", "model.path")
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}

@@ -87,6 +87,7 @@ def test_the_gradient_does_not_depend_on_micro_batches(model: Path, options: dic
         learner = make(model, regularizers=regularizers, batch={"prompts": 4, "samples": 3, "micro_tokens": micro_tokens}, **options)
         for _, p in learner.policy.trained():  # away from the reference, where every divergence is 0
             p.data += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+        learner.version = 1  # and past the batch that must find it there
         gradient = capture_gradient(learner, batch(learner))
         steps[micro_tokens] = gradient
     for micro_tokens in (30, 1):
@@ -213,6 +214,44 @@ def test_an_engine_with_other_weights_stops_the_run(model: Path):
     assert stats["engine/gap"].mean < 1e-6 and stats["kl/engine"].mean < 1e-6
     with pytest.raises(RunStopped, match="step 1: the engine's log-probs differ from the learner's by 1"):
         learner.update(replace(scored, sampler_logp=logp - 1.0), 1)
+
+
+def test_the_distance_to_the_engine_is_that_of_its_own_samples(model: Path):
+    """KL(mu||pi_old) where log pi_old - log mu is 1/2 throughout: e^(1/2) - 1 - 1/2 a token."""
+    learner = make(model, max_engine_gap=1.0)
+    scored = batch(learner)
+    with torch.no_grad():
+        logp = learner._stats(scored, learner.policy.hidden(scored)).logp
+    stats = learner.update(replace(scored, sampler_logp=logp - 0.5), 0)
+    assert stats["kl/engine"].mean == pytest.approx(0.1487212707, rel=1e-5) and stats["engine/gap"].mean == pytest.approx(0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("estimator", ["sampled", "exact"])
+def test_policy_and_reference_have_the_same_temperature(model: Path, estimator: str):
+    learner = make(model, sampling={"max_tokens": 6, "temperature": 0.5},
+                   regularizers={"kl": {"coefficient": 0.1, "reference": "ema", "estimator": estimator}})
+    first = learner.update(batch(learner), 0)
+    assert first["divergence/kl"].mean == pytest.approx(0, abs=1e-6) and first["kl/ref/k3"].mean == pytest.approx(0, abs=1e-6)
+
+
+def test_the_divergence_told_is_that_of_an_answer(model: Path):
+    learner = make(model, regularizers={"kl": {"coefficient": 0.1, "estimator": "exact"}})
+    learner.update(batch(learner), 0)
+    stats = learner.update(batch(learner, 1), 1)
+    assert stats["divergence/kl"].count == 12
+    assert stats["divergence/kl"].sum == pytest.approx(stats["kl/ref/exact"].sum, rel=1e-6)
+
+
+def test_dropout_follows_from_the_seed_and_the_step(model: Path):
+    def after(noise: int, step: int) -> torch.Tensor:
+        torch.manual_seed(0)  # of the adapter's first values
+        learner = make(model, model={"path": str(model), "lora": {"rank": 4, "dropout": 0.5}})
+        scored = batch(learner)
+        torch.manual_seed(noise)
+        learner.update(scored, step)
+        return torch.cat([p.flatten() for p in parameters(learner).values()])
+
+    assert torch.equal(after(1, 0), after(2, 0)) and not torch.equal(after(1, 0), after(1, 1))
 
 
 def test_every_optimizer_key_changes_the_update(model: Path):

@@ -43,6 +43,7 @@ def learner(*args, **batch) -> Learner:
     made = Learner(build(*args, **batch), str(args[0]))
     for _, p in made.policy.trained():
         p.data += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+    made.version = 1  # the first batch must find it there, and stops the run
     return made
 
 

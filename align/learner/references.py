@@ -1,0 +1,83 @@
+"""The references of a run: who shares one, where each must start, and what a checkpoint holds of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from align.config import resolved
+from align.describe import written
+from align.errors import RunStopped, UserError
+from align.learner.policy import Policy
+from align.learner.tally import Tally, reference_place
+from align.recipe import Recipe
+from align.references import Reference
+from align.types import TokenBatch
+
+TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-3}
+"""Nats a token (k3) that rounding explains, by precision; another model is 1e-2 away and more."""
+BLANK = "00" * 8
+
+
+def started(recipe: Recipe, policy: Policy) -> dict[str, Reference]:
+    """One reference for each regularizer that has one; equal configurations share one, so that a stack costs one copy."""
+    shared: dict[str, Reference] = {}
+    by_regularizer = {}
+    for name, regularizer in recipe.regularizers.items():
+        if regularizer.reference is not None:
+            key = json.dumps(resolved(regularizer.reference), sort_keys=True, default=str)
+            if key not in shared:
+                regularizer.reference.start(policy)
+            by_regularizer[name] = shared.setdefault(key, regularizer.reference)
+    return by_regularizer
+
+
+def distinct(references: dict[str, Reference]) -> dict[str, Reference]:
+    """Each once, by the first regularizer that has it."""
+    return {name: r for name, r in references.items() if name == next(n for n, other in references.items() if other is r)}
+
+
+def stop_unless_initial(references: dict[str, Reference], dtype: str, batch: TokenBatch, tally: Tally, step: int) -> None:
+    """Raises RunStopped where a reference that begins as the policy does not give the first batch the policy's log-probs."""
+    measured = tally.stats()
+    for name in batch.references:
+        if references[name].starts_at_policy:
+            k3 = measured[f"{reference_place(name, batch)}/k3"].mean
+            if not abs(k3) <= TOLERANCE[dtype]:
+                raise RunStopped(f"step {step}: before the first update the policy is {k3:.2e} nats a token away from the reference of "
+                                 f"regularizers.{name} ({written(references[name])}), which is to be the policy itself; nothing was "
+                                 "applied. An adapter that the policy has on and the reference off, or anything random in the forward "
+                                 "pass, does this. Where another model is meant, name it: reference: {name: checkpoint, path: ...}")
+
+
+def described(references: dict[str, Reference], policy: Policy) -> dict[str, dict[str, Any]]:
+    """By regularizer: what its reference is, how often it has changed, and the hash of its parameters now."""
+    hashes = {id(r): r.content_hash(policy) for r in distinct(references).values()}
+    return {name: {"reference": written(r), "version": r.version, "hash": hashes[id(r)]} for name, r in references.items()}
+
+
+def saved(references: dict[str, Reference], policy: Policy | None) -> dict[str, Any]:
+    """The state of each; without `policy` the hash is left blank, to be read into."""
+    hashes = {name: r.content_hash(policy) if policy else BLANK for name, r in distinct(references).items()}
+    return {name: {"state": r.state_dict(), "version": torch.tensor(r.version), "hash": _bytes(hashes[name])}
+            for name, r in distinct(references).items()}
+
+
+def restore(references: dict[str, Reference], policy: Policy, state: dict[str, Any]) -> None:
+    """Raises UserError where a reference that is taken anew at each start is not the one it was."""
+    for name, reference in distinct(references).items():
+        reference.load_state_dict(state[name]["state"])
+        version = int(state[name]["version"])
+        if reference.version != version:
+            reference.version = version
+        now = reference.content_hash(policy)
+        if not torch.equal(_bytes(now), state[name]["hash"]):
+            before = bytes(state[name]["hash"].tolist()).hex()
+            raise UserError(f"the reference of regularizers.{name} ({written(reference)}) is not the one the run was started with (hash "
+                            f"{now}, was {before}): the folder it is taken from has changed. Put it back, or start a new run")
+
+
+def _bytes(hexadecimal: str) -> torch.Tensor:
+    return torch.tensor(list(bytes.fromhex(hexadecimal)), dtype=torch.uint8)

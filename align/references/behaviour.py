@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from align.core.logprobs import Head
+from align.references import OWN, Override, Reference
+
+if TYPE_CHECKING:
+    from align.learner.policy import Policy
+
+
+class Behaviour(Reference):
+    """The policy as it was when the batch began: KL(pi||pi_old), mirror descent's proximal term.
+
+    A penalty lambda against it sets the speed, one against a fixed reference the target: `pi_{k+1} prop pi_k^b ref^{1-b}
+    exp(R/(lambda + tau))`, b = lambda/(lambda + tau), tends to `ref exp(R/tau)` for every lambda (Vieillard et al. 2003.14089;
+    RPG 2505.17508 anchors here too). Nothing is copied but a trained head: what a batch is compared with is scored before its
+    first update.
+    """
+
+    def start(self, policy: Policy) -> None:
+        self.before_batch(policy)
+        self.version = 0
+
+    def before_batch(self, policy: Policy) -> None:
+        head = policy.head()
+        if head.weight.requires_grad:
+            head = head._replace(weight=head.weight.detach().clone(), bias=None if head.bias is None else head.bias.detach().clone())
+        self._head = head
+        self.version += 1
+
+    def parameters(self) -> Override:
+        return OWN
+
+    def head(self, policy: Policy) -> Head:
+        return self._head
+
+    def holds(self, lora: bool) -> str:
+        return "nothing" if lora else "a copy of the head"
+
+    def refusal(self, *, on_policy: bool) -> str | None:
+        if on_policy:
+            return ("each batch serves one update, which starts at the reference, so every divergence and its gradient are 0: raise "
+                    "algorithm.minibatches or algorithm.epochs, or use hard_reset")
+        return None

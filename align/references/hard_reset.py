@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from align.references import Reference
+
+if TYPE_CHECKING:
+    from align.learner.policy import Policy
+
+
+@dataclass
+class HardReset(Reference):
+    """A copy of the policy, taken anew every `every` optimizer steps.
+
+    TR-DPO's hard update (Gorbatovski et al. 2404.09656, tau = 512); ProRL's reference resets (2505.24864) on a
+    schedule. Solving a KL-regularized problem exactly between resets, m of them amount to one problem with beta/m: the pull back
+    weakens with every reset. With LoRA the copy is of the adapter.
+    """
+
+    every: int = 512
+
+    def __post_init__(self):
+        if self.every < 1:
+            raise ValueError(f"every must be at least 1, not {self.every}")
+
+    def start(self, policy: Policy) -> None:
+        self._take(policy)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return self._copy
+
+    def after_step(self, policy: Policy, step: int) -> None:
+        if step % self.every == 0:
+            self._take(policy)
+            self.version += 1
+
+    def refusal(self, *, on_policy: bool) -> str | None:
+        if on_policy and self.every == 1:
+            return ("each batch serves one update, after which the reference is the policy again, so every divergence is 0: raise every, "
+                    "or algorithm.minibatches")
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._copy
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._copy = {name: state[name] for name in self._copy}
+
+    def _take(self, policy: Policy) -> None:
+        # In the policy's own precision the copy is exact; more digits would cost memory and say nothing.
+        self._copy = {n: p.detach().clone() for n, p in policy.trained()}

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from align.errors import UserError
+from align.references import OWN, Override, Reference
+
+if TYPE_CHECKING:
+    from align.core.logprobs import Head
+    from align.learner.policy import Policy
+
+
+@dataclass
+class Teacher(Reference):
+    """Another model, of any architecture, over the same vocabulary: distillation as regularization (KDRL, Xu et al. 2506.02208).
+
+    Held whole beside the policy, in its precision. Tokens must mean the same to both: the tokenizers are compared at the start. A
+    wider head is cut to the policy's (models of one family pad the vocabulary differently; no tokenizer makes those ids).
+    """
+
+    starts_at_policy = False
+
+    path: str
+    """A Hugging Face model folder with its tokenizer. A relative one starts at the working directory, as `model.path` does."""
+
+    def __post_init__(self):
+        # A worker's working directory is another one.
+        self.path = str(Path(self.path).expanduser().absolute())
+
+    def start(self, policy: Policy) -> None:
+        self._model = policy.another(self.path, "reference teacher: path")
+        self._rows = policy.head().weight.shape[0]
+        # Of the tokens the policy can draw: a tokenizer may know more, and its class may add some.
+        own, other = ({t: i for t, i in p.tokenizer.get_vocab().items() if i < self._rows} for p in (policy, self._model))
+        differing = sorted(t for t in own.keys() | other.keys() if own.get(t) != other.get(t))
+        if differing:
+            raise UserError(f"reference teacher: {self.path} has another vocabulary than the policy: {len(differing)} tokens differ, the "
+                            f"first {differing[0]!r} (id {own.get(differing[0])} here, {other.get(differing[0])} there). Log-probs of one "
+                            "token can only be compared over one vocabulary: use a teacher of the same tokenizer")
+        if self._model.head().weight.shape[0] < self._rows:
+            raise UserError(f"reference teacher: the head of {self.path} has {self._model.head().weight.shape[0]} rows, the policy's has "
+                            f"{self._rows}: it gives no probability to the others. Use a teacher with as many")
+
+    def model(self, policy: Policy) -> Policy:
+        return self._model
+
+    def holds(self, lora: bool) -> str:
+        return "a whole model of its own"
+
+    def parameters(self) -> Override:
+        return OWN
+
+    def head(self, policy: Policy) -> Head:
+        head = self._model.head()
+        return head._replace(weight=head.weight[: self._rows], bias=None if head.bias is None else head.bias[: self._rows])

@@ -1,0 +1,46 @@
+"""Shapings: what else touches rewards and advantages. Pure functions of the whole batch, applied in the recipe's order.
+
+`batch.rewards` stays what the reward said, for every shaping, weighting and log; `rewards` and `advantages` are what the
+shapings before made of it. The reward-placed regularizers are subtracted later, in the learner, and are not shaped: a weight
+on the policy term is no weight on a penalty.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from align.divergences import Divergence
+from align.types import TokenBatch
+
+
+class Shaping:
+    """The contract. A part overrides what it needs; whatever it returns is detached."""
+
+    needs_policy = False
+    """Reads `batch.old_logp` and `batch.entropy`: costs a forward pass where a batch serves one update only."""
+    context_divergence: Divergence | None = None
+    """Between pi_old after the prompt and pi_old after the other one; with `other_context`."""
+
+    def rewards(self, batch: TokenBatch, rewards: Tensor) -> Tensor:
+        """float32 [S]: the rewards that advantages are estimated from."""
+        return rewards
+
+    def advantages(self, batch: TokenBatch, advantages: Tensor, name: str) -> Tensor:
+        """float32 [T]: the advantages the policy term is weighed by. `name` finds its own entry in `batch.contexts`."""
+        return advantages
+
+    def other_context(self, batch: TokenBatch) -> TokenBatch | None:
+        """The same answers after other prompts, or None.
+
+        The learner then fills `batch.contexts[name]`, [T], with `context_divergence` at each state: one forward pass more, without
+        gradient, over the full vocabulary.
+        """
+        return None
+
+    def metrics(self, batch: TokenBatch, name: str) -> dict[str, float]:
+        """Numbers of its own, logged as `shaping/NAME/KEY`, beside what it changed."""
+        return {}
+
+    def refusal(self, *, max_tokens: int) -> str | None:
+        """Why it changes nothing under this recipe, or None. `max_tokens`: the longest answer."""
+        return None

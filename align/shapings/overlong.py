@@ -1,0 +1,35 @@
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from align.shapings import Shaping
+from align.types import TokenBatch
+
+
+@dataclass(frozen=True)
+class Overlong(Shaping):
+    """DAPO's soft overlong punishment (Yu et al. 2503.14476, equation 13), added to the reward before advantages are estimated.
+
+    0 up to `limit - buffer` tokens, then linearly down to `-factor` at `limit`, and `-factor` beyond.
+    """
+
+    limit: int
+    """Tokens; in the paper the most an answer can have, 20480."""
+    buffer: int
+    """Tokens before the limit; in the paper 4096."""
+    factor: float = 1.0
+
+    def __post_init__(self):
+        if not 0 < self.buffer <= self.limit or self.factor <= 0:
+            raise ValueError("buffer must lie in (0, limit] and factor must be positive")
+
+    def rewards(self, batch: TokenBatch, rewards: Tensor) -> Tensor:
+        excess = (batch.lengths - (self.limit - self.buffer)).to(rewards.dtype)
+        return rewards - self.factor * torch.clamp(excess / self.buffer, 0, 1)
+
+    def refusal(self, *, max_tokens: int) -> str | None:
+        if max_tokens <= self.limit - self.buffer:
+            return (f"changes nothing: no answer has more than sampling.max_tokens {max_tokens}, and the punishment starts above "
+                    f"limit - buffer = {self.limit - self.buffer}")
+        return None

@@ -1,0 +1,36 @@
+"""The public conformance kit: what a part must be to work wherever a recipe can put it.
+
+Each `check_<kind>` takes a part's name, its class with keys, or a built part, and returns a list of findings; `check` does so for any
+kind. `align check` prints them. A plugin's own test is one line:
+
+    assert all(finding.passed for finding in check_divergence(MyDivergence, power=0.3))
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from align.testing.algorithms import check_algorithm
+from align.testing.coefficients import check_coefficient
+from align.testing.divergences import check_divergence
+from align.testing.engines import check_engine
+from align.testing.estimators import check_estimator
+from align.testing.findings import Finding
+from align.testing.references import check_reference
+from align.testing.regularizers import check_regularizer
+from align.testing.rewards import check_reward
+from align.testing.shapings import check_shaping
+from align.testing.tasks import check_task
+from align.testing.weightings import check_weighting
+
+__all__ = [
+    "Finding", "check", "check_algorithm", "check_coefficient", "check_divergence", "check_engine", "check_estimator", "check_reference",
+    "check_regularizer", "check_reward", "check_shaping", "check_task", "check_weighting",
+]
+
+CHECKS = {name.removeprefix("check_"): found for name, found in list(globals().items()) if name.startswith("check_")}
+
+
+def check(kind: str, part: Any, /, **keys: Any) -> list[Finding]:
+    """`check_<kind>`. `keys`: those of the part, and what the check takes beside it (`model_dir`, `prompts`, `tolerance`)."""
+    return CHECKS[kind](part, **keys)

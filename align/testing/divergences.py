@@ -1,0 +1,183 @@
+"""What a divergence must be: a convex f with f(1) = 0, and every use of it consistent with that f."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.audit import audit
+from align.config import build_part
+from align.divergences import Divergence
+from align.testing.findings import Finding, Kit
+
+KIT = Kit("divergence")
+FAR = 20.0
+"""Nats: the log-ratios a divergence must hold in float32, which is what the samples of a run are clamped to."""
+METHODS = ("f", "f_prime", "coefficient", "generator", "value")
+DIFFERENCES = ("coefficient", "generator", "value")
+"""What is a difference near u = 1, where digits are lost."""
+
+
+def check_divergence(part: Any, /, **keys: Any) -> list[Finding]:
+    """Every check of a divergence: its name, its class with keys, or a built one."""
+    return KIT.run(part, keys)
+
+
+def grid(dtype: torch.dtype = torch.float64, far: float = FAR) -> Tensor:
+    """log u from -far to far, dense near 0 and without it."""
+    positive = torch.logspace(-3, torch.tensor(far).log10().item(), 60, dtype=torch.float64)
+    return torch.cat([-positive.flip(0), positive]).to(dtype)
+
+
+def at_worst(error: Tensor, x: Tensor, limit: float) -> str | None:
+    """Where an error [n] at log u = x [n] is above the limit, or is no number."""
+    error = error.double().nan_to_num(nan=torch.inf)
+    worst = int(error.argmax())
+    return None if error[worst] <= limit else f"off by {error[worst].item():.1e} at log u = {x[worst].item():.3g}"
+
+
+def elementwise(method: Callable[[Tensor], Tensor], name: str) -> str | None:
+    """Shapes, dtypes, independence of the neighbours and an untouched input, of one elementwise function."""
+    for dtype in (torch.float32, torch.float64):
+        x = grid(dtype)
+        kept, whole = x.clone(), method(x)
+        for shape in ((), (0,), (3,), (2, 3)):
+            count = torch.Size(shape).numel()
+            part = method(x[40 : 40 + count].reshape(shape))
+            if part.shape != shape or part.dtype != dtype:
+                return f"{name} of {list(shape)} {dtype} is {list(part.shape)} {part.dtype}"
+            if not torch.equal(part.flatten(), whole[40 : 40 + count]):
+                return f"{name} of an entry depends on its neighbours, or differs from call to call"
+        if not torch.equal(x, kept):
+            return f"{name} writes into its input"
+    return None
+
+
+def holds(method: Callable[[Tensor], Tensor], name: str) -> str | None:
+    """Finite in float32 on the whole range."""
+    x = grid(torch.float32)
+    y = method(x)
+    return None if y.isfinite().all() else f"{name} is {y[~y.isfinite()][0].item()} at log u = {x[~y.isfinite()][0].item():.3g}"
+
+
+def digits(method: Callable[[Tensor], Tensor], name: str) -> str | None:
+    """float32 against float64, relative."""
+    x = grid(torch.float32)
+    exact = method(x.double())
+    worst = at_worst((method(x) - exact).abs() / exact.abs().clamp_min(1e-30), x, 1e-3)
+    return worst and f"{name} in float32 is {worst}, relative"
+
+
+def first(found: Any) -> str | None:
+    """The first complaint."""
+    return next((complaint for complaint in found if complaint), None)
+
+
+@KIT.check("elementwise", "write f with tensor operations on log_u alone, none in place; new tensors take its dtype")
+def _elementwise(d: Divergence) -> str | None:
+    """every method keeps shape and dtype, also of nothing, takes each entry by itself, and leaves its input alone"""
+    return first(elementwise(getattr(d, name), name) for name in METHODS)
+
+
+@KIT.check("f(1) = 0", "subtract f(1) from f")
+def _zero(d: Divergence) -> str | None:
+    """f is 0 where policy and reference agree"""
+    found = d.f(torch.zeros(1, dtype=torch.float64)).item()
+    return None if abs(found) < 1e-12 else f"f is {found:.3g} there"
+
+
+@KIT.check("convex", "check the sign and direction of f: it takes log(pi/ref), and what is minimised must be convex in pi/ref")
+def _convex(d: Divergence) -> str | None:
+    """f' never falls as u grows"""
+    x = grid()
+    slope = d.f_prime(x)
+    falls = (slope[:-1] - slope[1:]) / (slope[:-1].abs() + slope[1:].abs() + 1e-12)
+    worst = at_worst(falls, x, 1e-9)
+    return worst and f"f' falls near log u = {x[int(falls.argmax())].item():.3g}"
+
+
+@KIT.check("not negative", "write `generator` as f(u) - f(1) - f'(1)(u - 1), `value` as that over u, both without cancellation")
+def _not_negative(d: Divergence) -> str | None:
+    """generator and value are at least 0"""
+    x = grid(torch.float32)
+    return first(f"{name} is {y.min().item():.3g} at log u = {x[int(y.argmin())].item():.3g}" if y.min() < 0 else None
+                 for name, y in (("generator", d.generator(x)), ("value", d.value(x))))
+
+
+@KIT.check("finite", "use expm1 and log1p, and put products of powers in one exponent")
+def _finite(d: Divergence) -> str | None:
+    """every method is finite in float32 for |log u| up to 20"""
+    return first(holds(getattr(d, name), name) for name in METHODS)
+
+
+@KIT.check("f_prime", "f_prime is the derivative in u, not in log u; delete it to have autograd's")
+def _slope(d: Divergence) -> str | None:
+    """f_prime is df/du, by autograd in float64"""
+    x = grid(far=5.0).requires_grad_()
+    (slope,) = torch.autograd.grad(d.f(x).sum(), x)
+    return at_worst(_difference(d.f_prime(x.detach()), slope * torch.exp(-x.detach())), x.detach(), 1e-7)
+
+
+@KIT.check("coefficient", "coefficient is f_prime(log_u) - f_prime(0); delete it to have that")
+def _coefficient(d: Divergence) -> str | None:
+    """coefficient is f'(u) - f'(1)"""
+    x = grid(far=5.0)
+    return at_worst(_difference(d.coefficient(x), d.f_prime(x) - d.f_prime(x * 0)), x, 1e-7)
+
+
+@KIT.check("generator", "generator is f(u) - f(1) - f'(1)(u - 1); delete it to have that")
+def _generator(d: Divergence) -> str | None:
+    """generator is f(u) - f(1) - f'(1)(u - 1)"""
+    x = grid(far=5.0)
+    line = d.f_prime(x * 0) * torch.expm1(x)
+    return at_worst((d.generator(x) - (d.f(x) - line)).abs() / (1 + d.f(x).abs() + line.abs()), x, 1e-7)
+
+
+@KIT.check("value", "value is generator/u; delete it to have that")
+def _value(d: Divergence) -> str | None:
+    """value is generator over u"""
+    x = grid(far=5.0)
+    return at_worst(_difference(d.value(x), d.generator(x) * torch.exp(-x)), x, 1e-7)
+
+
+@KIT.check("digits", "near u = 1 a difference of large terms loses its digits: use expm1 and log1p, or compute in float64 and cast back")
+def _digits(d: Divergence) -> str | None:
+    """coefficient, generator and value in float32 agree with float64 to 1e-3, near u = 1 too"""
+    return first(digits(getattr(d, name), name) for name in DIFFERENCES)
+
+
+@KIT.check("full_support", "set `full_support = False` in the class: a preference link then refuses it, rightly")
+def _full_support(d: Divergence) -> str | None:
+    """where full_support is claimed, f' falls without bound as u goes to 0"""
+    near, far = d.f_prime(torch.tensor([-15.0, -27.0], dtype=torch.float64)).tolist()
+    return None if not d.full_support or far < near - 1e-3 else f"f' is {near:.3g} at log u = -15 and {far:.3g} at -27"
+
+
+@KIT.check("transform", "transform returns the divergence and its derivative in `mean`; it must grow, from 0 at 0")
+def _transform(d: Divergence) -> str | None:
+    """transform is 0 at 0, grows, and its second answer is its slope"""
+    mean = torch.linspace(0, 0.9, 10, dtype=torch.float64, requires_grad=True)
+    value, slope = d.transform(mean)
+    (exact,) = torch.autograd.grad(value.sum(), mean)
+    if value[0].abs() > 1e-12 or (value.diff() <= 0).any():
+        return f"it is {value[0].item():.3g} at 0, and {'grows' if (value.diff() > 0).all() else 'does not grow'}"
+    return None if torch.allclose(slope, exact, rtol=1e-7) else "its slope is another"
+
+
+@KIT.check("gradient", "make f, f_prime, coefficient and transform agree: their own checks above say which does not")
+def _gradient(d: Divergence) -> str | None:
+    """by enumeration, every estimator that measures it has the exact gradient of E_ref[f(u)], on- and off-policy"""
+    for estimator in ("sampled", "exact") if d.is_f_divergence else ("exact",):
+        regularizer = build_part("regularizer", {"coefficient": 1.0, "estimator": estimator}, estimator)
+        object.__setattr__(regularizer, "divergence", d)
+        certificate = audit(regularizer)
+        if certificate.verdict != "exact":
+            return f"by {estimator}: {certificate.reason}"
+    return None
+
+
+def _difference(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).abs() / (1e-3 + b.abs())

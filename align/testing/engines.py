@@ -1,0 +1,172 @@
+"""What an engine must be: it reports the log-probs of the weights it holds, draws from them, and takes whole models only."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from align.engines import Engine, Sampling
+from align.testing.findings import Finding, Kit, again
+from align.testing.tiny import tiny_model
+from align.types import Group, Prompt
+from align.weight_sync.packing import pack
+
+KIT = Kit("engine")
+SAMPLING = Sampling(temperature=0.7, max_tokens=12)
+LONGEST = 32
+PROMPTS = tuple(Prompt(id=f"p{i}", text="", token_ids=tuple(3 + (i * j + j) % 10 for j in range(3 + 4 * (i % 3)))) for i in range(9))
+SAMPLES = 4
+
+
+def check_engine(part: Any, /, model_dir: Path | None = None, tolerance: float = 1e-4, **keys: Any) -> list[Finding]:
+    """Every check of an engine: its name, its class with keys, or one that is built and not started.
+
+    Args: model_dir: a Hugging Face folder; a tiny one is made where none is given. tolerance: nats that its log-probs may be off,
+    and above which another model's must be.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        return KIT.run(part, keys, model_dir=model_dir or tiny_model(Path(made)), tolerance=tolerance)
+
+
+@dataclass
+class Started:
+    """An engine at work, and the model whose weights it should hold."""
+
+    engine: Engine
+    model: Any
+
+    def generate(self, prompts=PROMPTS, samples: int = SAMPLES, seed: int = 1) -> list[Group]:
+        return self.engine.generate(prompts, samples, seed)
+
+    @torch.no_grad()
+    def gap(self, groups: list[Group]) -> float:
+        """The largest |log mu - log pi| of a token by one forward pass of the model over prompt and answer, nats."""
+        worst = 0.0
+        for prompt, rollout in ((g.prompt, r) for g in groups for r in g.rollouts):
+            tokens = torch.from_numpy(np.array(rollout.token_ids)).long()
+            logits = self.model(torch.tensor([[*prompt.token_ids, *tokens.tolist()]])).logits[0, len(prompt.token_ids) - 1 : -1].float()
+            logp = torch.log_softmax(logits / SAMPLING.temperature, -1).gather(1, tokens[:, None]).squeeze(1)
+            worst = max(worst, float(np.abs(rollout.sampler_logp - logp.numpy()).max()))
+        return worst
+
+    def changed(self) -> Any:
+        """A model of other weights, about as large."""
+        other, generator = copy.deepcopy(self.model), torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for p in other.parameters():
+                p.mul_(0.9).add_(0.06 * torch.randn(p.shape, generator=generator))
+        return other
+
+
+@contextmanager
+def started(e: Engine, model_dir: Path) -> Iterator[Started]:
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415  (seconds to import)
+
+    engine = again(e)
+    engine.start(str(model_dir), SAMPLING, LONGEST)
+    try:
+        yield Started(engine, AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32))
+    finally:
+        engine.close()
+
+
+def drawn(groups: list[Group]) -> list[list[list[int]]]:
+    return [[list(r.token_ids) for r in g.rollouts] for g in groups]
+
+
+@KIT.check("log-probs", "report log softmax(logits/temperature) of the token that was drawn, of the weights that drew it")
+def _logp(e: Engine, model_dir: Path, tolerance: float) -> str | None:
+    """sampler_logp is what a full forward pass of the model gives, after temperature"""
+    with started(e, model_dir) as s:
+        gap = s.gap(s.generate())
+        return None if gap <= tolerance else f"a token is off by {gap:.2e} nats"
+
+
+@KIT.check("rollouts", "token_ids int32 [n] and sampler_logp float32 [n], the end token included; finished only where it is the last one")
+def _rollouts(e: Engine, model_dir: Path, tolerance: float) -> str | None:
+    """groups in the order of the prompts, each with all its samples, ended by the end token or cut at the limit"""
+    with started(e, model_dir) as s:
+        groups, end = s.generate(), s.model.config.eos_token_id
+        if [g.prompt for g in groups] != list(PROMPTS) or any(len(g.rollouts) != SAMPLES for g in groups):
+            return f"{len(groups)} groups, not one of {SAMPLES} rollouts for each of {len(PROMPTS)} prompts in their order"
+        for r in (r for g in groups for r in g.rollouts):
+            ids = list(r.token_ids)
+            if r.token_ids.dtype != np.int32 or r.sampler_logp.dtype != np.float32 or len(r.sampler_logp) != len(ids):
+                return f"token_ids {r.token_ids.dtype} [{len(ids)}], sampler_logp {r.sampler_logp.dtype} [{len(r.sampler_logp)}]"
+            if not 0 < len(ids) <= SAMPLING.max_tokens or end in ids[:-1] or r.finished != (ids[-1] == end):
+                return f"an answer of {len(ids)} tokens, of at most {SAMPLING.max_tokens}, says finished={r.finished}"
+            if not r.finished and len(ids) < SAMPLING.max_tokens:
+                return "an answer stops before its end and before the limit"
+    return None
+
+
+@KIT.check("seeds", "derive the randomness of each prompt from `seed`, its id and how often it came before: see engines/_seeds.py")
+def _seeds(e: Engine, model_dir: Path, tolerance: float) -> str | None:
+    """a seed gives the same rollouts, and leaves the process's random state alone"""
+    with started(e, model_dir) as s:
+        state = torch.get_rng_state()
+        one, two = drawn(s.generate(seed=5)), drawn(s.generate(seed=5))
+        if one != two:
+            return "the same seed gives other answers"
+        return None if torch.equal(torch.get_rng_state(), state) else "it draws from the process's random numbers"
+
+
+@KIT.check("samples", "draw every sample of every prompt afresh, and another seed's anew: a group of one answer has no advantage")
+def _samples(e: Engine, model_dir: Path, tolerance: float) -> str | None:
+    """another seed gives other rollouts, and the samples of a prompt differ"""
+    with started(e, model_dir) as s:
+        one, two = drawn(s.generate(seed=5)), drawn(s.generate(seed=6))
+        if one == two:
+            return "another seed gives the same answers"
+        return None if any(a != group[0] for group in one for a in group) else "all samples of a prompt are the same"
+
+
+@KIT.check("load", "replace every weight before the next token is drawn, drop what was cached of the old ones, and set `version`")
+def _load(e: Engine, model_dir: Path, tolerance: float) -> str | None:
+    """after a push the log-probs are those of the new weights, and rollouts carry their version; a read-only buffer will do"""
+    with started(e, model_dir) as s:
+        s.generate()
+        s.model = s.changed()
+        weights = pack(s.model.named_parameters())
+        weights.buffer.setflags(write=False)
+        s.engine.load(7, weights)
+        groups = s.generate()
+        if (gap := s.gap(groups)) > tolerance:
+            return f"a token is off by {gap:.2e} nats from the new weights"
+        versions = {s.engine.version} | {r.version for g in groups for r in g.rollouts}
+        return None if versions == {7} else f"version 7 was loaded, and {sorted(versions)} is reported"
+
+
+@KIT.check("wrong weights", "compare names and shapes with the checkpoint's before the first byte is written (weight_sync/layout.py)")
+def _refuses(e: Engine, model_dir: Path, tolerance: float) -> str | None:
+    """weights that lack a tensor, have an unknown one or another shape raise ValueError, and change nothing"""
+    with started(e, model_dir) as s:
+        good = dict(s.changed().named_parameters())
+        name = next(iter(good))
+        wrong = {"lack a tensor": {n: t for n, t in good.items() if n != name},
+                 "have an unknown tensor": good | {"unknown.weight": good[name]},
+                 "have a tensor of another shape": good | {name: good[name][:-1]}}
+        for what, tensors in wrong.items():
+            try:
+                s.engine.load(9, pack(tensors.items()))
+            except ValueError:
+                continue
+            return f"it takes weights that {what}"
+        if (gap := s.gap(s.generate())) > tolerance:
+            return f"after refusing, a token is off by {gap:.2e} nats from the old weights"
+        return None if s.engine.version == 0 else f"after refusing, version is {s.engine.version}"
+
+
+@KIT.check("nothing to do", "return an empty list for no prompts")
+def _empty(e: Engine, model_dir: Path, tolerance: float) -> str | None:
+    """no prompts give no groups"""
+    with started(e, model_dir) as s:
+        return None if s.generate(prompts=()) == [] else "they do"

@@ -1,0 +1,112 @@
+"""What a conformance check answers, and how checks of one kind of part are kept together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from align import config, registry
+from align.describe import summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One check of one part."""
+
+    name: str
+    passed: bool
+    expected: str
+    found: str
+    """What was there instead; empty where it passed."""
+    mend: str
+
+
+class Check(NamedTuple):
+    name: str
+    expected: str
+    mend: str
+    test: Callable[..., str | None]
+    """What is wrong with a part, or None."""
+
+
+class Kit:
+    """The checks of one kind. A check is a function of a built part: what it expects is its docstring, what it finds wrong it returns.
+
+    A part is given as its name, as a class (which need not derive from anything) with its keys, or built.
+    """
+
+    def __init__(self, kind: str):
+        self.kind, self.checks = kind, list(GENERAL)
+
+    def check(self, name: str, mend: str) -> Callable:
+        def kept(test: Callable[..., str | None]) -> Callable[..., str | None]:
+            self.checks.append(Check(name, " ".join(test.__doc__.split()), mend, test))
+            return test
+
+        return kept
+
+    def run(self, part: Any, keys: dict[str, Any], **needs: Any) -> list[Finding]:
+        """Every check in order, or one failure where the part cannot be built. `needs`: what the checks take beside the part."""
+        built = _found(lambda: self._build(part, keys))
+        if isinstance(built, str):
+            return [Finding(name="is built", passed=False, expected="the class with these keys becomes a part", found=built,
+                            mend=f"define what a {self.kind} must ({', '.join(sorted(must_define(self.kind))) or 'nothing'}), and give "
+                                 "every key without a default")]
+        return [_finding(check, lambda test=check.test: test(built, **needs)) for check in self.checks]
+
+    def _build(self, part: Any, keys: dict[str, Any]) -> Any:
+        if isinstance(part, str):
+            return config.build_part(self.kind, {"name": part} | keys, part)
+        if isinstance(part, type):
+            return config.build(registry._complete(part, registry.contract(self.kind)), keys, part.__name__)
+        if not isinstance(part, registry.contract(self.kind)):
+            raise TypeError(f"a {type(part).__name__} is no {self.kind} yet: give the class, and its keys")
+        return part
+
+
+def must_define(kind: str) -> frozenset[str]:
+    """The methods a part of this kind cannot do without."""
+    return getattr(registry.contract(kind), "__abstractmethods__", frozenset())
+
+
+def again(part: Any) -> Any:
+    """The same part built a second time, from the keys a recipe would hold."""
+    node = config.resolved(part)
+    node.pop("name", None)
+    return config.build(type(part), node, type(part).__name__)
+
+
+def _found(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except Exception as error:  # whatever a part raises is what was found of it
+        return f"{type(error).__name__}: {str(error).strip() or 'without a message'}"
+
+
+def _finding(check: Check, call: Callable[[], str | None]) -> Finding:
+    found = _found(call)
+    return Finding(name=check.name, passed=found is None, expected=check.expected, found=found or "", mend=check.mend)
+
+
+def _says_what_it_is(part: Any, **_: Any) -> str | None:
+    return None if summary(type(part)) else f"{type(part).__name__} has no docstring"
+
+
+def _keys_round_trip(part: Any, **_: Any) -> str | None:
+    node = config.resolved(part)
+    json.dumps(node)
+    node.pop("name", None)
+    copied = config.resolved(again(part))
+    copied.pop("name", None)
+    differing = [key for key in node if copied[key] != node[key]]
+    return f"{', '.join(differing)} came back otherwise" if differing else None
+
+
+GENERAL = (
+    Check("docstring", "the class says in one sentence what it is, with units and the paper", "write a docstring under `class`",
+          _says_what_it_is),
+    Check("keys", "its keys are plain values that a recipe holds and builds it from again",
+          "annotate every key (`power: float = 0.5`) and change none in __post_init__", _keys_round_trip),
+)

@@ -1,0 +1,144 @@
+"""What a reference must be: states and a head to compare with, that no update of the policy writes into, and that a resume finds again."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from align.enumeration import ONE_TOKEN, context, setting
+from align.references import Reference
+from align.testing.findings import Finding, Kit, again
+from align.testing.tiny import tiny_model
+from align.types import TokenBatch
+
+if TYPE_CHECKING:
+    from align.learner.policy import Policy
+
+KIT = Kit("reference")
+
+
+def check_reference(part: Any, /, model_dir: Path | None = None, **keys: Any) -> list[Finding]:
+    """Every check of a reference: its name, its class with keys, or a built one. On a whole policy and on one with LoRA.
+
+    Args: model_dir: the policy's Hugging Face folder; a tiny one is made where none is given.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        return KIT.run(part, keys, model_dir=model_dir or tiny_model(Path(made)))
+
+
+def batch() -> TokenBatch:
+    ctx, _ = context(setting(ONE_TOKEN), "unused", dtype=torch.float32)
+    ids = torch.where(ctx.batch.input_ids < 0, 3, ctx.batch.input_ids)
+    return replace(ctx.batch, input_ids=ids, references={}, penalty_weights={})
+
+
+def policies(model_dir: Path) -> Iterator[Policy]:
+    from align.learner.policy import Policy  # noqa: PLC0415  (the learner's libraries take seconds to import)
+    from align.recipe import Lora, Model  # noqa: PLC0415
+
+    for lora in (Lora(), Lora(rank=2)):
+        torch.manual_seed(0)
+        yield Policy(str(model_dir), Model(path=str(model_dir), lora=lora))
+
+
+@torch.no_grad()
+def move(policy: Policy) -> None:
+    """What an optimizer step does: in place."""
+    generator = torch.Generator().manual_seed(1)
+    for _, p in policy.trained():
+        p.add_(0.05 * torch.randn(p.shape, generator=generator))
+
+
+@torch.no_grad()
+def logp(r: Reference, policy: Policy) -> Tensor:
+    """log ref over the vocabulary at each state, [T, V]."""
+    return torch.log_softmax(r.head(policy).logits(r.hidden(policy, batch()), 1.0), -1)
+
+
+def begun(r: Reference, policy: Policy) -> Reference:
+    fresh = again(r)
+    fresh.start(policy)
+    fresh.before_batch(policy)
+    return fresh
+
+
+@KIT.check("scores", "return states [T, H] from `hidden` and their head from `head`, over the policy's vocabulary")
+def _scores(r: Reference, model_dir: Path) -> str | None:
+    """finite log-probs over the policy's vocabulary at every state"""
+    for policy in policies(model_dir):
+        found = logp(begun(r, policy), policy)
+        wanted = (len(batch().seq_ids), policy.head().weight.shape[0])
+        if found.shape != wanted or not found.isfinite().all():
+            return f"{list(found.shape)} instead of {list(wanted)}, or not finite"
+    return None
+
+
+@KIT.check("starts at the policy", "set `starts_at_policy = False` where the reference is another model: the run would stop")
+def _start(r: Reference, model_dir: Path) -> str | None:
+    """where starts_at_policy is claimed, it is the policy at the first batch"""
+    for policy in policies(model_dir):
+        own = torch.log_softmax(policy.head().logits(policy.hidden(batch()), 1.0), -1)
+        gap = (logp(begun(r, policy), policy) - own).abs().max().item()
+        if r.starts_at_policy and gap > 1e-5:
+            return f"a log-prob differs by {gap:.1e} nats"
+    return None
+
+
+@KIT.check("scored once", "replace tensors, never write into them, and clone the policy's: a batch is compared until its last update")
+def _replaced(r: Reference, model_dir: Path) -> str | None:
+    """an update of the policy, and what follows from it, does not write into the head that a batch was scored with"""
+    for policy in policies(model_dir):
+        fresh = begun(r, policy)
+        head = fresh.head(policy)
+        kept = head.weight.clone()
+        move(policy)
+        fresh.after_step(policy, 1)
+        if not torch.equal(head.weight, kept):
+            return "the head of a scored batch has changed"
+    return None
+
+
+@KIT.check("version", "add 1 to `version` whenever the reference becomes another")
+def _version(r: Reference, model_dir: Path) -> str | None:
+    """what it stands for changes with its version only"""
+    for policy in policies(model_dir):
+        fresh = begun(r, policy)
+        for step in (1, 2, 3):
+            version, stood_for = fresh.version, logp(fresh, policy)
+            move(policy)
+            fresh.after_step(policy, step)
+            fresh.before_batch(policy)
+            if fresh.version == version and not torch.equal(logp(fresh, policy), stood_for):
+                return f"after step {step} it is another, at the same version {version}"
+    return None
+
+
+@KIT.check("resumes", "keep in state_dict every tensor that after_step changes; what `start` takes from the recipe's model is taken again")
+def _resumes(r: Reference, model_dir: Path) -> str | None:
+    """a copy started from the recipe's model that loads its state is the same reference, content_hash and log-probs alike"""
+    for policy, resumed in zip(policies(model_dir), policies(model_dir), strict=True):
+        fresh, copy = begun(r, policy), again(r)
+        copy.start(resumed)
+        for step in (1, 2, 3):
+            move(policy)
+            move(resumed)
+            fresh.after_step(policy, step)
+        copy.load_state_dict({name: value.clone() if isinstance(value, Tensor) else value for name, value in fresh.state_dict().items()})
+        for one, its_policy in ((fresh, policy), (copy, resumed)):
+            one.before_batch(its_policy)
+        if fresh.content_hash(policy) != copy.content_hash(resumed) or not torch.equal(logp(fresh, policy), logp(copy, resumed)):
+            return "it is another one after a resume"
+    return None
+
+
+@KIT.check("refusal", "return a sentence for the user, or None")
+def _refusal(r: Reference, model_dir: Path) -> str | None:
+    """refusal is None, or says why a penalty would be zero"""
+    found = [r.refusal(on_policy=on_policy) for on_policy in (True, False)]
+    return next((f"it is {reason!r}" for reason in found if reason is not None and not (isinstance(reason, str) and reason.strip())), None)

@@ -1,0 +1,140 @@
+"""What a regularizer must be: a loss or a reward with its value, the same however a batch is cut, with the gradient it claims."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.audit import audit
+from align.audit.measure import claimed
+from align.enumeration import TREE, UPDATE, context, setting
+from align.regularizers import Penalty, Regularizer
+from align.testing.divergences import first
+from align.testing.findings import Finding, Kit
+from align.types import TokenContext
+
+KIT = Kit("regularizer")
+NAME = "checked"
+
+
+def check_regularizer(part: Any, /, **keys: Any) -> list[Finding]:
+    """Every check of a regularizer: its name, its class with keys, or a built one."""
+    return KIT.run(part, keys)
+
+
+def view(r: Regularizer, dtype: torch.dtype = torch.float32, moved: float = UPDATE) -> tuple[TokenContext, Tensor]:
+    """Forty answers, drawn one update ago, and the logits that gradients arrive at."""
+    return context(setting(TREE, moved), NAME, claimed(r) if r.full_vocabulary else None, r.outcomes, dtype)
+
+
+def felt(penalty: Penalty) -> Tensor:
+    return penalty.loss if penalty.reward is None else penalty.reward
+
+
+def alike(one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor]) -> bool:
+    """Value and what is felt, both to float32's last digits."""
+    return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one, two, strict=True))
+
+
+def select(ctx: TokenContext, sequences: Tensor) -> tuple[TokenContext, Tensor]:
+    """A micro-batch of these sequences, and which tokens those are."""
+    tokens = torch.isin(ctx.batch.seq_ids, sequences)
+    exact = {name: x[tokens] for name, x in ctx.exact.items()}
+    return TokenContext(batch=ctx.batch.select(sequences), logp=ctx.logp[tokens], entropy=ctx.entropy[tokens], exact=exact), tokens
+
+
+@KIT.check("penalty", "return Penalty(value=..., loss=...) or Penalty(value=..., reward=...) of shape [T]; detach value and reward")
+def _penalty(r: Regularizer) -> str | None:
+    """exactly one of loss and reward, as `placement` says, one number a token; value and reward detached, loss differentiable"""
+    ctx, _ = view(r)
+    p = r.penalty(ctx, NAME)
+    given = [name for name in ("loss", "reward") if getattr(p, name) is not None]
+    if given != [r.placement]:
+        return f"placement is {r.placement}, and the penalty has {' and '.join(given) or 'neither'}"
+    if any(x.shape != ctx.logp.shape or x.dtype != torch.float32 for x in (p.value, felt(p))):
+        sizes = (f"{name} {list(x.shape)} {x.dtype}" for name, x in (("value", p.value), (r.placement, felt(p))))
+        return f"{', '.join(sizes)}, of {len(ctx.logp)} tokens"
+    if p.value.requires_grad or (p.reward is not None and p.reward.requires_grad):
+        return "value or reward carries a gradient"
+    return None if p.loss is None or p.loss.requires_grad else "the loss has no gradient"
+
+
+@KIT.check("finite", "clamp the log-ratio before its exponential")
+def _finite(r: Regularizer) -> str | None:
+    """value, loss and gradient are finite, also where policy and reference are 60 nats apart, either way"""
+    near, tokens = setting(TREE, UPDATE), torch.arange(TREE.vocabulary)
+    far = replace(near, reference=near.reference - 60.0 * (tokens == 0), policy=near.policy - 60.0 * (tokens == 1),
+                  old=near.old - 60.0 * (tokens == 1))
+    ctx, leaf = context(far, NAME, claimed(r) if r.full_vocabulary else None, r.outcomes, torch.float32)
+    p = r.penalty(ctx, NAME)
+    loss = p.loss if p.reward is None else torch.exp(ctx.log_rho) * p.reward
+    (gradient,) = torch.autograd.grad((ctx.batch.loss_weights * loss).sum(), leaf)
+    return first(None if x.isfinite().all() else f"{name} is {x[~x.isfinite()][0].item()} somewhere"
+                 for name, x in (("value", p.value), ("loss", loss), ("gradient", gradient)))
+
+
+@KIT.check("digits", "use expm1 and log1p, or compute in float64 and cast back")
+def _digits(r: Regularizer) -> str | None:
+    """float32 and float64 agree to 1e-4"""
+    one, two = (r.penalty(view(r, dtype)[0], NAME) for dtype in (torch.float32, torch.float64))
+    error = max((a.double() - b.double()).abs().max() / (1e-3 + b.abs().max()) for a, b in ((one.value, two.value), (felt(one), felt(two))))
+    return None if error < 1e-4 else f"they differ by {error:.1e}, relative"
+
+
+@KIT.check("any split", "let nothing but a sequence's own tokens enter its penalty: means over the batch belong in a weighting")
+def _split(r: Regularizer) -> str | None:
+    """micro-batches give each token what the whole batch gives it"""
+    ctx, _ = view(r)
+    whole = r.penalty(ctx, NAME)
+    count = len(ctx.batch.lengths)
+    for part in (torch.arange(0, count, 3), torch.arange(count - 1, count)):
+        micro, tokens = select(ctx, part)
+        found = r.penalty(micro, NAME)
+        if not alike((found.value, felt(found)), (whole.value[tokens], felt(whole)[tokens])):
+            return "a micro-batch gives other numbers"
+    return None
+
+
+@KIT.check("weighed", "multiply value, loss and reward by ctx.batch.penalty_weights[name]")
+def _weighed(r: Regularizer) -> str | None:
+    """twice the weights are twice the penalty (where there is a weighting)"""
+    if r.weighting is None:
+        return None
+    ctx, _ = view(r)
+    doubled = replace(ctx.batch, penalty_weights={NAME: 2 * ctx.batch.penalty_weights[NAME]})
+    one, two = r.penalty(ctx, NAME), r.penalty(replace(ctx, batch=doubled), NAME)
+    return None if alike((two.value, felt(two)), (2 * one.value, 2 * felt(one))) else "they are not"
+
+
+@KIT.check("its own entries", "find references, weights and ctx.exact by the `name` that penalty is given")
+def _own(r: Regularizer) -> str | None:
+    """other regularizers in the batch change nothing"""
+    ctx, _ = view(r)
+    b = ctx.batch
+    other = replace(b.references[NAME], logp=b.references[NAME].logp - 1)
+    weights = {"first": b.penalty_weights[NAME] * 3, **b.penalty_weights}
+    crowd = replace(b, references={"first": other, **b.references}, penalty_weights=weights)
+    exact = {"first": ctx.exact[NAME] * 5, **ctx.exact} if ctx.exact else {}
+    one, two = r.penalty(ctx, NAME), r.penalty(replace(ctx, batch=crowd, exact=exact), NAME)
+    return None if torch.equal(one.value, two.value) and torch.equal(felt(one), felt(two)) else "they do"
+
+
+@KIT.check("repeats", "keep no state between calls and draw no random numbers: a batch is cut and repeated at will")
+def _repeats(r: Regularizer) -> str | None:
+    """the same batch has the same penalty"""
+    ctx, _ = view(r)
+    one, two = r.penalty(ctx, NAME), r.penalty(ctx, NAME)
+    return None if torch.equal(one.value, two.value) and torch.equal(felt(one), felt(two)) else "it differs from call to call"
+
+
+@KIT.check("gradient", "see what `align audit` says of it; `refusal` must refuse what is biased on purpose, unless allow_biased is set")
+def _gradient(r: Regularizer) -> str | None:
+    """by enumeration the gradient is that of the divergence it names, on- and off-policy, or `refusal` says that it is not"""
+    for on_policy in (True, False):
+        certificate = audit(r, on_policy=on_policy)
+        if certificate.verdict == "biased" and certificate.refusal is None and not certificate.allowed:
+            return certificate.reason
+    return None

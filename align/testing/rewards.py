@@ -1,0 +1,85 @@
+"""What a reward must be: a finite number for any text whatever, soon, and the same again. Model output is data, never run."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from align.recipe import RewardLimits
+from align.rewards import Reward
+from align.testing.findings import Finding, Kit
+from align.types import Group, Prompt, Rewards, Rollout
+from align.workers.reward_runner import run_rewards
+
+KIT = Kit("reward")
+PROMPTS = (
+    Prompt(id="countdown", text="3,5,7,9=14:", token_ids=(1,), fields={
+        "skill": "countdown", "numbers": [3, 5, 7, 9], "target": 14, "answer": "9+7+3-5"}),
+    Prompt(id="sort", text="s7,3,5,1,9:", token_ids=(1,), fields={
+        "skill": "sort", "numbers": [7, 3, 5, 1, 9], "answer": "1,3,5,7,9"}),
+)
+"""What the embedded task asks; a reward for another task is checked with prompts of its own."""
+CANARY = "ALIGN_A_REWARD_RAN_THE_ANSWER"
+HOSTILE = (
+    "", " \n\t", "9+7+3-5", "1,3,5,7,9", "14", "9" * 5000, "9**9**6", "1/0", "(" * 3000, "[" * 3000 + "]" * 3000, "-" * 3000 + "1", "nan",
+    "1e999", "\x00\x07", "\ud800", "١٢٣", "🙂" * 200, "{}" * 100, "\\boxed{14}" * 50, "a" * 30 + "!",
+    f"__import__('os').environ.update({CANARY}='1')", f"import os; os.environ['{CANARY}'] = '1'",
+)
+"""Answers a policy under a reward sooner or later writes."""
+LIMITS = RewardLimits(seconds=1.0)
+
+
+def check_reward(part: Any, /, prompts: Sequence[Prompt] = PROMPTS, **keys: Any) -> list[Finding]:
+    """Every check of a reward: its name, its class with keys, or a built one. `prompts`: with the fields that it judges by."""
+    return KIT.run(part, keys, prompts=prompts)
+
+
+def judged(r: Reward, prompts: Sequence[Prompt]) -> Iterator[tuple[str, Rewards]]:
+    """Every hostile answer and the right one to each prompt, and what a run would make of it."""
+    for prompt in prompts:
+        own = prompt.fields.get("answer")
+        for text in (*HOSTILE, *([own] if isinstance(own, str) else [])):
+            rollout = Rollout(token_ids=np.array([1], dtype=np.int32), text=text)
+            yield text, run_rewards(r, LIMITS, [Group(prompt=prompt, rollouts=(rollout,))])
+
+
+@KIT.check("a number", "return a float, or a dict of floats with `total` among them, whatever the text; a run drops the sample otherwise")
+def _number(r: Reward, prompts: Sequence[Prompt]) -> str | None:
+    """a finite float, or named parts of which `total` is the reward, for right answers and for any other text"""
+    failures = ((text, rewards.first_failure) for text, rewards in judged(r, prompts) if rewards.failed)
+    return next((f"{text[:40]!r}: {why}" for text, why in failures if "took longer" not in why), None)
+
+
+@KIT.check("soon", "bound the work by the length of the answer, and refuse to compute what is too long")
+def _soon(r: Reward, prompts: Sequence[Prompt]) -> str | None:
+    """no answer takes a second"""
+    failures = ((text, rewards.first_failure) for text, rewards in judged(r, prompts) if rewards.failed)
+    return next((f"{text[:40]!r}: {why}" for text, why in failures if "took longer" in why), None)
+
+
+@KIT.check("repeats", "keep no state between answers, and draw no random numbers")
+def _repeats(r: Reward, prompts: Sequence[Prompt]) -> str | None:
+    """the same answer has the same reward every time"""
+    one, two = ([(rewards.values.tobytes(), {k: v.tobytes() for k, v in rewards.parts.items()}) for _, rewards in judged(r, prompts)]
+                for _ in range(2))
+    return None if one == two else "it changes"
+
+
+@KIT.check("runs no answer", "parse the answer; never eval, exec, import or unpickle it")
+def _data(r: Reward, prompts: Sequence[Prompt]) -> str | None:
+    """an answer that is Python is not executed"""
+    os.environ.pop(CANARY, None)
+    list(judged(r, prompts))
+    return "it was" if os.environ.pop(CANARY, None) else None
+
+
+@KIT.check("leaves the prompt alone", "copy a field before changing it: every answer of a group is judged by the same one")
+def _prompt(r: Reward, prompts: Sequence[Prompt]) -> str | None:
+    """the fields of the prompt stay as they are"""
+    kept = copy.deepcopy([dict(p.fields) for p in prompts])
+    list(judged(r, prompts))
+    return next((f"those of {p.id} have changed" for p, fields in zip(prompts, kept, strict=True) if dict(p.fields) != fields), None)

@@ -1,0 +1,89 @@
+"""What a shaping must be: rewards and advantages of the same shape, made from the parts of the batch it says it needs."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.enumeration import TREE, UPDATE, context, setting
+from align.shapings import Shaping
+from align.testing.findings import Finding, Kit, again
+from align.types import TokenBatch
+
+KIT = Kit("shaping")
+NAME = "shaped"
+
+
+def check_shaping(part: Any, /, **keys: Any) -> list[Finding]:
+    """Every check of a shaping: its name, its class with keys, or a built one."""
+    return KIT.run(part, keys)
+
+
+def batch(s: Shaping) -> tuple[TokenBatch, Tensor]:
+    """Forty answers in float32, two a group, and advantages [T] of both signs; without what `s` does not say it needs."""
+    ctx, _ = context(setting(TREE, UPDATE), NAME, dtype=torch.float32)
+    without: dict[str, Any] = {} if s.needs_policy else {"old_logp": None, "entropy": None}
+    between = {NAME: ctx.entropy} if s.context_divergence is not None else {}
+    return replace(ctx.batch, advantages=None, loss_weights=None, penalty_weights={}, references={}, betas={}, contexts=between,
+                   **without), ctx.batch.advantages
+
+
+def shaped(s: Shaping, b: TokenBatch, advantages: Tensor) -> tuple[Tensor, Tensor]:
+    return s.rewards(b, b.rewards), s.advantages(b, advantages, NAME)
+
+
+@KIT.check("shapes", "return detached float32 rewards [S] and advantages [T]; set `needs_policy` to read old_logp or entropy")
+def _shapes(s: Shaping) -> str | None:
+    """finite detached float32 numbers: a reward each answer, an advantage each token"""
+    b, advantages = batch(s)
+    for name, found, wanted in zip(("rewards", "advantages"), shaped(s, b, advantages), (b.rewards, advantages), strict=True):
+        if found.shape != wanted.shape or found.dtype != torch.float32 or found.requires_grad or not found.isfinite().all():
+            return f"{name} are {list(found.shape)} {found.dtype}{', not all finite' if not found.isfinite().all() else ''}"
+    return None
+
+
+@KIT.check("repeats", "draw random numbers from a generator seeded by a key of the shaping and by batch.step, never from the process")
+def _repeats(s: Shaping) -> str | None:
+    """the same batch is shaped alike, other prompts included, and the process's random state is left alone"""
+    b, advantages = batch(s)
+    state = torch.get_rng_state()
+    one, two = ((*shaped(part, b, advantages), part.other_context(b)) for part in (s, again(s)))
+    if not all(torch.equal(x, y) for x, y in zip(one[:2], two[:2], strict=True)):
+        return "it differs from call to call"
+    if (one[2] is None) != (two[2] is None) or (one[2] is not None and not torch.equal(one[2].input_ids, two[2].input_ids)):
+        return "the other prompts differ from call to call"
+    return None if torch.equal(torch.get_rng_state(), state) else "it draws from the process's random numbers"
+
+
+@KIT.check("leaves the batch alone", "copy a tensor before writing into it: weightings and logs read the rewards as they were")
+def _untouched(s: Shaping) -> str | None:
+    """no tensor of the batch is written into"""
+    b, advantages = batch(s)
+    kept = {f.name: getattr(b, f.name).clone() for f in fields(b) if isinstance(getattr(b, f.name), Tensor)}
+    given = advantages.clone()
+    shaped(s, b, advantages)
+    s.metrics(b, NAME)
+    changed = [name for name, tensor in kept.items() if not torch.equal(getattr(b, name), tensor)]
+    changed += [] if torch.equal(given, advantages) else ["advantages"]
+    return f"{', '.join(changed)} changed" if changed else None
+
+
+@KIT.check("other prompts", "change prompts alone: the answers and their positions must line up, token by token")
+def _context(s: Shaping) -> str | None:
+    """other_context has the same answers after other prompts, and comes with a context_divergence"""
+    b, _ = batch(s)
+    other = s.other_context(b)
+    if (other is None) != (s.context_divergence is None):
+        return "there is one of other_context and context_divergence without the other"
+    return None if other is None or torch.equal(other.tokens, b.tokens) else "its answers are others"
+
+
+@KIT.check("metrics", "return a dict of finite Python floats")
+def _metrics(s: Shaping) -> str | None:
+    """its own metrics are finite numbers"""
+    found = s.metrics(batch(s)[0], NAME)
+    wrong = next((k for k, v in found.items() if not isinstance(v, int | float) or v != v or abs(v) == float("inf")), None)
+    return None if wrong is None else f"{wrong} is {found[wrong]!r}"

@@ -1,0 +1,111 @@
+"""What a task must be: the same examples everywhere, held-out ones apart from them, and metrics of any answer."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from align.tasks import Example, Task
+from align.testing.findings import Finding, Kit, again
+from align.types import Group, Prompt, Rollout
+
+KIT = Kit("task")
+PROBLEMS = 8
+
+
+def check_task(part: Any, /, **keys: Any) -> list[Finding]:
+    """Every check of a task: its name, its class with keys, or a built one."""
+    return KIT.run(part, keys)
+
+
+def groups(examples: Sequence[Example]) -> list[Group]:
+    """Two answers to each: the demonstrated one where there is one, and one that is none."""
+    def rollout(text: str) -> Rollout:
+        ids = np.arange(1, len(text) + 2, dtype=np.int32)
+        return Rollout(token_ids=ids, text=text, sampler_logp=np.full(len(ids), -1.0, dtype=np.float32))
+
+    return [Group(prompt=Prompt(id=e.id, text=e.text, token_ids=(1,), fields=e.fields), rollouts=(rollout(e.answer or "1"), rollout("")))
+            for e in examples]
+
+
+@KIT.check("examples", "give every example a text, and an id that no other has: groups and seeds are derived from it")
+def _examples(t: Task) -> str | None:
+    """at least one example; ids that differ, texts that are not blank, fields that JSON holds, answers that are texts or None"""
+    found = t.examples()
+    if not found:
+        return "there is none"
+    if len({e.id for e in found}) < len(found):
+        return "two have one id"
+    return next((f"{e.id}: {problem}" for e in found if (problem := _problem(e))), None)
+
+
+def _problem(e: Example) -> str | None:
+    if not isinstance(e.text, str) or not e.text.strip():
+        return "its text is blank"
+    if not isinstance(e.answer, str | None):
+        return f"its answer is {e.answer!r}"
+    return None if json.loads(json.dumps(dict(e.fields))) == dict(e.fields) else "its fields come back otherwise from JSON"
+
+
+@KIT.check("repeats", "draw from a generator of the task's own, seeded by a key: never `random` itself, `hash`, or the order of a set")
+def _repeats(t: Task) -> str | None:
+    """the same keys give the same examples and held-out problems, in the same order"""
+    copy = again(t)
+    if list(copy.examples()) != list(t.examples()):
+        return "the examples differ"
+    return None if _suites(copy) == _suites(t) == _suites(t) else "the held-out problems differ"
+
+
+def _suites(t: Task) -> Mapping[str, list[Example]]:
+    return {name: list(examples) for name, examples in t.suites(PROBLEMS).items()}
+
+
+@KIT.check("suites", "give each suite the first `problems` of its problems, with ids of their own")
+def _bounded(t: Task) -> str | None:
+    """suites hold at least one problem and at most as many as asked for, their ids and texts in order"""
+    for name, examples in _suites(t).items():
+        if not 0 < len(examples) <= PROBLEMS or len({e.id for e in examples}) < len(examples):
+            return f"{name} has {len(examples)} of {PROBLEMS} problems, {len({e.id for e in examples})} ids"
+        problem = next((f"{name}, {e.id}: {p}" for e in examples if (p := _problem(e))), None)
+        if problem:
+            return problem
+    return None
+
+
+@KIT.check("held out", "keep the problems of a suite out of what is trained on, whatever the seed")
+def _held_out(t: Task) -> str | None:
+    """no problem of a suite is trained on"""
+    trained = {e.text for e in t.examples()}
+    return next((f"{name} has {e.text!r}, which is an example" for name, examples in _suites(t).items() for e in examples
+                 if e.text in trained), None)
+
+
+@KIT.check("judge", "return a dict of finite floats by metric, for answers that are right, wrong or empty")
+def _judge(t: Task) -> str | None:
+    """metrics of any answers are finite numbers, the same every time"""
+    for name, examples in _suites(t).items():
+        answered = groups(examples)
+        found = t.judge(name, answered)
+        wrong = next((k for k, v in found.items() if not isinstance(v, int | float) or not math.isfinite(v)), None)
+        if wrong is not None:
+            return f"{name}/{wrong} is {found[wrong]!r}"
+        if t.judge(name, answered) != found:
+            return f"{name} is judged otherwise the second time"
+    return None
+
+
+@KIT.check("tokenizer", "cover every character of the task, and name a pad and an end token; or return None")
+def _tokenizer(t: Task) -> str | None:
+    """a tokenizer of the task's own gives texts and answers back as they were"""
+    tokenizer = t.tokenizer()
+    if tokenizer is None:
+        return None
+    if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
+        return "it has no end token or no pad token"
+    texts = [text for e in list(t.examples())[:50] for text in (e.text, e.answer) if text]
+    back = (tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) for text in texts)
+    return next((f"{text!r} comes back as {found!r}" for text, found in zip(texts, back, strict=True) if text != found), None)

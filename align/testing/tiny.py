@@ -1,0 +1,33 @@
+"""A model of a few thousand parameters with a real tokenizer, in a Hugging Face folder: what engines and references are checked on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from align.tasks.countdown import Countdown
+
+SHAPE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 48,
+         "max_position_embeddings": 512}
+"""Heads of a size that vLLM's CPU attention knows."""
+
+
+def tiny_model(folder: Path, seed: int = 0, spread: float = 0.15) -> Path:
+    """Save a random Qwen2 and the tokenizer of the task countdown, one character a token, in `folder`, and return it.
+
+    Args: spread: standard deviation of the weights; distributions are then far from uniform, so a stale weight shows.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415  (seconds to import)
+    from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
+
+    disable_progress_bar()
+    tokenizer = Countdown().tokenizer()
+    config = AutoConfig.for_model(
+        "qwen2", **SHAPE, vocab_size=len(tokenizer), tie_word_embeddings=True, initializer_range=spread,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Path(folder)

@@ -1,0 +1,98 @@
+"""What a weighting must be: one detached number >= 0 a token, from the parts of the batch it says it needs."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.enumeration import TREE, UPDATE, context, setting
+from align.testing.findings import Finding, Kit, again
+from align.types import TokenBatch
+from align.weightings import Weighting
+
+KIT = Kit("weighting")
+NAME = "weighed"
+
+
+def check_weighting(part: Any, /, **keys: Any) -> list[Finding]:
+    """Every check of a weighting: its name, its class with keys, or a built one."""
+    return KIT.run(part, keys)
+
+
+def batch(w: Weighting) -> TokenBatch:
+    """Forty answers of one to three tokens in float32, two a group; without what `w` does not say it needs."""
+    ctx, _ = context(setting(TREE, UPDATE), NAME, dtype=torch.float32)
+    without: dict[str, Any] = {} if w.needs_policy else {"old_logp": None, "entropy": None}
+    without |= {} if w.needs_rewards else {"rewards": None, "advantages": None}
+    return replace(ctx.batch, loss_weights=None, penalty_weights={}, **without)
+
+
+@KIT.check("weights", "return float32 weights of shape [T], made from detached tensors; a negative weight drives the policy away")
+def _weights(w: Weighting) -> str | None:
+    """finite float32 numbers, one a token, at least 0 and detached"""
+    b = batch(w)
+    found = w.weights(b, NAME)
+    if found.shape != b.seq_ids.shape or found.dtype != torch.float32:
+        return f"{list(found.shape)} {found.dtype} for {len(b.seq_ids)} tokens"
+    if found.requires_grad:
+        return "they carry a gradient"
+    return None if found.isfinite().all() and (found >= 0).all() else f"one is {found[~(found >= 0) | ~found.isfinite()][0].item()}"
+
+
+@KIT.check("what it needs", "set `needs_policy = True` to read old_logp or entropy, `needs_rewards = True` to read rewards or advantages")
+def _needs(w: Weighting) -> str | None:
+    """it does without the parts of the batch it does not say it needs"""
+    w.weights(batch(w), NAME)
+    return None
+
+
+@KIT.check("its own reference", "read `batch.references[name]`: there is one for each regularizer")
+def _own(w: Weighting) -> str | None:
+    """what it takes from a reference is that of the regularizer it is asked for"""
+    b = batch(w)
+    other = replace(b.references[NAME], logp=b.references[NAME].logp.flip(0) - 1)
+    both = replace(b, references={"first": other, NAME: b.references[NAME], "last": other})
+    return None if torch.equal(w.weights(both, NAME), w.weights(b, NAME)) else "another regularizer's reference changes the weights"
+
+
+@KIT.check("repeats", "draw random numbers from a generator seeded by a key of the weighting and by the batch, never from the process")
+def _repeats(w: Weighting) -> str | None:
+    """the same batch gives the same weights, and the process's random state is left alone"""
+    state = torch.get_rng_state()
+    one = w.weights(batch(w), NAME)
+    two = again(w).weights(batch(w), NAME)
+    if not torch.equal(one, two):
+        return "the weights differ from call to call"
+    return None if torch.equal(torch.get_rng_state(), state) else "it draws from the process's random numbers"
+
+
+@KIT.check("leaves the batch alone", "copy a tensor before writing into it")
+def _untouched(w: Weighting) -> str | None:
+    """no tensor of the batch is written into"""
+    b = batch(w)
+    kept = {f.name: getattr(b, f.name).clone() for f in fields(b) if isinstance(getattr(b, f.name), Tensor)}
+    w.weights(b, NAME)
+    changed = [name for name, tensor in kept.items() if not torch.equal(getattr(b, name), tensor)]
+    return f"{', '.join(changed)} changed" if changed else None
+
+
+@KIT.check("tokens, not padding", "take tokens from `batch.tokens`; input_ids has prompts and padding too")
+def _padding(w: Weighting) -> str | None:
+    """what stands in input_ids outside the responses changes nothing"""
+    b = batch(w)
+    ids = torch.full_like(b.input_ids, 7)
+    ids[b.seq_ids, b.prompt_lengths[b.seq_ids] + b.positions] = b.tokens
+    return None if torch.equal(w.weights(replace(b, input_ids=ids), NAME), w.weights(b, NAME)) else "it does"
+
+
+@KIT.check("one answer", "guard means and deviations of a single number")
+def _one(w: Weighting) -> str | None:
+    """a batch of one answer of one token has finite weights"""
+    b = batch(w)
+    shortest = torch.tensor([int(b.lengths.argmin())])
+    one = replace(b.select(shortest), group_ids=torch.zeros(1, dtype=torch.int64))
+    found = w.weights(one, NAME)
+    return None if found.shape == (1,) and found.isfinite().all() and (found >= 0).all() else f"they are {found.tolist()}"

@@ -1,0 +1,283 @@
+"""Plugins that conform, one of each kind, and what one mistake makes of them: every check of the kit has its own."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+
+
+def swap(*texts: str) -> Callable[[str], str]:
+    """Old text for new, in pairs."""
+    def change(source: str) -> str:
+        for old, new in zip(texts[::2], texts[1::2], strict=True):
+            assert old in source, old
+            source = source.replace(old, new)
+        return source
+    return change
+
+
+def add(method: str) -> Callable[[str], str]:
+    """A method more, or in place of one."""
+    return lambda source: source + textwrap.indent(textwrap.dedent(method).strip("\n"), "    ") + "\n"
+
+
+def source(kind: str, change: Callable[[str], str] = str) -> str:
+    return change(textwrap.dedent(GOOD[kind]).lstrip("\n"))
+
+
+GOOD = {
+    "divergence": '''
+        class Part:
+            """Squared Hellinger distance."""
+            power: float = 0.5
+            def f(self, log_u):
+                return (log_u * self.power).expm1() ** 2
+        ''',
+    "estimator": '''
+        class Part:
+            """Sampled, written out."""
+            weighted = True
+            def value(self, divergence, log_u):
+                return divergence.value(log_u)
+        ''',
+    "coefficient": '''
+        class Part:
+            """Doubles where the divergence is large."""
+            first: float = 0.1
+            def __post_init__(self):
+                self._beta = self.first
+            def beta(self, step):
+                return self._beta
+            def update(self, divergence, rollouts):
+                self._beta = min(self._beta * (2.0 if divergence > 1 else 1.0), 10.0)
+            def state_dict(self):
+                return {"beta": self._beta}
+            def load_state_dict(self, state):
+                self._beta = state["beta"]
+        ''',
+    "weighting": '''
+        import torch
+        class Part:
+            """The second half of an answer weighs more."""
+            more: float = 2.0
+            def weights(self, batch, name):
+                return torch.where(batch.positions * 2 >= batch.lengths[batch.seq_ids], self.more, 1.0)
+        ''',
+    "regularizer": '''
+        from typing import Any
+        import torch
+        from align.config import part
+        from align.divergences.reverse_kl import ReverseKl
+        from align.regularizers import Penalty
+        class Part:
+            """KL(pi||ref), sampled."""
+            coefficient: Any = part("coefficient", 1.0)
+            weighting: Any = part("weighting", "uniform")
+            divergence = ReverseKl()
+            def penalty(self, ctx, name):
+                weights = ctx.batch.penalty_weights[name]
+                log_u = (ctx.logp.detach() - ctx.batch.references[name].logp).clamp(-20, 20)
+                rho = ctx.log_rho.exp()
+                loss = weights * (rho.detach() * self.divergence.value(log_u) + (rho - rho.detach()) * log_u)
+                return Penalty(value=loss.detach(), loss=loss)
+        ''',
+    "reward": '''
+        class Part:
+            """Length."""
+            scale: float = 0.01
+            def score(self, prompt, response):
+                return {"total": self.scale * len(response), "length": float(len(response))}
+        ''',
+    "task": '''
+        from align.tasks import Example
+        class Part:
+            """Sums."""
+            size: int = 20
+            def examples(self):
+                return [Example(id=f"train-{i}", text=f"{i}+{i}=", answer=str(2 * i)) for i in range(self.size)]
+            def suites(self, problems):
+                return {"sums": [Example(id=f"eval-{i}", text=f"{i}+1=", answer=str(i + 1)) for i in range(100, 100 + problems)]}
+            def judge(self, suite, groups):
+                return {"length": sum(len(r.text) for g in groups for r in g.rollouts) / len(groups)}
+        ''',
+    "algorithm": '''
+        from align.algorithms import Algorithm
+        class Part(Algorithm):
+            """Policy gradient."""
+            reduction: str = "token"
+            def __post_init__(self):
+                self.check()
+            def advantages(self, batch):
+                return (batch.rewards - batch.rewards.mean())[batch.seq_ids]
+            def loss(self, ctx, advantages):
+                return -ctx.log_rho.exp() * advantages, {"ratio/mean": ctx.log_rho.detach().exp()}
+        ''',
+    "shaping": '''
+        class Part:
+            """Short answers are worth more."""
+            per_token: float = 0.1
+            def rewards(self, batch, rewards):
+                return rewards - self.per_token * batch.lengths
+            def advantages(self, batch, advantages, name):
+                return advantages
+        ''',
+    "reference": '''
+        class Part:
+            """A copy taken anew now and then."""
+            every: int = 2
+            def start(self, policy):
+                self._take(policy)
+            def parameters(self):
+                return self._copy
+            def after_step(self, policy, step):
+                if step % self.every == 0:
+                    self._take(policy)
+                    self.version += 1
+            def state_dict(self):
+                return self._copy
+            def load_state_dict(self, state):
+                self._copy = {name: state[name] for name in self._copy}
+            def _take(self, policy):
+                self._copy = {n: p.detach().clone() for n, p in policy.trained()}
+        ''',
+    "engine": '''
+        from align.engines.transformers import Transformers
+        class Part(Transformers):
+            """As it comes."""
+            def generate(self, prompts, samples, seed):
+                return super().generate(prompts, samples, seed)
+            def load(self, version, weights):
+                super().load(version, weights)
+        ''',
+}
+"""One method each beyond what its kind must define, at most."""
+DEFECTS = {
+    ("divergence", "docstring"): swap('"""Squared Hellinger distance."""', "pass"),
+    ("divergence", "keys"): add("def __post_init__(self): self.power = self.power / 2 + 0.2"),
+    ("divergence", "is built"): swap("def f(", "def g("),
+    ("divergence", "elementwise"): swap("** 2", "** 2 - log_u.mean() * 1e-9"),
+    ("divergence", "f(1) = 0"): swap("** 2", "** 2 + 1"),
+    ("divergence", "convex"): swap("return", "return -"),
+    ("divergence", "not negative"): add("def value(self, log_u): return -self.generator(log_u) * (-log_u).exp()"),
+    ("divergence", "finite"): swap("(log_u * self.power).expm1() ** 2", "(7 * log_u).exp() - 1"),
+    ("divergence", "f_prime"): add("def f_prime(self, log_u): return (log_u / 2).exp() * (log_u / 2).expm1()"),
+    ("divergence", "coefficient"): add("""
+        def f(self, log_u): return (log_u / 2).expm1() ** 2 + log_u.expm1()
+        def coefficient(self, log_u): return self.f_prime(log_u)
+        """),
+    ("divergence", "generator"): add("""
+        def f(self, log_u): return (log_u / 2).expm1() ** 2 + log_u.expm1()
+        def generator(self, log_u): return self.f(log_u).abs()
+        """),
+    ("divergence", "value"): add("def value(self, log_u): return self.generator(log_u)"),
+    ("divergence", "digits"): add("def value(self, log_u): return (-log_u).exp() - 2 * (-log_u / 2).exp() + 1"),
+    ("divergence", "full_support"): swap("(log_u * self.power).expm1() ** 2", "log_u.expm1() ** 2"),
+    ("divergence", "transform"): add("def transform(self, mean): return mean ** 2 + mean, 1 + mean"),
+    ("divergence", "gradient"): add("def coefficient(self, log_u): return log_u"),
+    ("estimator", "elementwise"): swap("divergence.value(log_u)", "divergence.value(log_u) - log_u.mean()"),
+    ("estimator", "finite"): swap("divergence.value(log_u)", "(6 * log_u).expm1()"),
+    ("estimator", "digits"): swap("divergence.value(log_u)", "(-log_u).exp() - 1 + log_u"),
+    ("estimator", "gradient"): swap("weighted = True", "weighted = False"),
+    ("estimator", "outcomes"): add("""
+        def outcomes(self, logp, ref_logp):
+            kept = logp.topk(3, -1).indices
+            return logp.gather(-1, kept), ref_logp.gather(-1, kept)
+        """),
+    ("coefficient", "beta"): add("def beta(self, step): return self._beta - step / 100"),
+    ("coefficient", "updates"): add("def update(self, divergence, rollouts): self._beta = self._beta * divergence"),
+    ("coefficient", "asking changes nothing"): swap("return self._beta\n", "self._beta *= 0.99; return self._beta\n"),
+    ("coefficient", "multipliers"): add("def multipliers(self, prompt_ids): return [1.0] * len(set(prompt_ids))"),
+    ("coefficient", "state"): swap('return {"beta": self._beta}', 'return {"beta": 1.0}'),
+    ("coefficient", "copies are apart"): swap("self._beta", "Part._beta"),
+    ("weighting", "weights"): swap("return torch.where", "return -torch.where"),
+    ("weighting", "what it needs"): swap("return torch.where", "return batch.advantages.exp() * torch.where"),
+    ("weighting", "its own reference"): swap("return torch.where", "return next(iter(batch.references.values())).logp.exp() * torch.where"),
+    ("weighting", "repeats"): swap("return torch.where", "return torch.rand(len(batch.seq_ids)) * torch.where"),
+    ("weighting", "leaves the batch alone"): swap("return torch.where", "batch.positions.clamp_(max=1); return torch.where"),
+    ("weighting", "tokens, not padding"): swap("return torch.where", "return (batch.input_ids.sum(1) < 0)[batch.seq_ids] * torch.where"),
+    ("weighting", "one answer"): swap("return torch.where", "return batch.lengths[batch.seq_ids].float().log().reciprocal() * torch.where"),
+    ("regularizer", "penalty"): swap("value=loss.detach()", "value=loss"),
+    ("regularizer", "finite"): swap(".clamp(-20, 20)", " * 2"),
+    ("regularizer", "digits"): swap("rho = ctx.log_rho.exp()", "rho = ctx.log_rho.exp() * (1 + torch.finfo(log_u.dtype).eps * 1e5)"),
+    ("regularizer", "any split"): swap("return Penalty", "loss = loss - loss.mean(); return Penalty"),
+    ("regularizer", "weighed"): swap("weights = ctx.batch.penalty_weights[name]", "weights = 1"),
+    ("regularizer", "its own entries"): swap("ctx.batch.references[name].logp", "next(iter(ctx.batch.references.values())).logp"),
+    ("regularizer", "repeats"): swap("return Penalty", "loss = loss * (1 + torch.rand(())); return Penalty"),
+    ("regularizer", "gradient"): swap("(rho - rho.detach()) * log_u", "(ctx.logp - ctx.logp.detach())"),
+    ("reward", "a number"): swap("return {", "return None if not response else {"),
+    ("reward", "soon"): add("""
+        def score(self, prompt, response):
+            while response.startswith("(("):
+                pass
+            return 1.0
+        """),
+    ("reward", "repeats"): swap("self.scale * len(response)", "__import__('time').perf_counter()"),
+    ("reward", "runs no answer"): add("""
+        def score(self, prompt, response):
+            try:
+                return float(eval(response) == prompt.fields["target"])
+            except Exception:
+                return 0.0
+        """),
+    ("reward", "leaves the prompt alone"): swap("return {", "prompt.fields['seen'] = prompt.fields.get('seen', 0) + 1; return {"),
+    ("task", "examples"): swap('id=f"train-{i}"', 'id=f"train-{i // 2}"'),
+    ("task", "repeats"): swap("range(self.size)]", "__import__('random').sample(range(50), self.size)]"),
+    ("task", "suites"): swap("range(100, 100 + problems)", "range(100, 101 + problems)"),
+    ("task", "held out"): swap('text=f"{i}+1="', 'text=f"{i - 95}+{i - 95}="'),
+    ("task", "judge"): add("def judge(self, suite, groups): return {'length': float('nan')}"),
+    ("task", "tokenizer"): add("""
+        def tokenizer(self):
+            from align.tasks.countdown import Countdown
+            found = Countdown().tokenizer()
+            found.pad_token = None
+            return found
+        """),
+    ("algorithm", "keys"): swap('reduction: str = "token"', 'reduction: str = "mean"', "self.check()", "pass"),
+    ("algorithm", "advantages"): swap("batch.rewards - batch.rewards.mean()", "batch.rewards / batch.rewards.std()"),
+    ("algorithm", "loss"): swap("-ctx.log_rho.exp()", "-ctx.log_rho.detach().exp()"),
+    ("algorithm", "direction"): swap("-ctx.log_rho.exp()", "ctx.log_rho.exp()"),
+    ("algorithm", "any split"): swap("-ctx.log_rho.exp() * advantages", "-ctx.log_rho.exp() * (advantages - ctx.logp.detach().mean())"),
+    ("algorithm", "explained"): add("def formula(self): return None"),
+    ("shaping", "shapes"): swap("return advantages", "return advantages[:3]"),
+    ("shaping", "repeats"): swap("return rewards - ", "return __import__('torch').rand(len(rewards)) - "),
+    ("shaping", "leaves the batch alone"): add("def rewards(self, batch, rewards): return rewards.sub_(1)"),
+    ("shaping", "other prompts"): add("def other_context(self, batch): return batch"),
+    ("shaping", "metrics"): add("def metrics(self, batch, name): return {'longest': batch.lengths.max()}"),
+    ("reference", "scores"): add("def hidden(self, policy, micro): return policy.hidden(micro, self._copy) * float('nan')"),
+    ("reference", "starts at the policy"): swap("p.detach().clone()", "p.detach() * 1.1"),
+    ("reference", "scored once"): swap("p.detach().clone()", "p.detach()"),
+    ("reference", "version"): swap("self.version += 1", "pass"),
+    ("reference", "resumes"): add("def load_state_dict(self, state): pass"),
+    ("reference", "refusal"): add("def refusal(self, *, on_policy): return False"),
+    ("engine", "log-probs"): add("""
+        def generate(self, prompts, samples, seed):
+            found = super().generate(prompts, samples, seed)
+            found[0].rollouts[0].sampler_logp[0] += 1e-3
+            return found
+        """),
+    ("engine", "rollouts"): add("def generate(self, prompts, samples, seed): return super().generate(prompts, samples, seed)[::-1]"),
+    ("engine", "seeds"): add("""
+        def generate(self, prompts, samples, seed):
+            self.calls = getattr(self, "calls", 0) + 1
+            return super().generate(prompts, samples, seed + self.calls)
+        """),
+    ("engine", "samples"): add("def generate(self, prompts, samples, seed): return super().generate(prompts, samples, 0)"),
+    ("engine", "load"): add("""
+        def load(self, version, weights):
+            self._layout.check(weights)
+            self.version = version
+        """),
+    ("engine", "wrong weights"): add("""
+        def load(self, version, weights):
+            from align.weight_sync.packing import unpack
+            for name, tensor in unpack(weights):
+                if name in self._tensors:
+                    self._tensors[name][: len(tensor)] = tensor
+            self.version = version
+        """),
+    ("engine", "nothing to do"): add("""
+        def generate(self, prompts, samples, seed):
+            return super().generate(prompts or [None], samples, seed)
+        """),
+}
+"""By kind and the check that must find it."""

@@ -1,0 +1,53 @@
+"""docs/regularizers.md says what the code says now, and its tables are tables."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from align import registry
+from align.handbook import page, prose
+
+COMMITTED = (Path(__file__).parents[2] / "docs" / "regularizers.md").read_text()
+
+
+def cells(line: str) -> list[str]:
+    """Of one row; an escaped bar is text."""
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def tables() -> list[list[list[str]]]:
+    return [[cells(line) for line in block.splitlines()] for block in COMMITTED.split("\n\n") if block.startswith("|")]
+
+
+def test_the_page_is_what_the_command_makes_now():
+    assert page() == COMMITTED, "run: python -m align.handbook > docs/regularizers.md"
+
+
+def test_every_row_has_a_cell_for_every_column():
+    assert len(tables()) == 11
+    for table in tables():
+        assert {len(row) for row in table} == {len(table[0])}
+        assert set(table[1]) == {"---"}
+
+
+@pytest.mark.parametrize("kind", ["divergence", "estimator", "coefficient", "weighting", "reference", "shaping", "regularizer"])
+def test_every_part_has_a_row(kind: str):
+    listed = {row[0].strip("`") for table in tables() if table[0][0] == kind for row in table[2:]}
+    assert listed == set(registry.shipped(kind))
+
+
+def test_what_the_literature_says_of_the_published_forms():
+    """Tang and Munos 2506.09477, Liu et al. 2510.01555: k1 in the loss is noise, k3 the forward KL, k2 right on-policy."""
+    gradients = {row[0]: row[1:] for table in tables() if table[0][0] == "form" for row in table[2:]}
+    assert "zero" in gradients["k1 in the loss"][0] and gradients["k1 in the loss"][1] == "100%"
+    assert "that of forward_kl" in gradients["k3 in the loss"][0]
+    assert gradients["k2 in the loss"][1] == "0" != gradients["k2 in the loss"][2]
+    products = next(table for table in tables() if "loss, local" in table[0])
+    legal = {row[0].strip("`"): dict(zip(products[0], row, strict=True)) for row in products[2:]}
+    assert [legal[name]["loss, local"] for name in ("sampled", "k1", "k2", "k3")] == ["yes", "biased", "on-policy", "biased"]
+    assert [legal[name]["reward, local"] for name in ("sampled", "k1", "exact")] == ["yes", "yes", "—"]
+
+
+def test_a_docstring_does_not_break_a_table():
+    assert prose("|a| * b < `c * d|e`, KL(pi||ref)") == r"\|a\| \* b &lt; `c * d\|e`, KL(π‖ref)"
