@@ -13,7 +13,7 @@ endif
 # The first index that has a package need not have the pinned version of it (torch's CPU builds).
 export UV_INDEX_STRATEGY = unsafe-best-match
 
-.PHONY: setup demo test check lock clean help sabotage
+.PHONY: setup demo test check docs lock clean help sabotage
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
@@ -44,6 +44,9 @@ check: setup  ## lint and the fast tests
 
 sabotage: setup  ## do the tests notice? One bug after the other in a copy of the sources
 	$(BIN)/python tests/sabotage/run.py
+
+docs: setup  ## generate docs/regularizers.md again
+	$(BIN)/python -m align.handbook > docs/regularizers.md
 
 lock:  ## resolve the lock files again after a change of pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --overrides requirements/cpu-overrides.txt \

@@ -17,6 +17,9 @@ from align import config
 from align.errors import RecipeError, UserError
 from align.recipe import Recipe, load
 
+ONLOOKERS = ("cli.py", "catalogue.py", "describe.py", "enumeration.py", "explain.py", "handbook.py", "lookup.py", "probe.py")
+"""What only looks at recipes and parts: a change of it changes no model."""
+
 
 def cache_folder() -> Path:
     """Where warm starts are kept: `$ALIGN_CACHE`, else `~/.cache/align`."""
@@ -27,7 +30,7 @@ def content_hash(recipe: Recipe) -> str:
     """Of the resolved recipe, align's own sources and the libraries that train: whatever could change the model."""
     digest = hashlib.sha256(json.dumps(config.resolved(recipe), sort_keys=True).encode())
     for source in sorted(Path(__file__).parent.rglob("*.py")):
-        if source.parent.name not in ("telemetry", "workers") and source.name not in ("cli.py", "explain.py"):
+        if not {"telemetry", "workers", "audit", "testing", *ONLOOKERS} & set(source.relative_to(Path(__file__).parent).parts):
             digest.update(source.read_bytes())
     digest.update(f"{torch.__version__} {transformers.__version__}".encode())
     return digest.hexdigest()[:16]

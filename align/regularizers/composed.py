@@ -14,8 +14,9 @@ from align.regularizers._incompatible import idle, incompatible
 from align.types import TokenContext
 
 CREDITS = {"local": credit.local, "summed": credit.summed, "sequence": credit.sequence}
-CLAMPS = {"local": 20.0, "summed": 20.0, "sequence": 80.0}
-"""Nats, by credit. A token: verl's bound. An answer: near where exp ends in float32; a long one is tens of nats away by right."""
+CLAMPS = {"local": 20.0, "summed": 20.0, "sequence": 40.0}
+"""Nats, by credit. A token: verl's bound. An answer: u^2 (Neyman, Tsallis at its ends) stays within float32; a long one is
+tens of nats away by right."""
 WORDS = {"placement": ("loss", "reward"), "credit": tuple(CREDITS), "ratio_to": ("old", "sampler"), "beyond_cap": ("truncate", "mask")}
 
 
@@ -49,7 +50,7 @@ class Composed(Regularizer):
     """`truncate` a larger weight to the cap, or `mask` it to 0."""
     clamp: float | None = None
     """Nats: a log-ratio log pi/ref beyond it counts as this much in value and coefficient; the gradient does not vanish there. Of a
-    token, default 20; of the answer under `credit: sequence`, default 80. The metric `clamped/NAME` is the share of those tokens."""
+    token, default 20; of the answer under `credit: sequence`, default 40. The metric `clamped/NAME` is the share of those tokens."""
     allow_biased: bool = False
     """Run a published form whose gradient is not that of the divergence it claims."""
 

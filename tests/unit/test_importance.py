@@ -134,7 +134,7 @@ def test_beyond_the_clamp_a_token_still_pulls_as_hard_as_at_it(divergence, place
         assert penalty.shares["clamped"].tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize(("keys", "bound"), [({}, 80.0), ({"clamp": 30.0}, 30.0)])
+@pytest.mark.parametrize(("keys", "bound"), [({}, 40.0), ({"clamp": 30.0}, 30.0)])
 def test_under_sequence_credit_the_clamp_is_the_answers(keys, bound):
     """Tokens of 25 nats each are no outliers there; an answer beyond 80 is, all its tokens with it."""
     cell = ("reverse_kl", "sampled", "loss", "sequence", "on")

@@ -102,6 +102,34 @@ def capture_gradient(learner: Learner, scored: TokenBatch) -> dict[str, torch.Te
     return gradient
 
 
+def moved(learner: Learner) -> Learner:
+    """Away from the reference, as after a first batch."""
+    for _, p in learner.policy.trained():
+        p.data += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+    learner.version = 1
+    return learner
+
+
+def test_a_penalty_pulls_alike_in_the_loss_and_in_the_reward(model: Path):
+    in_loss, in_reward, without = (
+        capture_gradient(learner, batch(learner)) for learner in (moved(make(model, regularizers=regularizers)) for regularizers in (
+            {"kl": {"coefficient": 0.3, "placement": "loss", "divergence": "forward_kl"}},
+            {"kl": {"coefficient": 0.3, "placement": "reward", "divergence": "forward_kl"}}, {})))
+    for name, g in in_loss.items():
+        torch.testing.assert_close(in_reward[name], g, rtol=1e-4, atol=1e-6)
+    assert any((in_loss[name] - g).abs().max() > 1e-3 for name, g in without.items())
+
+
+def test_scores_are_in_the_order_of_the_batch(model: Path):
+    """Micro-batches are cut by length, and their scores put back."""
+    regularizers = {"kl": {"coefficient": 0.1, "estimator": "exact"}}
+    whole, cut = (batch(moved(make(model, regularizers=regularizers, algorithm={"name": "grpo", "epochs": 2},
+                                   batch={"prompts": 4, "samples": 3, "micro_tokens": n}))) for n in (10_000, 1))
+    for a, b in ((whole.old_logp, cut.old_logp), (whole.entropy, cut.entropy),
+                 (whole.references["kl"].logp, cut.references["kl"].logp), (whole.references["kl"].hidden, cut.references["kl"].hidden)):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
+
+
 def test_activation_checkpointing_changes_nothing(model: Path):
     plain, saving = make(model), make(model, model={"path": str(model), "activation_checkpointing": True})
     a, b = capture_gradient(plain, batch(plain)), capture_gradient(saving, batch(saving))
