@@ -22,6 +22,7 @@ ORACLES = "unit/test_regularizer_oracles.py"
 LEARNER = "unit/test_learner.py"
 REFERENCES = "unit/test_references.py"
 COEFFICIENTS = "unit/test_coefficients.py"
+SHAPINGS = "unit/test_shapings.py"
 WEIGHTINGS = "unit/test_weightings.py"
 PACKING = "unit/test_packing.py"
 ENGINE = "unit/test_transformers_engine.py"
@@ -151,6 +152,14 @@ MUTANTS = [
            WEIGHTINGS),
     Mutant("a coefficient without its prompts", "align/shape.py", "return replace(batch, penalty_weights=weights, multipliers=multipliers)",
            "return replace(batch, penalty_weights=weights)", "unit/test_multipliers.py"),
+    Mutant("long answers rewarded", "align/shapings/overlong.py", "rewards - self.factor *", "rewards + self.factor *", SHAPINGS),
+    Mutant("a bonus without bound", "align/shapings/_bonus.py", "torch.minimum(gain * signal, advantages.abs() / bound)",
+           "gain * signal + 0 * advantages.abs() / bound", SHAPINGS),
+    Mutant("good answers masked", "align/shapings/off_policy_mask.py", "(advantages >= 0)", "(advantages < 0)", SHAPINGS),
+    Mutant("engine and learner swapped in the importance weight", "align/shapings/importance.py", "batch.old_logp - batch.sampler_logp",
+           "batch.sampler_logp - batch.old_logp", SHAPINGS),
+    Mutant("short wrong answers punished", "align/shapings/length_complexity.py", "(lengths - total / count.clamp_min(1)).clamp_min(0)",
+           "(total / count.clamp_min(1) - lengths).clamp_min(0)", SHAPINGS),
     # Engines, weights, experience, checkpoints.
     Mutant("manifest not checked", "align/engines/transformers.py", "        self._layout.check(weights)\n", "", ENGINE),
     Mutant("seed ignored", "align/engines/_seeds.py", 'f"{seed}/{seen[prompt.id]}/{prompt.id}"', 'f"{seen[prompt.id]}/{prompt.id}"',

@@ -19,6 +19,8 @@ from align.train import train
 PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
 SAMPLES = 2048
 BETA = 1.0
+STEPS = {"tsallis 2": 240}
+"""120 where nothing is said; the chi-squared is stiffer: twice the curvature at the reference, and growing with u."""
 
 FORMS = {
     "reverse_kl exact": {"estimator": "exact"},
@@ -47,7 +49,7 @@ def log_policy(folder: Path) -> torch.Tensor:
 def test_the_loop_reaches_the_regularized_optimum(form: str, model: Path, tmp_path: Path):
     regularizer = FORMS[form] | {"coefficient": BETA}
     train(recipe.build({
-        "steps": 120,
+        "steps": STEPS.get(form, 120),
         "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic",
         # TRL's and our group mean contains the sample itself, which scales the policy gradient by 1 - 1/SAMPLES.
         "algorithm": {"name": "grpo", "normalize": "none"},
@@ -66,7 +68,8 @@ def test_the_loop_reaches_the_regularized_optimum(form: str, model: Path, tmp_pa
     level = rewards - BETA * divergence.coefficient(logp - ref)
     spread = level - (logp.exp() * level).sum()
     assert (logp - ref).abs().max() > 0.3, "the policy has to move for the optimum to mean anything"
-    assert spread.abs().max() < 5e-3
+    # pi * spread is the gradient of the objective in the logits: at the optimum it is below what the sampler resolves.
+    assert (logp.exp() * spread).abs().max() < 1 / SAMPLES
     if "reverse_kl" in form:
         closed = torch.log_softmax(ref + rewards / BETA, -1)
         assert (logp - closed).abs().max() < 5e-3

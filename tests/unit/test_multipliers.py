@@ -160,9 +160,10 @@ def test_the_loop_tells_the_coefficient(model: Path):
     measured = Stat(sum=9.0, count=4, by_prompt={"first": Stat(sum=2.0, count=2), "second": Stat(sum=7.0, count=2)})
     run.control({"divergence/kl": measured, "entropy": Stat(sum=1.0, count=1)}, 4)
     assert built.regularizers["kl"].coefficient.multipliers(["first", "second", "third"]) == [1 + 0.5 - 0.5, 1 + 3.0 - 0.5, 1.0]
-    plain = build(model, {"coefficient": {"name": "ppo_penalty", "target": 1.0}})
+    # The mean, 9/4, is below 4/1.5 and halves it; the sum would double it.
+    plain = build(model, {"coefficient": {"name": "ppo_penalty", "target": 4.0}})
     Run(plain, Path(), None, None, None, None, 0).control({"divergence/kl": measured}, 4)
-    assert plain.regularizers["kl"].coefficient.beta(1) == 2.0
+    assert plain.regularizers["kl"].coefficient.beta(1) == 0.5
 
 
 def test_a_run_follows_the_dual_and_resumes(model: Path, tmp_path: Path):

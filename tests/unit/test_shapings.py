@@ -378,6 +378,30 @@ def test_the_divergence_between_contexts_is_that_of_two_forward_passes(tmp_path:
     assert torch.equal(part.contexts["v"], done.contexts["v"][(done.seq_ids == 1) | (done.seq_ids == 3)])
 
 
+def test_a_shaping_of_ones_own_may_ask_for_another_context(tmp_path: Path):
+    folder, file = tiny_model(tmp_path / "model"), tmp_path / "own.py"
+    file.write_text("""
+from dataclasses import replace
+from align.divergences.reverse_kl import ReverseKl
+
+class Moved:
+    context_divergence = ReverseKl()
+
+    def other_context(self, batch):
+        ids = batch.input_ids.clone()
+        ids[:, 0] = 3
+        return replace(batch, input_ids=ids)
+
+    def advantages(self, batch, advantages, name):
+        return advantages + batch.contexts[name]
+""")
+    worker = learner(folder, {"x": f"{file}:Moved"})
+    done = scored(worker)
+    assert (done.contexts["x"] > 0).all()
+    plain = shape(learner(folder, {}).recipe, done).advantages
+    assert torch.equal(shape(worker.recipe, done).advantages, plain + done.contexts["x"])
+
+
 def test_only_what_asks_for_the_policy_costs_a_forward_pass(tmp_path: Path):
     folder = tiny_model(tmp_path)
     required = {"overlong": {"limit": 4, "buffer": 2}, "uncertainty_bonus": {"steps": 3}, "off_policy_mask": {"threshold": 0.1}}
