@@ -110,7 +110,7 @@ class TokenBatch:
     references: Mapping[str, RefScore] = field(default_factory=dict)
     """By the name of the regularizer."""
     advantages: Tensor | None = None
-    """float32 [T], detached, the reward-placed regularizers already subtracted."""
+    """float32 [T], detached; the learner takes the reward-placed regularizers from them at every update."""
     loss_weights: Tensor | None = None
     """float32 [T], the reduction: the loss is sum_t loss_weights_t * loss_t, on any split of the batch."""
     penalty_weights: Mapping[str, Tensor] = field(default_factory=dict)

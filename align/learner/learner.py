@@ -30,6 +30,7 @@ class Learner:
         self.recipe = recipe
         self.version = 0
         self.updates = 0
+        torch.manual_seed(recipe.seed)  # LoRA's first values
         self.policy = Policy(model_dir, recipe.model)
         self.optimizer = make_optimizer([p for _, p in self.policy.trained()], recipe.optimizer)
         self.references = references.started(recipe, self.policy)

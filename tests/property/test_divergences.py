@@ -365,7 +365,7 @@ class World:
             rewards=self.reward[order], sampler_logp=self.sampler[at], old_logp=self.old_logp[at], entropy=self.entropy[at],
             references={"r": RefScore(logp=self.ref_logp[at], hidden=self.ref_hidden[at])},
             advantages=self.advantage[at], loss_weights=weights, penalty_weights={"r": self.penalty_weight[at].abs()}, betas={"r": 0.3},
-            multipliers={"r": self.reward[order].abs()},
+            multipliers={"r": self.reward[order].abs()}, contexts={"r": self.advantage[at].abs()},
         ), self.hidden[at]
 
     def loss(self, batch: TokenBatch, hidden: Tensor, weight: Tensor, regularizer: Composed) -> Tensor:
@@ -442,9 +442,9 @@ def test_select_takes_every_field_along(world, data):
         found, expected = getattr(selected, field.name), getattr(alone, field.name)
         if field.name == "references":
             assert torch.equal(found["r"].logp, expected["r"].logp) and torch.equal(found["r"].hidden, expected["r"].hidden)
-        elif field.name in ("penalty_weights", "multipliers"):
+        elif field.name in ("penalty_weights", "multipliers", "contexts"):
             assert torch.equal(found["r"], expected["r"])
-        elif field.name in ("betas", "prompt_ids", "step"):
+        elif field.name in ("betas", "prompt_ids", "step", "shaped"):
             assert found == expected
         else:
             assert torch.equal(found, expected), field.name

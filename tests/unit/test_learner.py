@@ -328,3 +328,9 @@ def test_dropped_samples_leave_no_trace():
     assert packed.rewards.tolist() == [3, 4, 5, 6, 8, 9, 10, 11]
     assert packed.group_ids.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
     assert pack(groups(), Rewards(values=np.full(12, np.nan, dtype=np.float32))) is None
+
+
+def test_the_seed_decides_the_first_adapter(model: Path):
+    first = [torch.cat([p.flatten() for p in parameters(make(model, seed=seed, model={"path": str(model), "lora": {"rank": 2}})).values()])
+             for seed in (0, 0, 1)]
+    assert torch.equal(first[0], first[1]) and not torch.equal(first[0], first[2])
