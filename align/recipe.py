@@ -40,7 +40,8 @@ class Model:
     config: dict[str, Any] | None = None
     """A transformers configuration (`model_type` and its keys) initialised at random, with the task's tokenizer."""
     dtype: str = "float32"
-    """float32 or bfloat16; bfloat16 keeps float32 master weights in the optimizer's place only if the model fits: on CPU use float32."""
+    """float32 or bfloat16. In bfloat16 the trained parameters and Adam's moments are bfloat16 too, so an update far below a parameter's
+    last digit is lost: use it with LoRA or a large lr."""
     activation_checkpointing: bool = False
     lora: Lora = section(Lora)
 
