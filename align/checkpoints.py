@@ -24,7 +24,8 @@ def newest_step(run_dir: Path, recipe: Recipe) -> int:
     steps = _steps(run_dir)
     if not steps:
         raise UserError(f"--resume: {run_dir} holds no complete checkpoint; start without --resume, or give the --out of the run")
-    if steps[-1] >= recipe.steps:
+    finished = (run_dir / "summary.json").is_file()  # killed after its last step, a run has still to export and evaluate
+    if steps[-1] > recipe.steps or (steps[-1] == recipe.steps and finished):
         raise UserError(f"--resume: the run in {run_dir} has already done {steps[-1]} of {recipe.steps} steps; raise steps to go on")
     return steps[-1]
 

@@ -67,10 +67,11 @@ class Run:
         self.examples, self.suites, self.pad_id = examples, suites, pad_id
         self.seconds: dict[str, float] = {}
         self.tokens, self.step_seconds = 0, 0.0
+        self.learned, self.updating = 0, False
 
     def run(self, first: int) -> dict[str, Any]:
         recipe, evaluation = self.recipe, self.recipe.evaluation
-        started = time.perf_counter()
+        started, self.learned = time.perf_counter(), first
         if first:
             before = checkpoints.load(self.run_dir, first, self.workers.learner, recipe)
             self.workers.publish(first)
@@ -79,8 +80,10 @@ class Run:
         for step in range(first, recipe.steps):
             try:
                 self.step(step)
-            except (RunStopped, KeyboardInterrupt):
-                checkpoints.save(self.run_dir, step, self.workers.learner, recipe, before)
+            except (RunStopped, KeyboardInterrupt) as stop:
+                # The learner refuses an update before it applies it; Ctrl-C may leave half of one, which nothing could resume from.
+                if isinstance(stop, RunStopped) or not self.updating:
+                    checkpoints.save(self.run_dir, self.learned, self.workers.learner, recipe, before)
                 raise
             done = step + 1
             if done == recipe.steps or (recipe.checkpoint.every and done % recipe.checkpoint.every == 0):
@@ -112,11 +115,13 @@ class Run:
         with self.timed("score"):
             batch = self.workers.learner.score(batch)
         batch = shape(self.recipe, batch)
+        self.updating = True
         with self.timed("update"):
             stats = self.workers.learner.update(batch, step)
+        self.control(stats, len(batch.lengths))
+        self.learned, self.updating = step + 1, False
         if step == 0:
             self.note_distances(batch, stats)
-        self.control(stats, len(batch.lengths))
         sync = self.sync(step + 1) if self.recipe.algorithm.samples else {}
         seconds = time.perf_counter() - began
         count = len(batch.seq_ids)

@@ -1,0 +1,73 @@
+"""What a run that is stopped leaves behind: a checkpoint labelled by what the learner has learned, or none."""
+
+from pathlib import Path
+
+import pytest
+from models import tiny_model
+
+from align import recipe
+from align.errors import RunStopped, UserError
+from align.learner.learner import Learner
+from align.train import train
+from align.workers.local import LocalWorkers
+
+PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
+
+
+def start(folder: Path, resume: bool = False) -> None:
+    model = tiny_model(folder / "start")
+    train(recipe.build({
+        "steps": 4, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic", "algorithm": "grpo",
+        "model": {"path": str(model)}, "batch": {"prompts": 1, "samples": 4}, "sampling": {"max_tokens": 1},
+        "workers": {"backend": "local"}, "evaluation": {"every": -1}}), folder / "run", resume=resume)
+
+
+def kept(folder: Path) -> list[str]:
+    return sorted(p.name for p in (folder / "run" / "checkpoints").glob("*"))
+
+
+def after(method, calls: int, error: BaseException):
+    """`method`, which raises once it has done its work for the `calls`-th time."""
+    done = []
+
+    def wrapped(self, *args):
+        result = method(self, *args)
+        done.append(1)
+        if len(done) == calls:
+            raise error
+        return result
+
+    return wrapped
+
+
+@pytest.mark.parametrize("error", [RunStopped("the engines are gone"), KeyboardInterrupt()], ids=["stopped", "by hand"])
+def test_a_step_that_was_learned_is_not_learned_again(tmp_path: Path, monkeypatch, error: BaseException):
+    monkeypatch.setattr(LocalWorkers, "publish", after(LocalWorkers.publish, 2, error))
+    with pytest.raises(type(error)):
+        start(tmp_path)
+    assert kept(tmp_path) == ["step_000002"]
+
+
+def test_a_refused_update_leaves_the_state_before_it(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(Learner, "score", after(Learner.score, 2, RunStopped("the loss is nan")))
+    with pytest.raises(RunStopped):
+        start(tmp_path)
+    assert kept(tmp_path) == ["step_000001"]
+
+
+def test_an_update_cut_short_by_hand_is_not_kept(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(Learner, "update", after(Learner.update, 2, KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path)
+    assert kept(tmp_path) == []
+
+
+def test_a_run_killed_before_its_export_is_finished_by_a_resume(tmp_path: Path, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr(Learner, "export", after(lambda self, folder: None, 1, KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path)
+    start(tmp_path, resume=True)
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
+    with pytest.raises(UserError, match="has already done 4 of 4 steps"):
+        start(tmp_path, resume=True)
