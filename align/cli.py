@@ -219,6 +219,41 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command(epilog=_example("align pairs countdown_grpo --samples 8 --prompts 2000 --out pairs.jsonl",
+                             "align pairs countdown_grpo --model runs/demo/model --rankings --out ranked.jsonl"))
+def pairs(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="The JSONL file to write.", show_default=False)] = ...,
+    prompts: Annotated[int | None, typer.Option(min=1, help="Prompts, drawn by the seed.  [default: all that the recipe trains on]",
+                                                show_default=False)] = None,
+    samples: Annotated[int | None, typer.Option(min=2, help="Answers to each.  [default: batch.samples]", show_default=False)] = None,
+    model: Annotated[Path | None, typer.Option(help="Folder of the model that answers.  [default: the recipe's initial policy]",
+                                               show_default=False)] = None,
+    reward: Annotated[str | None, typer.Option(help="Name of the reward that compares.  [default: the recipe's]", show_default=False)] = None,
+    per_prompt: Annotated[int, typer.Option(min=1, help="Pairs of one prompt, at most.")] = 1,
+    rankings: Annotated[bool, typer.Option("--rankings", help="Whole rankings, best first, instead of pairs.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Of prompts, answers and pairs.  [default: the recipe's]", show_default=False)] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to attach to: HOST:PORT, ray://HOST:PORT or auto.")] = None,
+) -> None:
+    """Draw answers from a model and write which are better.
+
+    The recipe's engine answers the prompts that it trains on, and its reward compares: JSONL that the task `preferences` reads.
+    """
+    from align.lookup import find_recipe
+
+    file = find_recipe(recipe)
+
+    from align.pairs import draw
+    from align.recipe import load
+
+    drawn = draw(load(file, overrides or []), out, prompts=prompts, samples=samples, model=model, reward=reward, per_prompt=per_prompt,
+                 rankings=rankings, seed=seed, address=address)
+    for table in drawn.tables():
+        _wide().print(table)
+    Console(soft_wrap=True).print(Text(f"written to {out}"))
+
+
 def _wide() -> Console:
     """Enough columns for prose where no terminal sets them."""
     return Console() if sys.stdout.isatty() else Console(width=140)

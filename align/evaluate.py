@@ -9,20 +9,21 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from align.errors import UserError
-from align.experience import tokenize
-from align.recipe import load
-from align.tasks import Task
+from align.experience import held_out_rankings, tokenize
+from align.recipe import Recipe, load
 from align.types import Group, Prompt
 
 Generate = Callable[[Sequence[Prompt], int, int], list[Group]]
 
 
 class Suites:
-    """The held-out problems of a task, tokenized once."""
+    """What a task holds out, tokenized once: problems by suite, none for a scorer, and for who learns from them rankings."""
 
-    def __init__(self, task: Task, tokenizer: Any, problems: int):
-        self._task = task
-        self.prompts = {name: tokenize(examples, tokenizer) for name, examples in task.suites(problems).items()}
+    def __init__(self, recipe: Recipe, tokenizer: Any, problems: int | None = None):
+        self._task, algorithm = recipe.task, recipe.algorithm
+        suites = {} if algorithm.scores else self._task.suites(problems or recipe.evaluation.problems)
+        self.prompts = {name: tokenize(examples, tokenizer) for name, examples in suites.items()}
+        self.rankings = held_out_rankings(self._task, tokenizer, recipe.sampling.max_tokens) if algorithm.ranks else []
 
     def evaluate(self, generate: Generate, samples: int, seed: int) -> tuple[dict[str, float], list[Group]]:
         """`suite/metric` for every suite, and the answers to the first one, from which divergences are measured."""
@@ -46,7 +47,9 @@ def evaluate_model(run_dir: Path, model: Path | None = None, problems: int | Non
     folder = model or run_dir / "model"
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model (no config.json); the run has not finished, or give --model DIR")
-    suites = Suites(recipe.task, AutoTokenizer.from_pretrained(folder), problems or recipe.evaluation.problems)
+    if recipe.algorithm.scores:
+        raise UserError(f"{run_dir} trained a scorer, which answers nothing: the accuracy on held-out rankings is in its metrics")
+    suites = Suites(recipe, AutoTokenizer.from_pretrained(folder), problems)
     longest = max(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)
     recipe.engine.start(str(folder), recipe.sampling, longest)
     try:

@@ -7,17 +7,31 @@ from typing import Any
 
 import numpy as np
 
+from align import chat
 from align.errors import RecipeError, UserError
 from align.tasks import Example, Task
 from align.types import Group, Prompt, Rollout
 
 
 def tokenize(examples: Sequence[Example], tokenizer: Any) -> list[Prompt]:
-    """The tokenizer's own special tokens around a prompt (a leading <bos>, say) are kept, a closing <eos> is not."""
-    encoded = tokenizer([e.text for e in examples])["input_ids"]
+    """The tokenizer's own special tokens around a text (a leading <bos>, say) are kept, a closing <eos> is not.
+
+    A conversation is what the chat template makes of it, special tokens and all, up to where the answer begins.
+    """
+    texts = [chat.opened(e, tokenizer) if e.messages else e.text for e in examples]
+    plain = iter(_encoded(tokenizer, [text for e, text in zip(examples, texts, strict=True) if not e.messages]))
+    chats = iter(_encoded(tokenizer, [text for e, text in zip(examples, texts, strict=True) if e.messages], add_special_tokens=False))
     end = tokenizer.eos_token_id
-    return [Prompt(id=e.id, text=e.text, token_ids=tuple(ids[:-1] if ids and ids[-1] == end else ids), fields=e.fields)
-            for e, ids in zip(examples, encoded, strict=True)]
+    prompts = []
+    for e, text in zip(examples, texts, strict=True):
+        ids = next(chats) if e.messages else next(plain)
+        ids = ids[:-1] if ids and ids[-1] == end and not e.messages else ids
+        prompts.append(Prompt(id=e.id, text=text, token_ids=tuple(ids), fields=e.fields))
+    return prompts
+
+
+def _encoded(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[list[int]]:
+    return tokenizer(list(texts), **options)["input_ids"] if texts else []
 
 
 def chosen(step: int, count: int, total: int, seed: int) -> list[int]:
@@ -44,12 +58,20 @@ def _permutation(epoch: int, total: int, seed: int) -> np.ndarray:
 class Examples:
     """The training examples of a task, tokenized, dealt out step by step."""
 
-    def __init__(self, task: Task, tokenizer: Any, per_step: int, seed: int):
+    def __init__(self, task: Task, tokenizer: Any, per_step: int, seed: int, max_tokens: int | None = None):
+        """Args: max_tokens: of a ranked answer, its end token included, for who learns from `rankings`; `dropped` counts the examples
+        that are left out for it, as `task.too_long` says. Raises UserError where nothing is left or nothing may be left out."""
         self.examples = list(task.examples())
         if not self.examples:
             raise RecipeError("task", "gives no examples to train on")
         self._tokenizer, self._per_step, self._seed = tokenizer, per_step, seed
         self._prompts = tokenize(self.examples, tokenizer)
+        self.dropped = 0
+        if max_tokens is not None:
+            fitting = fits(task, ranked(self.examples, self._prompts, tokenizer), self.examples, max_tokens)
+            self.dropped = len(fitting) - sum(fitting)
+            self.examples = [e for e, fit in zip(self.examples, fitting, strict=True) if fit]
+            self._prompts = [p for p, fit in zip(self._prompts, fitting, strict=True) if fit]
         self.max_prompt_tokens = max(len(p.token_ids) for p in self._prompts)
 
     def _deal(self, step: int) -> list[int]:
@@ -61,13 +83,65 @@ class Examples:
 
     def demonstrations(self, step: int) -> list[Group]:
         """The prompts of a step with their demonstrated answers, closed by the end token. Raises UserError where one has none."""
-        indices = self._deal(step)
-        missing = next((self.examples[i].id for i in indices if self.examples[i].answer is None), None)
+        dealt = [(self.examples[i], self._prompts[i]) for i in self._deal(step)]
+        missing = next((e for e, _ in dealt if e.answer is None), None)
         if missing is not None:
-            raise UserError(f"task: example {missing} has no answer; demonstrations are needed to imitate")
-        answers = self._tokenizer([self.examples[i].answer for i in indices], add_special_tokens=False)["input_ids"]
-        return [
-            Group(prompt=self._prompts[i], rollouts=(Rollout(
-                token_ids=np.array([*ids, self._tokenizer.eos_token_id], dtype=np.int32), text=self.examples[i].answer),))
-            for i, ids in zip(indices, answers, strict=True)
-        ]
+            raise UserError(f"{missing.place} has no answer; demonstrations are needed to imitate")
+        answers = _answers([(e, p, e.answer) for e, p in dealt], self._tokenizer)
+        return [Group(prompt=p, rollouts=(answer,)) for (_, p), answer in zip(dealt, answers, strict=True)]
+
+    def rankings(self, step: int) -> list[Group]:
+        """The prompts of a step with their ranked answers, best first, each closed by the end token. Raises UserError for less than two."""
+        dealt = self._deal(step)
+        return ranked([self.examples[i] for i in dealt], [self._prompts[i] for i in dealt], self._tokenizer)
+
+
+def held_out_rankings(task: Task, tokenizer: Any, max_tokens: int | None = None) -> list[Group]:
+    """The held-out rankings of a task, best first; empty where it has none. Those beyond `max_tokens` as in `Examples`."""
+    examples = list(task.rankings())
+    if not examples:
+        return []
+    groups = ranked(examples, tokenize(examples, tokenizer), tokenizer)
+    if max_tokens is None:
+        return groups
+    return [group for group, fit in zip(groups, fits(task, groups, examples, max_tokens), strict=True) if fit]
+
+
+def ranked(examples: Sequence[Example], prompts: Sequence[Prompt], tokenizer: Any) -> list[Group]:
+    """Groups whose rollouts stand best first. Raises UserError for less than two answers, or two of the same tokens."""
+    few = next((e for e in examples if len(e.ranked) < 2), None)
+    if few is not None:
+        raise UserError(f"{few.place} has {len(few.ranked)} answers in order of preference; preferences are learned from two or more (the "
+                        "task `preferences` reads them, `align pairs` draws them)")
+    pairs = list(zip(examples, prompts, strict=True))
+    answers = iter(_answers([(e, p, answer) for e, p in pairs for answer in e.ranked], tokenizer))
+    groups = [Group(prompt=p, rollouts=tuple(next(answers) for _ in e.ranked)) for e, p in pairs]
+    for e, group in zip(examples, groups, strict=True):
+        if len({r.token_ids.tobytes() for r in group.rollouts}) < len(group.rollouts):
+            raise UserError(f"{e.place}: two answers become the same tokens, so neither can be preferred; delete the row")
+    return groups
+
+
+def fits(task: Task, groups: Sequence[Group], examples: Sequence[Example], max_tokens: int) -> list[bool]:
+    """Which rankings have no answer beyond `max_tokens`. Raises UserError for the first one where `task.too_long` is not `drop`."""
+    fitting = []
+    for e, group in zip(examples, groups, strict=True):
+        over = [(i, len(r.token_ids)) for i, r in enumerate(group.rollouts) if len(r.token_ids) > max_tokens]
+        if over and task.too_long != "drop":
+            index, length = over[0]
+            name = e.ranked_names[index] if e.ranked_names else f"answer {index + 1}"
+            raise UserError(f"{e.place}: {name} has {length} tokens, its end token included; sampling.max_tokens is {max_tokens}; raise "
+                            "it, shorten the answer, or leave such rows out whole with task.too_long: drop")
+        fitting.append(not over)
+    if not any(fitting):
+        raise UserError(f"task: every one of {len(fitting)} rankings has an answer beyond sampling.max_tokens, {max_tokens}; raise it")
+    return fitting
+
+
+def _answers(asked: Sequence[tuple[Example, Prompt, str]], tokenizer: Any) -> list[Rollout]:
+    texts = [chat.answered(e, p.text, answer, tokenizer) if e.messages else answer for e, p, answer in asked]
+    encoded = _encoded(tokenizer, texts, add_special_tokens=False)
+    special = chat.special_ids(tokenizer) if any(e.messages for e, _, _ in asked) else frozenset()
+    closed = (chat.closed(ids, special, tokenizer) if e.messages else [*ids, tokenizer.eos_token_id]
+              for (e, _, _), ids in zip(asked, encoded, strict=True))
+    return [Rollout(token_ids=np.array(ids, dtype=np.int32), text=answer) for (_, _, answer), ids in zip(asked, closed, strict=True)]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from align import config
+from align.checks import check
 from align.config import part, section
 from align.engines import Sampling
-from align.errors import RecipeError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,25 +197,10 @@ class Recipe:
         if self.steps < 0:
             raise ValueError(f"steps must be >= 0, not {self.steps}")
 
-
-def _refuse_dead_keys(recipe: Recipe) -> None:
-    """A key that was given and changes nothing is an error. One that holds its default is as good as not given."""
-    name = recipe.algorithm.recipe_name
-    demonstrations = f"{name} learns from demonstrations; delete the key"
-    switched_off = [
-        (recipe.model.lora, "model.lora", "rank", recipe.model.lora.rank == 0, "rank: 0 trains every parameter"),
-        (recipe.evaluation, "evaluation", "every", recipe.evaluation.every < 0, "every: -1 never evaluates"),
-        (recipe.reward_limits, "reward_limits", None, not recipe.algorithm.samples, demonstrations),
-    ]
-    for keys, where, switch, off, why in switched_off:
-        for f in fields(keys):
-            if off and f.name != switch and getattr(keys, f.name) != f.default:
-                raise RecipeError(f"{where}.{f.name}", f"changes nothing: {why}")
-    if not recipe.algorithm.samples:
-        if recipe.reward is not None:
-            raise RecipeError("reward", f"changes nothing: {demonstrations}")
-        if recipe.batch.samples != Batch.samples:
-            raise RecipeError("batch.samples", f"changes nothing: {demonstrations}")
+    @property
+    def answers(self) -> bool:
+        """An engine is needed: to sample, or to evaluate what a policy answers. A scorer writes nothing."""
+        return not self.algorithm.scores
 
 
 def load(path: str | Path, overrides: list[str] = ()) -> Recipe:
@@ -228,34 +213,3 @@ def build(node: dict) -> Recipe:
     recipe = config.build(Recipe, node, "")
     check(recipe)
     return recipe
-
-
-def check(recipe: Recipe) -> None:
-    """What no single part can know: keys that change nothing, parts that contradict each other, sizes that do not divide."""
-    algorithm = recipe.algorithm
-    if algorithm.samples and recipe.reward is None:
-        raise RecipeError("reward", f"{algorithm.recipe_name} learns from rewards: name one")
-    _refuse_dead_keys(recipe)
-    if recipe.batch.prompts % algorithm.minibatches:
-        raise RecipeError("batch.prompts", f"{recipe.batch.prompts} prompts do not divide into {algorithm.minibatches} "
-                          "minibatches (groups stay whole); change algorithm.minibatches or batch.prompts")
-    if algorithm.samples and recipe.batch.prompts % recipe.workers.rollout:
-        raise RecipeError("batch.prompts", f"{recipe.batch.prompts} prompts do not divide over {recipe.workers.rollout} "
-                          "rollout workers; change workers.rollout or batch.prompts")
-    if recipe.model.lora.dropout and recipe.regularizers:
-        raise RecipeError("model.lora.dropout", "makes policy and reference differ by noise; set it to 0 with regularizers")
-    for name, regularizer in recipe.regularizers.items():
-        reason = regularizer.refusal(on_policy=algorithm.on_policy, samples=algorithm.samples)
-        if reason:
-            raise RecipeError(f"regularizers.{name}", reason)
-        idle = regularizer.reference and regularizer.placement in ("loss", "reward") and regularizer.reference.refusal(
-            on_policy=algorithm.on_policy)
-        if idle:
-            raise RecipeError(f"regularizers.{name}.reference", f"changes nothing: {idle}")
-    for name, shaping in recipe.shapings.items():
-        if not (algorithm.samples and algorithm.has_advantages):
-            why = "uses no advantages" if algorithm.samples else "learns from demonstrations"
-            raise RecipeError(f"shapings.{name}", f"changes nothing: {algorithm.recipe_name} {why}; delete the key")
-        reason = shaping.refusal(max_tokens=recipe.sampling.max_tokens)
-        if reason:
-            raise RecipeError(f"shapings.{name}", reason)

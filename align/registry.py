@@ -27,6 +27,7 @@ from align.errors import RecipeError
 ROOMS = {
     "algorithm": "align.algorithms",
     "coefficient": "align.coefficients",
+    "critic": "align.critics",
     "divergence": "align.divergences",
     "engine": "align.engines",
     "estimator": "align.estimators",

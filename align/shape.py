@@ -8,29 +8,53 @@ import torch
 from torch import Tensor
 
 from align.recipe import Recipe
+from align.regularizers import Regularizer
 from align.shapings import Shaping
-from align.types import TokenBatch
+from align.types import Charge, TokenBatch
 
 
 def shape(recipe: Recipe, batch: TokenBatch) -> TokenBatch:
-    """The batch with its advantages [T], the weighting [T] of each active regularizer and the multipliers [S] of its coefficient."""
+    """The batch with its advantages [T], what a critic is fitted to, and what weighs each active regularizer.
+
+    With a critic the penalties in the reward come before the advantages, so their weightings cannot look at those.
+    """
     rewards, metrics = batch.rewards, {}
     for name, shaping in recipe.shapings.items():
         before, rewards = rewards, shaping.rewards(batch, rewards)
         metrics |= _change(shaping, "rewards", f"shaping/{name}", before, rewards)
-    advantages = recipe.algorithm.advantages(replace(batch, rewards=rewards))
+    # One with beta 0 was not scored: there is no reference for its weighting to look at, and nothing to weigh.
+    active = {name: r for name, r in recipe.regularizers.items() if batch.betas[name] > 0}
+    judged, algorithm = replace(batch, rewards=rewards), recipe.algorithm
+    if algorithm.critic is not None:
+        charged = {name: r for name, r in active.items() if r.placement == "reward"}
+        judged = _weighed(judged, charged)
+        judged = replace(judged, charges={name: _charge(judged, r, name) for name, r in charged.items()})
+        judged = replace(judged, returns=algorithm.targets(judged))
+        active = {name: r for name, r in active.items() if name not in charged}
+    advantages = algorithm.advantages(judged)
     for name, shaping in recipe.shapings.items():
         before, advantages = advantages, shaping.advantages(batch, advantages, name)
         metrics |= _change(shaping, "advantages", f"shaping/{name}", before, advantages)
         metrics |= {f"shaping/{name}/{key}": value for key, value in shaping.metrics(batch, name).items()}
-    batch = replace(batch, advantages=advantages, shaped=metrics)
+    shaped = replace(judged, rewards=batch.rewards, advantages=advantages)
+    return _weighed(replace(shaped, shaped=metrics | algorithm.measures(shaped)), active)
+
+
+def _weighed(batch: TokenBatch, regularizers: dict[str, Regularizer]) -> TokenBatch:
+    """With the weighting [T] of each of these, and the multipliers [S] of its coefficient where it has some."""
     ones = torch.ones(len(batch.seq_ids))
-    # One with beta 0 was not scored: there is no reference for its weighting to look at, and nothing to weigh.
-    active = {name: r for name, r in recipe.regularizers.items() if batch.betas[name] > 0}
-    weights = {name: ones if r.weighting is None else r.weighting.weights(batch, name) for name, r in active.items()}
-    by_prompt = {name: r.coefficient.multipliers(batch.prompt_ids) for name, r in active.items()}
-    multipliers = {name: torch.tensor(values) for name, values in by_prompt.items() if values is not None}
-    return replace(batch, penalty_weights=weights, multipliers=multipliers)
+    weights = {name: ones if r.weighting is None else r.weighting.weights(batch, name) for name, r in regularizers.items()}
+    by_answer = {name: r.coefficient.multipliers(batch, name) for name, r in regularizers.items()}
+    multipliers = {name: values for name, values in by_answer.items() if values is not None}
+    return replace(batch, penalty_weights={**batch.penalty_weights, **weights}, multipliers={**batch.multipliers, **multipliers})
+
+
+def _charge(batch: TokenBatch, regularizer: Regularizer, name: str) -> Charge:
+    """What the regularizer takes of the token rewards, its coefficient included."""
+    charge, beta = regularizer.charge(batch, name), torch.full((len(batch.seq_ids),), batch.betas[name])
+    if name in batch.multipliers:
+        beta = beta * batch.multipliers[name][batch.seq_ids]
+    return Charge(reward=beta * charge.reward, own=beta * charge.own)
 
 
 def _change(shaping: Shaping, what: str, place: str, before: Tensor, after: Tensor) -> dict[str, float]:

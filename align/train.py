@@ -48,8 +48,14 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telem
     transformers_logging.disable_progress_bar()
     model_dir = model_folder(recipe, run_dir, train, telemetry.note)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed)
-    suites = Suites(recipe.task, tokenizer, recipe.evaluation.problems)
+    longest_answer = recipe.sampling.max_tokens if recipe.algorithm.ranks else None
+    examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed, longest_answer)
+    if examples.dropped:
+        telemetry.note(f"task: {examples.dropped} rankings with an answer beyond sampling.max_tokens are left out")
+    suites = Suites(recipe, tokenizer)
+    for name, regularizer in recipe.regularizers.items():
+        if regularizer.warning:
+            telemetry.note(f"regularizers.{name}: {regularizer.warning}")
     longest = max([examples.max_prompt_tokens, *(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)])
     workers = open_workers(recipe, model_dir, longest, address)
     try:
@@ -111,7 +117,7 @@ class Run:
         if batch is None:
             self.telemetry.note(f"step {step}: every sample was dropped ({rewards.first_failure}); nothing was learned from it")
             return
-        batch = replace(batch, step=step, betas={name: r.coefficient.beta(step) for name, r in self.recipe.regularizers.items()})
+        batch = replace(batch, step=step, betas=self.betas(step))
         with self.timed("score"):
             batch = self.workers.learner.score(batch)
         batch = shape(self.recipe, batch)
@@ -133,7 +139,7 @@ class Run:
 
     def experience(self, step: int) -> tuple[list[Group], Rewards | None]:
         if not self.recipe.algorithm.samples:
-            return self.examples.demonstrations(step), None
+            return (self.examples.rankings(step) if self.recipe.algorithm.ranks else self.examples.demonstrations(step)), None
         with self.timed("generate"):
             groups = self.workers.generate(self.examples.prompts(step), self.recipe.batch.samples, self.recipe.seed * 1_000_003 + step)
         with self.timed("reward"):
@@ -163,16 +169,29 @@ class Run:
         with self.timed("sync"):
             return self.workers.publish(version)
 
+    def betas(self, step: int) -> dict[str, float]:
+        return {name: r.coefficient.beta(step) for name, r in self.recipe.regularizers.items()}
+
     def evaluate(self, step: int) -> dict[str, float]:
+        metrics = self.evaluate_rankings(step) | (self.evaluate_answers(step) if self.suites.prompts else {})
+        if metrics:
+            self.telemetry.evaluation(step, metrics)
+        return metrics
+
+    def evaluate_answers(self, step: int) -> dict[str, float]:
+        """What the policy answers to held-out problems, and how far it is from where it began."""
         if not self.recipe.algorithm.samples and step:
             self.workers.publish(step)  # an algorithm that samples has synced already
-        evaluation = self.recipe.evaluation
-        metrics, groups = self.suites.evaluate(self.workers.generate, evaluation.samples, self.recipe.seed)
-        if not groups:
-            return {}  # a task without held-out problems
-        metrics["kl/initial"] = self.workers.learner.exact_kl(pack(groups, None, self.pad_id)).mean
-        self.telemetry.evaluation(step, metrics)
-        return metrics
+        metrics, groups = self.suites.evaluate(self.workers.generate, self.recipe.evaluation.samples, self.recipe.seed)
+        return metrics | {"kl/initial": self.workers.learner.exact_kl(pack(groups, None, self.pad_id)).mean}
+
+    def evaluate_rankings(self, step: int) -> dict[str, float]:
+        """How the held-out rankings would be learned from: the statistics of the loss."""
+        if not self.suites.rankings:
+            return {}
+        batch = replace(pack(self.suites.rankings, None, self.pad_id), step=step, betas=self.betas(max(step - 1, 0)))
+        stats = self.workers.learner.measure(shape(self.recipe, self.workers.learner.score(batch)))
+        return {f"rankings/{name}": stat.mean for name, stat in stats.items()}
 
     @contextmanager
     def timed(self, name: str):

@@ -79,6 +79,16 @@ class RefScore:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Charge:
+    """What a regularizer takes from token rewards, so that a critic learns it too."""
+
+    reward: Tensor
+    """float32 [T], nats: taken from the reward of each token, for which that token and those before it answer."""
+    own: Tensor
+    """float32 [T], nats: taken from each token's own advantage alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenBatch:
     """A batch ready for the learner. Response tokens are packed to [T]; inputs are right-padded [S, L].
 
@@ -111,6 +121,12 @@ class TokenBatch:
     """By the name of the regularizer."""
     advantages: Tensor | None = None
     """float32 [T], detached; the learner takes the reward-placed regularizers from them at every update."""
+    values: Tensor | None = None
+    """float32 [T], the critic's V of the state before each token, when the batch was drawn."""
+    returns: Tensor | None = None
+    """float32 [T], detached: what the critic is fitted to."""
+    charges: Mapping[str, Charge] = field(default_factory=dict)
+    """By reward-placed regularizer, where the algorithm has a critic: what it takes, beta included, at pi_old."""
     loss_weights: Tensor | None = None
     """float32 [T], the reduction: the loss is sum_t loss_weights_t * loss_t, on any split of the batch."""
     penalty_weights: Mapping[str, Tensor] = field(default_factory=dict)
@@ -150,6 +166,8 @@ class TokenBatch:
                     k: RefScore(logp=r.logp[kept_tokens], hidden=None if r.hidden is None else r.hidden[kept_tokens])
                     for k, r in value.items()
                 }
+            elif f.name == "charges":
+                changes[f.name] = {k: Charge(reward=c.reward[kept_tokens], own=c.own[kept_tokens]) for k, c in value.items()}
             elif f.name in ("penalty_weights", "contexts"):
                 changes[f.name] = {k: w[kept_tokens] for k, w in value.items()}
             elif f.name == "multipliers":
@@ -161,7 +179,7 @@ class TokenBatch:
         return replace(self, **changes)
 
 
-TOKEN_FIELDS = frozenset({"positions", "sampler_logp", "old_logp", "entropy", "advantages", "loss_weights"})
+TOKEN_FIELDS = frozenset({"positions", "sampler_logp", "old_logp", "entropy", "advantages", "values", "returns", "loss_weights"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,16 +201,41 @@ class Stat:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Link:
+    """The regularizer as the link of a preference loss: beta * scores is the implicit reward of each answer (up to its prompt)."""
+
+    scores: Tensor
+    """float32 [S], f'(u) - f'(1) at u = pi/ref of the whole answer, differentiable; for KL(pi||ref) the log-ratio itself."""
+    log_ratio: Tensor
+    """float32 [S], log pi/ref of the whole answer, nats, detached."""
+    beta: Tensor
+    """float32 [S]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreContext:
+    """What the loss of an algorithm that trains a scorer may look at: one micro-batch and its fresh scores."""
+
+    batch: TokenBatch
+    scores: Tensor
+    """float32 [S], one number an answer, differentiable."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenContext:
     """What a loss may look at inside the learner: one micro-batch and the policy's fresh answer to it."""
 
     batch: TokenBatch
     logp: Tensor
-    """float32 [T], log pi of the sampled tokens; the only tensor here that gradients flow through, but for `exact`."""
+    """float32 [T], log pi of the sampled tokens; gradients flow through it, and through `exact`, `values` and `link.scores`."""
     entropy: Tensor
     """float32 [T], nats, detached."""
     exact: Mapping[str, Tensor] = field(default_factory=dict)
     """float32 [T] by regularizer: the full-vocabulary divergence at each visited state, differentiable."""
+    values: Tensor | None = None
+    """float32 [T], the critic's V of the state before each token, differentiable; None where there is no critic."""
+    link: Link | None = None
+    """Where a regularizer is placed as the link of a preference loss."""
 
     @property
     def old_logp(self) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 ALPHABET = "0123456789+-*=:,sabcdef"
 SPECIAL = ("<pad>", "<bos>", "<eos>")
@@ -38,12 +38,20 @@ def tiny_model(folder: Path, *, tied: bool = True, kind: str = "qwen2", seed: in
     `spread` is the standard deviation of the weights: the default makes distributions far from uniform, so a stale or
     misplaced weight shows in the log-probs.
     """
+    return _saved(AutoModelForCausalLM, folder, kind, seed, spread, tie_word_embeddings=tied, **keys)
+
+
+def tiny_scorer(folder: Path, *, kind: str = "qwen2", seed: int = 0, spread: float = 0.3, **keys) -> Path:
+    """Save a random sequence-classification model of one output and its tokenizer in `folder`, and return it."""
+    return _saved(AutoModelForSequenceClassification, folder, kind, seed, spread, **{"num_labels": 1} | keys)
+
+
+def _saved(made_by, folder: Path, kind: str, seed: int, spread: float, **keys) -> Path:
     tokenizer = tiny_tokenizer()
     config = AutoConfig.for_model(kind, **({} if kind == "gpt2" else SHAPE) | KINDS.get(kind, {}) | keys, vocab_size=len(tokenizer),
-                                  tie_word_embeddings=tied, initializer_range=spread, max_position_embeddings=512,
-                                  pad_token_id=0, bos_token_id=1, eos_token_id=2)
+                                  initializer_range=spread, max_position_embeddings=512, pad_token_id=0, bos_token_id=1, eos_token_id=2)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+        made_by.from_config(config, dtype=torch.float32).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)

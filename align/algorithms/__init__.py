@@ -4,19 +4,46 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from inspect import isfunction
+from types import ModuleType
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from align.core import reductions
 from align.describe import summary
-from align.types import TokenBatch, TokenContext
+from align.types import ScoreContext, TokenBatch, TokenContext
+
+
+def functions(module: ModuleType) -> list[str]:
+    """The words a key may hold that names a function of this module: those it defines itself."""
+    return [n for n, f in vars(module).items() if isfunction(f) and f.__module__ == module.__name__ and not n.startswith("_")]
+
+
+def known(key: str, word: str, module: ModuleType) -> None:
+    """Raises ValueError unless `word` names a function of the module."""
+    if word not in functions(module):
+        raise ValueError(f"{key} must be one of {', '.join(functions(module))}, not {word!r}")
+
+
+def at_first_tokens(of_answer: Tensor, batch: TokenBatch) -> Tensor:
+    """One number an answer, [S], at its first token and 0 at the others: [T], whose sum over tokens is that over answers."""
+    return torch.where(batch.positions == 0, of_answer[batch.seq_ids], 0.0)
 
 
 class Algorithm(ABC):
     """The contract."""
 
     samples = True
-    """Learns from the policy's own rollouts (needs an engine and a reward); else from the task's demonstrations."""
+    """Learns from the policy's own rollouts (needs an engine and a reward); else from what the task's data holds."""
+    ranks = False
+    """That data are answers ranked by preference: a group's sequences stand best first, and no group is split. Else demonstrations."""
+    links = False
+    """Its loss is of `ctx.link`: exactly one regularizer is placed as the link."""
+    scores = False
+    """Trains a scorer, one number for a whole answer, instead of a policy: `loss` gets a ScoreContext."""
+    critic: Any = None
+    """A Critic, trained beside the policy: `ctx.values`, `batch.values` and `targets`."""
     reduction: str
     """A function of `core/reductions.py`."""
     epochs: int = 1
@@ -28,11 +55,19 @@ class Algorithm(ABC):
         """float32 [T] from the rewards of the whole batch; None where the loss uses none."""
         return None
 
-    @abstractmethod
-    def loss(self, ctx: TokenContext, advantages: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of each token, [T], to be minimised, and statistics to be averaged over tokens, [T] each.
+    def targets(self, batch: TokenBatch) -> Tensor | None:
+        """float32 [T], what a critic is fitted to; None without one."""
+        return None
 
-        `advantages` are the batch's, minus what the reward-placed regularizers take.
+    def measures(self, batch: TokenBatch) -> dict[str, float]:
+        """Metrics of the whole batch, shaped and scored."""
+        return {}
+
+    @abstractmethod
+    def loss(self, ctx: TokenContext | ScoreContext, advantages: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each token, [T], to be minimised, and statistics to be averaged, each one number a token, an answer or a pair.
+
+        `advantages` are the batch's, minus what the reward-placed regularizers take. The loss of a whole answer stands at its first token.
         """
 
     def formula(self) -> str:
@@ -45,9 +80,7 @@ class Algorithm(ABC):
 
     def check(self) -> None:
         """Raises ValueError for a key every algorithm has in common; to be called by `__post_init__`."""
-        known = [name for name, value in vars(reductions).items() if isfunction(value)]
-        if self.reduction not in known:
-            raise ValueError(f"reduction must be one of {', '.join(known)}, not {self.reduction!r}")
+        known("reduction", self.reduction, reductions)
         for key in ("epochs", "minibatches"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")

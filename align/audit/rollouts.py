@@ -76,7 +76,7 @@ def fresh(run_dir: Path) -> list[Estimated] | str:
     initial = _initial(recipe, run_dir)
     if not (initial / "config.json").is_file():
         return f"the model the run started from is no more in {initial}"
-    suites = Suites(recipe.task, AutoTokenizer.from_pretrained(model), PROBLEMS).prompts
+    suites = Suites(recipe, AutoTokenizer.from_pretrained(model), PROBLEMS).prompts
     if not suites:
         return "the task has no held-out problems"
     prompts = next(iter(suites.values()))

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from align.types import TokenBatch
 
 
 class Coefficient(ABC):
     """The contract. State lives in `state_dict`, is checkpointed, and shows as `beta/NAME` in the metrics."""
+
+    needs_policy = False
+    """`multipliers` reads `batch.old_logp`: costs a forward pass where a batch serves one update only."""
+
+    @property
+    def listens(self) -> bool:
+        """Changes with the divergence it is told of."""
+        return type(self).update is not Coefficient.update
 
     @staticmethod
     def shorthand(node: float) -> dict:
@@ -21,10 +33,10 @@ class Coefficient(ABC):
     def update(self, divergence: float, rollouts: int) -> None:
         """Told after each step: the mean over rollouts of the divergence summed over a response, in nats, and their number."""
 
-    def multipliers(self, prompt_ids: Sequence[str]) -> list[float] | None:
-        """A factor of beta for each sequence of a batch, >= 0, by the id of its prompt; None where beta is all there is.
+    def multipliers(self, batch: TokenBatch, name: str) -> Tensor | None:
+        """A factor of beta for each sequence of a scored batch, float32 [S], >= 0; None where beta is all there is.
 
-        The divergence a coefficient is told of contains neither beta nor these.
+        `name` finds the regularizer's own entries. The divergence a coefficient is told of contains neither beta nor these.
         """
         return None
 

@@ -1,8 +1,12 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from align.coefficients import Coefficient
 from align.coefficients._checks import not_negative, positive
+from align.types import TokenBatch
 
 
 @dataclass
@@ -32,8 +36,8 @@ class Feasible(Coefficient):
     def beta(self, step: int) -> float:
         return 1.0
 
-    def multipliers(self, prompt_ids: Sequence[str]) -> list[float]:
-        return [self._multipliers.get(prompt, self.initial) for prompt in prompt_ids]
+    def multipliers(self, batch: TokenBatch, name: str) -> Tensor:
+        return torch.tensor([self._multipliers.get(prompt, self.initial) for prompt in batch.prompt_ids])
 
     def update_prompts(self, divergences: Mapping[str, float]) -> None:
         for prompt, divergence in divergences.items():

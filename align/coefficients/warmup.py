@@ -1,9 +1,12 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from align.coefficients import Coefficient
 from align.config import part
+from align.types import TokenBatch
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,16 @@ class Warmup(Coefficient):
     def update(self, divergence: float, rollouts: int) -> None:
         self.to.update(divergence, rollouts)
 
-    def multipliers(self, prompt_ids: Sequence[str]) -> list[float] | None:
-        return self.to.multipliers(prompt_ids)
+    @property
+    def needs_policy(self) -> bool:
+        return self.to.needs_policy
+
+    @property
+    def listens(self) -> bool:
+        return self.to.listens
+
+    def multipliers(self, batch: TokenBatch, name: str) -> Tensor | None:
+        return self.to.multipliers(batch, name)
 
     def update_prompts(self, divergences: Mapping[str, float]) -> None:
         self.to.update_prompts(divergences)

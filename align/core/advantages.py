@@ -13,6 +13,12 @@ def group_centred(rewards: Tensor, group_ids: Tensor) -> Tensor:
     return rewards - group_mean(rewards, group_ids)
 
 
+def leave_one_out(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    """r - mean of the others of its group = n/(n - 1) (r - mean) (RLOO 2402.14740): the unbiased baseline. A group of one gets 0."""
+    n = segment_sum(torch.ones_like(rewards), group_ids, int(group_ids.max()) + 1)[group_ids]
+    return group_centred(rewards, group_ids) * n / (n - 1).clamp_min(1)
+
+
 def group_standardised(rewards: Tensor, group_ids: Tensor, eps: float = 1e-4) -> Tensor:
     """(r - mean)/(std + eps) over its group, std unbiased (GRPO 2402.03300; TRL's eps). A group of one, or all equal, gets 0."""
     centred = group_centred(rewards, group_ids)

@@ -21,3 +21,8 @@ def sequence(lengths: Tensor, max_tokens: int) -> Tensor:
 def constant(lengths: Tensor, max_tokens: int) -> Tensor:
     """Sum over tokens divided by S * max_tokens (Dr. GRPO 2503.20783): no length enters."""
     return (lengths * 0 + 1).float() / (len(lengths) * max_tokens)
+
+
+def answer(lengths: Tensor, max_tokens: int) -> Tensor:
+    """Sum over the tokens of each answer, mean over answers (verl's seq-mean-token-sum): for what is one number an answer, at its first token."""
+    return (lengths * 0 + 1).float() / len(lengths)

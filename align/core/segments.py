@@ -14,13 +14,13 @@ def segment_sum(x: Tensor, ids: Tensor, count: int) -> Tensor:
 def suffix_sum(x: Tensor, seq_ids: Tensor, positions: Tensor) -> Tensor:
     """sum over t' > t, inside the sequence of t, of x [T] -> [T]."""
     # Shifted, not the inclusive sum minus x: a large x would take the digits of what follows with it.
-    later = torch.nn.functional.pad(_unpack(x, seq_ids, positions)[:, 1:], (0, 1))
+    later = torch.nn.functional.pad(padded(x, seq_ids, positions)[:, 1:], (0, 1))
     return later.flip(1).cumsum(1).flip(1)[seq_ids, positions]
 
 
 def prefix_sum(x: Tensor, seq_ids: Tensor, positions: Tensor) -> Tensor:
     """sum over t' <= t, inside the sequence of t, of x [T] -> [T]."""
-    return _unpack(x, seq_ids, positions).cumsum(1)[seq_ids, positions]
+    return padded(x, seq_ids, positions).cumsum(1)[seq_ids, positions]
 
 
 def group_mean(x: Tensor, group_ids: Tensor) -> Tensor:
@@ -31,7 +31,8 @@ def group_mean(x: Tensor, group_ids: Tensor) -> Tensor:
     return (total / count)[group_ids].to(x.dtype)
 
 
-def _unpack(x: Tensor, seq_ids: Tensor, positions: Tensor) -> Tensor:
-    # Sums run along padded rows: one cumulative sum over the packed [T] would carry rounding from one sequence into the next.
+def padded(x: Tensor, seq_ids: Tensor, positions: Tensor) -> Tensor:
+    """x [T] as rows, one a sequence, 0 after its end -> [S, longest]."""
+    # Sums run along these rows: one cumulative sum over the packed [T] would carry rounding from one sequence into the next.
     rows = torch.zeros(int(seq_ids.max()) + 1, int(positions.max()) + 1, dtype=x.dtype, device=x.device)
     return rows.index_put((seq_ids, positions), x)

@@ -8,7 +8,7 @@ One file serves every use (methods: Wang et al. 2309.16240 for the link, Go et a
 | loss, sampled token | value `khat = k_f(u)/u >= 0`, gradient `rho * c * grad log pi` |
 | loss, full vocabulary | value `sum_v ref_v k_f(u_v)`, gradient `pi_v c_v` against `log pi_v` |
 | reward | own token `c`, future tokens `khat` |
-| preference link | `c` of the sequence log-ratio |
+| preference link | `c` of the log-ratio of the whole answer, differentiated |
 
 with `c = f'(u) - f'(1)` and the Bregman form `k_f(u) = f(u) - f(1) - f'(1)(u - 1) >= 0`.
 """
@@ -51,13 +51,14 @@ class Divergence(ABC):
     def f_prime(self, log_u: Tensor) -> Tensor:
         """df/du at u = exp(log_u)."""
         with torch.enable_grad():
-            x = log_u.detach().double().requires_grad_()
-            (slope,) = torch.autograd.grad(self.f(x).sum(), x)
-        return (slope * torch.exp(-x)).detach().to(log_u.dtype)
+            x = log_u.double() if log_u.requires_grad else log_u.detach().double().requires_grad_()
+            (slope,) = torch.autograd.grad(self.f(x).sum(), x, create_graph=log_u.requires_grad)
+            f_prime = (slope * torch.exp(-x)).to(log_u.dtype)
+        return f_prime if log_u.requires_grad else f_prime.detach()
 
     def coefficient(self, log_u: Tensor) -> Tensor:
-        """c(u) = f'(u) - f'(1): what multiplies the score of the sampled token."""
-        x = log_u.detach().double()
+        """c(u) = f'(u) - f'(1): what multiplies the score of the sampled token. Differentiable, as a preference link needs it."""
+        x = log_u.double()
         return (self.f_prime(x) - self.f_prime(torch.zeros_like(x))).to(log_u.dtype)
 
     def generator(self, log_u: Tensor) -> Tensor:

@@ -24,7 +24,9 @@ class JensenShannon(Divergence):
 
     def coefficient(self, log_u: Tensor) -> Tensor:
         # log(2 sigmoid(x)) = log1p(tanh(x/2)): near 0 the two constants cancel and would leave float32 no digits.
-        return torch.where(log_u.abs() < 1, torch.log1p(torch.tanh(log_u / 2)), LOG2 + logsigmoid(log_u))
+        # Clamped, for far out the branch not taken is -inf and its gradient NaN.
+        near = torch.log1p(torch.tanh(log_u.clamp(-1, 1) / 2))
+        return torch.where(log_u.abs() < 1, near, LOG2 + logsigmoid(log_u))
 
     def generator(self, log_u: Tensor) -> Tensor:
         # f'(1) = 0, so this is f. With h = log(u)/2 it is (u + 1)(h tanh h - log cosh h), log cosh h = -log(1 - tanh^2 h)/2; far from

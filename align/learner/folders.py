@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from peft import PeftConfig, PeftModel
 from peft.utils import load_peft_weights
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from align.errors import UserError
+
+T = TypeVar("T")
 
 
 def is_adapter(folder: str) -> bool:
@@ -27,15 +30,60 @@ def load_causal_lm(folder: str, dtype: str, where: str) -> torch.nn.Module:
     Raises UserError naming `where` for a folder without one, and for one with an adapter: transformers would quietly load it on top
     of its base, and the model "with the adapter off" would not be the policy that training starts from.
     """
+    return _without_dropout(_loaded(folder, where, "no causal language model", lambda: AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True)))
+
+
+def load_scorer(folder: str, dtype: str, where: str, *, fresh: bool) -> torch.nn.Module:
+    """A sequence-classification model with one output, `score`, a linear layer on its last state; every dropout at 0.
+
+    Args: fresh: where the folder holds a causal language model, its states get a head drawn from torch's generator, small enough
+    that scores begin near 0. Raises UserError naming `where` for a folder with neither, or without `fresh` for one with no scorer.
+    """
+    config = _loaded(folder, where, "no model", lambda: AutoConfig.from_pretrained(folder, local_files_only=True))
+    trained = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    if trained and config.num_labels != 1:
+        raise UserError(f"{where}: the model in {folder} tells {config.num_labels} classes apart; a scorer has one output")
+    if not trained and not fresh:
+        raise UserError(f"{where}: {folder} holds {', '.join(config.architectures or ('a model',))} and no scorer; train one from "
+                        "preferences, or give a folder of one that AutoModelForSequenceClassification loads")
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # it would tell of the missing head, which is looked for below
+    try:
+        model, info = _loaded(folder, where, "no scorer and no causal language model",
+                              lambda: AutoModelForSequenceClassification.from_pretrained(
+                                  folder, num_labels=1, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True,
+                                  output_loading_info=True))
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    missing = info["missing_keys"] - (set() if trained else {"score.weight"})
+    head = getattr(model, "score", None)
+    if missing or not isinstance(head, torch.nn.Linear):
+        raise UserError(f"{where}: the model in {folder} " + (f"lacks {', '.join(sorted(missing))}" if missing else
+                        f"is a {type(model).__name__}, whose head is not one linear layer called score"))
+    if not trained:
+        torch.nn.init.normal_(head.weight, std=1 / (head.in_features + 1))
+    return _without_dropout(model)
+
+
+def load_tokenizer(folder: str, where: str):
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where}: {folder} holds no tokenizer that transformers loads: {str(error).splitlines()[0]}") from error
+
+
+def _loaded(folder: str, where: str, otherwise: str, load: Callable[[], T]) -> T:
     transformers_logging.disable_progress_bar()
     if is_adapter(folder):
         raise UserError(f"{where}: {folder} holds a peft adapter; give a folder with the merged model (`model` of a run is one)")
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="sdpa",
-                                                     local_files_only=True)
+        return load()
     except (OSError, ValueError) as error:
-        raise UserError(f"{where}: {folder} holds no causal language model that transformers loads: "
-                        f"{str(error).splitlines()[0]}") from error
+        raise UserError(f"{where}: {folder} holds {otherwise} that transformers loads: {str(error).splitlines()[0]}") from error
+
+
+def _without_dropout(model: torch.nn.Module) -> torch.nn.Module:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

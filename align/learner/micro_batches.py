@@ -22,21 +22,30 @@ def minibatches(batch: TokenBatch, count: int, seed: int) -> Iterator[TokenBatch
             yield batch.select(chosen)
 
 
-def micro_batches(batch: TokenBatch, micro_tokens: int) -> Iterator[tuple[Tensor, TokenBatch]]:
+def micro_batches(batch: TokenBatch, micro_tokens: int, whole_groups: bool = False) -> Iterator[tuple[Tensor, TokenBatch]]:
     """Sequences of like length together, each part at most `micro_tokens` inputs with its padding (at least one sequence).
 
-    Yields the indices in [T] of the part's tokens, and the part.
+    With `whole_groups` no group is split, and a part holds at least one group. Yields the indices in [T] of the part's tokens, and the part.
     """
-    totals = batch.prompt_lengths + batch.lengths
+    totals = (batch.prompt_lengths + batch.lengths).tolist()
+    units = _groups(batch.group_ids) if whole_groups else [[i] for i in range(len(totals))]
+    longest = [max(totals[i] for i in unit) for unit in units]
     parts, current, widest = [], [], 0
-    for i in torch.argsort(totals, stable=True).tolist():
-        widest = max(widest, int(totals[i]))
-        if current and widest * (len(current) + 1) > micro_tokens:
+    for i in sorted(range(len(units)), key=longest.__getitem__):
+        widest = max(widest, longest[i])
+        if current and widest * (len(current) + len(units[i])) > micro_tokens:
             parts.append(current)
-            current, widest = [], int(totals[i])
-        current.append(i)
+            current, widest = [], longest[i]
+        current.extend(units[i])
     parts.append(current)
     for part in parts:
         keep = torch.zeros(len(totals), dtype=torch.bool)
         keep[part] = True
         yield keep[batch.seq_ids].nonzero().squeeze(-1), batch.select(keep.nonzero().squeeze(-1))
+
+
+def _groups(group_ids: Tensor) -> list[list[int]]:
+    groups: dict[int, list[int]] = {}
+    for i, group in enumerate(group_ids.tolist()):
+        groups.setdefault(group, []).append(i)
+    return list(groups.values())

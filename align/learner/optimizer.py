@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 
 from align.recipe import Optimizer
 
+if TYPE_CHECKING:
+    from align.critics import Critic
+    from align.learner.policy import Policy
+    from align.learner.scorer import Scorer
 
-def make_optimizer(parameters: list[torch.nn.Parameter], options: Optimizer) -> torch.optim.AdamW:
-    return torch.optim.AdamW(parameters, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay, fused=True)
+
+def make_optimizer(options: Optimizer, policy: Policy | Scorer, critic: Critic | None) -> torch.optim.AdamW:
+    """One optimizer; the critic is a group of its own, for it may have its own rate."""
+    groups = [{"params": [p for _, p in policy.trained()], "full_lr": options.lr}]
+    if critic is not None:
+        groups.append({"params": [p for _, p in critic.trained()], "full_lr": critic.lr or options.lr})
+    return torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay, fused=True)
 
 
-def learning_rate(options: Optimizer, step: int, steps: int) -> float:
-    """The rate of the step (from 0) of `steps`: a linear warm-up whose first step is not 0, then the schedule down to the last step."""
+def schedule(options: Optimizer, step: int, steps: int) -> float:
+    """The fraction of the full rate at a step (from 0) of `steps`: a linear warm-up whose first is not 0, then down to the last step."""
     if step < options.warmup_steps:
-        return options.lr * (step + 1) / options.warmup_steps
+        return (step + 1) / options.warmup_steps
     done = (step - options.warmup_steps) / max(1, steps - 1 - options.warmup_steps)
     if options.schedule == "linear":
         fraction = 1 - done
@@ -24,4 +34,4 @@ def learning_rate(options: Optimizer, step: int, steps: int) -> float:
         fraction = 0.5 * (1 + math.cos(math.pi * done))
     else:
         fraction = 1.0
-    return options.lr * (options.final_fraction + (1 - options.final_fraction) * fraction)
+    return options.final_fraction + (1 - options.final_fraction) * fraction

@@ -8,14 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.func import functional_call
-from transformers import AutoTokenizer
 
 from align.core.logprobs import Head
-from align.errors import UserError
 from align.learner import folders
+from align.learner.backbone import add_lora, before_each_token, merged, set_mode
 from align.recipe import Lora, Model
 from align.references import BASE, OWN, Override
 from align.types import TokenBatch
@@ -27,29 +25,22 @@ class Policy:
     def __init__(self, model_dir: str, options: Model, where: str = "model.path"):
         self.model_dir, self.options = model_dir, options
         self.causal_lm = folders.load_causal_lm(model_dir, options.dtype, where)
-        self.tokenizer = load_tokenizer(model_dir, where)
+        self.tokenizer = folders.load_tokenizer(model_dir, where)
         self.lora = options.lora.rank > 0
-        self.module = add_lora(self.causal_lm, options) if self.lora else self.causal_lm
+        self.module = add_lora(self.causal_lm, options, "CAUSAL_LM") if self.lora else self.causal_lm
         self._decoder = self.causal_lm.get_decoder()
         names = {id(m): n for n, m in self.module.named_modules()}
         self._prefix = names[id(self._decoder)] + "."
         head = self.causal_lm.get_output_embeddings()
         self._head_name = next(n for n, p in self.module.named_parameters() if p is head.weight)
-        self.module.eval()
-        if options.activation_checkpointing:
-            # transformers checkpoints in training mode only; every dropout is 0, so the mode changes nothing else.
-            self.causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            self.causal_lm.enable_input_require_grads()
-            self.module.train()
-        elif options.lora.dropout:
-            self.module.train()
+        set_mode(self.causal_lm, self.module, options)
 
     def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return ((n, p) for n, p in self.module.named_parameters() if p.requires_grad)
 
     def hidden(self, batch: TokenBatch, parameters: Override = OWN) -> Tensor:
         """The state that predicts each response token: [T, H]. `parameters`: OWN, BASE, or other values for the trained ones."""
-        rows, columns = batch.seq_ids, batch.prompt_lengths[batch.seq_ids] + batch.positions - 1
+        rows, columns = before_each_token(batch)
         # Padding is on the right and attention is causal, so no position looks at it and no mask is needed.
         call = {"input_ids": batch.input_ids[:, :-1], "use_cache": False}
         with self._adapter_off() if parameters is BASE else nullcontext():
@@ -74,19 +65,9 @@ class Policy:
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the checkpoint under its Hugging Face name, adapters merged."""
-        if not self.lora:
-            tied = self._tied_names()
-            yield from ((n, t) for n, t in self.causal_lm.state_dict().items() if n not in tied)
-            return
-        # Merging in place and taking it back would leave rounding behind in the base weights: merge copies.
-        modules = dict(self.causal_lm.named_modules())
-        for name, tensor in self.causal_lm.state_dict().items():
-            if ".lora_" in name or name in self._tied_names():
-                continue
-            owner = name.rpartition(".base_layer.")[0]
-            if owner and name.endswith(".weight"):
-                tensor = tensor + modules[owner].get_delta_weight("default").to(tensor.dtype)
-            yield name.replace(".base_layer.", "."), tensor
+        tied = self._tied_names()
+        tensors = merged(self.causal_lm) if self.lora else self.causal_lm.state_dict().items()
+        return ((n, t) for n, t in tensors if n not in tied)
 
     def _tied_names(self) -> set[str]:
         return {n for n in self.causal_lm.state_dict() if n not in dict(self.causal_lm.named_parameters())} & set(
@@ -134,22 +115,3 @@ class Policy:
         if isinstance(parameters, dict):
             return folders.content_hash(parameters.items())
         return folders.content_hash((n, p) for n, p in self.module.named_parameters() if p.requires_grad is (parameters is not BASE))
-
-
-def load_tokenizer(model_dir: str, where: str):
-    try:
-        return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{where}: {model_dir} holds no tokenizer that transformers loads: {str(error).splitlines()[0]}") from error
-
-
-def add_lora(model: torch.nn.Module, options: Model) -> torch.nn.Module:
-    targets = options.lora.targets if options.lora.targets == "all-linear" else options.lora.targets.split(",")
-    try:
-        adapted = get_peft_model(model, LoraConfig(r=options.lora.rank, lora_alpha=options.lora.alpha, lora_dropout=options.lora.dropout,
-                                                   target_modules=targets, task_type="CAUSAL_LM"))
-    except ValueError as error:
-        raise UserError(f"model.lora.targets: {error}") from error
-    if hasattr(model.get_output_embeddings(), "lora_A"):
-        raise UserError("model.lora.targets: the head cannot have an adapter, its weights are read as they are; leave it out")
-    return adapted

@@ -14,12 +14,12 @@ from typing import Any
 from torch import Tensor
 
 from align.core.logprobs import every_token
-from align.types import TokenContext
+from align.types import Charge, TokenBatch, TokenContext
 
 
 @dataclass(frozen=True, kw_only=True)
 class Penalty:
-    """What a regularizer makes of one micro-batch, before beta and before the reduction. Exactly one of `loss` and `reward`."""
+    """What a regularizer makes of one micro-batch, before beta and before the reduction. Exactly one of `loss`, `reward` and `link`."""
 
     value: Tensor
     """float32 [T], detached: the estimate, which is logged and which an adaptive coefficient sees."""
@@ -27,6 +27,10 @@ class Penalty:
     """float32 [T], differentiable: added to the loss."""
     reward: Tensor | None = None
     """float32 [T], detached: subtracted from each token's advantage."""
+    link: Tensor | None = None
+    """float32 [S], differentiable: the score of each whole answer, whose beta-fold is its implicit reward."""
+    log_ratio: Tensor | None = None
+    """float32 [S], detached, nats: log pi/ref of each whole answer, beside `link`."""
     shares: Mapping[str, Tensor] = field(default_factory=dict)
     """bool [T] by name: `clamped: [...]` is logged as the share of tokens `clamped/NAME`."""
 
@@ -43,7 +47,7 @@ class Regularizer(ABC):
     reference: Any = None
     """A Reference; None where nothing is compared with."""
     placement: str = "loss"
-    """Which of the two its Penalty fills: loss or reward."""
+    """Which of the three its Penalty fills: loss, reward or link."""
     full_vocabulary: bool = False
     """Asks the learner for `ctx.exact`, the divergence over the vocabulary."""
     merges: bool = False
@@ -57,6 +61,15 @@ class Regularizer(ABC):
     @abstractmethod
     def penalty(self, ctx: TokenContext, name: str) -> Penalty:
         """The penalty on a micro-batch; `name` finds its own entries in the batch."""
+
+    def charge(self, batch: TokenBatch, name: str) -> Charge | None:
+        """What it takes from token rewards at pi_old, before beta, where a critic learns them; None: it cannot be placed there."""
+        return None
+
+    @property
+    def warning(self) -> str | None:
+        """What a user of it as configured should know, though it runs."""
+        return None
 
     def refusal(self, *, on_policy: bool, samples: bool) -> str | None:
         """Why this regularizer cannot be used as configured, or None."""

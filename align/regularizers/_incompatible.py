@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+
 from align.divergences import Divergence
 from align.divergences.reverse_kl import ReverseKl
 from align.estimators import Estimator
@@ -15,6 +17,10 @@ from align.estimators.straight_through import StraightThrough
 
 if TYPE_CHECKING:
     from align.regularizers.composed import Composed
+
+
+PROBED = torch.linspace(-2, 2, 4, dtype=torch.float64)
+"""Nats, beside 0: where the slope of f' is looked for."""
 
 
 class Refusal(NamedTuple):
@@ -31,6 +37,8 @@ def incompatible(
     Args: `on_policy`: each batch serves one update; `samples`: the batch holds the policy's own rollouts, not demonstrations.
     """
     word = _word(estimator)
+    if placement == "link":
+        return _link(divergence, estimator, credit)
     if not (divergence.is_f_divergence or estimator.full_vocabulary):
         return Refusal(f"{type(divergence).__name__} is a function of an expectation at each state, which one sampled token does not tell: "
                        "use estimator: exact")
@@ -51,6 +59,23 @@ def incompatible(
     if placement == "reward" and isinstance(estimator, StraightThrough):
         return Refusal(f"a reward has no gradient of its own, so {word} changes nothing there: use estimator: {estimator.of}")
     return _bias(estimator, placement, credit, on_policy)
+
+
+def _link(divergence: Divergence, estimator: Estimator, credit: str) -> Refusal | None:
+    """A link is a function of whole answers that somebody compared, whoever drew them."""
+    if not divergence.is_f_divergence:
+        return Refusal(f"{type(divergence).__name__} is a function of an expectation, so an answer has no score f'(u) of its own: use an "
+                       "f-divergence as the link")
+    scores = divergence.coefficient(PROBED)
+    if torch.equal(scores, scores.sign() * scores.abs().max()):
+        return Refusal(f"{type(divergence).__name__} has a constant f' on either side of 1, so a preference link would have no gradient: use "
+                       "another divergence")
+    if credit != "local":
+        return Refusal(f"credit: {credit} changes nothing: a link scores whole answers")
+    if estimator.only_reverse_kl or estimator.merges:
+        return Refusal(f"{_word(estimator)} changes nothing: a link is computed and not estimated; estimator: exact measures the divergence "
+                       "at the answers' states, beside the loss")
+    return None
 
 
 def _bias(estimator: Estimator, placement: str, credit: str, on_policy: bool) -> Refusal | None:
@@ -81,6 +106,9 @@ def _bias(estimator: Estimator, placement: str, credit: str, on_policy: bool) ->
 def idle(regularizer: Composed, *, on_policy: bool, samples: bool) -> str | None:
     """Why a key that was given changes nothing here, or None. One that holds its default is as good as not given."""
     word = _word(regularizer.estimator)
+    if regularizer.placement == "link" and (regularizer.ratio_to != "old" or regularizer.ratio_cap is not None):
+        key = "ratio_to" if regularizer.ratio_to != "old" else "ratio_cap"
+        return f"{key} changes nothing: a link weighs no samples"
     given = [key for key, is_given in (("ratio_to", regularizer.ratio_to != "old"), ("ratio_cap", regularizer.ratio_cap is not None))
              if is_given]
     if given and not samples:
@@ -91,7 +119,7 @@ def idle(regularizer: Composed, *, on_policy: bool, samples: bool) -> str | None
         return f"{given[0]} changes nothing: {why}"
     if regularizer.ratio_cap is not None and on_policy and regularizer.ratio_to == "old":
         return "ratio_cap changes nothing: each batch serves one update, so pi is pi_old and every weight is 1"
-    if regularizer.clamp is not None and regularizer.full_vocabulary:
+    if regularizer.clamp is not None and regularizer.full_vocabulary and regularizer.placement != "link":
         return f"clamp changes nothing: {word} weighs every outcome by its probability, so no sampled token can be an outlier"
     return None
 

@@ -8,16 +8,18 @@ from torch import Tensor
 from align.config import part
 from align.core import credit
 from align.core.credit import Packing
+from align.core.links import link
+from align.core.segments import segment_sum
 from align.describe import written
 from align.regularizers import Penalty, Regularizer
 from align.regularizers._incompatible import idle, incompatible
-from align.types import TokenContext
+from align.types import Charge, TokenBatch, TokenContext
 
 CREDITS = {"local": credit.local, "summed": credit.summed, "sequence": credit.sequence}
 CLAMPS = {"local": 20.0, "summed": 20.0, "sequence": 40.0}
 """Nats, by credit. A token: verl's bound. An answer: u^2 (Neyman, Tsallis at its ends) stays within float32; a long one is
 tens of nats away by right."""
-WORDS = {"placement": ("loss", "reward"), "credit": tuple(CREDITS), "ratio_to": ("old", "sampler"), "beyond_cap": ("truncate", "mask")}
+WORDS = {"placement": ("loss", "reward", "link"), "credit": tuple(CREDITS), "ratio_to": ("old", "sampler"), "beyond_cap": ("truncate", "mask")}
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Composed(Regularizer):
     weighting: Any = part("weighting", "uniform")
     reference: Any = part("reference", "frozen")
     placement: str = "loss"
-    """`loss`: a term beside the policy's. `reward`: taken from the advantages."""
+    """`loss`: a term beside the policy's. `reward`: taken from the advantages; where the algorithm has a critic, from the token rewards it
+    learns. `link`: inside a preference loss, whose implicit reward is beta (f'(u) - f'(1)) of the whole answer."""
     credit: str = "local"
     """`local`, `summed` or `sequence`: see core/credit.py."""
     ratio_to: str = "old"
@@ -76,7 +79,8 @@ class Composed(Regularizer):
     @property
     def largest_log_ratio(self) -> float:
         """Nats: `clamp`, or its default under this credit."""
-        return CLAMPS[self.credit] if self.clamp is None else self.clamp
+        whole_answer = self.credit == "sequence" or self.placement == "link"
+        return CLAMPS["sequence" if whole_answer else self.credit] if self.clamp is None else self.clamp
 
     @property
     def weighs_samples(self) -> bool:
@@ -86,10 +90,20 @@ class Composed(Regularizer):
     def outcomes(self, logp: Tensor, ref_logp: Tensor) -> tuple[Tensor, Tensor]:
         return self.estimator.outcomes(logp, ref_logp)
 
+    @property
+    def warning(self) -> str | None:
+        if self.placement == "link" and not self.divergence.full_support:
+            return (f"{written(self.divergence)} as a link: f'(0) is finite, so the optimum may give up answers altogether, and the f-DPO "
+                    "loss does not have it as its minimum (Wang et al. 2309.16240 need f'(0) = -inf)")
+        return None
+
     def refusal(self, *, on_policy: bool, samples: bool) -> str | None:
         if not samples and getattr(self.weighting, "needs_rewards", False):
-            return f"weighting {written(self.weighting)} looks at rewards, and demonstrations have none: use another"
+            return f"weighting {written(self.weighting)} looks at rewards, and this algorithm's data have none: use another"
         reason = incompatible(self.divergence, self.estimator, self.placement, self.credit, on_policy=on_policy, samples=samples)
+        if self.placement == "link" and self.coefficient.listens and not self.full_vocabulary:
+            return (f"coefficient {written(self.coefficient)} follows the measured divergence, and a ranking's answers are not drawn from "
+                    "the policy: with estimator: exact it follows that at their states")
         if reason is None and self.allow_biased:
             return "allow_biased changes nothing: this form has the gradient it claims"
         if reason is None or (reason.biased and self.allow_biased):
@@ -97,26 +111,49 @@ class Composed(Regularizer):
         return reason.text + (", or set allow_biased: true to run it as published" if reason.biased else "")
 
     def penalty(self, ctx: TokenContext, name: str) -> Penalty:
-        weights = ctx.batch.penalty_weights[name]
         at = Packing(ctx.batch.seq_ids, ctx.batch.positions)
+        if self.placement == "link":
+            return self._link(ctx, name, at)
         rho, shares = self._importance(ctx, at)
         if self.full_vocabulary:
-            divergence = weights * ctx.exact[name]
+            divergence = ctx.batch.penalty_weights[name] * ctx.exact[name]
             # Locally the visited states are taken as given, and at each state nothing was sampled: no ratio enters.
             loss = divergence if self.credit == "local" else credit.summed_exact(divergence, ctx.logp, rho, at)
             return Penalty(value=loss.detach(), loss=loss, shares=shares)
-        log_u = ctx.logp.detach() - ctx.batch.references[name].logp
-        if self.credit == "sequence":
-            log_u, weights = credit.sequence_log_ratio(log_u, at), weights_of_sequences(weights, at)
-        shares["clamped"] = log_u.abs() > self.largest_log_ratio
-        log_u = log_u.clamp(-self.largest_log_ratio, self.largest_log_ratio)
-        coefficient = self.estimator.reward if self.placement == "reward" else self.estimator.coefficient
-        own = weights * coefficient(self.divergence, log_u)
-        credited = CREDITS[self.credit](weights * self.estimator.value(self.divergence, log_u), own, rho, at)
+        value, own, clamped = self._estimates(ctx.logp.detach(), ctx.batch, name, at)
+        shares["clamped"] = clamped
+        credited = CREDITS[self.credit](value, own, rho, at)
         if self.placement == "reward":
             owned = torch.exp(-ctx.log_rho.detach()) if self.weighs_samples else 1.0
             return Penalty(value=credited.value, reward=credited.coefficient * owned, shares=shares)
         return Penalty(value=credited.value, loss=credited.value + credited.coefficient * (ctx.logp - ctx.logp.detach()), shares=shares)
+
+    def charge(self, batch: TokenBatch, name: str) -> Charge:
+        """Under `credit: summed` a token's reward loses the value, and its own advantage what the derivative has beyond that."""
+        value, own, _ = self._estimates(batch.old_logp, batch, name, Packing(batch.seq_ids, batch.positions))
+        if self.credit == "summed":
+            return Charge(reward=value, own=own - value)
+        return Charge(reward=torch.zeros_like(own), own=own)
+
+    def _estimates(self, logp: Tensor, batch: TokenBatch, name: str, at: Packing) -> tuple[Tensor, Tensor, Tensor]:
+        """Value and coefficient of each token, weighted, and which log-ratios were clamped, [T] each."""
+        log_u, weights = logp - batch.references[name].logp, batch.penalty_weights[name]
+        if self.credit == "sequence":
+            log_u, weights = credit.sequence_log_ratio(log_u, at), weights_of_sequences(weights, at)
+        clamped = log_u.abs() > self.largest_log_ratio
+        log_u = log_u.clamp(-self.largest_log_ratio, self.largest_log_ratio)
+        coefficient = self.estimator.reward if self.placement == "reward" else self.estimator.coefficient
+        return weights * self.estimator.value(self.divergence, log_u), weights * coefficient(self.divergence, log_u), clamped
+
+    def _link(self, ctx: TokenContext, name: str, at: Packing) -> Penalty:
+        """The weighting chooses the tokens of an answer that its log-ratio counts (SamPO)."""
+        log_u = ctx.logp - ctx.batch.references[name].logp
+        answers = len(ctx.batch.lengths)
+        log_ratio = segment_sum(ctx.batch.penalty_weights[name] * log_u, at.seq_ids, answers)
+        value = ctx.exact[name].detach() if self.full_vocabulary else self.estimator.value(self.divergence, log_u.detach())
+        beyond = log_ratio.detach().abs() > self.largest_log_ratio
+        return Penalty(value=value, link=link(self.divergence, log_ratio, self.largest_log_ratio), log_ratio=log_ratio.detach(),
+                       shares={"clamped": beyond})
 
     def _importance(self, ctx: TokenContext, at: Packing) -> tuple[Tensor | float, dict[str, Tensor]]:
         """What each token is weighed by, and which of them the cap cut."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from align.testing.algorithms import check_algorithm
 from align.testing.coefficients import check_coefficient
+from align.testing.critics import check_critic
 from align.testing.divergences import check_divergence
 from align.testing.engines import check_engine
 from align.testing.estimators import check_estimator
@@ -24,8 +25,8 @@ from align.testing.tasks import check_task
 from align.testing.weightings import check_weighting
 
 __all__ = [
-    "Finding", "check", "check_algorithm", "check_coefficient", "check_divergence", "check_engine", "check_estimator", "check_reference",
-    "check_regularizer", "check_reward", "check_shaping", "check_task", "check_weighting",
+    "Finding", "check", "check_algorithm", "check_coefficient", "check_critic", "check_divergence", "check_engine", "check_estimator",
+    "check_reference", "check_regularizer", "check_reward", "check_shaping", "check_task", "check_weighting",
 ]
 
 CHECKS = {name.removeprefix("check_"): found for name, found in list(globals().items()) if name.startswith("check_")}

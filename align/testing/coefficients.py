@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
+import torch
+
 from align.coefficients import Coefficient
+from align.enumeration import TREE, UPDATE, context, setting
 from align.testing.findings import Finding, Kit, again
+from align.types import TokenBatch
 
 KIT = Kit("coefficient")
 STEPS = (*range(50), 1000, 10**6)
@@ -15,6 +21,8 @@ MEASURED = (0.05, 3.0, -0.02, 1e4, 1e-6, 0.0, 0.3)
 """Nats: what it may be told, below 0 too, since k1's mean over a batch can be."""
 ROLLOUTS = 64
 PROMPTS = ("a", "b", "a", "c")
+NAME = "checked"
+"""The regularizer's entries in the batch."""
 
 
 def check_coefficient(part: Any, /, **keys: Any) -> list[Finding]:
@@ -22,18 +30,31 @@ def check_coefficient(part: Any, /, **keys: Any) -> list[Finding]:
     return KIT.run(part, keys)
 
 
+@cache
+def batch() -> TokenBatch:
+    """A scored one: two groups of two answers, the first two of which are alike."""
+    whole = context(setting(TREE, UPDATE), NAME, dtype=torch.float32)[0].batch
+    chosen = whole.select(torch.tensor([0, 1, 2, 3]))
+    logp = chosen.references[NAME].logp
+    return replace(chosen, prompt_ids=PROMPTS, group_ids=torch.tensor([0, 0, 1, 1]), old_logp=logp + 0.3 * torch.cos(chosen.positions + 1))
+
+
+def _multiplied(c: Coefficient) -> list[float] | None:
+    found = c.multipliers(batch(), NAME)
+    return None if found is None else found.tolist()
+
+
 def _wrong(beta: Any) -> bool:
     return isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta < math.inf
 
 
 def _betas(c: Coefficient) -> list[float]:
-    multipliers = c.multipliers(PROMPTS)
-    return [c.beta(step) for step in STEPS] + list(multipliers or ())
+    return [c.beta(step) for step in STEPS] + (_multiplied(c) or [])
 
 
 def _told(c: Coefficient, divergence: float) -> None:
     c.update(divergence, ROLLOUTS)
-    if c.multipliers(PROMPTS) is not None:
+    if _multiplied(c) is not None:
         c.update_prompts({"a": divergence, "b": divergence / 2})
 
 
@@ -62,15 +83,14 @@ def _pure(c: Coefficient) -> str | None:
     return None if _betas(fresh) == _betas(fresh) else "the second answer differs"
 
 
-@KIT.check("multipliers", "give one number for each prompt asked about, in their order, and the same for the same prompt")
+@KIT.check("multipliers", "give a float32 tensor, one number a sequence in their order, detached")
 def _multipliers(c: Coefficient) -> str | None:
-    """multipliers are None, or one for each sequence, alike for alike prompts"""
-    found = c.multipliers(PROMPTS)
+    """multipliers are None, or float32 [S]"""
+    found = c.multipliers(batch(), NAME)
     if found is None:
         return None
-    if len(found) != len(PROMPTS):
-        return f"{len(found)} for {len(PROMPTS)} sequences"
-    return None if found[0] == found[2] else "two sequences of one prompt differ"
+    right = found.shape == (len(PROMPTS),) and found.dtype == torch.float32 and not found.requires_grad
+    return None if right else f"{list(found.shape)} {found.dtype} for {len(PROMPTS)} sequences"
 
 
 @KIT.check("state", "keep in state_dict, as JSON values, everything that update changes, and take all of it back in load_state_dict")

@@ -11,9 +11,9 @@ import numpy as np
 
 from align.recipe import RewardLimits
 from align.rewards import Reward
-from align.testing.findings import Finding, Kit
+from align.testing.findings import Finding, Kit, again
 from align.types import Group, Prompt, Rewards, Rollout
-from align.workers.reward_runner import run_rewards
+from align.workers.reward_runner import joined, run_rewards
 
 KIT = Kit("reward")
 PROMPTS = (
@@ -38,33 +38,48 @@ def check_reward(part: Any, /, prompts: Sequence[Prompt] = PROMPTS, **keys: Any)
     return KIT.run(part, keys, prompts=prompts)
 
 
+def begun(r: Reward) -> Reward:
+    fresh = again(r)
+    fresh.start()
+    return fresh
+
+
+def group(prompt: Prompt, *texts: str) -> Group:
+    return Group(prompt=prompt, rollouts=tuple(Rollout(token_ids=np.array([1], dtype=np.int32), text=text) for text in texts))
+
+
+def answers(prompt: Prompt) -> list[str]:
+    """Every hostile one, and the right one where the prompt has it."""
+    own = prompt.fields.get("answer")
+    return [*HOSTILE, *([own] if isinstance(own, str) else [])]
+
+
 def judged(r: Reward, prompts: Sequence[Prompt]) -> Iterator[tuple[str, Rewards]]:
-    """Every hostile answer and the right one to each prompt, and what a run would make of it."""
+    """Every answer by itself, and what a run would make of it."""
     for prompt in prompts:
-        own = prompt.fields.get("answer")
-        for text in (*HOSTILE, *([own] if isinstance(own, str) else [])):
-            rollout = Rollout(token_ids=np.array([1], dtype=np.int32), text=text)
-            yield text, run_rewards(r, LIMITS, [Group(prompt=prompt, rollouts=(rollout,))])
+        for text in answers(prompt):
+            yield text, run_rewards(r, LIMITS, [group(prompt, text)])
 
 
 @KIT.check("a number", "return a float, or a dict of floats with `total` among them, whatever the text; a run drops the sample otherwise")
 def _number(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """a finite float, or named parts of which `total` is the reward, for right answers and for any other text"""
-    failures = ((text, rewards.first_failure) for text, rewards in judged(r, prompts) if rewards.failed)
+    failures = ((text, rewards.first_failure) for text, rewards in judged(begun(r), prompts) if rewards.failed)
     return next((f"{text[:40]!r}: {why}" for text, why in failures if "took longer" not in why), None)
 
 
 @KIT.check("soon", "bound the work by the length of the answer, and refuse to compute what is too long")
 def _soon(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """no answer takes a second"""
-    failures = ((text, rewards.first_failure) for text, rewards in judged(r, prompts) if rewards.failed)
+    failures = ((text, rewards.first_failure) for text, rewards in judged(begun(r), prompts) if rewards.failed)
     return next((f"{text[:40]!r}: {why}" for text, why in failures if "took longer" in why), None)
 
 
 @KIT.check("repeats", "keep no state between answers, and draw no random numbers")
 def _repeats(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """the same answer has the same reward every time"""
-    one, two = ([(rewards.values.tobytes(), {k: v.tobytes() for k, v in rewards.parts.items()}) for _, rewards in judged(r, prompts)]
+    fresh = begun(r)
+    one, two = ([(rewards.values.tobytes(), {k: v.tobytes() for k, v in rewards.parts.items()}) for _, rewards in judged(fresh, prompts)]
                 for _ in range(2))
     return None if one == two else "it changes"
 
@@ -73,7 +88,7 @@ def _repeats(r: Reward, prompts: Sequence[Prompt]) -> str | None:
 def _data(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """an answer that is Python is not executed"""
     os.environ.pop(CANARY, None)
-    list(judged(r, prompts))
+    list(judged(begun(r), prompts))
     return "it was" if os.environ.pop(CANARY, None) else None
 
 
@@ -81,5 +96,18 @@ def _data(r: Reward, prompts: Sequence[Prompt]) -> str | None:
 def _prompt(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """the fields of the prompt stay as they are"""
     kept = copy.deepcopy([dict(p.fields) for p in prompts])
-    list(judged(r, prompts))
+    list(judged(begun(r), prompts))
     return next((f"those of {p.id} have changed" for p, fields in zip(prompts, kept, strict=True) if dict(p.fields) != fields), None)
+
+
+@KIT.check("together", "return from score_groups one entry for each rollout, in their order, whatever stands beside it")
+def _together(r: Reward, prompts: Sequence[Prompt]) -> str | None:
+    """an answer has the same reward among others as alone, to five digits"""
+    fresh = begun(r)
+    alone = joined([rewards for _, rewards in judged(fresh, prompts)])
+    among = run_rewards(fresh, LIMITS, [group(prompt, *answers(prompt)) for prompt in prompts])
+    if among.failed != alone.failed:
+        return f"{among.failed} answers fail instead of {alone.failed}: {among.first_failure}"
+    differing = [name for name, one in {"total": alone.values, **alone.parts}.items()
+                 if not np.allclose(one, {"total": among.values, **among.parts}[name], rtol=1e-5, atol=1e-5, equal_nan=True)]
+    return f"{', '.join(differing)} differs" if differing else None

@@ -106,7 +106,9 @@ class RewardActor:
 
     def start(self) -> None:
         if self.recipe is None:
-            self.recipe = self.job.recipe()
+            recipe = self.job.recipe()
+            recipe.reward.start()
+            self.recipe = recipe
 
     def score(self, groups: Sequence[Group]) -> Rewards:
         self.start()

@@ -60,6 +60,9 @@ class RemoteLearner:
     def update(self, batch: TokenBatch, step: int) -> dict[str, Stat]:
         return self._call("update", batch, step)
 
+    def measure(self, batch: TokenBatch) -> dict[str, Stat]:
+        return self._call("measure", batch)
+
     def exact_kl(self, batch: TokenBatch) -> Stat:
         return self._call("exact_kl", batch)
 

@@ -24,12 +24,12 @@ from align.workers.connect import connect
 from align.workers.pool import Lost, Pool
 from align.workers.resources import Need, needs, too_busy, too_large
 from align.workers.reward_runner import joined, lost
-from align.workers.shards import group_chunks, prompt_shards
+from align.workers.shards import evenly, group_chunks, prompt_shards
 
 ATTEMPTS = 3
 """Rollout actors that may die over one shard before the shard is held to be the cause."""
 CHUNK = 32
-"""Answers a reward actor gets at a time: what one answer that cannot be interrupted costs."""
+"""Answers a reward actor gets at a time, unless it judges them together: what one answer that cannot be interrupted costs."""
 MARGIN = 10.0
 """Seconds a reward actor gets beyond the limits of its answers."""
 RELEASE_SECONDS = 10.0
@@ -60,9 +60,11 @@ class RayWorkers:
         learner = LearnerActor.options(**size, **gpus, runtime_env={"env_vars": threads}).remote(job)
         rollout = RolloutActor.options(**size, **gpus, max_restarts=-1,
                                        runtime_env={"env_vars": {**self.recipe.engine.environment, **threads}})
-        reward = RewardActor.options(**size, max_restarts=-1, runtime_env={"env_vars": threads})
+        # Ray shows every GPU of the node to an actor that reserved none.
+        reward = RewardActor.options(**size, max_restarts=-1, runtime_env={"env_vars": {**threads, "CUDA_VISIBLE_DEVICES": ""}})
         self.learner_actor, self.learner = learner, RemoteLearner(learner)
-        self.rollouts = Pool("rollout", [rollout.remote(job) for _ in range(workers.rollout)], workers.start_timeout)
+        engines = workers.rollout if self.recipe.answers else 0
+        self.rollouts = Pool("rollout", [rollout.remote(job) for _ in range(engines)], workers.start_timeout)
         self.pools.append(self.rollouts)
         if self.recipe.reward is not None:
             self.rewards = Pool("reward", [reward.remote(job) for _ in range(workers.reward)], workers.start_timeout)
@@ -99,7 +101,8 @@ class RayWorkers:
 
     def score(self, groups: Sequence[Group]) -> Rewards:
         limits = self.recipe.reward_limits
-        chunks = list(group_chunks(groups, CHUNK))
+        batched = self.recipe.reward.batched
+        chunks = evenly(groups, self.recipe.workers.reward) if batched else list(group_chunks(groups, CHUNK))
         seconds = [limits.seconds * sum(len(g.rollouts) for g in chunk) + MARGIN for chunk in chunks]
         results = self.rewards.run("score", [(chunk,) for chunk in chunks], attempts=1, seconds=seconds)
         return joined([lost(chunk, limits, r.reason) if isinstance(r, Lost) else r for chunk, r in zip(chunks, results, strict=True)])

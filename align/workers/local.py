@@ -22,8 +22,11 @@ class LocalWorkers:
         self.recipe = recipe
         os.environ.update(recipe.engine.environment)
         torch.set_num_threads(recipe.workers.threads)
+        if recipe.reward is not None:
+            recipe.reward.start()
         self.learner = Learner(recipe, model_dir)
-        recipe.engine.start(model_dir, recipe.sampling, max_prompt_tokens)
+        if recipe.answers:
+            recipe.engine.start(model_dir, recipe.sampling, max_prompt_tokens)
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
         return [group for shard, shard_seed in prompt_shards(prompts, 1, seed)
@@ -39,4 +42,5 @@ class LocalWorkers:
         return {"sync/seconds": time.perf_counter() - began, "sync/bytes": float(weights.buffer.nbytes)}
 
     def close(self) -> None:
-        self.recipe.engine.close()
+        if self.recipe.answers:
+            self.recipe.engine.close()

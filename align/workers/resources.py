@@ -24,7 +24,9 @@ class Need:
 def needs(recipe: Recipe) -> list[Need]:
     """The actors of a recipe."""
     w = recipe.workers
-    actors = [Need("learner", 1, w.cpus, w.gpus), Need("rollout", w.rollout, w.cpus, w.gpus)]
+    actors = [Need("learner", 1, w.cpus, w.gpus)]
+    if recipe.answers:
+        actors.append(Need("rollout", w.rollout, w.cpus, w.gpus))
     return actors if recipe.reward is None else [*actors, Need("reward", w.reward, w.cpus, 0.0)]
 
 

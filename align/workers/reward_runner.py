@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,11 +51,14 @@ class Outcome:
 def run_rewards(reward: Reward, limits: RewardLimits, groups: Sequence[Group]) -> Rewards:
     """A reward for each rollout, in order; where it failed, NaN or `limits.failure_score`.
 
-    The limit is a signal: it reaches Python code and interrupted system calls, but not C code that never returns to Python.
+    A batched reward gets all answers in one call, limited to the time of all. The limit is a signal: it reaches Python code and
+    interrupted system calls, but not C code that never returns to Python.
     Raises UserError outside the main thread, which alone gets signals.
     """
     with _alarm() as alarm:
-        return _collect([_judge(reward, limits, alarm, g.prompt, r.text) for g in groups for r in g.rollouts], limits)
+        judged = _together(reward, limits, alarm, groups) if reward.batched else [
+            _judge(reward, limits, alarm, g.prompt, r.text) for g in groups for r in g.rollouts]
+    return _collect(judged, limits)
 
 
 def lost(groups: Sequence[Group], limits: RewardLimits, reason: str) -> Rewards:
@@ -91,25 +94,52 @@ def _alarm() -> Iterator[Alarm]:
 
 
 def _judge(reward: Reward, limits: RewardLimits, alarm: Alarm, prompt: Prompt, response: str) -> Outcome:
+    answer, problem = _limited(lambda: reward.score(prompt, response), reward, limits.seconds, alarm)
+    return _outcome(answer, reward, prompt) if problem is None else Outcome(failure=f"prompt {prompt.id}: {problem}")
+
+
+def _together(reward: Reward, limits: RewardLimits, alarm: Alarm, groups: Sequence[Group]) -> list[Outcome]:
+    prompts = [g.prompt for g in groups for _ in g.rollouts]
+    if not prompts:
+        return []
+    answers, problem = _limited(lambda: list(reward.score_groups(groups)), reward, limits.seconds * len(prompts), alarm)
+    if problem is None and len(answers) != len(prompts):
+        problem = f"score_groups returned {len(answers)} rewards for {len(prompts)} answers ({config.location(type(reward))})"
+    if problem is not None:
+        return [Outcome(failure=f"prompt {p.id}: {problem}, and with it {len(prompts)} answers") for p in prompts]
+    return [_outcome(answer, reward, prompt) for answer, prompt in zip(answers, prompts, strict=True)]
+
+
+def _limited(call: Callable[[], Any], reward: Reward, seconds: float, alarm: Alarm) -> tuple[Any, str | None]:
+    """What a reward came back with, or how it failed."""
     alarm.rang = False
     try:
         # The alarm may ring until the inner `finally` is through, so what it raises is caught around that.
         try:
             signal.signal(signal.SIGALRM, alarm)  # each time: a reward may have set a handler of its own
-            signal.setitimer(signal.ITIMER_REAL, limits.seconds, limits.seconds)
-            answer = reward.score(prompt, response)
+            signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+            answer = call()
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         if alarm.rang:
             raise AnswerTimeout
-        return _read(answer)
+        return answer, None
     except AnswerTimeout as error:
-        problem, place = f"took longer than {limits.seconds:g} s", _place(error, reward)
-    except BadAnswer as error:
-        problem, place = str(error), config.location(type(reward))
+        return None, f"took longer than {seconds:g} s ({_place(error, reward)})"
     except (Exception, SystemExit) as error:
-        problem, place = f"{type(error).__name__}: {_one_line(str(error))}", _place(error, reward)
-    return Outcome(failure=f"prompt {prompt.id}: {problem} ({place})")
+        return None, _told(error, reward)
+
+
+def _outcome(answer: Any, reward: Reward, prompt: Prompt) -> Outcome:
+    try:
+        if isinstance(answer, Exception):
+            raise answer
+        return _read(answer)
+    except BadAnswer as error:
+        problem = f"{error} ({config.location(type(reward))})"
+    except Exception as error:
+        problem = _told(error, reward)
+    return Outcome(failure=f"prompt {prompt.id}: {problem}")
 
 
 class BadAnswer(Exception):
@@ -131,6 +161,10 @@ def _number(value: Any, what: str) -> float:
     if not -LARGEST <= value <= LARGEST:
         raise BadAnswer(f"{what} {float(value)}, which is not a finite float32")
     return float(value)
+
+
+def _told(error: BaseException, reward: Reward) -> str:
+    return f"{type(error).__name__}: {_one_line(str(error))} ({_place(error, reward)})"
 
 
 def _one_line(text: str) -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 
 from align.types import Group, Prompt
+
+T = TypeVar("T")
 
 
 def prompt_shards(prompts: Sequence[Prompt], workers: int, seed: int) -> list[tuple[Sequence[Prompt], int]]:
@@ -15,10 +18,14 @@ def prompt_shards(prompts: Sequence[Prompt], workers: int, seed: int) -> list[tu
 
     Each seed depends on `seed` and the shard's number only, so a shard may be drawn by any worker.
     """
-    workers = min(workers, len(prompts))
-    bounds = [len(prompts) * i // workers for i in range(workers + 1)] if workers else [0]
-    return [(prompts[a:b], int(np.random.SeedSequence([seed, i]).generate_state(1)[0]))
-            for i, (a, b) in enumerate(pairwise(bounds))]
+    return [(shard, int(np.random.SeedSequence([seed, i]).generate_state(1)[0])) for i, shard in enumerate(evenly(prompts, workers))]
+
+
+def evenly(items: Sequence[T], parts: int) -> list[Sequence[T]]:
+    """Consecutive items in at most so many parts; sizes differ by one at most, and none is empty."""
+    parts = min(parts, len(items))
+    bounds = [len(items) * i // parts for i in range(parts + 1)] if parts else [0]
+    return [items[a:b] for a, b in pairwise(bounds)]
 
 
 def group_chunks(groups: Sequence[Group], answers: int) -> Iterator[list[Group]]:

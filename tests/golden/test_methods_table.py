@@ -24,6 +24,7 @@ from align.coefficients.adaptive import Adaptive
 from align.coefficients.constant import Constant
 from align.core import reductions
 from align.core.advantages import batch_standardised, group_centred, group_standardised
+from align.core.credit import Packing
 from align.core.surrogates import clipped
 from align.divergences import Divergence
 from align.divergences.alpha import Alpha
@@ -525,7 +526,8 @@ def test_groups_do_not_mix():
 ])
 def test_row_62_ppo_clip(rho, advantage, expected, cut):
     log_rho = torch.tensor([rho], dtype=torch.float64).log().requires_grad_()
-    loss, was_cut = clipped(log_rho, torch.tensor([advantage], dtype=torch.float64), 0.2, 0.2)
+    at = Packing(torch.tensor([0]), torch.tensor([0]))
+    loss, was_cut = clipped(log_rho, torch.tensor([advantage], dtype=torch.float64), at, 0.2, 0.2)
     close(torch.autograd.grad(loss.sum(), log_rho)[0], [expected], 14)
     assert was_cut.tolist() == [cut] and not was_cut.requires_grad
     close(loss.detach(), [-min(rho * advantage, min(max(rho, 0.8), 1.2) * advantage)], 14)

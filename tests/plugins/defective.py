@@ -55,6 +55,18 @@ GOOD = {
             def load_state_dict(self, state):
                 self._beta = state["beta"]
         ''',
+    "critic": '''
+        import torch
+        class Part:
+            """A quadratic head on the policy's states."""
+            power: float = 2.0
+            def start(self, policy):
+                self._head = torch.nn.Linear(policy.head().weight.shape[1], 1)
+            def trained(self):
+                return (("critic." + n, p) for n, p in self._head.named_parameters())
+            def values(self, policy, micro, hidden):
+                return self._head(hidden.abs() ** self.power).squeeze(-1)
+        ''',
     "weighting": '''
         import torch
         class Part:
@@ -189,6 +201,14 @@ DEFECTS = {
     ("coefficient", "multipliers"): add("def multipliers(self, prompt_ids): return [1.0] * len(set(prompt_ids))"),
     ("coefficient", "state"): swap('return {"beta": self._beta}', 'return {"beta": 1.0}'),
     ("coefficient", "copies are apart"): swap("self._beta", "Part._beta"),
+    ("critic", "values"): swap(".squeeze(-1)", ".squeeze(-1).double()"),
+    ("critic", "trained"): swap("torch.nn.Linear(policy.head().weight.shape[1], 1)", "torch.nn.Linear(*policy.head().weight.T.shape)",
+                                ".squeeze(-1)", ".mean(-1)", "self._head.named_parameters()", "[('w', policy.head().weight)]"),
+    ("critic", "learns"): swap("self._head(hidden", "self._head.requires_grad_(False)(hidden"),
+    ("critic", "before the token"): swap("self._head(hidden", "self._head(policy.hidden("
+                                         "__import__('dataclasses').replace(micro, positions=micro.positions + 1))"),
+    ("critic", "any split"): swap(".squeeze(-1)", ".squeeze(-1) - hidden.mean()"),
+    ("critic", "repeats"): swap("self._head(hidden", "torch.rand(()) * self._head(hidden"),
     ("weighting", "weights"): swap("return torch.where", "return -torch.where"),
     ("weighting", "what it needs"): swap("return torch.where", "return batch.advantages.exp() * torch.where"),
     ("weighting", "its own reference"): swap("return torch.where", "return next(iter(batch.references.values())).logp.exp() * torch.where"),
@@ -220,6 +240,10 @@ DEFECTS = {
                 return 0.0
         """),
     ("reward", "leaves the prompt alone"): swap("return {", "prompt.fields['seen'] = prompt.fields.get('seen', 0) + 1; return {"),
+    ("reward", "together"): add("""
+        def score_groups(self, groups):
+            return [self.score(g.prompt, r.text) for g in groups for r in reversed(g.rollouts)]
+        """),
     ("task", "examples"): swap('id=f"train-{i}"', 'id=f"train-{i // 2}"'),
     ("task", "repeats"): swap("range(self.size)]", "__import__('random').sample(range(50), self.size)]"),
     ("task", "suites"): swap("range(100, 100 + problems)", "range(100, 101 + problems)"),

@@ -62,7 +62,7 @@ MUTANTS = [
            TABLE),
     Mutant("token mean over sequences", "align/core/reductions.py", "(1.0 / lengths.sum())", "(1.0 / len(lengths))", TABLE),
     Mutant("a token answers for itself twice", "align/core/segments.py",
-           "torch.nn.functional.pad(_unpack(x, seq_ids, positions)[:, 1:], (0, 1))", "_unpack(x, seq_ids, positions)", ORACLES),
+           "torch.nn.functional.pad(padded(x, seq_ids, positions)[:, 1:], (0, 1))", "padded(x, seq_ids, positions)", ORACLES),
     # Credit and the composed regularizer.
     Mutant("no credit for what follows", "align/core/credit.py", "return Credited(value, rho * own + suffix_sum(value, *at))",
            "return Credited(value, rho * own)", ORACLES),
@@ -97,7 +97,7 @@ MUTANTS = [
     Mutant("temperature forgotten for the reference", "align/learner/learner.py",
            "micro.tokens, temperature=self.recipe.sampling.temperature,\n                            elements",
            "micro.tokens,\n                            elements", LEARNER),
-    Mutant("the state that follows a token", "align/learner/policy.py", "+ batch.positions - 1", "+ batch.positions", LEARNER),
+    Mutant("the state that follows a token", "align/learner/backbone.py", "+ batch.positions - 1", "+ batch.positions", LEARNER),
     Mutant("adapter not switched off", "align/learner/policy.py", "return self.module.disable_adapter()", "return nullcontext()", LEARNER),
     Mutant("moving average the wrong way round", "align/references/ema.py", "torch.lerp(self._shadow[name], p.detach().float(), self.rate)",
            "torch.lerp(p.detach().float(), self._shadow[name], self.rate)", LEARNER),

@@ -52,7 +52,7 @@ def test_the_loop_reaches_the_regularized_optimum(form: str, model: Path, tmp_pa
         "steps": STEPS.get(form, 120),
         "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic",
         # TRL's and our group mean contains the sample itself, which scales the policy gradient by 1 - 1/SAMPLES.
-        "algorithm": {"name": "grpo", "normalize": "none"},
+        "algorithm": {"name": "grpo", "advantage": "group_centred"},
         "regularizers": {"form": regularizer},
         "model": {"path": str(model)},
         "batch": {"prompts": 1, "samples": SAMPLES},

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from models import tiny_scorer
 from plugins.defective import DEFECTS, GOOD, source
 from typer.testing import CliRunner
 
@@ -38,6 +39,7 @@ KEYS = {
     ("reference", "soup"): {"paths": ["OTHER"]},
     ("reference", "teacher"): {"path": "OTHER"},
     ("regularizer", "composed"): {"coefficient": 0.1},
+    ("reward", "learned"): {"path": "SCORER", "gold": "exact", "max_batch": 5},
     ("shaping", "off_policy_mask"): {"threshold": 0.1},
     ("shaping", "overlong"): {"limit": 3, "buffer": 2},
     ("shaping", "uncertainty_bonus"): {"steps": 5},
@@ -65,7 +67,8 @@ def files(tmp_path_factory) -> dict[str, str]:
     rows = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(30)]
     for name, part in (("ROWS", rows[:20]), ("HELD_OUT", rows[20:])):
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in part))
-    return {"OTHER": str(tiny_model(folder / "other", seed=1)), "ROWS": str(folder / "ROWS"), "HELD_OUT": str(folder / "HELD_OUT")}
+    models = {"OTHER": str(tiny_model(folder / "other", seed=1)), "SCORER": str(tiny_scorer(folder / "scorer"))}
+    return models | {"ROWS": str(folder / "ROWS"), "HELD_OUT": str(folder / "HELD_OUT")}
 
 
 def filled(value, files: dict[str, str]):

@@ -13,7 +13,7 @@ from align import recipe
 from align.errors import RunStopped, UserError
 from align.learner.learner import Learner
 from align.learner.micro_batches import micro_batches, minibatches
-from align.learner.optimizer import learning_rate
+from align.learner.optimizer import schedule
 from align.learner.policy import Policy
 from align.pack import pack
 from align.recipe import Model, Optimizer
@@ -237,7 +237,7 @@ def test_an_engine_with_other_weights_stops_the_run(model: Path):
     learner = make(model)
     scored = batch(learner)
     with torch.no_grad():
-        logp = learner._stats(scored, learner.policy.hidden(scored)).logp
+        logp = learner._context(scored).logp
     stats = learner.update(replace(scored, sampler_logp=logp), 0)
     assert stats["engine/gap"].mean < 1e-6 and stats["kl/engine"].mean < 1e-6
     with pytest.raises(RunStopped, match="step 1: the engine's log-probs differ from the learner's by 1"):
@@ -249,7 +249,7 @@ def test_the_distance_to_the_engine_is_that_of_its_own_samples(model: Path):
     learner = make(model, max_engine_gap=1.0)
     scored = batch(learner)
     with torch.no_grad():
-        logp = learner._stats(scored, learner.policy.hidden(scored)).logp
+        logp = learner._context(scored).logp
     stats = learner.update(replace(scored, sampler_logp=logp - 0.5), 0)
     assert stats["kl/engine"].mean == pytest.approx(0.1487212707, rel=1e-5) and stats["engine/gap"].mean == pytest.approx(0.5, rel=1e-5)
 
@@ -298,9 +298,9 @@ def test_every_optimizer_key_changes_the_update(model: Path):
 
 def test_the_learning_rate_follows_its_schedule():
     linear = Optimizer(lr=1.0, warmup_steps=2, schedule="linear", final_fraction=0.1)
-    assert [learning_rate(linear, s, 7) for s in range(7)] == pytest.approx([0.5, 1.0, 1.0, 0.775, 0.55, 0.325, 0.1])
+    assert [schedule(linear, s, 7) for s in range(7)] == pytest.approx([0.5, 1.0, 1.0, 0.775, 0.55, 0.325, 0.1])
     cosine = Optimizer(lr=2.0, schedule="cosine")
-    assert [learning_rate(cosine, s, 3) for s in range(3)] == pytest.approx([2.0, 1.0, 0.0])
+    assert [schedule(cosine, s, 3) for s in range(3)] == pytest.approx([1.0, 0.5, 0.0])
 
 
 def test_minibatches_are_whole_groups_and_everything_once():

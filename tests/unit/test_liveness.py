@@ -82,7 +82,8 @@ TABLE: dict[tuple[str, str, str], Change] = {
     ("algorithm", "*", "reduction"): Change("sequence"),
     ("algorithm", "grpo", "clip_low"): Change(0.01, {"epochs": 2}),
     ("algorithm", "grpo", "clip_high"): Change(0.01, {"epochs": 2}),
-    ("algorithm", "grpo", "normalize"): Change("none"),
+    ("algorithm", "grpo", "advantage"): Change("group_centred"),
+    ("algorithm", "grpo", "surrogate"): Change("reinforce"),
     ("coefficient", "grpo_d", "monotone"): Change(True),
     ("coefficient", "lagrangian", "minimum"): Change(0.02),
     ("coefficient", "lagrangian", "maximum"): Change(0.5),
@@ -142,7 +143,7 @@ TABLE: dict[tuple[str, str, str], Change] = {
     # Of the recipe: the section is the part.
     ("recipe", "", "max_engine_gap"): Change(1e-12, stops=True),
     ("recipe", "", "task"): Change({"name": "countdown", "size": 8, "seed": 1}),
-    ("recipe", "", "algorithm"): Change({"name": "grpo", "normalize": "none"}),
+    ("recipe", "", "algorithm"): Change({"name": "grpo", "advantage": "group_centred"}),
     ("recipe", "", "reward"): Change("loose"),
     ("recipe", "", "engine"): Change({"name": "scripted", "answers": ["1+2"]}),
     ("recipe", "", "regularizers"): Change({"kl": {"coefficient": 0.5}}),
@@ -311,10 +312,11 @@ def estimator(part: Any, **_) -> Any:
 
 
 def coefficient(part: Any, **_) -> Any:
+    batch = dataclasses.replace(context().batch.select(torch.tensor([0, 1])), prompt_ids=("a", "b"))
     near = [0.02 * (s % 11) for s in range(22)]
     seen = []
     for step, measured in enumerate([*near, *[1.0] * 150, *[0.0] * 150]):
-        seen.append([part.beta(step), part.multipliers(["a", "b"])])
+        seen.append([part.beta(step), part.multipliers(batch, NAME)])
         part.update(measured, 8)
         part.update_prompts({"a": measured, "b": 0.002 * measured})
     return seen

@@ -159,7 +159,7 @@ def test_the_loop_tells_the_coefficient(model: Path):
     run = Run(built, Path(), None, None, None, None, 0)
     measured = Stat(sum=9.0, count=4, by_prompt={"first": Stat(sum=2.0, count=2), "second": Stat(sum=7.0, count=2)})
     run.control({"divergence/kl": measured, "entropy": Stat(sum=1.0, count=1)}, 4)
-    assert built.regularizers["kl"].coefficient.multipliers(["first", "second", "third"]) == [1 + 0.5 - 0.5, 1 + 3.0 - 0.5, 1.0]
+    assert built.regularizers["kl"].coefficient.state_dict() == {"multipliers": {"first": 1 + 0.5 - 0.5, "second": 1 + 3.0 - 0.5}}
     # The mean, 9/4, is below 4/1.5 and halves it; the sum would double it.
     plain = build(model, {"coefficient": {"name": "ppo_penalty", "target": 4.0}})
     Run(plain, Path(), None, None, None, None, 0).control({"divergence/kl": measured}, 4)

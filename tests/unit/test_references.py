@@ -409,7 +409,7 @@ def test_dpo_against_a_reference_reset_at_each_step_stays_at_log_two(folder: Pat
     for step in range(2):
         learner.update(batch(learner, step), step)
     scored = batch(learner, 2)
-    logp = learner._stats(scored, learner.policy.hidden(scored)).logp
+    logp = learner._context(scored).logp
     loss = dpo(logp, scored, 0.4)
     assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
     (gradient,) = torch.autograd.grad(loss, logp)
@@ -422,7 +422,7 @@ def test_dpo_against_a_frozen_reference_is_plain_dpo(folder: Path):
     for step in range(2):
         learner.update(batch(learner, step), step)
     scored = batch(learner, 2)
-    loss = dpo(learner._stats(scored, learner.policy.hidden(scored)).logp, scored, 0.4)
+    loss = dpo(learner._context(scored).logp, scored, 0.4)
     table = logp_of(learner.policy.module, scored) - logp_of(hf(folder, "initial"), scored)
     ratio = torch.zeros(12).index_add(0, scored.seq_ids, sampled(table, scored))
     assert loss.item() == pytest.approx(math.log1p(math.exp(-0.4 * (ratio[0] - ratio[1]).item())), rel=1e-4)

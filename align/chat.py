@@ -1,0 +1,53 @@
+"""Conversations as a model's tokenizer writes them. Templates differ in how they open and close a turn; nothing of that is assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+
+from align.errors import UserError
+from align.tasks import Example
+
+
+def opened(example: Example, tokenizer: Any) -> str:
+    """The conversation up to where the assistant's answer begins. Raises UserError where there is no template, or it refuses the turns."""
+    return _written(example, example.messages, tokenizer, add_generation_prompt=True)
+
+
+def answered(example: Example, prompt: str, answer: str, tokenizer: Any) -> str:
+    """What follows `prompt`, which `opened` wrote, when the assistant's turn is `answer`."""
+    whole = _written(example, (*example.messages, {"role": "assistant", "content": answer}), tokenizer)
+    if not whole.startswith(prompt):
+        raise UserError(f"{example.place}: with an answer, the tokenizer's chat template writes the prompt otherwise than without, so "
+                        "where the answer begins cannot be told; use a model whose template does not, or prompts of plain text")
+    return whole[len(prompt):]
+
+
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """Tokens that stand for no text. A turn may end with one that the tokenizer has no name for (`<end_of_turn>`)."""
+    return frozenset(tokenizer.all_special_ids) | {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
+def closed(ids: Sequence[int], special: frozenset[int], tokenizer: Any) -> list[int]:
+    """The tokens of a response up to the special one that ends its turn; the end token is added where the template writes none.
+
+    What a template writes behind that one (a line end, a second end token) no engine would generate.
+    """
+    end, cut = len(ids), None
+    while end and (ids[end - 1] in special or not tokenizer.decode([ids[end - 1]]).strip()):
+        end -= 1
+        if ids[end] in special:
+            cut = end + 1
+    return [*ids, tokenizer.eos_token_id] if cut is None else list(ids[:cut])
+
+
+def _written(example: Example, messages: Sequence[Any], tokenizer: Any, **options: Any) -> str:
+    if not tokenizer.chat_template:
+        raise UserError(f"{example.place}: is a conversation, and this model's tokenizer has no chat template; use a model that was tuned "
+                        "for conversations, or prompts of plain text")
+    try:
+        return tokenizer.apply_chat_template([dict(turn) for turn in messages], tokenize=False, **options)
+    except TemplateError as error:
+        raise UserError(f"{example.place}: the tokenizer's chat template refuses the conversation: {error}") from error

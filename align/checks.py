@@ -1,0 +1,106 @@
+"""What no single part of a recipe can know: keys that change nothing, parts that contradict each other, sizes that do not divide."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from align.errors import RecipeError
+from align.regularizers import Regularizer
+
+if TYPE_CHECKING:
+    from align.recipe import Recipe
+
+
+def check(recipe: Recipe) -> None:
+    """Raises RecipeError at the key at fault."""
+    algorithm = recipe.algorithm
+    if algorithm.samples and recipe.reward is None:
+        raise RecipeError("reward", f"{algorithm.recipe_name} learns from rewards: name one")
+    _refuse_dead_keys(recipe)
+    if recipe.batch.prompts % algorithm.minibatches:
+        raise RecipeError("batch.prompts", f"{recipe.batch.prompts} prompts do not divide into {algorithm.minibatches} "
+                          "minibatches (groups stay whole); change algorithm.minibatches or batch.prompts")
+    if algorithm.samples and recipe.batch.prompts % recipe.workers.rollout:
+        raise RecipeError("batch.prompts", f"{recipe.batch.prompts} prompts do not divide over {recipe.workers.rollout} "
+                          "rollout workers; change workers.rollout or batch.prompts")
+    if recipe.model.lora.dropout and recipe.regularizers:
+        raise RecipeError("model.lora.dropout", "makes policy and reference differ by noise; set it to 0 with regularizers")
+    for name, regularizer in recipe.regularizers.items():
+        _check_regularizer(recipe, name, regularizer)
+    _check_links(recipe)
+    for name, shaping in recipe.shapings.items():
+        if not (algorithm.samples and algorithm.has_advantages):
+            why = "uses no advantages" if algorithm.samples else f"learns from {data(recipe)}"
+            raise RecipeError(f"shapings.{name}", f"changes nothing: {algorithm.recipe_name} {why}; delete the key")
+        reason = shaping.refusal(max_tokens=recipe.sampling.max_tokens)
+        if reason:
+            raise RecipeError(f"shapings.{name}", reason)
+
+
+def data(recipe: Recipe) -> str:
+    """What the algorithm learns from, in a word."""
+    if recipe.algorithm.samples:
+        return "rollouts"
+    return "rankings" if recipe.algorithm.ranks else "demonstrations"
+
+
+def _refuse_dead_keys(recipe: Recipe) -> None:
+    """A key that was given and changes nothing is an error. One that holds its default is as good as not given."""
+    offline = f"{recipe.algorithm.recipe_name} learns from {data(recipe)}; delete the key"
+    switched_off = [
+        (recipe.model.lora, "model.lora", "rank", recipe.model.lora.rank == 0, "rank: 0 trains every parameter"),
+        (recipe.evaluation, "evaluation", "every", recipe.evaluation.every < 0, "every: -1 never evaluates"),
+        (recipe.reward_limits, "reward_limits", None, not recipe.algorithm.samples, offline),
+    ]
+    for keys, where, switch, off, why in switched_off:
+        for f in fields(keys):
+            if off and f.name != switch and getattr(keys, f.name) != f.default:
+                raise RecipeError(f"{where}.{f.name}", f"changes nothing: {why}")
+    if recipe.algorithm.scores and recipe.evaluation.samples != type(recipe.evaluation).samples:
+        raise RecipeError("evaluation.samples", f"changes nothing: {recipe.algorithm.recipe_name} trains a scorer, which writes no answers")
+    if not recipe.algorithm.samples:
+        if recipe.reward is not None:
+            raise RecipeError("reward", f"changes nothing: {offline}")
+        if recipe.batch.samples != type(recipe.batch).samples:
+            raise RecipeError("batch.samples", f"changes nothing: {offline}")
+
+
+def _check_regularizer(recipe: Recipe, name: str, regularizer: Regularizer) -> None:
+    algorithm, where = recipe.algorithm, f"regularizers.{name}"
+    if algorithm.scores:
+        raise RecipeError(where, f"changes nothing: {algorithm.recipe_name} trains a scorer, and there is no policy to hold; delete it")
+    reason = regularizer.refusal(on_policy=algorithm.on_policy, samples=algorithm.samples)
+    if reason:
+        raise RecipeError(where, reason)
+    if regularizer.reference is not None:
+        idle = regularizer.reference.refusal(on_policy=algorithm.on_policy)
+        if idle:
+            raise RecipeError(f"{where}.reference", f"changes nothing: {idle}")
+    if algorithm.critic is None or regularizer.placement != "reward":
+        return
+    # With a critic the penalty is part of the token rewards it learns, taken once, at pi_old and before the advantages.
+    if type(regularizer).charge is Regularizer.charge:
+        raise RecipeError(where, f"cannot be taken from the rewards that a critic learns: {type(regularizer).__name__} has no `charge`; "
+                          "use placement: loss")
+    for key in ("ratio_to", "ratio_cap"):
+        if getattr(regularizer, key, None) not in (None, "old"):
+            raise RecipeError(f"{where}.{key}", "changes nothing: with a critic the penalty is taken at pi_old, where no ratio enters")
+    if getattr(regularizer.weighting, "needs_rewards", False):
+        raise RecipeError(f"{where}.weighting", "looks at rewards or advantages, and with a critic the penalty comes before them: use "
+                          "placement: loss, or another weighting")
+
+
+def _check_links(recipe: Recipe) -> None:
+    algorithm, linked = recipe.algorithm, [name for name, r in recipe.regularizers.items() if r.placement == "link"]
+    if algorithm.links and len(linked) != 1:
+        raise RecipeError("regularizers", f"{algorithm.recipe_name} needs exactly one regularizer with placement: link, whose divergence and "
+                          f"coefficient make the implicit reward; there are {len(linked)}. Write for example "
+                          "regularizers: {kl: {divergence: reverse_kl, placement: link, coefficient: 0.1}}")
+    if linked and not algorithm.links:
+        raise RecipeError(f"regularizers.{linked[0]}.placement", f"{algorithm.recipe_name} has no preference loss to link to: use "
+                          "placement: loss or reward")
+    for name in linked:
+        steps = (0, recipe.steps // 2, max(recipe.steps - 1, 0))
+        if any(recipe.regularizers[name].coefficient.beta(step) <= 0 for step in steps):
+            raise RecipeError(f"regularizers.{name}.coefficient", "is 0 at some step: a link without beta has no implicit reward")

@@ -1,0 +1,31 @@
+"""The link between a policy and the reward it is optimal for: from the log-ratio of an answer to its implicit reward."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from align.divergences import Divergence
+
+
+def link(divergence: Divergence, log_ratio: Tensor, limit: float) -> Tensor:
+    """The score f'(u) - f'(1) of answers (f-DPO, Wang et al. 2309.16240) from their log-ratios, any shape, nats; differentiable once.
+
+    Beyond +-`limit` it goes on along its tangent: an exponential would overflow there, and a clamp leave no gradient to the answers
+    that have drifted farthest. KL(pi||ref), whose score is the log-ratio, is its own tangent.
+    """
+    with torch.enable_grad():
+        at = log_ratio.detach().double().clamp(-limit, limit).requires_grad_()
+        score = divergence.coefficient(at)
+        (slope,) = torch.autograd.grad(score.sum(), at)
+    return score.detach().to(log_ratio.dtype) + slope.to(log_ratio.dtype) * (log_ratio - at.detach().to(log_ratio.dtype))
+
+
+def implicit_reward(score: Tensor, beta: Tensor | float) -> Tensor:
+    """beta times the score, detached: the reward, up to a term of the prompt, under which the policy would be optimal."""
+    return beta * score.detach()
+
+
+def accuracy(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """1 where the chosen answer scores higher, 1/2 at a tie, else 0; [P] -> [P], in the type of the scores."""
+    return 0.5 * (1 + torch.sign(chosen.detach() - rejected.detach()))

@@ -1,0 +1,42 @@
+"""Returns: what a critic is fitted to, and the advantages it gives. Everything is detached, [T] packed by sequence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from align.core.segments import padded
+
+
+@torch.no_grad()
+def gae(rewards: Tensor, values: Tensor, seq_ids: Tensor, positions: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (1506.02438): (advantages [T], returns [T] = advantages + values).
+
+    A_t = delta_t + gamma lam A_{t+1} with delta_t = r_t + gamma V_{t+1} - V_t. Nothing follows the last token, V = 0 there: also where
+    the answer was cut at the length limit.
+
+    Args: rewards [T], of each token; values [T], V of the state before each token; seq_ids, positions: int64 [T].
+    """
+    reward, value = padded(rewards, seq_ids, positions), padded(values, seq_ids, positions)
+    delta = reward + gamma * torch.nn.functional.pad(value[:, 1:], (0, 1)) - value
+    advantages = torch.zeros_like(delta)
+    following = torch.zeros_like(delta[:, 0])
+    for t in reversed(range(delta.shape[1])):
+        following = delta[:, t] + gamma * lam * following
+        advantages[:, t] = following
+    packed = advantages[seq_ids, positions]
+    return packed, packed + values
+
+
+@torch.no_grad()
+def whiten(x: Tensor, keep: Tensor | None = None, shift_mean: bool = True) -> Tensor:
+    """(x - mean)/sqrt(variance + 1e-8) of x [T], the variance unbiased, as in PPO's advantages; `shift_mean=False` puts the mean back.
+
+    `keep` (bool [T]) chooses the tokens that mean and variance are taken of; all are transformed. A single token, or all equal, get 0.
+    """
+    chosen = x if keep is None else x[keep]
+    # In float64 the mean of equal float32 values is that value: what is centred with it is then exactly 0.
+    mean = chosen.double().mean().to(x.dtype)
+    variance = (chosen - mean).square().sum() / max(len(chosen) - 1, 1)
+    whitened = (x - mean) * torch.rsqrt(variance + 1e-8)
+    return whitened if shift_mean else whitened + mean

@@ -1,0 +1,44 @@
+"""Critics: what is still to be expected of an answer at each of its tokens. Trained beside the policy, checkpointed with it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+from torch.nn import Parameter
+
+if TYPE_CHECKING:
+    from align.learner.policy import Policy
+    from align.types import TokenBatch
+
+
+class Critic(ABC):
+    """The contract. Values are in the unit of the reward, what regularizers take from it included."""
+
+    lr: float | None = None
+    """The critic's own learning rate; None: the optimizer's."""
+
+    @abstractmethod
+    def start(self, policy: Policy) -> None:
+        """Make the parameters, by torch's generator, beside the policy as the recipe loads it. Called once.
+
+        Raises UserError where a folder does not hold what the critic needs.
+        """
+
+    @abstractmethod
+    def trained(self) -> Iterator[tuple[str, Parameter]]:
+        """What is trained and checkpointed, beside the policy's own: names begin with `critic.`."""
+
+    @abstractmethod
+    def values(self, policy: Policy, micro: TokenBatch, hidden: Tensor) -> Tensor:
+        """float32 [T], V of the state before each response token, differentiable.
+
+        Args: hidden [T, H]: the policy's state there, with its gradient. A sequence's values depend on its own tokens alone.
+        """
+
+    def check(self) -> None:
+        """Raises ValueError for a key every critic has in common; to be called by `__post_init__`."""
+        if self.lr is not None and not self.lr > 0:
+            raise ValueError(f"lr must be positive, not {self.lr}; without it the critic has the optimizer's")

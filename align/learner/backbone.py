@@ -1,0 +1,66 @@
+"""What a policy and a scorer have in common: the states that are read, LoRA put on a model and merged into it, the mode it trains in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+
+from align.errors import UserError
+from align.recipe import Model
+from align.types import TokenBatch
+
+KEPT, REPLACED = ".modules_to_save.default.", ".original_module."
+"""Where peft keeps a layer that is trained whole beside the adapter, and the layer as it was."""
+
+
+def before_each_token(batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """Rows and columns of `batch.input_ids` after which each response token is drawn: int64 [T] each."""
+    return batch.seq_ids, batch.prompt_lengths[batch.seq_ids] + batch.positions - 1
+
+
+def at_the_end(batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """Rows and columns of `batch.input_ids` where each sequence ends: int64 [S] each."""
+    return torch.arange(len(batch.lengths)), batch.prompt_lengths + batch.lengths - 1
+
+
+def add_lora(model: torch.nn.Module, options: Model, task_type: str) -> torch.nn.Module:
+    """The model with adapters. Raises UserError where model.lora.targets names no layer of it, or the head."""
+    targets = options.lora.targets if options.lora.targets == "all-linear" else options.lora.targets.split(",")
+    try:
+        adapted = get_peft_model(model, LoraConfig(r=options.lora.rank, lora_alpha=options.lora.alpha, lora_dropout=options.lora.dropout,
+                                                   target_modules=targets, task_type=task_type))
+    except ValueError as error:
+        raise UserError(f"model.lora.targets: {error}") from error
+    if hasattr(model.get_output_embeddings(), "lora_A"):
+        raise UserError("model.lora.targets: the head cannot have an adapter, its weights are read as they are; leave it out")
+    return adapted
+
+
+def merged(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a model with adapters under the names it has without, adapters merged into copies.
+
+    Merging in place and taking it back would leave rounding behind in the base weights.
+    """
+    modules = dict(model.named_modules())
+    for name, tensor in model.state_dict().items():
+        if ".lora_" in name or REPLACED in name:
+            continue
+        owner = name.rpartition(".base_layer.")[0]
+        if owner and name.endswith(".weight"):
+            tensor = tensor + modules[owner].get_delta_weight("default").to(tensor.dtype)
+        yield name.replace(".base_layer.", ".").replace(KEPT, "."), tensor
+
+
+def set_mode(model: torch.nn.Module, adapted: torch.nn.Module, options: Model) -> None:
+    """Evaluation mode but where something needs the other. `adapted`: the model with its adapters, or the model."""
+    adapted.eval()
+    if options.activation_checkpointing:
+        # transformers checkpoints in training mode only; every dropout is 0, so the mode changes nothing else.
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+        adapted.train()
+    elif options.lora.dropout:
+        adapted.train()

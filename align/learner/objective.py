@@ -1,0 +1,57 @@
+"""The loss of one micro-batch: the algorithm's, its regularizers in their places, and what is counted of both."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from align.core.segments import segment_sum
+from align.learner.scoring import active
+from align.learner.tally import Tally
+from align.recipe import Recipe
+from align.types import Link, ScoreContext, TokenContext
+
+
+def total(recipe: Recipe, ctx: TokenContext | ScoreContext, losses: Tally, tally: Tally) -> Tensor:
+    """The scalar to be minimised: sum_t loss_weights_t * loss_t, its parts added to `losses`, statistics to `tally`."""
+    if isinstance(ctx, TokenContext):
+        return _of_policy(recipe, ctx, losses, tally)
+    return _of_algorithm(recipe, ctx, None, losses, tally)
+
+
+def _of_policy(recipe: Recipe, ctx: TokenContext, losses: Tally, tally: Tally) -> Tensor:
+    batch, advantages = ctx.batch, ctx.batch.advantages
+    penalties = torch.zeros(())
+    for name in active(recipe, batch):
+        regularizer, beta = recipe.regularizers[name], batch.betas[name]
+        penalty = regularizer.penalty(ctx, name)
+        multiplier = batch.multipliers[name][batch.seq_ids] if name in batch.multipliers else 1.0
+        if penalty.link is not None:
+            of_answer = batch.multipliers.get(name, torch.ones(len(batch.lengths)))
+            ctx = replace(ctx, link=Link(scores=penalty.link, log_ratio=penalty.log_ratio, beta=beta * of_answer))
+        elif penalty.loss is not None:
+            penalties = penalties + beta * (batch.loss_weights * multiplier * penalty.loss).sum()
+        elif name not in batch.charges:
+            advantages = advantages - beta * multiplier * penalty.reward
+        if penalty.link is None:
+            losses.add_sum(f"loss/reg/{name}", beta * (batch.loss_weights * multiplier * penalty.value).sum())
+        tally.add(f"divergence/{name}", penalty.value.sum(), len(batch.lengths))
+        for share, hit in penalty.shares.items():
+            tally.add(f"{share}/{name}", hit.sum(), len(hit))
+        if name in batch.multipliers:
+            tally.add_by_prompt(f"divergence/{name}", segment_sum(penalty.value, batch.seq_ids, len(batch.lengths)), batch.prompt_ids)
+        tally.add_references(regularizer, name, ctx, penalty)
+    tally.add("entropy", ctx.entropy.sum(), len(ctx.entropy))
+    tally.add_engine_gap(ctx)
+    return penalties + _of_algorithm(recipe, ctx, advantages, losses, tally)
+
+
+def _of_algorithm(recipe: Recipe, ctx: TokenContext | ScoreContext, advantages: Tensor | None, losses: Tally, tally: Tally) -> Tensor:
+    per_token, statistics = recipe.algorithm.loss(ctx, advantages)
+    loss = (ctx.batch.loss_weights * per_token).sum()
+    losses.add_sum("loss/policy", loss)
+    for key, value in statistics.items():
+        tally.add(key, value.sum(), len(value))
+    return loss

@@ -1,0 +1,69 @@
+"""A scorer: a transformers sequence-classification model with one output, whole or with LoRA. A learned reward, or a critic's V."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from align.learner import folders
+from align.learner.backbone import add_lora, at_the_end, before_each_token, merged, set_mode
+from align.recipe import Model
+from align.types import TokenBatch
+
+
+class Scorer:
+    """Made of a causal language model's folder, with a fresh head drawn from torch's generator, or of a scorer's own.
+
+    Raises UserError naming `where` for a folder that holds neither. Scores are float32, in the reward's own unit.
+    """
+
+    def __init__(self, model_dir: str, options: Model, where: str = "model.path"):
+        self.model_dir, self.options = model_dir, options
+        self.classifier = folders.load_scorer(model_dir, options.dtype, where, fresh=True)
+        self.tokenizer = folders.load_tokenizer(model_dir, where)
+        _pad_apart(self.classifier, self.tokenizer)
+        self.lora = options.lora.rank > 0
+        self.module = add_lora(self.classifier, options, "SEQ_CLS") if self.lora else self.classifier
+        set_mode(self.classifier, self.module, options)
+
+    def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """With LoRA the adapters and the head."""
+        return ((n, p) for n, p in self.module.named_parameters() if p.requires_grad)
+
+    def scores(self, batch: TokenBatch) -> Tensor:
+        """[S]: the head on the state after the last token of each sequence, whatever that token is."""
+        return self._head(batch.input_ids, *at_the_end(batch))
+
+    def values(self, batch: TokenBatch) -> Tensor:
+        """[T]: the head on the state before each response token, where `Policy.hidden` reads it."""
+        return self._head(batch.input_ids[:, :-1], *before_each_token(batch))
+
+    def _head(self, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        # Padding is on the right and attention is causal, so no position looks at it and no mask is needed.
+        states = self.classifier.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        return self.classifier.score(states[rows, columns]).squeeze(-1).float()
+
+    def export(self, folder: str | Path) -> None:
+        """A folder whose AutoModelForSequenceClassification gives `scores` as its logits; with LoRA merged, the adapter beside it."""
+        if self.lora:
+            self.module.save_pretrained(Path(folder) / "adapter", save_embedding_layers=False)
+        tensors = dict(merged(self.classifier)) if self.lora else self.classifier.state_dict()
+        self.classifier.save_pretrained(folder, state_dict=tensors)
+        self.tokenizer.save_pretrained(folder)
+
+
+def _pad_apart(model: torch.nn.Module, tokenizer) -> None:
+    """Give both a pad token that ends no text: transformers reads a score at the last token that is not the pad token.
+
+    Many tokenizers pad with their end token. Then it is a special token named for padding where there is one, else a new one.
+    """
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        spare = [t.content for i, t in sorted(tokenizer.added_tokens_decoder.items())
+                 if t.special and "pad" in t.content.lower() and i != tokenizer.eos_token_id]
+        tokenizer.add_special_tokens({"pad_token": spare[0] if spare else "<|pad|>"})
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id

@@ -1,0 +1,83 @@
+"""What a task reads from a row: questions, names, and what travels along. Errors name file, line and field, and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from align.errors import UserError
+from align.tasks import Example
+from align.tasks._rows import Row, shown
+
+Turns = tuple[dict[str, Any], ...]
+"""Of a conversation: {role, content} and what else the chat template reads."""
+
+
+def missing(row: Row, field: str, what: str, key: str) -> UserError:
+    return UserError(f"{row.where}: has no field {field!r}; name the one that holds the {what} with task.{key}; "
+                     f"the row has: {', '.join(row.values) or 'none'}")
+
+
+def text(row: Row, field: str, value: Any, remedy: str = "put it in quotes") -> str:
+    """A string that is not blank."""
+    if not isinstance(value, str):
+        raise UserError(f"{row.where}: {field} must be a string, not {shown(value)}; {remedy}")
+    if not value.strip():
+        raise UserError(f"{row.where}: {field} is empty; give it text or delete the row")
+    return value
+
+
+def turns(row: Row, field: str, value: Any) -> Turns:
+    """A conversation; entries that are null, as in a table where other rows have them, are left out."""
+    if not isinstance(value, list) or not value:
+        raise UserError(f"{row.where}: {field} must be a list of turns {{\"role\": ..., \"content\": ...}}, not {shown(value)}")
+    for i, turn in enumerate(value):
+        if not (isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)):
+            raise UserError(f"{row.where}: {field}[{i}] must be a turn {{\"role\": ..., \"content\": ...}}, both strings, "
+                            f"not {shown(turn)}")
+    return tuple({k: v for k, v in turn.items() if v is not None} for turn in value)
+
+
+def question(row: Row, field: str, value: Any) -> tuple[str, Turns]:
+    """The prompt, and its turns where it is a conversation."""
+    if not isinstance(value, list):
+        return text(row, field, value, "or a list of turns {\"role\": ..., \"content\": ...}"), ()
+    return asked(row, field, turns(row, field, value))
+
+
+def asked(row: Row, field: str, conversation: Turns) -> tuple[str, Turns]:
+    """A conversation that waits for the assistant, for a reader and as it is."""
+    text(row, f"the last turn of {field}", conversation[-1]["content"])
+    if conversation[-1]["role"] == "assistant":
+        raise UserError(f"{row.where}: {field} ends with a turn by the assistant, so there is nothing to answer; end it before")
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in conversation), conversation
+
+
+def name(row: Row, field: str | None) -> str:
+    """What the row is called: a string or an integer, or its number where it does not say."""
+    value = None if field is None else row.values.get(field)
+    if not isinstance(value, str | int | None) or isinstance(value, bool):
+        raise UserError(f"{row.where}: {field} must be a string or an integer, not {shown(value)}")
+    return row.number if value is None else str(value)
+
+
+def others(row: Row, used: Collection[str | None]) -> dict[str, Any]:
+    """What travels with the prompt, for a reward to judge by."""
+    return {k: v for k, v in row.values.items() if k not in used}
+
+
+def known(path: str, rows: Sequence[Row], key: str, field: str) -> None:
+    """Refuse a name given in the recipe that no row has."""
+    if not any(field in row.values for row in rows):
+        raise UserError(f"{path}: no row has the field {field!r} that task.{key} names; the first row has: {', '.join(rows[0].values)}")
+
+
+def distinct(examples: Sequence[Example], field: str | None) -> list[Example]:
+    """The examples, refused where two have one id."""
+    seen: dict[str, Example] = {}
+    for example in examples:
+        if example.id in seen:
+            other = seen[example.id].where.rpartition(", ")[2]
+            raise UserError(f"{example.where}: has the same {field or 'number'} as {other}, {example.id!r}; ids must differ")
+        seen[example.id] = example
+    return list(examples)

@@ -1,0 +1,130 @@
+"""Rows of a user's file or dataset, each with its place. Errors name the place and the remedy.
+
+JSON lines are not read by `datasets`: its reader makes a date of a text like "2020-01-01", fills the fields a row lacks, and cannot
+say which line is no JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from align.errors import UserError
+
+FILES = (".jsonl", ".json", ".parquet")
+
+
+@dataclass(frozen=True)
+class Row:
+    where: str
+    """`pairs.jsonl, line 3`, lines from 1; `org/data (train), row 3`, rows from 0 as `datasets` counts."""
+    number: str
+    """`line-3` or `row-3`: the name of a row that has none of its own."""
+    values: dict[str, Any]
+    """JSON values only."""
+
+
+def read(path: str, split: str | None = None, subset: str | None = None) -> list[Row]:
+    """The rows of a JSONL or Parquet file, of a folder that `datasets` loads, or of a dataset of the Hugging Face Hub.
+
+    Args: split of a dataset, `train` where none is given; slices such as `train[:1000]` too. subset: its configuration.
+    Raises UserError for what cannot be read, names no dataset, or has no rows.
+    """
+    if Path(path).is_file():
+        key = "split" if split is not None else "subset"
+        if split is not None or subset is not None:
+            raise UserError(f"{path}: is a file, which has no {key}s; delete the key that names one")
+        rows = _parquet(path) if path.endswith(".parquet") else _json_lines(path)
+    else:
+        rows = _dataset(path, split or "train", subset)
+    if not rows:
+        raise UserError(f"{path}: has no rows; write one JSON object a line")
+    return rows
+
+
+def refuse_overlap(path: str, split: str | None, eval_path: str | None, eval_split: str | None) -> None:
+    """Raises ValueError where the held-out rows would be those that are trained on."""
+    if (eval_path or eval_split) and (eval_path or path, eval_split or "train") == (path, split or "train"):
+        raise ValueError(f"the held-out rows would be those that are trained on, {path}: name another eval_path or eval_split")
+
+
+def shown(value: Any) -> str:
+    """The beginning of a value, for messages."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 40 else text[:40] + "..."
+
+
+def _json_lines(path: str) -> list[Row]:
+    rows = []
+    for line, raw in enumerate(Path(path).read_bytes().split(b"\n"), start=1):
+        if not raw.strip():
+            continue
+        try:
+            row = json.loads(raw)
+        except ValueError as error:
+            problem = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            raise UserError(f"{path}, line {line}: is not JSON: {problem}; write one object a line") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {line}: is not an object but {shown(row)}; write {{\"prompt\": ...}}")
+        rows.append(Row(f"{path}, line {line}", f"line-{line}", row))
+    return rows
+
+
+def _parquet(path: str) -> list[Row]:
+    datasets = _library()
+    try:
+        return _plain(datasets.Dataset.from_parquet(path), path)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(f"{path}: is no Parquet file that can be read: {_first_line(error)}") from error
+
+
+def _dataset(path: str, split: str, subset: str | None) -> list[Row]:
+    if path.endswith(FILES) or (Path(path).is_absolute() and not Path(path).is_dir()):
+        raise UserError(f"{path}: there is no such file (a relative path starts at the working directory, {Path.cwd()})")
+    datasets = _library()
+    try:
+        return _plain(datasets.load_dataset(path, subset, split=split), f"{path} ({split})")
+    except (datasets.exceptions.DataFilesNotFoundError, datasets.data_files.EmptyDatasetError) as error:
+        raise UserError(f"{path}: there is no such file or folder of data (a relative path starts at the working directory, "
+                        f"{Path.cwd()})") from error
+    # What `datasets` raises for a Hub that is not reached, a split or subset that is not there, and files of other forms.
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(f"{path}: cannot be loaded as a dataset: {_first_line(error)}; it must be a file or folder (a relative path starts "
+                        f"at the working directory, {Path.cwd()}) or a dataset of the Hugging Face Hub, with the split named") from error
+
+
+def _library() -> Any:
+    # Takes seconds to import, and most runs read no dataset.
+    import datasets  # noqa: PLC0415
+    import datasets.data_files  # noqa: PLC0415
+
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error.__cause__ or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _plain(dataset: Iterable[dict[str, Any]], source: str) -> list[Row]:
+    rows = []
+    for i, values in enumerate(dataset):
+        where = f"{source}, row {i}"
+        plain = {}
+        for name, value in values.items():
+            try:
+                plain[name] = json.loads(json.dumps(value, default=_dated))
+            except TypeError as error:
+                raise UserError(f"{where}: {name} holds a {error}, which JSON cannot hold; remove the column") from error
+        rows.append(Row(where, f"row-{i}", plain))
+    return rows
+
+
+def _dated(value: Any) -> str:
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise TypeError(type(value).__name__)

@@ -1,0 +1,178 @@
+"""Advantage x surrogate x reduction against TRL 1.16's GRPO and RLOO trainers, loss and gradient, on random batches.
+
+TRL's own `_compute_loss` runs, on a trainer that is given the log-probs instead of a model: what it reads of a trainer is `trainer` below.
+Ours are the functions of `core/surrogates.py` under the weights of `core/reductions.py`, which are float32: 7 digits.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from align.coefficients.constant import Constant
+from align.core import reductions
+from align.core.credit import Packing
+from align.core.surrogates import answer_clipped, cispo, clipped, dual_clip, reinforce, sapo, sequence_clipped
+from align.divergences.reverse_kl import ReverseKl
+from align.estimators.k3 import K3
+from align.estimators.sampled import Sampled
+from align.regularizers.composed import Composed
+from align.types import RefScore, TokenBatch, TokenContext
+from align.weightings.uniform import Uniform
+
+LONGEST, MAX_TOKENS = 9, 12
+
+
+@pytest.fixture(scope="module")
+def trl() -> SimpleNamespace:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TRL warns of the engine's version; no engine is used here
+        from trl.trainer.grpo_trainer import GRPOTrainer
+        from trl.trainer.rloo_trainer import RLOOTrainer
+    return SimpleNamespace(grpo=GRPOTrainer, rloo=RLOOTrainer)
+
+
+class Draw:
+    """Six answers of one to nine tokens, padded as TRL has them: log-probs of three policies a moderate way apart, and advantages."""
+
+    def __init__(self, seed: int):
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        self.lengths = torch.randint(1, LONGEST + 1, (6,), generator=generator)
+        self.lengths[0] = LONGEST
+        self.mask = (torch.arange(LONGEST) < self.lengths[:, None]).double()
+        self.old = -normal(6, LONGEST).abs() - 0.05
+        self.logp = self.old + 0.3 * normal(6, LONGEST)
+        self.ref = self.old + 0.3 * normal(6, LONGEST)
+        self.advantages = normal(6)
+        self.advantages[1] = 0.0
+
+    def inputs(self) -> dict[str, Tensor]:
+        prompts = torch.ones(6, 2, dtype=torch.int64)
+        return {
+            "prompt_ids": prompts, "prompt_mask": prompts, "completion_ids": torch.ones(6, LONGEST, dtype=torch.int64),
+            "completion_mask": self.mask, "advantages": self.advantages, "old_per_token_logps": self.old,
+            "ref_per_token_logps": self.ref, "old_logps": (self.old * self.mask).sum(1), "num_items_in_batch": self.mask.sum(),
+        }
+
+    def packed(self, logp: Tensor) -> TokenContext:
+        kept = self.mask.bool()
+        seq_ids, positions = kept.nonzero(as_tuple=True)
+        batch = TokenBatch(
+            input_ids=torch.full((6, 2 + LONGEST), 7), prompt_lengths=torch.full((6,), 2), lengths=self.lengths, seq_ids=seq_ids,
+            positions=positions, group_ids=torch.zeros(6, dtype=torch.int64), old_logp=self.old[kept],
+            references={"kl": RefScore(logp=self.ref[kept])}, penalty_weights={"kl": torch.ones(len(seq_ids), dtype=torch.float64)},
+        )
+        return TokenContext(batch=batch, logp=logp[kept], entropy=torch.zeros(len(seq_ids), dtype=torch.float64))
+
+
+ARGS = {"use_bias_correction_kl": True, "delta": None, "sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.0625,
+        "steps_per_generation": 1}
+SETTINGS = {"beta": 0.0, "epsilon_low": 0.2, "epsilon_high": 0.2, "importance_sampling_level": "token", "loss_type": "grpo"}
+
+
+def theirs(trainer_class: type, draw: Draw, **settings: Any) -> tuple[Tensor, Tensor]:
+    """Loss, and its gradient with respect to each log-prob, [6, LONGEST]."""
+    logp = draw.logp.clone().requires_grad_()
+    trainer = object.__new__(trainer_class)
+    vars(trainer).update(
+        {**SETTINGS, **{k: v for k, v in settings.items() if k not in ARGS}},
+        args=SimpleNamespace(**{**ARGS, **{k: v for k, v in settings.items() if k in ARGS}}),
+        model=SimpleNamespace(training=True), aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None,
+        use_vllm=False, current_gradient_accumulation_steps=1, max_completion_length=MAX_TOKENS, _entropy_bonus_enabled=False,
+        accelerator=SimpleNamespace(num_processes=1, reduce=lambda x, reduction: x, gather=lambda x: x),
+        _metrics={"train": defaultdict(list)},
+        _get_per_token_logps_and_entropies=lambda *args, **kwargs: (logp, torch.zeros_like(logp.detach()), None),
+    )
+    loss = trainer._compute_loss(None, draw.inputs())
+    return loss.detach(), torch.autograd.grad(loss, logp)[0]
+
+
+def ours(surrogate, reduction: str, draw: Draw, clips: tuple[float, float] = (0.2, 0.2), beta: float = 0.0, estimator=None, value=None):
+    """The same of ours. `value`, of the loss of each token and its log-prob, is what that loss amounts to in TRL."""
+    logp = draw.logp.clone().requires_grad_()
+    ctx = draw.packed(logp)
+    at = Packing(ctx.batch.seq_ids, ctx.batch.positions)
+    loss, cut = surrogate(ctx.log_rho, draw.advantages[at.seq_ids], at, *clips)
+    assert cut.shape == loss.shape and cut.dtype == torch.bool and not cut.requires_grad
+    if beta:
+        kl = Composed(divergence=ReverseKl(), estimator=estimator, coefficient=Constant(beta), weighting=Uniform(), reference=None)
+        loss = loss + beta * kl.penalty(ctx, "kl").loss
+    weights = getattr(reductions, reduction)(ctx.batch.lengths, MAX_TOKENS)[at.seq_ids].double()
+    gradient = torch.autograd.grad((weights * loss).sum(), logp)[0]
+    loss = loss.detach() if value is None else value(loss.detach(), ctx.logp.detach())
+    return (weights * loss).sum(), gradient
+
+
+def times_logp(loss: Tensor, logp: Tensor) -> Tensor:
+    """Where TRL's loss is -w A log pi and ours reads as -w A."""
+    return loss * logp
+
+
+TABLE = {
+    "grpo": ({}, (clipped, "sequence"), {}),
+    "bnpo": ({"loss_type": "bnpo"}, (clipped, "token"), {}),
+    "dr_grpo": ({"loss_type": "dr_grpo"}, (clipped, "constant"), {}),
+    "dapo": ({"loss_type": "dapo", "epsilon_high": 0.28}, (clipped, "token"), {"clips": (0.2, 0.28)}),
+    "luspo": ({"loss_type": "luspo"}, (clipped, "answer"), {}),
+    "grpo, KL of the sampled tokens": (
+        {"beta": 0.04}, (clipped, "sequence"), {"beta": 0.04, "estimator": Sampled()}),
+    "dapo, KL as published": (
+        {"loss_type": "dapo", "beta": 0.04, "use_bias_correction_kl": False}, (clipped, "token"), {"beta": 0.04, "estimator": K3()}),
+    "two-sided clip": ({"loss_type": "dapo", "delta": 1.5}, (partial(dual_clip, ceiling=1.5), "token"), {}),
+    "cispo": ({"loss_type": "cispo", "epsilon_high": 1.2}, (cispo, "token"), {"clips": (1.0, 0.2), "value": times_logp}),
+    "sapo": ({"loss_type": "sapo"}, (partial(sapo, temperature_negative=1.0625), "sequence"), {}),
+    "gspo": ({"importance_sampling_level": "sequence", "epsilon_low": 0.02, "epsilon_high": 0.03},
+             (sequence_clipped, "sequence"), {"clips": (0.02, 0.03)}),
+    "gspo summed": ({"importance_sampling_level": "sequence", "loss_type": "luspo"}, (sequence_clipped, "answer"), {}),
+    "unclipped": ({"loss_type": "dapo", "epsilon_low": 1.0, "epsilon_high": 1e9}, (reinforce, "token"), {}),
+}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", TABLE)
+def test_losses_of_the_grpo_trainer(name: str, seed: int, trl: SimpleNamespace):
+    settings, composition, keys = TABLE[name]
+    draw = Draw(seed)
+    compare(theirs(trl.grpo, draw, **settings), ours(*composition, draw, **keys))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("clips", [(0.2, 0.2), (0.5, 2.0)], ids=["mostly cut", "mostly not"])
+def test_loss_of_the_rloo_trainer(clips: tuple[float, float], seed: int, trl: SimpleNamespace):
+    """The ratio of whole answers; summed over tokens, or all of it on the first token, is one loss."""
+    draw = Draw(seed)
+    compare(theirs(trl.rloo, draw, epsilon_low=clips[0], epsilon_high=clips[1]), ours(answer_clipped, "answer", draw, clips=clips))
+
+
+def compare(theirs: tuple[Tensor, Tensor], ours: tuple[Tensor, Tensor]) -> None:
+    torch.testing.assert_close(ours[0], theirs[0], rtol=2e-7, atol=2e-7)
+    torch.testing.assert_close(ours[1], theirs[1], rtol=2e-7, atol=1e-14)
+    assert theirs[1].abs().max() > 1e-3
+
+
+def test_the_batches_meet_both_bounds():
+    """Of the draws above, else the comparison would say nothing of clips."""
+    cut = {"high": 0, "low": 0, "answers": 0, "answers kept": 0}
+    for seed in range(4):
+        draw = Draw(seed)
+        ctx = draw.packed(draw.logp)
+        at = Packing(ctx.batch.seq_ids, ctx.batch.positions)
+        advantages = draw.advantages[at.seq_ids]
+        _, tokens = clipped(ctx.log_rho, advantages, at, 0.2, 0.28)
+        _, answers = answer_clipped(ctx.log_rho, advantages, at, 0.2, 0.2)
+        cut["high"] += int((tokens & (advantages > 0)).sum())
+        cut["low"] += int((tokens & (advantages < 0)).sum())
+        cut["answers"] += int((answers & (at.positions == 0)).sum())
+        cut["answers kept"] += int((~answers & (at.positions == 0)).sum())
+    assert all(count >= 5 for count in cut.values()), cut
