@@ -230,7 +230,7 @@ def pairs(
     samples: Annotated[int | None, typer.Option(min=2, help="Answers to each.  [default: batch.samples]", show_default=False)] = None,
     model: Annotated[Path | None, typer.Option(help="Folder of the model that answers.  [default: the recipe's initial policy]",
                                                show_default=False)] = None,
-    reward: Annotated[str | None, typer.Option(help="Name of the reward that compares.  [default: the recipe's]", show_default=False)] = None,
+    reward: Annotated[str | None, typer.Option(help="The reward that compares.  [default: the recipe's]", show_default=False)] = None,
     per_prompt: Annotated[int, typer.Option(min=1, help="Pairs of one prompt, at most.")] = 1,
     rankings: Annotated[bool, typer.Option("--rankings", help="Whole rankings, best first, instead of pairs.")] = False,
     seed: Annotated[int | None, typer.Option(help="Of prompts, answers and pairs.  [default: the recipe's]", show_default=False)] = None,

@@ -112,8 +112,8 @@ def draw(recipe: Recipe, out: Path, *, prompts: int | None = None, samples: int 
     The same recipe, model and seed give the same bytes. A pair is drawn evenly from those of one prompt whose texts and rewards differ;
     a ranking has one answer of each reward, drawn evenly from those that share it.
     Args: prompts: how many of them, drawn by the seed, None for all; samples: answers to each, None for `batch.samples`; model: a folder
-    in place of the recipe's initial policy; reward: a name in place of the recipe's; per_prompt: pairs at most; seed: None for the recipe's;
-    address: of a Ray cluster.
+    in place of the recipe's initial policy; reward: a name in place of the recipe's; per_prompt: pairs at most of each prompt; seed: None
+    for the recipe's; address: of a Ray cluster.
     Raises: UserError, also where nothing could be written.
     """
     samples = recipe.batch.samples if samples is None else samples

@@ -67,10 +67,12 @@ def load_scorer(folder: str, dtype: str, where: str, *, fresh: bool) -> torch.nn
 
 
 def load_tokenizer(folder: str, where: str):
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{where}: {folder} holds no tokenizer that transformers loads: {str(error).splitlines()[0]}") from error
+    """Raises UserError naming `where` for a folder without one, where transformers may make one up that knows no text."""
+    tokenizer = _loaded(folder, where, "no tokenizer", lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
+        raise UserError(f"{where}: {folder} holds no tokenizer; put the files of the model's own there (tokenizer.json and "
+                        "tokenizer_config.json)")
+    return tokenizer
 
 
 def _loaded(folder: str, where: str, otherwise: str, load: Callable[[], T]) -> T:

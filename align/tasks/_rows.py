@@ -7,6 +7,7 @@ say which line is no JSON.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from align.errors import UserError
 
 FILES = (".jsonl", ".json", ".parquet")
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,9 @@ def _parquet(path: str) -> list[Row]:
 
 
 def _dataset(path: str, split: str, subset: str | None) -> list[Row]:
-    if path.endswith(FILES) or (Path(path).is_absolute() and not Path(path).is_dir()):
-        raise UserError(f"{path}: there is no such file (a relative path starts at the working directory, {Path.cwd()})")
+    if not Path(path).is_dir() and (path.endswith(FILES) or not HUB_NAME.fullmatch(path)):
+        raise UserError(f"{path}: there is no such file or folder of data (a relative path starts at the working directory, {Path.cwd()}; "
+                        "a dataset of the Hugging Face Hub is named owner/name)")
     datasets = _library()
     try:
         return _plain(datasets.load_dataset(path, subset, split=split), f"{path} ({split})")
@@ -93,7 +96,7 @@ def _dataset(path: str, split: str, subset: str | None) -> list[Row]:
     # What `datasets` raises for a Hub that is not reached, a split or subset that is not there, and files of other forms.
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"{path}: cannot be loaded as a dataset: {_first_line(error)}; it must be a file or folder (a relative path starts "
-                        f"at the working directory, {Path.cwd()}) or a dataset of the Hugging Face Hub, with the split named") from error
+                        f"at the working directory, {Path.cwd()}) or a dataset of the Hugging Face Hub; name its split and subset") from error
 
 
 def _library() -> Any:

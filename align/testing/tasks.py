@@ -34,7 +34,8 @@ def groups(examples: Sequence[Example]) -> list[Group]:
 
 @KIT.check("examples", "give every example a text, and an id that no other has: groups and seeds are derived from it")
 def _examples(t: Task) -> str | None:
-    """at least one example; ids that differ, texts that are not blank, fields that JSON holds, answers that are texts or None"""
+    """at least one example; ids that differ, texts that are not blank, fields that JSON holds, answers that are texts or None, ranked
+    ones none or several that differ"""
     found = t.examples()
     if not found:
         return "there is none"
@@ -48,13 +49,17 @@ def _problem(e: Example) -> str | None:
         return "its text is blank"
     if not isinstance(e.answer, str | None):
         return f"its answer is {e.answer!r}"
+    if len(e.ranked) == 1 or len(set(e.ranked)) < len(e.ranked) or not all(isinstance(r, str) and r for r in e.ranked):
+        return f"its ranked answers are {e.ranked!r}"
     return None if json.loads(json.dumps(dict(e.fields))) == dict(e.fields) else "its fields come back otherwise from JSON"
 
 
 @KIT.check("repeats", "draw from a generator of the task's own, seeded by a key: never `random` itself, `hash`, or the order of a set")
 def _repeats(t: Task) -> str | None:
-    """the same keys give the same examples and held-out problems, in the same order"""
+    """the same keys give the same examples, held-out problems and rankings, in the same order"""
     copy = again(t)
+    if list(copy.rankings()) != list(t.rankings()):
+        return "the held-out rankings differ"
     if list(copy.examples()) != list(t.examples()):
         return "the examples differ"
     return None if _suites(copy) == _suites(t) == _suites(t) else "the held-out problems differ"
@@ -78,8 +83,12 @@ def _bounded(t: Task) -> str | None:
 
 @KIT.check("held out", "keep the problems of a suite out of what is trained on, whatever the seed")
 def _held_out(t: Task) -> str | None:
-    """no problem of a suite is trained on"""
-    trained = {e.text for e in t.examples()}
+    """no problem of a suite and no held-out ranking is trained on; rankings have at least two answers"""
+    trained, ranked = {e.text for e in t.examples()}, {(e.text, *e.ranked) for e in t.examples()}
+    for e in t.rankings():
+        problem = _problem(e) or ("it has no ranked answers" if not e.ranked else None)
+        if problem or (e.text, *e.ranked) in ranked:
+            return f"the held-out ranking {e.id}: {problem or 'it is an example'}"
     return next((f"{name} has {e.text!r}, which is an example" for name, examples in _suites(t).items() for e in examples
                  if e.text in trained), None)
 

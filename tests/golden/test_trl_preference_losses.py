@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
 
 from align.core import preference
 from align.core.links import link
@@ -23,7 +22,7 @@ from align.divergences.forward_kl import ForwardKl
 from align.divergences.jensen_shannon import JensenShannon
 from align.divergences.reverse_kl import ReverseKl
 
-PAIRS, LONGEST, PROMPT = 5, 8, 3
+LONGEST, PROMPT = 8, 3
 LINKS: dict[str, tuple[str, float, Divergence]] = {
     "reverse_kl": ("reverse_kl", 0.5, ReverseKl()),
     "forward_kl": ("forward_kl", 0.5, ForwardKl()),
@@ -46,23 +45,23 @@ def dpo() -> type:
 class Draw:
     """Answers padded as TRL has them, the chosen ones first: log-probs of the policy, and sums of the reference's."""
 
-    def __init__(self, seed: int, dtype: torch.dtype):
+    def __init__(self, seed: int, dtype: torch.dtype, pairs: int = 5):
+        answers = 2 * pairs
         generator = torch.Generator().manual_seed(seed)
-        self.lengths = torch.randint(1, LONGEST + 1, (2 * PAIRS,), generator=generator)
+        self.lengths = torch.randint(1, LONGEST + 1, (answers,), generator=generator)
         self.mask = torch.arange(LONGEST) < self.lengths[:, None]
-        ref = -torch.randn(2 * PAIRS, LONGEST, generator=generator, dtype=torch.float64).abs() - 0.05
-        away = torch.randn(2 * PAIRS, LONGEST, generator=generator, dtype=torch.float64)
+        ref = -torch.randn(answers, LONGEST, generator=generator, dtype=torch.float64).abs() - 0.05
+        away = torch.randn(answers, LONGEST, generator=generator, dtype=torch.float64)
         self.ref, self.logp = (torch.where(self.mask, x, 0.0).to(dtype) for x in (ref, ref + away))
 
 
 def theirs(trainer_class: type, draw: Draw, loss_type: str, f_divergence_type: str, alpha: float, beta: float, smoothing: float):
-    """Loss, and its gradient with respect to each log-prob, [2 PAIRS, LONGEST]."""
-    logp = draw.logp.clone().requires_grad_()
-    unused = torch.zeros(2 * PAIRS, PROMPT - 1 + LONGEST)
+    """Loss, and its gradient with respect to each log-prob, [2 P, LONGEST]."""
+    logp, answers = draw.logp.clone().requires_grad_(), len(draw.logp)
+    unused = torch.zeros(answers, PROMPT - 1 + LONGEST)
     # A model's log-prob is 0 outside an answer, whatever stands there.
     log_probs = torch.cat([unused[:, LONGEST:].to(logp), logp * draw.mask], 1)
-    outputs = SimpleNamespace(log_probs=log_probs, entropy=unused, mean_logits=unused,
-                              is_top1=unused.bool())
+    outputs = SimpleNamespace(log_probs=log_probs, entropy=unused, mean_logits=unused, is_top1=unused.bool())
     trainer = object.__new__(trainer_class)
     vars(trainer).update(
         model=SimpleNamespace(training=True), aux_loss_enabled=False, ld_alpha=None, precompute_ref_logps=True, use_weighting=False,
@@ -70,7 +69,7 @@ def theirs(trainer_class: type, draw: Draw, loss_type: str, f_divergence_type: s
         label_smoothing=smoothing, _metrics={"train": defaultdict(list)}, _total_train_tokens=0, _tp_size=1,
         accelerator=SimpleNamespace(device="cpu", gather=lambda x: x, gather_for_metrics=lambda x: x),
     )
-    completion = torch.cat([torch.zeros(2 * PAIRS, PROMPT, dtype=torch.int64), draw.mask.long()], 1)
+    completion = torch.cat([torch.zeros(answers, PROMPT, dtype=torch.int64), draw.mask.long()], 1)
     chosen, rejected = draw.ref.sum(1).chunk(2)
     inputs = {"input_ids": torch.ones_like(completion), "attention_mask": torch.ones_like(completion), "completion_mask": completion,
               "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
@@ -79,12 +78,13 @@ def theirs(trainer_class: type, draw: Draw, loss_type: str, f_divergence_type: s
 
 
 def ours(draw: Draw, loss_type: str, divergence: Divergence, beta: float, smoothing: float):
+    """The same of ours."""
     logp = draw.logp.clone().requires_grad_()
-    log_ratio = segment_sum((logp - draw.ref)[draw.mask], draw.mask.nonzero()[:, 0], 2 * PAIRS)
+    log_ratio = segment_sum((logp - draw.ref)[draw.mask], draw.mask.nonzero()[:, 0], len(logp))
     scores = link(divergence, log_ratio, limit=40.0)
     if loss_type in ("ipo", "sigmoid_norm"):
         scores = scores / draw.lengths
-    loss = getattr(preference, LOSSES[loss_type])(*scores.chunk(2), beta, smoothing).mean()
+    loss = getattr(preference, LOSSES.get(loss_type, loss_type))(*scores.chunk(2), beta, smoothing).mean()
     return loss.detach(), torch.autograd.grad(loss, logp)[0]
 
 
@@ -104,12 +104,21 @@ def test_losses_of_the_dpo_trainer(name: str, loss_type: str, seed: int, dpo: ty
     assert expected[1].abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_cdpo_is_the_aot_of_a_single_pair(seed: int, dpo: type):
+    """TRL's DPO trainer has conservative labels there alone; a batch of one pair has nothing to sort."""
+    draw = Draw(seed, torch.float64, pairs=1)
+    for found, expected in zip(ours(draw, "cdpo", ReverseKl(), 0.5, 0.2), theirs(dpo, draw, "aot_unpaired", "reverse_kl", 0.5, 0.5, 0.2),
+                               strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+
+
 def test_the_hinge_is_met_from_both_sides():
     """Of the draws above, else the comparison would say little of it."""
     active = []
     for seed in range(3):
         draw = Draw(seed, torch.float64)
-        active += (ours(draw, "hinge", ReverseKl(), 0.5, 0.0)[1].abs().sum(1) > 0)[:PAIRS].tolist()
+        active += (ours(draw, "hinge", ReverseKl(), 0.5, 0.0)[1].abs().sum(1) > 0)[:5].tolist()
     assert 0 < sum(active) < len(active)
 
 

@@ -57,7 +57,7 @@ def direct(logits: Tensor, labels: Tensor, others: Mapping[str, tuple[Tensor, Ca
 def assert_gradients_match(found: list[Tensor], expected: list[Tensor], leaves: list[Tensor], rtol: float, atol: float) -> None:
     """Of one random combination of the outputs, each with a weight of its own at each token."""
     totals = [sum((normal(len(t), seed=50 + i, dtype=t.dtype) * t).sum() for i, t in enumerate(outputs)) for outputs in (found, expected)]
-    for one, other in zip(*(torch.autograd.grad(t, leaves) for t in totals), strict=True):
+    for one, other in zip(*(torch.autograd.grad(t, leaves, retain_graph=True) for t in totals), strict=True):
         torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
 
 

@@ -48,7 +48,7 @@ def compared_with(ref_hidden, ref_head) -> dict:
 
 def top_chi2(p, q):
     kept = q.topk(4, dim=-1).indices
-    p, q = (torch.cat([x.gather(-1, kept), 1 - x.gather(-1, kept).sum(-1, keepdim=True)], -1) for x in (p, q))
+    p, q = (torch.cat([x.gather(-1, kept), x.scatter(-1, kept, 0).sum(-1, keepdim=True)], -1) for x in (p, q))
     return torch.log1p(chi2(p, q))
 
 

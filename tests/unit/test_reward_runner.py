@@ -4,7 +4,7 @@ import inspect
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -189,6 +189,72 @@ def test_outside_the_main_thread_the_limit_would_not_hold():
     thread.start()
     thread.join()
     assert told
+
+
+class Together(Reward):
+    """Answers for all groups at once, by a function of their responses."""
+
+    def __init__(self, function: Callable[[list[str]], Any]):
+        self.function = function
+
+    def score(self, prompt: Prompt, response: str) -> Any:
+        raise AssertionError("asked one by one")
+
+    def score_groups(self, groups: Sequence[Group]) -> Any:
+        return self.function([r.text for g in groups for r in g.rollouts])
+
+
+GROUPS = [group("p0", "a", "b"), group("p1", "c")]
+
+
+def together(function: Callable[[list[str]], Any], limits: RewardLimits = DROP) -> Rewards:
+    return run_rewards(Together(function), limits, GROUPS)
+
+
+def test_a_batched_reward_is_asked_once_and_answers_in_order():
+    calls = []
+    rewards = together(lambda texts: calls.append(texts) or [{"total": ord(t), "twice": 2 * ord(t)} for t in texts])
+    assert calls == [["a", "b", "c"]] and rewards.values.tolist() == [97, 98, 99] and rewards.parts["twice"].tolist() == [194, 196, 198]
+    assert rewards.failed == 0
+    assert run_rewards(Together(len), DROP, []).values.shape == (0,)
+
+
+@pytest.mark.parametrize(("function", "told"), [
+    (lambda texts: fail(OSError("out of memory")), "prompt p0: OSError: out of memory ("),
+    (lambda texts: forever(), "prompt p0: took longer than 0.6 s ("),  # 0.2 s for each of three
+    (lambda texts: [stubborn()] * 3, "took longer than 0.6 s ("),
+    (lambda texts: [1.0, 2.0], "score_groups returned 2 rewards for 3 answers ("),
+    (lambda texts: None, "TypeError: 'NoneType' object is not iterable ("),
+    (lambda texts: fail(SystemExit(3)), "SystemExit: 3 ("),
+])
+def test_a_batch_that_fails_costs_its_own_answers_and_not_the_run(function, told):
+    rewards = together(function)
+    assert np.isnan(rewards.values).all() and rewards.failed == 3
+    assert told in rewards.first_failure and rewards.first_failure.endswith(", and with it 3 answers")
+    assert together(function, SCORE).values.tolist() == [-1.5] * 3
+
+
+def test_a_batch_has_the_time_of_all_its_answers():
+    began = time.monotonic()
+    assert together(lambda texts: time.sleep(0.4) or [1.0] * 3).failed == 0 and time.monotonic() - began > 0.3
+
+
+@pytest.mark.parametrize(("answer", "told"), [
+    (ZeroDivisionError("no"), "ZeroDivisionError: no ("), (float("nan"), "returned nan"), ("1", "returned a str"),
+    ({"a": 1.0}, "without `total`"),
+])
+def test_one_bad_answer_of_a_batch_costs_itself(answer, told):
+    rewards = together(lambda texts: [1.0, answer, 3.0])
+    np.testing.assert_array_equal(rewards.values, np.array([1, np.nan, 3], np.float32))
+    assert rewards.failed == 1 and rewards.first_failure.startswith("prompt p0: ") and told in rewards.first_failure
+
+
+def test_a_reward_of_single_answers_judges_groups_too():
+    """What a reward that wraps another one calls."""
+    reward = Programmed(lambda r: 1 / (len(r) - 1))
+    found = reward.score_groups([group("a", "xx", "x"), group("b", "xxx")])
+    assert found[::2] == [1.0, 0.5] and isinstance(found[1], ZeroDivisionError)
+    assert not reward.batched and Together(len).batched
 
 
 def test_lost_groups_are_failures():
