@@ -56,10 +56,13 @@ def keys(cls: type) -> list[Key]:
 
 def written(part: Any) -> str:
     """The part as a recipe would name it: `tsallis(q=0.5)`."""
-    node = resolved(part)
-    name = node.pop("name", type(part).__name__)
-    inner = ", ".join(f"{key}={value}" for key, value in node.items())
-    return f"{name}({inner})" if inner else str(name)
+    return _call({"name": type(part).__name__} | resolved(part))
+
+
+def _call(node: dict[str, Any]) -> str:
+    inner = ", ".join(f"{key}={_call(value) if isinstance(value, dict) and 'name' in value else value}"
+                      for key, value in node.items() if key != "name")
+    return f"{node['name']}({inner})" if inner else str(node["name"])
 
 
 def _default(f: dataclasses.Field) -> tuple[Any, bool]:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from align import probe
+from align.checks import data
 from align.config import location
 from align.core import reductions
 from align.describe import keys, sentence, summary, written
@@ -35,8 +36,8 @@ def explain(recipe: Recipe, out: Console) -> None:
     sections = {"objective, maximised": objective(recipe)}
     for name, regularizer in recipe.regularizers.items():
         sections[f"regularizer {name}"] = regularizer_rows(name, regularizer, recipe)
-    if recipe.regularizers:
-        sections["effective β"] = effective_betas(recipe)
+    if betas := effective_betas(recipe):
+        sections["effective β"] = betas
     if recipe.shapings:
         sections["shapings, in this order"] = [part_row(name, shaping) for name, shaping in recipe.shapings.items()]
     sections |= {"batch": arithmetic(recipe), "what is loaded": loaded(recipe), "other parts": other_parts(recipe)}
@@ -61,16 +62,19 @@ def objective(recipe: Recipe) -> list[Row]:
     algorithm, regularizers = recipe.algorithm, recipe.regularizers
     in_loss = {n: r for n, r in regularizers.items() if r.placement == "loss"}
     in_reward = {n: r for n, r in regularizers.items() if r.placement == "reward"}
+    links = {n: r for n, r in regularizers.items() if r.placement == "link"}
     terms = "".join(f" − {_term(n, r, recipe)}" for n, r in in_loss.items())
     rows = [Row("", f"J = E Σ_t w_t [ {algorithm.formula()}{terms} ]")]
     if in_reward:
-        rows.append(Row("A", "less " + " and ".join(_term(n, r, recipe) for n, r in in_reward.items()) + ", of the current policy, "
-                        "after any normalisation"))
+        when = "of the current policy, after any normalisation" if algorithm.critic is None else (
+            "of π_old: taken from the reward of each token, which the critic learns")
+        rows.append(Row("A", "less " + " and ".join(_term(n, r, recipe) for n, r in in_reward.items()) + f", {when}"))
     rows += [Row(symbol, meaning) for symbol, meaning in algorithm.symbols().items()]
     if recipe.shapings:
         rows.append(Row("A", f"shaped by {', '.join(recipe.shapings)}: see below"))
     reduction = getattr(reductions, algorithm.reduction)
     rows.append(Row("w_t", f"{algorithm.reduction}: {say(sentence(reduction))}", _place(reduction)))
+    rows += [Row("β", _beta(n, r, recipe)) for n, r in links.items()]
     rows += [Row(n, _penalty(r)) for n, r in regularizers.items()]
     rows += [Row(f"β_{n}", written(r.coefficient)) for n, r in regularizers.items() if not _constant(r, recipe)]
     return [*rows, part_row("algorithm", algorithm)]
@@ -88,6 +92,8 @@ def regularizer_rows(name: str, regularizer: Regularizer, recipe: Recipe) -> lis
             rows.append(Row(field.name, f"{value}  {docs[field.name].doc}"))
     if isinstance(regularizer, Composed):
         rows += _estimate(regularizer)
+    if regularizer.warning:
+        rows.append(Row("warning", regularizer.warning))
     if regularizer.allow_biased:
         reason = dataclasses.replace(regularizer, allow_biased=False).refusal(
             on_policy=recipe.algorithm.on_policy, samples=recipe.algorithm.samples)
@@ -98,6 +104,13 @@ def regularizer_rows(name: str, regularizer: Regularizer, recipe: Recipe) -> lis
 def _estimate(regularizer: Composed) -> list[Row]:
     """Value and gradient by name: they are different things."""
     estimator, divergence, credit = regularizer.estimator, regularizer.divergence, CREDITS[regularizer.credit]
+    if regularizer.placement == "link":
+        return [
+            Row("placement", "link: the implicit reward of an answer is β (f'(u) − f'(1)) at u = π/π_ref of the whole of it"),
+            Row("optimum", "u = f'⁻¹((R − λ)/β), R the reward behind the preferences; for KL(π‖π_ref) that is π_ref exp(R/β)/Z"),
+            Row("value", f"{written(estimator)} measures the divergence at the answers' states; it is logged, and no part of the loss"),
+            Row("clamp", f"beyond |log π/π_ref| = {regularizer.largest_log_ratio:g} nats of an answer the score goes on along its tangent"),
+        ]
     rows = [
         Row("value", f"{probe.value_is(estimator, divergence)} for the divergence; it is logged, and an adaptive coefficient sees it"),
         Row("gradient", f"{probe.gradient_is(estimator, divergence, regularizer.placement)}; {_weighed(regularizer)}"),
@@ -127,12 +140,16 @@ def effective_betas(recipe: Recipe) -> list[Row]:
     limit, sequences = recipe.sampling.max_tokens, rollouts(recipe)
     rows = []
     for name, regularizer in recipe.regularizers.items():
+        if regularizer.placement == "link":
+            continue
         beta = regularizer.coefficient.beta(0)
         rows.append(Row(name, f"β = {beta:g} at step 0" + ("" if _constant(regularizer, recipe) else ", changing")))
         for length in dict.fromkeys((limit, max(limit // 2, 1))):
             weight = getattr(reductions, recipe.algorithm.reduction)(torch.full((sequences,), length), limit)[0].item()
             rows.append(Row("", f"answers of {length} tokens: {beta * weight * sequences * length:.4g} × the mean nats of a token = "
                             f"{beta * weight * sequences:.4g} × the mean nats of an answer"))
+    if not rows:
+        return []
     return [*rows, Row("", "The policy term is reduced alike: one nat costs β of the advantage of the token it is counted at.")]
 
 
@@ -150,9 +167,10 @@ def arithmetic(recipe: Recipe) -> list[Row]:
         rows = [Row("step", f"{batch.prompts} prompts × {batch.samples} samples = {count:,} rollouts"),
                 Row("worker", f"{share} prompts × {batch.samples} = {share * batch.samples:,} rollouts, on each of {workers.rollout}")]
     else:
-        rows = [Row("step", f"{batch.prompts} demonstrations")]
-    policy = "on-policy" if algorithm.on_policy else "the later updates of a batch are off-policy"
-    kind, most = "rollouts" if algorithm.samples else "demonstrations", recipe.steps * count * recipe.sampling.max_tokens
+        rows = [Row("step", f"{batch.prompts} {data(recipe)}")]
+    policy = "one update a batch" if not algorithm.samples and algorithm.on_policy else (
+        "on-policy" if algorithm.on_policy else "the later updates of a batch are off-policy")
+    kind, most = data(recipe), recipe.steps * count * recipe.sampling.max_tokens
     return [
         *rows,
         Row("updates", f"{algorithm.epochs} epochs × {algorithm.minibatches} minibatches = {updates} a step, "
@@ -166,20 +184,25 @@ def loaded(recipe: Recipe) -> list[Row]:
     model, workers = recipe.model, recipe.workers
     source = model.path or model.recipe or f"a new {model.config.get('model_type', 'model')}, at random"
     how = f"LoRA of rank {model.lora.rank}" if model.lora.rank else "every parameter trained"
-    rows = [Row("policy", f"{source}; {model.dtype}, {how}")]
+    rows = [Row("scorer" if recipe.algorithm.scores else "policy", f"{source}; {model.dtype}, {how}")]
+    if recipe.algorithm.critic is not None:
+        rows.append(part_row("critic", recipe.algorithm.critic))
     references = {}
     for name, regularizer in recipe.regularizers.items():
         if regularizer.reference is not None:
             references.setdefault(written(regularizer.reference), (regularizer.reference, []))[1].append(name)
     rows += [Row("reference", f"{word} for {', '.join(names)}: {reference.holds(model.lora.rank > 0)}")
              for word, (reference, names) in references.items()]
-    if not references:
+    if not references and not recipe.algorithm.scores:
         rows.append(Row("reference", "none: nothing compares the policy with where it started"))
-    copies = f"{workers.rollout} × " if workers.backend == "ray" else ""
+    copies, actors = f"{workers.rollout} × " if workers.backend == "ray" else "", ["1 learner"]
     engine = recipe.engine
-    rows.append(Row("engine", f"{copies}{written(engine)}: {say(summary(type(engine)))}", _place(type(engine))))
-    actors = f"ray: {workers.rollout} rollout, 1 learner and {workers.reward} reward actors"
-    return [*rows, Row("processes", actors if workers.backend == "ray" else "this one process")]
+    if recipe.answers:
+        rows.append(Row("engine", f"{copies}{written(engine)}: {say(summary(type(engine)))}", _place(type(engine))))
+        actors.append(f"{workers.rollout} rollout")
+    if recipe.reward is not None:
+        actors.append(f"{workers.reward} reward")
+    return [*rows, Row("processes", f"ray actors: {', '.join(actors)}" if workers.backend == "ray" else "this one process")]
 
 
 def other_parts(recipe: Recipe) -> list[Row]:
@@ -193,15 +216,20 @@ def _name(part: Any) -> str:
 
 
 def _term(name: str, regularizer: Regularizer, recipe: Recipe) -> str:
-    beta = f"{regularizer.coefficient.beta(0):g}" if _constant(regularizer, recipe) else f"β_{name}"
     weighting = regularizer.weighting
     weight = "" if weighting is None or _name(weighting) == "uniform" else f" · {_name(weighting)}"
-    return f"{beta}{weight} · {name}_t"
+    return f"{_beta(name, regularizer, recipe)}{weight} · {name}_t"
+
+
+def _beta(name: str, regularizer: Regularizer, recipe: Recipe) -> str:
+    return f"{regularizer.coefficient.beta(0):g}" if _constant(regularizer, recipe) else f"β_{name}"
 
 
 def _penalty(regularizer: Regularizer) -> str:
     if not isinstance(regularizer, Composed):
         return say(sentence(type(regularizer)))
+    if regularizer.placement == "link":
+        return say(sentence(type(regularizer.divergence)))
     return f"{say(sentence(type(regularizer.divergence)))}; by {written(regularizer.estimator)}, credit {regularizer.credit}"
 
 

@@ -48,12 +48,12 @@ class Drawn:
     rankings: bool
     prompts: int = 0
     answers: int = 0
-    failed: int = 0
-    """Answers without a reward; the first reason is `first_failure`."""
-    first_failure: str | None = None
     cut: int = 0
     """Answers at the length limit: with an end token they would be other answers than the model gave."""
     blank: int = 0
+    failed: int = 0
+    """Answers without a reward, of the others; the first reason is `first_failure`."""
+    first_failure: str | None = None
     repeated: int = 0
     """Answers whose text the prompt had already."""
     few: int = 0
@@ -68,12 +68,12 @@ class Drawn:
         """The answers that can stand in a row, in the order they were drawn; the others are counted."""
         found: dict[str, Scored] = {}
         for rollout, reward in zip(group.rollouts, rewards, strict=True):
-            if np.isnan(reward):
-                self.failed += 1
-            elif not rollout.finished:
+            if not rollout.finished:
                 self.cut += 1
             elif not rollout.text.strip():
                 self.blank += 1
+            elif np.isnan(reward):
+                self.failed += 1
             elif rollout.text in found:
                 self.repeated += 1
             else:

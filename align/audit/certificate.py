@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from align import probe
+from align.audit.links import measure_links
 from align.audit.measure import Measurement, claimed, measure_all
 from align.describe import sentence, written
 from align.enumeration import ONE_TOKEN, TREE
@@ -43,6 +44,8 @@ def audit(regularizer: Regularizer, name: str = "kl", *, on_policy: bool = False
     Args: on_policy: each batch serves one update, so that what happens after a stale one does not count; samples: it will see the
     policy's own rollouts, not demonstrations. What a recipe refuses is measured all the same, and the reason is kept.
     """
+    if regularizer.placement == "link":
+        return _of_link(regularizer, name, regularizer.refusal(on_policy=on_policy, samples=samples))
     measurements, unbounded = measure_all(regularizer), _unbounded(regularizer)
     verdict, reason = _verdict(regularizer, measurements, on_policy)
     if verdict == "biased" and unbounded != regularizer and _verdict(unbounded, measure_all(unbounded), on_policy)[0] == "exact":
@@ -55,10 +58,24 @@ def audit(regularizer: Regularizer, name: str = "kl", *, on_policy: bool = False
                        allowed=regularizer.allow_biased)
 
 
+def _of_link(regularizer: Regularizer, name: str, refusal: str | None) -> Certificate:
+    if refusal is not None:
+        return Certificate(name=name, form=form(regularizer), measurements=(), verdict="refused", reason=refusal, refusal=refusal,
+                           allowed=False)
+    measurements = measure_links(regularizer)
+    worst = max(m.error for m in measurements)
+    at = "at the policy that is optimal for a reward, preferences by that reward"
+    verdict, reason = ("exact", f"{at} leave no gradient") if worst <= EXACT else ("biased", f"{at} still move it (gradient {worst:.1%})")
+    return Certificate(name=name, form=form(regularizer), measurements=measurements, verdict=verdict, reason=reason, refusal=None,
+                       allowed=regularizer.allow_biased)
+
+
 def form(regularizer: Regularizer) -> str:
     """The axes that decide value and gradient, in words."""
     if not isinstance(regularizer, Composed):
         return sentence(type(regularizer)) or type(regularizer).__name__
+    if regularizer.placement == "link":
+        return f"{written(regularizer.divergence)}, as the link of a preference loss"
     return (f"{written(regularizer.divergence)}, by {written(regularizer.estimator)}, in the {regularizer.placement}, "
             f"credit {regularizer.credit}")
 

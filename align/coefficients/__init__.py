@@ -16,6 +16,9 @@ class Coefficient(ABC):
     needs_policy = False
     """`multipliers` reads `batch.old_logp`: costs a forward pass where a batch serves one update only."""
 
+    compares = False
+    """`multipliers` compares the answers of a ranking, so it has a meaning for preferences alone."""
+
     @property
     def listens(self) -> bool:
         """Changes with the divergence it is told of."""

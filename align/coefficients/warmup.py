@@ -35,6 +35,10 @@ class Warmup(Coefficient):
         return self.to.needs_policy
 
     @property
+    def compares(self) -> bool:
+        return self.to.compares
+
+    @property
     def listens(self) -> bool:
         return self.to.listens
 

@@ -101,6 +101,8 @@ class Composed(Regularizer):
         if not samples and getattr(self.weighting, "needs_rewards", False):
             return f"weighting {written(self.weighting)} looks at rewards, and this algorithm's data have none: use another"
         reason = incompatible(self.divergence, self.estimator, self.placement, self.credit, on_policy=on_policy, samples=samples)
+        if self.coefficient.compares and self.placement != "link":
+            return f"coefficient {written(self.coefficient)} compares ranked answers: it goes with placement: link"
         if self.placement == "link" and self.coefficient.listens and not self.full_vocabulary:
             return (f"coefficient {written(self.coefficient)} follows the measured divergence, and a ranking's answers are not drawn from "
                     "the policy: with estimator: exact it follows that at their states")

@@ -1,0 +1,46 @@
+"""Whether a link is that of the divergence it names: at the policy that is optimal for a reward, preferences by that reward say no more."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from align.audit.measure import NAME, Measurement
+from align.divergences import Divergence
+from align.enumeration import ONE_TOKEN, TREE, Problem, context, setting
+from align.regularizers import Regularizer
+
+
+def measure_links(regularizer: Regularizer) -> tuple[Measurement, ...]:
+    """A single token and a tree of answers. `error`: the gradient of the population's loss there, over that for labels at random."""
+    return tuple(_measure(regularizer, problem) for problem in (ONE_TOKEN, TREE))
+
+
+def _measure(regularizer: Regularizer, problem: Problem) -> Measurement:
+    """The policy is the optimum of E_pi[R] - D_f(pi||ref) for R = f'(u) + a constant (KKT), from f by autograd and nothing else."""
+    at = setting(problem)
+    log_u = problem.answer_logp(at.policy) - problem.answer_logp(at.reference)
+    reward = _slope(regularizer.divergence, log_u)
+    better = torch.sigmoid(reward[:, None] - reward[None, :])
+    size = _gradient(regularizer, problem, torch.full_like(better, 0.5)).norm()
+    left = _gradient(regularizer, problem, better).norm()
+    return Measurement(problem=problem.name, stale=False, exact=math.nan, value=math.nan, value_bias=math.nan, value_spread=math.nan,
+                       error=(left / size).item(), cosine=math.nan, variance=math.nan)
+
+
+def _slope(divergence: Divergence, log_u: Tensor) -> Tensor:
+    x = log_u.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(divergence.f(x).sum(), x)
+    return slope * torch.exp(-log_u)
+
+
+def _gradient(regularizer: Regularizer, problem: Problem, better: Tensor) -> Tensor:
+    """Of the mean DPO loss over all pairs of answers, at beta 1, where `better[i, j]` is the probability that i is preferred to j."""
+    ctx, leaf = context(setting(problem), NAME, regularizer.divergence if regularizer.full_vocabulary else None)
+    scores = regularizer.penalty(ctx, NAME).link
+    loss = -(better * logsigmoid(scores[:, None] - scores[None, :])).mean()
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    return gradient
