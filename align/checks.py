@@ -77,6 +77,13 @@ def _check_regularizer(recipe: Recipe, name: str, regularizer: Regularizer) -> N
         idle = regularizer.reference.refusal(on_policy=algorithm.on_policy)
         if idle:
             raise RecipeError(f"{where}.reference", f"changes nothing: {idle}")
+    if regularizer.reference is not None and regularizer.reference.precomputes:
+        if not algorithm.ranks:
+            raise RecipeError(f"{where}.reference", f"{algorithm.recipe_name} learns from {data(recipe)}, and only rankings are known "
+                              "before the first step: use frozen")
+        if regularizer.full_vocabulary:
+            raise RecipeError(f"{where}.reference", "keeps the log-probs of the answers alone, and estimator: exact looks at the whole "
+                              "vocabulary: use frozen")
     if algorithm.critic is None or regularizer.placement != "reward":
         return
     # With a critic the penalty is part of the token rewards it learns, taken once, at pi_old and before the advantages.
@@ -94,8 +101,8 @@ def _check_regularizer(recipe: Recipe, name: str, regularizer: Regularizer) -> N
 def _check_links(recipe: Recipe) -> None:
     algorithm, linked = recipe.algorithm, [name for name, r in recipe.regularizers.items() if r.placement == "link"]
     if algorithm.links and len(linked) != 1:
-        raise RecipeError("regularizers", f"{algorithm.recipe_name} needs exactly one regularizer with placement: link, whose divergence and "
-                          f"coefficient make the implicit reward; there are {len(linked)}. Write for example "
+        raise RecipeError("regularizers", f"{algorithm.recipe_name} needs exactly one regularizer with placement: link, whose divergence "
+                          f"and coefficient make the implicit reward; there are {len(linked)}. Write for example "
                           "regularizers: {kl: {divergence: reverse_kl, placement: link, coefficient: 0.1}}")
     if linked and not algorithm.links:
         raise RecipeError(f"regularizers.{linked[0]}.placement", f"{algorithm.recipe_name} has no preference loss to link to: use "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,11 @@ class Examples:
         """The prompts of a step with their ranked answers, best first, each closed by the end token. Raises UserError for less than two."""
         dealt = self._deal(step)
         return ranked([self.examples[i] for i in dealt], [self._prompts[i] for i in dealt], self._tokenizer)
+
+    def all_rankings(self, count: int) -> Iterator[list[Group]]:
+        """Every ranking once, in the task's order, so many at a time."""
+        for i in range(0, len(self.examples), count):
+            yield ranked(self.examples[i : i + count], self._prompts[i : i + count], self._tokenizer)
 
 
 def held_out_rankings(task: Task, tokenizer: Any, max_tokens: int | None = None) -> list[Group]:

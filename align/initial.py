@@ -14,16 +14,12 @@ import torch
 import transformers
 
 from align import config
+from align.cache import cache_folder
 from align.errors import RecipeError, UserError
 from align.recipe import Recipe, load
 
 ONLOOKERS = ("cli.py", "catalogue.py", "describe.py", "enumeration.py", "explain.py", "handbook.py", "lookup.py", "probe.py")
 """What only looks at recipes and parts: a change of it changes no model."""
-
-
-def cache_folder() -> Path:
-    """Where warm starts are kept: `$ALIGN_CACHE`, else `~/.cache/align`."""
-    return Path(os.environ.get("ALIGN_CACHE") or Path.home() / ".cache" / "align")
 
 
 def content_hash(recipe: Recipe) -> str:

@@ -27,6 +27,9 @@ from align.telemetry import Telemetry
 from align.types import Group, Rewards, Stat, TokenBatch
 from align.workers import Workers, open_workers
 
+PREPARED = 1024
+"""Rankings that a precomputing reference is told of at a time, and keeps in one file."""
+
 
 def train(recipe: Recipe, run_dir: Path, address: str | None = None, resume: bool = False) -> dict[str, Any]:
     """Run a recipe into a folder and return its summary.
@@ -78,6 +81,7 @@ class Run:
     def run(self, first: int) -> dict[str, Any]:
         recipe, evaluation = self.recipe, self.recipe.evaluation
         started, self.learned = time.perf_counter(), first
+        self.prepare()
         if first:
             before = checkpoints.load(self.run_dir, first, self.workers.learner, recipe)
             self.workers.publish(first)
@@ -136,6 +140,16 @@ class Run:
         self.telemetry.step(step, means | reward_metrics(batch, rewards) | beta_metrics(batch) | batch.shaped | sync | {
             "response/length": count / len(batch.lengths), "tokens/s": count / seconds, "time/step": seconds,
             **{f"time/{k}": v for k, v in self.seconds.items()}})
+
+    def prepare(self) -> None:
+        """Tell the references that precompute of every ranking there is."""
+        if not any(r.reference is not None and r.reference.precomputes for r in self.recipe.regularizers.values()):
+            return
+        computed = sum(self.workers.learner.prepare(pack(groups, None, self.pad_id))
+                       for groups in (*self.examples.all_rankings(PREPARED), *([self.suites.rankings] if self.suites.rankings else [])))
+        self.workers.learner.prepare(None)
+        self.telemetry.note(f"references: {computed} log-probs of answers computed, the others were kept from before" if computed else
+                            "references: the log-probs of all answers were kept from before")
 
     def experience(self, step: int) -> tuple[list[Group], Rewards | None]:
         if not self.recipe.algorithm.samples:

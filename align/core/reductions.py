@@ -24,5 +24,5 @@ def constant(lengths: Tensor, max_tokens: int) -> Tensor:
 
 
 def answer(lengths: Tensor, max_tokens: int) -> Tensor:
-    """Sum over the tokens of each answer, mean over answers (verl's seq-mean-token-sum): for what is one number an answer, at its first token."""
+    """Sum over the tokens of each answer, mean over answers (verl's seq-mean-token-sum): also for what stands at the first token alone."""
     return (lengths * 0 + 1).float() / len(lengths)

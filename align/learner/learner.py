@@ -47,6 +47,16 @@ class Learner:
             reference.before_batch(self.policy)
         return Scorings(self.recipe, self.policy, self.references, self.critic).scored(batch)
 
+    @torch.no_grad()
+    def prepare(self, batch: TokenBatch | None) -> int:
+        """Tell the references that precompute of these answers; None, after the last, lets go of what computed. Returns how many were."""
+        if batch is None:
+            for reference in self.references.values():
+                if reference.precomputes:
+                    reference.release()
+            return 0
+        return Scorings(self.recipe, self.policy, self.references, self.critic).prepare(batch)
+
     def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """Every parameter the optimizer moves, the critic's behind the policy's."""
         yield from self.policy.trained()

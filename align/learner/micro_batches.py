@@ -25,7 +25,7 @@ def minibatches(batch: TokenBatch, count: int, seed: int) -> Iterator[TokenBatch
 def micro_batches(batch: TokenBatch, micro_tokens: int, whole_groups: bool = False) -> Iterator[tuple[Tensor, TokenBatch]]:
     """Sequences of like length together, each part at most `micro_tokens` inputs with its padding (at least one sequence).
 
-    With `whole_groups` no group is split, and a part holds at least one group. Yields the indices in [T] of the part's tokens, and the part.
+    With `whole_groups` no group is split, and a part holds at least one. Yields the indices in [T] of the part's tokens, and the part.
     """
     totals = (batch.prompt_lengths + batch.lengths).tolist()
     units = _groups(batch.group_ids) if whole_groups else [[i] for i in range(len(totals))]

@@ -75,10 +75,28 @@ class Scorings:
         for name in names:
             reference = self.references[name]
             if id(reference) not in done:
-                hidden = reference.hidden(self.policy, micro)
-                done[id(reference)] = RefScore(logp=stats(self.recipe, hidden, reference.head(self.policy), micro).logp, hidden=hidden)
+                done[id(reference)] = self._reference_score(reference, micro)
         scores = {name: done[id(self.references[name])] for name in names}
         return {name: s if self.recipe.regularizers[name].full_vocabulary else replace(s, hidden=None) for name, s in scores.items()}
+
+    def _reference_score(self, reference: Reference, micro: TokenBatch) -> RefScore:
+        known = reference.known(micro)
+        if known is not None:
+            return RefScore(logp=known)
+        hidden = reference.hidden(self.policy, micro)
+        return RefScore(logp=stats(self.recipe, hidden, reference.head(self.policy), micro).logp, hidden=hidden)
+
+    def prepare(self, batch: TokenBatch) -> int:
+        """Tell the references that precompute of these answers. Returns how many sequences had to be scored for it."""
+        computed = 0
+        for reference in {id(r): r for r in self.references.values() if r.precomputes}.values():
+            def logp(reference: Reference = reference) -> Tensor:
+                parts = [(chosen, self._reference_score(reference, micro).logp)
+                         for chosen, micro in micro_batches(batch, self.recipe.batch.micro_tokens)]
+                return torch.cat([score for _, score in parts])[torch.cat([chosen for chosen, _ in parts]).argsort()]
+
+            computed += len(batch.lengths) * reference.prepare(batch, self.recipe.sampling.temperature, logp)
+        return computed
 
     def _other_contexts(self, contexts: dict[str, TokenBatch], sequences: Tensor) -> dict[str, Compared]:
         """The policy after other prompts, by shaping, to be compared with itself after its own."""

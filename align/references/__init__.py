@@ -35,6 +35,8 @@ class Reference(ABC):
 
     starts_at_policy = True
     """The first batch must find it equal to the policy; the run is stopped where it does not. False: the distance is reported."""
+    precomputes = False
+    """Is told every ranked answer before the first step (`prepare`), and asked for no other."""
     version: int = 0
     """How often it has changed."""
 
@@ -57,6 +59,10 @@ class Reference(ABC):
     def head(self, policy: Policy) -> Head:
         """The layer that makes logits of `hidden`, of the moment it was taken."""
         return self.model(policy).head(self.parameters())
+
+    def known(self, micro: TokenBatch) -> Tensor | None:
+        """float32 [T], log ref of the sampled tokens where that is known without a forward pass; else None."""
+        return None
 
     def before_batch(self, policy: Policy) -> None:
         """Told before a batch is scored."""

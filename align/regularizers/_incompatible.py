@@ -68,13 +68,13 @@ def _link(divergence: Divergence, estimator: Estimator, credit: str) -> Refusal 
                        "f-divergence as the link")
     scores = divergence.coefficient(PROBED)
     if torch.equal(scores, scores.sign() * scores.abs().max()):
-        return Refusal(f"{type(divergence).__name__} has a constant f' on either side of 1, so a preference link would have no gradient: use "
-                       "another divergence")
+        return Refusal(f"{type(divergence).__name__} has a constant f' on either side of 1, so a preference link would have no gradient: "
+                       "use another divergence")
     if credit != "local":
         return Refusal(f"credit: {credit} changes nothing: a link scores whole answers")
     if estimator.only_reverse_kl or estimator.merges:
-        return Refusal(f"{_word(estimator)} changes nothing: a link is computed and not estimated; estimator: exact measures the divergence "
-                       "at the answers' states, beside the loss")
+        return Refusal(f"{_word(estimator)} changes nothing: a link is computed and not estimated; estimator: exact measures the "
+                       "divergence at the answers' states, beside the loss")
     return None
 
 

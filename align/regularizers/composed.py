@@ -19,7 +19,8 @@ CREDITS = {"local": credit.local, "summed": credit.summed, "sequence": credit.se
 CLAMPS = {"local": 20.0, "summed": 20.0, "sequence": 40.0}
 """Nats, by credit. A token: verl's bound. An answer: u^2 (Neyman, Tsallis at its ends) stays within float32; a long one is
 tens of nats away by right."""
-WORDS = {"placement": ("loss", "reward", "link"), "credit": tuple(CREDITS), "ratio_to": ("old", "sampler"), "beyond_cap": ("truncate", "mask")}
+WORDS = {"placement": ("loss", "reward", "link"), "credit": tuple(CREDITS),
+         "ratio_to": ("old", "sampler"), "beyond_cap": ("truncate", "mask")}
 
 
 @dataclass(frozen=True)

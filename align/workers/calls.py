@@ -60,6 +60,9 @@ class RemoteLearner:
     def update(self, batch: TokenBatch, step: int) -> dict[str, Stat]:
         return self._call("update", batch, step)
 
+    def prepare(self, batch: TokenBatch | None) -> int:
+        return self._call("prepare", batch)
+
     def measure(self, batch: TokenBatch) -> dict[str, Stat]:
         return self._call("measure", batch)
 

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from align.cache import cache_folder
+from align.references import BASE, OWN, Override, Reference
+
+if TYPE_CHECKING:
+    from align.learner.policy import Policy
+    from align.types import TokenBatch
+
+
+class Precomputed(Reference):
+    """The initial policy, asked once: its log-probs of every ranked answer are computed before the first step, and the model is dropped.
+
+    They are kept on disk under the hash of the model, the temperature and the answers, so that another run on the same data reads
+    them. For preferences, whose answers are known beforehand; of a divergence over the vocabulary they say nothing.
+    """
+
+    precomputes = True
+
+    def start(self, policy: Policy) -> None:
+        self._hash = policy.content_hash(BASE if policy.lora else OWN)
+        self._initial: Policy | None = None
+        self._known: dict[bytes, Tensor] = {}
+
+    def prepare(self, batch: TokenBatch, temperature: float, logp: Callable[[], Tensor]) -> bool:
+        """Know the answers of a batch, from disk or by `logp`, which scores it: [T]. Returns whether they had to be computed."""
+        keys = _keys(batch)
+        content = hashlib.sha256(f"{self._hash} {temperature} {torch.__version__}".encode() + b"".join(keys))
+        file = cache_folder() / "reference_logp" / f"{content.hexdigest()[:32]}.safetensors"
+        found = file.is_file()
+        flat = load_file(file)["logp"] if found else logp()
+        if not found:
+            _write(file, flat)
+        self._known |= zip(keys, flat.split(batch.lengths.tolist()), strict=True)
+        return not found
+
+    def known(self, micro: TokenBatch) -> Tensor | None:
+        parts = [self._known.get(key) for key in _keys(micro)]
+        return None if any(part is None for part in parts) else torch.cat(parts)
+
+    def model(self, policy: Policy) -> Policy:
+        if self._initial is None:
+            self._initial = policy.initial()
+        return self._initial
+
+    def release(self) -> None:
+        """Let go of the model: everything that will be asked is known."""
+        self._initial = None
+
+    def parameters(self) -> Override:
+        return OWN
+
+    def content_hash(self, policy: Policy) -> str:
+        return self._hash
+
+    def holds(self, lora: bool) -> str:
+        return "the answers' log-probs; a whole model while they are computed, once for each model and data"
+
+
+def _keys(batch: TokenBatch) -> list[bytes]:
+    """Of each sequence: where its answer begins, and its tokens."""
+    ends = (batch.prompt_lengths + batch.lengths).tolist()
+    rows = zip(batch.input_ids, batch.prompt_lengths.tolist(), ends, strict=True)
+    return [hashlib.sha256(f"{begin} ".encode() + ids[:end].numpy().tobytes()).digest() for ids, begin, end in rows]
+
+
+def _write(file: Path, logp: Tensor) -> None:
+    """Whole or not at all: two runs may compute the same at once."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(f".{os.getpid()}")
+    save_file({"logp": logp.contiguous()}, unfinished)
+    unfinished.replace(file)
