@@ -254,6 +254,54 @@ def pairs(
     Console(soft_wrap=True).print(Text(f"written to {out}"))
 
 
+@app.command(epilog=_example("align sweep countdown_grpo --over regularizers.kl.coefficient=0.03,0.1,0.3 --seeds 3 --out runs/strength",
+                             "align sweep countdown_grpo steps=80 --over 'regularizers.kl.divergence=reverse_kl,{name: tsallis, q: 0.5}' "
+                             "--over regularizers.kl.placement=loss,reward --out runs/grid", "align sweep --report runs/strength"))
+def sweep(
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", show_default=False,
+                                                 help="A YAML file, or the name of a recipe that comes with align.")] = None,
+    overrides: Overrides = None,
+    over: Annotated[list[str] | None, typer.Option(metavar="KEY=V1,V2,...", help="A key and its values. Given again: every combination.",
+                                                   show_default=False)] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Each cell runs with the seeds 0 to N-1.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Folder of the sweep: CELL/seed_N are its runs.", show_default=False)] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
+    metric: Annotated[list[str] | None, typer.Option(metavar="PATTERN", show_default=False, help="Training metrics in the table, such as "
+                                                     "'kl/ref/*'.  [default: reward, preference accuracy, KL, entropy]")] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to attach to: HOST:PORT, ray://HOST:PORT or auto.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Only print the table of a sweep, as far as it has come.",
+                                                show_default=False)] = None,
+) -> None:
+    """Run a recipe with many values and seeds, and compare.
+
+    Every combination is checked before the first run. Given again, the command keeps what has finished and goes on with the rest.
+    Ends with 1 where a run failed.
+    """
+    from align import sweep as sweeps
+
+    if report is not None:
+        if recipe is not None or over or out is not None:
+            raise UserError("--report DIR prints what is there: leave out the recipe, --over and --out")
+        sweeps.present(sweeps.report(report, metric or []), report, _wide())
+        return
+    if recipe is None or out is None:
+        raise UserError("give a RECIPE and the --out of the sweep, or --report DIR alone")
+
+    from align.lookup import find_recipe
+    from align.sweep.plan import Axis, Plan
+
+    axes = tuple(Axis.parse(text) for text in over or [])
+    plan = Plan(recipe, find_recipe(recipe).resolve(), tuple(overrides or []), axes, seeds, out)
+    try:
+        found = sweeps.run(plan, jobs, address, metric or [], _wide())
+    except KeyboardInterrupt:
+        _complain("Stopped by hand. The same command goes on from what was kept.")
+        raise typer.Exit(STOPPED_BY_HAND) from None
+    sweeps.present(found, out, _wide())
+    if any(run["error"] for cell in found["cells"] for run in cell["runs"]):
+        raise typer.Exit(1)
+
+
 def _wide() -> Console:
     """Enough columns for prose where no terminal sets them."""
     return Console() if sys.stdout.isatty() else Console(width=140)

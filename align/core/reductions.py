@@ -19,7 +19,7 @@ def sequence(lengths: Tensor, max_tokens: int) -> Tensor:
 
 
 def constant(lengths: Tensor, max_tokens: int) -> Tensor:
-    """Sum over tokens divided by S * max_tokens (Dr. GRPO 2503.20783): no length enters."""
+    """Sum over tokens divided by S * max_tokens (DrGRPO 2503.20783): no length enters."""
     return (lengths * 0 + 1).float() / (len(lengths) * max_tokens)
 
 

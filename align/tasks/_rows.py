@@ -96,7 +96,7 @@ def _dataset(path: str, split: str, subset: str | None) -> list[Row]:
     # What `datasets` raises for a Hub that is not reached, a split or subset that is not there, and files of other forms.
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"{path}: cannot be loaded as a dataset: {_first_line(error)}; it must be a file or folder (a relative path starts "
-                        f"at the working directory, {Path.cwd()}) or a dataset of the Hugging Face Hub; name its split and subset") from error
+                        f"at the working directory, {Path.cwd()}) or a dataset of the Hugging Face Hub, its split named") from error
 
 
 def _library() -> Any:

@@ -1,0 +1,61 @@
+"""Every cell is a recipe that builds, a recipe of its own, and the recipe of what its folder holds already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from align import config
+from align.errors import RecipeError, UserError
+from align.recipe import Recipe, build, load
+from align.sweep.plan import Cell, Plan, Run
+
+
+def checked(plan: Plan) -> dict[Cell, Recipe]:
+    """The recipe of each cell, with seed 0. Loads nothing heavy and runs nothing.
+
+    Raises: UserError naming the first cell that cannot run.
+    """
+    load(plan.file, [*plan.overrides, "seed=0"])  # what is wrong in every cell is no cell's mistake
+    recipes: dict[Cell, Recipe] = {}
+    seen: dict[str, Cell] = {}
+    for cell in plan.cells:
+        try:
+            recipe = load(plan.file, [*plan.overrides, *cell.changes, "seed=0"])
+            if recipe.model.recipe is not None:
+                load(recipe.model.recipe)
+        except RecipeError as error:
+            raise UserError(f"the cell {' '.join(cell.changes) or cell.name} cannot run, so none was started: {error}") from error
+        same = seen.setdefault(repr(config.resolved(recipe)), cell)
+        if same is not cell:
+            raise UserError(f"the cells {' '.join(same.changes)} and {' '.join(cell.changes)} are the same recipe; leave one out")
+        recipes[cell] = recipe
+    for run in plan.runs:
+        _same_as_before(run, config.resolved(recipes[run.cell]) | {"seed": run.seed})
+    return recipes
+
+
+def _same_as_before(run: Run, now: dict) -> None:
+    kept = run.folder / "recipe.yaml"
+    if not kept.is_file():
+        return
+    try:
+        # Built anew, so that a key which came after the run has its default.
+        before = config.resolved(build(yaml.safe_load(kept.read_text())))
+    except (RecipeError, yaml.YAMLError) as error:
+        raise UserError(f"{kept} can no longer be read, so its run cannot be kept: {error}; choose another --out") from error
+    different = _first_difference(before, now)
+    if different:
+        key, old, new = different
+        raise UserError(f"{run.folder} was run with {key}={old}, and is now to have {new}: choose another --out, or delete that folder")
+
+
+def _first_difference(before: Any, now: Any, where: str = "") -> tuple[str, Any, Any] | None:
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return None if before == now else (where, before, now)
+    for key in dict.fromkeys([*before, *now]):
+        found = _first_difference(before.get(key), now.get(key), f"{where}.{key}" if where else str(key))
+        if found:
+            return found
+    return None

@@ -1,0 +1,168 @@
+"""What a sweep runs: the product of its axes, each cell with every seed, and the folder and the changes of each run."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from align.errors import UserError
+
+CLOSES = {"]": "[", "}": "{", ")": "("}
+LONGEST_NAME = 100
+
+
+def split(text: str) -> list[str]:
+    """The values between commas; a comma inside brackets, braces or quotes belongs to its value.
+
+    Raises: UserError for a bracket or quote without its partner, and for an empty value.
+    """
+    values, open_, quote, previous = [""], [], "", ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"" and previous in ("", *"[{(,:"):  # elsewhere it is an apostrophe
+            quote = character
+        elif character in CLOSES.values():
+            open_.append(character)
+        elif character in CLOSES:
+            if not open_ or open_.pop() != CLOSES[character]:
+                raise UserError(f"{text!r}: {character} closes nothing")
+        if character == "," and not open_ and not quote:
+            values.append("")
+        else:
+            values[-1] += character
+        previous = character if character.strip() else previous
+    if open_ or quote:
+        raise UserError(f"{text!r}: {(open_ or [quote])[-1]} is not closed")
+    values = [value.strip() for value in values]
+    if "" in values:
+        raise UserError(f"{text!r} has an empty value; write null for none")
+    return values
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A key of the recipe and the values it takes, as YAML."""
+
+    key: str
+    values: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Axis:
+        """Of `KEY=V1,V2,...`."""
+        key, equals, values = text.partition("=")
+        if not (key and equals and values):
+            raise UserError(f"--over {text!r} is not of the form KEY=V1,V2,...")
+        found = split(values)
+        twice = [value for value, count in Counter(found).items() if count > 1]
+        if twice:
+            raise UserError(f"--over {key}: {twice[0]} is given twice")
+        return cls(key.strip(), tuple(found))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid."""
+
+    name: str
+    """Of its folder."""
+    values: tuple[str, ...]
+    """One of each axis."""
+    changes: tuple[str, ...]
+    """`key=value`, what the cell changes in the recipe beyond the changes of all."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A cell with a seed."""
+
+    cell: Cell
+    seed: int
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.cell.name} seed {self.seed}"
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "summary.json").is_file()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole sweep."""
+
+    recipe: str
+    """As it was asked for."""
+    file: Path
+    """The recipe that this means, absolute."""
+    overrides: tuple[str, ...]
+    """Of every cell."""
+    axes: tuple[Axis, ...]
+    seeds: int
+    out: Path
+
+    def __post_init__(self):
+        keys = [axis.key for axis in self.axes]
+        twice = [key for key, count in Counter(keys).items() if count > 1]
+        if twice:
+            raise UserError(f"--over {twice[0]} is given twice: give all its values at once")
+        changed = [o.partition("=")[0] for o in self.overrides]
+        if "seed" in (*keys, *changed):
+            raise UserError("seed: --seeds N runs every cell with the seeds 0 to N-1; leave seed out")
+        both = [key for key in keys if key in changed]
+        if both:
+            raise UserError(f"{both[0]} is given both as a change of every cell and by --over; keep one")
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The shortest end of each key that no other axis ends with."""
+        return tuple(_shortest(axis.key, [other.key for other in self.axes if other is not axis]) for axis in self.axes)
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        grid = list(itertools.product(*(axis.values for axis in self.axes)))
+        names = [self._name(values) for values in grid]
+        cells = []
+        for name, values in zip(names, grid, strict=True):
+            changes = tuple(f"{axis.key}={value}" for axis, value in zip(self.axes, values, strict=True))
+            if names.count(name) > 1 or len(name) > LONGEST_NAME:
+                name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(repr(changes).encode()).hexdigest()[:8]}"
+            cells.append(Cell(name, values, changes))
+        return tuple(cells)
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """All cells with the first seed, then with the next: what is there early compares."""
+        return tuple(Run(cell, seed, self.out / cell.name / f"seed_{seed}") for seed in range(self.seeds) for cell in self.cells)
+
+    def changes(self, run: Run) -> list[str]:
+        return [*self.overrides, *run.cell.changes, f"seed={run.seed}"]
+
+    def _name(self, values: Sequence[str]) -> str:
+        return ",".join(f"{label}={_plain(value)}" for label, value in zip(self.labels, values, strict=True)) or self.file.stem
+
+
+def _shortest(key: str, others: list[str]) -> str:
+    words = key.split(".")
+    ends = [".".join(words[-count:]) for count in range(1, len(words) + 1)]
+    return next(end for end in ends if end == key or not any(f".{other}".endswith(f".{end}") for other in others))
+
+
+def _plain(value: str) -> str:
+    """A value as part of a folder's name: `{name: tsallis, q: 0.5}` is tsallis_q_0.5."""
+    return re.sub(r"[^\w.+-]+", "_", re.sub(r"\bname:", "", value)).strip("_.") or "empty"

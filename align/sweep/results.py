@@ -1,0 +1,109 @@
+"""The numbers of a sweep, from the folders of its runs: what `sweep.json` holds, and the table and the plot are made of."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import math
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from align.errors import UserError
+from align.sweep.plan import Axis, Plan, Run
+from align.telemetry import writers
+
+FILE = "sweep.json"
+TRAINING = ("reward/mean", "preference/accuracy", "kl/ref/k3", "entropy")
+"""Of the training metrics, those in the table where none is asked for."""
+SPREAD_NEEDS = 3
+"""Seeds from which a standard deviation is told."""
+
+
+def write(plan: Plan, errors: Mapping[str, str], metrics: Sequence[str]) -> dict[str, Any]:
+    """Collect, and keep as `sweep.json`.
+
+    Args: errors of failed runs, by `str(run)`; metrics: patterns of the training metrics to have (none: TRAINING).
+    """
+    found = collect(plan, errors, metrics or TRAINING)
+    plan.out.mkdir(parents=True, exist_ok=True)
+    unfinished = plan.out / f"{FILE}.new"
+    unfinished.write_text(json.dumps(writers.finite(found), indent=1, allow_nan=False) + "\n")
+    os.replace(unfinished, plan.out / FILE)
+    return found
+
+
+def read(out: Path) -> tuple[Plan, dict[str, str]]:
+    """The plan of a sweep and the errors of its failed runs."""
+    try:
+        found = json.loads((out / FILE).read_text())
+        axes = tuple(Axis(key, tuple(values)) for key, values in found["over"].items())
+        plan = Plan(found["recipe"], Path(found["file"]), tuple(found["overrides"]), axes, found["seeds"], out)
+        errors = {f"{cell['name']} seed {run['seed']}": run["error"] for cell in found["cells"] for run in cell["runs"] if run["error"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{out / FILE} is not the file of a sweep ({error!r}); run the sweep again with this --out, and it is written anew; "
+                        "finished runs are kept") from error
+    return plan, errors
+
+
+def collect(plan: Plan, errors: Mapping[str, str], metrics: Sequence[str]) -> dict[str, Any]:
+    """Of every cell its runs and the statistics of each metric over them; and of the evaluation before the first step."""
+    cells = []
+    for cell in plan.cells:
+        runs = [_run(run, errors.get(str(run)), metrics) for run in plan.runs if run.cell == cell]
+        names = dict.fromkeys(name for run in runs for name in run["metrics"])
+        over_seeds = {name: statistics_of([run["metrics"].get(name) for run in runs]) for name in names}
+        cells.append({"name": cell.name, "changes": dict(zip([a.key for a in plan.axes], cell.values, strict=True)),
+                      "metrics": over_seeds, "runs": runs})
+    return {"recipe": plan.recipe, "file": str(plan.file), "overrides": list(plan.overrides), "over": {a.key: list(a.values) for a in plan.axes},
+            "labels": list(plan.labels), "seeds": plan.seeds, "training": list(metrics), "before": _before(cells), "cells": cells}
+
+
+def statistics_of(values: Sequence[float | None]) -> dict[str, float | int] | None:
+    """Over the seeds that have the number: how many they are, mean, lowest, highest, from three on the sample standard deviation."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return None
+    spread = {"std": statistics.stdev(known)} if len(known) >= SPREAD_NEEDS else {}
+    return {"n": len(known), "mean": statistics.fmean(known), "min": min(known), "max": max(known)} | spread
+
+
+def _run(run: Run, error: str | None, metrics: Sequence[str]) -> dict[str, Any]:
+    found = {"seed": run.seed, "folder": str(run.folder), "error": None, "before": {}, "metrics": {}}
+    if not run.finished:
+        return found | {"state": "failed" if error else "unfinished", "error": error}
+    file = run.folder / "summary.json"
+    try:
+        summary = json.loads(file.read_text())
+    except ValueError as problem:
+        raise UserError(f"{file} was cut short ({problem}); delete it, and the sweep finishes that run again") from problem
+    numbers = (summary["after"] or {}) | training(writers.read(run.metrics), metrics)
+    # A plot that could not be drawn, say, fails a run that has its numbers.
+    return found | {"state": "finished", "error": error, "before": summary["before"] or {}, "metrics": numbers,
+                    "train_seconds": summary.get("train_seconds"), "tokens/s": summary.get("tokens/s")}
+
+
+def training(records: Sequence[dict], patterns: Sequence[str]) -> dict[str, float | None]:
+    """`train/NAME`: the mean over the last tenth of the steps; None where one of them is not finite."""
+    steps = [record for record in records if any(name != "step" and not name.startswith("eval/") for name in record)]
+    last = steps[-max(math.ceil(len(steps) / 10), 1):]
+    names = [name for name in dict.fromkeys(name for record in last for name in record) if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+    columns = {name: [record[name] for record in last if name in record] for name in names if name != "step"}
+    return {f"train/{name}": None if None in values else statistics.fmean(values) for name, values in columns.items()}
+
+
+def _before(cells: Sequence[dict]) -> dict[str, dict | None]:
+    """Statistics over the seeds of each metric before the first step; None where the cells did not begin alike.
+
+    Each seed asks with randomness of its own, so alike means: the same in all cells for each seed.
+    """
+    by_seed: dict[str, dict[int, list[float]]] = {}
+    for run in [run for cell in cells for run in cell["runs"]]:
+        for name, value in run["before"].items():
+            if value is not None:
+                by_seed.setdefault(name, {}).setdefault(run["seed"], []).append(value)
+    alike = {name: all(math.isclose(min(values), max(values), rel_tol=1e-6, abs_tol=1e-9) for values in seeds.values())
+             for name, seeds in by_seed.items()}
+    return {name: statistics_of([values[0] for values in seeds.values()]) if alike[name] else None for name, seeds in by_seed.items()}

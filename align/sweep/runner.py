@@ -1,0 +1,140 @@
+"""The processes of a sweep: `align train`, so many at once, each with a log; a failure stops only its own run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from align.errors import UserError
+from align.recipe import Recipe
+from align.sweep.plan import Cell, Plan, Run
+from align.sweep.progress import View
+
+POLL = 0.2
+"""Seconds between looks at the processes."""
+GRACE = 120.0
+"""Seconds a stopped run has to keep a checkpoint, then it is killed."""
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[IO]:
+    """The folder for this sweep alone. The runs inherit the lock: one that outlives a killed sweep still holds it."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; give a folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another align sweep, or a run that one left behind, is at work in {out}; wait for it or stop it") from error
+        yield lock
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """A scheduler's SIGTERM and a closed terminal end the runs as Ctrl-C does: they are in sessions of their own and would go on."""
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    kept = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL}
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # A script's background job: still deaf to Ctrl-C itself, but its runs must not inherit that, or nothing could stop them gently.
+        kept[signal.SIGINT] = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+class Child(NamedTuple):
+    process: subprocess.Popen
+    began: float
+    log_from: int
+    """Where in the log this attempt begins."""
+
+
+class Runner:
+    """Starts what may start, and tells what has ended."""
+
+    def __init__(self, waiting: list[Run], recipes: dict[Cell, Recipe], plan: Plan, address: str | None, lock: IO):
+        self._waiting, self._recipes, self._plan, self._address, self._lock = list(waiting), recipes, plan, address, lock
+        self._children: dict[Run, Child] = {}
+
+    def run(self, jobs: int, view: View, ended: Callable[[Run, str | None], None]) -> None:
+        """Calls `ended` with each run as it ends, and the last line of its error where it failed."""
+        with stopped_by_signals():
+            try:
+                while self._waiting or self._children:
+                    for run in [r for r, child in self._children.items() if child.process.poll() is not None]:
+                        child = self._children.pop(run)
+                        error = failure(run.log, child)
+                        view.ended(run, error, time.monotonic() - child.began)
+                        ended(run, error)
+                    while len(self._children) < jobs and (run := next(filter(self._may_start, self._waiting), None)):
+                        self._waiting.remove(run)
+                        self._children[run] = self._start(run)
+                        view.started(run)
+                    view.tick()
+                    time.sleep(POLL)
+            except BaseException:
+                view.note("stopping: the runs keep a checkpoint; Ctrl-C again kills them")
+                self._stop()
+                raise
+
+    def _may_start(self, run: Run) -> bool:
+        """Not while another run may be making the same warm start: it would be made twice."""
+        warm_start = self._recipes[run.cell].model.recipe
+        if warm_start is None:
+            return True
+        alike = [r for r in self._plan.runs if self._recipes[r.cell].model.recipe == warm_start]
+        past_it = any(r.metrics.is_file() and r.metrics.stat().st_size for r in alike)
+        return past_it or not any(r in self._children for r in alike)
+
+    def _start(self, run: Run) -> Child:
+        resumable = any((run.folder / "checkpoints").glob("step_*/driver.json"))
+        if not resumable and (run.folder / "recipe.yaml").is_file():
+            shutil.rmtree(run.folder)  # of a run that left nothing to go on from
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "align.cli", "train", str(self._plan.file), *self._plan.changes(run), "--out", str(run.folder),
+                   *(["--address", self._address] if self._address else []), *(["--resume"] if resumable else [])]
+        with run.log.open("ab") as log:
+            # A session of its own: a Ctrl-C on the terminal reaches it once, through `_stop`, and not in the middle of its checkpoint.
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                                       pass_fds=(self._lock.fileno(),))
+            return Child(process, time.monotonic(), log.tell())
+
+    def _stop(self) -> None:
+        processes = [child.process for child in self._children.values()]
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+        give_up = time.monotonic() + GRACE
+        try:
+            while any(p.poll() is None for p in processes) and time.monotonic() < give_up:
+                time.sleep(POLL)
+        finally:
+            for process in processes:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+
+
+def failure(log: Path, child: Child) -> str | None:
+    """The last line that a failed attempt printed, and the signal where one ended it; None for one that succeeded."""
+    code = child.process.returncode
+    if code == 0:
+        return None
+    with log.open("rb") as file:
+        file.seek(child.log_from)
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else None
+    return ": ".join([*([how] if how else []), *(lines[-1:])]) or f"ended with exit code {code}"
