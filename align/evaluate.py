@@ -24,6 +24,7 @@ class Suites:
         suites = {} if algorithm.scores else self._task.suites(problems or recipe.evaluation.problems)
         self.prompts = {name: tokenize(examples, tokenizer) for name, examples in suites.items()}
         self.rankings = held_out_rankings(self._task, tokenizer, recipe.sampling.max_tokens) if algorithm.ranks else []
+        self.dropped = len(self._task.rankings()) - len(self.rankings) if algorithm.ranks else 0
 
     def evaluate(self, generate: Generate, samples: int, seed: int) -> tuple[dict[str, float], list[Group]]:
         """`suite/metric` for every suite, and the answers to the first one, from which divergences are measured."""

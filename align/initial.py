@@ -18,7 +18,8 @@ from align.cache import cache_folder
 from align.errors import RecipeError, UserError
 from align.recipe import Recipe, load
 
-ONLOOKERS = ("cli.py", "catalogue.py", "describe.py", "enumeration.py", "explain.py", "handbook.py", "lookup.py", "probe.py")
+ONLOOKERS = ("cli.py", "catalogue.py", "describe.py", "enumeration.py", "explain.py", "handbook.py", "lookup.py",
+             "pairs.py", "probe.py", "bench.py")
 """What only looks at recipes and parts: a change of it changes no model."""
 
 
@@ -26,7 +27,7 @@ def content_hash(recipe: Recipe) -> str:
     """Of the resolved recipe, align's own sources and the libraries that train: whatever could change the model."""
     digest = hashlib.sha256(json.dumps(config.resolved(recipe), sort_keys=True).encode())
     for source in sorted(Path(__file__).parent.rglob("*.py")):
-        if not {"telemetry", "workers", "audit", "testing", *ONLOOKERS} & set(source.relative_to(Path(__file__).parent).parts):
+        if not {"telemetry", "workers", "audit", "testing", "sweep", *ONLOOKERS} & set(source.relative_to(Path(__file__).parent).parts):
             digest.update(source.read_bytes())
     digest.update(f"{torch.__version__} {transformers.__version__}".encode())
     return digest.hexdigest()[:16]

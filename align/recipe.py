@@ -109,6 +109,8 @@ class Workers:
     """Ray CPUs reserved by each actor."""
     gpus: float = 0.0
     """Ray GPUs reserved by each rollout actor and by the learner."""
+    reward_gpus: float = 0.0
+    """Ray GPUs reserved by each reward actor, for a learned reward."""
     threads: int = 1
     """Torch threads in each process."""
     start_timeout: float = 300.0
@@ -119,8 +121,8 @@ class Workers:
             raise ValueError(f"backend must be ray or local, not {self.backend!r}")
         if self.rollout < 1 or self.reward < 1 or self.threads < 1:
             raise ValueError("rollout, reward and threads must be at least 1")
-        if self.backend == "local" and (self.rollout > 1 or self.reward > 1 or self.gpus):
-            raise ValueError("backend: local is one process: rollout, reward and gpus change nothing there")
+        if self.backend == "local" and (self.rollout > 1 or self.reward > 1 or self.gpus or self.reward_gpus):
+            raise ValueError("backend: local is one process: rollout, reward, gpus and reward_gpus change nothing there")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,13 +49,17 @@ def train(recipe: Recipe, run_dir: Path, address: str | None = None, resume: boo
 
 def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telemetry: Telemetry) -> dict[str, Any]:
     transformers_logging.disable_progress_bar()
+    # A bad row is told of before a warm start is trained.
+    recipe.task.examples()
+    recipe.task.rankings()
     model_dir = model_folder(recipe, run_dir, train, telemetry.note)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     longest_answer = recipe.sampling.max_tokens if recipe.algorithm.ranks else None
     examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed, longest_answer)
-    if examples.dropped:
-        telemetry.note(f"task: {examples.dropped} rankings with an answer beyond sampling.max_tokens are left out")
     suites = Suites(recipe, tokenizer)
+    for count, which in ((examples.dropped, "rankings"), (suites.dropped, "held-out rankings")):
+        if count:
+            telemetry.note(f"task: {count} {which} with an answer beyond sampling.max_tokens are left out")
     for name, regularizer in recipe.regularizers.items():
         if regularizer.warning:
             telemetry.note(f"regularizers.{name}: {regularizer.warning}")

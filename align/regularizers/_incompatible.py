@@ -70,6 +70,9 @@ def _link(divergence: Divergence, estimator: Estimator, credit: str) -> Refusal 
     if torch.equal(scores, scores.sign() * scores.abs().max()):
         return Refusal(f"{type(divergence).__name__} has a constant f' on either side of 1, so a preference link would have no gradient: "
                        "use another divergence")
+    if (scores.diff() < 0).any():
+        return Refusal(f"{type(divergence).__name__} is not convex: f' does not increase everywhere, so a preference link would push some "
+                       "preferred answers down: use another divergence")
     if credit != "local":
         return Refusal(f"credit: {credit} changes nothing: a link scores whole answers")
     if estimator.only_reverse_kl or estimator.merges:

@@ -30,9 +30,8 @@ def split(text: str) -> list[str]:
             quote = character
         elif character in CLOSES.values():
             open_.append(character)
-        elif character in CLOSES:
-            if not open_ or open_.pop() != CLOSES[character]:
-                raise UserError(f"{text!r}: {character} closes nothing")
+        elif character in CLOSES and (not open_ or open_.pop() != CLOSES[character]):
+            raise UserError(f"{text!r}: {character} closes nothing")
         if character == "," and not open_ and not quote:
             values.append("")
         else:

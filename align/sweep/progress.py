@@ -107,8 +107,9 @@ class LiveView(View):
         rows = Table(box=None, show_header=False, padding=(0, 2))
         for run, began in list(self._running.items()):
             step, headline = latest(run.metrics)
-            rows.add_row(str(run), f"step {step}/{self._steps[run.cell]}" if step else "starting", ProgressBar(total=self._steps[run.cell] or 1, completed=step,
-                         width=20), headline, Text(duration(now - began), style="dim"))
+            steps = self._steps[run.cell]
+            rows.add_row(str(run), f"step {step}/{steps}" if step else "starting", ProgressBar(total=steps or 1, completed=step, width=20),
+                         headline, Text(duration(now - began), style="dim"))
         return Group(head, rows)
 
 

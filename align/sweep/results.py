@@ -43,8 +43,8 @@ def read(out: Path) -> tuple[Plan, dict[str, str]]:
         plan = Plan(found["recipe"], Path(found["file"]), tuple(found["overrides"]), axes, found["seeds"], out)
         errors = {f"{cell['name']} seed {run['seed']}": run["error"] for cell in found["cells"] for run in cell["runs"] if run["error"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{out / FILE} is not the file of a sweep ({error!r}); run the sweep again with this --out, and it is written anew; "
-                        "finished runs are kept") from error
+        raise UserError(f"{out / FILE} is not the file of a sweep ({error!r}); the command of the sweep, given again, writes it "
+                        "anew and keeps the runs that have finished") from error
     return plan, errors
 
 
@@ -57,8 +57,9 @@ def collect(plan: Plan, errors: Mapping[str, str], metrics: Sequence[str]) -> di
         over_seeds = {name: statistics_of([run["metrics"].get(name) for run in runs]) for name in names}
         cells.append({"name": cell.name, "changes": dict(zip([a.key for a in plan.axes], cell.values, strict=True)),
                       "metrics": over_seeds, "runs": runs})
-    return {"recipe": plan.recipe, "file": str(plan.file), "overrides": list(plan.overrides), "over": {a.key: list(a.values) for a in plan.axes},
-            "labels": list(plan.labels), "seeds": plan.seeds, "training": list(metrics), "before": _before(cells), "cells": cells}
+    return {"recipe": plan.recipe, "file": str(plan.file), "overrides": list(plan.overrides),
+            "over": {axis.key: list(axis.values) for axis in plan.axes}, "labels": list(plan.labels), "seeds": plan.seeds,
+            "training": list(metrics), "before": _before(cells), "cells": cells}
 
 
 def statistics_of(values: Sequence[float | None]) -> dict[str, float | int] | None:
@@ -89,8 +90,8 @@ def training(records: Sequence[dict], patterns: Sequence[str]) -> dict[str, floa
     """`train/NAME`: the mean over the last tenth of the steps; None where one of them is not finite."""
     steps = [record for record in records if any(name != "step" and not name.startswith("eval/") for name in record)]
     last = steps[-max(math.ceil(len(steps) / 10), 1):]
-    names = [name for name in dict.fromkeys(name for record in last for name in record) if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
-    columns = {name: [record[name] for record in last if name in record] for name in names if name != "step"}
+    names = dict.fromkeys(name for p in patterns for record in last for name in record if name != "step" and fnmatch.fnmatchcase(name, p))
+    columns = {name: [record[name] for record in last if name in record] for name in names}
     return {f"train/{name}": None if None in values else statistics.fmean(values) for name, values in columns.items()}
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from rich.table import Table
 
 from align.sweep.results import TRAINING
-from align.telemetry.report import LABELS
 from align.telemetry.units import show, unit
 
 GAP = 3
@@ -39,8 +38,9 @@ def _metric(name: str) -> str:
 
 
 def title(name: str) -> str:
-    label, measured = LABELS.get(name, name), unit(_metric(name)).label
-    return f"{label}, {measured}" if measured and measured not in (name, "share") else label
+    """The metric, and what it is measured in where its name does not say so."""
+    measured = unit(_metric(name)).label
+    return f"{name}, {measured}" if measured not in ("", "share", _metric(name)) else name
 
 
 def _rows(found: Mapping[str, Any], names: Sequence[str]) -> list[tuple[list[str], str, list[list[str]]]]:
@@ -81,13 +81,15 @@ def tables(found: Mapping[str, Any], width: int) -> list[Table]:
         for number in chosen:
             table.add_column(_heading(names[number]), justify="right")
         for cell, seeds, texts in rows:
+            if cell[0] == "before" and not any(texts[number] != [""] for number in chosen):
+                continue
             table.add_row(*cell, seeds, *("\n".join(texts[number]) for number in chosen), style="dim" if cell[0] == "before" else "")
         result.append(table)
     return result
 
 
 def _heading(name: str) -> str:
-    """On lines of its own words: numbers are narrower than names."""
+    """On several lines: numbers are narrower than names."""
     return title(name).replace("/", "/\n", 1).replace(", ", ",\n")
 
 

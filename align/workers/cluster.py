@@ -61,7 +61,8 @@ class RayWorkers:
         rollout = RolloutActor.options(**size, **gpus, max_restarts=-1,
                                        runtime_env={"env_vars": {**self.recipe.engine.environment, **threads}})
         # Ray shows every GPU of the node to an actor that reserved none.
-        reward = RewardActor.options(**size, max_restarts=-1, runtime_env={"env_vars": {**threads, "CUDA_VISIBLE_DEVICES": ""}})
+        hidden = {} if workers.reward_gpus else {"CUDA_VISIBLE_DEVICES": ""}
+        reward = RewardActor.options(**size, num_gpus=workers.reward_gpus, max_restarts=-1, runtime_env={"env_vars": {**threads, **hidden}})
         self.learner_actor, self.learner = learner, RemoteLearner(learner)
         engines = workers.rollout if self.recipe.answers else 0
         self.rollouts = Pool("rollout", [rollout.remote(job) for _ in range(engines)], workers.start_timeout)

@@ -27,7 +27,7 @@ def needs(recipe: Recipe) -> list[Need]:
     actors = [Need("learner", 1, w.cpus, w.gpus)]
     if recipe.answers:
         actors.append(Need("rollout", w.rollout, w.cpus, w.gpus))
-    return actors if recipe.reward is None else [*actors, Need("reward", w.reward, w.cpus, 0.0)]
+    return actors if recipe.reward is None else [*actors, Need("reward", w.reward, w.cpus, w.reward_gpus)]
 
 
 def too_large(wanted: Sequence[Need], nodes: Sequence[Mapping[str, float]]) -> str | None:

@@ -1,14 +1,15 @@
 """Advantage x surrogate x reduction against TRL 1.16's GRPO and RLOO trainers, loss and gradient, on random batches.
 
 TRL's own `_compute_loss` runs, on a trainer that is given the log-probs instead of a model: what it reads of a trainer is `trainer` below.
-Ours are the functions of `core/surrogates.py` under the weights of `core/reductions.py`, which are float32: 7 digits.
+Ours is the learner's loss, `learner/objective.py`, of recipes that name a surrogate and a reduction; the reductions' weights are
+float32: 7 digits.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from functools import partial
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,13 +17,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from align.algorithms.grpo import Grpo
 from align.coefficients.constant import Constant
 from align.core import reductions
 from align.core.credit import Packing
-from align.core.surrogates import answer_clipped, cispo, clipped, dual_clip, reinforce, sapo, sequence_clipped
+from align.core.surrogates import answer_clipped, clipped, dual_clip
 from align.divergences.reverse_kl import ReverseKl
+from align.estimators import Estimator
 from align.estimators.k3 import K3
 from align.estimators.sampled import Sampled
+from align.learner.objective import total
+from align.learner.tally import Tally
+from align.references.frozen import Frozen
 from align.regularizers.composed import Composed
 from align.types import RefScore, TokenBatch, TokenContext
 from align.weightings.uniform import Uniform
@@ -75,8 +81,12 @@ class Draw:
         )
         return TokenContext(batch=batch, logp=logp[kept], entropy=torch.zeros(len(seq_ids), dtype=torch.float64))
 
+    def reduced(self, ctx: TokenContext, reduction: str) -> TokenContext:
+        weights = getattr(reductions, reduction)(self.lengths, MAX_TOKENS)[ctx.batch.seq_ids].double()
+        return replace(ctx, batch=replace(ctx.batch, advantages=self.advantages[ctx.batch.seq_ids], loss_weights=weights))
 
-ARGS = {"use_bias_correction_kl": True, "delta": None, "sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.0625,
+
+ARGS = {"use_bias_correction_kl": True, "delta": None, "sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05,
         "steps_per_generation": 1}
 SETTINGS = {"beta": 0.0, "epsilon_low": 0.2, "epsilon_high": 0.2, "importance_sampling_level": "token", "loss_type": "grpo"}
 
@@ -98,61 +108,81 @@ def theirs(trainer_class: type, draw: Draw, **settings: Any) -> tuple[Tensor, Te
     return loss.detach(), torch.autograd.grad(loss, logp)[0]
 
 
-def ours(surrogate, reduction: str, draw: Draw, clips: tuple[float, float] = (0.2, 0.2), beta: float = 0.0, estimator=None, value=None):
-    """The same of ours. `value`, of the loss of each token and its log-prob, is what that loss amounts to in TRL."""
+def ours(draw: Draw, keys: dict[str, Any], beta: float = 0.0, estimator: Estimator | None = None) -> tuple[Tensor, Tensor]:
+    """The same of the learner's loss under these keys of the algorithm."""
     logp = draw.logp.clone().requires_grad_()
-    ctx = draw.packed(logp)
-    at = Packing(ctx.batch.seq_ids, ctx.batch.positions)
-    loss, cut = surrogate(ctx.log_rho, draw.advantages[at.seq_ids], at, *clips)
-    assert cut.shape == loss.shape and cut.dtype == torch.bool and not cut.requires_grad
+    algorithm, regularizers = Grpo(**keys), {}
+    ctx = draw.reduced(draw.packed(logp), algorithm.reduction)
     if beta:
-        kl = Composed(divergence=ReverseKl(), estimator=estimator, coefficient=Constant(beta), weighting=Uniform(), reference=None)
-        loss = loss + beta * kl.penalty(ctx, "kl").loss
-    weights = getattr(reductions, reduction)(ctx.batch.lengths, MAX_TOKENS)[at.seq_ids].double()
-    gradient = torch.autograd.grad((weights * loss).sum(), logp)[0]
-    loss = loss.detach() if value is None else value(loss.detach(), ctx.logp.detach())
-    return (weights * loss).sum(), gradient
-
-
-def times_logp(loss: Tensor, logp: Tensor) -> Tensor:
-    """Where TRL's loss is -w A log pi and ours reads as -w A."""
-    return loss * logp
+        regularizers["kl"] = Composed(divergence=ReverseKl(), estimator=estimator, coefficient=Constant(beta), weighting=Uniform(),
+                                      reference=Frozen())
+        ctx = replace(ctx, batch=replace(ctx.batch, betas={"kl": beta}))
+    loss = total(SimpleNamespace(algorithm=algorithm, regularizers=regularizers), ctx, Tally(), Tally())
+    return loss.detach(), torch.autograd.grad(loss, logp)[0]
 
 
 TABLE = {
-    "grpo": ({}, (clipped, "sequence"), {}),
-    "bnpo": ({"loss_type": "bnpo"}, (clipped, "token"), {}),
-    "dr_grpo": ({"loss_type": "dr_grpo"}, (clipped, "constant"), {}),
-    "dapo": ({"loss_type": "dapo", "epsilon_high": 0.28}, (clipped, "token"), {"clips": (0.2, 0.28)}),
-    "luspo": ({"loss_type": "luspo"}, (clipped, "answer"), {}),
-    "grpo, KL of the sampled tokens": (
-        {"beta": 0.04}, (clipped, "sequence"), {"beta": 0.04, "estimator": Sampled()}),
-    "dapo, KL as published": (
-        {"loss_type": "dapo", "beta": 0.04, "use_bias_correction_kl": False}, (clipped, "token"), {"beta": 0.04, "estimator": K3()}),
-    "two-sided clip": ({"loss_type": "dapo", "delta": 1.5}, (partial(dual_clip, ceiling=1.5), "token"), {}),
-    "cispo": ({"loss_type": "cispo", "epsilon_high": 1.2}, (cispo, "token"), {"clips": (1.0, 0.2), "value": times_logp}),
-    "sapo": ({"loss_type": "sapo"}, (partial(sapo, temperature_negative=1.0625), "sequence"), {}),
+    "grpo": ({}, {"reduction": "sequence"}),
+    "bnpo": ({"loss_type": "bnpo"}, {"reduction": "token"}),
+    "dr_grpo": ({"loss_type": "dr_grpo"}, {"reduction": "constant"}),
+    "dapo": ({"loss_type": "dapo", "epsilon_high": 0.28}, {"reduction": "token", "clip_high": 0.28}),
+    "luspo": ({"loss_type": "luspo"}, {"reduction": "answer"}),
+    "sapo": ({"loss_type": "sapo"}, {"reduction": "sequence", "surrogate": "sapo"}),
     "gspo": ({"importance_sampling_level": "sequence", "epsilon_low": 0.02, "epsilon_high": 0.03},
-             (sequence_clipped, "sequence"), {"clips": (0.02, 0.03)}),
-    "gspo summed": ({"importance_sampling_level": "sequence", "loss_type": "luspo"}, (sequence_clipped, "answer"), {}),
-    "unclipped": ({"loss_type": "dapo", "epsilon_low": 1.0, "epsilon_high": 1e9}, (reinforce, "token"), {}),
+             {"reduction": "sequence", "surrogate": "sequence_clipped", "clip_low": 0.02, "clip_high": 0.03}),
+    "gspo summed": ({"importance_sampling_level": "sequence", "loss_type": "luspo"},
+                    {"reduction": "answer", "surrogate": "sequence_clipped"}),
+    "unclipped": ({"loss_type": "dapo", "epsilon_low": 1.0, "epsilon_high": 1e9}, {"reduction": "token", "surrogate": "reinforce"}),
 }
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", TABLE)
 def test_losses_of_the_grpo_trainer(name: str, seed: int, trl: SimpleNamespace):
-    settings, composition, keys = TABLE[name]
+    settings, keys = TABLE[name]
     draw = Draw(seed)
-    compare(theirs(trl.grpo, draw, **settings), ours(*composition, draw, **keys))
+    compare(theirs(trl.grpo, draw, **settings), ours(draw, keys))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("loss_type", "reduction"), [("grpo", "sequence"), ("dapo", "token"), ("dr_grpo", "constant")])
+@pytest.mark.parametrize("estimator", [Sampled(), K3()], ids=["weighed by the ratio", "as published"])
+def test_with_the_kl_in_the_loss(estimator: Estimator, loss_type: str, reduction: str, seed: int, trl: SimpleNamespace):
+    """TRL's `use_bias_correction_kl` is `estimator: sampled`."""
+    draw = Draw(seed)
+    corrected = isinstance(estimator, Sampled)
+    expected = theirs(trl.grpo, draw, loss_type=loss_type, beta=0.04, use_bias_correction_kl=corrected)
+    compare(expected, ours(draw, {"reduction": reduction}, beta=0.04, estimator=estimator))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cispo(seed: int, trl: SimpleNamespace):
+    """TRL's cap of 1.2 is clip_high = .2 with no bound from below; its loss is -w A log pi, where ours reads as -w A."""
+    draw = Draw(seed)
+    loss, gradient = theirs(trl.grpo, draw, loss_type="cispo", epsilon_high=1.2)
+    keys = {"surrogate": "cispo", "clip_low": 1.0, "clip_high": 0.2, "reduction": "token"}
+    ctx = draw.reduced(draw.packed(draw.logp), "token")
+    per_token, _ = Grpo(**keys).loss(ctx, ctx.batch.advantages)
+    compare((loss, gradient), ((ctx.batch.loss_weights * per_token * ctx.logp).sum(), ours(draw, keys)[1]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_two_sided_clip_is_the_dual_clip(seed: int, trl: SimpleNamespace):
+    draw = Draw(seed)
+    logp = draw.logp.clone().requires_grad_()
+    ctx = draw.reduced(draw.packed(logp), "token")
+    loss, _ = dual_clip(ctx.log_rho, ctx.batch.advantages, Packing(ctx.batch.seq_ids, ctx.batch.positions), 0.2, 0.2, ceiling=1.3)
+    loss = (ctx.batch.loss_weights * loss).sum()
+    compare(theirs(trl.grpo, draw, loss_type="dapo", delta=1.3), (loss.detach(), torch.autograd.grad(loss, logp)[0]))
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("clips", [(0.2, 0.2), (0.5, 2.0)], ids=["mostly cut", "mostly not"])
 def test_loss_of_the_rloo_trainer(clips: tuple[float, float], seed: int, trl: SimpleNamespace):
-    """The ratio of whole answers; summed over tokens, or all of it on the first token, is one loss."""
+    """The ratio of whole answers, which TRL sums over tokens and we put on the first."""
     draw = Draw(seed)
-    compare(theirs(trl.rloo, draw, epsilon_low=clips[0], epsilon_high=clips[1]), ours(answer_clipped, "answer", draw, clips=clips))
+    keys = {"advantage": "leave_one_out", "surrogate": "answer_clipped", "reduction": "answer", "clip_low": clips[0], "clip_high": clips[1]}
+    compare(theirs(trl.rloo, draw, epsilon_low=clips[0], epsilon_high=clips[1]), ours(draw, keys))
 
 
 def compare(theirs: tuple[Tensor, Tensor], ours: tuple[Tensor, Tensor]) -> None:
@@ -163,7 +193,7 @@ def compare(theirs: tuple[Tensor, Tensor], ours: tuple[Tensor, Tensor]) -> None:
 
 def test_the_batches_meet_both_bounds():
     """Of the draws above, else the comparison would say nothing of clips."""
-    cut = {"high": 0, "low": 0, "answers": 0, "answers kept": 0}
+    cut = {"high": 0, "low": 0, "ceiling": 0, "answers": 0, "answers kept": 0}
     for seed in range(4):
         draw = Draw(seed)
         ctx = draw.packed(draw.logp)
@@ -173,6 +203,7 @@ def test_the_batches_meet_both_bounds():
         _, answers = answer_clipped(ctx.log_rho, advantages, at, 0.2, 0.2)
         cut["high"] += int((tokens & (advantages > 0)).sum())
         cut["low"] += int((tokens & (advantages < 0)).sum())
+        cut["ceiling"] += int(((ctx.log_rho.exp() > 1.3) & (advantages < 0)).sum())
         cut["answers"] += int((answers & (at.positions == 0)).sum())
         cut["answers kept"] += int((~answers & (at.positions == 0)).sum())
     assert all(count >= 5 for count in cut.values()), cut

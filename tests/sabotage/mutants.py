@@ -21,6 +21,7 @@ DIVERGENCES = "property/test_divergences.py"
 ORACLES = "unit/test_regularizer_oracles.py"
 LEARNER = "unit/test_learner.py"
 REFERENCES = "unit/test_references.py"
+SCORER = "unit/test_scorer.py"
 COEFFICIENTS = "unit/test_coefficients.py"
 SHAPINGS = "unit/test_shapings.py"
 WEIGHTINGS = "unit/test_weightings.py"
@@ -185,6 +186,24 @@ MUTANTS = [
            "regularizer.coefficient.update(measured.sum, rollouts)", "unit/test_multipliers.py"),
     Mutant("a failed reward counts as 0", "align/workers/reward_runner.py", "instead = np.nan if", "instead = 0.0 if",
            "unit/test_reward_runner.py"),
+    Mutant("a batch of rewards limited to the time of one", "align/workers/reward_runner.py", "limits.seconds * len(prompts)",
+           "limits.seconds", "unit/test_reward_runner.py"),
+    # Scorers, critics, learned rewards.
+    Mutant("a score before the last token", "align/learner/backbone.py", "batch.prompt_lengths + batch.lengths - 1",
+           "batch.prompt_lengths + batch.lengths - 2", SCORER),
+    Mutant("a value after its token", "align/learner/scorer.py", "self._head(batch.input_ids[:, :-1], *before_each_token(batch))",
+           "self._head(batch.input_ids, batch.seq_ids, before_each_token(batch)[1] + 1)", SCORER),
+    Mutant("a scorer that pads with its end token", "align/learner/scorer.py", "(None, tokenizer.eos_token_id)", "(None,)", SCORER),
+    Mutant("a scorer exported with the head it began with", "align/learner/backbone.py", "REPLACED in name", "KEPT in name", SCORER),
+    Mutant("a value loss that always moves the backbone", "align/critics/shared.py", "hidden.detach() if self.detach else hidden",
+           "hidden", "unit/test_critics.py"),
+    Mutant("a learned reward without the end token", "align/rewards/learned.py", "[end] if rollout.finished else []", "[]",
+           "unit/test_learned_reward.py"),
+    Mutant("scores handed out in the order of their lengths", "align/rewards/learned.py", "            for i, score in zip(chosen,",
+           "            for i, score in zip(range(first, first + len(chosen)),", "unit/test_learned_reward.py"),
+    Mutant("an answer that spells special tokens", "align/rewards/learned.py", ", split_special_tokens=True", "",
+           "unit/test_learned_reward.py"),
+    Mutant("the gold reward trained on", "align/rewards/learned.py", '{"total": score,', '{"total": gold,', "unit/test_learned_reward.py"),
     # Keys that land dead.
     Mutant("weight decay ignored", "align/learner/optimizer.py", "weight_decay=options.weight_decay", "weight_decay=0.0",
            "unit/test_liveness.py::test_every_key_is_alive[recipe.optimizer.weight_decay]"),

@@ -213,8 +213,8 @@ def test_explain_prints_coefficient_and_effective_beta(recipe):
 def test_list_as_json_holds_every_part():
     parts = json.loads(align("list", "--json").stdout)
     found = {(p["kind"], p["name"]): p for p in parts}
-    assert {"algorithm", "coefficient", "divergence", "engine", "estimator", "reference", "regularizer", "reward", "shaping",
-            "task", "weighting"} == {kind for kind, _ in found}
+    assert {"algorithm", "coefficient", "critic", "divergence", "engine", "estimator", "reference", "regularizer", "reward",
+            "shaping", "task", "weighting"} == {kind for kind, _ in found}
     tsallis = found["divergence", "tsallis"]
     assert tsallis["origin"] == "align" and tsallis["summary"].startswith("Tsallis KL")
     assert tsallis["keys"] == [{"name": "q", "type": "float", "default": 2.0, "required": False, "doc": ""}]

@@ -71,14 +71,14 @@ def test_beyond_the_limit_it_goes_on_along_its_tangent(name: str, limit: float):
 
 
 @EVERY
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_it_is_finite_and_increasing_however_far_the_answers_drift(name: str, dtype: torch.dtype):
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 20.0), (torch.float64, 40.0)])
+def test_it_is_finite_and_increasing_however_far_the_answers_drift(name: str, dtype: torch.dtype, limit: float):
     x = torch.cat([torch.linspace(-60, 60, 241), torch.tensor([-2000.0, 2000.0])]).sort().values.to(dtype)
-    scores, slopes = linked(KNOWN[name].divergence, x, limit=20.0)
+    scores, slopes = linked(KNOWN[name].divergence, x, limit)
     assert scores.isfinite().all() and slopes.isfinite().all()
     if name != "k2_functional":  # whose f is not convex
         rounding = 4 * torch.finfo(dtype).eps * scores.abs()
-        assert (scores.diff() >= -rounding[1:]).all() and (slopes >= 0).all()
+        assert (scores.diff() >= -rounding[1:]).all() and (slopes >= -torch.finfo(dtype).eps * slopes.max()).all()
 
 
 def test_row_18_reverse_kl_is_the_log_ratio_itself():

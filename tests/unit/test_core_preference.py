@@ -1,4 +1,4 @@
-"""Preference losses: their published digits, their stationary margins, and the policy that their population optimum is."""
+"""Preference losses: their published digits and their stationary margins. Their optimum: golden/test_preference_optimum.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from align.core import preference
 from align.core.links import link
 from align.core.preference import cdpo, hinge, ipo, robust, sigmoid
-from align.divergences import Divergence
 from align.divergences.alpha import Alpha
 from align.divergences.chi_squared_kl import ChiSquaredKl
 from align.divergences.forward_kl import ForwardKl
@@ -138,100 +137,3 @@ def test_row_73_ipo_stops_at_the_probability_of_the_label(p: float):
     at = (p - 0.5) / beta
     assert expected_slope(at) == pytest.approx(0, abs=1e-13)
     assert expected_slope(at - 0.1) < -0.1 < 0.1 < expected_slope(at + 0.1)
-
-
-# The population's optimum. Five answers; labels by Bradley-Terry from the rewards; pairs drawn unevenly.
-
-
-REWARDS = torch.tensor([1.0, -0.5, 0.3, 2.0, 0.0], dtype=torch.float64)
-REF = torch.tensor([0.10, 0.30, 0.20, 0.15, 0.25], dtype=torch.float64)
-DRAWN = torch.rand(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).triu(1)
-
-
-def bisected(increasing: Callable[[Tensor], Tensor], target: Tensor) -> Tensor:
-    """The argument in [-60, 60] at which an increasing function reaches the target, elementwise."""
-    low, high = torch.full_like(target, -60.0), torch.full_like(target, 60.0)
-    for _ in range(200):
-        middle = (low + high) / 2
-        below = increasing(middle) < target
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return (low + high) / 2
-
-
-INVERSES: dict[str, tuple[Divergence, Callable[[Tensor], Tensor], float]] = {
-    "reverse_kl": (ReverseKl(), torch.exp, math.inf),
-    "forward_kl": (ForwardKl(), lambda x: 1 / (1 - x), 1.0),
-    "jensen_shannon": (JensenShannon(), lambda x: x.exp() / (2 - x.exp()), math.log(2)),
-    "alpha_0.3": (Alpha(alpha=0.3), lambda x: (1 - 0.3 * x) ** (-1 / 0.3), 1 / 0.3),
-    "hellinger": (Hellinger(), lambda x: (1 - x) ** -2, 1.0),
-    "neyman": (Neyman(), lambda x: (1 - x) ** -0.5, 1.0),
-    "tsallis_0.5": (Tsallis(q=0.5), lambda x: (1 - x) ** -2, 1.0),
-    "jeffreys": (Jeffreys(), lambda x: bisected(lambda y: y + 1 - (-y).exp(), x).exp(), math.inf),
-    "chi_squared_kl": (ChiSquaredKl(), lambda x: bisected(lambda y: y + y.exp() - 1, x).exp(), math.inf),
-}
-"""u = (f')^{-1}(x) by hand, f' taken with f'(1) = 0, and the bound of f' that x must stay below."""
-
-
-def optimum(inverse: Callable[[Tensor], Tensor], bound: float, rewards: Tensor, beta: float, ref: Tensor) -> Tensor:
-    """ref (f')^{-1}((R - lambda)/beta), lambda so that it sums to 1: what maximises E R - beta D_f(pi||ref)."""
-    low = rewards.max().item() - beta * min(bound, 50.0) + 1e-13  # the sum of the optimum falls with lambda
-    high = low + 100.0
-    for _ in range(200):
-        middle = (low + high) / 2
-        too_much = (ref * inverse((rewards - middle) / beta)).sum() > 1
-        low, high = (middle, high) if too_much else (low, middle)
-    return ref * inverse((rewards - high) / beta)
-
-
-def population_gradient(pi: Tensor, ref: Tensor, divergence: Divergence, beta: float, rewards: Tensor = REWARDS) -> Tensor:
-    """Of the expected DPO loss, in the logits of the policy."""
-    logits = pi.log().requires_grad_()
-    scores = link(divergence, torch.log_softmax(logits, -1) - ref.log(), 40.0)
-    i, j = DRAWN.nonzero(as_tuple=True)
-    wins = torch.sigmoid(rewards[i] - rewards[j])
-    loss = wins * sigmoid(scores[i], scores[j], beta) + (1 - wins) * sigmoid(scores[j], scores[i], beta)
-    return torch.autograd.grad((DRAWN[i, j] * loss).sum(), logits)[0]
-
-
-@pytest.mark.parametrize("beta", [0.5, 2.0])
-@pytest.mark.parametrize("name", INVERSES)
-def test_row_24_f_dpo_is_stationary_at_the_regularised_optimum(name: str, beta: float):
-    divergence, inverse, bound = INVERSES[name]
-    pi = optimum(inverse, bound, REWARDS, beta, REF)
-    assert pi.sum().item() == pytest.approx(1, abs=1e-11) and pi.min() > 0 and (pi - REF).abs().max() > 0.02
-    assert population_gradient(pi, REF, divergence, beta).abs().max() < 1e-11
-    elsewhere = (pi + torch.tensor([0.02, -0.02, 0, 0, 0])).clamp_min(1e-6)
-    assert population_gradient(elsewhere / elsewhere.sum(), REF, divergence, beta).abs().max() > 1e-4
-
-
-def test_row_74_dpo_is_stationary_at_the_tilted_reference():
-    pi = REF * (REWARDS / 0.5).exp()
-    pi = pi / pi.sum()
-    assert population_gradient(pi, REF, ReverseKl(), 0.5).abs().max() < 1e-15
-    torch.testing.assert_close(optimum(torch.exp, math.inf, REWARDS, 0.5, REF), pi, rtol=1e-12, atol=0)
-    other_links = [d for d, _, _ in INVERSES.values() if not isinstance(d, ReverseKl)]
-    assert all(population_gradient(pi, REF, d, 0.5).abs().max() > 1e-3 for d in other_links)
-
-
-def test_rows_36_and_37_every_hard_reset_divides_beta():
-    """TR-DPO solved exactly between its resets: after m of them the policy is that of beta/m, with alpha = 0 that of beta."""
-
-    def tilted(times: int) -> Tensor:
-        return torch.softmax(REF.log() + times * REWARDS / 1.5, -1)
-
-    for resets in (1, 2, 3):
-        assert population_gradient(tilted(resets), tilted(resets - 1), ReverseKl(), 1.5).abs().max() < 1e-15
-        assert population_gradient(tilted(resets), REF, ReverseKl(), 1.5 / resets).abs().max() < 1e-15
-    assert population_gradient(tilted(2), REF, ReverseKl(), 1.5).abs().max() > 1e-2
-
-
-@pytest.mark.parametrize("loss", [cdpo, robust])
-def test_flipped_labels_move_the_optimum_of_cdpo_but_not_of_robust_dpo(loss: Callable[..., Tensor]):
-    """Labels of the same Bradley-Terry model, a fifth of them flipped; cDPO at its own optimum is flatter than the rewards."""
-    logits = (REF.log() + REWARDS / 0.5).requires_grad_()
-    scores = torch.log_softmax(logits, -1) - REF.log()
-    i, j = DRAWN.nonzero(as_tuple=True)
-    wins = 0.2 + 0.6 * torch.sigmoid(REWARDS[i] - REWARDS[j])
-    total = wins * loss(scores[i], scores[j], 0.5, 0.2) + (1 - wins) * loss(scores[j], scores[i], 0.5, 0.2)
-    gradient = torch.autograd.grad((DRAWN[i, j] * total).sum(), logits)[0]
-    assert (gradient.abs().max() < 1e-15) == (loss is robust)

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 from enumeration import NAME, Problem
-from models import tiny_model
+from models import tiny_model, tiny_scorer
 
 import align.engines._sampler
 import align.weight_sync
@@ -32,6 +32,7 @@ from align.errors import UserError
 from align.initial import model_folder
 from align.learner.policy import Policy
 from align.recipe import Model, Recipe, RewardLimits
+from align.rewards import Reward
 from align.types import Group, Prompt, Rollout, TokenContext
 from align.workers.resources import needs
 from align.workers.reward_runner import run_rewards
@@ -64,6 +65,7 @@ REQUIRED: dict[tuple[str, str], dict[str, Any]] = {
     ("reference", "soup"): {"paths": ["{other}"]},
     ("reference", "teacher"): {"path": "{other}"},
     ("regularizer", "composed"): {"coefficient": 0.1},
+    ("reward", "learned"): {"path": "{scorer}"},
     ("shaping", "off_policy_mask"): {"threshold": 0.02},
     ("shaping", "overlong"): {"limit": 3, "buffer": 2},
     ("shaping", "uncertainty_bonus"): {"steps": 3, "share": 0.4},
@@ -84,6 +86,7 @@ TABLE: dict[tuple[str, str, str], Change] = {
     ("algorithm", "grpo", "clip_high"): Change(0.01, {"epochs": 2}),
     ("algorithm", "grpo", "advantage"): Change("group_centred"),
     ("algorithm", "grpo", "surrogate"): Change("reinforce"),
+    ("algorithm", "ppo", "critic"): Change("separate"),
     ("coefficient", "grpo_d", "monotone"): Change(True),
     ("coefficient", "lagrangian", "minimum"): Change(0.02),
     ("coefficient", "lagrangian", "maximum"): Change(0.5),
@@ -91,6 +94,8 @@ TABLE: dict[tuple[str, str, str], Change] = {
     ("coefficient", "ppo_penalty", "minimum"): Change(0.02),
     ("coefficient", "ppo_penalty", "maximum"): Change(8.0),
     ("coefficient", "warmup", "to"): Change({"name": "linear", "start": 0.1, "end": 0.2, "steps": 9}),
+    ("critic", "*", "lr"): Change(1e-3),
+    ("critic", "separate", "path"): Change("{scorer}"),
     ("engine", "*", "device"): Change("meta"),
     ("engine", "*", "max_batch"): Change(3),
     ("engine", "scripted", "answers"): Change(["1+2", "4"]),
@@ -116,6 +121,10 @@ TABLE: dict[tuple[str, str, str], Change] = {
     ("regularizer", "composed", "ratio_cap"): Change(1.001),
     ("regularizer", "composed", "beyond_cap"): Change("mask", {"ratio_cap": 1.001}),
     ("regularizer", "composed", "clamp"): Change(1e-3),
+    ("reward", "learned", "path"): Change("{other_scorer}"),
+    ("reward", "learned", "gold"): Change("wordy"),
+    ("reward", "learned", "max_batch"): Change(3),
+    ("reward", "learned", "dtype"): Change("bfloat16"),
     ("shaping", "importance", "level"): Change("sequence"),
     ("shaping", "importance", "beyond_cap"): Change("mask", {"cap": 1.05}),
     ("shaping", "importance", "cap"): Change(1.02, {"cap": 1.05}),
@@ -256,6 +265,7 @@ def places(tmp_path_factory) -> dict[str, str]:
     for n in (1, 2):  # a warm start, that is not run here
         (folder / f"data{n}").write_text(json.dumps({"steps": n, "task": "countdown", "algorithm": "sft", "model": {"path": "nowhere"}}))
     models = {name: str(tiny_model(folder / name, seed=seed)) for seed, name in enumerate(("model", "other", "third"))}
+    models |= {name: str(tiny_scorer(folder / name, seed=seed)) for seed, name in enumerate(("scorer", "other_scorer"))}
     return models | {"data": str(folder / "data"), "held_out": str(folder / "held_out"), "folder": str(folder)}
 
 
@@ -364,9 +374,18 @@ def reference(part: Any, places: dict[str, str], node: dict) -> Any:
     return seen
 
 
+def critic(part: Any, places: dict[str, str], node: dict) -> Any:
+    return updated({"algorithm": {"name": "ppo", "critic": node}, "optimizer": {"lr": 3e-2}}, places)
+
+
 def reward(part: Any, **_) -> Any:
     prompt = Prompt(id="0", text="", token_ids=(1,), fields={"skill": "countdown", "numbers": [1, 2, 3, 4], "target": 10, "answer": "3"})
-    return [part.score(prompt, response) for response in ("1+2+3+4", "10", "3", "12=10")]
+    answers, sizes = ("1+2+3+4", "10", "3", "12=10"), []
+    part.start()
+    if part.batched:
+        part._model.register_forward_pre_hook(lambda model, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True)
+    group = Group(prompt=prompt, rollouts=tuple(Rollout(token_ids=torch.ones(1).int().numpy(), text=a) for a in answers))
+    return [part.score_groups([group]), sizes]
 
 
 def task(part: Any, **_) -> Any:
@@ -472,7 +491,7 @@ def limits(limits: RewardLimits) -> Any:
     """Of an answer that takes 0.03 seconds and one whose reward raises."""
     import time
 
-    class Slow:
+    class Slow(Reward):
         def score(self, prompt: Prompt, response: str) -> float:
             time.sleep(0.03)
             return 1.0 / len(response)
@@ -509,7 +528,7 @@ def seen_of_recipe(place: str, field: str, node: dict, places: dict[str, str]) -
 
 
 PROBES: dict[str, Callable] = {f.__name__: f for f in (
-    divergence, estimator, coefficient, weighting, shaping, algorithm, regularizer, reference, reward, task, engine)}
+    divergence, estimator, coefficient, critic, weighting, shaping, algorithm, regularizer, reference, reward, task, engine)}
 
 
 def seen(kind: str, part: str, field: str, node: dict, places: dict[str, str]) -> str:

@@ -1,0 +1,150 @@
+"""The policy that preference learning ends at, through the learner's own loss: the regularised optimum of the rewards that labelled.
+
+Five answers, every ranking of a few of them weighed by its probability, so the loss is that of the population. In float64: where the
+policy is `ref (f')^{-1}((R - lambda)/beta)` its gradient is zero (Wang et al. 2309.16240, theorem 1), and nowhere near.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import permutations
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from align.algorithms.dpo import Dpo
+from align.coefficients.constant import Constant
+from align.divergences import Divergence
+from align.divergences.alpha import Alpha
+from align.divergences.chi_squared_kl import ChiSquaredKl
+from align.divergences.forward_kl import ForwardKl
+from align.divergences.hellinger import Hellinger
+from align.divergences.jeffreys import Jeffreys
+from align.divergences.jensen_shannon import JensenShannon
+from align.divergences.neyman import Neyman
+from align.divergences.reverse_kl import ReverseKl
+from align.divergences.tsallis import Tsallis
+from align.estimators.sampled import Sampled
+from align.learner.objective import total
+from align.learner.tally import Tally
+from align.references.frozen import Frozen
+from align.regularizers.composed import Composed
+from align.types import RefScore, TokenBatch, TokenContext
+from align.weightings.uniform import Uniform
+
+REWARDS = torch.tensor([1.0, -0.5, 0.3, 2.0, 0.0], dtype=torch.float64)
+REF = torch.tensor([0.10, 0.30, 0.20, 0.15, 0.25], dtype=torch.float64)
+HOW_OFTEN = torch.rand(5, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).tolist()
+"""Answers to be ranked are drawn unevenly: the optimum may not depend on it."""
+
+
+def bisected(increasing: Callable[[Tensor], Tensor], target: Tensor) -> Tensor:
+    """The argument in [-60, 60] at which an increasing function reaches the target, elementwise."""
+    low, high = torch.full_like(target, -60.0), torch.full_like(target, 60.0)
+    for _ in range(200):
+        middle = (low + high) / 2
+        below = increasing(middle) < target
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
+INVERSES: dict[str, tuple[Divergence, Callable[[Tensor], Tensor], float]] = {
+    "reverse_kl": (ReverseKl(), torch.exp, math.inf),
+    "forward_kl": (ForwardKl(), lambda x: 1 / (1 - x), 1.0),
+    "jensen_shannon": (JensenShannon(), lambda x: x.exp() / (2 - x.exp()), math.log(2)),
+    "alpha_0.3": (Alpha(alpha=0.3), lambda x: (1 - 0.3 * x) ** (-1 / 0.3), 1 / 0.3),
+    "hellinger": (Hellinger(), lambda x: (1 - x) ** -2, 1.0),
+    "neyman": (Neyman(), lambda x: (1 - x) ** -0.5, 1.0),
+    "tsallis_0.5": (Tsallis(q=0.5), lambda x: (1 - x) ** -2, 1.0),
+    "jeffreys": (Jeffreys(), lambda x: bisected(lambda y: y + 1 - (-y).exp(), x).exp(), math.inf),
+    "chi_squared_kl": (ChiSquaredKl(), lambda x: bisected(lambda y: y + y.exp() - 1, x).exp(), math.inf),
+}
+"""u = (f')^{-1}(x) by hand, f' taken with f'(1) = 0, and the bound of f' that x must stay below."""
+
+
+def optimum(inverse: Callable[[Tensor], Tensor], bound: float, rewards: Tensor, beta: float, ref: Tensor) -> Tensor:
+    """ref (f')^{-1}((R - lambda)/beta), lambda so that it sums to 1: what maximises E R - beta D_f(pi||ref)."""
+    low = rewards.max().item() - beta * min(bound, 50.0) + 1e-13  # the sum of the optimum falls with lambda
+    high = low + 100.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        too_much = (ref * inverse((rewards - middle) / beta)).sum() > 1
+        low, high = (middle, high) if too_much else (low, middle)
+    return ref * inverse((rewards - high) / beta)
+
+
+def rankings(k: int, flipped: float = 0.0) -> list[tuple[tuple[int, ...], float]]:
+    """Every order of k answers, best first, with its probability: Plackett-Luce in the rewards, pairs `flipped` that often."""
+    found = []
+    for order in permutations(range(5), k):
+        weights = REWARDS[list(order)].exp()
+        probability = math.prod((weights[i] / weights[i:].sum()).item() for i in range(k))
+        if flipped:
+            probability = flipped + (1 - 2 * flipped) * probability
+        low, *_, high = sorted(order)
+        found.append((order, HOW_OFTEN[low][sorted(order)[1]][high] * probability))
+    return found
+
+
+def gradient(pi: Tensor, ref: Tensor, divergence: Divergence, beta: float, k: int = 2, flipped: float = 0.0, **keys) -> Tensor:
+    """Of the expected loss, in the logits of the policy."""
+    logits = pi.log().requires_grad_()
+    orders = rankings(k, flipped)
+    answers = torch.tensor([answer for order, _ in orders for answer in order])
+    count = len(answers)
+    ones = torch.ones(count, dtype=torch.int64)
+    batch = TokenBatch(
+        input_ids=torch.full((count, 2), 7), prompt_lengths=ones, lengths=ones,
+        seq_ids=torch.arange(count), positions=torch.zeros(count, dtype=torch.int64),
+        group_ids=torch.arange(len(orders)).repeat_interleave(k), betas={"kl": beta}, references={"kl": RefScore(logp=ref.log()[answers])},
+        penalty_weights={"kl": torch.ones(count, dtype=torch.float64)},
+        loss_weights=torch.tensor([weight / k for _, weight in orders], dtype=torch.float64).repeat_interleave(k))
+    ctx = TokenContext(batch=batch, logp=torch.log_softmax(logits, -1)[answers], entropy=torch.zeros(count))
+    kl = Composed(divergence=divergence, estimator=Sampled(), coefficient=Constant(beta), weighting=Uniform(), reference=Frozen(),
+                  placement="link")
+    loss = total(SimpleNamespace(algorithm=Dpo(**keys), regularizers={"kl": kl}), ctx, Tally(), Tally())
+    return torch.autograd.grad(loss, logits)[0]
+
+
+@pytest.mark.parametrize("k", [2, 3], ids=["pairs", "rankings of three"])
+@pytest.mark.parametrize("beta", [0.5, 2.0])
+@pytest.mark.parametrize("name", INVERSES)
+def test_row_24_f_dpo_is_stationary_at_the_regularised_optimum(name: str, beta: float, k: int):
+    divergence, inverse, bound = INVERSES[name]
+    pi = optimum(inverse, bound, REWARDS, beta, REF)
+    assert pi.sum().item() == pytest.approx(1, abs=1e-11) and pi.min() > 0 and (pi - REF).abs().max() > 0.02
+    assert gradient(pi, REF, divergence, beta, k).abs().max() < 1e-11
+    elsewhere = (pi + torch.tensor([0.02, -0.02, 0, 0, 0])).clamp_min(1e-6)
+    assert gradient(elsewhere / elsewhere.sum(), REF, divergence, beta, k).abs().max() > 1e-4
+
+
+def tilted(times: float) -> Tensor:
+    """ref e^(times R), normalised."""
+    return torch.softmax(REF.log() + times * REWARDS, -1)
+
+
+def test_row_74_dpo_is_stationary_at_the_tilted_reference():
+    pi = tilted(2.0)
+    assert gradient(pi, REF, ReverseKl(), 0.5).abs().max() < 1e-14
+    torch.testing.assert_close(optimum(torch.exp, math.inf, REWARDS, 0.5, REF), pi, rtol=1e-12, atol=0)
+    other_links = [d for d, _, _ in INVERSES.values() if not isinstance(d, ReverseKl)]
+    assert all(gradient(pi, REF, d, 0.5).abs().max() > 1e-3 for d in other_links)
+
+
+def test_rows_36_and_37_every_hard_reset_divides_beta():
+    """TR-DPO solved exactly between its resets: after m of them the policy is that of beta/m; without one (alpha = 0) that of beta."""
+    for resets in (1, 2, 3):
+        assert gradient(tilted(resets / 1.5), tilted((resets - 1) / 1.5), ReverseKl(), 1.5).abs().max() < 1e-14
+        assert gradient(tilted(resets / 1.5), REF, ReverseKl(), 1.5 / resets).abs().max() < 1e-14
+    assert gradient(tilted(2 / 1.5), REF, ReverseKl(), 1.5).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(("preference", "unmoved"), [("robust", True), ("cdpo", False)])
+def test_row_71_flipped_labels_move_the_optimum_of_cdpo_but_not_of_robust_dpo(preference: str, unmoved: bool):
+    """Labels of the same model, a fifth of them flipped. cDPO smooths what is smoothed already, and stops short."""
+    found = gradient(tilted(2.0), REF, ReverseKl(), 0.5, flipped=0.2, preference=preference, label_smoothing=0.2)
+    assert (found.abs().max() < 1e-14) == unmoved
+    assert gradient(tilted(2.0), REF, ReverseKl(), 0.5, flipped=0.2).abs().max() > 1e-2, "plain DPO is moved"
