@@ -16,9 +16,6 @@ from torch import Tensor
 from align.core.credit import Packing, sequence_log_ratio
 
 UNBOUNDED = frozenset({"reinforce", "sapo"})
-"""The surrogates that read no clip."""
-
-UNBOUNDED = frozenset({"reinforce", "sapo"})
 """The surrogates that read neither clip."""
 
 
@@ -54,7 +51,7 @@ def cispo(log_rho: Tensor, advantages: Tensor, at: Packing, clip_low: float, cli
     -w A of the clipped weight w, without the log pi, so that it compares with the other surrogates; the gradient is the paper's.
     """
     rho = log_rho.detach().exp()
-    weight = rho.clamp(1 - clip_low, 1 + clip_high)
+    weight = torch.clamp(rho, 1 - clip_low, 1 + clip_high)
     return -weight * advantages * (1 + log_rho - log_rho.detach()), weight != rho
 
 

@@ -20,6 +20,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+FARTHEST = 300.0
+"""Nats: what follows from `f` by autograd takes a log-ratio beyond as this one. An outcome that one side alone allows is infinitely
+far, where f' is 0 * inf; at e^300 float64 still holds u^2."""
+
 
 class Divergence(ABC):
     """The contract. A user writes `f(self, log_u)`; the rest follows by autograd, in float64.
@@ -51,7 +55,7 @@ class Divergence(ABC):
     def f_prime(self, log_u: Tensor) -> Tensor:
         """df/du at u = exp(log_u)."""
         with torch.enable_grad():
-            x = log_u.double() if log_u.requires_grad else log_u.detach().double().requires_grad_()
+            x = (log_u if log_u.requires_grad else log_u.detach().requires_grad_()).double().clamp(-FARTHEST, FARTHEST)
             (slope,) = torch.autograd.grad(self.f(x).sum(), x, create_graph=log_u.requires_grad)
             f_prime = (slope * torch.exp(-x)).to(log_u.dtype)
         return f_prime if log_u.requires_grad else f_prime.detach()
@@ -63,11 +67,11 @@ class Divergence(ABC):
 
     def generator(self, log_u: Tensor) -> Tensor:
         """k_f(u) = f(u) - f(1) - f'(1)(u - 1) >= 0; `E_ref[k_f] = D_f`."""
-        x = log_u.detach().double()
+        x = log_u.detach().double().clamp(-FARTHEST, FARTHEST)
         zero = torch.zeros_like(x)
         return (self.f(x) - self.f(zero) - self.f_prime(zero) * torch.expm1(x)).to(log_u.dtype)
 
     def value(self, log_u: Tensor) -> Tensor:
         """khat(u) = k_f(u)/u >= 0; `E_pi[khat] = D_f`."""
-        x = log_u.detach().double()
+        x = log_u.detach().double().clamp(-FARTHEST, FARTHEST)
         return (self.generator(x) * torch.exp(-x)).to(log_u.dtype)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from align import probe
 from align.divergences import Divergence
 from align.divergences.reverse_kl import ReverseKl
 from align.estimators import Estimator
@@ -58,6 +59,8 @@ def incompatible(
                        "use estimator: sampled for the future term")
     if placement == "reward" and isinstance(estimator, StraightThrough):
         return Refusal(f"a reward has no gradient of its own, so {word} changes nothing there: use estimator: {estimator.of}")
+    if not type(estimator).__module__.startswith("align.estimators."):
+        return _measured_bias(divergence, estimator, placement, on_policy and samples)
     return _bias(estimator, placement, credit, on_policy)
 
 
@@ -103,6 +106,19 @@ def _bias(estimator: Estimator, placement: str, credit: str, on_policy: bool) ->
         return Refusal("k1 in the reward, credited beyond its own token, has the gradient of KL(pi||ref) on-policy only: the surrogate "
                        "weighs each token by its own ratio, not by that of the answer. Here a batch serves several updates. Use "
                        "estimator: sampled", biased=True)
+    return None
+
+
+def _measured_bias(divergence: Divergence, estimator: Estimator, placement: str, on_policy: bool) -> Refusal | None:
+    """Of a user's estimator, by enumeration: nobody has published what it is."""
+    if estimator.full_vocabulary:
+        return None
+    found = probe.gradient_is(estimator, divergence, placement)
+    if found != "that of this divergence":
+        return Refusal(f"{_word(estimator)} in the {placement} has a gradient that is {found}: use estimator: sampled", biased=True)
+    if placement == "loss" and not (estimator.weighted or on_policy):
+        return Refusal(f"{_word(estimator)} in the loss is not weighed by pi/pi_old (`weighted`), so its gradient is right on-policy only: "
+                       "here a batch serves several updates. Use estimator: sampled", biased=True)
     return None
 
 

@@ -52,6 +52,7 @@ def draw(found: Mapping[str, Any], picture: Path) -> Path | None:
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[len(names):]:
         axis.set_axis_off()
+    figure.supxlabel("a dot: one seed; the bar: their mean", fontsize=8, color=GREY)
     figure.savefig(picture)
     return picture
 

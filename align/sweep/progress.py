@@ -117,7 +117,9 @@ class LiveView(View):
 def watch(console: Console, plan: Plan, done: int, steps: Mapping[Cell, int]) -> Iterator[View]:
     view = (LiveView if console.is_terminal else View)(console, plan, done, steps)
     kept = f", {done} finished before" if done else ""
-    view.note(f"{len(plan.cells)} cells x {plan.seeds} seeds = {len(plan.runs)} runs in {plan.out}{kept}")
+    counts = ((len(plan.cells), "cell"), (plan.seeds, "seed"), (len(plan.runs), "run"))
+    cells, seeds, runs = (f"{count} {word}{'s' * (count != 1)}" for count, word in counts)
+    view.note(f"{cells} x {seeds} = {runs} in {plan.out}{kept}")
     try:
         yield view
     finally:

@@ -24,7 +24,7 @@ from align.estimators.exact import Exact
 from align.estimators.sampled import Sampled
 from align.registry import _complete, resolve
 from align.regularizers.composed import Composed
-from align.types import RefScore, TokenBatch, TokenContext
+from align.types import Charge, RefScore, TokenBatch, TokenContext
 from align.weightings.uniform import Uniform
 
 KNOWN = every()
@@ -112,7 +112,9 @@ def test_closed_forms_agree_with_the_fallback(name, log_u):
 def test_the_fallback_keeps_the_type_and_takes_any_shape(dtype):
     x = torch.linspace(-5, 5, 12, dtype=dtype).reshape(3, 4)
     for of in (OWN.f_prime, OWN.coefficient, OWN.generator, OWN.value):
-        assert of(x).shape == (3, 4) and of(x).dtype == dtype and not of(x.clone().requires_grad_()).requires_grad
+        differentiable = of in (OWN.f_prime, OWN.coefficient)  # a preference link descends through them
+        assert of(x).shape == (3, 4) and of(x).dtype == dtype and of(x.clone().requires_grad_()).requires_grad is differentiable
+        assert not of(x).requires_grad
 
 
 def high_precision(name: str, x: float) -> tuple[float, float, float]:
@@ -366,6 +368,8 @@ class World:
             references={"r": RefScore(logp=self.ref_logp[at], hidden=self.ref_hidden[at])},
             advantages=self.advantage[at], loss_weights=weights, penalty_weights={"r": self.penalty_weight[at].abs()}, betas={"r": 0.3},
             multipliers={"r": self.reward[order].abs()}, contexts={"r": self.advantage[at].abs()},
+            values=self.advantage[at] + 1, returns=self.advantage[at] - 1,
+            charges={"r": Charge(reward=self.advantage[at].abs(), own=self.advantage[at] / 2)},
         ), self.hidden[at]
 
     def loss(self, batch: TokenBatch, hidden: Tensor, weight: Tensor, regularizer: Composed) -> Tensor:
@@ -442,6 +446,8 @@ def test_select_takes_every_field_along(world, data):
         found, expected = getattr(selected, field.name), getattr(alone, field.name)
         if field.name == "references":
             assert torch.equal(found["r"].logp, expected["r"].logp) and torch.equal(found["r"].hidden, expected["r"].hidden)
+        elif field.name == "charges":
+            assert torch.equal(found["r"].reward, expected["r"].reward) and torch.equal(found["r"].own, expected["r"].own)
         elif field.name in ("penalty_weights", "multipliers", "contexts"):
             assert torch.equal(found["r"], expected["r"])
         elif field.name in ("betas", "prompt_ids", "step", "shaped"):
