@@ -19,6 +19,7 @@ from align.errors import RunStopped
 from align.evaluate import Suites
 from align.experience import Examples
 from align.initial import model_folder
+from align.interrupts import after_this
 from align.learner.tally import reference_place
 from align.pack import pack
 from align.recipe import Recipe
@@ -95,7 +96,7 @@ class Run:
             try:
                 self.step(step)
             except (RunStopped, KeyboardInterrupt) as stop:
-                # The learner refuses an update before it applies it; Ctrl-C may leave half of one, which nothing could resume from.
+                # The learner refuses an update before it applies it; a second Ctrl-C may leave half of one: nothing could resume from it.
                 if isinstance(stop, RunStopped) or not self.updating:
                     checkpoints.save(self.run_dir, self.learned, self.workers.learner, recipe, before)
                 raise
@@ -130,10 +131,11 @@ class Run:
             batch = self.workers.learner.score(batch)
         batch = shape(self.recipe, batch)
         self.updating = True
-        with self.timed("update"):
-            stats = self.workers.learner.update(batch, step)
-        self.control(stats, len(batch.lengths))
-        self.learned, self.updating = step + 1, False
+        with after_this():
+            with self.timed("update"):
+                stats = self.workers.learner.update(batch, step)
+            self.control(stats, len(batch.lengths))
+            self.learned, self.updating = step + 1, False
         if step == 0:
             self.note_distances(batch, stats)
         sync = self.sync(step + 1) if self.recipe.algorithm.samples else {}

@@ -1,5 +1,6 @@
 """What a run that is stopped leaves behind: a checkpoint labelled by what the learner has learned, or none."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,35 @@ def test_a_refused_update_leaves_the_state_before_it(tmp_path: Path, monkeypatch
     with pytest.raises(RunStopped):
         start(tmp_path)
     assert kept(tmp_path) == ["step_000001"]
+
+
+def pressed(times: int):
+    """`Learner.update`, during whose second call Ctrl-C is pressed so often."""
+    def update(self, *args, calls=[]):  # noqa: B006  (the count is shared on purpose)
+        calls.append(1)
+        for _ in range(times if len(calls) == 2 else 0):
+            signal.raise_signal(signal.SIGINT)
+        return ORIGINAL(self, *args)
+
+    return update
+
+
+ORIGINAL = Learner.update
+
+
+def test_ctrl_c_waits_for_the_update_it_falls_into(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(Learner, "update", pressed(1))
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path)
+    assert kept(tmp_path) == ["step_000002"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(Learner, "update", pressed(2))
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path)
+    assert kept(tmp_path) == []
 
 
 def test_an_update_cut_short_by_hand_is_not_kept(tmp_path: Path, monkeypatch):
