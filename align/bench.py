@@ -11,14 +11,14 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from align_kernels.bench.measure import measure
-from align_kernels.bench.problem import JOBS, LARGE, SMALL
-from align_kernels.bench.providers import FLOOR
-from align_kernels.bench.report import COLUMNS, groups, lines
 from rich.console import Console
 from rich.table import Table
 
 from align.errors import UserError
+from align_kernels.bench.measure import measure
+from align_kernels.bench.problem import JOBS, LARGE, SMALL
+from align_kernels.bench.providers import FLOOR
+from align_kernels.bench.report import COLUMNS, groups, lines
 
 
 def bench(out: Path, *, seconds: float, rounds: int, jobs: list[str], console: Console) -> dict[str, Any]:

@@ -70,11 +70,16 @@ def _check_regularizer(recipe: Recipe, name: str, regularizer: Regularizer) -> N
     algorithm, where = recipe.algorithm, f"regularizers.{name}"
     if algorithm.scores:
         raise RecipeError(where, f"changes nothing: {algorithm.recipe_name} trains a scorer, and there is no policy to hold; delete it")
-    reason = regularizer.refusal(on_policy=algorithm.on_policy, samples=algorithm.samples)
+    if algorithm.critic is not None and regularizer.placement == "reward":
+        _check_charge(where, regularizer)
+    on_policy = algorithm.penalises_on_policy(regularizer.placement)
+    reason = regularizer.refusal(on_policy=on_policy, samples=algorithm.samples)
     if reason:
         raise RecipeError(where, reason)
     if regularizer.reference is not None:
-        idle = regularizer.reference.refusal(on_policy=algorithm.on_policy)
+        idle = regularizer.reference.refusal(on_policy=on_policy)
+        if idle and not algorithm.on_policy:
+            idle = "with a critic the penalty is taken at pi_old, which is this reference, so it is 0 throughout; use placement: loss"
         if idle:
             raise RecipeError(f"{where}.reference", f"changes nothing: {idle}")
     if regularizer.reference is not None and regularizer.reference.precomputes:
@@ -84,9 +89,10 @@ def _check_regularizer(recipe: Recipe, name: str, regularizer: Regularizer) -> N
         if regularizer.full_vocabulary:
             raise RecipeError(f"{where}.reference", "keeps the log-probs of the answers alone, and estimator: exact looks at the whole "
                               "vocabulary: use frozen")
-    if algorithm.critic is None or regularizer.placement != "reward":
-        return
-    # With a critic the penalty is part of the token rewards it learns, taken once, at pi_old and before the advantages.
+
+
+def _check_charge(where: str, regularizer: Regularizer) -> None:
+    """With a critic the penalty is part of the token rewards it learns, taken once, at pi_old and before the advantages."""
     if type(regularizer).charge is Regularizer.charge:
         raise RecipeError(where, f"cannot be taken from the rewards that a critic learns: {type(regularizer).__name__} has no `charge`; "
                           "use placement: loss")

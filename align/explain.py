@@ -96,7 +96,7 @@ def regularizer_rows(name: str, regularizer: Regularizer, recipe: Recipe) -> lis
         rows.append(Row("warning", regularizer.warning))
     if regularizer.allow_biased:
         reason = dataclasses.replace(regularizer, allow_biased=False).refusal(
-            on_policy=recipe.algorithm.on_policy, samples=recipe.algorithm.samples)
+            on_policy=recipe.algorithm.penalises_on_policy(regularizer.placement), samples=recipe.algorithm.samples)
         rows.append(Row("biased", f"allowed by allow_biased: true. {say((reason or '').split(', or set allow_biased')[0])}"))
     return rows
 

@@ -34,8 +34,9 @@ your own: `examples/custom_regularizer` has an earth mover's distance and a rule
 `examples/custom_coefficient` replace one axis."""
 
 DIVERGENCES = f"""\
-`divergence:`. *Full support*: the regularized optimum never gives up an answer of the reference's, as a preference link needs. Where
-`sampled` has no variance, only a full-vocabulary estimator measures the divergence.
+`divergence:`. *Full support*: the regularized optimum never gives up an answer of the reference's, as a preference link needs. *Link*: may
+be placed as one; a run without full support is warned. Where `sampled` has no variance, only a full-vocabulary estimator measures the
+divergence.
 
 *Variance* is the trace of the covariance of one answer's gradient over the squared length of the exact gradient, by enumeration in
 float64: the mean of this many answers has as much noise as signal. It is that of small problems, to compare forms by: here answers of
@@ -51,8 +52,9 @@ The gradient each has in place of that of KL(π‖ref), for one token of a vocab
 by enumeration."""
 
 PLACEMENTS = """\
-`placement: loss` adds a term beside the policy's, `reward` takes it from the advantages. `credit` says which tokens answer for a
-divergence: three objectives for answers of several tokens."""
+`placement: loss` adds a term beside the policy's; `reward` takes it from the advantages, with a critic from the token rewards it learns;
+`link` makes β (f'(u) − f'(1)) of a whole answer the implicit reward of a preference loss (`algorithm: dpo`), where the estimator measures
+and is no part of the loss. `credit` says which tokens answer for a divergence: three objectives for answers of several tokens."""
 
 PRODUCTS = """\
 *yes*: runs. *on-policy*: unbiased where each batch serves one update, biased otherwise. *biased*: the gradient is not that of the
@@ -60,15 +62,16 @@ divergence. What is biased runs with `allow_biased: true` only; — has no meani
 
 COEFFICIENTS = """\
 How strong; `coefficient: 0.1` is `constant`. *Told*: of the divergence measured at each step, in nats an answer. *State*: is checkpointed.
-*Each prompt*: has a multiplier of its own. None costs a forward pass; `beta/NAME` shows what it came to."""
+*Each prompt*: has a multiplier of its own. *Policy*: looks at π_old, which costs a forward pass where a batch serves one update only.
+*Compares*: the answers of a ranking, so it goes with `placement: link` alone. `beta/NAME` shows what it came to."""
 
 WEIGHTINGS = """\
 Which samples or tokens feel it; detached, at least 0. *Policy*: looks at π_old, which costs a forward pass where a batch serves one
 update only. *Rewards*: looks at rewards or advantages, so it is refused on demonstrations, which have none."""
 
 REFERENCES = """\
-Against whom. Each costs one forward pass of the batch; equal ones are shared. *Changes*: during the run. *Starts at π*: a run stops where
-its first batch finds it elsewhere."""
+Against whom. Each costs one forward pass of the batch (`precomputed` one of the data, ever); equal ones are shared. *Changes*: during the
+run. *Starts at π*: a run stops where its first batch finds it elsewhere."""
 
 SHAPINGS = """\
 What else touches rewards and advantages: no part of a regularizer, applied in the order of a recipe's `shapings`. *Policy*: as above.
@@ -94,8 +97,10 @@ def divergences() -> list[str]:
         by_default, exact = compose("divergence", name, {}), compose("divergence", name, {"estimator": "exact"})
         part = by_default.divergence
         sampled = [digits(measure(by_default, TREE, moved).variance) if part.is_f_divergence else "" for moved in (0.0, UPDATE)]
-        rows.append([*head(name, type(part)), yes(part.full_support), *sampled, digits(measure(exact, TREE).variance)])
-    header = ["divergence", "formula", "keys", "full support", "variance, `sampled`", "`sampled`, stale", "`exact`"]
+        linked = incompatible(part, by_default.estimator, "link", "local", on_policy=True, samples=False) is None
+        link = ("yes" if part.full_support else "warned") if linked else "no"
+        rows.append([*head(name, type(part)), yes(part.full_support), link, *sampled, digits(measure(exact, TREE).variance)])
+    header = ["divergence", "formula", "keys", "full support", "link", "variance, `sampled`", "`sampled`, stale", "`exact`"]
     return ["## Divergences", DIVERGENCES, table(header, rows)]
 
 
@@ -117,7 +122,8 @@ def estimators() -> list[str]:
 def products() -> list[str]:
     """Which combinations run, by the function that refuses the others."""
     every = [build_part("divergence", name, name) for name in registry.shipped("divergence")]
-    columns, rows = list(product(WORDS["placement"], CREDITS)), []
+    # A link scores whole answers: no other credit is legal there.
+    columns, rows = [(p, c) for p, c in product(WORDS["placement"], CREDITS) if p != "link" or c == "local"], []
     reasons: dict[tuple[bool, str], dict[str, None]] = {}
     for name in registry.shipped("estimator"):
         part = build_part("estimator", name, name)
@@ -129,7 +135,7 @@ def products() -> list[str]:
                                   for on_policy, samples in ((True, True), (False, True), (False, False)))
                 for refusal in filter(None, (on, off, shown)):
                     reasons.setdefault((refusal.biased, re.sub(f"^{name} ", "… ", refusal.text)), {})[name] = None
-                if not shown:
+                if not shown and placement != "link":  # rankings are no demonstrations
                     demonstrations[f"{placement}, {credit}"] = None
                 if state(on, off):
                     states.add(state(on, off))
@@ -161,7 +167,7 @@ def multipliers() -> list[str]:
     policy = says("needs_policy")
     return [
         *room("coefficient", COEFFICIENTS, {"told": has("update", "update_prompts"), "state": has("state_dict"),
-                                            "each prompt": has("multipliers")}),
+                                            "each prompt": has("multipliers"), "policy": policy, "compares": says("compares")}),
         *room("weighting", WEIGHTINGS, {"policy": policy, "rewards": says("needs_rewards")}),
         *room("reference", REFERENCES, {"holds": holds(lora=False), "with LoRA": holds(lora=True),
                                         "changes": has("after_step", "before_batch"), "starts at π": says("starts_at_policy")}),

@@ -89,7 +89,8 @@ class Run:
         self.prepare()
         if first:
             before = checkpoints.load(self.run_dir, first, self.workers.learner, recipe)
-            self.workers.publish(first)
+            if recipe.answers:
+                self.workers.publish(first)
         else:
             before = self.evaluate(0) if evaluation.every >= 0 else {}
         for step in range(first, recipe.steps):

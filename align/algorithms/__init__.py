@@ -94,3 +94,7 @@ class Algorithm(ABC):
     def on_policy(self) -> bool:
         """Each batch is used for one update only: pi_theta is pi_old whenever a gradient is taken."""
         return self.epochs * self.minibatches == 1
+
+    def penalises_on_policy(self, placement: str) -> bool:
+        """A regularizer in this place only ever sees pi_old: on-policy, or where a critic learns it from the token rewards, taken once."""
+        return self.on_policy or (self.critic is not None and placement == "reward")

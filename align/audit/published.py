@@ -13,7 +13,6 @@ from align.audit.show import STYLES, number, percent, table_of
 from align.describe import keys
 from align.enumeration import ONE_TOKEN
 from align.regularizers._incompatible import incompatible
-from align.regularizers.composed import WORDS
 
 
 def forms() -> list[Certificate]:
@@ -22,7 +21,7 @@ def forms() -> list[Certificate]:
     for name in registry.shipped("estimator"):
         if any(key.required for key in keys(registry.resolve("estimator", name, name))):
             continue
-        for placement in WORDS["placement"]:
+        for placement in ("loss", "reward"):  # a link is computed, not estimated
             form = config.build_part("regularizer", {"estimator": name, "placement": placement, "coefficient": 1.0}, name)
             refusal = incompatible(form.divergence, form.estimator, placement, form.credit, on_policy=False, samples=True)
             if refusal is None or refusal.biased:

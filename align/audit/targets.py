@@ -28,7 +28,8 @@ def certificates(what: str, given: Sequence[str]) -> list[Certificate]:
         return [audit(regularizer, what)]
     recipe = config.build(Recipe, config.load(_recipe_file(what), list(given)), "")  # not `recipe.load`, which refuses biased forms
     algorithm = recipe.algorithm
-    return [audit(r, name, on_policy=algorithm.on_policy, samples=algorithm.samples) for name, r in recipe.regularizers.items()]
+    return [audit(r, name, on_policy=algorithm.penalises_on_policy(r.placement), samples=algorithm.samples)
+            for name, r in recipe.regularizers.items()]
 
 
 def compose(kind: str, name: str, node: dict[str, Any]) -> Any:

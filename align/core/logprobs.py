@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from align_kernels import Compared, Head, every_token, exact_divergence, linear_stats
 from torch import Tensor
+
+from align_kernels import Compared, Head, every_token, exact_divergence, linear_stats
 
 __all__ = ["Compared", "Head", "TokenStats", "every_token", "exact_divergence", "token_stats"]
 

@@ -68,7 +68,7 @@ class Learner:
         torch.manual_seed(self.recipe.seed * 1_000_003 + step)  # LoRA's dropout; a resumed run draws the same
         algorithm, tally = self.recipe.algorithm, Tally()
         # As they are now, when the batch was scored: the references may move with the updates it serves.
-        self._reference_heads = {name: self.references[name].head(self.policy) for name in batch.references}
+        self._reference_heads = self._heads(batch)
         for epoch in range(algorithm.epochs):
             for number, mini in enumerate(minibatches(batch, algorithm.minibatches, seed=self.recipe.seed + step * 1009 + epoch)):
                 self._one_update(mini, step, tally, first=epoch == number == 0)
@@ -112,6 +112,10 @@ class Learner:
         values = None if self.critic is None else self.critic.values(self.policy, micro, hidden)
         return TokenContext(batch=micro, logp=fresh.logp, entropy=fresh.entropy, exact=fresh.exact, values=values)
 
+    def _heads(self, batch: TokenBatch) -> dict[str, Head]:
+        """Of the references whose states are compared; of no other, which may have let go of its model."""
+        return {name: self.references[name].head(self.policy) for name, score in batch.references.items() if score.hidden is not None}
+
     def _to_references(self, micro: TokenBatch) -> dict[str, Compared]:
         return {name: Compared(regularizer.divergence, micro.references[name].hidden, self._reference_heads[name], regularizer.outcomes)
                 for name, regularizer in self.recipe.regularizers.items()
@@ -128,7 +132,7 @@ class Learner:
     @torch.no_grad()
     def measure(self, batch: TokenBatch) -> dict[str, Stat]:
         """The statistics and losses of a batch, scored and shaped, without an update."""
-        self._reference_heads = {name: self.references[name].head(self.policy) for name in batch.references}
+        self._reference_heads = self._heads(batch)
         losses, tally = Tally(), Tally()
         for micro in self._micro_batches(self._weighed(batch)):
             objective.total(self.recipe, self._context(micro), losses, tally)

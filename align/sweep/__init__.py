@@ -13,8 +13,9 @@ from typing import Any
 from rich.console import Console
 
 from align.errors import UserError
-from align.sweep import results, table
 from align.sweep.plan import Plan, Run
+from align.sweep.results import FILE, read, write
+from align.sweep.table import absent, markdown, missing, reading, tables
 
 
 def run(plan: Plan, jobs: int, address: str | None, metrics: Sequence[str], console: Console) -> dict[str, Any]:
@@ -36,21 +37,21 @@ def run(plan: Plan, jobs: int, address: str | None, metrics: Sequence[str], cons
         def ended(run: Run, error: str | None) -> None:
             if error:
                 errors[str(run)] = error
-            results.write(plan, errors, metrics)
+            write(plan, errors, metrics)
 
-        results.write(plan, errors, metrics)
+        write(plan, errors, metrics)
         steps = {cell: recipe.steps for cell, recipe in recipes.items()}
         with watch(console, plan, len(plan.runs) - len(waiting), steps) as view:
             Runner(waiting, recipes, plan, address, lock).run(jobs, view, ended)
-    return results.write(plan, errors, metrics)
+    return write(plan, errors, metrics)
 
 
 def report(out: Path, metrics: Sequence[str]) -> dict[str, Any]:
     """The results of a sweep as far as it has come. Raises UserError where `out` holds none."""
-    if not (out / results.FILE).is_file():
-        raise UserError(f"{out} holds no sweep (no {results.FILE}); give the --out of one")
-    plan, errors = results.read(out)
-    return results.write(plan, errors, metrics)
+    if not (out / FILE).is_file():
+        raise UserError(f"{out} holds no sweep (no {FILE}); give the --out of one")
+    plan, errors = read(out)
+    return write(plan, errors, metrics)
 
 
 def present(found: dict[str, Any], out: Path, console: Console) -> None:
@@ -59,12 +60,12 @@ def present(found: dict[str, Any], out: Path, console: Console) -> None:
     from align.sweep.plot import draw  # noqa: PLC0415
 
     picture = draw(found, out / "sweep.png")
-    (out / "table.md").write_text(table.markdown(found, picture))
-    for part in table.tables(found, console.width):
+    (out / "table.md").write_text(markdown(found, picture))
+    for part in tables(found, console.width):
         console.print(part)
-    for line in (table.reading(found), *table.absent(found)):
+    for line in (reading(found), *absent(found)):
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
-    for line in table.missing(found):
+    for line in missing(found):
         console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     kept = ["sweep.json", "table.md", *(["sweep.png"] if picture else [])]
     console.print(f"kept in {out}: {', '.join(kept)}", markup=False, highlight=False, soft_wrap=True)

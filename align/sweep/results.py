@@ -29,7 +29,7 @@ def write(plan: Plan, errors: Mapping[str, str], metrics: Sequence[str]) -> dict
     """
     found = collect(plan, errors, metrics or TRAINING)
     plan.out.mkdir(parents=True, exist_ok=True)
-    unfinished = plan.out / f"{FILE}.new"
+    unfinished = plan.out / f"{FILE}.{os.getpid()}"  # a report may write at the same moment
     unfinished.write_text(json.dumps(writers.finite(found), indent=1, allow_nan=False) + "\n")
     os.replace(unfinished, plan.out / FILE)
     return found

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from align.algorithms import Algorithm
+from align.core.ranking import pairs
+from align.core.segments import segment_sum
 from align.enumeration import TREE, UPDATE, context, setting
 from align.testing.findings import Finding, Kit
-from align.testing.regularizers import select
-from align.types import TokenContext
+from align.types import Link, ScoreContext, TokenContext
 
 KIT = Kit("algorithm")
+NAME = "unused"
+STEP = 1e-2
+"""Down a gradient."""
 
 
 def check_algorithm(part: Any, /, **keys: Any) -> list[Finding]:
@@ -22,15 +26,60 @@ def check_algorithm(part: Any, /, **keys: Any) -> list[Finding]:
     return KIT.run(part, keys)
 
 
-def view(a: Algorithm, moved: float = UPDATE) -> tuple[TokenContext, Tensor, Tensor | None]:
-    """Forty answers in float32, the logits that gradients arrive at, and the algorithm's own advantages."""
-    ctx, leaf = context(setting(TREE, moved), "unused", dtype=torch.float32)
+class View(NamedTuple):
+    """What the learner shows an algorithm, and what gradients arrive at."""
+
+    ctx: TokenContext | ScoreContext
+    leaf: Tensor
+    """The policy's logits; the scores [S] of one that trains a scorer."""
+    values: Tensor | None
+    """[T], of one with a critic."""
+    advantages: Tensor | None
+
+
+def view(a: Algorithm, moved: float = UPDATE) -> View:
+    """Forty answers in float32, in pairs; as rankings of two and three where answers are ranked.
+
+    Unmoved, every answer of a ranking has the same score: a preference loss is where training begins.
+    """
+    ctx, leaf = context(setting(TREE, moved), NAME, dtype=torch.float32)
+    count, tokens = len(ctx.batch.lengths), len(ctx.batch.seq_ids)
     batch = replace(ctx.batch, advantages=None, references={}, penalty_weights={}, betas={})
     if not a.samples:
-        uniform = torch.full_like(batch.loss_weights, 1 / len(batch.lengths))  # demonstrations are nobody's samples
+        uniform = torch.full_like(batch.loss_weights, 1 / count)  # what a data set holds are nobody's samples
         batch = replace(batch, rewards=None, sampler_logp=None, old_logp=None, loss_weights=uniform)
+    if a.ranks:
+        batch = replace(batch, group_ids=torch.repeat_interleave(torch.arange(count // 5 * 2), torch.tensor([2, 3] * (count // 5))))
+    if a.scores:
+        leaf = (4 * moved * torch.cos(torch.arange(count) ** 2.0)).requires_grad_()
+        return View(ScoreContext(batch=batch, scores=leaf), leaf, None, None)
+    values = None
+    if a.links:
+        score = segment_sum(ctx.logp - (ctx.batch.references[NAME].logp if moved else ctx.logp.detach()), batch.seq_ids, count)
+        ctx = replace(ctx, link=Link(scores=score, log_ratio=score.detach(), beta=torch.full((count,), 0.5)))
+    if a.critic is not None:
+        old = 0.3 * torch.cos(torch.arange(tokens) ** 2.0)
+        values = (old + moved * torch.sin(old)).requires_grad_()
+        batch = replace(batch, values=old)
+        batch = replace(batch, returns=a.targets(batch))
     batch = replace(batch, advantages=a.advantages(batch))
-    return replace(ctx, batch=batch), leaf, batch.advantages
+    return View(replace(ctx, batch=batch, values=values), leaf, values, batch.advantages)
+
+
+def select(ctx: TokenContext | ScoreContext, sequences: Tensor) -> tuple[TokenContext | ScoreContext, Tensor]:
+    """A micro-batch of these sequences, and which tokens those are."""
+    tokens, batch = torch.isin(ctx.batch.seq_ids, sequences), ctx.batch.select(sequences)
+    if isinstance(ctx, ScoreContext):
+        return ScoreContext(batch=batch, scores=ctx.scores[sequences]), tokens
+    link = ctx.link and Link(scores=ctx.link.scores[sequences], log_ratio=ctx.link.log_ratio[sequences], beta=ctx.link.beta[sequences])
+    values = None if ctx.values is None else ctx.values[tokens]
+    return TokenContext(batch=batch, logp=ctx.logp[tokens], entropy=ctx.entropy[tokens], values=values, link=link), tokens
+
+
+def _numbers(found: Tensor, tokens: int) -> str | None:
+    if found.shape != (tokens,) or found.dtype != torch.float32 or found.requires_grad or not found.isfinite().all():
+        return f"{list(found.shape)} {found.dtype}, {'not ' if not found.isfinite().all() else ''}all finite, of {tokens} tokens"
+    return None
 
 
 @KIT.check("keys", "call self.check() in __post_init__, and set epochs and minibatches to at least 1")
@@ -43,49 +92,87 @@ def _keys(a: Algorithm) -> str | None:
 @KIT.check("advantages", "return a detached float32 tensor of shape [T] from batch.rewards, or None where the loss uses none")
 def _advantages(a: Algorithm) -> str | None:
     """None, or finite detached numbers, one a token; of equal rewards too"""
-    ctx, _, found = view(a)
+    ctx, _, _, found = view(a)
     if found is None:
         return None
-    if found.shape != ctx.logp.shape or found.dtype != torch.float32 or found.requires_grad or not found.isfinite().all():
-        return f"{list(found.shape)} {found.dtype}, {'not ' if not found.isfinite().all() else ''}all finite, of {len(ctx.logp)} tokens"
     equal = a.advantages(replace(ctx.batch, rewards=torch.ones_like(ctx.batch.rewards)))
-    return None if equal.isfinite().all() else "they are not finite where all rewards are equal"
+    return _numbers(found, len(ctx.logp)) or (None if equal.isfinite().all() else "they are not finite where all rewards are equal")
 
 
-@KIT.check("loss", "return (loss [T], statistics {name: [T]}); let gradients flow through ctx.logp or ctx.log_rho")
+@KIT.check("targets", "return a detached float32 tensor of shape [T] where there is a critic, else leave it out")
+def _targets(a: Algorithm) -> str | None:
+    """what a critic is fitted to: finite detached numbers, one a token; None without a critic"""
+    batch = view(a).ctx.batch
+    if a.critic is None:
+        return None if a.targets(batch) is None else "there is no critic to be fitted to them"
+    return _numbers(a.targets(batch), len(batch.seq_ids))
+
+
+@KIT.check("loss", "return (loss [T], statistics {name: [N]}); let gradients flow through ctx.logp, log_rho, values, link.scores or scores")
 def _loss(a: Algorithm) -> str | None:
-    """finite numbers and statistics, one a token, with a gradient through log pi"""
+    """finite numbers, one a token; statistics too, each one a token, an answer or a pair; a gradient for all that is trained"""
     for moved in (0.0, UPDATE):
-        ctx, leaf, advantages = view(a, moved)
+        ctx, leaf, values, advantages = view(a, moved)
         loss, stats = a.loss(ctx, advantages)
-        wrong = next((n for n, x in {"loss": loss, **stats}.items() if x.shape != ctx.logp.shape or not x.isfinite().all()), None)
-        if wrong:
-            return f"{wrong} is {list({'loss': loss, **stats}[wrong].shape)} or not finite, of {len(ctx.logp)} tokens"
-        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-        if not gradient.isfinite().all() or not gradient.abs().max() > 0:
-            return "its gradient is zero, or not finite"
+        tokens, answers, of_pairs = len(ctx.batch.seq_ids), len(ctx.batch.lengths), len(pairs(ctx.batch.group_ids)[0])
+        if loss.shape != (tokens,) or not loss.isfinite().all():
+            return f"loss is {list(loss.shape)} or not finite, of {tokens} tokens"
+        for name, x in stats.items():
+            if x.ndim != 1 or len(x) not in (tokens, answers, of_pairs) or not x.isfinite().all() or x.requires_grad:
+                return f"{name} is {list(x.shape)}, not finite or not detached, of {tokens} tokens in {answers} answers"
+        for name, x in {"policy": leaf, "critic": values}.items():
+            if x is not None:
+                (gradient,) = torch.autograd.grad(loss.sum(), x, retain_graph=True, allow_unused=True)
+                if gradient is None or not gradient.isfinite().all() or not gradient.abs().max() > 0:
+                    return f"its gradient for the {'scorer' if a.scores else name} is zero, or not finite"
     return None
 
 
 @KIT.check("direction", "return what is to be minimised: the negative of an objective")
 def _direction(a: Algorithm) -> str | None:
-    """on-policy, a step down the loss makes tokens of higher advantage (or demonstrated ones) likelier"""
-    ctx, leaf, advantages = view(a, 0.0)
+    """on-policy, a step down the loss makes what has a higher advantage, was demonstrated or is ranked higher likelier"""
+    ctx, leaf, _, advantages = view(a, 0.0)
     loss, _ = a.loss(ctx, advantages)
     (gradient,) = torch.autograd.grad((ctx.batch.loss_weights * loss).sum(), leaf)
+    following = (leaf - STEP * gradient).detach()
+    if a.ranks:
+        better, worse = pairs(ctx.batch.group_ids)
+        gained = following - leaf.detach() if a.scores else TREE.answer_logp(following) - TREE.answer_logp(leaf.detach())
+        return None if (gained[better] - gained[worse]).sum() > 0 else "the worse answers gain on the better ones"
     wanted = ctx.batch.loss_weights * (torch.ones_like(ctx.logp) if advantages is None else advantages)
-    moved = TREE.token_logp((leaf - 1e-2 * gradient).detach()) - ctx.logp.detach()
+    moved = TREE.token_logp(following) - ctx.logp.detach()
     return None if (wanted * moved).sum() > 0 else "it makes them less likely"
 
 
-@KIT.check("any split", "let nothing but a sequence's own tokens enter its loss: what the batch decides belongs in `advantages`")
+@KIT.check("any split", "let nothing but a sequence's own tokens, or the ranking it is in, enter its loss: the batch decides `advantages`")
 def _split(a: Algorithm) -> str | None:
     """micro-batches give each token what the whole batch gives it"""
-    ctx, _, advantages = view(a)
+    ctx, _, _, advantages = view(a)
     whole, _ = a.loss(ctx, advantages)
-    micro, tokens = select(ctx, torch.arange(0, len(ctx.batch.lengths), 3))
+    every = torch.arange(len(ctx.batch.lengths))
+    micro, tokens = select(ctx, every[ctx.batch.group_ids % 3 == 1] if a.ranks else every[::3])
     part, _ = a.loss(micro, None if advantages is None else advantages[tokens])
     return None if torch.allclose(part, whole[tokens], atol=1e-6) else "a micro-batch gives other numbers"
+
+
+@KIT.check("beta", "multiply the scores of a link by `ctx.link.beta`, one an answer: it is the coefficient")
+def _beta(a: Algorithm) -> str | None:
+    """where the loss is of a link, another beta of one answer's ranking changes the loss of that ranking, and of no other"""
+    if not a.links:
+        return None
+    ctx, *_ = view(a)
+    first = ctx.batch.group_ids == 0
+    one, two = (a.loss(c, None)[0] for c in (ctx, replace(ctx, link=replace(ctx.link, beta=torch.where(first, 2.0, 0.5)))))
+    of_first = first[ctx.batch.seq_ids]
+    return None if not torch.allclose(one[of_first], two[of_first]) and torch.equal(one[~of_first], two[~of_first]) else "it does not"
+
+
+@KIT.check("measures", "return {name: number} from `measures`, of what the batch holds; or leave it out")
+def _measures(a: Algorithm) -> str | None:
+    """metrics of the whole batch are numbers by name"""
+    found = a.measures(view(a).ctx.batch)
+    wrong = next((name for name, x in found.items() if not isinstance(name, str) or type(x) not in (int, float)), None)
+    return None if wrong is None else f"{wrong} is a {type(found[wrong]).__name__}"
 
 
 @KIT.check("explained", "return texts from formula() and symbols(), or leave them out")

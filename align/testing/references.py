@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -116,6 +118,25 @@ def _version(r: Reference, model_dir: Path) -> str | None:
             fresh.before_batch(policy)
             if fresh.version == version and not torch.equal(logp(fresh, policy), stood_for):
                 return f"after step {step} it is another, at the same version {version}"
+    return None
+
+
+@KIT.check("known", "return from `known` what `hidden` and `head` would give the tokens, or None; keep what `prepare` is told of")
+def _known(r: Reference, model_dir: Path) -> str | None:
+    """what it knows without a forward pass is what one would give; one that precomputes knows what it was told of, and keeps it on disk"""
+    answers = batch()
+    for policy in policies(model_dir):
+        fresh, expected = begun(r, policy), logp(begun(r, policy), policy).gather(1, answers.tokens[:, None]).squeeze(1)
+        if fresh.precomputes:
+            with tempfile.TemporaryDirectory() as kept, patch.dict(os.environ, ALIGN_CACHE=kept):
+                told = [one.prepare(answers, 1.0, expected.clone) for one in (fresh, begun(r, policy))]
+            fresh.release()
+            if told != [True, False] or fresh.known(answers) is None:
+                return "it does not know the answers it was told of, or computes again what is kept"
+        move(policy)
+        found = fresh.known(answers)
+        if found is not None and (found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-5)):
+            return "it knows other log-probs than it would compute"
     return None
 
 

@@ -31,7 +31,8 @@ def view(r: Regularizer, dtype: torch.dtype = torch.float32, moved: float = UPDA
 
 
 def felt(penalty: Penalty) -> Tensor:
-    return penalty.loss if penalty.reward is None else penalty.reward
+    """[T], or [S] where it is a link."""
+    return next(x for x in (penalty.loss, penalty.reward, penalty.link) if x is not None)
 
 
 def alike(one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor]) -> bool:
@@ -46,20 +47,27 @@ def select(ctx: TokenContext, sequences: Tensor) -> tuple[TokenContext, Tensor]:
     return TokenContext(batch=ctx.batch.select(sequences), logp=ctx.logp[tokens], entropy=ctx.entropy[tokens], exact=exact), tokens
 
 
-@KIT.check("penalty", "return Penalty(value=..., loss=...) or Penalty(value=..., reward=...) of shape [T]; detach value and reward")
+@KIT.check("penalty", "return Penalty(value=..., loss=...), Penalty(value=..., reward=...) or Penalty(value=..., link=..., log_ratio=...)")
 def _penalty(r: Regularizer) -> str | None:
-    """exactly one of loss and reward, as `placement` says, one number a token; value and reward detached, loss differentiable"""
+    """exactly one of loss, reward and link, as `placement` says: one number a token, of a link one an answer beside its log-ratio; value,
+    reward and log-ratio detached, loss and link differentiable"""
     ctx, _ = view(r)
     p = r.penalty(ctx, NAME)
-    given = [name for name in ("loss", "reward") if getattr(p, name) is not None]
+    given = [name for name in ("loss", "reward", "link") if getattr(p, name) is not None]
     if given != [r.placement]:
-        return f"placement is {r.placement}, and the penalty has {' and '.join(given) or 'neither'}"
-    if any(x.shape != ctx.logp.shape or x.dtype != torch.float32 for x in (p.value, felt(p))):
-        sizes = (f"{name} {list(x.shape)} {x.dtype}" for name, x in (("value", p.value), (r.placement, felt(p))))
-        return f"{', '.join(sizes)}, of {len(ctx.logp)} tokens"
-    if p.value.requires_grad or (p.reward is not None and p.reward.requires_grad):
-        return "value or reward carries a gradient"
-    return None if p.loss is None or p.loss.requires_grad else "the loss has no gradient"
+        return f"placement is {r.placement}, and the penalty has {' and '.join(given) or 'none'}"
+    answers, tokens = ctx.batch.lengths.shape, ctx.logp.shape
+    parts = {"value": (p.value, tokens), r.placement: (felt(p), answers if p.link is not None else tokens)}
+    if p.link is not None:
+        if p.log_ratio is None:
+            return "a link without its log_ratio"
+        parts["log_ratio"] = (p.log_ratio, answers)
+    if any(x.shape != wanted or x.dtype != torch.float32 for x, wanted in parts.values()):
+        sizes = (f"{name} {list(x.shape)} {x.dtype}" for name, (x, _) in parts.items())
+        return f"{', '.join(sizes)}, of {len(ctx.logp)} tokens in {len(ctx.batch.lengths)} answers"
+    if any(parts[name][0].requires_grad for name in parts if name not in ("loss", "link")):
+        return "value, reward or log-ratio carries a gradient"
+    return None if p.reward is not None or felt(p).requires_grad else f"the {r.placement} has no gradient"
 
 
 @KIT.check("finite", "clamp the log-ratio before its exponential")
@@ -70,8 +78,8 @@ def _finite(r: Regularizer) -> str | None:
                   old=near.old - 60.0 * (tokens == 1))
     ctx, leaf = context(far, NAME, claimed(r) if r.full_vocabulary else None, r.outcomes, torch.float32)
     p = r.penalty(ctx, NAME)
-    loss = p.loss if p.reward is None else torch.exp(ctx.log_rho) * p.reward
-    (gradient,) = torch.autograd.grad((ctx.batch.loss_weights * loss).sum(), leaf)
+    loss = felt(p) if p.reward is None else torch.exp(ctx.log_rho) * p.reward
+    (gradient,) = torch.autograd.grad((loss if p.link is not None else ctx.batch.loss_weights * loss).sum(), leaf)
     return first(None if x.isfinite().all() else f"{name} is {x[~x.isfinite()][0].item()} somewhere"
                  for name, x in (("value", p.value), ("loss", loss), ("gradient", gradient)))
 
@@ -93,19 +101,22 @@ def _split(r: Regularizer) -> str | None:
     for part in (torch.arange(0, count, 3), torch.arange(count - 1, count)):
         micro, tokens = select(ctx, part)
         found = r.penalty(micro, NAME)
-        if not alike((found.value, felt(found)), (whole.value[tokens], felt(whole)[tokens])):
+        own = felt(whole)[part if whole.link is not None else tokens]
+        if not alike((found.value, felt(found)), (whole.value[tokens], own)):
             return "a micro-batch gives other numbers"
     return None
 
 
-@KIT.check("weighed", "multiply value, loss and reward by ctx.batch.penalty_weights[name]")
+@KIT.check("weighed", "multiply value, loss and reward, or what a link's log-ratio sums, by ctx.batch.penalty_weights[name]")
 def _weighed(r: Regularizer) -> str | None:
-    """twice the weights are twice the penalty (where there is a weighting)"""
+    """twice the weights are twice the penalty, or twice the log-ratio of a link (where there is a weighting)"""
     if r.weighting is None:
         return None
     ctx, _ = view(r)
     doubled = replace(ctx.batch, penalty_weights={NAME: 2 * ctx.batch.penalty_weights[NAME]})
     one, two = r.penalty(ctx, NAME), r.penalty(replace(ctx, batch=doubled), NAME)
+    if one.link is not None:
+        return None if torch.allclose(two.log_ratio, 2 * one.log_ratio, atol=1e-6) else "they are not"
     return None if alike((two.value, felt(two)), (2 * one.value, 2 * felt(one))) else "they are not"
 
 

@@ -570,15 +570,16 @@ def test_row_66_trl_dapo_with_kl(estimator, expected):
 
 
 def test_every_key_of_grpo_is_alive():
-    """normalize and the clips by their effect on TG, reduction in row 65, epochs and minibatches in what counts as on-policy."""
-    assert {f.name for f in fields(Grpo)} == {"normalize", "clip_low", "clip_high", "reduction", "epochs", "minibatches"}
+    """Advantages and clips by their effect on TG, surrogate and reduction in row 65, epochs and minibatches in what counts as on-policy."""
+    assert {f.name for f in fields(Grpo)} == {"advantage", "surrogate", "clip_low", "clip_high", "reduction", "epochs", "minibatches"}
     zeros = torch.zeros(4, dtype=torch.float64)
     batch = replace(packed(zeros, None, zeros, [1] * 4).batch, group_ids=torch.tensor([0, 0, 1, 1]),
                     rewards=torch.tensor([1.0, 0, 5, 0], dtype=torch.float64))
     of_batch = (17 / 3) ** 0.5 + 1e-4
-    for normalize, first, second in (("group", 0.5**0.5 + 1e-4, 12.5**0.5 + 1e-4), ("batch", of_batch, of_batch), ("none", 1, 1)):
+    for word, first, second in (("group_standardised", 0.5**0.5 + 1e-4, 12.5**0.5 + 1e-4), ("batch_standardised", of_batch, of_batch),
+                                ("group_centred", 1, 1), ("leave_one_out", 0.5, 0.5)):
         expected = torch.tensor([0.5 / first, -0.5 / first, 2.5 / second, -2.5 / second], dtype=torch.float64)
-        close(Grpo(normalize=normalize).advantages(batch), expected, 12)
+        close(Grpo(advantage=word).advantages(batch), expected, 12)
 
     # rho on TG: 1.111 .75 1 1.2 | .667 1.059 2; with A = 1 the high clip cuts, with A = -.5 the low one. 1.2 is left out: it sits
     # on the default bound, where rounding decides.
@@ -591,7 +592,8 @@ def test_every_key_of_grpo_is_alive():
     assert Grpo().on_policy and not Grpo(epochs=2).on_policy and not Grpo(minibatches=2).on_policy
 
 
-@pytest.mark.parametrize("keys", [{"normalize": "std"}, {"clip_low": 0.0}, {"clip_low": 1.0}, {"clip_high": 0.0}])
+@pytest.mark.parametrize("keys", [{"advantage": "std"}, {"surrogate": "ppo"}, {"clip_low": 0.0}, {"clip_low": 1.1}, {"clip_high": 0.0},
+                                  {"clip_low": 0.3, "surrogate": "reinforce"}, {"clip_high": 0.3, "surrogate": "sapo"}])
 def test_grpo_refuses_what_has_no_meaning(keys):
     with pytest.raises(ValueError, match=next(iter(keys))):
         Grpo(**keys)

@@ -78,7 +78,7 @@ def test_without_gradients_it_is_a_number():
 
 def test_half_precision_gradients_are_summed_in_float32():
     """Many chunks' contributions to the head, rounded once."""
-    hidden, weight = normal(512, H, seed=0, dtype=torch.bfloat16).requires_grad_(), normal(V, H, seed=1, dtype=torch.bfloat16).requires_grad_()
+    hidden, weight = (normal(n, H, seed=n, dtype=torch.bfloat16).requires_grad_() for n in (512, V))
     labels = torch.arange(512) % V
     total, _ = linear_objective(hidden, Head(weight), labels, weighted(torch.ones(512)), elements=2 * V)
     leaves = [t.detach().double().requires_grad_() for t in (hidden, weight)]

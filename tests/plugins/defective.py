@@ -261,6 +261,16 @@ DEFECTS = {
     ("algorithm", "loss"): swap("-ctx.log_rho.exp()", "-ctx.log_rho.detach().exp()"),
     ("algorithm", "direction"): swap("-ctx.log_rho.exp()", "ctx.log_rho.exp()"),
     ("algorithm", "any split"): swap("-ctx.log_rho.exp() * advantages", "-ctx.log_rho.exp() * (advantages - ctx.logp.detach().mean())"),
+    ("algorithm", "targets"): add("def targets(self, batch): return batch.rewards[batch.seq_ids]"),
+    ("algorithm", "beta"): add("""
+        samples, ranks, links = False, True, True
+        def advantages(self, batch):
+            return None
+        def loss(self, ctx, advantages):
+            best = ctx.batch.group_ids.diff(prepend=ctx.batch.group_ids[:1] - 1) > 0
+            return (ctx.link.scores * (~best * 1.0 - best * 1.0))[ctx.batch.seq_ids] * (ctx.batch.positions == 0), {}
+        """),
+    ("algorithm", "measures"): add("def measures(self, batch): return {'reward': batch.rewards.mean()}"),
     ("algorithm", "explained"): add("def formula(self): return None"),
     ("shaping", "shapes"): swap("return advantages", "return advantages[:3]"),
     ("shaping", "repeats"): swap("return rewards - ", "return __import__('torch').rand(len(rewards)) - "),
@@ -272,6 +282,7 @@ DEFECTS = {
     ("reference", "scored once"): swap("p.detach().clone()", "p.detach()"),
     ("reference", "version"): swap("self.version += 1", "pass"),
     ("reference", "resumes"): add("def load_state_dict(self, state): pass"),
+    ("reference", "known"): add("def known(self, micro): return -1.0 - micro.positions"),
     ("reference", "refusal"): add("def refusal(self, *, on_policy): return False"),
     ("engine", "log-probs"): add("""
         def generate(self, prompts, samples, seed):

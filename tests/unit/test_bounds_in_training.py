@@ -42,7 +42,7 @@ def test_what_was_cut_is_counted_by_name(model: Path):
     far = scored.references["far"].logp.clone()
     far[:2] -= 30.0
     scored = replace(scored, references=scored.references | {"far": RefScore(logp=far)})
-    learner.recipe = replace(learner.recipe, optimizer=replace(learner.recipe.optimizer, lr=1e-12))
+    learner.optimizer.step = lambda: None
     stats = learner.update(scored, 0)
     tokens = len(far)
     assert stats["clamped/far"].mean == pytest.approx(2 / tokens)

@@ -7,6 +7,7 @@ import math
 from dataclasses import fields
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,9 +18,11 @@ from align.coefficients.constant import Constant
 from align.coefficients.feasible import Feasible
 from align.config import build_part, resolved
 from align.errors import RecipeError
+from align.types import RefScore, TokenBatch
 
 NODES = {
     "adaptive": {"target": 6.0},
+    "beta_dpo": {},
     "constant": {"value": 0.25},
     "cosine": {"start": 0.3, "end": 0.1, "steps": 10, "warmup": 2},
     "feasible": {"tolerance": 1.2},
@@ -36,6 +39,25 @@ NODES = {
 
 def build(name: str, **keys) -> Coefficient:
     return build_part("coefficient", {"name": name, **NODES[name], **keys}, "regularizers.kl.coefficient")
+
+
+def answers(prompts: str = "ab") -> TokenBatch:
+    """Two answers to each prompt, of one token, ranked; the policy prefers the better one by ever more."""
+    count = 2 * len(prompts)
+    ones, log_u = torch.ones(count, dtype=torch.int64), 0.5 * torch.arange(count) * (-1) ** torch.arange(count)
+    return TokenBatch(
+        input_ids=torch.zeros(count, 2, dtype=torch.int64), prompt_lengths=ones, lengths=ones, seq_ids=torch.arange(count),
+        positions=0 * ones, group_ids=torch.arange(count) // 2, prompt_ids=tuple(p for p in prompts for _ in range(2)),
+        old_logp=log_u - 2, references={"kl": RefScore(logp=torch.full((count,), -2.0))})
+
+
+def multiplied(rule: Coefficient, prompts: str = "ab") -> list[float] | None:
+    """One factor for each prompt."""
+    found = rule.multipliers(answers(prompts), "kl")
+    if found is None:
+        return None
+    assert found.dtype == torch.float32 and torch.equal(found[::2], found[1::2])
+    return found[::2].tolist()
 
 
 def betas(name: str, at: list[int], **keys) -> list[float]:
@@ -175,7 +197,7 @@ def test_warmup_passes_everything_on():
     rule, alone = build("warmup", to={"name": "feasible"}), Feasible()
     for each in (rule, alone):
         each.update_prompts({"a": 3.0})
-    assert rule.multipliers(["a", "b"]) == alone.multipliers(["a", "b"]) == near([1.0 + 3.0 - 1e-3 - 0.5, 1.0])
+    assert multiplied(rule) == multiplied(alone) == near([1.0 + 3.0 - 1e-3 - 0.5, 1.0], rel=1e-6)
 
 
 def test_grpo_d_row_34():
@@ -227,7 +249,7 @@ def settled(divergence: float, steps: int = 200, **keys) -> float:
     rule = build("feasible", **keys)
     for _ in range(steps):
         rule.update_prompts({"p": divergence})
-    return rule.multipliers(["p"])[0]
+    return rule.state_dict()["multipliers"]["p"]
 
 
 def test_feasible_row_43():
@@ -246,14 +268,14 @@ def test_feasible_by_hand():
 
 def test_each_prompt_has_its_own_multiplier():
     rule = build("feasible")
-    assert rule.beta(0) == 1.0 and rule.multipliers(["a", "b", "a"]) == [1.0] * 3
+    assert rule.beta(0) == 1.0 and multiplied(rule, "aba") == [1.0] * 3
     rule.update_prompts({"a": 2.2})
     rule.update_prompts({"c": 0.0})
-    assert rule.multipliers(["a", "b", "c", "a"]) == near([1.5, 1.0, 0.0, 1.5])
+    assert multiplied(rule, "abca") == near([1.5, 1.0, 0.0, 1.5], rel=1e-6)
 
 
 def test_others_have_no_multipliers():
-    assert {name for name in NODES if build(name).multipliers(["a"]) is not None} == {"feasible"}
+    assert {name for name in NODES if multiplied(build(name)) is not None} == {"feasible", "beta_dpo"}
 
 
 REFUSED = [
@@ -286,6 +308,7 @@ def test_what_has_no_meaning_is_refused(name: str, keys: dict, message: str):
 
 
 OTHER = {
+    "beta_dpo": {"value": 0.2, "sensitivity": 0.3, "momentum": 0.5, "per": "batch"},
     "constant": {"value": 0.5}, "adaptive": {"target": 3.0, "initial": 0.4, "horizon": 5000.0},
     "linear": {"start": 0.4, "end": 0.2, "steps": 8, "warmup": 3}, "cosine": {"start": 0.4, "end": 0.2, "steps": 8, "warmup": 3},
     "warmup": {"steps": 5, "to": 0.1}, "piecewise": {"points": [[0, 0.5], [9, 0.1]]},
@@ -301,7 +324,7 @@ def history(name: str, **keys) -> list[float]:
     """Everything the prompts of thirteen steps and some late ones would feel."""
     rule, felt = build(name, **keys), []
     for step, divergence in enumerate([0.5, 6.3, 8.0, 30.0, 12.0, 9.0, 1.0, 1.5, 5.0, 4.5, 0.5, 0.1, 7.0]):
-        felt += [rule.beta(step), *(rule.multipliers(["a", "b"]) or [])]
+        felt += [rule.beta(step), *(multiplied(rule) or [])]
         rule.update(divergence, 256)
         rule.update_prompts({"a": divergence})
     return felt + [rule.beta(step) for step in (20, 45, 90, 10**4)]
@@ -322,12 +345,13 @@ divergences = st.lists(st.floats(-1e9, 1e9), max_size=30)
 def test_beta_is_never_negative_and_the_state_is_json(name: str, divergences):
     rule = build(name)
     for step, divergence in enumerate([*divergences, 1.0]):
-        assert 0 <= rule.beta(step) < math.inf and all(0 <= m < math.inf for m in rule.multipliers(["a", "b"]) or [])
+        assert 0 <= rule.beta(step) < math.inf and all(0 <= m < math.inf for m in multiplied(rule) or [])
         rule.update(divergence, 64)
         rule.update_prompts({"a": divergence})
     copy = build_part("coefficient", resolved(rule), "copy")
     copy.load_state_dict(json.loads(json.dumps(rule.state_dict())))
     for each in (rule, copy):
+        multiplied(each)  # as a batch does before its update
         each.update(7.0, 64)
         each.update_prompts({"a": 7.0, "b": 2.0})
-    assert copy.beta(9) == rule.beta(9) and copy.multipliers(["a", "b"]) == rule.multipliers(["a", "b"])
+    assert copy.beta(9) == rule.beta(9) and multiplied(copy) == multiplied(rule)

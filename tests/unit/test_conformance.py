@@ -87,6 +87,20 @@ def test_every_part_conforms(kind, name, files):
     assert failed.keys() == KNOWN.get((kind, name), set()), failed
 
 
+@pytest.mark.parametrize("keys", [{}, {"divergence": "jensen_shannon", "weighting": "sampo"}, {"estimator": "exact"}], ids=str)
+def test_a_link_conforms(keys):
+    assert {f.name: f.found for f in check("regularizer", "composed", coefficient=0.1, placement="link", **keys) if not f.passed} == {}
+
+
+@pytest.mark.parametrize("keys", [{"name": "dpo", "preference": "robust", "label_smoothing": 0.2, "per_token": True},
+                                  {"name": "dpo", "preference": "ipo"}, {"name": "ppo", "risk": 0.5, "whiten": False},
+                                  {"name": "reward_model", "centre": 0.1}, {"name": "grpo", "surrogate": "answer_clipped"},
+                                  {"name": "grpo", "advantage": "leave_one_out", "surrogate": "cispo"}], ids=str)
+def test_algorithms_conform_under_other_keys(keys):
+    name, rest = keys["name"], {k: v for k, v in keys.items() if k != "name"}
+    assert {f.name: f.found for f in check("algorithm", name, **rest) if not f.passed} == {}
+
+
 def test_there_is_a_kit_for_every_kind():
     assert CHECKS.keys() == registry.ROOMS.keys()
 

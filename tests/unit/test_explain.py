@@ -145,7 +145,7 @@ def test_demonstrations_have_no_rollouts(parts):
                     batch={"prompts": 16}, regularizers={}, workers={"backend": "local"})
     assert sections["batch"] == {
         "step": "16 demonstrations",
-        "updates": "1 epochs × 1 minibatches = 1 a step, 16 sequences each; on-policy",
+        "updates": "1 epochs × 1 minibatches = 1 a step, 16 sequences each; one update a batch",
         "run": "10 steps: 10 updates, 160 demonstrations, at most 3,840 tokens",
     }
     assert sections["what is loaded"]["processes"] == "this one process"
@@ -189,7 +189,7 @@ def test_references_alike_are_loaded_once(parts):
         "ema(rate=0.5, every=1) for b: one copy of the trained parameters",
     ]
     assert loaded["engine"].startswith(f"2 × {parts}:Silent: Answers nothing.")
-    assert loaded["processes"] == "ray: 2 rollout, 1 learner and 1 reward actors"
+    assert loaded["processes"] == "ray actors: 1 learner, 2 rollout, 1 reward"
 
 
 def test_a_regularizer_of_ones_own_is_told_by_its_keys(parts):

@@ -76,15 +76,16 @@ def test_equals_the_direct_computation(kind, temperature, elements):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_models_get_float32_probabilities(dtype):
-    """The projection is the model's own; everything after it is float32."""
+def test_half_precision_models_get_float32_logits(dtype):
+    """Nothing after the hidden states is rounded to the model's type, and a log-prob does not depend on what else was asked."""
     hidden, head = normal(T, H, seed=0, dtype=dtype), Head(weight=normal(V, H, seed=1, dtype=dtype), softcap=3.0)
-    ref = Compared(ReverseKl(), normal(T, H, seed=2, dtype=dtype), head)
-    stats = token_stats(hidden, head, torch.arange(T) % V, temperature=0.7, compared={"kl": ref})
+    ref, labels = Compared(ReverseKl(), normal(T, H, seed=2, dtype=dtype), head), torch.arange(T) % V
+    stats = token_stats(hidden, head, labels, temperature=0.7, compared={"kl": ref})
     assert {stats.logp.dtype, stats.entropy.dtype, stats.exact["kl"].dtype} == {torch.float32}
-    logits = torch.nn.functional.linear(hidden, head.weight).double()
-    expected = torch.log_softmax(torch.tanh(logits / 3) * 3 / 0.7, -1)[torch.arange(T), torch.arange(T) % V]
+    logits = hidden.double() @ head.weight.double().T
+    expected = torch.log_softmax(torch.tanh(logits / 3) * 3 / 0.7, -1)[torch.arange(T), labels]
     torch.testing.assert_close(stats.logp.double(), expected, rtol=0, atol=2e-6)
+    assert torch.equal(stats.logp, token_stats(hidden, head, labels, temperature=0.7).logp)
 
 
 def test_impossible_tokens():

@@ -8,11 +8,12 @@ enough, `TABLE` has the other value and what both sides need beside it. A key th
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import sys
 import tempfile
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,12 @@ from align.core.logprobs import Head
 from align.divergences.reverse_kl import ReverseKl
 from align.engines import Sampling
 from align.errors import UserError
+from align.experience import Examples
 from align.initial import model_folder
 from align.learner.policy import Policy
 from align.recipe import Model, Recipe, RewardLimits
 from align.rewards import Reward
+from align.tasks.countdown import Countdown
 from align.types import Group, Prompt, Rollout, TokenContext
 from align.workers.resources import needs
 from align.workers.reward_runner import run_rewards
@@ -70,6 +73,7 @@ REQUIRED: dict[tuple[str, str], dict[str, Any]] = {
     ("shaping", "overlong"): {"limit": 3, "buffer": 2},
     ("shaping", "uncertainty_bonus"): {"steps": 3, "share": 0.4},
     ("task", "jsonl"): {"path": "{data}"},
+    ("task", "preferences"): {"path": "{pairs}"},
     ("weighting", "advantage_sign"): {"positive": 0.25, "negative": 2.0},
     ("weighting", "entropy_gate"): {"keep": "high", "quantile": 0.5},
     ("weighting", "log_ratio_sign"): {"above": 2.0, "below": 0.5},
@@ -85,8 +89,18 @@ TABLE: dict[tuple[str, str, str], Change] = {
     ("algorithm", "grpo", "clip_low"): Change(0.01, {"epochs": 2}),
     ("algorithm", "grpo", "clip_high"): Change(0.01, {"epochs": 2}),
     ("algorithm", "grpo", "advantage"): Change("group_centred"),
-    ("algorithm", "grpo", "surrogate"): Change("reinforce"),
+    ("algorithm", "grpo", "surrogate"): Change("reinforce", {"epochs": 2}),
     ("algorithm", "ppo", "critic"): Change("separate"),
+    ("algorithm", "ppo", "gamma"): Change(0.5),
+    ("algorithm", "ppo", "lam"): Change(0.5),
+    ("algorithm", "ppo", "clip_low"): Change(0.01),
+    ("algorithm", "ppo", "clip_high"): Change(0.01),
+    ("algorithm", "ppo", "value_clip"): Change(1e-4),
+    ("algorithm", "ppo", "risk"): Change(0.5),
+    ("algorithm", "dpo", "preference"): Change("hinge"),
+    ("algorithm", "dpo", "label_smoothing"): Change(0.2, {"preference": "cdpo", "label_smoothing": 0.1}),
+    ("coefficient", "beta_dpo", "momentum"): Change(0.5),
+    ("coefficient", "beta_dpo", "per"): Change("batch"),
     ("coefficient", "grpo_d", "monotone"): Change(True),
     ("coefficient", "lagrangian", "minimum"): Change(0.02),
     ("coefficient", "lagrangian", "maximum"): Change(0.5),
@@ -137,6 +151,18 @@ TABLE: dict[tuple[str, str, str], Change] = {
     ("task", "countdown", "sort_share"): Change(0.5, {"size": 8, "demonstrations": True}),
     ("task", "countdown", "echo_chance"): Change(0.9, {"size": 8, "demonstrations": True}),
     ("task", "countdown", "*"): Change(..., {"size": 8}),
+    ("task", "*", "split"): Change("test", {"path": "{splits}", "split": "train"}),
+    ("task", "*", "subset"): Change("two", {"path": "{subsets}", "subset": "one"}),
+    ("task", "*", "eval_split"): Change("test", {"path": "{splits}"}),
+    ("task", "preferences", "path"): Change("{held_out_pairs}"),
+    ("task", "preferences", "eval_path"): Change("{held_out_pairs}"),
+    ("task", "preferences", "prompt"): Change("question"),
+    ("task", "preferences", "chosen"): Change("best"),
+    ("task", "preferences", "rejected"): Change("worst"),
+    ("task", "preferences", "answers"): Change("all"),
+    ("task", "preferences", "id"): Change("key"),
+    ("task", "preferences", "too_long"): Change("drop", {"path": "{long}"}, stops=True),
+    ("task", "preferences", "held_out"): Change("countdown"),
     ("task", "jsonl", "path"): Change("{held_out}"),
     ("task", "jsonl", "eval_path"): Change("{held_out}"),
     ("task", "jsonl", "prompt"): Change("question"),
@@ -185,6 +211,12 @@ TABLE: dict[tuple[str, str, str], Change] = {
     ("recipe", "checkpoint", "every"): Change(1),
     ("recipe", "checkpoint", "keep"): Change(1, {"checkpoint": {"every": 1}}),
 }
+
+
+LINKED: dict[str, Change] = {
+    "divergence": Change("jensen_shannon"), "estimator": Change("exact"), "coefficient": Change(0.2), "weighting": Change("sampo"),
+    "reference": Change({"name": "ema", "rate": 0.5}), "clamp": Change(1e-3)}
+"""What a regularizer reads of its keys where it is placed as the link of a preference loss."""
 
 
 def derived(value: Any) -> Any:
@@ -257,16 +289,31 @@ START = {
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory) -> dict[str, str]:
+def places(tmp_path_factory) -> Iterator[dict[str, str]]:
     folder = tmp_path_factory.mktemp("liveness")
     rows = [{"prompt": "1+2=", "question": "2+1=", "answer": "3", "reply": "4", "id": "a", "key": "b"}]
     (folder / "data").write_text("\n".join(map(json.dumps, rows)))
     (folder / "held_out").write_text(json.dumps(rows[0] | {"prompt": "7="}))
+    pairs = [{"prompt": f"{i}=", "question": f"{i}:", "chosen": "1+2", "rejected": f"3-{i}=", "best": f"{i}", "worst": "9", "id": f"{i}",
+              "key": f"k{i}", "all": ["2", "3", f"{i}+"]} for i in range(4, 9)]
+    for n, place in enumerate(("splits/train", "splits/test", "subsets/one/rows", "subsets/two/rows")):
+        file = folder / f"{place}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps({"prompt": f"{n}{i}=", "answer": "1", "chosen": "1", "rejected": "2"}) + "\n" for i in range(3)))
+    configurations = "".join(f"- config_name: {n}\n  data_files: {n}/*.jsonl\n" for n in ("one", "two"))
+    (folder / "subsets" / "README.md").write_text(f"---\nconfigs:\n{configurations}---\n")
+    for name, of in {"pairs": pairs, "held_out_pairs": [row | {"prompt": f"7{row['prompt']}"} for row in pairs],
+                     "long": [*pairs, pairs[0] | {"id": "long", "chosen": "1" * 30}]}.items():
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in of))
     for n in (1, 2):  # a warm start, that is not run here
         (folder / f"data{n}").write_text(json.dumps({"steps": n, "task": "countdown", "algorithm": "sft", "model": {"path": "nowhere"}}))
     models = {name: str(tiny_model(folder / name, seed=seed)) for seed, name in enumerate(("model", "other", "third"))}
     models |= {name: str(tiny_scorer(folder / name, seed=seed)) for seed, name in enumerate(("scorer", "other_scorer"))}
-    return models | {"data": str(folder / "data"), "held_out": str(folder / "held_out"), "folder": str(folder)}
+    written = ("data", "held_out", "pairs", "held_out_pairs", "long", "splits", "subsets")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "datasets")
+        patch.setenv("ALIGN_CACHE", str(folder / "cache"))
+        yield models | {name: str(folder / name) for name in written} | {"folder": str(folder)}
 
 
 def filled(node: Any, places: dict[str, str]) -> Any:
@@ -322,7 +369,8 @@ def estimator(part: Any, **_) -> Any:
 
 
 def coefficient(part: Any, **_) -> Any:
-    batch = dataclasses.replace(context().batch.select(torch.tensor([0, 1])), prompt_ids=("a", "b"))
+    batch = dataclasses.replace(context().batch.select(torch.arange(4)), prompt_ids=("a", "a", "b", "b"),
+                                group_ids=torch.tensor([0, 0, 1, 1]))
     near = [0.02 * (s % 11) for s in range(22)]
     seen = []
     for step, measured in enumerate([*near, *[1.0] * 150, *[0.0] * 150]):
@@ -348,6 +396,8 @@ def shaping(part: Any, **_) -> Any:
 def algorithm(part: Any, places: dict[str, str], node: dict) -> Any:
     if part.samples:
         return updated({"algorithm": node, "optimizer": {"lr": 3e-2}}, places)
+    if part.ranks:
+        return updated(RANKED | {"algorithm": node, "regularizers": {NAME: LINK} if part.links else {}}, places, fresh=True)
     demonstrations = {"algorithm": node, "reward": None, "batch": {"prompts": 4},
                       "task": {"name": "countdown", "size": 8, "demonstrations": True}}
     return updated({k: v for k, v in START.items() if k != "reward_limits"} | demonstrations, places, fresh=True)
@@ -355,6 +405,12 @@ def algorithm(part: Any, places: dict[str, str], node: dict) -> Any:
 
 def regularizer(part: Any, places: dict[str, str], node: dict) -> Any:
     return updated({"regularizers": {NAME: node}, "algorithm": {"name": "grpo", "epochs": 2}, "optimizer": {"lr": 3e-2}}, places)
+
+
+RANKED = {
+    "steps": 3, "task": {"name": "preferences", "path": "{pairs}"}, "model": {"path": "{model}"}, "batch": {"prompts": 4},
+    "sampling": {"max_tokens": 6}, "optimizer": {"lr": 3e-2}, "workers": {"backend": "local"}, "evaluation": {"every": -1}}
+LINK = {"placement": "link", "coefficient": 0.1}
 
 
 def updated(change: dict, places: dict[str, str], fresh: bool = False) -> Any:
@@ -389,7 +445,9 @@ def reward(part: Any, **_) -> Any:
 
 
 def task(part: Any, **_) -> Any:
-    return [part.examples(), part.suites(2)]
+    ranked = part.examples()[0].ranked
+    dealt = [Examples(part, part.tokenizer() or Countdown().tokenizer(), 1, 0, 8).dropped] if ranked else []
+    return [part.examples(), part.rankings(), part.suites(2), dealt]
 
 
 def engine(part: Any, places: dict[str, str], node: dict) -> Any:
@@ -451,8 +509,8 @@ def _run(built: Recipe, folder: Path) -> Any:
         summary = train.train(built, folder)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     numbers = [{k: v for k, v in line.items() if not k.startswith(("time/", "tokens/s", "sync/"))} for line in lines]
-    policy = Policy(str(folder / "model"), Model(path=str(folder / "model")))
-    return [numbers, summary["before"], summary["after"], kept, sizes, threads, policy.content_hash()]
+    weights = hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
+    return [numbers, summary["before"], summary["after"], kept, sizes, threads, weights]
 
 
 class FakeActor:
@@ -570,3 +628,16 @@ def test_every_key_is_alive(kind: str, part: str, field: str, default: Any, plac
         assert sorted(outcomes) == [False, True]
     else:
         assert seen(kind, part, field, base, places) != seen(kind, part, field, other, places)
+
+
+@pytest.mark.parametrize("field", LINKED)
+def test_every_key_of_a_link_is_alive(field: str, places: dict[str, str]):
+    nodes = [{"algorithm": "dpo", "regularizers": {NAME: link}} for link in (LINK, LINK | {field: LINKED[field].to})]
+    one, other = (updated(RANKED | node, places, fresh=True) for node in nodes)
+    assert one != other
+
+
+def test_the_table_of_links_names_every_key_that_a_link_reads():
+    """The others are refused beside it (test_links.py), or say what it is."""
+    composed = {f.name for f in dataclasses.fields(registry.resolve("regularizer", "composed", ""))}
+    assert composed - LINKED.keys() == {"placement", "credit", "ratio_to", "ratio_cap", "beyond_cap", "allow_biased"}

@@ -1,0 +1,95 @@
+"""Who runs the passes over rows of logits: Triton kernels, torch as the compiler fuses it, or plain torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+
+from align_kernels import torch_rows
+
+BACKENDS = ("auto", "triton", "compile", "torch")
+RECOMPILATIONS = 64
+"""One for each divergence, with and without each term of the gradient; Dynamo gives up silently after 8."""
+
+
+class Rows(NamedTuple):
+    """The row functions of one backend (see torch_rows)."""
+
+    name: str
+    row_stats: Callable
+    row_sum: Callable
+    row_grad: Callable
+
+    def form(self, divergence: Any, dtype: torch.dtype) -> Any:
+        """What this backend's row functions take for a divergence, for statistics in `dtype`.
+
+        Raises DivergenceError (a ValueError) for one that cannot become a kernel.
+        """
+        if self.name == "torch" and all(hasattr(divergence, name) for name in ("generator", "value", "coefficient")):
+            return divergence
+        from align_kernels.codegen import Fused, fused  # noqa: PLC0415 - the tracer takes a second to import
+
+        kernel = divergence if isinstance(divergence, Fused) else fused(divergence)
+        return _traced(kernel, dtype) if self.name == "compile" else kernel
+
+
+def unavailable(backend: str, device_type: str) -> str | None:
+    """Why this backend cannot run on this machine, or None."""
+    if backend not in BACKENDS:
+        return f"there is no backend {backend!r}: {', '.join(BACKENDS)}"
+    if backend == "triton" and importlib.util.find_spec("triton") is None:
+        return "triton is not installed: install it, or use torch or compile"
+    if backend == "triton" and device_type != "cuda" and not interpreting():
+        return f"Triton kernels run on CUDA, and this is {device_type}: use auto, torch or compile"
+    return None
+
+
+def interpreting() -> bool:
+    """Triton's interpreter stands in for the GPU (TRITON_INTERPRET=1, as Triton read it)."""
+    import triton  # noqa: PLC0415 - optional
+
+    return triton.knobs.runtime.interpret
+
+
+def rows(backend: str, tensor: torch.Tensor) -> Rows:
+    """The row functions for logits made of this tensor. Raises ValueError where the backend cannot run."""
+    if backend == "auto":
+        fast = tensor.is_cuda and tensor.dtype != torch.float64 and unavailable("triton", "cuda") is None
+        backend = "triton" if fast else "torch"
+    reason = unavailable(backend, tensor.device.type)
+    if reason:
+        raise ValueError(reason)
+    return _rows(backend)
+
+
+@lru_cache
+def _rows(backend: str) -> Rows:
+    if backend == "triton":
+        from align_kernels import triton_rows  # noqa: PLC0415 - triton is optional
+
+        return Rows(backend, triton_rows.row_stats, triton_rows.row_sum, triton_rows.row_grad)
+    plain = (torch_rows.row_stats, torch_rows.row_sum, torch_rows.row_grad)
+    return Rows(backend, *(plain if backend == "torch" else map(_compiled, plain)))
+
+
+def _compiled(function: Callable) -> Callable:
+    # The compiler fuses what `in_cache` cuts small for.
+    compiled = torch.compile(function.__wrapped__, dynamic=True)
+
+    def call(*args: Any, **keywords: Any) -> Any:
+        with torch._dynamo.config.patch(recompile_limit=RECOMPILATIONS):
+            return compiled(*args, **keywords)
+
+    return call
+
+
+@lru_cache
+def _traced(kernel: Any, dtype: torch.dtype) -> Any:
+    """The same with its expressions at hand, so that the compiler sees them and not how they are made."""
+    expressions = kernel.expressions(dtype)
+    return dataclasses.replace(kernel, expressions=lambda _: expressions)

@@ -1,0 +1,94 @@
+"""What each ATen operation is in the kernels' own: the list of what a user's function may call."""
+
+from __future__ import annotations
+
+import math
+
+from align_kernels.codegen.expressions import Expressions
+from align_kernels.codegen.nodes import Node
+
+_SAME = {"neg", "abs", "sign", "exp", "expm1", "log", "log1p", "tanh", "sqrt", "sin", "cos", "erf", "where",
+         "lt", "le", "gt", "ge", "eq", "ne"}  # fmt: skip
+_RENAMED = {
+    "maximum": "max", "minimum": "min", "fmax": "max", "fmin": "min", "clamp_min": "max", "clamp_max": "min",
+    "logical_and": "and", "logical_or": "or", "logical_not": "not",
+    "bitwise_and": "and", "bitwise_or": "or", "bitwise_not": "not", "sgn": "sign",
+}  # fmt: skip
+_IDENTITIES = {"alias", "clone", "detach", "expand", "view", "lift_fresh_copy", "contiguous", "squeeze", "unsqueeze"}
+_FILLS = {"full", "full_like", "scalar_tensor", "zeros_like", "ones_like", "zeros", "ones", "new_full", "new_zeros", "new_ones"}
+_COMPOSED = {"add", "sub", "rsub", "mul", "div", "clamp", "pow", "square", "reciprocal", "rsqrt", "sigmoid", "relu", "exp2", "log2",
+             "isnan", "_to_copy"}  # fmt: skip
+
+ALLOWED = sorted((_SAME | set(_RENAMED) | _COMPOSED) - {"_to_copy", "sgn"})
+REDUCTIONS = {"sum", "mean", "amax", "amin", "max", "min", "prod", "cumsum", "logsumexp", "_softmax", "_log_softmax", "any", "all", "var",
+              "argmax", "sort", "topk", "norm", "linalg_vector_norm"}  # fmt: skip
+
+
+def convert(make: Expressions, op: str, args: list, kwargs: dict) -> Node | None:
+    """The node of one ATen call, its tensors nodes already; None for an operation that is not in the table."""
+    if op in _FILLS:
+        fill = {"full": 1, "full_like": 1, "new_full": 2, "scalar_tensor": 0}.get(op)
+        return make.constant(float("ones" in op) if fill is None else args[fill])
+    nodes = [a if isinstance(a, Node) or a is None else make.constant(a) for a in args if not isinstance(a, (list, tuple))]
+    if op in _IDENTITIES:
+        return nodes[0]
+    if op == "copy":
+        return nodes[1]
+    if op in _SAME or op in _RENAMED:
+        return make(_RENAMED.get(op, op), *nodes)
+    return _composed(make, op, nodes, kwargs) if op in _COMPOSED else None
+
+
+def _composed(make: Expressions, op: str, nodes: list[Node | None], kwargs: dict) -> Node | None:
+    x, one = nodes[0], make.constant(1.0)
+    second = nodes[1] if len(nodes) > 1 else None
+    match op:
+        case "add" | "sub" | "rsub":
+            scaled = make("mul", second, make.constant(kwargs.get("alpha", 1)))
+            return make("sub", scaled, x) if op == "rsub" else make(op, x, scaled)
+        case "mul":
+            return make("mul", x, second)
+        case "div":
+            return make("div", x, second) if kwargs.get("rounding_mode") is None else None
+        case "clamp":
+            low, high = second or kwargs.get("min"), nodes[2] if len(nodes) > 2 else kwargs.get("max")
+            bounds = [b if b is None or isinstance(b, Node) else make.constant(b) for b in (low, high)]
+            x = make("max", x, bounds[0]) if bounds[0] else x
+            return make("min", x, bounds[1]) if bounds[1] else x
+        case "square":
+            return make("mul", x, x)
+        case "pow":
+            return _power(make, x, second)
+        case "reciprocal":
+            return make("div", one, x)
+        case "rsqrt":
+            return make("div", one, make("sqrt", x))
+        case "sigmoid":
+            return make("div", one, make("add", make("exp", make("neg", x)), one))
+        case "relu":
+            return make("max", x, make.constant(0.0))
+        case "exp2":
+            return make("exp", make("mul", x, make.constant(math.log(2))))
+        case "log2":
+            return make("mul", make("log", x), make.constant(1 / math.log(2)))
+        case "isnan":
+            return make("ne", x, x)
+        case "_to_copy":
+            return make("where", x, one, make.constant(0.0)) if x.op in ("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not") else x
+    return None
+
+
+def _power(make: Expressions, base: Node, exponent: Node) -> Node:
+    """A small whole power by products; exp(x)^c as exp(c x), which keeps the range; else through the logarithm (base > 0)."""
+    c = exponent.number
+    if c is not None and abs(c) <= 4 and c == int(c):
+        if c < 0:
+            return make("div", make.constant(1.0), _power(make, base, make.constant(-c)))
+        result = make.constant(1.0)
+        for _ in range(int(c)):
+            result = make("mul", result, base)
+        return result
+    if c == 0.5:
+        return make("sqrt", base)
+    log = base.args[0] if base.op == "exp" else make("log", base)
+    return make("exp", make("mul", exponent, log))

@@ -1,0 +1,126 @@
+"""The three elementwise functions of a divergence: its own closed forms, or what follows from f by autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from align_kernels.codegen.errors import DivergenceError, blamed_on, name_of
+from align_kernels.codegen.expressions import Expressions
+from align_kernels.codegen.trace import trace
+
+Function = Callable[[Tensor], Tensor]
+_LEAST_REACH = 8.0
+"""Nats of |log u| that float32 has to hold at the least."""
+
+
+class TorchForms(NamedTuple):
+    """Elementwise torch functions of log u = log p - log q, nats."""
+
+    generator: Function
+    """k_f(u) = f(u) - f(1) - f'(1)(u - 1)."""
+    value: Function
+    """k_f(u)/u."""
+    coefficient: Function
+    """f'(u) - f'(1)."""
+
+
+def forms_of(divergence: object, blame: object) -> TorchForms:
+    """Closed forms where the divergence has them; where one is missing, or is computed in float64 on the way, it is derived here.
+
+    `blame` is what the user gave, for messages.
+    """
+    f = getattr(divergence, "f", divergence if callable(divergence) else None)
+    generator, value, coefficient = (_closed(divergence, name, blame) for name in TorchForms._fields)
+    derived = generator is None or coefficient is None
+    if f is None and derived:
+        raise DivergenceError(f"{name_of(blame)} gives neither f(log_u) nor both generator(log_u) and coefficient(log_u)")
+    for function in filter(None, (generator, value, coefficient, f if derived else None)):
+        # What cannot be traced is refused before its numbers are looked at.
+        make = Expressions()
+        trace(make, function, (make.input("log_u"),), blame=blame)
+    if generator is None:
+        generator = _within_reach(_bregman(f, blame), blame)
+    if value is None:
+        value = _within_reach(lambda x: torch.exp(-x) * generator(x), blame)
+    if coefficient is None:
+        # Below the reference it comes with u.
+        coefficient = _within_reach(_centred_slope(f, blame), blame, weight=lambda x: torch.exp(x.clamp_max(0)))
+    return TorchForms(generator, value, coefficient)
+
+
+def _closed(divergence: object, name: str, blame: object) -> Function | None:
+    function = getattr(divergence, name, None)
+    if function is None:
+        return None
+    with blamed_on(blame), _Widening() as seen:
+        function(torch.tensor([-0.6, -0.1]))
+    return None if seen.widened else function
+
+
+class _Widening(TorchDispatchMode):
+    """Sees whether anything is computed in float64: slow on a GPU, and a sign of a form that is derived by autograd."""
+
+    widened = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.widened |= isinstance(out, Tensor) and out.dtype == torch.float64
+        return out
+
+
+def slope_of(f: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+    """f and df/dx."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        y = f(x)
+        (slope,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    return y.detach(), slope
+
+
+def _at_one(f: Function, blame: object) -> tuple[float, float]:
+    """f(1) and f'(1)."""
+    with blamed_on(blame):
+        y, slope = slope_of(f, torch.zeros(2, dtype=torch.float64))
+    if not (torch.isfinite(y[0]) and torch.isfinite(slope[0])):
+        raise DivergenceError(f"{name_of(blame)}: f or its slope is not finite at log u = 0, where policy and reference agree")
+    return y[0].item(), slope[0].item()
+
+
+def _bregman(f: Function, blame: object) -> Function:
+    at_one, slope = _at_one(f, blame)
+    return lambda x: f(x) - at_one - slope * torch.expm1(x)
+
+
+def _centred_slope(f: Function, blame: object) -> Function:
+    slope_at_one = _at_one(f, blame)[1]
+    return lambda x: slope_of(f, x)[1] * torch.exp(-x) - slope_at_one
+
+
+def _within_reach(function: Function, blame: object, weight: Function = torch.ones_like) -> Function:
+    """`function`, held at the last log u where float32 still has it; a derived form knows no other way not to overflow."""
+    grid = torch.arange(0.5, 88, 0.5, dtype=torch.float64)
+    ends = {}
+    for sign in (-1, 1):
+        with blamed_on(blame):
+            exact, single = function(sign * grid), function((sign * grid).float()).double()
+        # Where it is small, it is its effect on the sum that counts.
+        by = weight(sign * grid)
+        good = by * (single - exact).abs() <= 1e-4 * (by * exact.abs()).clamp_min(1e-2)
+        ends[sign] = grid[: int(good.long().cumprod(0).sum())].max().item() if good[0] else 0.0
+    if min(ends.values()) < _LEAST_REACH:
+        bad = min(ends, key=ends.get)
+        raise DivergenceError(
+            f"{name_of(blame)}: float32 holds what follows from f only to log u = {bad * ends[bad]}; "
+            "give generator(log_u), value(log_u) and coefficient(log_u) in a form that does not overflow or cancel"
+        )
+    low, high = -ends[-1], ends[1]
+
+    def held(x: Tensor) -> Tensor:
+        return function(x.clamp(low, high))
+
+    return held

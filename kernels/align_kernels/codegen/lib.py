@@ -1,0 +1,70 @@
+"""Elementwise functions as the kernels take them: exact to a few roundings in float32 and float64, and cheap on NVIDIA's hardware."""
+
+import torch
+import triton
+import triton.language as tl
+
+# The interpreter has no assembler, nor has another maker's compiler this one.
+PTX = tl.constexpr(not triton.knobs.runtime.interpret and torch.version.hip is None)
+
+
+@triton.jit
+def exp(x):
+    if PTX and x.dtype == tl.float32:
+        # Triton's own spends three more instructions on results below 1e-38, which are 0 here.
+        y = tl.inline_asm_elementwise(
+            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x * 1.4426950408889634], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        y = tl.exp(x)
+    return y
+
+
+@triton.jit
+def expm1(x):
+    if x.dtype == tl.float64:
+        # Kahan: the rounding of exp(x) is the same in both factors and cancels.
+        u = tl.exp(x)
+        y = tl.where(u == 1.0, x, tl.where(tl.abs(x) < 1.0, (u - 1.0) * (x / tl.log(u)), u - 1.0))
+    else:
+        # Taylor up to x^8/8! below 1/2: 2e-9 of the value.
+        series = 1.0 / 720.0 + x * (1.0 / 5040.0 + x * (1.0 / 40320.0))
+        series = 1.0 / 6.0 + x * (1.0 / 24.0 + x * (1.0 / 120.0 + x * series))
+        y = tl.where(tl.abs(x) < 0.5, x + x * x * (0.5 + x * series), exp(x) - 1.0)
+    return y
+
+
+@triton.jit
+def log1p(x):
+    u = 1.0 + x
+    if x.dtype == tl.float64:
+        # Kahan, as above; where 1 + x is not rounded, or infinite, its logarithm is the answer.
+        y = tl.where(u - 1.0 == x, tl.log(u), tl.where(u == 1.0, x, tl.log(u) * (x / (u - 1.0))))
+    else:
+        # Taylor up to x^10/10 below 1/4 (4e-8 of the value); beyond, the hardware's logarithm is as good.
+        series = 1.0 / 7.0 + x * (-1.0 / 8.0 + x * (1.0 / 9.0 + x * (-1.0 / 10.0)))
+        series = 1.0 / 3.0 + x * (-1.0 / 4.0 + x * (1.0 / 5.0 + x * (-1.0 / 6.0 + x * series)))
+        y = tl.where(tl.abs(x) < 0.25, x + x * x * (-0.5 + x * series), _log_away_from_one(u))
+    return y
+
+
+@triton.jit
+def _log_away_from_one(u):
+    if PTX:
+        # Its error is absolute near u = 1, 2^-22.
+        y = tl.inline_asm_elementwise("lg2.approx.ftz.f32 $0, $1;", "=f,f", [u], dtype=tl.float32, is_pure=True, pack=1)
+        y *= 0.6931471805599453
+    else:
+        y = tl.log(u)
+    return y
+
+
+@triton.jit
+def tanh(x):
+    t = expm1(-2.0 * tl.abs(x))
+    return tl.where(x < 0.0, t, -t) / (t + 2.0)
+
+
+@triton.jit
+def sign(x):
+    return tl.where(x > 0.0, 1.0, tl.where(x < 0.0, -1.0, 0.0)).to(x.dtype)

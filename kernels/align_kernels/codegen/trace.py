@@ -1,0 +1,66 @@
+"""From a torch function, its autograd included, to a graph of expressions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch._decomp import core_aten_decompositions
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from align_kernels.codegen import aten
+from align_kernels.codegen.errors import DivergenceError, blamed_on, line_of, name_of
+from align_kernels.codegen.expressions import Expressions
+from align_kernels.codegen.nodes import Node
+
+
+def trace(
+    make: Expressions, function: Callable[..., Tensor | tuple[Tensor, ...]], inputs: tuple[Node, ...], *, blame: object, numbers: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Node, ...]:  # fmt: skip
+    """The outputs of `function` at `inputs`: tensors of one shape, but for the last `numbers` of them, which are 0-d.
+
+    Raises DivergenceError with the line of `blame`, the user's object, where an operation is not elementwise or not known.
+    """
+    tensors = len(inputs) - numbers
+    # Each a tensor of its own: the tracer tells its inputs apart by identity.
+    arguments = [torch.linspace(-0.6, -0.1, 5, dtype=dtype) for _ in range(tensors)]
+    arguments += [torch.tensor(0.5, dtype=dtype) for _ in range(numbers)]
+    with blamed_on(blame):
+        # autograd writes some of its formulas in place; a second trace without in-place operations undoes that.
+        # make_fx reads the signature, which it gets wrong for a bound method.
+        graph = make_fx(lambda *tensors: function(*tensors), decomposition_table=_decompositions())(*arguments)
+        graph = make_fx(torch.func.functionalize(graph))(*arguments)
+    graph.graph.eliminate_dead_code()
+    placeholders = iter(inputs)
+    nodes: dict[torch.fx.Node, Node] = {}
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            nodes[node] = next(placeholders)
+        elif node.op == "get_attr":
+            constant = getattr(graph, node.target)
+            if constant.numel() != 1:
+                raise DivergenceError(f"{name_of(blame)} holds a tensor of shape {list(constant.shape)}; only numbers can be part of it")
+            nodes[node] = make.constant(constant.item())
+        elif node.op == "call_function":
+            op = node.target.overloadpacket.__name__
+            converted = aten.convert(make, op, list(torch.fx.map_arg(node.args, nodes.get)), node.kwargs)
+            if converted is None:
+                raise _unknown(op, blame, line_of(function, tuple(arguments), op))
+            nodes[node] = converted
+        else:
+            outputs = node.args[0] if isinstance(node.args[0], (tuple, list)) else (node.args[0],)
+    return tuple(nodes[o] for o in outputs)
+
+
+_decompositions = functools.cache(core_aten_decompositions)
+
+
+def _unknown(op: str, blame: object, line: str) -> DivergenceError:
+    where = f"{line or name_of(blame)}: {name_of(blame)} cannot become a kernel; "
+    if op in aten.REDUCTIONS:
+        return DivergenceError(f"{where}`{op}` joins several elements, but the function must be elementwise: the kernel itself takes the "
+                               "sum over the vocabulary, of the value at each token")
+    return DivergenceError(f"{where}`{op}` has no form in it. These have: {', '.join(aten.ALLOWED)}")

@@ -1,0 +1,42 @@
+"""Divergences over merged outcomes (top-k and the rest, a user's own): value and gradient of whole rows, in torch.
+
+The map from tokens to outcomes is any differentiable torch function of both log-probs, so it needs rows whole and its gradient is
+autograd's, a chunk of tokens at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align_kernels.head import Compared
+from align_kernels.terms import exact_divergence
+from align_kernels.torch_rows import scaled, unscaled
+
+
+def merges(compared: Compared, logp: Tensor, ref_logp: Tensor) -> bool:
+    """Whether the outcomes are others than the tokens themselves, as one row [1, V] tells."""
+    found = compared.outcomes(logp, ref_logp)
+    return not (found[0] is logp and found[1] is ref_logp)
+
+
+def log_probs(z: Tensor, lse: Tensor, s: float, softcap: float | None) -> Tensor:
+    return scaled(z, s, softcap) - lse[:, None]
+
+
+def outcome_sum(compared: Compared, logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """log-probs [T, V] -> the divergence of the outcomes [T], with its transform."""
+    return exact_divergence(compared.divergence, *compared.outcomes(logp, ref_logp))
+
+
+def outcome_grad(compared: Compared, z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, w: Tensor,
+                 policy: tuple[float, float | None], reference: tuple[float, float | None]) -> Tensor:
+    """The gradient of `(w * divergence).sum()` wrt the unscaled logits z [T, V]; each side's scaling is its (s, softcap)."""
+    x: Any = scaled(z, *policy)
+    with torch.enable_grad():
+        logp = (x - lse_p[:, None]).requires_grad_()
+        value = outcome_sum(compared, logp, log_probs(u, lse_q, *reference))
+        (pull,) = torch.autograd.grad(value, logp, w)
+    return unscaled(pull - logp.detach().exp() * pull.sum(-1, keepdim=True), x, *policy)

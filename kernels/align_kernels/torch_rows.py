@@ -1,0 +1,135 @@
+"""The three passes over rows of logits in plain torch, for any floating type: what the Triton kernels must equal.
+
+T rows of V logits; `z` the policy's, `u` the reference's (or None); the vocabulary may be a shard that starts at the global id `first`.
+A logit counts as `x = s * softcap * tanh(z / softcap)`: `s` is the scale over the temperature. Results are float32 (float64 for float64
+logits), [T] unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align_kernels.row import RowStats
+from align_kernels.terms import outcome_pulls, outcome_terms
+
+CACHED = 1 << 16
+"""Logits that a CPU works on at once: a dozen temporaries of them stay in its cache."""
+
+
+def in_cache(function: Callable) -> Callable:
+    """On CPU a few rows at a time: every positional argument is [T, ...] or None, and so is `out`."""
+
+    @functools.wraps(function)
+    def call(z: Tensor, *tensors: Tensor | None, out: Tensor | None = None, **keywords: Any) -> Any:
+        count = max(1, CACHED // z.shape[1])
+        parts = []
+        for i in range(0, max(1, len(z)), len(z) + 1 if z.is_cuda else count):
+            chosen = slice(i, None if z.is_cuda else i + count)
+            into = {} if out is None else {"out": out[chosen]}
+            parts.append(function(z[chosen], *(None if t is None else t[chosen] for t in tensors), **keywords, **into))
+        if out is not None:
+            return out
+        if isinstance(parts[0], Tensor):
+            return torch.cat(parts)
+        joined = [None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)]
+        return RowStats(*joined) if isinstance(parts[0], RowStats) else tuple(joined)
+
+    return call
+
+
+@in_cache
+def row_stats(z: Tensor, u: Tensor | None, labels: Tensor, *, sz: float, su: float = 1.0, first: int = 0,
+              softcap: float | None = None, ref_softcap: float | None = None) -> RowStats:
+    """Pass 1: maxima and sums of exponentials. z, u [T, V]; labels int64 [T], global ids."""
+    x = scaled(z, sz, softcap)
+    m_p, s_p, e, fall = _sums(x)
+    e_p = (e * fall.clamp_min(torch.finfo(x.dtype).min)).sum(-1)
+    z_y = _at_label(x, labels, first)
+    if u is None:
+        return RowStats(m_p, s_p, e_p, z_y, None, None, None)
+    y = scaled(u, su, ref_softcap)
+    m_q, s_q, _, _ = _sums(y)
+    return RowStats(m_p, s_p, e_p, z_y, m_q, s_q, _at_label(y, labels, first))
+
+
+@in_cache
+def row_sum(z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, *, sz: float, su: float, fn: Any,
+            softcap: float | None = None, ref_softcap: float | None = None) -> tuple[Tensor, Tensor]:
+    """Pass 2, over this shard: the sum of the divergence's terms before its transform, and S = sum pi c."""
+    values, pulls = outcome_terms(fn, *_log_ratios(scaled(z, sz, softcap), scaled(u, su, ref_softcap), lse_p, lse_q))
+    return values.sum(-1), pulls.sum(-1)
+
+
+@in_cache
+def row_grad(z: Tensor, u: Tensor | None, lse_p: Tensor, lse_q: Tensor | None, labels: Tensor | None, entropy: Tensor | None,
+             S: Tensor | None, w_logp: Tensor | None, w_entropy: Tensor | None, w_div: Tensor | None, *, sz: float, su: float = 1.0,
+             first: int = 0, fn: Any = None, softcap: float | None = None, ref_softcap: float | None = None, out: Tensor | None = None,
+             accumulate: bool = False) -> Tensor:
+    """Backward: the gradient wrt the unscaled logits, [T, V] in the type of `out`.
+
+    `w_div (pi c - pi S) + w_logp (1[label] - pi) - w_entropy pi (log pi + entropy)`, times the derivative of the scaling. The weights
+    are the upstream gradients [T] (None: no such term); `w_div` includes the slope of the transform. A label outside the shard keeps its
+    -pi term.
+    """
+    x = scaled(z, sz, softcap)
+    logp = x - lse_p[:, None]
+    of_pi = 0.0  # what every term takes from pi, [T, 1] or [T, V]
+    if w_logp is not None:
+        of_pi = w_logp[:, None]
+    if w_div is not None:
+        of_pi = of_pi + (w_div * S)[:, None]
+    if w_entropy is not None:
+        # pi log pi is 0 where a logit is -inf, but 0 * -inf is not.
+        of_pi = of_pi + w_entropy[:, None] * (logp.masked_fill(logp == -torch.inf, 0.0) + entropy[:, None])
+    grad = logp.exp().mul_(-of_pi)
+    if w_div is not None:
+        grad += w_div[:, None] * outcome_pulls(fn, *_log_ratios(x, scaled(u, su, ref_softcap), lse_p, lse_q))
+    if w_logp is not None:
+        index, inside = _column(labels, first, z.shape[1])
+        grad.scatter_add_(1, index, torch.where(inside, w_logp, 0.0)[:, None])
+    grad = unscaled(grad, x, sz, softcap)
+    if out is None:
+        return grad
+    return out.add_(grad) if accumulate else out.copy_(grad)
+
+
+def scaled(z: Tensor, s: float, softcap: float | None) -> Tensor:
+    """x of the logits z, [T, V]."""
+    x = z if z.dtype == torch.float64 else z.float()
+    x = x if softcap is None else softcap * torch.tanh(x / softcap)
+    return x if s == 1.0 else x * s
+
+
+def unscaled(grad: Tensor, x: Tensor, s: float, softcap: float | None) -> Tensor:
+    """From the gradient wrt x to that wrt the logits z, in place."""
+    if s != 1.0:
+        grad *= s
+    if softcap is not None:
+        grad *= 1 - (x / (s * softcap)).square()
+    return grad
+
+
+def _sums(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    top = x.amax(-1)
+    fall = x - torch.where(torch.isneginf(top), 0.0, top)[:, None]
+    e = fall.exp()
+    return top, e.sum(-1), e, fall
+
+
+def _column(labels: Tensor, first: int, width: int) -> tuple[Tensor, Tensor]:
+    local = labels - first
+    return local.clamp(0, width - 1)[:, None], (local >= 0) & (local < width)
+
+
+def _at_label(x: Tensor, labels: Tensor, first: int) -> Tensor:
+    index, inside = _column(labels, first, x.shape[1])
+    return torch.where(inside, x.gather(1, index)[:, 0], -torch.inf)
+
+
+def _log_ratios(x: Tensor, y: Tensor, lse_p: Tensor, lse_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return x - lse_p[:, None], y - lse_q[:, None], (x - y) - (lse_p - lse_q)[:, None]

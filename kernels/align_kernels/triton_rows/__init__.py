@@ -1,0 +1,83 @@
+"""The three passes over rows of logits as Triton kernels; arguments and results as in torch_rows.
+
+Between them only [T] numbers are kept, so that a vocabulary may be split over chunks or ranks: statistics are merged after the first pass,
+sums are added after the second.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from align_kernels.codegen import Fused
+from align_kernels.row import RowStats
+from align_kernels.triton_rows.grad import row_grad_kernel
+from align_kernels.triton_rows.launch import GRAD, STATS, SUM, accumulator, check_rows
+from align_kernels.triton_rows.stats import row_stats_kernel
+from align_kernels.triton_rows.sums import row_sum_kernel
+
+__all__ = ["row_grad", "row_stats", "row_sum"]
+
+
+def row_stats(
+    z: Tensor, u: Tensor | None, labels: Tensor, *, sz: float, su: float = 1.0, first: int = 0, softcap: float | None = None,
+    ref_softcap: float | None = None,
+) -> RowStats:  # fmt: skip
+    """Pass 1: maxima and sums of exponentials. z, u [T, V]; labels int64 [T], global ids."""
+    check_rows(z, u)
+    (T, V), acc = z.shape, accumulator(z)
+    out = torch.empty(7, T, dtype=acc, device=z.device)
+    if T:
+        row_stats_kernel[(T,)](
+            z, u, labels.contiguous(), out, V, z.stride(0), 0 if u is None else u.stride(0), T, first, float(sz), float(su),
+            _float(softcap), _float(ref_softcap),
+            ACC=_TYPES[acc], **STATS[z.element_size()],
+        )  # fmt: skip
+    return RowStats(*out) if u is not None else RowStats(*out[:4], None, None, None)
+
+
+def row_sum(
+    z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, *, sz: float, su: float, fn: Fused, softcap: float | None = None,
+    ref_softcap: float | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Pass 2, over this shard: the sum of the divergence's terms before its transform, and S = sum of pulls."""
+    check_rows(z, u)
+    (T, V), acc = z.shape, accumulator(z)
+    out = torch.empty(2, T, dtype=acc, device=z.device)
+    if T:
+        row_sum_kernel[(T,)](
+            z, u, lse_p.contiguous(), lse_q.contiguous(), out, V, z.stride(0), u.stride(0), T, float(sz), float(su),
+            _float(softcap), _float(ref_softcap), fn.params, TERMS=fn.triton(acc).terms, ACC=_TYPES[acc], **SUM[z.element_size()],
+        )  # fmt: skip
+    return out[0], out[1]
+
+
+def row_grad(
+    z: Tensor, u: Tensor | None, lse_p: Tensor, lse_q: Tensor | None, labels: Tensor | None, entropy: Tensor | None, S: Tensor | None,
+    w_logp: Tensor | None, w_entropy: Tensor | None, w_div: Tensor | None, *, sz: float, su: float = 1.0, first: int = 0,
+    fn: Fused | None = None, softcap: float | None = None, ref_softcap: float | None = None, out: Tensor | None = None,
+    accumulate: bool = False,
+) -> Tensor:  # fmt: skip
+    """Backward: the gradient wrt the unscaled logits, [T, V] in the type of `out`. A weight [T] that is None has no term."""
+    divergence = w_div is not None
+    u, lse_q, S = (u, lse_q, S) if divergence else (None, None, None)
+    out = torch.empty_like(z, dtype=accumulator(z)) if out is None else out
+    check_rows(z, u, out)
+    (T, V), acc = z.shape, accumulator(z)
+    per_row = [None if t is None else t.contiguous() for t in (lse_p, lse_q, labels, entropy, S, w_logp, w_entropy, w_div)]
+    if T:
+        row_grad_kernel[(T,)](
+            z, u, *per_row, out, V, z.stride(0), u.stride(0) if divergence else 0, out.stride(0), first, float(sz), float(su),
+            _float(softcap), _float(ref_softcap), fn.params if divergence else (), PULL=fn.triton(acc).pull if divergence else None,
+            ADD=accumulate, ACC=_TYPES[acc], **GRAD[z.element_size()],
+        )  # fmt: skip
+    return out
+
+
+_TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
+
+
+def _float(cap: float | None) -> float | None:
+    """Never an int: Triton compiles the kernel again for some of them."""
+    return None if cap is None else float(cap)

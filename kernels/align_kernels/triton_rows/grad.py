@@ -1,0 +1,75 @@
+"""Pass 3: the gradient of log-prob, entropy and divergence together, with respect to the logits as they came."""
+
+import triton
+import triton.language as tl
+
+from align_kernels.codegen import lib
+from align_kernels.triton_rows.load import load_logits, load_pair, log_prob
+
+
+@triton.jit
+def _tile(
+    Z, U, G, cols, mask, label, lse_p, lse_q, w_logp, w_entropy, w_div, shared, scale_z, scale_u, cap_z, cap_u, params,
+    PULL: tl.constexpr, ADD: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """dz = scale [ w_div pull + w_logp 1[y] - p (shared + w_entropy log p) ]: every weight of p alone is in `shared`."""
+    if PULL is not None:
+        a, b, d, p, q = load_pair(Z, U, cols, mask, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, ACC)
+        g = w_div * PULL(a, b, d, p, q, params)
+    else:
+        a = log_prob(load_logits(Z, cols, mask, scale_z, cap_z, ACC), lse_p, ACC)
+        p = lib.exp(a)
+        g = tl.zeros_like(p)
+    if w_entropy is not None:
+        # p log p is 0 where p is, but 0 * -inf is not.
+        shared += w_entropy * tl.maximum(a, -1e30)
+    g = scale_z * (g + tl.where(cols == label, w_logp, 0.0) - p * shared)
+    if cap_z is not None:
+        t = (a + lse_p.to(ACC)) / (scale_z * cap_z)
+        g *= 1.0 - t * t
+    if ADD:
+        g += tl.load(G + cols, mask=mask).to(ACC)
+    tl.store(G + cols, g.to(G.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def row_grad_kernel(
+    Z, U, LSE_P, LSE_Q, LABELS, H, S, W_LOGP, W_ENTROPY, W_DIV, G, V, stride_z, stride_u, stride_g, first,
+    scale_z, scale_u, cap_z, cap_u, params,
+    PULL: tl.constexpr, ADD: tl.constexpr,
+    B: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """One program a row. PULL None: no divergence, U, LSE_Q, S and W_DIV are None."""
+    row = tl.program_id(0).to(tl.int64)
+    lse_p = tl.load(LSE_P + row)
+    lse_q = lse_p
+    w_logp = 0.0
+    w_entropy = None
+    w_div = 0.0
+    shared = lse_p.to(ACC) * 0.0
+    label = -1
+    if W_LOGP is not None:
+        w_logp = tl.load(W_LOGP + row).to(ACC)
+        # Outside this shard no column has it, and the softmax's own part, -p w, remains.
+        label = tl.load(LABELS + row) - first
+        shared += w_logp
+    if W_ENTROPY is not None:
+        w_entropy = tl.load(W_ENTROPY + row).to(ACC)
+        shared += w_entropy * tl.load(H + row)
+    if PULL is not None:
+        U += row * stride_u
+        lse_q = tl.load(LSE_Q + row)
+        w_div = tl.load(W_DIV + row).to(ACC)
+        shared += w_div * tl.load(S + row)
+    Z += row * stride_z
+    G += row * stride_g
+
+    cols = tl.arange(0, B)
+    whole = V - V % B
+    for start in range(0, whole, B):
+        _tile(Z, U, G, start + cols, None, label, lse_p, lse_q, w_logp, w_entropy, w_div, shared, scale_z, scale_u, cap_z, cap_u, params,
+              PULL, ADD, ACC)  # fmt: skip
+    if whole < V:
+        cols += whole
+        _tile(Z, U, G, cols, cols < V, label, lse_p, lse_q, w_logp, w_entropy, w_div, shared, scale_z, scale_u, cap_z, cap_u, params,
+              PULL, ADD, ACC)  # fmt: skip

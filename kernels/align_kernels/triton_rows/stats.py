@@ -1,0 +1,68 @@
+"""Pass 1: maximum, sum of exponentials, entropy sum and label logit of each row, policy and reference."""
+
+import triton
+import triton.language as tl
+
+from align_kernels.codegen import lib
+from align_kernels.triton_rows.load import load_logits
+
+# Finite, so that a lane that has seen no logit yet, or only -inf, needs no test: joined with others, its sums are scaled by exp(-1e30) = 0.
+NOTHING = tl.constexpr(-1e30)
+
+
+@triton.jit
+def _absorb(x, m, s, e, ENTROPY: tl.constexpr):
+    """Lanes' running (maximum, sum, centred sum) [B] and a tile x [K, B]: one rescaling for K logits of a lane."""
+    x = tl.maximum(x, NOTHING)
+    higher = tl.maximum(m, tl.max(x, axis=0))
+    down = m - higher
+    rescale = lib.exp(down)
+    x -= higher[None, :]
+    w = lib.exp(x)
+    if ENTROPY:
+        e = (e + s * down) * rescale + tl.sum(w * x, axis=0)
+    return higher, s * rescale + tl.sum(w, axis=0), e
+
+
+@triton.jit
+def _row(Z, V, scale, cap, ENTROPY: tl.constexpr, K: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr):
+    """(max x, sum e^(x - max), sum e^(x - max) (x - max)) of a row of V logits."""
+    m = tl.full([B], NOTHING, ACC)
+    s = tl.zeros([B], ACC)
+    e = tl.zeros([B], ACC)
+    cols = tl.arange(0, K)[:, None] * B + tl.arange(0, B)[None, :]
+    whole = V - V % (K * B)
+    for start in range(0, whole, K * B):
+        m, s, e = _absorb(load_logits(Z, start + cols, None, scale, cap, ACC), m, s, e, ENTROPY)
+    if whole < V:
+        cols += whole
+        m, s, e = _absorb(load_logits(Z, cols, cols < V, scale, cap, ACC), m, s, e, ENTROPY)
+    highest = tl.max(m, axis=0)
+    down = m - highest
+    rescale = lib.exp(down)
+    return highest, tl.sum(s * rescale, axis=0), tl.sum((e + s * down) * rescale, axis=0)
+
+
+@triton.jit
+def row_stats_kernel(
+    Z, U, LABELS, OUT, V, stride_z, stride_u, stride_out, first, scale_z, scale_u, cap_z, cap_u,
+    K: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """One program a row; OUT [7, T] in RowStats' order."""
+    row = tl.program_id(0).to(tl.int64)
+    label = tl.load(LABELS + row) - first
+    here = (label >= 0) & (label < V)
+
+    Z += row * stride_z
+    OUT += row
+    m, s, e = _row(Z, V, scale_z, cap_z, True, K, B, ACC)
+    tl.store(OUT, m)
+    tl.store(OUT + stride_out, s)
+    tl.store(OUT + 2 * stride_out, e)
+    tl.store(OUT + 3 * stride_out, load_logits(Z, label, here, scale_z, cap_z, ACC))
+    if U is not None:
+        U += row * stride_u
+        m, s, e = _row(U, V, scale_u, cap_u, False, K, B, ACC)
+        tl.store(OUT + 4 * stride_out, m)
+        tl.store(OUT + 5 * stride_out, s)
+        tl.store(OUT + 6 * stride_out, load_logits(U, label, here, scale_u, cap_u, ACC))

@@ -1,0 +1,41 @@
+"""Every operation of the table, and the functions that Triton lacks."""
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from kernels.interpreted.passes import error, passes, small_tiles
+from kernels.operations import BY_NAME, weighted
+from kernels.room import logits, oracle
+
+from align_kernels.codegen import fused, lib
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_operation_and_its_derivative(name, monkeypatch):
+    small_tiles(monkeypatch)
+    z, u, labels = logits(2, 70, 0.7)
+    phi = weighted(name)
+    w = torch.tensor([[0.0], [0.0], [1.0]]).expand(3, 2)
+    stats, grad = passes(z, u, labels, fused(phi), w)
+    exact, exact_grad = oracle(z, u, labels, lambda a, b: phi.phi(a, b).sum(-1), w)
+    torch.testing.assert_close(stats["div"].double(), exact["div"], rtol=5e-6, atol=1e-6)
+    assert error(grad, exact_grad) < 2e-6
+
+
+@triton.jit
+def apply(X, Y, FUNCTION: tl.constexpr, N: tl.constexpr):
+    at = tl.arange(0, N)
+    tl.store(Y + at, FUNCTION(tl.load(X + at)))
+
+
+@pytest.mark.parametrize(("name", "digits"), [("exp", 1.5e-7), ("expm1", 3e-7), ("log1p", 4e-7), ("tanh", 4e-7), ("sign", 0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_library_functions(name, digits, dtype):
+    x = torch.cat([torch.logspace(-8, 1.2, 511, dtype=dtype), torch.zeros(1, dtype=dtype)])
+    x = torch.cat([x, -x if name != "log1p" else -torch.logspace(-8, -1e-3, 512, dtype=dtype)])
+    y = torch.empty_like(x)
+    apply[(1,)](x, y, getattr(lib, name), len(x))
+    exact = getattr(torch, name)(x.double())
+    tolerance = digits if dtype == torch.float32 else 4e-15
+    assert ((y.double() - exact).abs() <= tolerance * exact.abs()).all()
