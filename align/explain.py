@@ -91,7 +91,7 @@ def regularizer_rows(name: str, regularizer: Regularizer, recipe: Recipe) -> lis
         elif value is not None and not isinstance(regularizer, Composed):
             rows.append(Row(field.name, f"{value}  {docs[field.name].doc}"))
     if isinstance(regularizer, Composed):
-        rows += _estimate(regularizer)
+        rows += _estimate(regularizer, charged=recipe.algorithm.critic is not None and regularizer.placement == "reward")
     if regularizer.warning:
         rows.append(Row("warning", regularizer.warning))
     if regularizer.allow_biased:
@@ -101,8 +101,8 @@ def regularizer_rows(name: str, regularizer: Regularizer, recipe: Recipe) -> lis
     return rows
 
 
-def _estimate(regularizer: Composed) -> list[Row]:
-    """Value and gradient by name: they are different things."""
+def _estimate(regularizer: Composed, charged: bool) -> list[Row]:
+    """Value and gradient by name: they are different things. `charged`: taken from the token rewards that a critic learns."""
     estimator, divergence, credit = regularizer.estimator, regularizer.divergence, CREDITS[regularizer.credit]
     if regularizer.placement == "link":
         return [
@@ -113,7 +113,7 @@ def _estimate(regularizer: Composed) -> list[Row]:
         ]
     rows = [
         Row("value", f"{probe.value_is(estimator, divergence)} for the divergence; it is logged, and an adaptive coefficient sees it"),
-        Row("gradient", f"{probe.gradient_is(estimator, divergence, regularizer.placement)}; {_weighed(regularizer)}"),
+        Row("gradient", f"{probe.gradient_is(estimator, divergence, regularizer.placement)}; {_weighed(regularizer, charged)}"),
         Row("placement", f"{regularizer.placement}; credit {regularizer.credit}: {re.split('[,;] ', sentence(credit))[0]}", _place(credit)),
     ]
     if not estimator.full_vocabulary:
@@ -122,8 +122,10 @@ def _estimate(regularizer: Composed) -> list[Row]:
     return rows
 
 
-def _weighed(regularizer: Composed) -> str:
+def _weighed(regularizer: Composed, charged: bool) -> str:
     """By which importance ratio, and who cuts it."""
+    if charged:
+        return "taken once a batch, at π_old; later updates weigh it by the surrogate's ρ of the token alone"
     if not regularizer.estimator.weighted:
         own = "weighed by the surrogate's ρ of the token alone" if regularizer.placement == "reward" else "not weighed by ρ"
         return f"{own}, as published"
@@ -170,12 +172,14 @@ def arithmetic(recipe: Recipe) -> list[Row]:
         rows = [Row("step", f"{batch.prompts} {data(recipe)}")]
     policy = "one update a batch" if not algorithm.samples and algorithm.on_policy else (
         "on-policy" if algorithm.on_policy else "the later updates of a batch are off-policy")
-    kind, most = data(recipe), recipe.steps * count * recipe.sampling.max_tokens
+    kind, most = data(recipe), f"at most {recipe.steps * count * recipe.sampling.max_tokens:,} tokens"
+    if algorithm.ranks:  # of two answers or more, as the data has them
+        most = f"each answer at most {recipe.sampling.max_tokens} tokens"
     return [
         *rows,
         Row("updates", f"{algorithm.epochs} epochs × {algorithm.minibatches} minibatches = {updates} a step, "
-            f"{count // algorithm.minibatches:,} sequences each; {policy}"),
-        Row("run", f"{recipe.steps:,} steps: {recipe.steps * updates:,} updates, {recipe.steps * count:,} {kind}, at most {most:,} tokens"),
+            f"{count // algorithm.minibatches:,} {kind if algorithm.ranks else 'sequences'} each; {policy}"),
+        Row("run", f"{recipe.steps:,} steps: {recipe.steps * updates:,} updates, {recipe.steps * count:,} {kind}, {most}"),
     ]
 
 

@@ -11,6 +11,9 @@ from align.checks import check
 from align.config import part, section
 from align.engines import Sampling
 
+BACKENDS = ("auto", "triton", "compile", "torch")
+"""Of the head; those of align_kernels."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
@@ -42,6 +45,8 @@ class Model:
     dtype: str = "float32"
     """float32 or bfloat16. In bfloat16 the trained parameters and Adam's moments are bfloat16 too, so an update far below a parameter's
     last digit is lost: use it with LoRA or a large lr."""
+    device: str = "auto"
+    """Of the learner: `auto` is cuda where its process sees a GPU, else cpu."""
     activation_checkpointing: bool = False
     lora: Lora = section(Lora)
 
@@ -51,6 +56,8 @@ class Model:
             raise ValueError(f"needs exactly one of path, recipe, config; given: {', '.join(given) or 'none'}")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype must be float32 or bfloat16, not {self.dtype!r}")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"device must be auto, cpu or cuda, not {self.device!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +77,19 @@ class Batch:
         for f in fields(self):
             if getattr(self, f.name) < 1:
                 raise ValueError(f"{f.name} must be at least 1, not {getattr(self, f.name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """How log-probs, entropies and exact divergences come out of hidden states."""
+
+    backend: str = "auto"
+    """`auto`: Triton kernels made from the divergence on CUDA, torch elsewhere. Or one of `triton`, `compile` (torch.compile of the same
+    passes) and `torch`; one that cannot run on the learner's device stops the run before it begins."""
+
+    def __post_init__(self):
+        if self.backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {self.backend!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +208,7 @@ class Recipe:
     shapings: Any = part("shaping", many=True)
     model: Model = section(Model)
     batch: Batch = section(Batch)
+    head: Head = section(Head)
     sampling: Sampling = section(Sampling)
     optimizer: Optimizer = section(Optimizer)
     workers: Workers = section(Workers)

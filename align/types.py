@@ -179,6 +179,23 @@ class TokenBatch:
         return replace(self, **changes)
 
 
+    def to(self, device: torch.device) -> TokenBatch:
+        """The same batch there; itself where it is there already."""
+        if self.input_ids.device == device:
+            return self
+        return replace(self, **{f.name: _moved(getattr(self, f.name), device) for f in fields(self)})
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {k: _moved(v, device) for k, v in value.items()}
+    if isinstance(value, RefScore | Charge):
+        return replace(value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)})
+    return value
+
+
 TOKEN_FIELDS = frozenset({"positions", "sampler_logp", "old_logp", "entropy", "advantages", "values", "returns", "loss_weights"})
 
 

@@ -30,7 +30,7 @@ class Shared(Critic):
         self.check()
 
     def start(self, policy: Policy) -> None:
-        self._head = torch.nn.Linear(policy.head().weight.shape[1], 1)
+        self._head = torch.nn.Linear(policy.head().weight.shape[1], 1, device=policy.device)
         torch.nn.init.zeros_(self._head.weight)
         torch.nn.init.zeros_(self._head.bias)
 

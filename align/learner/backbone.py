@@ -16,6 +16,13 @@ KEPT, REPLACED = ".modules_to_save.default.", ".original_module."
 """Where peft keeps a layer that is trained whole beside the adapter, and the layer as it was."""
 
 
+def device_of(options: Model) -> torch.device:
+    """Where a model is to be. Raises UserError for a GPU that is not there."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("model.device: cuda was asked for, but torch sees no GPU in the learner's process; use auto or cpu")
+    return torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 def before_each_token(batch: TokenBatch) -> tuple[Tensor, Tensor]:
     """Rows and columns of `batch.input_ids` after which each response token is drawn: int64 [T] each."""
     return batch.seq_ids, batch.prompt_lengths[batch.seq_ids] + batch.positions - 1
@@ -23,7 +30,7 @@ def before_each_token(batch: TokenBatch) -> tuple[Tensor, Tensor]:
 
 def at_the_end(batch: TokenBatch) -> tuple[Tensor, Tensor]:
     """Rows and columns of `batch.input_ids` where each sequence ends: int64 [S] each."""
-    return torch.arange(len(batch.lengths)), batch.prompt_lengths + batch.lengths - 1
+    return torch.arange(len(batch.lengths), device=batch.lengths.device), batch.prompt_lengths + batch.lengths - 1
 
 
 def add_lora(model: torch.nn.Module, options: Model, task_type: str) -> torch.nn.Module:

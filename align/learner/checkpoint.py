@@ -21,7 +21,7 @@ def _state(learner: Learner, hashed: bool) -> dict[str, Any]:
     parameters = dict(learner.trained())
     moments = {
         name: {key: learner.optimizer.state[p][key] for key in ("step", "exp_avg", "exp_avg_sq")} if p in learner.optimizer.state
-        else {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        else {"step": torch.zeros((), device=p.device), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         for name, p in parameters.items()
     }
     return {

@@ -13,6 +13,7 @@ from align.core.logprobs import Compared, Head
 from align.divergences.reverse_kl import ReverseKl
 from align.errors import RunStopped
 from align.learner import checkpoint, objective, references
+from align.learner.head import stop_unless_ready
 from align.learner.micro_batches import micro_batches, minibatches
 from align.learner.optimizer import make_optimizer, schedule
 from align.learner.policy import Policy
@@ -33,6 +34,7 @@ class Learner:
         self.updates = 0
         torch.manual_seed(recipe.seed)  # the first values of LoRA and of new heads
         self.policy = Scorer(model_dir, recipe.model) if recipe.algorithm.scores else Policy(model_dir, recipe.model)
+        stop_unless_ready(recipe, self.policy.device)
         self.critic = recipe.algorithm.critic
         if self.critic is not None:
             self.critic.start(self.policy)
@@ -123,7 +125,7 @@ class Learner:
 
     def _micro_batches(self, batch: TokenBatch) -> Iterator[TokenBatch]:
         for _, micro in micro_batches(batch, self.recipe.batch.micro_tokens, whole_groups=self.recipe.algorithm.ranks):
-            yield micro
+            yield micro.to(self.policy.device)
 
     def _weighed(self, batch: TokenBatch) -> TokenBatch:
         reduce = getattr(reductions, self.recipe.algorithm.reduction)
@@ -160,6 +162,7 @@ class Learner:
         """
         initial, total = self.policy.initial(), 0.0
         for _, micro in micro_batches(batch, self.recipe.batch.micro_tokens):
+            micro = micro.to(self.policy.device)
             compared = {"kl": Compared(ReverseKl(), initial.hidden(micro), initial.head())}
             total += stats(self.recipe, self.policy.hidden(micro), self.policy.head(), micro, compared).exact["kl"].sum().item()
         return Stat(sum=total, count=len(batch.lengths))

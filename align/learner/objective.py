@@ -23,13 +23,13 @@ def total(recipe: Recipe, ctx: TokenContext | ScoreContext, losses: Tally, tally
 
 def _of_policy(recipe: Recipe, ctx: TokenContext, losses: Tally, tally: Tally) -> Tensor:
     batch, advantages = ctx.batch, ctx.batch.advantages
-    penalties = torch.zeros(())
+    penalties = torch.zeros((), device=ctx.logp.device)
     for name in active(recipe, batch):
         regularizer, beta = recipe.regularizers[name], batch.betas[name]
         penalty = regularizer.penalty(ctx, name)
         multiplier = batch.multipliers[name][batch.seq_ids] if name in batch.multipliers else 1.0
         if penalty.link is not None:
-            of_answer = batch.multipliers.get(name, torch.ones(len(batch.lengths)))
+            of_answer = batch.multipliers.get(name, torch.ones(len(batch.lengths), device=batch.lengths.device))
             ctx = replace(ctx, link=Link(scores=penalty.link, log_ratio=penalty.log_ratio, beta=beta * of_answer))
         elif penalty.loss is not None:
             penalties = penalties + beta * (batch.loss_weights * multiplier * penalty.loss).sum()

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from align.core.logprobs import Head
 from align.learner import folders
-from align.learner.backbone import add_lora, before_each_token, merged, set_mode
+from align.learner.backbone import add_lora, before_each_token, device_of, merged, set_mode
 from align.recipe import Lora, Model
 from align.references import BASE, OWN, Override
 from align.types import TokenBatch
@@ -24,7 +24,8 @@ class Policy:
 
     def __init__(self, model_dir: str, options: Model, where: str = "model.path"):
         self.model_dir, self.options = model_dir, options
-        self.causal_lm = folders.load_causal_lm(model_dir, options.dtype, where)
+        self.device = device_of(options)
+        self.causal_lm = folders.load_causal_lm(model_dir, options.dtype, where).to(self.device)
         self.tokenizer = folders.load_tokenizer(model_dir, where)
         self.lora = options.lora.rank > 0
         self.module = add_lora(self.causal_lm, options, "CAUSAL_LM") if self.lora else self.causal_lm
@@ -95,12 +96,15 @@ class Policy:
 
     def whole(self, folder: str, where: str) -> dict[str, Tensor]:
         """float32 values for every parameter of the whole model, from a folder of its architecture or an adapter on its initial model."""
-        return folders.whole_values(folder, self.model_dir, dict(self.causal_lm.named_parameters()), where)
+        return self._placed(folders.whole_values(folder, self.model_dir, dict(self.causal_lm.named_parameters()), where))
 
     def adapter(self, folder: str, where: str) -> dict[str, Tensor]:
         """Values for this policy's adapter, from an adapter of its shape."""
         lora = self.options.lora
-        return folders.adapter_values(folder, dict(self.trained()), lora.alpha / lora.rank, where)
+        return self._placed(folders.adapter_values(folder, dict(self.trained()), lora.alpha / lora.rank, where))
+
+    def _placed(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.device) for name, value in values.items()}
 
     is_adapter = staticmethod(folders.is_adapter)
 

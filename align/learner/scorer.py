@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from align.learner import folders
-from align.learner.backbone import add_lora, at_the_end, before_each_token, merged, set_mode
+from align.learner.backbone import add_lora, at_the_end, before_each_token, device_of, merged, set_mode
 from align.recipe import Model
 from align.types import TokenBatch
 
@@ -22,7 +22,8 @@ class Scorer:
 
     def __init__(self, model_dir: str, options: Model, where: str = "model.path"):
         self.model_dir, self.options = model_dir, options
-        self.classifier = folders.load_scorer(model_dir, options.dtype, where, fresh=True)
+        self.device = device_of(options)
+        self.classifier = folders.load_scorer(model_dir, options.dtype, where, fresh=True).to(self.device)
         self.tokenizer = folders.load_tokenizer(model_dir, where)
         _pad_apart(self.classifier, self.tokenizer)
         self.lora = options.lora.rank > 0

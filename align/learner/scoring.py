@@ -24,7 +24,7 @@ def active(recipe: Recipe, batch: TokenBatch) -> list[str]:
 def stats(recipe: Recipe, hidden: Tensor, head: Head, micro: TokenBatch, compared: dict[str, Compared] | None = None) -> TokenStats:
     """The head's statistics of a micro-batch, at the recipe's temperature and within its memory."""
     return token_stats(hidden, head, micro.tokens, temperature=recipe.sampling.temperature, compared=compared,
-                       elements=recipe.batch.head_elements)
+                       elements=recipe.batch.head_elements, backend=recipe.head.backend)
 
 
 @dataclass
@@ -48,18 +48,19 @@ class Scorings:
         for chosen, micro in micro_batches(batch, self.recipe.batch.micro_tokens):
             order.append(chosen)
             if wants_old:
-                hidden = self.policy.hidden(micro)
-                old.append(stats(self.recipe, hidden, self.policy.head(), micro,
+                placed = micro.to(self.policy.device)
+                hidden = self.policy.hidden(placed)
+                old.append(stats(self.recipe, hidden, self.policy.head(), placed,
                                  self._other_contexts(contexts, batch.seq_ids[chosen].unique())))
                 if self.critic is not None:
-                    values.append(self.critic.values(self.policy, micro, hidden))
+                    values.append(self.critic.values(self.policy, placed, hidden))
             for name, score in self._reference_scores(names, micro).items():
                 scores[name].append(score)
         whole = torch.cat(order).argsort()
         if old:
-            batch = replace(batch, old_logp=torch.cat([s.logp for s in old])[whole], entropy=torch.cat([s.entropy for s in old])[whole],
-                            contexts={name: torch.cat([s.exact[name] for s in old])[whole] for name in contexts},
-                            values=torch.cat(values)[whole] if values else None)
+            batch = replace(batch, old_logp=_whole([s.logp for s in old], whole), entropy=_whole([s.entropy for s in old], whole),
+                            contexts={name: _whole([s.exact[name] for s in old], whole) for name in contexts},
+                            values=_whole(values, whole) if values else None)
         return replace(batch, references={name: _joined(parts, whole) for name, parts in scores.items()})
 
     def _wants_old(self) -> bool:
@@ -83,8 +84,9 @@ class Scorings:
         known = reference.known(micro)
         if known is not None:
             return RefScore(logp=known)
-        hidden = reference.hidden(self.policy, micro)
-        return RefScore(logp=stats(self.recipe, hidden, reference.head(self.policy), micro).logp, hidden=hidden)
+        placed = micro.to(self.policy.device)
+        hidden = reference.hidden(self.policy, placed)
+        return RefScore(logp=stats(self.recipe, hidden, reference.head(self.policy), placed).logp, hidden=hidden)
 
     def prepare(self, batch: TokenBatch) -> int:
         """Tell the references that precompute of these answers. Returns how many sequences had to be scored for it."""
@@ -93,7 +95,7 @@ class Scorings:
             def logp(reference: Reference = reference) -> Tensor:
                 parts = [(chosen, self._reference_score(reference, micro).logp)
                          for chosen, micro in micro_batches(batch, self.recipe.batch.micro_tokens)]
-                return torch.cat([score for _, score in parts])[torch.cat([chosen for chosen, _ in parts]).argsort()]
+                return _whole([score for _, score in parts], torch.cat([chosen for chosen, _ in parts]).argsort())
 
             computed += len(batch.lengths) * reference.prepare(batch, self.recipe.sampling.temperature, logp)
         return computed
@@ -101,10 +103,15 @@ class Scorings:
     def _other_contexts(self, contexts: dict[str, TokenBatch], sequences: Tensor) -> dict[str, Compared]:
         """The policy after other prompts, by shaping, to be compared with itself after its own."""
         head, shapings = self.policy.head(), self.recipe.shapings
-        return {name: Compared(shapings[name].context_divergence, self.policy.hidden(other.select(sequences)), head)
+        return {name: Compared(shapings[name].context_divergence, self.policy.hidden(other.select(sequences).to(self.policy.device)), head)
                 for name, other in contexts.items()}
 
 
 def _joined(parts: list[RefScore], whole: Tensor) -> RefScore:
-    hidden = None if parts[0].hidden is None else torch.cat([p.hidden for p in parts])[whole]
-    return RefScore(logp=torch.cat([p.logp for p in parts])[whole], hidden=hidden)
+    hidden = None if parts[0].hidden is None else _whole([p.hidden for p in parts], whole)
+    return RefScore(logp=_whole([p.logp for p in parts], whole), hidden=hidden)
+
+
+def _whole(parts: list[Tensor], order: Tensor) -> Tensor:
+    """The parts of micro-batches in the batch's order, where the batch is."""
+    return torch.cat(parts).cpu()[order]

@@ -58,7 +58,7 @@ def grad(logits: str, arch: int, fn: Fused | None, absent: str = "") -> Compiled
 def kernels() -> Iterator[tuple[str, CompiledKernel, float]]:
     """Name, machine code, and logits a thread reads in one turn of the main loop."""
     per_turn = {name: {s: c.get("K", 1) * c["B"] / (32 * c["num_warps"]) for s, c in table.items()}
-                for name, table in (("stats", STATS), ("sum", SUM), ("grad", GRAD))}  # fmt: skip
+                for name, table in (("stats", STATS), ("sum", SUM), ("grad", GRAD))}
     for arch in ARCHITECTURES:
         for logits, size in BYTES.items():
             yield f"sm_{arch} {logits} stats", stats(logits, arch, "U"), per_turn["stats"][size]

@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 
 def test_the_kernels_in_the_interpreter(tmp_path):
     environment = os.environ | {"TRITON_INTERPRET": "1", "ALIGN_KERNELS_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--durations=5", "-p", "no:cacheprovider", str(HERE / "interpreted")]
+    command = [sys.executable, "-m", "pytest", "-x", "--durations=5", "-p", "no:cacheprovider", str(HERE / "interpreted")]
     done = subprocess.run(command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

@@ -158,6 +158,24 @@ def test_impossible_tokens(divergence):
             torch.testing.assert_close(masked, shorter, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["bias", "all"])
+def test_alone(kind):
+    """Nothing to compare with: whole or in blocks, with an impossible token, log-prob and entropy are the definition's."""
+    head = make_head(kind)
+    head.bias[5] = -math.inf
+    leaves = [normal(T, H, seed=0).requires_grad_(), head.weight.requires_grad_()]
+    labels = torch.where(LABELS == 5, -100, LABELS)
+    kept = labels != -100
+    logits = direct_logits(leaves[0], head, 0.7)[kept]
+    possible = logits if kind == "all" else torch.cat([logits[:, :5], logits[:, 6:]], 1)  # a soft cap makes -inf possible
+    logp = torch.log_softmax(possible, -1)
+    expected = [torch.log_softmax(logits, -1).gather(1, labels[kept, None])[:, 0], -(logp.exp() * logp).sum(-1)]
+    for elements in (1 << 24, 4 * V):
+        stats = linear_stats(leaves[0], head, labels, temperature=0.7, elements=elements)
+        assert_gradients_match([3 * stats.logp[kept], 3 * stats.entropy[kept]], [3 * t for t in expected], leaves, 1e-10, 1e-11)
+        torch.testing.assert_close([stats.logp[kept], stats.entropy[kept]], expected, rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("name", KNOWN)
 def test_equal_distributions(name, dtype):

@@ -456,6 +456,18 @@ def test_select_takes_every_field_along(world, data):
             assert torch.equal(found, expected), field.name
 
 
+def test_a_batch_moves_whole():
+    """Every tensor of it, on a device that holds no numbers; what is none stays."""
+    whole, _ = World([2, 1], 0).batch([0, 1], "token")
+    moved = whole.to(torch.device("meta"))
+    tensors = [getattr(moved, f.name) for f in fields(TokenBatch)]
+    tensors += [*moved.penalty_weights.values(), *moved.multipliers.values(), *moved.contexts.values(), moved.references["r"].logp,
+                moved.references["r"].hidden, moved.charges["r"].reward, moved.charges["r"].own]
+    tensors = [t for t in tensors if isinstance(t, Tensor)]
+    assert len(tensors) == 21 and all(t.device.type == "meta" for t in tensors)
+    assert moved.betas == whole.betas and whole.to(torch.device("cpu")) is whole
+
+
 @all_forms
 @settings(max_examples=12, deadline=None, derandomize=True, database=None)
 @given(world=worlds, beta=st.floats(0, 5))

@@ -1,6 +1,7 @@
 """What `explain` claims of a recipe, against arithmetic done by hand and facts proven in the literature."""
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -8,7 +9,7 @@ from rich.console import Console
 from align import probe, registry
 from align.describe import first_line, keys, sentence, summary, written
 from align.explain import explain
-from align.recipe import build
+from align.recipe import build, load
 
 PARTS = """
 from align.algorithms import Algorithm
@@ -151,6 +152,76 @@ def test_demonstrations_have_no_rollouts(parts):
     assert sections["what is loaded"]["processes"] == "this one process"
     assert sections["what is loaded"]["reference"].startswith("none")
     assert "effective β" not in sections
+
+
+def preferences(parts: str, algorithm: dict, **changes) -> dict[str, dict[str, str]]:
+    return told(parts, **{"algorithm": algorithm, "reward": None, "task": {"name": "preferences", "path": "pairs.jsonl"},
+                          "batch": {"prompts": 16}, "workers": {"backend": "local"}} | changes)
+
+
+def test_a_link_is_told_as_what_it_makes_optimal(parts):
+    regularizers = {"js": {"divergence": "jensen_shannon", "placement": "link", "coefficient": 0.25, "reference": "precomputed"},
+                    "near": {"coefficient": 0.5, "estimator": "exact"}}
+    sections = preferences(parts, {"name": "dpo", "preference": "ipo", "minibatches": 2}, regularizers=regularizers)
+    rows = sections["objective, maximised"]
+    assert rows[""] == "J = E Σ_t w_t [ −ipo(s_w, s_l) − 0.5 · near_t ]"
+    assert rows["ipo"].startswith("(D - 1/(2 beta))^2") and rows["β"] == "0.25"
+    assert rows["s"] == "f'(u) − f'(1) at u = π/π_ref of the whole answer, of the chosen (w) and the rejected (l)"
+    assert rows["w_t"].startswith("answer: ") and "A" not in rows
+    link = sections["regularizer js"]
+    assert link["placement"].startswith("link: the implicit reward of an answer is β (f'(u) − f'(1))")
+    assert link["optimum"].startswith("u = f'⁻¹((R − λ)/β)") and "40 nats of an answer" in link["clamp"]
+    assert "gradient" not in link and "warning" not in link
+    assert sections["effective β"].keys() == {"near"}, "a link's beta is its own"
+    assert sections["batch"] == {
+        "step": "16 rankings",
+        "updates": "1 epochs × 2 minibatches = 2 a step, 8 rankings each; the later updates of a batch are off-policy",
+        "run": "10 steps: 20 updates, 160 rankings, each answer at most 24 tokens",
+    }
+    assert sections["what is loaded"]["reference"].splitlines()[0].startswith("precomputed for js: the answers' log-probs")
+    per_token = preferences(parts, {"name": "dpo", "per_token": True}, regularizers={"kl": {"placement": "link", "coefficient": 0.1}})
+    assert "of the whole answer over its length" in per_token["objective, maximised"]["s"]
+
+
+def test_a_link_that_may_give_up_answers_is_warned_of(parts):
+    regularizers = {"kl": {"divergence": "pearson", "placement": "link", "coefficient": 0.1}}
+    assert "f'(0) is finite" in preferences(parts, {"name": "dpo"}, regularizers=regularizers)["regularizer kl"]["warning"]
+
+
+def test_a_reward_model_has_no_policy(parts):
+    sections = preferences(parts, {"name": "reward_model", "centre": 0.5}, regularizers={})
+    assert sections["objective, maximised"][""] == "J = E Σ_t w_t [ log P(ranking | r) − 0.5 r² ]"
+    loaded = sections["what is loaded"]
+    assert "scorer" in loaded and loaded.keys().isdisjoint({"policy", "engine", "reference"})
+    assert sections["batch"]["run"] == "10 steps: 10 updates, 160 rankings, each answer at most 24 tokens"
+
+
+def test_a_critic_learns_the_penalty_in_the_reward(parts):
+    regularizers = {"kl": {"placement": "reward", "credit": "summed", "coefficient": 0.05}}
+    sections = told(parts, algorithm={"name": "ppo", "whiten": False, "value_coefficient": 0.5}, regularizers=regularizers)
+    rows = sections["objective, maximised"]
+    assert rows[""] == "J = E Σ_t w_t [ min(ρ A, clip(ρ, 1−0.2, 1+0.2) A) − 0.5 L_V ]"
+    assert rows["A"].splitlines() == ["less 0.05 · kl_t, of π_old: taken from the reward of each token, which the critic learns",
+                                      "GAE of the critic, γ = 1, λ = 0.95"]
+    gradient = sections["regularizer kl"]["gradient"]
+    assert gradient.endswith("taken once a batch, at π_old; later updates weigh it by the surrogate's ρ of the token alone")
+    assert sections["what is loaded"]["critic"].startswith("shared(")
+    risky = told(parts, algorithm={"name": "ppo", "risk": 0.5}, regularizers={})["objective, maximised"]
+    assert risky["L_V"].startswith("(e^z - z - 1)/alpha^2")
+
+
+def test_relatives_of_grpo_are_told_by_their_functions(parts):
+    keys = {"name": "grpo", "advantage": "leave_one_out", "surrogate": "reinforce", "reduction": "answer"}
+    rows = told(parts, algorithm=keys, regularizers={})["objective, maximised"]
+    assert rows[""] == "J = E Σ_t w_t [ reinforce(ρ, A) ]"
+    assert "mean of the others of its group" in rows["A"] and rows["reinforce"].startswith("minus -rho A")
+
+
+@pytest.mark.parametrize("name", ["countdown_dpo", "countdown_ppo", "countdown_reward_model", "countdown_ppo_learned", "countdown_rloo"])
+def test_the_shipped_recipes_are_told(name):
+    console = Console(file=io.StringIO(), width=200)
+    explain(load(Path(__file__).parents[2] / "recipes" / f"{name}.yaml"), console)
+    assert "objective, maximised" in console.file.getvalue() and "other parts" in console.file.getvalue()
 
 
 def test_a_biased_form_says_so_and_why_it_runs(parts):

@@ -49,5 +49,16 @@ def test_what_the_literature_says_of_the_published_forms():
     assert [legal[name]["reward, local"] for name in ("sampled", "k1", "exact")] == ["yes", "yes", "—"]
 
 
+def test_what_may_be_a_link():
+    """Where f' is constant there is no gradient, where it falls there is no minimum; f'(0) finite is warned of (2309.16240)."""
+    divergences = next(table for table in tables() if table[0][0] == "divergence")
+    link = {row[0].strip("`"): row[divergences[0].index("link")] for row in divergences[2:]}
+    assert {name for name, may in link.items() if may == "no"} == {"total_variation", "k2_functional", "renyi"}
+    assert link["pearson"] == "warned" and link["reverse_kl"] == link["jensen_shannon"] == "yes"
+    products = next(table for table in tables() if "link, local" in table[0])
+    column = {row[0].strip("`"): row[products[0].index("link, local")] for row in products[2:]}
+    assert {name for name, may in column.items() if may == "yes"} == {"sampled", "exact"} and "link, summed" not in products[0]
+
+
 def test_a_docstring_does_not_break_a_table():
     assert prose("|a| * b < `c * d|e`, KL(pi||ref)") == r"\|a\| \* b &lt; `c * d\|e`, KL(π‖ref)"

@@ -194,6 +194,8 @@ TABLE: dict[tuple[str, str, str], Change] = {
     ("recipe", "batch", "prompts"): Change(2),
     ("recipe", "batch", "micro_tokens"): Change(32),
     ("recipe", "batch", "head_elements"): Change(64),
+    ("recipe", "head", "backend"): Change("triton", stops=True),
+    ("recipe", "model", "device"): Change("cuda", stops=True),
     ("recipe", "optimizer", "betas"): Change([0.5, 0.99]),
     ("recipe", "optimizer", "weight_decay"): Change(0.5),
     ("recipe", "optimizer", "warmup_steps"): Change(2),

@@ -21,13 +21,15 @@ CHUNK = 1024
 Loss = Callable[[Problem], Tensor | None]
 
 
-def ours(backend: str) -> Loss:
-    """The composable form: statistics forward, recomputation backward."""
+def ours(backend: str, blocks: int | None = None) -> Loss:
+    """The composable form: statistics forward, gradient backward. `blocks`: with memory for so small a part of the logits."""
 
     def loss(at: Problem) -> Tensor:
         if at.job == "logits":
             return -token_stats(at.logits, at.labels, backend=backend).logp.mean()
         keys = {"backend": backend, "ignore_index": None}
+        if blocks:
+            keys["elements"] = len(at.labels) * len(at.weight) * (1 + (at.job in DIVERGENCES)) // blocks
         if at.job == "logp":
             return -linear_token_stats(at.hidden, at.weight, at.labels, logits_dtype=_wide(at), **keys).logp.mean()
         return linear_token_stats(at.hidden, at.weight, at.labels, at.ref_hidden, at.ref_weight, DIVERGENCES[at.job].divergence,
@@ -172,6 +174,7 @@ def available(job: str, device: str) -> dict[str, Callable[[], Loss]]:
             found[f"ours {backend}"] = lambda backend=backend: ours(backend)
             if job != "logits":
                 found[f"ours {backend}, one sweep"] = lambda backend=backend: ours_in_one_sweep(backend)
+                found[f"ours {backend}, 16 blocks"] = lambda backend=backend: ours(backend, blocks=16)
     found |= {"torch eager": lambda: eager, "torch.compile": compiled_whole}
     if job != "logits":
         found["torch.compile chunks"] = compiled_chunks

@@ -7,10 +7,7 @@ import torch
 from align_kernels.codegen.nodes import OPERATIONS, Node, ordered
 from align_kernels.codegen.terms import ARGUMENTS, Terms
 
-VERSION = 1
-"""Raised when the emitted text keeps its meaning but lib.py does not."""
-
-_HEADER = f'''"""Written by align_kernels, version {VERSION}."""
+_HEADER = '''"""Written by align_kernels."""
 
 import triton
 import triton.language as tl

@@ -19,7 +19,7 @@ from align_kernels.codegen.nodes import Node
 def trace(
     make: Expressions, function: Callable[..., Tensor | tuple[Tensor, ...]], inputs: tuple[Node, ...], *, blame: object, numbers: int = 0,
     dtype: torch.dtype = torch.float32,
-) -> tuple[Node, ...]:  # fmt: skip
+) -> tuple[Node, ...]:
     """The outputs of `function` at `inputs`: tensors of one shape, but for the last `numbers` of them, which are 0-d.
 
     Raises DivergenceError with the line of `blame`, the user's object, where an operation is not elementwise or not known.
@@ -40,19 +40,30 @@ def trace(
         if node.op == "placeholder":
             nodes[node] = next(placeholders)
         elif node.op == "get_attr":
-            constant = getattr(graph, node.target)
-            if constant.numel() != 1:
-                raise DivergenceError(f"{name_of(blame)} holds a tensor of shape {list(constant.shape)}; only numbers can be part of it")
-            nodes[node] = make.constant(constant.item())
+            nodes[node] = _constant(make, getattr(graph, node.target), blame)
         elif node.op == "call_function":
             op = node.target.overloadpacket.__name__
             converted = aten.convert(make, op, list(torch.fx.map_arg(node.args, nodes.get)), node.kwargs)
             if converted is None:
                 raise _unknown(op, blame, line_of(function, tuple(arguments), op))
             nodes[node] = converted
-        else:
-            outputs = node.args[0] if isinstance(node.args[0], (tuple, list)) else (node.args[0],)
-    return tuple(nodes[o] for o in outputs)
+    results = _as_tuple(graph(*arguments))
+    if any(r.shape not in (arguments[0].shape, ()) for r in results):
+        shapes = " and ".join(str(list(r.shape)) for r in results)
+        raise DivergenceError(f"{name_of(blame)} returns {shapes} for tensors of shape {list(arguments[0].shape)}; it must be elementwise: "
+                              "one tensor of the same shape")
+    (output,) = (n for n in graph.graph.nodes if n.op == "output")
+    return tuple(nodes[o] for o in _as_tuple(output.args[0]))
+
+
+def _as_tuple(outputs: object) -> tuple:
+    return tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs,)
+
+
+def _constant(make: Expressions, tensor: Tensor, blame: object) -> Node:
+    if tensor.numel() != 1:
+        raise DivergenceError(f"{name_of(blame)} holds a tensor of shape {list(tensor.shape)}; only numbers can be part of a kernel")
+    return make.constant(tensor.item())
 
 
 _decompositions = functools.cache(core_aten_decompositions)

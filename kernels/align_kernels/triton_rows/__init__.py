@@ -23,7 +23,7 @@ __all__ = ["row_grad", "row_stats", "row_sum"]
 def row_stats(
     z: Tensor, u: Tensor | None, labels: Tensor, *, sz: float, su: float = 1.0, first: int = 0, softcap: float | None = None,
     ref_softcap: float | None = None,
-) -> RowStats:  # fmt: skip
+) -> RowStats:
     """Pass 1: maxima and sums of exponentials. z, u [T, V]; labels int64 [T], global ids."""
     check_rows(z, u)
     (T, V), acc = z.shape, accumulator(z)
@@ -31,16 +31,15 @@ def row_stats(
     if T:
         row_stats_kernel[(T,)](
             z, u, labels.contiguous(), out, V, z.stride(0), 0 if u is None else u.stride(0), T, first, float(sz), float(su),
-            _float(softcap), _float(ref_softcap),
-            ACC=_TYPES[acc], **STATS[z.element_size()],
-        )  # fmt: skip
+            _float(softcap), _float(ref_softcap), ACC=_TYPES[acc], **STATS[z.element_size()],
+        )
     return RowStats(*out) if u is not None else RowStats(*out[:4], None, None, None)
 
 
 def row_sum(
     z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, *, sz: float, su: float, fn: Fused, softcap: float | None = None,
     ref_softcap: float | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """Pass 2, over this shard: the sum of the divergence's terms before its transform, and S = sum of pulls."""
     check_rows(z, u)
     (T, V), acc = z.shape, accumulator(z)
@@ -49,7 +48,7 @@ def row_sum(
         row_sum_kernel[(T,)](
             z, u, lse_p.contiguous(), lse_q.contiguous(), out, V, z.stride(0), u.stride(0), T, float(sz), float(su),
             _float(softcap), _float(ref_softcap), fn.params, TERMS=fn.triton(acc).terms, ACC=_TYPES[acc], **SUM[z.element_size()],
-        )  # fmt: skip
+        )
     return out[0], out[1]
 
 
@@ -58,7 +57,7 @@ def row_grad(
     w_logp: Tensor | None, w_entropy: Tensor | None, w_div: Tensor | None, *, sz: float, su: float = 1.0, first: int = 0,
     fn: Fused | None = None, softcap: float | None = None, ref_softcap: float | None = None, out: Tensor | None = None,
     accumulate: bool = False,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Backward: the gradient wrt the unscaled logits, [T, V] in the type of `out`. A weight [T] that is None has no term."""
     divergence = w_div is not None
     u, lse_q, S = (u, lse_q, S) if divergence else (None, None, None)
@@ -71,7 +70,7 @@ def row_grad(
             z, u, *per_row, out, V, z.stride(0), u.stride(0) if divergence else 0, out.stride(0), first, float(sz), float(su),
             _float(softcap), _float(ref_softcap), fn.params if divergence else (), PULL=fn.triton(acc).pull if divergence else None,
             ADD=accumulate, ACC=_TYPES[acc], **GRAD[z.element_size()],
-        )  # fmt: skip
+        )
     return out
 
 

@@ -44,10 +44,17 @@ def _row(Z, V, scale, cap, ENTROPY: tl.constexpr, K: tl.constexpr, B: tl.constex
 
 
 @triton.jit
+def _put(OUT, value, stride):
+    """The place of the row's next number."""
+    tl.store(OUT, value)
+    return OUT + stride
+
+
+@triton.jit(do_not_specialize=["stride_out", "first"])
 def row_stats_kernel(
     Z, U, LABELS, OUT, V, stride_z, stride_u, stride_out, first, scale_z, scale_u, cap_z, cap_u,
     K: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
+):
     """One program a row; OUT [7, T] in RowStats' order."""
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(LABELS + row) - first
@@ -56,13 +63,13 @@ def row_stats_kernel(
     Z += row * stride_z
     OUT += row
     m, s, e = _row(Z, V, scale_z, cap_z, True, K, B, ACC)
-    tl.store(OUT, m)
-    tl.store(OUT + stride_out, s)
-    tl.store(OUT + 2 * stride_out, e)
-    tl.store(OUT + 3 * stride_out, load_logits(Z, label, here, scale_z, cap_z, ACC))
+    OUT = _put(OUT, m, stride_out)
+    OUT = _put(OUT, s, stride_out)
+    OUT = _put(OUT, e, stride_out)
+    OUT = _put(OUT, load_logits(Z, label, here, scale_z, cap_z, ACC), stride_out)
     if U is not None:
         U += row * stride_u
         m, s, e = _row(U, V, scale_u, cap_u, False, K, B, ACC)
-        tl.store(OUT + 4 * stride_out, m)
-        tl.store(OUT + 5 * stride_out, s)
-        tl.store(OUT + 6 * stride_out, load_logits(U, label, here, scale_u, cap_u, ACC))
+        OUT = _put(OUT, m, stride_out)
+        OUT = _put(OUT, s, stride_out)
+        OUT = _put(OUT, load_logits(U, label, here, scale_u, cap_u, ACC), stride_out)

@@ -6,11 +6,11 @@ import triton.language as tl
 from align_kernels.triton_rows.load import load_pair
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride_out"])
 def row_sum_kernel(
     Z, U, LSE_P, LSE_Q, OUT, V, stride_z, stride_u, stride_out, scale_z, scale_u, cap_z, cap_u, params,
     TERMS: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
+):
     """One program a row; OUT [2, T]: sum of terms, sum of pulls."""
     row = tl.program_id(0).to(tl.int64)
     Z += row * stride_z

@@ -173,13 +173,13 @@ def test_terms_that_are_not_asked_for(kept):
     grad = triton_rows.row_grad(
         z, u if kept == 2 else None, stats.lse_p, lse_q, labels if kept == 0 else None, stats.entropy if kept == 1 else None, S, *given,
         sz=1.0, fn=fn if kept == 2 else None,
-    )  # fmt: skip
+    )
     _, exact = oracle(z, u, labels, functools.partial(defined, KL), w)
     assert error(grad, exact) < 2e-6
     twice = triton_rows.row_grad(
         z, u if kept == 2 else None, stats.lse_p, lse_q, labels if kept == 0 else None, stats.entropy if kept == 1 else None, S, *given,
         sz=1.0, fn=fn if kept == 2 else None, out=grad.clone(), accumulate=True,
-    )  # fmt: skip
+    )
     assert torch.equal(twice, 2 * grad)
 
 

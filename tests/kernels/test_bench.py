@@ -1,0 +1,104 @@
+"""The benchmark measures what it says: every provider of every job does the same job, and each row has its time, memory and error."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from align.cli import app
+from align_kernels.bench import divergences, report
+from align_kernels.bench.measure import _peak, measure, run
+from align_kernels.bench.problem import JOBS, Shape, problem, truth
+from align_kernels.bench.providers import FLOOR, available
+
+SHAPE = Shape(48, 8, 50)
+
+
+@pytest.fixture(scope="module")
+def result() -> dict:
+    return measure(("logits", "logp", "le_cam"), [SHAPE], device="cpu", dtype=torch.float32, rounds=3, seconds=0.0, drift=0.03,
+                   only=("ours torch", "eager", "linear_cross_entropy"))
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_provider_does_the_job(job):
+    """Loss and gradients of a mean over tokens, against float64; who compiles runs its loss uncompiled here."""
+    at = problem(job, SHAPE, torch.float32, "cpu", drift=0.3)
+    loss, grads = truth(at)
+    with torch.compiler.set_stance("force_eager"):
+        for name, make in available(job, "cpu").items():
+            if name == FLOOR or name.startswith("ours compile"):
+                continue
+            found, found_grads = run(make(), at)
+            torch.testing.assert_close(found.detach().double(), loss, rtol=2e-5, atol=1e-6, msg=name)
+            for one, other in zip(found_grads, grads, strict=True):
+                assert (one.double() - other).abs().max() < 2e-5 * other.abs().max(), name
+
+
+@pytest.mark.parametrize("name", divergences.DIVERGENCES)
+def test_f_and_what_is_written_are_one_divergence(name):
+    logp, ref = (torch.log_softmax(torch.randn(3, 9, generator=torch.Generator().manual_seed(i), dtype=torch.float64), -1) for i in (0, 1))
+    measured = divergences.DIVERGENCES[name]
+    torch.testing.assert_close((ref.exp() * measured.divergence.f(logp - ref)).sum(-1), measured.written(logp, ref), rtol=1e-12, atol=1e-14)
+
+
+def test_each_row_has_time_memory_and_error(result):
+    rows = {(r["job"], r["provider"]): r for r in result["rows"]}
+    assert {job for job, _ in rows} == {"logits", "logp", "le_cam"}
+    assert {p for job, p in rows if job == "le_cam"} == {
+        FLOOR, "ours torch", "ours torch, one sweep", "ours torch, 16 blocks", "torch eager"}
+    for (job, provider), row in rows.items():
+        assert row["runs"] == 3 and 0 < row["ms_low"] <= row["ms"] <= row["ms_high"] and row["first_s"] > 0
+        if provider != FLOOR:
+            # Who takes the difference of two log-probs has fewer digits near the reference.
+            error = 1e-5 if provider.startswith("ours") else 1e-4
+            assert row["loss_error"] < error and row["hidden_error"] < error and row["peak_mib"] > 0
+            assert (row["weight_error"] is None) == (job == "logits")
+
+
+def test_peak_memory_is_what_lived_at_once():
+    def one():
+        a = torch.ones(1 << 18)
+        b = a + 1
+        del a
+        return b + 1
+
+    assert 0 <= _peak(one, "cpu") - (2 * 4 << 18) < 1024
+
+
+def test_a_table_has_the_ratios():
+    def row(job, provider, ms, **keys):
+        return {"job": job, "shape": "s", "provider": provider, "ms": ms, "ms_low": ms, "ms_high": ms, "peak_mib": 1.0, "loss_error": None,
+                "hidden_error": 1e-7, "weight_error": None, "failed": None} | keys
+
+    rows = [row("logp", "ours torch", 10.0), row("le_cam", FLOOR, 12.0, hidden_error=None), row("le_cam", "ours torch", 15.0),
+            row("le_cam", "torch eager", 30.0), row("le_cam", "torch.compile", None, failed="out of memory")]
+    found = {line[0]: line for line in report.lines({"rows": rows})["s", "le_cam"]}
+    assert found["ours torch"][3:6] == ("1.50", "0.50", "80%")
+    assert found["torch eager"][3:6] == ("", "1.00", "40%")
+    assert found["torch.compile"][1] == "out of memory"
+
+
+def test_the_command_draws_a_measurement_made_elsewhere(result, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps(result))
+    done = CliRunner().invoke(app, ["bench", "kernels", "--read", str(tmp_path / "results.json"), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert "le_cam, 48x8x50" in done.output and "ours torch, one sweep" in done.output
+    assert (tmp_path / "out" / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_measures(tmp_path, monkeypatch):
+    monkeypatch.setattr("align.bench.SMALL", [SHAPE])
+    monkeypatch.setattr("align_kernels.bench.measure.available", lambda job, device: {
+        name: make for name, make in available(job, device).items() if name in (FLOOR, "torch eager")})
+    done = CliRunner().invoke(app, ["bench", "kernels", "logp", "--seconds", "0", "--rounds", "3", "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert [r["provider"] for r in json.loads((tmp_path / "results.json").read_text())["rows"]] == [FLOOR, "torch eager"]
+    assert (tmp_path / "bench.png").exists()
+
+
+@pytest.mark.parametrize(("arguments", "told"), [(["flops"], "there is no job 'flops'"), (["--read", "none.json"], "none.json is no measurement")])
+def test_the_command_tells_what_it_cannot_do(arguments, told, tmp_path):
+    done = CliRunner().invoke(app, ["bench", "kernels", *arguments, "--out", str(tmp_path)])
+    assert done.exit_code == 2 and told in done.output.replace("\n", " ")
