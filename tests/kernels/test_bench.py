@@ -98,7 +98,8 @@ def test_the_command_measures(tmp_path, monkeypatch):
     assert (tmp_path / "bench.png").exists()
 
 
-@pytest.mark.parametrize(("arguments", "told"), [(["flops"], "there is no job 'flops'"), (["--read", "none.json"], "none.json is no measurement")])
+@pytest.mark.parametrize(("arguments", "told"), [(["flops"], "there is no job 'flops'"),
+                                                 (["--read", "none.json"], "none.json is no measurement")])
 def test_the_command_tells_what_it_cannot_do(arguments, told, tmp_path):
     done = CliRunner().invoke(app, ["bench", "kernels", *arguments, "--out", str(tmp_path)])
     assert done.exit_code == 2 and told in done.output.replace("\n", " ")
