@@ -13,7 +13,8 @@ class RewardModel(Algorithm):
     """A reward model from preferences: the likelihood of each ranking under Plackett-Luce (Zhu et al. 2301.11270), nats a ranking.
 
     Of two answers that is Bradley-Terry, -log sigmoid(r_w - r_l), as in InstructGPT. A scorer is trained, one number a whole answer;
-    `reward: {name: learned, path: RUN/model}` uses it. Scores are known up to a constant for each prompt.
+    `reward: {name: learned, path: RUN/model}` uses it. Scores are known up to a constant for each prompt. Where rankings differ in
+    length, each weighs by its number of answers.
     """
 
     samples = False

@@ -89,11 +89,12 @@ class Learner:
             self._stop_on_engine_gap(tally, step)
         if first and self.version == 0:
             references.stop_unless_initial(self.references, self.recipe.model.dtype, mini, tally, step)
-        parameters = [p for _, p in self.trained()]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.optimizer.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise RunStopped(f"step {step}: the gradient norm is {norm.item()} although every loss is finite; a smaller optimizer.lr or "
-                             "float32 (model.dtype) is the usual remedy")
+        # Each model by itself: a critic's gradient is no measure of the policy's.
+        norms = [torch.nn.utils.clip_grad_norm_(g["params"], self.recipe.optimizer.max_grad_norm) for g in self.optimizer.param_groups]
+        for norm in norms:
+            if not torch.isfinite(norm):
+                raise RunStopped(f"step {step}: the gradient norm is {norm.item()} although every loss is finite; a smaller optimizer.lr or "
+                                 "float32 (model.dtype) is the usual remedy")
         fraction = schedule(self.recipe.optimizer, step, self.recipe.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = fraction * group["full_lr"]
@@ -102,7 +103,8 @@ class Learner:
         for reference in references.distinct(self.references).values():
             reference.after_step(self.policy, self.updates)
         tally.merge(losses)
-        tally.add("grad/norm", norm, 1)
+        for name, norm in zip(("grad/norm", "critic/grad/norm"), norms, strict=False):
+            tally.add(name, norm, 1)
         tally.add("lr", fraction * self.recipe.optimizer.lr, 1)
 
     def _context(self, micro: TokenBatch) -> TokenContext | ScoreContext:

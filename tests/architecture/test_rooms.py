@@ -40,7 +40,7 @@ def room(path: Path) -> str:
 def test_the_maths_imports_torch_only(path: Path):
     standard = {"__future__", "abc", "collections", "dataclasses", "math", "typing"}
     assert packages(path) <= standard | {"torch", "align", "align_kernels"}
-    assert {name for name in imported(path) if name.startswith("align")} <= {
+    assert {name for name in imported(path) if name.startswith("align.")} <= {
         f"align.{r}" for r in ("divergences", "core.segments", "core.logprobs", "core.credit")}
 
 

@@ -51,9 +51,8 @@ def test_each_row_has_time_memory_and_error(result):
     for (job, provider), row in rows.items():
         assert row["runs"] == 3 and 0 < row["ms_low"] <= row["ms"] <= row["ms_high"] and row["first_s"] > 0
         if provider != FLOOR:
-            # Who takes the difference of two log-probs has fewer digits near the reference.
-            error = 1e-5 if provider.startswith("ours") else 1e-4
-            assert row["loss_error"] < error and row["hidden_error"] < error and row["peak_mib"] > 0
+            # What float32 logits leave of a gradient near the reference, whoever sums them.
+            assert row["loss_error"] < 1e-4 and row["hidden_error"] < 1e-4 and row["peak_mib"] > 0
             assert (row["weight_error"] is None) == (job == "logits")
 
 

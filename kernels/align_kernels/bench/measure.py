@@ -75,6 +75,8 @@ def measure(jobs: Sequence[str], shapes: Sequence[Shape], *, device: str, dtype:
 
 def _rows(job: str, shape: Shape, device: str, dtype: torch.dtype, rounds: int, seconds: float, drift: float, only: Sequence[str]
           ) -> list[Row]:
+    # Dynamo counts recompilations of a function over the whole process, and past its limit runs it uncompiled without a word.
+    torch.compiler.reset()
     at = problem(job, shape, dtype, device, drift)
     checked = at.first(CHECKED)
     expected = truth(checked)
