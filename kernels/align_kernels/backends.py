@@ -17,15 +17,6 @@ RECOMPILATIONS = 64
 """One for each divergence, with and without each term of the gradient; Dynamo gives up silently after 8."""
 
 
-class Forms(NamedTuple):
-    """What plain torch needs of a divergence: elementwise functions of log u, nats, and its transform or None."""
-
-    generator: Callable
-    value: Callable
-    coefficient: Callable
-    transform: Callable | None
-
-
 class Rows(NamedTuple):
     """The row functions of one backend (see torch_rows)."""
 
@@ -44,10 +35,7 @@ class Rows(NamedTuple):
         from align_kernels.codegen import Fused, fused  # noqa: PLC0415 - the tracer takes a second to import
 
         kernel = divergence if isinstance(divergence, Fused) else fused(divergence)
-        if self.name == "compile":
-            return _traced(kernel, dtype)
-        # The derived functions themselves are several times faster in plain torch than their graph, node by node.
-        return kernel if self.name == "triton" or kernel.forms is None else Forms(*kernel.forms, kernel.transform)
+        return _traced(kernel, dtype) if self.name == "compile" else kernel
 
 
 def unavailable(backend: str, device_type: str) -> str | None:

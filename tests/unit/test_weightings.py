@@ -278,7 +278,7 @@ def test_needs_say_what_is_read(name: str):
     node = {"steps": 1, "task": "countdown", "algorithm": "sft", "model": {"path": "nowhere"},
             "regularizers": {"kl": {"estimator": "exact", "coefficient": 0.1, "weighting": {"name": name, **NODES[name]}}}}
     if weighting.needs_rewards:
-        with pytest.raises(RecipeError, match=rf"regularizers\.kl: weighting {name}.* looks at rewards, and this algorithm's data have none"):
+        with pytest.raises(RecipeError, match=rf"regularizers\.kl: weighting {name}.* looks at rewards, and this algorithm's data have"):
             recipe.build(node)
     else:
         recipe.build(node)
