@@ -76,7 +76,12 @@ class Ppo(Algorithm):
 
     def symbols(self) -> dict[str, str]:
         return {"A": f"GAE of the critic, γ = {self.gamma:g}, λ = {self.lam:g}{', whitened' if self.whiten else ''}",
-                "ρ": "π/π_old of the token", "L_V": summary(clipped_squared if self.risk is None else itakura_saito)}
+                "ρ": "π/π_old of the token", "L_V": self._value_formula()}
+
+    def _value_formula(self) -> str:
+        if self.risk is not None:
+            return summary(itakura_saito)
+        return "(V − R)²/2" if self.value_clip is None else summary(clipped_squared)
 
     def loss(self, ctx: TokenContext, advantages: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         at = Packing(ctx.batch.seq_ids, ctx.batch.positions)
