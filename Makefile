@@ -1,6 +1,7 @@
 # Two commands do all set-up: `make demo` and `make test`. ACCEL is found by itself; say ACCEL=cpu or ACCEL=gpu to choose.
 PYTHON ?= python3
 ACCEL ?= $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
+TEST_PROCESSES ?= 2
 LOCK = requirements/$(ACCEL).lock
 BIN = .venv/bin
 # uv reads its own variables; whoever configured pip for a mirror has configured these.
@@ -35,8 +36,8 @@ demo: setup  ## the main job: warm start, then GRPO held by an exact KL, with a 
 	rm -rf runs/demo
 	$(BIN)/align train countdown_grpo --out runs/demo
 
-test: setup  ## all tests
-	$(BIN)/python -m pytest
+test: setup  ## all tests, in TEST_PROCESSES processes (2)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 check: setup  ## lint and the fast tests
 	$(BIN)/ruff check .

@@ -70,7 +70,15 @@ def pressed(times: int):
 ORIGINAL = Learner.update
 
 
-def test_ctrl_c_waits_for_the_update_it_falls_into(tmp_path: Path, monkeypatch):
+@pytest.fixture
+def listening():
+    """Ctrl-C is heard: a shell starts what it puts into the background deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_waits_for_the_update_it_falls_into(tmp_path: Path, monkeypatch, listening):
     monkeypatch.setattr(Learner, "update", pressed(1))
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path)
@@ -78,7 +86,7 @@ def test_ctrl_c_waits_for_the_update_it_falls_into(tmp_path: Path, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_second_ctrl_c_does_not_wait(tmp_path: Path, monkeypatch):
+def test_a_second_ctrl_c_does_not_wait(tmp_path: Path, monkeypatch, listening):
     monkeypatch.setattr(Learner, "update", pressed(2))
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path)
