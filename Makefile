@@ -37,7 +37,8 @@ demo: setup  ## the main job: warm start, then GRPO held by an exact KL, with a 
 	$(BIN)/align train countdown_grpo --out runs/demo
 
 test: setup  ## all tests, in TEST_PROCESSES processes (2)
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+# More threads than cores would wait for each other.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 check: setup  ## lint and the fast tests
 	$(BIN)/ruff check .
