@@ -77,6 +77,8 @@ def load_tokenizer(folder: str, where: str):
 
 def _loaded(folder: str, where: str, otherwise: str, load: Callable[[], T]) -> T:
     transformers_logging.disable_progress_bar()
+    if not Path(folder).is_dir():
+        raise UserError(f"{where}: {folder} holds {otherwise}: there is no such folder. Train it first, or give the folder of another run")
     if is_adapter(folder):
         raise UserError(f"{where}: {folder} holds a peft adapter; give a folder with the merged model (`model` of a run is one)")
     try:
