@@ -30,11 +30,6 @@ def summary(thing: Any) -> str:
     return " ".join(inspect.cleandoc(doc).split("\n\n")[0].split())
 
 
-def first_line(thing: Any) -> str:
-    """The first line of the docstring."""
-    return summary(thing) and inspect.cleandoc(thing.__doc__).splitlines()[0]
-
-
 def sentence(thing: Any) -> str:
     """The first sentence of the docstring."""
     return re.split(r"(?<!\bal)\.\s", summary(thing))[0].removesuffix(".")

@@ -21,11 +21,6 @@ def link(divergence: Divergence, log_ratio: Tensor, limit: float) -> Tensor:
     return score.detach().to(log_ratio.dtype) + slope.to(log_ratio.dtype) * (log_ratio - at.detach().to(log_ratio.dtype))
 
 
-def implicit_reward(score: Tensor, beta: Tensor | float) -> Tensor:
-    """beta times the score, detached: the reward, up to a term of the prompt, under which the policy would be optimal."""
-    return beta * score.detach()
-
-
 def accuracy(chosen: Tensor, rejected: Tensor) -> Tensor:
     """1 where the chosen answer scores higher, 1/2 at a tie, else 0; [P] -> [P], in the type of the scores."""
     return 0.5 * (1 + torch.sign(chosen.detach() - rejected.detach()))

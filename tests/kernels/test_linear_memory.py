@@ -3,8 +3,7 @@
 import pytest
 import torch
 from kernels.heads import normal
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from sizes import Sizes
 
 from align.divergences.reverse_kl import ReverseKl
 from align.estimators.top_k import TopK
@@ -12,21 +11,6 @@ from align_kernels import Compared, Head, every_token, linear_objective, linear_
 
 TOKENS, VOCABULARY, WIDTH, ROWS = 300, 500, 4, 8
 LABELS = torch.arange(TOKENS)
-
-
-class Sizes(TorchDispatchMode):
-    """The number of elements of the largest tensor any operation returns."""
-
-    def __init__(self):
-        super().__init__()
-        self.largest = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(tensor, Tensor):
-                self.largest = max(self.largest, tensor.numel())
-        return result
 
 
 def setting(dtype: torch.dtype, outcomes=every_token):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from unit.definitions import every
 
-from align.core.links import accuracy, implicit_reward, link
+from align.core.links import accuracy, link
 from align.core.logprobs import exact_divergence
 from align.core.preference import sigmoid
 from align.core.segments import segment_sum
@@ -103,12 +103,9 @@ def test_an_answer_given_up_is_pulled_back_hard_but_finitely():
         assert scores.item() < -slope and slopes.item() == pytest.approx(slope, rel=1e-6)
 
 
-def test_implicit_reward_and_accuracy():
+def test_accuracy():
     chosen, rejected = torch.tensor([2.0, 1.0, -1.0], requires_grad=True), torch.tensor([1.0, 1.0, 3.0])
     assert accuracy(chosen, rejected).tolist() == [1.0, 0.5, 0.0] and not accuracy(chosen, rejected).requires_grad
-    reward = implicit_reward(chosen, torch.tensor([0.1, 0.2, 0.5]))
-    torch.testing.assert_close(reward, torch.tensor([0.2, 0.2, -0.5]))
-    assert not reward.requires_grad
 
 
 # SamPO: the log-ratio of as many tokens of either answer as the shorter has.

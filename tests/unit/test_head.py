@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
+from sizes import Sizes
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from align.core.logprobs import Compared, Head, exact_divergence, token_stats
 from align.divergences.forward_kl import ForwardKl
@@ -120,21 +120,6 @@ def test_outcomes_only_one_side_allows(dtype):
         torch.testing.assert_close(found, expected, rtol=8 * torch.finfo(dtype).eps, atol=0)
         (grad,) = torch.autograd.grad(found, logits)
         assert torch.isfinite(grad).all()
-
-
-class Sizes(TorchDispatchMode):
-    """The number of elements of the largest tensor any operation returns."""
-
-    def __init__(self):
-        super().__init__()
-        self.largest = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(tensor, Tensor):
-                self.largest = max(self.largest, tensor.numel())
-        return result
 
 
 def test_the_logits_never_exist_at_once():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from models import tiny_model
+from rollouts import groups
 from transformers import AutoModelForCausalLM
 
 from align import recipe
@@ -18,7 +19,7 @@ from align.learner.policy import Policy
 from align.pack import pack
 from align.recipe import Model, Optimizer
 from align.shape import shape
-from align.types import Group, Prompt, Rewards, Rollout, TokenBatch
+from align.types import Rewards, TokenBatch
 from align.weight_sync.packing import unpack
 
 PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
@@ -39,14 +40,6 @@ def node(folder: Path, **changes) -> dict:
 
 def make(folder: Path, **changes) -> Learner:
     return Learner(recipe.build(node(folder, **changes)), str(folder))
-
-
-def groups(seed: int = 0) -> list[Group]:
-    rng = np.random.default_rng(seed)
-    return [
-        Group(prompt=Prompt(id=str(g), text="", token_ids=tuple(rng.integers(3, 26, rng.integers(2, 7)).tolist())), rollouts=tuple(
-            Rollout(token_ids=rng.integers(2, 26, rng.integers(1, 7)).astype(np.int32), text="") for _ in range(3)))
-        for g in range(4)]
 
 
 def batch(learner: Learner, seed: int = 0) -> TokenBatch:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from interrupted import stopped_at
 from models import tiny_model
 from torch import Tensor
 
@@ -270,17 +271,8 @@ def state(folder: Path, out: Path, **changes) -> dict[str, Tensor]:
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(kind: str, folder: Path, tmp_path: Path, monkeypatch):
     options = critic(kind, epochs=2, minibatches=2)
     whole = start(folder, tmp_path / "whole", **options)
-    with monkeypatch.context() as killed:
-        update = Learner.update
-
-        def until_the_fourth(self: Learner, batch: TokenBatch, step: int):
-            if step == 3:
-                raise KeyboardInterrupt
-            return update(self, batch, step)
-
-        killed.setattr(Learner, "update", until_the_fourth)
-        with pytest.raises(KeyboardInterrupt):
-            start(folder, tmp_path / "parts", **options)
+    with stopped_at(3, monkeypatch):
+        start(folder, tmp_path / "parts", **options)
     assert [p.name for p in (tmp_path / "parts" / "checkpoints").glob("*")] == ["step_000002"]
     parts = start(folder, tmp_path / "parts", resume=True, **options)
     timing = ("time", "tokens/s", "sync")

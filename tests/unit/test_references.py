@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from models import tiny_model, tiny_tokenizer
+from rollouts import groups
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from unit.enumeration import NAME, Problem
@@ -22,7 +23,7 @@ from align.errors import RecipeError, RunStopped, UserError
 from align.learner.learner import Learner
 from align.pack import pack
 from align.shape import shape
-from align.types import Group, Prompt, Rewards, Rollout, TokenBatch
+from align.types import Rewards, TokenBatch
 
 PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
 INITIAL = ["frozen", "ema", "hard_reset", "behaviour"]
@@ -62,14 +63,6 @@ def make(folder: Path, ref: str | dict, *, lora: int = 0, minibatches: int = 2, 
         "workers": {"backend": "local"}, "evaluation": {"every": -1},
         "regularizers": {"kl": {"coefficient": 0.1, "reference": node, "estimator": "exact"} | keys},
     }), str(folder / model))
-
-
-def groups(seed: int = 0) -> list[Group]:
-    rng = np.random.default_rng(seed)
-    return [
-        Group(prompt=Prompt(id=str(g), text="", token_ids=tuple(rng.integers(3, 26, rng.integers(2, 7)).tolist())), rollouts=tuple(
-            Rollout(token_ids=rng.integers(2, 26, rng.integers(1, 7)).astype(np.int32), text="") for _ in range(3)))
-        for g in range(4)]
 
 
 def batch(learner: Learner, seed: int = 0) -> TokenBatch:

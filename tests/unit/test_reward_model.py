@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from interrupted import stopped_at
 from models import tiny_model
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -206,17 +207,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(lora: int, folder: P
         return lines(tmp_path / name)
 
     whole = start("whole")
-    with monkeypatch.context() as killed:
-        update = Learner.update
-
-        def until_the_fourth(self: Learner, batch: TokenBatch, step: int):
-            if step == 3:
-                raise KeyboardInterrupt
-            return update(self, batch, step)
-
-        killed.setattr(Learner, "update", until_the_fourth)
-        with pytest.raises(KeyboardInterrupt):
-            start("parts")
+    with stopped_at(3, monkeypatch):
+        start("parts")
     parts = start("parts", resume=True)
     timing = ("time", "tokens/s")
     for a, b in zip(whole, parts, strict=True):
