@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 
+import align_kernels
 from align import config
 from align.cache import cache_folder
 from align.errors import RecipeError, UserError
@@ -24,11 +25,12 @@ ONLOOKERS = ("cli.py", "catalogue.py", "describe.py", "enumeration.py", "explain
 
 
 def content_hash(recipe: Recipe) -> str:
-    """Of the resolved recipe, align's own sources and the libraries that train: whatever could change the model."""
+    """Of the resolved recipe, align's own sources, the kernels' and the libraries that train: whatever could change the model."""
     digest = hashlib.sha256(json.dumps(config.resolved(recipe), sort_keys=True).encode())
-    for source in sorted(Path(__file__).parent.rglob("*.py")):
-        if not {"telemetry", "workers", "audit", "testing", "sweep", *ONLOOKERS} & set(source.relative_to(Path(__file__).parent).parts):
-            digest.update(source.read_bytes())
+    for package in (Path(__file__).parent, Path(align_kernels.__file__).parent):
+        for source in sorted(package.rglob("*.py")):
+            if not {"telemetry", "workers", "audit", "testing", "sweep", "bench", *ONLOOKERS} & set(source.relative_to(package).parts):
+                digest.update(source.read_bytes())
     digest.update(f"{torch.__version__} {transformers.__version__}".encode())
     return digest.hexdigest()[:16]
 

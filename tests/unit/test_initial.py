@@ -77,3 +77,16 @@ def test_every_key_is_part_of_the_content():
 def test_a_bfloat16_policy_holds_bfloat16(tmp_path: Path):
     model = load_causal_lm(str(tiny_model(tmp_path)), "bfloat16", "model.path")
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+def test_a_warm_start_hangs_on_the_kernels_too(tmp_path: Path, monkeypatch):
+    source, plain = tmp_path / "__init__.py", build({"path": "a"})
+    monkeypatch.setattr("align_kernels.__file__", str(source))
+    hashes = set()
+    for text in ("one", "other"):
+        source.write_text(text)
+        hashes.add(content_hash(plain))
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "measure.py").write_text("only looks on")
+    hashes.add(content_hash(plain))
+    assert len(hashes) == 2
