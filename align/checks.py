@@ -38,6 +38,13 @@ def check(recipe: Recipe) -> None:
             raise RecipeError(f"shapings.{name}", reason)
 
 
+def check_writers(recipe: Recipe) -> None:
+    """Raises RecipeError at a writer that cannot write here. Apart from `check`: workers, `explain` and `eval` do without its package."""
+    for name, writer in recipe.writers.items():
+        if reason := writer.refusal():
+            raise RecipeError(f"writers.{name}", reason)
+
+
 def data(recipe: Recipe) -> str:
     """What the algorithm learns from, in a word."""
     if recipe.algorithm.samples:

@@ -19,9 +19,9 @@ from align.cache import cache_folder
 from align.errors import RecipeError, UserError
 from align.recipe import Recipe, load
 
-ONLOOKERS = ("cli.py", "catalogue.py", "describe.py", "enumeration.py", "explain.py", "handbook.py", "lookup.py",
-             "pairs.py", "probe.py", "bench.py")
-"""What only looks at recipes and parts: a change of it changes no model."""
+ONLOOKERS = {"cli.py", "catalogue.py", "describe.py", "enumeration.py", "explain.py", "handbook.py", "lookup.py", "pairs.py", "probe.py",
+             "bench.py", "telemetry", "writers", "workers", "audit", "testing", "sweep", "bench"}
+"""Files and folders that only look on: a change of them changes no model."""
 
 
 def content_hash(recipe: Recipe) -> str:
@@ -29,7 +29,7 @@ def content_hash(recipe: Recipe) -> str:
     digest = hashlib.sha256(json.dumps(config.resolved(recipe), sort_keys=True).encode())
     for package in (Path(__file__).parent, Path(align_kernels.__file__).parent):
         for source in sorted(package.rglob("*.py")):
-            if not {"telemetry", "workers", "audit", "testing", "sweep", "bench", *ONLOOKERS} & set(source.relative_to(package).parts):
+            if not ONLOOKERS & set(source.relative_to(package).parts):
                 digest.update(source.read_bytes())
     digest.update(f"{torch.__version__} {transformers.__version__}".encode())
     return digest.hexdigest()[:16]

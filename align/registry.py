@@ -37,6 +37,7 @@ ROOMS = {
     "shaping": "align.shapings",
     "task": "align.tasks",
     "weighting": "align.weightings",
+    "writer": "align.writers",
 }
 
 _sources: dict[str, str] = {}

@@ -9,8 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
+from align.telemetry.fan_out import FanOut
 from align.telemetry.progress import Live, Plain
 from align.telemetry.writers import Metrics, write_summary
+from align.writers import Writer
 
 _console = Console(highlight=False, soft_wrap=True)
 
@@ -27,26 +29,38 @@ class Telemetry:
         """Args: steps of the whole run; first_step from which it goes on. Lines of metrics.jsonl from first_step on are dropped."""
         self._run_dir, self._steps, self._first_step = run_dir, steps, first_step
         self._metrics = Metrics(run_dir / "metrics.jsonl", first_step)
+        self._writers = FanOut(self.note)
         self._progress = (Live if _console.is_terminal else Plain)(_console, steps, first_step, clock=time.monotonic)
+
+    def open(self, writers: Mapping[str, Writer], recipe: Mapping[str, Any]) -> None:
+        """Have a recipe's writers told too. Raises RecipeError where one cannot begin.
+
+        Args: recipe as plain data, for those that keep it.
+        """
+        self._writers.open(writers, self._run_dir, recipe, self._first_step)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """The numbers of a step (from 0), after its update."""
         self._metrics.write(step, metrics)
+        self._writers.write(step + 1, metrics)
         self._progress.step(step, metrics)
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Held-out numbers after `step` updates, so 0 is the initial model; written as `eval/...`."""
-        self._metrics.write(step, {f"eval/{name}": value for name, value in metrics.items()})
+        named = {f"eval/{name}": value for name, value in metrics.items()}
+        self._metrics.write(step, named)
+        self._writers.write(step, named)
         self._progress.evaluation(step, metrics)
 
     def note(self, text: str) -> None:
         """A message of one line."""
         note(text)
 
-    def close(self) -> None:
-        """Give the terminal and the file back; a run that is stopped needs it too. Calling it again does nothing."""
+    def close(self, finished: bool = False) -> None:
+        """Give the terminal and the files back; a run that is stopped needs it too. Calling it again does nothing."""
         self._progress.close()
         self._metrics.close()
+        self._writers.close(finished)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Close, write `summary.json` and the plot, print the table.
@@ -58,7 +72,7 @@ class Telemetry:
         from align.telemetry.plots import draw  # noqa: PLC0415
         from align.telemetry.report import table  # noqa: PLC0415
 
-        self.close()
+        self.close(finished=True)
         write_summary(self._run_dir / "summary.json", summary)
         plot = draw(self._run_dir / "metrics.jsonl", self._run_dir / "plots" / "training.png")
         _console.print(table(summary))

@@ -23,10 +23,11 @@ from align.testing.rewards import check_reward
 from align.testing.shapings import check_shaping
 from align.testing.tasks import check_task
 from align.testing.weightings import check_weighting
+from align.testing.writers import check_writer
 
 __all__ = [
     "Finding", "check", "check_algorithm", "check_coefficient", "check_critic", "check_divergence", "check_engine", "check_estimator",
-    "check_reference", "check_regularizer", "check_reward", "check_shaping", "check_task", "check_weighting",
+    "check_reference", "check_regularizer", "check_reward", "check_shaping", "check_task", "check_weighting", "check_writer",
 ]
 
 CHECKS = {name.removeprefix("check_"): found for name, found in list(globals().items()) if name.startswith("check_")}

@@ -44,7 +44,7 @@ def test_the_maths_imports_torch_only(path: Path):
         f"align.{r}" for r in ("divergences", "core.segments", "core.logprobs", "core.credit")}
 
 
-@pytest.mark.parametrize(("package", "allowed"), [("ray", {"workers"}), ("vllm", {"engines", "weight_sync"})])
+@pytest.mark.parametrize(("package", "allowed"), [("ray", {"workers"}), ("vllm", {"engines", "weight_sync"}), ("wandb", {"writers"})])
 def test_only_its_room_imports(package: str, allowed: set[str]):
     assert {room(p) for p in FILES if package in packages(p)} <= allowed
 

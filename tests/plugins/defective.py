@@ -161,6 +161,17 @@ GOOD = {
             def load(self, version, weights):
                 super().load(version, weights)
         ''',
+    "writer": '''
+        class Part:
+            """Tab-separated lines."""
+            def open(self, folder, run, recipe, done):
+                self.file = (folder / "lines.tsv").open("a")
+            def write(self, step, metrics):
+                for name, value in metrics.items():
+                    self.file.write(f"{step}\\t{name}\\t{value:g}\\n")
+            def close(self, finished):
+                self.file.close()
+        ''',
 }
 """One method each beyond what its kind must define, at most."""
 DEFECTS = {
@@ -277,6 +288,12 @@ DEFECTS = {
     ("shaping", "leaves the batch alone"): add("def rewards(self, batch, rewards): return rewards.sub_(1)"),
     ("shaping", "other prompts"): add("def other_context(self, batch): return batch"),
     ("shaping", "metrics"): add("def metrics(self, batch, name): return {'longest': batch.lengths.max()}"),
+    ("writer", "refusal"): add("def refusal(self): return False"),
+    ("writer", "any number"): swap("{value:g}", "{round(value)}"),
+    ("writer", "goes on"): swap('open("a")', 'open("x")'),
+    ("writer", "leaves what it is given alone"): swap("for name, value in metrics.items():", "while metrics:",
+                                                      "self.file.write", "name, value = metrics.popitem(); self.file.write"),
+    ("writer", "no random numbers"): swap("self.file = ", "self.id = __import__('random').random(); self.file = "),
     ("reference", "scores"): add("def hidden(self, policy, micro): return policy.hidden(micro, self._copy) * float('nan')"),
     ("reference", "starts at the policy"): swap("p.detach().clone()", "p.detach() * 1.1"),
     ("reference", "scored once"): swap("p.detach().clone()", "p.detach()"),

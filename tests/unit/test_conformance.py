@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes import wandb
 from models import tiny_scorer
 from plugins.defective import DEFECTS, GOOD, source
 from typer.testing import CliRunner
@@ -81,7 +82,8 @@ def filled(value, files: dict[str, str]):
 
 
 @pytest.mark.parametrize(("kind", "name"), PARTS, ids=lambda x: x)
-def test_every_part_conforms(kind, name, files):
+def test_every_part_conforms(kind, name, files, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
     keys = {key: filled(value, files) for key, value in KEYS.get((kind, name), {}).items()}
     failed = {f.name: f.found for f in check(kind, name, **keys) if not f.passed}
     assert failed.keys() == KNOWN.get((kind, name), set()), failed

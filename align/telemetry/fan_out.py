@@ -1,0 +1,56 @@
+"""A recipe's writers, told alike. None of them can lose a run: what breaks on the way is left out, and the run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from align.errors import RecipeError
+from align.writers import Writer
+
+
+class FanOut:
+    """The writers that are open, by their names in the recipe."""
+
+    def __init__(self, note: Callable[[str], None]):
+        self._note = note
+        self._open: dict[str, Writer] = {}
+
+    def open(self, writers: Mapping[str, Writer], run_dir: Path, recipe: Mapping[str, Any], done: int) -> None:
+        """Open each, in its own folder `writers/NAME` of the run's.
+
+        Raises: RecipeError at the first that cannot begin: nothing is computed yet, and a run without it may not be wanted.
+        """
+        for name, writer in writers.items():
+            folder = run_dir / "writers" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                writer.open(folder, str(run_dir), recipe, done)
+            except Exception as error:
+                remedy = f"mend that, or run without it: writers.{name}=null"
+                raise RecipeError(f"writers.{name}", f"cannot begin: {_said(error)}; {remedy}") from error
+            self._open[name] = writer
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Numbers after `step` updates."""
+        plain = {name: float(value) for name, value in metrics.items()}
+        for name, writer in list(self._open.items()):
+            try:
+                writer.write(step, plain)
+            except Exception as error:
+                del self._open[name]
+                self._note(f"writers.{name}: failed at step {step}: {_said(error)}; it is left out from here on. The run goes on, and "
+                           "metrics.jsonl has every number")
+
+    def close(self, finished: bool) -> None:
+        """Close those that still write. Calling it again does nothing."""
+        for name in list(self._open):
+            try:
+                self._open.pop(name).close(finished)
+            except Exception as error:
+                self._note(f"writers.{name}: could not be closed: {_said(error)}; it may lack the last steps, metrics.jsonl has them")
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
