@@ -19,3 +19,6 @@ class RecipeError(UserError):
 
 class RunStopped(UserError):
     """A run that was stopped while it worked: what was computed is kept, the message says why and where."""
+
+    learned = False
+    """Updates of the batch it was stopped in are applied: a resumed run goes on with the next batch."""

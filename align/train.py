@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from align import checkpoints
+from align.checks import check_writers
 from align.config import resolved
 from align.describe import written
 from align.errors import RunStopped
@@ -38,11 +40,14 @@ def train(recipe: Recipe, run_dir: Path, address: str | None = None, resume: boo
     Args: address: a Ray cluster to attach to; resume: continue from the newest checkpoint in `run_dir`.
     Raises: UserError, with a checkpoint kept where work was done.
     """
+    check_writers(recipe)
     run_dir.mkdir(parents=True, exist_ok=True)
     first = checkpoints.newest_step(run_dir, recipe) if resume else 0
-    OmegaConf.save(OmegaConf.create(resolved(recipe)), run_dir / "recipe.yaml")
+    node = resolved(recipe)
+    OmegaConf.save(OmegaConf.create(node), run_dir / "recipe.yaml")
     telemetry = Telemetry(run_dir, steps=recipe.steps, first_step=first)
     try:
+        telemetry.open(recipe.writers, node)
         return _train(recipe, run_dir, address, first, telemetry)
     finally:
         telemetry.close()
@@ -67,7 +72,7 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telem
     longest = max([examples.max_prompt_tokens, *(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)])
     workers = open_workers(recipe, model_dir, longest, address)
     try:
-        return Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer.pad_token_id or 0).run(first)
+        return Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer).run(first)
     finally:
         workers.close()
 
@@ -76,9 +81,9 @@ class Run:
     """The holders of state of one run: the workers, the coefficients (in the recipe) and the telemetry."""
 
     def __init__(self, recipe: Recipe, run_dir: Path, workers: Workers, telemetry: Telemetry, examples: Examples, suites: Suites,
-                 pad_id: int):
+                 tokenizer: Any):
         self.recipe, self.run_dir, self.workers, self.telemetry = recipe, run_dir, workers, telemetry
-        self.examples, self.suites, self.pad_id = examples, suites, pad_id
+        self.examples, self.suites, self.tokenizer = examples, suites, tokenizer
         self.seconds: dict[str, float] = {}
         self.tokens, self.step_seconds = 0, 0.0
         self.learned, self.updating = 0, False
@@ -97,6 +102,8 @@ class Run:
             try:
                 self.step(step)
             except (RunStopped, KeyboardInterrupt) as stop:
+                if isinstance(stop, RunStopped) and stop.learned:
+                    self.learned = step + 1
                 # The learner refuses an update before it applies it; a second Ctrl-C may leave half of one: nothing could resume from it.
                 if isinstance(stop, RunStopped) or not self.updating:
                     checkpoints.save(self.run_dir, self.learned, self.workers.learner, recipe, before)
@@ -118,12 +125,16 @@ class Run:
         self.telemetry.finish(summary)
         return summary
 
+    @property
+    def pad_id(self) -> int:
+        return self.tokenizer.pad_token_id or 0
+
     def step(self, step: int) -> None:
         """Everything one batch goes through, in order."""
         self.seconds = {}
         began = time.perf_counter()
         groups, rewards = self.experience(step)
-        batch = pack(groups, rewards, self.pad_id)
+        batch = pack(groups, rewards, self.pad_id, partial(self.tokenizer.decode, skip_special_tokens=True))
         if batch is None:
             self.telemetry.note(f"step {step}: every sample was dropped ({rewards.first_failure}); nothing was learned from it")
             return

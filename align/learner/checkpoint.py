@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _state(learner: Learner, hashed: bool) -> dict[str, Any]:
-    parameters = dict(learner.trained())
+    parameters = {name: learner.optimizer.master(p) for name, p in learner.trained()}
     moments = {
         name: {key: learner.optimizer.state[p][key] for key in ("step", "exp_avg", "exp_avg_sq")} if p in learner.optimizer.state
         else {"step": torch.zeros((), device=p.device), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
@@ -34,7 +34,7 @@ def _state(learner: Learner, hashed: bool) -> dict[str, Any]:
 
 
 def save(learner: Learner, folder: str) -> None:
-    """Trained parameters (the critic's too), Adam's moments, reference states with their hashes, and the counts of batches and updates."""
+    """What is trained (the critic too) in float32, Adam's moments, reference states with their hashes, counts of batches and updates."""
     with _single_process():
         dcp.save(_state(learner, hashed=True), checkpoint_id=folder, no_dist=True)
 
@@ -51,10 +51,9 @@ def load(learner: Learner, folder: str) -> None:
     except (dcp.api.CheckpointException, ValueError, RuntimeError) as error:
         raise UserError(f"{folder} does not fit this recipe's model: resume with the recipe.yaml of the run "
                         f"({str(error).splitlines()[0]})") from error
-    with torch.no_grad():
-        for name, p in learner.trained():
-            p.copy_(state["policy"][name])
-            learner.optimizer.state[p] = state["optimizer"][name]
+    for name, p in learner.trained():
+        learner.optimizer.assign(p, state["policy"][name])
+        learner.optimizer.state[learner.optimizer.master(p)] = state["optimizer"][name]
     references.restore(learner.references, learner.policy, state["references"])
     learner.version, learner.updates = int(state["version"]), int(state["updates"])
 

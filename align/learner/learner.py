@@ -66,14 +66,23 @@ class Learner:
             yield from self.critic.trained()
 
     def update(self, batch: TokenBatch, step: int) -> dict[str, Stat]:
-        """All updates this batch serves. Raises RunStopped, with nothing applied, for a loss or gradient that is not finite."""
+        """All updates this batch serves. Raises RunStopped for a loss or gradient that is not finite: that update is not applied.
+
+        Those before it stay, and then the batch counts as learned from: drawn again, they would be applied twice.
+        """
         torch.manual_seed(self.recipe.seed * 1_000_003 + step)  # LoRA's dropout; a resumed run draws the same
         algorithm, tally = self.recipe.algorithm, Tally()
         # As they are now, when the batch was scored: the references may move with the updates it serves.
         self._reference_heads = self._heads(batch)
-        for epoch in range(algorithm.epochs):
-            for number, mini in enumerate(minibatches(batch, algorithm.minibatches, seed=self.recipe.seed + step * 1009 + epoch)):
-                self._one_update(mini, step, tally, first=epoch == number == 0)
+        before = self.updates
+        try:
+            for epoch in range(algorithm.epochs):
+                for mini in minibatches(batch, algorithm.minibatches, seed=self.recipe.seed + step * 1009 + epoch):
+                    self._one_update(mini, step, tally, first=self.updates == before)
+        except RunStopped as stop:
+            stop.learned = self.updates > before
+            self.version += stop.learned
+            raise
         self.version += 1
         for name in batch.references:
             tally.add(f"ref/{name}/version", self.references[name].version, 1)

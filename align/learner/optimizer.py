@@ -1,12 +1,11 @@
-"""AdamW, the learning-rate schedule, and gradient clipping."""
+"""What the optimizer moves, and its learning-rate schedule."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
-import torch
-
+from align.learner.masters import MasterAdamW
 from align.recipe import Optimizer
 
 if TYPE_CHECKING:
@@ -15,12 +14,12 @@ if TYPE_CHECKING:
     from align.learner.scorer import Scorer
 
 
-def make_optimizer(options: Optimizer, policy: Policy | Scorer, critic: Critic | None) -> torch.optim.AdamW:
+def make_optimizer(options: Optimizer, policy: Policy | Scorer, critic: Critic | None) -> MasterAdamW:
     """One optimizer; the critic is a group of its own, for it may have its own rate."""
     groups = [{"params": [p for _, p in policy.trained()], "full_lr": options.lr}]
     if critic is not None:
         groups.append({"params": [p for _, p in critic.trained()], "full_lr": critic.lr or options.lr})
-    return torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay, fused=True)
+    return MasterAdamW(groups, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay, fused=True)
 
 
 def schedule(options: Optimizer, step: int, steps: int) -> float:

@@ -21,6 +21,8 @@ from mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("align", "examples", "kernels", "recipes", "tests", "docs", "pyproject.toml", "README.md")
+INTERPRETED = "kernels/interpreted/"
+"""Tests in Triton's interpreter, which are collected only where it is on from the start."""
 FAILED = 1
 """What pytest exits with where a test failed. A mutant that cannot be imported, or a test that is not found, exits with another."""
 
@@ -48,10 +50,14 @@ def sabotage(copy: Path, chosen: list[Mutant]) -> int:
             shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         elif source.exists():
             shutil.copy(source, copy / name)
-    code, output = run_tests(copy, *sorted({t for m in chosen for t in m.tests.split()}))
-    red = [line.partition(" ")[2].partition(" - ")[0] for line in output.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-    if code and not red:
-        raise SystemExit(f"the tests cannot be run:\n{output[-3000:]}")
+    tests = sorted({t for m in chosen for t in m.tests.split()})
+    red = []
+    for some in filter(None, ([t for t in tests if INTERPRETED not in t], [t for t in tests if INTERPRETED in t])):
+        code, output = run_tests(copy, *some)
+        found = [line.partition(" ")[2].partition(" - ")[0] for line in output.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        if code and not found:
+            raise SystemExit(f"the tests cannot be run:\n{output[-3000:]}")
+        red += found
     if red:
         print(f"these fail without a mutant, and are left out: {', '.join(red)}", flush=True)
     verdicts = {}
@@ -81,6 +87,8 @@ def verdict(copy: Path, mutant: Mutant, left_out: list[str]) -> str:
 def run_tests(copy: Path, *arguments: str) -> tuple[int, str]:
     """pytest's exit code and what it said. The copy comes before an installed align, in children too."""
     environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    if any(INTERPRETED in argument for argument in arguments):
+        environment["TRITON_INTERPRET"] = "1"
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
                            *(a if a.startswith("-") else f"tests/{a}" for a in arguments)], cwd=copy, env=environment,
                           capture_output=True, text=True)

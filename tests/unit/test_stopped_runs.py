@@ -1,5 +1,6 @@
 """What a run that is stopped leaves behind: a checkpoint labelled by what the learner has learned, or none."""
 
+import pickle
 import signal
 from pathlib import Path
 
@@ -15,12 +16,12 @@ from align.workers.local import LocalWorkers
 PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
 
 
-def start(folder: Path, resume: bool = False) -> None:
+def start(folder: Path, resume: bool = False, **changes) -> None:
     model = tiny_model(folder / "start")
     train(recipe.build({
         "steps": 4, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic", "algorithm": "grpo",
         "model": {"path": str(model)}, "batch": {"prompts": 1, "samples": 4}, "sampling": {"max_tokens": 1},
-        "workers": {"backend": "local"}, "evaluation": {"every": -1}}), folder / "run", resume=resume)
+        "workers": {"backend": "local"}, "evaluation": {"every": -1}} | changes), folder / "run", resume=resume)
 
 
 def kept(folder: Path) -> list[str]:
@@ -54,6 +55,43 @@ def test_a_refused_update_leaves_the_state_before_it(tmp_path: Path, monkeypatch
     with pytest.raises(RunStopped):
         start(tmp_path)
     assert kept(tmp_path) == ["step_000001"]
+
+
+def broken(calls: int):
+    """`Learner._stop_unless_finite`, which finds the loss of the `calls`-th update not finite."""
+    done = []
+
+    def stop(self, losses, step):
+        done.append(step)
+        if len(done) == calls:
+            raise RunStopped(f"step {step}: the loss is nan")
+
+    return stop
+
+
+THRICE = {"algorithm": {"name": "grpo", "epochs": 3}, "regularizers": {"kl": {"coefficient": 0.1}}, "checkpoint": {"keep": 9}}
+
+
+@pytest.mark.parametrize(("calls", "label", "updates"), [(3, 1, 2), (4, 1, 3), (5, 2, 4), (6, 2, 5), (12, 4, 11)])
+def test_updates_of_a_batch_before_the_refused_one_are_kept_and_not_applied_again(
+        tmp_path: Path, monkeypatch, calls: int, label: int, updates: int):
+    with monkeypatch.context() as breaking:
+        breaking.setattr(Learner, "_stop_unless_finite", broken(calls))
+        with pytest.raises(RunStopped):
+            start(tmp_path, **THRICE)
+    assert kept(tmp_path) == [f"step_{label:06d}"]
+    update, resumed = Learner.update, []
+    monkeypatch.setattr(Learner, "update", lambda self, batch, step: (resumed.append((step, self.version, self.updates)),
+                                                                     update(self, batch, step))[1])
+    start(tmp_path, resume=True, **THRICE)
+    assert resumed == [(step, step, updates + 3 * (step - label)) for step in range(label, 4)]
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
+
+
+def test_what_a_stopped_run_learned_is_known_across_processes():
+    stop = RunStopped("the loss is nan")
+    stop.learned = True
+    assert pickle.loads(pickle.dumps(stop)).learned and not RunStopped("").learned
 
 
 def pressed(times: int):

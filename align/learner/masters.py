@@ -1,0 +1,49 @@
+"""AdamW on float32 values of what is trained in fewer digits (mixed precision, Micikevicius et al. 1710.03740).
+
+An update of 1e-6 is far below the last of bfloat16's eight bits: added to the parameter itself it would be lost, every time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+
+class MasterAdamW(torch.optim.AdamW):
+    """Its groups hold the masters; each parameter is its master rounded, and one of 32 bits or more is its own.
+
+    A gradient goes to the master as soon as it is there: micro-batches add up in float32, and the parameter keeps none.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], **options: Any):
+        self._masters: dict[Parameter, Parameter] = {}
+        super().__init__([group | {"params": [self._made(p) for p in group["params"]]} for group in groups], **options)
+
+    def _made(self, p: Parameter) -> Parameter:
+        if p.dtype.itemsize >= 4:
+            return p
+        self._masters[p] = Parameter(p.detach().float())
+        p.register_post_accumulate_grad_hook(self._take)
+        return self._masters[p]
+
+    def _take(self, p: Parameter) -> None:
+        master, gradient, p.grad = self._masters[p], p.grad.float(), None
+        master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+
+    def master(self, p: Parameter) -> Parameter:
+        """float32."""
+        return self._masters.get(p, p)
+
+    @torch.no_grad()
+    def assign(self, p: Parameter, value: Tensor) -> None:
+        """Give the master, and with it the parameter, another value."""
+        self.master(p).copy_(value)
+        p.copy_(value)
+
+    def step(self) -> None:
+        super().step()
+        for p, master in self._masters.items():
+            self.assign(p, master)
