@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
+from align.inside import at_tokens
 from align.types import Group, Rewards, TokenBatch
 
 
-def pack(groups: Sequence[Group], rewards: Rewards | None, pad_id: int = 0) -> TokenBatch | None:
+def pack(groups: Sequence[Group], rewards: Rewards | None, pad_id: int = 0,
+         decode: Callable[[Sequence[int]], str] | None = None) -> TokenBatch | None:
     """Responses end to end, inputs right-padded. Samples whose reward is NaN are left out; None when nothing is left.
 
-    Groups keep their order and are numbered anew, so a group that lost all its samples leaves no gap.
+    Groups keep their order and are numbered anew, so a group that lost all its samples leaves no gap. `decode` makes text of tokens as
+    the engine does, where rewards are paid inside answers.
     """
     rows = [(i, group.prompt, rollout) for i, group in enumerate(groups) for rollout in group.rollouts]
-    values = None
+    values, inside = None, None
     if rewards is not None:
         kept = np.flatnonzero(~np.isnan(rewards.values))
         rows = [rows[i] for i in kept]
         values = torch.from_numpy(rewards.values[kept].astype(np.float32))
+        if rows and any(rewards.inside):
+            inside = torch.from_numpy(np.concatenate([at_tokens(rollout, rewards.inside[i], decode)
+                                                      for i, (_, _, rollout) in zip(kept, rows, strict=True)]))
     if not rows:
         return None
     prompt_lengths = torch.tensor([len(prompt.token_ids) for _, prompt, _ in rows])
@@ -41,5 +47,6 @@ def pack(groups: Sequence[Group], rewards: Rewards | None, pad_id: int = 0) -> T
         group_ids=torch.unique(torch.tensor([i for i, _, _ in rows]), return_inverse=True)[1],
         prompt_ids=tuple(prompt.id for _, prompt, _ in rows),
         rewards=values,
+        inside=inside,
         sampler_logp=torch.from_numpy(np.concatenate([r.sampler_logp for _, _, r in rows])) if sampled else None,
     )

@@ -63,6 +63,8 @@ class Rewards:
     """float32 [S]; NaN where the sample is to be dropped."""
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Named components, float32 [S] each."""
+    inside: tuple[tuple[tuple[int, float], ...], ...] = ()
+    """Of each rollout the parts of its value that are paid inside the answer: (character, reward). () where nobody tells."""
     failed: int = 0
     """Samples whose reward raised or ran out of time."""
     first_failure: str | None = None
@@ -111,6 +113,8 @@ class TokenBatch:
     """[S], `Prompt.id` of each sequence: what a coefficient keeps a multiplier for."""
     rewards: Tensor | None = None
     """float32 [S]."""
+    inside: Tensor | None = None
+    """float32 [T], the part of an answer's reward that is paid at each of its tokens; None: all of it at the last."""
     sampler_logp: Tensor | None = None
     """float32 [T]."""
     old_logp: Tensor | None = None
@@ -196,7 +200,7 @@ def _moved(value: Any, device: torch.device) -> Any:
     return value
 
 
-TOKEN_FIELDS = frozenset({"positions", "sampler_logp", "old_logp", "entropy", "advantages", "values", "returns", "loss_weights"})
+TOKEN_FIELDS = frozenset({"positions", "inside", "sampler_logp", "old_logp", "entropy", "advantages", "values", "returns", "loss_weights"})
 
 
 @dataclass(frozen=True, kw_only=True)

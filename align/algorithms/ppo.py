@@ -8,7 +8,7 @@ from torch import Tensor
 from align.algorithms import Algorithm
 from align.config import part
 from align.core.credit import Packing
-from align.core.returns import gae, whiten
+from align.core.returns import gae, paid, whiten
 from align.core.surrogates import clipped
 from align.core.values import clipped_squared, explained_variance, itakura_saito
 from align.describe import summary
@@ -19,9 +19,10 @@ from align.types import TokenBatch, TokenContext
 class Ppo(Algorithm):
     """Proximal policy optimisation (Schulman et al. 1707.06347) of answers: a critic, GAE(lambda) per token, several updates a batch.
 
-    The reward arrives at the last token. A regularizer placed in the reward is taken from the reward of each token at pi_old, so the
-    critic learns it; under `credit: summed` a token also answers with the derivative for itself, which for KL(pi||ref) by k1 is the
-    classic penalty and for every other divergence what makes it exact. Whitening rescales advantages, and with them that beta.
+    The reward arrives at the last token, that of a process reward where its steps end. A regularizer placed in the reward is taken from
+    the reward of each token at pi_old, so the critic learns it; under `credit: summed` a token also answers with the derivative for
+    itself, which for KL(pi||ref) by k1 is the classic penalty and for every other divergence what makes it exact. Whitening rescales
+    advantages, and with them that beta.
     """
 
     critic: Any = part("critic", "shared")
@@ -56,9 +57,7 @@ class Ppo(Algorithm):
             raise ValueError("value_clip changes nothing with risk: the Itakura-Saito loss has no clip")
 
     def _estimate(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        last = torch.ones_like(batch.seq_ids, dtype=torch.bool)
-        last[:-1] = batch.seq_ids[1:] != batch.seq_ids[:-1]
-        rewards = torch.where(last, batch.rewards[batch.seq_ids], 0.0) - sum(c.reward for c in batch.charges.values())
+        rewards = paid(batch.rewards, batch.inside, batch.seq_ids) - sum(c.reward for c in batch.charges.values())
         return gae(rewards, batch.values, batch.seq_ids, batch.positions, self.gamma, self.lam)
 
     def advantages(self, batch: TokenBatch) -> Tensor:

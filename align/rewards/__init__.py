@@ -4,11 +4,38 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from align.types import Group, Prompt
 
-Answer = float | dict[str, float]
-"""The reward of one answer, or its named parts, of which `total` is the reward itself."""
+
+@dataclass(frozen=True)
+class Stepwise:
+    """A process reward: the parts of an answer's reward that its steps earn. What is left of the reward is paid at the last token.
+
+    A critic (PPO) learns each step where it stands, so only what was written up to there answers for it. Who has no critic, such as
+    GRPO, learns from the reward of the whole answer: the sum.
+    """
+
+    steps: Sequence[tuple[int, float]]
+    """(character of the response, from 0, reward): paid at the token that writes the character, which the step ends with."""
+    answer: float | dict[str, float] | None = None
+    """The reward of the whole answer, the steps included; None: their sum."""
+
+    @property
+    def total(self) -> float:
+        return sum(reward for _, reward in self.steps) if self.answer is None else total(self.answer)
+
+
+Answer = float | dict[str, float] | Stepwise
+"""The reward of one answer, or its named parts, of which `total` is the reward itself, or what its steps have of it."""
+
+
+def total(answer: Answer) -> float:
+    """The reward of the whole answer."""
+    if isinstance(answer, Stepwise):
+        return answer.total
+    return answer["total"] if isinstance(answer, dict) else answer
 
 
 class Reward(ABC):
@@ -19,7 +46,7 @@ class Reward(ABC):
 
     @abstractmethod
     def score(self, prompt: Prompt, response: str) -> Answer:
-        """The reward of one answer."""
+        """The reward of one answer; as `Stepwise` also where in the answer it is earned."""
 
     def score_groups(self, groups: Sequence[Group]) -> list[Answer | Exception]:
         """Of every answer, in order; an exception stands for the answer that failed by it.

@@ -10,7 +10,7 @@ import torch
 
 from align.config import part
 from align.errors import UserError
-from align.rewards import Answer, Reward
+from align.rewards import Answer, Reward, total
 from align.types import Group, Prompt, Rollout
 
 
@@ -109,4 +109,4 @@ class Learned(Reward):
 def _beside(score: Any, gold: Any) -> Answer | Exception:
     if isinstance(score, Exception) or isinstance(gold, Exception):
         return score if isinstance(score, Exception) else gold
-    return {"total": score, "learned": score, "gold": gold["total"] if isinstance(gold, dict) else gold}
+    return {"total": score, "learned": score, "gold": total(gold)}

@@ -61,7 +61,8 @@ def judged(r: Reward, prompts: Sequence[Prompt]) -> Iterator[tuple[str, Rewards]
             yield text, run_rewards(r, LIMITS, [group(prompt, text)])
 
 
-@KIT.check("a number", "return a float, or a dict of floats with `total` among them, whatever the text; a run drops the sample otherwise")
+@KIT.check("a number", "return a float, a dict of floats with `total` among them, or Stepwise, whatever the text; a run drops the sample "
+           "otherwise")
 def _number(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """a finite float, or named parts of which `total` is the reward, for right answers and for any other text"""
     failures = ((text, rewards.first_failure) for text, rewards in judged(begun(r), prompts) if rewards.failed)
@@ -79,8 +80,8 @@ def _soon(r: Reward, prompts: Sequence[Prompt]) -> str | None:
 def _repeats(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """the same answer has the same reward every time"""
     fresh = begun(r)
-    one, two = ([(rewards.values.tobytes(), {k: v.tobytes() for k, v in rewards.parts.items()}) for _, rewards in judged(fresh, prompts)]
-                for _ in range(2))
+    one, two = ([(rewards.values.tobytes(), {k: v.tobytes() for k, v in rewards.parts.items()}, rewards.inside)
+                 for _, rewards in judged(fresh, prompts)] for _ in range(2))
     return None if one == two else "it changes"
 
 
@@ -110,4 +111,5 @@ def _together(r: Reward, prompts: Sequence[Prompt]) -> str | None:
         return f"{among.failed} answers fail instead of {alone.failed}: {among.first_failure}"
     differing = [name for name, one in {"total": alone.values, **alone.parts}.items()
                  if not np.allclose(one, {"total": among.values, **among.parts}[name], rtol=1e-5, atol=1e-5, equal_nan=True)]
+    differing += ["what its steps have"] if among.inside != alone.inside else []
     return f"{', '.join(differing)} differs" if differing else None

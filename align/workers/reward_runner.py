@@ -10,7 +10,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from align import config
 from align.errors import UserError
 from align.recipe import RewardLimits
-from align.rewards import Reward
+from align.rewards import Reward, Stepwise
 from align.types import Group, Prompt, Rewards
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -45,6 +46,7 @@ class Outcome:
 
     value: float | None = None
     parts: dict[str, float] = field(default_factory=dict)
+    inside: tuple[tuple[int, float], ...] = ()
     failure: str | None = None
 
 
@@ -72,6 +74,7 @@ def joined(shards: Sequence[Rewards]) -> Rewards:
     return Rewards(
         values=np.concatenate([np.zeros(0, np.float32), *(s.values for s in shards)]),
         parts={n: np.concatenate([s.parts.get(n, np.full(len(s.values), np.nan, np.float32)) for s in shards]) for n in names},
+        inside=tuple(chain.from_iterable(s.inside for s in shards)),
         failed=sum(s.failed for s in shards),
         first_failure=next((s.first_failure for s in shards if s.first_failure is not None), None),
     )
@@ -95,19 +98,19 @@ def _alarm() -> Iterator[Alarm]:
 
 def _judge(reward: Reward, limits: RewardLimits, alarm: Alarm, prompt: Prompt, response: str) -> Outcome:
     answer, problem = _limited(lambda: reward.score(prompt, response), reward, limits.seconds, alarm)
-    return _outcome(answer, reward, prompt) if problem is None else Outcome(failure=f"prompt {prompt.id}: {problem}")
+    return _outcome(answer, reward, prompt, response) if problem is None else Outcome(failure=f"prompt {prompt.id}: {problem}")
 
 
 def _together(reward: Reward, limits: RewardLimits, alarm: Alarm, groups: Sequence[Group]) -> list[Outcome]:
-    prompts = [g.prompt for g in groups for _ in g.rollouts]
-    if not prompts:
+    asked = [(g.prompt, r.text) for g in groups for r in g.rollouts]
+    if not asked:
         return []
-    answers, problem = _limited(lambda: list(reward.score_groups(groups)), reward, limits.seconds * len(prompts), alarm)
-    if problem is None and len(answers) != len(prompts):
-        problem = f"score_groups returned {len(answers)} rewards for {len(prompts)} answers ({config.location(type(reward))})"
+    answers, problem = _limited(lambda: list(reward.score_groups(groups)), reward, limits.seconds * len(asked), alarm)
+    if problem is None and len(answers) != len(asked):
+        problem = f"score_groups returned {len(answers)} rewards for {len(asked)} answers ({config.location(type(reward))})"
     if problem is not None:
-        return [Outcome(failure=f"prompt {p.id}: {problem}, and with it {len(prompts)} answers") for p in prompts]
-    return [_outcome(answer, reward, prompt) for answer, prompt in zip(answers, prompts, strict=True)]
+        return [Outcome(failure=f"prompt {p.id}: {problem}, and with it {len(asked)} answers") for p, _ in asked]
+    return [_outcome(answer, reward, *one) for answer, one in zip(answers, asked, strict=True)]
 
 
 def _limited(call: Callable[[], Any], reward: Reward, seconds: float, alarm: Alarm) -> tuple[Any, str | None]:
@@ -130,11 +133,11 @@ def _limited(call: Callable[[], Any], reward: Reward, seconds: float, alarm: Ala
         return None, _told(error, reward)
 
 
-def _outcome(answer: Any, reward: Reward, prompt: Prompt) -> Outcome:
+def _outcome(answer: Any, reward: Reward, prompt: Prompt, response: str) -> Outcome:
     try:
         if isinstance(answer, Exception):
             raise answer
-        return _read(answer)
+        return _read(answer, response)
     except BadAnswer as error:
         problem = f"{error} ({config.location(type(reward))})"
     except Exception as error:
@@ -146,13 +149,23 @@ class BadAnswer(Exception):
     """A reward came back with something that is not one."""
 
 
-def _read(answer: Any) -> Outcome:
+def _read(answer: Any, response: str) -> Outcome:
+    if isinstance(answer, Stepwise):
+        inside = tuple(_step(step, response) for step in answer.steps)
+        return replace(_read(answer.total if answer.answer is None else answer.answer, response), inside=inside)
     if not isinstance(answer, dict):
         return Outcome(value=_number(answer, "returned"))
     if "total" not in answer:
         raise BadAnswer(f"returned parts without `total`, only: {', '.join(map(str, answer)) or 'none'}")
     values = {str(name): _number(value, f"returned, as {name!r},") for name, value in answer.items()}
     return Outcome(value=values.pop("total"), parts=values)
+
+
+def _step(step: Any, response: str) -> tuple[int, float]:
+    character, reward = step
+    if not isinstance(character, numbers.Integral) or not 0 <= character < len(response):
+        raise BadAnswer(f"returned a step that ends at character {character!r} of {len(response)}; count them from 0")
+    return int(character), _number(reward, "returned, for a step,")
 
 
 def _number(value: Any, what: str) -> float:
@@ -187,6 +200,7 @@ def _collect(outcomes: Sequence[Outcome], limits: RewardLimits) -> Rewards:
     return Rewards(
         values=np.array([instead if o.value is None else o.value for o in outcomes], dtype=np.float32),
         parts={n: np.array([o.parts.get(n, np.nan) for o in outcomes], dtype=np.float32) for n in names},
+        inside=tuple(o.inside for o in outcomes),
         failed=len(failures),
         first_failure=failures[0] if failures else None,
     )

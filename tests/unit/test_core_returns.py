@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from align.core.returns import gae, whiten
+from align.core.returns import gae, paid, whiten
 
 
 def packing(lengths: list[int]) -> tuple[Tensor, Tensor]:
@@ -53,6 +53,14 @@ def test_sequences_of_any_length_packed_end_to_end(lengths: list[int], gamma: fl
     advantages, returns = gae(torch.from_numpy(rewards), torch.from_numpy(values), *packing(lengths), gamma, lam)
     torch.testing.assert_close(advantages, number(expected), rtol=1e-12, atol=1e-12)
     assert torch.equal(returns, advantages + torch.from_numpy(values))
+
+
+def test_what_is_paid_inside_is_left_out_at_the_end():
+    """Three answers: two steps in the middle, none, one at the last token itself."""
+    seq_ids, _ = packing([4, 2, 1])
+    rewards, inside = number([1.0, 0.5, 2.0]), number([0, 0.75, -0.5, 0, 0, 0, 2.0])
+    assert paid(rewards, inside, seq_ids).tolist() == [0, 0.75, -0.5, 0.75, 0, 0.5, 2.0]
+    assert paid(rewards, None, seq_ids).tolist() == [0, 0, 0, 1.0, 0, 0.5, 2.0]
 
 
 def test_what_a_critic_learns_from_is_detached():
