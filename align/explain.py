@@ -188,6 +188,7 @@ def loaded(recipe: Recipe) -> list[Row]:
     model, workers = recipe.model, recipe.workers
     source = model.path or model.recipe or f"a new {model.config.get('model_type', 'model')}, at random"
     how = f"LoRA of rank {model.lora.rank}" if model.lora.rank else "every parameter trained"
+    how += " in float32" if model.dtype != "float32" else ""
     rows = [Row("scorer" if recipe.algorithm.scores else "policy", f"{source}; {model.dtype}, {how}")]
     if recipe.algorithm.critic is not None:
         rows.append(part_row("critic", recipe.algorithm.critic))
@@ -211,7 +212,7 @@ def loaded(recipe: Recipe) -> list[Row]:
 
 def other_parts(recipe: Recipe) -> list[Row]:
     """What the sections above do not name."""
-    parts = {"task": recipe.task, "reward": recipe.reward}
+    parts = {"task": recipe.task, "reward": recipe.reward} | {f"writer {name}": writer for name, writer in recipe.writers.items()}
     return [part_row(kind, part) for kind, part in parts.items() if part is not None]
 
 

@@ -152,7 +152,7 @@ def draw(recipe: Recipe, out: Path, *, prompts: int | None = None, samples: int 
 
 
 def _drawing(recipe: Recipe, reward: str | None) -> Recipe:
-    """The recipe without what only training needs: no reference, critic or scorer is loaded."""
+    """The recipe without what only training needs and what only it refuses: regularizers, shapings, an algorithm that draws no answers."""
     judge = recipe.reward if reward is None else build_part("reward", reward, "--reward")
     if judge is None:
         raise UserError("the recipe names no reward to tell answers apart by: give --reward NAME")
@@ -184,7 +184,7 @@ def _answered(recipe: Recipe, examples: Sequence[Example], samples: int, seed: i
     """Each example with its answers and their rewards, NaN where one failed; a step of the recipe's size at a time."""
     transformers_logging.disable_progress_bar()
     asked = tokenize(examples, AutoTokenizer.from_pretrained(model_dir))
-    workers = open_workers(recipe, model_dir, max(len(p.token_ids) for p in asked), address)
+    workers = open_workers(recipe, model_dir, max(len(p.token_ids) for p in asked), address, learns=False)
     columns = (TextColumn("prompts"), MofNCompleteColumn(), TextColumn("{task.fields[rows]} rows"), TimeRemainingColumn())
     try:
         with Progress(*columns, console=Console(stderr=True)) as progress:

@@ -5,7 +5,8 @@ All have one signature, so that another is one more function here:
     surrogate(log_rho, advantages, at, clip_low, clip_high) -> (loss, cut)
 
 Args: log_rho [T] = log pi/pi_old, nats, differentiable; advantages [T], detached; `at`: where each token sits; the bounds of the ratio,
-1 - clip_low and 1 + clip_high. Returns the loss and where a bound cut the gradient or held the weight back (bool [T]).
+1 - clip_low and 1 + clip_high; after them the numbers of `OWN`, each with a default. Returns the loss and where a bound cut the gradient
+or held the weight back (bool [T]).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from align.core.credit import Packing, sequence_log_ratio
 
 UNBOUNDED = frozenset({"reinforce", "sapo"})
 """The surrogates that read neither clip."""
+OWN = {"dual_clip": ("ceiling",), "sapo": ("temperature", "temperature_negative")}
+"""The numbers that a surrogate alone reads: keys of who names it."""
 
 
 def clipped(log_rho: Tensor, advantages: Tensor, at: Packing, clip_low: float, clip_high: float) -> tuple[Tensor, Tensor]:

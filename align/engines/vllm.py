@@ -28,7 +28,10 @@ BATCHED_TOKENS = 8192
 
 @dataclass(kw_only=True)
 class Vllm(Engine):
-    """vLLM in this process. It takes over torch's default process group and thread settings, so it wants a process of its own."""
+    """vLLM in this process, whose default process group and thread settings it takes over.
+
+    Beside the learner (`workers.backend: local`) both compute alike, but on a GPU it needs `gpu_memory_utilization`.
+    """
 
     max_sequences: int = 256
     """Sequences written at once."""
@@ -99,6 +102,9 @@ class Vllm(Engine):
 
     def _limits(self, config: Any, length: int, dtype: torch.dtype, cpu: bool) -> dict[str, Any]:
         if not cpu:
+            if self.gpu_memory_utilization is None and torch.cuda.memory_allocated():
+                raise UserError("engine.gpu_memory_utilization: must be given with workers.backend: local, for example 0.4: vLLM would "
+                                "take the GPU's memory that the learner, in the same process, is to work in")
             return {} if self.gpu_memory_utilization is None else {"gpu_memory_utilization": self.gpu_memory_utilization}
         if self.gpu_memory_utilization is not None:
             raise UserError("engine.gpu_memory_utilization: changes nothing on a CPU; delete the key")

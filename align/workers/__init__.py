@@ -42,6 +42,7 @@ class Workers(Protocol):
     """The contract of both twins. With one rollout worker they return the same rollouts, bit for bit, on the same machine."""
 
     learner: LearnerLike
+    """There is none where the workers were opened without."""
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
         """`samples` rollouts for each prompt, in the order of the prompts, by the weights published last.
@@ -59,11 +60,12 @@ class Workers(Protocol):
         """End every process these workers started. May be called twice."""
 
 
-def open_workers(recipe: Recipe, model_dir: str, max_prompt_tokens: int, address: str | None = None) -> Workers:
+def open_workers(recipe: Recipe, model_dir: str, max_prompt_tokens: int, address: str | None = None, learns: bool = True) -> Workers:
     """The workers of a recipe, their models loaded.
 
     Args: model_dir: a Hugging Face folder, readable on every node; max_prompt_tokens: of the longest prompt to come;
-    address: a Ray cluster to attach to (`auto`, `HOST:PORT` or `ray://HOST:PORT`); None starts a private one.
+    address: a Ray cluster to attach to (`auto`, `HOST:PORT` or `ray://HOST:PORT`); None starts a private one; learns: False for who only
+    generates and scores: no learner is loaded, and nothing can be published.
     Raises: UserError where the cluster cannot be reached or lacks what the recipe wants.
     """
     # Each twin is imported only where it works: Ray takes seconds to import, and the learner's libraries have no place in a driver.
@@ -72,7 +74,7 @@ def open_workers(recipe: Recipe, model_dir: str, max_prompt_tokens: int, address
             raise UserError(f"--address {address} changes nothing with workers.backend: local; set workers.backend to ray, or drop it")
         from align.workers.local import LocalWorkers  # noqa: PLC0415
 
-        return LocalWorkers(recipe, model_dir, max_prompt_tokens)
+        return LocalWorkers(recipe, model_dir, max_prompt_tokens, learns)
     from align.workers.cluster import RayWorkers  # noqa: PLC0415
 
-    return RayWorkers(recipe, model_dir, max_prompt_tokens, address)
+    return RayWorkers(recipe, model_dir, max_prompt_tokens, address, learns)

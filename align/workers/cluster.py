@@ -40,30 +40,31 @@ CLOSE_SECONDS = 5.0
 class RayWorkers:
     """See `align.workers.Workers`. Raises UserError where the cluster cannot hold the actors, RunStopped where they do not start."""
 
-    def __init__(self, recipe: Recipe, model_dir: str, max_prompt_tokens: int, address: str | None):
+    def __init__(self, recipe: Recipe, model_dir: str, max_prompt_tokens: int, address: str | None, learns: bool = True):
         self.recipe = recipe
         self.pools: list[Pool] = []
         self.learner_actor: Any = None
         self.joined = connect(address)
         try:
-            self._place(Job(resolved(recipe), registry.sources(), os.path.abspath(model_dir), max_prompt_tokens))
+            self._place(Job(resolved(recipe), registry.sources(), os.path.abspath(model_dir), max_prompt_tokens), learns)
         except BaseException:
             self.close()
             raise
 
-    def _place(self, job: Job) -> None:
+    def _place(self, job: Job, learns: bool) -> None:
         workers = self.recipe.workers
-        wanted = needs(self.recipe)
+        wanted = needs(self.recipe, learns)
         _check(wanted)
         size, threads = {"num_cpus": workers.cpus}, {"OMP_NUM_THREADS": str(workers.threads)}
         gpus = {"num_gpus": workers.gpus}
-        learner = LearnerActor.options(**size, **gpus, runtime_env={"env_vars": threads}).remote(job)
+        if learns:
+            self.learner_actor = LearnerActor.options(**size, **gpus, runtime_env={"env_vars": threads}).remote(job)
+            self.learner = RemoteLearner(self.learner_actor)
         rollout = RolloutActor.options(**size, **gpus, max_restarts=-1,
                                        runtime_env={"env_vars": {**self.recipe.engine.environment, **threads}})
         # Ray shows every GPU of the node to an actor that reserved none.
         hidden = {} if workers.reward_gpus else {"CUDA_VISIBLE_DEVICES": ""}
         reward = RewardActor.options(**size, num_gpus=workers.reward_gpus, max_restarts=-1, runtime_env={"env_vars": {**threads, **hidden}})
-        self.learner_actor, self.learner = learner, RemoteLearner(learner)
         engines = workers.rollout if self.recipe.answers else 0
         self.rollouts = Pool("rollout", [rollout.remote(job) for _ in range(engines)], workers.start_timeout)
         self.pools.append(self.rollouts)
@@ -74,7 +75,7 @@ class RayWorkers:
         self._start()
 
     def _start(self) -> None:
-        starting = {self.learner_actor.start.remote(): "learner"}
+        starting = {} if self.learner_actor is None else {self.learner_actor.start.remote(): "learner"}
         starting |= {actor.start.remote(): pool.role for pool in self.pools for actor in pool.actors}
         deadline = time.monotonic() + self.recipe.workers.start_timeout
         while starting:

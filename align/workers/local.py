@@ -18,13 +18,14 @@ from align.workers.shards import prompt_shards
 class LocalWorkers:
     """See `align.workers.Workers`. Sets this process's torch threads, and the environment that the engine asks for."""
 
-    def __init__(self, recipe: Recipe, model_dir: str, max_prompt_tokens: int):
+    def __init__(self, recipe: Recipe, model_dir: str, max_prompt_tokens: int, learns: bool = True):
         self.recipe = recipe
         os.environ.update(recipe.engine.environment)
         torch.set_num_threads(recipe.workers.threads)
         if recipe.reward is not None:
             recipe.reward.start()
-        self.learner = Learner(recipe, model_dir)
+        if learns:
+            self.learner = Learner(recipe, model_dir)
         if recipe.answers:
             recipe.engine.start(model_dir, recipe.sampling, max_prompt_tokens)
 

@@ -21,10 +21,10 @@ class Need:
     """Of each actor."""
 
 
-def needs(recipe: Recipe) -> list[Need]:
-    """The actors of a recipe."""
+def needs(recipe: Recipe, learns: bool = True) -> list[Need]:
+    """The actors of a recipe; without `learns` those that only generate and score."""
     w = recipe.workers
-    actors = [Need("learner", 1, w.cpus, w.gpus)]
+    actors = [Need("learner", 1, w.cpus, w.gpus)] if learns else []
     if recipe.answers:
         actors.append(Need("rollout", w.rollout, w.cpus, w.gpus))
     return actors if recipe.reward is None else [*actors, Need("reward", w.reward, w.cpus, w.reward_gpus)]

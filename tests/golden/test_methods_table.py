@@ -571,7 +571,8 @@ def test_row_66_trl_dapo_with_kl(estimator, expected):
 
 def test_every_key_of_grpo_is_alive():
     """Advantages and clips by their effect on TG, surrogate and reduction in row 65, epochs and minibatches in what counts as on-policy."""
-    assert {f.name for f in fields(Grpo)} == {"advantage", "surrogate", "clip_low", "clip_high", "reduction", "epochs", "minibatches"}
+    own = {"ceiling", "temperature", "temperature_negative"}  # by their effect below
+    assert {f.name for f in fields(Grpo)} - own == {"advantage", "surrogate", "clip_low", "clip_high", "reduction", "epochs", "minibatches"}
     zeros = torch.zeros(4, dtype=torch.float64)
     batch = replace(packed(zeros, None, zeros, [1] * 4).batch, group_ids=torch.tensor([0, 0, 1, 1]),
                     rewards=torch.tensor([1.0, 0, 5, 0], dtype=torch.float64))
@@ -593,7 +594,10 @@ def test_every_key_of_grpo_is_alive():
 
 
 @pytest.mark.parametrize("keys", [{"advantage": "std"}, {"surrogate": "ppo"}, {"clip_low": 0.0}, {"clip_low": 1.1}, {"clip_high": 0.0},
-                                  {"clip_low": 0.3, "surrogate": "reinforce"}, {"clip_high": 0.3, "surrogate": "sapo"}])
+                                  {"clip_low": 0.3, "surrogate": "reinforce"}, {"clip_high": 0.3, "surrogate": "sapo"},
+                                  {"ceiling": 4.0}, {"ceiling": 4.0, "surrogate": "sapo"}, {"ceiling": 1.2, "surrogate": "dual_clip"},
+                                  {"temperature": 2.0}, {"temperature_negative": 2.0, "surrogate": "dual_clip"},
+                                  {"temperature": 0.0, "surrogate": "sapo"}, {"temperature_negative": -1.0, "surrogate": "sapo"}])
 def test_grpo_refuses_what_has_no_meaning(keys):
     with pytest.raises(ValueError, match=next(iter(keys))):
         Grpo(**keys)

@@ -368,7 +368,7 @@ class World:
             references={"r": RefScore(logp=self.ref_logp[at], hidden=self.ref_hidden[at])},
             advantages=self.advantage[at], loss_weights=weights, penalty_weights={"r": self.penalty_weight[at].abs()}, betas={"r": 0.3},
             multipliers={"r": self.reward[order].abs()}, contexts={"r": self.advantage[at].abs()},
-            values=self.advantage[at] + 1, returns=self.advantage[at] - 1,
+            values=self.advantage[at] + 1, returns=self.advantage[at] - 1, inside=self.advantage[at] + 2,
             charges={"r": Charge(reward=self.advantage[at].abs(), own=self.advantage[at] / 2)},
         ), self.hidden[at]
 
@@ -464,7 +464,7 @@ def test_a_batch_moves_whole():
     tensors += [*moved.penalty_weights.values(), *moved.multipliers.values(), *moved.contexts.values(), moved.references["r"].logp,
                 moved.references["r"].hidden, moved.charges["r"].reward, moved.charges["r"].own]
     tensors = [t for t in tensors if isinstance(t, Tensor)]
-    assert len(tensors) == 21 and all(t.device.type == "meta" for t in tensors)
+    assert len(tensors) == 22 and all(t.device.type == "meta" for t in tensors)
     assert moved.betas == whole.betas and whole.to(torch.device("cpu")) is whole
 
 

@@ -39,8 +39,9 @@ def steps(metrics: list[dict]) -> list[dict]:
     return [line for line in metrics if "loss/policy" in line]
 
 
-def test_ray_vllm_and_a_learner(tmp_path: Path):
-    metrics = steps(run("countdown_vllm", tmp_path / "run", "steps=4"))
+@pytest.mark.parametrize("workers", [[], LOCAL], ids=["ray", "one process"])
+def test_vllm_and_a_learner(workers: list[str], tmp_path: Path):
+    metrics = steps(run("countdown_vllm", tmp_path / "run", "steps=4", *workers))
     assert len(metrics) == 4
     assert all(line["engine/gap"] < 1e-5 for line in metrics), "after every push the engine holds the learner's weights"
     assert metrics[0]["kl/ref/exact"] == pytest.approx(0, abs=1e-6) and metrics[-1]["kl/ref/exact"] > 1e-6

@@ -214,7 +214,7 @@ def test_list_as_json_holds_every_part():
     parts = json.loads(align("list", "--json").stdout)
     found = {(p["kind"], p["name"]): p for p in parts}
     assert {"algorithm", "coefficient", "critic", "divergence", "engine", "estimator", "reference", "regularizer", "reward",
-            "shaping", "task", "weighting"} == {kind for kind, _ in found}
+            "shaping", "task", "weighting", "writer"} == {kind for kind, _ in found}
     tsallis = found["divergence", "tsallis"]
     assert tsallis["origin"] == "align" and tsallis["summary"].startswith("Tsallis KL")
     assert tsallis["keys"] == [{"name": "q", "type": "float", "default": 2.0, "required": False, "doc": ""}]

@@ -8,12 +8,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
+from align.algorithms.grpo import Grpo
 from align.core import reductions, surrogates
 from align.core.advantages import group_centred, leave_one_out
 from align.core.credit import Packing
@@ -180,6 +182,13 @@ def test_surrogates_that_read_no_clip_are_named():
     for surrogate in SURROGATES:
         narrow, wide = (surrogate(5 * log_rho, advantages, at, *clips)[0] for clips in ((0.01, 0.01), (0.9, 3.0)))
         assert torch.equal(narrow, wide) == (surrogate.__name__ in surrogates.UNBOUNDED)
+
+
+def test_numbers_of_their_own_are_named_and_keys_of_grpo():
+    own = {f.__name__: list(inspect.signature(f).parameters.values())[5:] for f in SURROGATES}
+    assert {name: tuple(p.name for p in more) for name, more in own.items() if more} == surrogates.OWN
+    keys = {f.name: f.default for f in fields(Grpo)}
+    assert all(keys[p.name] == p.default for more in own.values() for p in more)
 
 
 # The baseline of RLOO

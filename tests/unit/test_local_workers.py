@@ -122,6 +122,7 @@ def test_a_recipe_needs_its_actors():
     assert needs(recipe.build(node("m", workers=workers))) == [learner, rollout, Need("reward", 3, 0.5, 0.0)]
     demonstrations = {k: v for k, v in node("m", algorithm="sft", workers=workers, batch={}).items() if not k.startswith("reward")}
     assert needs(recipe.build(demonstrations)) == [learner, rollout]
+    assert needs(recipe.build(demonstrations), learns=False) == [rollout]
 
 
 @pytest.mark.parametrize(("nodes", "reason"), [

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from align.cli import app
 from align.errors import UserError
+from align.learner.learner import Learner
 from align.pairs import draw
 from align.recipe import build
 from align.rewards.wordy import Wordy
@@ -70,6 +71,14 @@ def test_a_pair_is_two_texts_whose_rewards_differ(recipe, tmp_path):
     assert {(r["chosen"], r["chosen_reward"], r["rejected_reward"]) for r in found} == {("22", 2.0, 1.0)}
     assert {r["rejected"] for r in found} == {"1", "3"}
     assert list(found[0]) == ["id", "prompt", "chosen", "rejected", "chosen_reward", "rejected_reward", "level"]
+
+
+def test_no_learner_is_loaded(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(Learner, "__init__", None)
+    with pytest.raises(TypeError):
+        Learner(None, None)
+    drawn = draw(recipe(engine=scripted("1", "22", "1", "3")), tmp_path / "pairs.jsonl")
+    assert len(drawn.best) == 6
 
 
 def test_every_prompt_and_every_answer_is_counted(recipe, tmp_path):

@@ -67,6 +67,15 @@ def test_where_vllm_is_not_installed_the_extra_is_named(monkeypatch, clean_envir
         Vllm().start("nowhere", Sampling(), 16)
 
 
+def test_beside_a_learner_on_the_gpu_it_must_be_told_its_share(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1)
+    with pytest.raises(UserError, match=r"engine\.gpu_memory_utilization: must be given with workers\.backend: local"):
+        Vllm()._limits(None, 8, torch.float32, cpu=False)
+    assert Vllm(gpu_memory_utilization=0.4)._limits(None, 8, torch.float32, cpu=False) == {"gpu_memory_utilization": 0.4}
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 0)
+    assert Vllm()._limits(None, 8, torch.float32, cpu=False) == {}
+
+
 @pytest.mark.parametrize(("keys", "length", "dtype", "expected"), [
     # (sequences x blocks + 1) x 128 tokens x 2 (keys, values) x layers x key heads x head size x bytes
     ({"num_key_value_heads": 2}, 128, torch.float32, (4 * 1 + 1) * 128 * 2 * 3 * 2 * 16 * 4),

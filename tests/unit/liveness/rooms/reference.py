@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from typing import Any
+
+from align.learner.policy import Policy
+from align.recipe import Model
+from liveness import Change
+
+REQUIRED = {
+    "checkpoint": {"path": "{other}"},
+    "soup": {"paths": ["{other}"]},
+    "teacher": {"path": "{other}"},
+}
+CHANGES = {
+    ("*", "path"): Change("{third}"),
+    ("soup", "paths"): Change(["{third}"]),
+    ("soup", "weights"): Change([0.25]),
+    ("ema", "every"): Change(2),
+    ("hard_reset", "every"): Change(2, {"every": 1}),
+}
+
+
+def probe(part: Any, places: dict[str, str], node: dict) -> Any:
+    policy = Policy(places["model"], Model(path=places["model"]))
+    part.start(policy)
+    seen = [part.content_hash(policy)]
+    for step in (1, 2, 3):
+        part.before_batch(policy)
+        for _, p in policy.trained():
+            p.data.mul_(1 + 0.1 * step)
+        part.after_step(policy, step)
+        seen.append(part.content_hash(policy))
+    return seen

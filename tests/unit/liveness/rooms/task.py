@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from typing import Any
+
+from align.experience import Examples
+from align.tasks.countdown import Countdown
+from liveness import Change
+
+REQUIRED = {
+    "jsonl": {"path": "{data}"},
+    "preferences": {"path": "{pairs}"},
+}
+CHANGES = {
+    ("countdown", "size"): Change(9, {"size": 8}),
+    ("countdown", "sort_share"): Change(0.5, {"size": 8, "demonstrations": True}),
+    ("countdown", "echo_chance"): Change(0.9, {"size": 8, "demonstrations": True}),
+    ("countdown", "*"): Change(..., {"size": 8}),
+    ("*", "split"): Change("test", {"path": "{splits}", "split": "train"}),
+    ("*", "subset"): Change("two", {"path": "{subsets}", "subset": "one"}),
+    ("*", "eval_split"): Change("test", {"path": "{splits}"}),
+    ("preferences", "path"): Change("{held_out_pairs}"),
+    ("preferences", "eval_path"): Change("{held_out_pairs}"),
+    ("preferences", "prompt"): Change("question"),
+    ("preferences", "chosen"): Change("best"),
+    ("preferences", "rejected"): Change("worst"),
+    ("preferences", "answers"): Change("all"),
+    ("preferences", "id"): Change("key"),
+    ("preferences", "too_long"): Change("drop", {"path": "{long}"}, stops=True),
+    ("preferences", "held_out"): Change("countdown"),
+    ("jsonl", "path"): Change("{held_out}"),
+    ("jsonl", "eval_path"): Change("{held_out}"),
+    ("jsonl", "prompt"): Change("question"),
+    ("jsonl", "answer"): Change("reply"),
+    ("jsonl", "id"): Change("key"),
+}
+
+
+def probe(part: Any, **_) -> Any:
+    ranked = part.examples()[0].ranked
+    dealt = [Examples(part, part.tokenizer() or Countdown().tokenizer(), 1, 0, 8).dropped] if ranked else []
+    return [part.examples(), part.rankings(), part.suites(2), dealt]
