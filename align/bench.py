@@ -12,12 +12,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from align.errors import UserError
+from align_kernels.bench.jobs import JOBS
 from align_kernels.bench.measure import measure
-from align_kernels.bench.problem import JOBS, LARGE, SMALL
-from align_kernels.bench.providers import FLOOR
+from align_kernels.bench.problem import LARGE, SMALL
+from align_kernels.bench.providers import BY_HAND, FLOOR
 from align_kernels.bench.report import COLUMNS, groups, lines
 
 
@@ -27,8 +28,9 @@ def bench(out: Path, *, seconds: float, rounds: int, jobs: list[str], console: C
     if unknown:
         raise UserError(f"there is no job {unknown[0]!r} to measure; there are: {', '.join(JOBS)}")
     on_gpu = torch.cuda.is_available()
-    result = measure(jobs or JOBS, LARGE if on_gpu else SMALL, device="cuda" if on_gpu else "cpu", rounds=rounds, seconds=seconds,
-                     dtype=torch.bfloat16 if on_gpu else torch.float32, drift=0.03, tell=lambda what: console.print(what, style="dim"))
+    result = measure([JOBS[name] for name in jobs or JOBS], LARGE if on_gpu else SMALL, device="cuda" if on_gpu else "cpu",
+                     dtype=torch.bfloat16 if on_gpu else torch.float32, rounds=rounds, seconds=seconds, drift=0.03,
+                     tell=lambda what: console.print(what, style="dim"))
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(result, indent=1))
     return result
@@ -48,7 +50,8 @@ def read(file: Path) -> dict[str, Any]:
 def show(result: dict[str, Any], console: Console) -> None:
     console.print(f"{result['device']}, torch {result['torch']}, {result['threads']} threads, {result['dtype']}")
     for (shape, job), rows in lines(result).items():
-        table = Table(*COLUMNS, title=f"{job}, {shape} (tokens x width x vocabulary)", title_justify="left")
+        title = f"{job}, {shape} (tokens x width x vocabulary)"
+        table = Table(Column(COLUMNS[0], no_wrap=True), *COLUMNS[1:], title=title, title_justify="left")
         for row in rows:
             table.add_row(*row)
         console.print(table)
@@ -65,7 +68,7 @@ def plot(result: dict[str, Any], file: Path) -> None:
             else:
                 error = max(row["hidden_error"], 1e-9)
                 axis.errorbar(row["ms"], error, xerr=[[row["ms"] - row["ms_low"]], [row["ms_high"] - row["ms"]]], label=row["provider"],
-                              marker="o" if row["provider"].startswith("ours") else "x")
+                              marker="o" if row["provider"].startswith(("ours", BY_HAND)) else "x")
         axis.set(xscale="log", yscale="log", title=f"{job}, {shape}", xlabel="forward and backward, ms", ylabel="error of the gradient")
         axis.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(f"{result['device']}, {result['dtype']}", fontsize="small")

@@ -309,7 +309,8 @@ app.add_typer(benchmarks, name="bench")
 @benchmarks.command(epilog=_example("align bench kernels", "align bench kernels logp reverse_kl --seconds 5",
                                     "align bench kernels --read runs/gpu/results.json"))
 def kernels(
-    jobs: Annotated[list[str] | None, typer.Argument(metavar="JOB", help="logits, logp or a divergence.  [default: all]")] = None,
+    jobs: Annotated[list[str] | None, typer.Argument(
+        metavar="JOB", help="logits, logp or a divergence; 'logp frozen head', 'reverse_kl frozen head'.  [default: all]")] = None,
     out: Annotated[Path, typer.Option(help="Folder for results.json and bench.png.")] = Path("runs/bench-kernels"),
     seconds: Annotated[float, typer.Option(min=0, help="For each job and shape, after the first calls.")] = 20.0,
     rounds: Annotated[int, typer.Option(min=3, help="At most.")] = 30,

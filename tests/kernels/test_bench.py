@@ -8,32 +8,60 @@ from typer.testing import CliRunner
 
 from align.cli import app
 from align_kernels.bench import divergences, report
+from align_kernels.bench.jobs import JOBS
 from align_kernels.bench.measure import _peak, measure, run
-from align_kernels.bench.problem import JOBS, Shape, problem, truth
-from align_kernels.bench.providers import FLOOR, available
+from align_kernels.bench.problem import Shape, problem, truth
+from align_kernels.bench.providers import BY_HAND, FLOOR, available
 
 SHAPE = Shape(48, 8, 50)
 
 
 @pytest.fixture(scope="module")
 def result() -> dict:
-    return measure(("logits", "logp", "le_cam"), [SHAPE], device="cpu", dtype=torch.float32, rounds=3, seconds=0.0, drift=0.03,
+    jobs = [JOBS[name] for name in ("logits", "logp", "le_cam", "reverse_kl frozen head")]
+    return measure(jobs, [SHAPE], device="cpu", dtype=torch.float32, rounds=3, seconds=0.0, drift=0.03,
                    only=("ours torch", "eager", "linear_cross_entropy"))
 
 
 @pytest.mark.parametrize("job", JOBS)
 def test_every_provider_does_the_job(job):
     """Loss and gradients of a mean over tokens, against float64; who compiles runs its loss uncompiled here."""
-    at = problem(job, SHAPE, torch.float32, "cpu", drift=0.3)
+    at = problem(JOBS[job], SHAPE, torch.float32, "cpu", drift=0.3)
     loss, grads = truth(at)
     with torch.compiler.set_stance("force_eager"):
-        for name, make in available(job, "cpu").items():
+        for name, make in available(JOBS[job], "cpu").items():
             if name == FLOOR or name.startswith("ours compile"):
                 continue
             found, found_grads = run(make(), at)
             torch.testing.assert_close(found.detach().double(), loss, rtol=2e-5, atol=1e-6, msg=name)
             for one, other in zip(found_grads, grads, strict=True):
                 assert (one.double() - other).abs().max() < 2e-5 * other.abs().max(), name
+
+
+@pytest.mark.parametrize("name", ["logp", "reverse_kl"])
+def test_a_frozen_head_is_the_same_loss_without_the_heads_gradient(name):
+    trained, frozen = (problem(JOBS[job], SHAPE, torch.float32, "cpu", drift=0.3) for job in (name, f"{name} frozen head"))
+    assert len(trained.leaves) == 2 and [t is frozen.hidden for t in frozen.leaves] == [True] and not frozen.weight.requires_grad
+    assert len(frozen.first(5).leaves) == 1 and not frozen.first(5).weight.requires_grad
+    (loss, (of_hidden, _)), (same, (alone,)) = truth(trained), truth(frozen)
+    assert torch.equal(loss, same) and torch.equal(of_hidden, alone)
+    with torch.compiler.set_stance("force_eager"):
+        run(available(frozen.job, "cpu")["torch.compile chunks"](), frozen)
+    assert frozen.weight.grad is None
+
+
+@pytest.mark.parametrize(("job", "products"), [("logp", 3), ("logp frozen head", 2), ("reverse_kl", 4), ("reverse_kl frozen head", 3)])
+def test_the_floor_is_the_products_that_cannot_be_avoided(job, products):
+    at = problem(JOBS[job], SHAPE, torch.float32, "cpu", drift=0.3)
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counted:
+        available(at.job, "cpu")[FLOOR]()(at)
+    assert counted.get_total_flops() == products * 2 * SHAPE.tokens * SHAPE.width * SHAPE.vocabulary
+
+
+def test_only_the_reverse_kl_is_written_by_hand(monkeypatch):
+    monkeypatch.setattr("align_kernels.bench.providers.unavailable", lambda backend, device: None)
+    who = {name for name, job in JOBS.items() if any(p.startswith(BY_HAND) for p in available(job, "cuda"))}
+    assert who == {"reverse_kl", "reverse_kl frozen head"}
 
 
 @pytest.mark.parametrize("name", divergences.DIVERGENCES)
@@ -45,7 +73,7 @@ def test_f_and_what_is_written_are_one_divergence(name):
 
 def test_each_row_has_time_memory_and_error(result):
     rows = {(r["job"], r["provider"]): r for r in result["rows"]}
-    assert {job for job, _ in rows} == {"logits", "logp", "le_cam"}
+    assert {job for job, _ in rows} == {"logits", "logp", "le_cam", "reverse_kl frozen head"}
     assert {p for job, p in rows if job == "le_cam"} == {
         FLOOR, "ours torch", "ours torch, one sweep", "ours torch, 16 blocks", "torch eager"}
     for (job, provider), row in rows.items():
@@ -53,7 +81,7 @@ def test_each_row_has_time_memory_and_error(result):
         if provider != FLOOR:
             # What float32 logits leave of a gradient near the reference, whoever sums them.
             assert row["loss_error"] < 1e-4 and row["hidden_error"] < 1e-4 and row["peak_mib"] > 0
-            assert (row["weight_error"] is None) == (job == "logits")
+            assert (row["weight_error"] is None) == (job in ("logits", "reverse_kl frozen head"))
 
 
 def test_peak_memory_is_what_lived_at_once():
@@ -74,9 +102,16 @@ def test_a_table_has_the_ratios():
     rows = [row("logp", "ours torch", 10.0), row("le_cam", FLOOR, 12.0, hidden_error=None), row("le_cam", "ours torch", 15.0),
             row("le_cam", "torch eager", 30.0), row("le_cam", "torch.compile", None, failed="out of memory")]
     found = {line[0]: line for line in report.lines({"rows": rows})["s", "le_cam"]}
-    assert found["ours torch"][3:6] == ("1.50", "0.50", "80%")
-    assert found["torch eager"][3:6] == ("", "1.00", "40%")
+    assert found["ours torch"][3:7] == ("1.50", "0.50", "80%", "")
+    assert found["torch eager"][3:7] == ("", "1.00", "40%", "")
     assert found["torch.compile"][1] == "out of memory"
+    # A frozen head beside a frozen head, the generated kernel beside the same form of the one by hand, which is nobody else's.
+    frozen = [row("logp", "ours triton", 1.0), row("logp frozen head", "ours triton", 5.0)]
+    times = {"ours triton": 10, "ours triton, one sweep": 8, f"{BY_HAND} triton": 8, f"{BY_HAND} triton, one sweep": 5, "liger": 4}
+    frozen += [row("reverse_kl frozen head", name, ms) for name, ms in times.items()]
+    found = {line[0]: line for line in report.lines({"rows": frozen})["s", "reverse_kl frozen head"]}
+    assert found["ours triton"][3:7] == ("2.00", "2.50", "", "1.25") and found["ours triton, one sweep"][6] == "1.60"
+    assert found[f"{BY_HAND} triton"][4:7] == ("2.00", "", "") and found["liger"][4] == "1.00"
 
 
 def test_the_command_draws_a_measurement_made_elsewhere(result, tmp_path):
@@ -91,9 +126,11 @@ def test_the_command_measures(tmp_path, monkeypatch):
     monkeypatch.setattr("align.bench.SMALL", [SHAPE])
     monkeypatch.setattr("align_kernels.bench.measure.available", lambda job, device: {
         name: make for name, make in available(job, device).items() if name in (FLOOR, "torch eager")})
-    done = CliRunner().invoke(app, ["bench", "kernels", "logp", "--seconds", "0", "--rounds", "3", "--out", str(tmp_path)])
+    asked = ["logp", "logp frozen head"]
+    done = CliRunner().invoke(app, ["bench", "kernels", *asked, "--seconds", "0", "--rounds", "3", "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    assert [r["provider"] for r in json.loads((tmp_path / "results.json").read_text())["rows"]] == [FLOOR, "torch eager"]
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [(r["job"], r["provider"]) for r in rows] == [(j, p) for j in asked for p in (FLOOR, "torch eager")]
     assert (tmp_path / "bench.png").exists()
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch._C._profiler import _EventType
 
+from align_kernels.bench.jobs import Job
 from align_kernels.bench.problem import Problem, Shape, problem, truth
 from align_kernels.bench.providers import FLOOR, Loss, available
 
@@ -43,6 +44,7 @@ class Row:
     hidden_error: float | None = None
     """Of the gradient of the hidden states (of the logits in the job `logits`): largest error over largest element."""
     weight_error: float | None = None
+    """None where the head is frozen, or there is none."""
     failed: str | None = None
     """Why there is no figure: out of memory, for one."""
 
@@ -61,19 +63,19 @@ def _forget(at: Problem) -> None:
         leaf.grad = None
 
 
-def measure(jobs: Sequence[str], shapes: Sequence[Shape], *, device: str, dtype: torch.dtype, rounds: int, seconds: float, drift: float,
+def measure(jobs: Sequence[Job], shapes: Sequence[Shape], *, device: str, dtype: torch.dtype, rounds: int, seconds: float, drift: float,
             only: Sequence[str] = (), tell: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """All rows as plain data, with what they were measured on. A job and shape takes about `seconds`, after its first calls."""
     rows = []
     for shape in shapes:
         for job in jobs:
-            tell(f"{job} {shape}")
+            tell(f"{job.name} {shape}")
             rows += _rows(job, shape, device, dtype, rounds, seconds, drift, only)
     return {"device": _device_name(device), "torch": torch.__version__, "threads": torch.get_num_threads(),
             "dtype": str(dtype).split(".")[1], "drift": drift, "rows": [asdict(r) for r in rows]}
 
 
-def _rows(job: str, shape: Shape, device: str, dtype: torch.dtype, rounds: int, seconds: float, drift: float, only: Sequence[str]
+def _rows(job: Job, shape: Shape, device: str, dtype: torch.dtype, rounds: int, seconds: float, drift: float, only: Sequence[str]
           ) -> list[Row]:
     # Dynamo counts recompilations of a function over the whole process, and past its limit runs it uncompiled without a word.
     torch.compiler.reset()
@@ -84,7 +86,7 @@ def _rows(job: str, shape: Shape, device: str, dtype: torch.dtype, rounds: int, 
     for name, make in available(job, device).items():
         if only and name != FLOOR and not any(word in name for word in only):
             continue
-        row = Row(job, str(shape), name)
+        row = Row(job.name, str(shape), name)
         rows.append(row)
         try:
             loss = make()

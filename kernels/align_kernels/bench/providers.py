@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from align_kernels import Compared, Head, linear_objective, linear_token_stats, token_stats, weighted
-from align_kernels.backends import unavailable
+from align_kernels.backends import Rows, unavailable
 from align_kernels.bench.divergences import DIVERGENCES
+from align_kernels.bench.jobs import Job
 from align_kernels.bench.problem import Problem
 
+BY_HAND = "hand-written"
 FLOOR = "floor"
 """The provider that does only what cannot be avoided, and computes nothing: GEMMs for a head, one read and one write for logits."""
 CHUNK = 1024
@@ -21,35 +23,40 @@ CHUNK = 1024
 Loss = Callable[[Problem], Tensor | None]
 
 
-def ours(backend: str, blocks: int | None = None) -> Loss:
+def ours(backend: str | Rows, blocks: int | None = None) -> Loss:
     """The composable form: statistics forward, gradient backward. `blocks`: with memory for so small a part of the logits."""
 
     def loss(at: Problem) -> Tensor:
-        if at.job == "logits":
+        if at.job.from_logits:
             return -token_stats(at.logits, at.labels, backend=backend).logp.mean()
         keys = {"backend": backend, "ignore_index": None}
         if blocks:
-            keys["elements"] = len(at.labels) * len(at.weight) * (1 + (at.job in DIVERGENCES)) // blocks
-        if at.job == "logp":
+            keys["elements"] = len(at.labels) * len(at.weight) * (2 if at.job.exact else 1) // blocks
+        if at.job.exact is None:
             return -linear_token_stats(at.hidden, at.weight, at.labels, logits_dtype=_wide(at), **keys).logp.mean()
-        return linear_token_stats(at.hidden, at.weight, at.labels, at.ref_hidden, at.ref_weight, DIVERGENCES[at.job].divergence,
-                                  **keys).div.mean()
+        return linear_token_stats(at.hidden, at.weight, at.labels, at.ref_hidden, at.ref_weight, at.job.exact.divergence, **keys).div.mean()
 
     return loss
 
 
-def ours_in_one_sweep(backend: str) -> Loss:
+def ours_in_one_sweep(backend: str | Rows) -> Loss:
     """The gradient in the forward pass."""
 
     def loss(at: Problem) -> Tensor:
         weight = torch.full_like(at.labels, 1 / len(at.labels), dtype=torch.float32)
-        exact = at.job in DIVERGENCES
-        compared = {"d": Compared(DIVERGENCES[at.job].divergence, at.ref_hidden, Head(at.ref_weight))} if exact else {}
-        objective = weighted(div={"d": weight}) if exact else weighted(logp=-weight)
+        compared = {"d": Compared(at.job.exact.divergence, at.ref_hidden, Head(at.ref_weight))} if at.job.exact else {}
+        objective = weighted(div={"d": weight}) if at.job.exact else weighted(logp=-weight)
         return linear_objective(at.hidden, Head(at.weight), at.labels, objective, compared=compared, backend=backend,
                                 logits_dtype=_wide(at), ignore_index=None)[0]
 
     return loss
+
+
+def by_hand() -> Rows:
+    """What the generated kernels of the reverse KL are held against."""
+    from align_kernels.bench.hand_written import reverse_kl  # noqa: PLC0415 - triton is optional
+
+    return reverse_kl()
 
 
 def _wide(at: Problem) -> torch.dtype:
@@ -59,8 +66,8 @@ def _wide(at: Problem) -> torch.dtype:
 def from_logits(at: Problem, z: Tensor, u: Tensor | None, labels: Tensor) -> Tensor:
     """The loss of each token, as most trainers write it: logits in the model's type, then float32."""
     logp = torch.log_softmax(z.float(), -1)
-    if at.job in DIVERGENCES:
-        return DIVERGENCES[at.job].written(logp, torch.log_softmax(u.float(), -1))
+    if at.job.exact:
+        return at.job.exact.written(logp, torch.log_softmax(u.float(), -1))
     return -logp.gather(1, labels[:, None])[:, 0]
 
 
@@ -71,7 +78,7 @@ def eager(at: Problem) -> Tensor:
 def _whole(logits: Tensor | None, hidden: Tensor, weight: Tensor, at: Problem) -> Tensor:
     z = hidden @ weight.T if logits is None else logits
     with torch.no_grad():
-        u = at.ref_hidden @ at.ref_weight.T if at.job in DIVERGENCES else None
+        u = at.ref_hidden @ at.ref_weight.T if at.job.exact else None
     return from_logits(at, z, u, at.labels).mean()
 
 
@@ -83,24 +90,26 @@ def compiled_chunks() -> Loss:
     """torch.compile of a chunk's loss and gradient, the gradient in the forward pass: how Liger's chunked losses are made."""
 
     def of_chunk(hidden: Tensor, weight: Tensor, ref_hidden: Tensor, ref_weight: Tensor, labels: Tensor, at: Problem) -> Tensor:
-        u = ref_hidden @ ref_weight.T if at.job in DIVERGENCES else None
+        u = ref_hidden @ ref_weight.T if at.job.exact else None
         return from_logits(at, hidden @ weight.T, u, labels).sum()
 
-    gradient = torch.func.grad_and_value(of_chunk, argnums=(0, 1))
-    compiled: dict[str, Callable] = {}
+    compiled: dict[Job, Callable] = {}
 
     def loss(at: Problem) -> Tensor:
         # The problem is closed over, so that the job is a constant for the compiler.
+        gradient = torch.func.grad_and_value(of_chunk, argnums=tuple(range(len(at.leaves))))
         run = compiled.setdefault(at.job, torch.compile(lambda *tensors: gradient(*tensors, at), dynamic=False))
-        total, of_hidden, of_weight = 0.0, [], torch.zeros_like(at.weight, dtype=torch.float32)
+        total, of_hidden, of_head = 0.0, [], [torch.zeros_like(leaf, dtype=torch.float32) for leaf in at.leaves[1:]]
         for i in range(0, len(at.labels), CHUNK):
             chosen = slice(i, i + CHUNK)
             grads, value = run(at.hidden[chosen].detach(), at.weight.detach(), at.ref_hidden[chosen], at.ref_weight, at.labels[chosen])
             total = total + value
             of_hidden.append(grads[0])
-            of_weight += grads[1]
+            for whole, part in zip(of_head, grads[1:], strict=True):
+                whole += part
         count = len(at.labels)
-        return _Given.apply(total / count, torch.cat(of_hidden) / count, of_weight.to(at.weight.dtype) / count, at.hidden, at.weight)
+        grads = [torch.cat(of_hidden), *(g.to(at.weight.dtype) for g in of_head)]
+        return _Given.apply(total / count, [g / count for g in grads], *at.leaves)
 
     return loss
 
@@ -109,13 +118,13 @@ class _Given(torch.autograd.Function):
     """A value whose gradients are known already."""
 
     @staticmethod
-    def forward(ctx, value, of_hidden, of_weight, hidden, weight):
-        ctx.save_for_backward(of_hidden, of_weight)
+    def forward(ctx, value, gradients, *leaves):
+        ctx.save_for_backward(*gradients)
         return value.clone()
 
     @staticmethod
     def backward(ctx, upstream):
-        return None, None, None, *(g * upstream.to(g.dtype) for g in ctx.saved_tensors)
+        return None, None, *(g * upstream.to(g.dtype) for g in ctx.saved_tensors)
 
 
 def torch_linear_cross_entropy(at: Problem) -> Tensor:
@@ -151,7 +160,7 @@ def liger_compiled_jsd() -> Loss:
 
 
 def floor(at: Problem) -> None:
-    """3 GEMMs of a head's forward and backward, 4 with a reference; of logits, one read and one write."""
+    """3 GEMMs of a head's forward and backward, one more with a reference, one fewer frozen; of logits, one read and one write."""
     if at.logits is not None:
         torch.empty_like(at.logits).copy_(at.logits.detach())
         return
@@ -159,32 +168,38 @@ def floor(at: Problem) -> None:
     for i in range(0, len(hidden), 4 * CHUNK):
         h = hidden[i : i + 4 * CHUNK]
         z = h @ weight.T
-        if at.job in DIVERGENCES:
+        if at.job.exact:
             at.ref_hidden[i : i + 4 * CHUNK] @ at.ref_weight.T
         z @ weight
-        z.T @ h
+        if not at.job.frozen_head:
+            z.T @ h
 
 
-def available(job: str, device: str) -> dict[str, Callable[[], Loss]]:
+def available(job: Job, device: str) -> dict[str, Callable[[], Loss]]:
     """Who can do this job on this machine, by name; each makes its loss when asked, for some compile or import."""
     liger, on_gpu = importlib.util.find_spec("liger_kernel") is not None, device == "cuda"
+    log_prob = job.exact is None and not job.from_logits
     found: dict[str, Callable[[], Loss]] = {FLOOR: lambda: floor}
     for backend in ("triton", "compile", "torch"):
         if unavailable(backend, device) is None:
             found[f"ours {backend}"] = lambda backend=backend: ours(backend)
-            if job != "logits":
+            if not job.from_logits:
                 found[f"ours {backend}, one sweep"] = lambda backend=backend: ours_in_one_sweep(backend)
                 found[f"ours {backend}, 16 blocks"] = lambda backend=backend: ours(backend, blocks=16)
+    if job.exact is DIVERGENCES["reverse_kl"] and unavailable("triton", device) is None:
+        found[f"{BY_HAND} triton"] = lambda: ours(by_hand())
+        found[f"{BY_HAND} triton, one sweep"] = lambda: ours_in_one_sweep(by_hand())
     found |= {"torch eager": lambda: eager, "torch.compile": compiled_whole}
-    if job != "logits":
+    if not job.from_logits:
         found["torch.compile chunks"] = compiled_chunks
-    if job == "logits" and importlib.util.find_spec("trl"):
+    if job.from_logits and importlib.util.find_spec("trl"):
         found["trl"] = trl
-    if job == "logp" and hasattr(torch.nn.functional, "linear_cross_entropy"):
+    if log_prob and hasattr(torch.nn.functional, "linear_cross_entropy"):
         found["torch linear_cross_entropy"] = lambda: torch_linear_cross_entropy
-    if job == "logp" and liger and on_gpu:
+    if log_prob and liger and on_gpu:
         found["liger"] = liger_cross_entropy
-    if job == "jensen_shannon" and liger:
+    # Its chunked losses differentiate a head whether or not it is trained.
+    if job.exact is DIVERGENCES["jensen_shannon"] and not job.frozen_head and liger:
         found["liger compiled chunks"] = liger_compiled_jsd
         if on_gpu:
             found["liger"] = liger_jsd

@@ -1,0 +1,145 @@
+"""KL(pi||ref) as one writes it in Triton for this divergence alone: what the generated kernels are held against.
+
+Forward in one reading of both rows, with the streaming sums `s = sum e^(x - m_p)` and `t = sum e^(x - m_p) ((x - m_p) - (y - m_q))`:
+`D = t/s - log s_p + log s_q`, nats. Backward one reading more: `dD/dx = p (d - D)` with `d = log p - log q`. It leaves the same [T] numbers
+as the generated passes, entropy and the label's log-probs too. It knows a scale but no soft cap, and no gradient but the divergence's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from align_kernels import triton_rows
+from align_kernels.backends import Rows
+from align_kernels.bench.providers import BY_HAND
+from align_kernels.codegen import lib
+from align_kernels.row import RowStats
+from align_kernels.triton_rows.stats import NOTHING, put
+
+FORWARD = {"K": 4, "B": 512, "num_warps": 4}
+BACKWARD = {"B": 1024, "num_warps": 4}
+
+
+def reverse_kl() -> Rows:
+    """The row functions, for float32 or half-precision logits [T, V]. The first two are never called: `one_pass` does for both."""
+    return Rows(f"{BY_HAND} triton", triton_rows.row_stats, triton_rows.row_sum, row_grad, one_pass)
+
+
+def one_pass(z: Tensor, u: Tensor, labels: Tensor, *, sz: float, su: float, first: int, **_: Any) -> tuple[RowStats, Tensor, Tensor]:
+    """Statistics, D and S = D, each [T]."""
+    T, V = z.shape
+    out = torch.empty(8, T, device=z.device)
+    forward[(T,)](z, u, labels, out, V, z.stride(0), u.stride(0), T, first, float(sz), float(su), **FORWARD)
+    return RowStats(*out[:7]), out[7], out[7]
+
+
+def row_grad(z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, _labels: Tensor, _entropy: Tensor, D: Tensor, _w_logp: None,
+             _w_entropy: None, w_div: Tensor, *, sz: float, su: float, out: Tensor, **_: Any) -> Tensor:
+    """The gradient of sum w_div D in the unscaled logits, [T, V]."""
+    T, V = z.shape
+    backward[(T,)](z, u, lse_p, lse_q, D, w_div.contiguous(), out, V, z.stride(0), u.stride(0), out.stride(0), float(sz), float(su),
+                   **BACKWARD)
+    return out
+
+
+@triton.jit
+def _load(X, cols, mask, scale):
+    if mask is None:  # noqa: SIM108 - a choice at compile time
+        x = tl.load(X + cols).to(tl.float32)
+    else:
+        x = tl.load(X + cols, mask=mask, other=-float("inf")).to(tl.float32)
+    return tl.maximum(x * scale, NOTHING)
+
+
+@triton.jit
+def _absorb(x, y, m_p, s_p, e_p, t, m_q, s_q):
+    """Lanes' running sums [B] and a tile of both rows [K, B]; e is t without the reference, for the entropy."""
+    higher_p = tl.maximum(m_p, tl.max(x, axis=0))
+    higher_q = tl.maximum(m_q, tl.max(y, axis=0))
+    down_p = m_p - higher_p
+    down_q = m_q - higher_q
+    rescale = lib.exp(down_p)
+    x -= higher_p[None, :]
+    y -= higher_q[None, :]
+    p = lib.exp(x)
+    e_p = (e_p + s_p * down_p) * rescale + tl.sum(p * x, axis=0)
+    t = (t + s_p * (down_p - down_q)) * rescale + tl.sum(p * (x - y), axis=0)
+    s_p = s_p * rescale + tl.sum(p, axis=0)
+    s_q = s_q * lib.exp(down_q) + tl.sum(lib.exp(y), axis=0)
+    return higher_p, s_p, e_p, t, higher_q, s_q
+
+
+@triton.jit(do_not_specialize=["stride_out", "first"])
+def forward(Z, U, LABELS, OUT, V, stride_z, stride_u, stride_out, first, scale_z, scale_u, K: tl.constexpr, B: tl.constexpr):
+    """One program a row; OUT [8, T]: the statistics in RowStats' order, and D."""
+    row = tl.program_id(0).to(tl.int64)
+    Z += row * stride_z
+    U += row * stride_u
+    OUT += row
+    m_p = tl.full([B], NOTHING, tl.float32)
+    s_p = tl.zeros([B], tl.float32)
+    e_p = tl.zeros([B], tl.float32)
+    t = tl.zeros([B], tl.float32)
+    m_q = tl.full([B], NOTHING, tl.float32)
+    s_q = tl.zeros([B], tl.float32)
+    cols = tl.arange(0, K)[:, None] * B + tl.arange(0, B)[None, :]
+    whole = V - V % (K * B)
+    for start in range(0, whole, K * B):
+        x, y = _load(Z, start + cols, None, scale_z), _load(U, start + cols, None, scale_u)
+        m_p, s_p, e_p, t, m_q, s_q = _absorb(x, y, m_p, s_p, e_p, t, m_q, s_q)
+    if whole < V:
+        cols += whole
+        x, y = _load(Z, cols, cols < V, scale_z), _load(U, cols, cols < V, scale_u)
+        m_p, s_p, e_p, t, m_q, s_q = _absorb(x, y, m_p, s_p, e_p, t, m_q, s_q)
+
+    top_p = tl.max(m_p, axis=0)
+    top_q = tl.max(m_q, axis=0)
+    down_p = m_p - top_p
+    down_q = m_q - top_q
+    rescale = lib.exp(down_p)
+    sum_p = tl.sum(s_p * rescale, axis=0)
+    sum_q = tl.sum(s_q * lib.exp(down_q), axis=0)
+    label = tl.load(LABELS + row) - first
+    here = (label >= 0) & (label < V)
+    OUT = put(OUT, top_p, stride_out)
+    OUT = put(OUT, sum_p, stride_out)
+    OUT = put(OUT, tl.sum((e_p + s_p * down_p) * rescale, axis=0), stride_out)
+    OUT = put(OUT, _load(Z, label, here, scale_z), stride_out)
+    OUT = put(OUT, top_q, stride_out)
+    OUT = put(OUT, sum_q, stride_out)
+    OUT = put(OUT, _load(U, label, here, scale_u), stride_out)
+    t = tl.sum((t + s_p * (down_p - down_q)) * rescale, axis=0)
+    put(OUT, t / sum_p - (tl.log(sum_p) - tl.log(sum_q)), stride_out)
+
+
+@triton.jit
+def _slope(Z, U, G, cols, mask, lse, shift, w, scale_z, scale_u):
+    x, y = _load(Z, cols, mask, scale_z), _load(U, cols, mask, scale_u)
+    g = w * lib.exp(x - lse) * ((x - y) - shift)
+    tl.store(G + cols, g.to(G.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def backward(Z, U, LSE_P, LSE_Q, D, W, G, V, stride_z, stride_u, stride_g, scale_z, scale_u, B: tl.constexpr):
+    """One program a row."""
+    row = tl.program_id(0).to(tl.int64)
+    Z += row * stride_z
+    U += row * stride_u
+    G += row * stride_g
+    lse = tl.load(LSE_P + row)
+    # Of the two normalisers the difference is taken first, in whatever they come.
+    shift = (lse - tl.load(LSE_Q + row)).to(tl.float32) + tl.load(D + row)
+    lse = lse.to(tl.float32)
+    w = tl.load(W + row) * scale_z
+    cols = tl.arange(0, B)
+    whole = V - V % B
+    for start in range(0, whole, B):
+        _slope(Z, U, G, start + cols, None, lse, shift, w, scale_z, scale_u)
+    if whole < V:
+        cols += whole
+        _slope(Z, U, G, cols, cols < V, lse, shift, w, scale_z, scale_u)
