@@ -39,15 +39,16 @@ def compile_kernel(
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": num_warps, "enable_fp_fusion": True})
 
 
-def resources(compiled: CompiledKernel, logits: float) -> Resources:
-    """`logits`: how many of them (pairs of them) a thread reads in one turn of the main loop, or of all of them together."""
+def resources(compiled: CompiledKernel, logits: float, loops: int | None = None) -> Resources:
+    """`logits`: how many of them (pairs of them) a thread reads in one turn of the main loop, or of all of them together; `loops`: how
+    many, from the first, are counted."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
         command = [_DISASSEMBLER, "-res-usage", "-sass", file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", text).groups())
-    return Resources(registers, stack, round(sum(main_loops(text)) / logits, 1))
+    return Resources(registers, stack, round(sum(main_loops(text)[:loops]) / logits, 1))
 
 
 def main_loops(sass: str) -> list[int]:

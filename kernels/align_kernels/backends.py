@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +24,10 @@ class Rows(NamedTuple):
     row_stats: Callable
     row_sum: Callable
     row_grad: Callable
+    one_pass: Callable | None = None
+    """row_stats and row_sum together, for a traced divergence that has a `power`."""
+    check: Callable | None = None
+    """(traced divergence, dtype): raises DivergenceError where this device's kernels do not compute it."""
 
     def form(self, divergence: Any, dtype: torch.dtype) -> Any:
         """What this backend's row functions take for a divergence, for statistics in `dtype`.
@@ -35,6 +39,8 @@ class Rows(NamedTuple):
         from align_kernels.codegen import Fused, fused  # noqa: PLC0415 - the tracer takes a second to import
 
         kernel = divergence if isinstance(divergence, Fused) else fused(divergence)
+        if self.check is not None:
+            self.check(kernel, dtype)
         return _traced(kernel, dtype) if self.name == "compile" else kernel
 
 
@@ -56,23 +62,26 @@ def interpreting() -> bool:
     return triton.knobs.runtime.interpret
 
 
-def rows(backend: str, tensor: torch.Tensor) -> Rows:
-    """The row functions for logits made of this tensor. Raises ValueError where the backend cannot run."""
+def rows(backend: str | Rows, tensor: torch.Tensor) -> Rows:
+    """The row functions for logits made of this tensor; Rows are taken as they are. Raises ValueError where the backend cannot run."""
+    if isinstance(backend, Rows):
+        return backend
     if backend == "auto":
         fast = tensor.is_cuda and tensor.dtype != torch.float64 and unavailable("triton", "cuda") is None
         backend = "triton" if fast else "torch"
     reason = unavailable(backend, tensor.device.type)
     if reason:
         raise ValueError(reason)
-    return _rows(backend)
+    return _rows(backend, tensor.device)
 
 
 @lru_cache
-def _rows(backend: str) -> Rows:
+def _rows(backend: str, device: torch.device) -> Rows:
     if backend == "triton":
         from align_kernels import triton_rows  # noqa: PLC0415 - triton is optional
+        from align_kernels.triton_rows.selfcheck import check  # noqa: PLC0415 - triton is optional
 
-        return Rows(backend, triton_rows.row_stats, triton_rows.row_sum, triton_rows.row_grad)
+        return Rows(backend, triton_rows.row_stats, triton_rows.row_sum, triton_rows.row_grad, triton_rows.one_pass, partial(check, device))
     plain = (torch_rows.row_stats, torch_rows.row_sum, torch_rows.row_grad)
     return Rows(backend, *(plain if backend == "torch" else map(_compiled, plain)))
 

@@ -64,33 +64,45 @@ class Job:
     def statistics(self, z: Tensor, us: Sequence[Tensor], labels: Tensor) -> Statistics:
         """Of logits z [T, V] and the references' us; labels are global ids."""
         sz, softcap = self.head.of_rows(self.temperature)
-        own, others = None, []
+        if not us:
+            own = joined(self.rows.row_stats(z, None, labels, sz=sz, first=self.first, softcap=softcap), self.group)
+        references = []
         for i, (u, compared) in enumerate(zip(us, self.compared, strict=True)):
             su, ref_softcap = compared.head.of_rows(self.temperature)
+            sums = None
             if i == 0:
-                own = self.rows.row_stats(z, u, labels, sz=sz, su=su, first=self.first, softcap=softcap, ref_softcap=ref_softcap)
-                own = joined(own, self.group)
-                others.append((own.lse_q, own.ref_logp))
+                both = {"sz": sz, "su": su, "first": self.first, "softcap": softcap, "ref_softcap": ref_softcap}
+                if self._takes_one_pass(compared):
+                    own, *sums = self.rows.one_pass(z, u, labels, fn=compared.divergence, **both)
+                else:
+                    own = joined(self.rows.row_stats(z, u, labels, **both), self.group)
+                lse_q, ref_logp = own.lse_q, own.ref_logp
             else:
                 alone = joined(self.rows.row_stats(u, None, labels, sz=su, first=self.first, softcap=ref_softcap), self.group)
-                others.append((alone.lse_p, alone.logp))
-        if own is None:
-            own = joined(self.rows.row_stats(z, None, labels, sz=sz, first=self.first, softcap=softcap), self.group)
-        references = tuple(self._reference(c, z, u, own.lse_p, *o) for c, u, o in zip(self.compared, us, others, strict=True))
-        return Statistics(own.lse_p, own.logp, own.entropy, references)
+                lse_q, ref_logp = alone.lse_p, alone.logp
+            references.append(self._reference(compared, z, u, own.lse_p, lse_q, ref_logp, sums))
+        return Statistics(own.lse_p, own.logp, own.entropy, tuple(references))
 
-    def _reference(self, compared: Compared, z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, ref_logp: Tensor) -> Reference:
+    def _takes_one_pass(self, compared: Compared) -> bool:
+        if self.rows.one_pass is None or compared.divergence is None:
+            return False
+        # A shard has a centre of its own, and merged outcomes are no elements.
+        return compared.divergence.power is not None and compared.outcomes is every_token and self.group is None
+
+    def _reference(self, compared: Compared, z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, ref_logp: Tensor,
+                   sums: Sequence[Tensor] | None) -> Reference:
+        """`sums`: what row_sum would give, where it is known."""
         if compared.divergence is None:
             return Reference(lse_q, ref_logp, None, None, None)
         policy, reference = self.head.of_rows(self.temperature), compared.head.of_rows(self.temperature)
         if self.merges(compared, z, u, lse_p, lse_q):
             div = outcome_sum(compared, log_probs(z, lse_p, *policy), log_probs(u, lse_q, *reference))
             return Reference(lse_q, ref_logp, div, None, None)
-        mean, S = self.rows.row_sum(z, u, lse_p, lse_q, sz=policy[0], su=reference[0], fn=compared.divergence, softcap=policy[1],
-                                    ref_softcap=reference[1])
-        mean, S = summed((mean, S), self.group)
-        div, slope = transformed(compared.divergence, mean)
-        return Reference(lse_q, ref_logp, div, S, slope)
+        if sums is None:
+            sums = summed(self.rows.row_sum(z, u, lse_p, lse_q, sz=policy[0], su=reference[0], fn=compared.divergence, softcap=policy[1],
+                                            ref_softcap=reference[1]), self.group)
+        div, slope = transformed(compared.divergence, sums[0])
+        return Reference(lse_q, ref_logp, div, sums[1], slope)
 
     def merges(self, compared: Compared, z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor) -> bool:
         """Whether this comparison needs whole rows. Raises ValueError where the vocabulary is sharded."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from align_kernels.head import Compared
 from align_kernels.terms import exact_divergence
-from align_kernels.torch_rows import scaled, unscaled
+from align_kernels.torch_rows import log_prob, scaled, unscaled
 
 
 def merges(compared: Compared, logp: Tensor, ref_logp: Tensor) -> bool:
@@ -23,7 +23,7 @@ def merges(compared: Compared, logp: Tensor, ref_logp: Tensor) -> bool:
 
 
 def log_probs(z: Tensor, lse: Tensor, s: float, softcap: float | None) -> Tensor:
-    return scaled(z, s, softcap) - lse[:, None]
+    return log_prob(scaled(z, s, softcap), lse)
 
 
 def outcome_sum(compared: Compared, logp: Tensor, ref_logp: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def outcome_grad(compared: Compared, z: Tensor, u: Tensor, lse_p: Tensor, lse_q:
     """The gradient of `(w * divergence).sum()` wrt the unscaled logits z [T, V]; each side's scaling is its (s, softcap)."""
     x: Any = scaled(z, *policy)
     with torch.enable_grad():
-        logp = (x - lse_p[:, None]).requires_grad_()
+        logp = log_prob(x, lse_p).requires_grad_()
         value = outcome_sum(compared, logp, log_probs(u, lse_q, *reference))
         (pull,) = torch.autograd.grad(value, logp, w)
     return unscaled(pull - logp.detach().exp() * pull.sum(-1, keepdim=True), x, *policy)

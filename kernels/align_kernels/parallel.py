@@ -23,7 +23,7 @@ def joined(stats: RowStats, group: Any) -> RowStats:
     tops = torch.stack([stats.m_p, stats.z_y, *([stats.m_q, stats.u_y] if paired else [])])
     dist.all_reduce(tops, dist.ReduceOp.MAX, group)
     # A shard where nothing is possible has the maximum -inf, and -inf - -inf is no number; its sums are 0.
-    fall = torch.where(torch.isneginf(own), 0.0, own - tops[::2])
+    fall = torch.where(torch.isneginf(own), 0.0, own.double() - tops[::2])
     down = fall.exp()
     sums = torch.stack([stats.s_p * down[0], (stats.e_p + stats.s_p * fall[0]) * down[0], *([stats.s_q * down[1]] if paired else [])])
     dist.all_reduce(sums, group=group)

@@ -11,8 +11,9 @@ from torch import Tensor
 class RowStats(NamedTuple):
     """Un-normalised statistics of [T] rows over one shard of the vocabulary; x are the policy's logits, y the reference's, both scaled.
 
-    The sums are centred on the shard's own maximum, so an offset of the whole head costs no digits. Without a reference the last
-    three are None.
+    Float32 (float64 for float64 logits), the sums s in float64: near the reference a divergence of first order has the error of
+    log s_p - log s_q over its own size. The sums are centred on the shard's own maximum, so an offset of the whole head costs no digits.
+    Without a reference the last three are None.
     """
 
     m_p: Tensor
@@ -29,25 +30,26 @@ class RowStats(NamedTuple):
 
     @property
     def lse_p(self) -> Tensor:
-        return self.m_p + torch.log(self.s_p)
+        """log sum exp x, [T], float64: a float32 would round it at the size of a logit."""
+        return self.m_p.double() + torch.log(self.s_p.double())
 
     @property
     def lse_q(self) -> Tensor:
-        return self.m_q + torch.log(self.s_q)
+        return self.m_q.double() + torch.log(self.s_q.double())
 
     @property
     def logp(self) -> Tensor:
         """log pi of the label, nats: of the two large numbers the difference is taken first."""
-        return (self.z_y - self.m_p) - torch.log(self.s_p)
+        return ((self.z_y - self.m_p) - torch.log(self.s_p)).to(self.m_p.dtype)
 
     @property
     def ref_logp(self) -> Tensor:
-        return (self.u_y - self.m_q) - torch.log(self.s_q)
+        return ((self.u_y - self.m_q) - torch.log(self.s_q)).to(self.m_q.dtype)
 
     @property
     def entropy(self) -> Tensor:
         """H(pi), nats."""
-        return torch.log(self.s_p) - self.e_p / self.s_p
+        return (torch.log(self.s_p) - self.e_p / self.s_p).to(self.m_p.dtype)
 
 
 def merge(one: RowStats, other: RowStats) -> RowStats:
@@ -70,5 +72,5 @@ def merge(one: RowStats, other: RowStats) -> RowStats:
 
 
 def _fall(m: Tensor, top: Tensor) -> Tensor:
-    """m - top; 0 in a shard where nothing is possible: its sums are 0, and -inf - -inf is no number."""
-    return torch.where(torch.isneginf(m), 0.0, m - top)
+    """m - top, float64; 0 in a shard where nothing is possible: its sums are 0, and -inf - -inf is no number."""
+    return torch.where(torch.isneginf(m), 0.0, m.double() - top)

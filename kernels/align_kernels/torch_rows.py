@@ -61,7 +61,8 @@ def row_stats(z: Tensor, u: Tensor | None, labels: Tensor, *, sz: float, su: flo
 def row_sum(z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, *, sz: float, su: float, fn: Any,
             softcap: float | None = None, ref_softcap: float | None = None) -> tuple[Tensor, Tensor]:
     """Pass 2, over this shard: the sum of the divergence's terms before its transform, and S = sum pi c."""
-    values, pulls = outcome_terms(fn, *_log_ratios(scaled(z, sz, softcap), scaled(u, su, ref_softcap), lse_p, lse_q))
+    x, y = scaled(z, sz, softcap), scaled(u, su, ref_softcap)
+    values, pulls = outcome_terms(fn, log_prob(x, lse_p), log_prob(y, lse_q), _log_ratio(x, y, lse_p, lse_q))
     return values.sum(-1), pulls.sum(-1)
 
 
@@ -77,7 +78,7 @@ def row_grad(z: Tensor, u: Tensor | None, lse_p: Tensor, lse_q: Tensor | None, l
     -pi term.
     """
     x = scaled(z, sz, softcap)
-    logp = x - lse_p[:, None]
+    logp = log_prob(x, lse_p)
     of_pi = 0.0  # what every term takes from pi, [T, 1] or [T, V]
     if w_logp is not None:
         of_pi = w_logp[:, None]
@@ -88,7 +89,8 @@ def row_grad(z: Tensor, u: Tensor | None, lse_p: Tensor, lse_q: Tensor | None, l
         of_pi = of_pi + w_entropy[:, None] * (logp.masked_fill(logp == -torch.inf, 0.0) + entropy[:, None])
     grad = logp.exp().mul_(-of_pi)
     if w_div is not None:
-        grad += w_div[:, None] * outcome_pulls(fn, *_log_ratios(x, scaled(u, su, ref_softcap), lse_p, lse_q))
+        y = scaled(u, su, ref_softcap)
+        grad += w_div[:, None] * outcome_pulls(fn, logp, log_prob(y, lse_q), _log_ratio(x, y, lse_p, lse_q))
     if w_logp is not None:
         index, inside = _column(labels, first, z.shape[1])
         grad.scatter_add_(1, index, torch.where(inside, w_logp, 0.0)[:, None])
@@ -105,6 +107,13 @@ def scaled(z: Tensor, s: float, softcap: float | None) -> Tensor:
     return x if s == 1.0 else x * s
 
 
+def log_prob(x: Tensor, lse: Tensor) -> Tensor:
+    """x - lse, [T, V] in the type of x, to the digits of the difference where lse [T] has more of them than x."""
+    high = lse.to(x.dtype)
+    logp = x - high[:, None]
+    return logp if lse.dtype == x.dtype else logp.sub_((lse - high).to(x.dtype)[:, None])
+
+
 def unscaled(grad: Tensor, x: Tensor, s: float, softcap: float | None) -> Tensor:
     """From the gradient wrt x to that wrt the logits z, in place."""
     if s != 1.0:
@@ -118,7 +127,7 @@ def _sums(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     top = x.amax(-1)
     fall = x - torch.where(torch.isneginf(top), 0.0, top)[:, None]
     e = fall.exp()
-    return top, e.sum(-1), e, fall
+    return top, e.sum(-1, dtype=torch.float64), e, fall
 
 
 def _column(labels: Tensor, first: int, width: int) -> tuple[Tensor, Tensor]:
@@ -131,5 +140,6 @@ def _at_label(x: Tensor, labels: Tensor, first: int) -> Tensor:
     return torch.where(inside, x.gather(1, index)[:, 0], -torch.inf)
 
 
-def _log_ratios(x: Tensor, y: Tensor, lse_p: Tensor, lse_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return x - lse_p[:, None], y - lse_q[:, None], (x - y) - (lse_p - lse_q)[:, None]
+def _log_ratio(x: Tensor, y: Tensor, lse_p: Tensor, lse_q: Tensor) -> Tensor:
+    # Not the difference of two log-probs: their rounding, that of a logit, is no smaller than the ratio itself is near the reference.
+    return (x - y).sub_((lse_p - lse_q).to(x.dtype)[:, None])

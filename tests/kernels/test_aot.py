@@ -33,7 +33,15 @@ def environment(tmp_path_factory):
 def test_every_kernel_for_every_divergence_is_within_its_budget(environment):
     done = subprocess.run([sys.executable, str(HERE / "budgets.py")], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert re.match(r"\d\d kernels within", done.stdout)
+    assert re.match(r"\d+ kernels within", done.stdout)
+
+
+def test_no_pass_over_pairs_costs_more_than_reading_them():
+    """An H100 issues about 68 instructions a lane while memory brings two float32 logits: below that a divergence is free."""
+    from kernels.budgets import FILE
+
+    pairs = {n: b["instructions"] for n, b in json.loads(FILE.read_text()).items() if " fp32 " in n}
+    assert len(pairs) > 80 and max(pairs.values()) <= 68
 
 
 def test_the_check_notices_what_costs_more():

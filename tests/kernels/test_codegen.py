@@ -13,8 +13,8 @@ from kernels.room import DIVERGENCES, ROOM
 from align_kernels.codegen import Elementwise, cache, fused
 from align_kernels.codegen.expressions import Expressions
 from align_kernels.codegen.near import horner, polynomial
-from align_kernels.codegen.nodes import cost, evaluate, ordered
-from align_kernels.codegen.specialise import specialise
+from align_kernels.codegen.nodes import OPERATIONS, cost, evaluate, ordered
+from align_kernels.codegen.specialise import cheapest, specialise
 from align_kernels.codegen.terms import tiles
 
 
@@ -125,8 +125,68 @@ def test_choices_that_a_domain_decides_are_left_out():
     x = make.input("x")
     series = make("where", make("lt", make("abs", x), make.constant(0.1)), x, make("expm1", make("max", x, make.constant(0.2))))
     up = torch.logspace(-0.3, 2, 100, dtype=torch.float64)
-    assert specialise(make, series, x, up) is make("add", make.constant(-1.0), make("exp", x))
+    assert specialise(make, series, x, up) is make("expm1", x)
     assert {n.op for n in ordered((specialise(make, series, x, up - 1),))} >= {"where", "max", "expm1"}
+
+
+def test_what_a_domain_allows_is_done_more_cheaply():
+    make = Expressions()
+    x = make.input("x")
+    down, near = -torch.logspace(0, 3, 200, dtype=torch.float64), torch.linspace(-1e-2, 1e-2, 200, dtype=torch.float64)
+
+    def best(node, domain=down):
+        return cheapest(make, node, x, domain, 1e37, make("exp", x))
+
+    def ops(node):
+        return {n.op for n in ordered((node,)) if n.args}
+
+    one = make.constant(1.0)
+    assert best(make("sub", make("log1p", make("exp", x)), one)) is best(make("add", -1.0, make("log", make("add", one, make("exp", x)))))
+    assert best(make("expm1", x)) is make("sub", make("exp", x), one)
+    for kept in ("expm1", "log1p"):
+        assert best(make(kept, x), near) is make(kept, x), "its value is no larger than the hardware's error"
+    # log(1 + e^x), and the same written so that it has no overflow where this domain does not lead.
+    softplus = make("add", make("max", x, 0.0), make("log1p", make("exp", make("neg", make("abs", x)))))
+    assert best(make("sub", one, softplus)) is best(make("sub", one, make("log1p", make("exp", x))))
+    assert best(make("exp", make("sub", x, softplus))) is make(
+        "mul", make("fast_reciprocal", make("add", one, make("exp", x))), make("exp", x)
+    )
+    # e^x (e^(-x) - 1), of which one part overflows and the other underflows.
+    assert best(make("mul", make("exp", x), make("expm1", make("neg", x))), down[down > -300]) is make("sub", one, make("exp", x))
+    assert ops(best(make("exp", make("add", make("log1p", make("exp", x)), 2.0)))) == {"exp", "add", "mul"}
+    assert best(make("add", make("mul", 0.3, make("sub", x, one)), make("mul", 0.7, x))) is make("add", -0.3, x)
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_the_hardwares_errors_in_the_terms(name):
+    """Its functions' documented errors, at random, in place of torch's exact ones: still right to a few bits at any log u."""
+    random = torch.Generator().manual_seed(0)
+    fn, x = fused(DIVERGENCES[name]), torch.cat([side * torch.logspace(-3, 1.3, 1500) for side in (-1, 1)])
+    tile, exact = tiles(x), tiles(x.double())
+    for output, wanted in zip(
+        fn.expressions(torch.float32),
+        2 * (
+            torch.where(x < 0, exact["q"] * fn.forms.generator(exact["d"]), exact["p"] * fn.forms.value(exact["d"])),
+            exact["p"] * fn.forms.coefficient(exact["d"]),
+        ),
+        strict=True,
+    ):
+        found = {}
+        for node in ordered((output,)):
+            y = tile[node.value] if node.op == "input" else x.new_tensor(node.number or 0.0)
+            if node.args:
+                y = OPERATIONS[node.op].torch(*(found[a] for a in node.args))
+                off = 2.0**-22 * (2 * torch.rand(x.shape, generator=random) - 1)
+                if node.op in ("exp", "fast_exp2", "fast_log2", "fast_reciprocal"):
+                    y = y + off * (y.abs().clamp_min(1) if node.op == "fast_log2" else y.abs())
+            found[node] = y
+        assert ((found[output] - wanted).abs() <= 6e-6 * wanted.abs() + 1e-7 * exact["p"] * x.abs()).all()
+
+
+def test_what_follows_from_f_does_not_fall_where_float32_ends():
+    """k_f(u)/u of a convex f grows above u = 1, and is held where float32 ends."""
+    value = fused(DIVERGENCES["users"]).forms.value(torch.arange(1.0, 90.0))
+    assert (value[1:] >= value[:-1]).all() and value[-1] > 1e12
 
 
 def test_polynomials_near_the_reference():

@@ -88,7 +88,6 @@ def _power(make: Expressions, base: Node, exponent: Node) -> Node:
         for _ in range(int(c)):
             result = make("mul", result, base)
         return result
-    if c == 0.5:
-        return make("sqrt", base)
-    log = base.args[0] if base.op == "exp" else make("log", base)
-    return make("exp", make("mul", exponent, log))
+    if base.op == "exp":
+        return make("exp", make("mul", exponent, base.args[0]))
+    return make("sqrt", base) if c == 0.5 else make("exp", make("mul", exponent, make("log", base)))

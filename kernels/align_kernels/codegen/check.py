@@ -37,7 +37,7 @@ def check_emitted(emitted: Terms, forms: TorchForms, divergence: object) -> None
     with blamed_on(divergence):
         term = torch.where(below, exact["q"] * forms.generator(exact["d"]), exact["p"] * forms.value(exact["d"]))
         pull = exact["p"] * forms.coefficient(exact["d"])
-    for name, got, wanted in zip(("value", "slope", "slope"), evaluate(emitted, tiles(x)), (term, pull, pull), strict=True):
+    for name, got, wanted in zip(("value", "slope", "value", "slope"), evaluate(emitted, tiles(x)), (term, pull, term, pull), strict=True):
         error = (got.double() - wanted).abs() - _RELATIVE * wanted.abs()
         if not (error <= _ABSOLUTE).all():
             worst = x[torch.nan_to_num(error, nan=torch.inf).argmax()].item()

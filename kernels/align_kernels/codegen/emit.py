@@ -17,8 +17,9 @@ from align_kernels.codegen import lib
 
 
 def emit(terms: Terms, params: int, dtype: torch.dtype) -> str:
-    """A module with `terms(a, b, d, p, q, params) -> (term, pull)` and `pull(...)`, its second half alone."""
-    functions = _function("terms", terms[:2], params, dtype), _function("pull", (terms.alone,), params, dtype)
+    """A module with `terms(a, b, d, p, q, params) -> (term, pull)`, and `term(...)` and `pull(...)`, each half alone."""
+    outputs = {"terms": terms[:2], "term": (terms.term_alone,), "pull": (terms.pull_alone,)}
+    functions = (_function(name, nodes, params, dtype) for name, nodes in outputs.items())
     return "\n\n".join((_HEADER, *functions))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from align_kernels.codegen.nodes import OPERATIONS, Node
+from align_kernels.codegen.nodes import OPERATIONS, Node, ordered
 
 _COMMUTE = {"add", "mul", "max", "min", "and", "or", "eq", "ne"}
 
@@ -93,6 +94,16 @@ class Expressions:
         if last.op == "neg":
             return self("sub" if op == "add" else "add", first, last.args[0])
         return self("sub", last, first.args[0]) if op == "add" and first.op == "neg" else None
+
+
+def rebuilt(make: Expressions, node: Node, variable: Node, change: Callable[[Node, list[Node]], Node | None]) -> Node:
+    """`node` from its operands up: each part what `change` makes of it and its new operands, or else as it was, of these."""
+    done = {variable: variable}
+    for part in ordered((node,), done):
+        if part not in done:
+            operands = [done[a] for a in part.args]
+            done[part] = change(part, operands) or (make(part.op, *operands) if operands else part)
+    return done[node]
 
 
 def _parts(node: Node) -> _Sum:

@@ -43,10 +43,11 @@ def forms_of(divergence: object, blame: object) -> TorchForms:
         # What cannot be traced is refused before its numbers are looked at.
         make = Expressions()
         trace(make, function, (make.input("log_u"),), blame=blame)
-    if generator is None:
-        generator = _within_reach(_bregman(f, blame), blame)
+    bregman = _bregman(f, blame) if generator is None else generator
     if value is None:
-        value = _within_reach(lambda x: torch.exp(-x) * generator(x), blame)
+        value = _within_reach(lambda x: torch.exp(-x) * bregman(x), blame)
+    if generator is None:
+        generator = _within_reach(bregman, blame)
     if coefficient is None:
         # Below the reference it comes with u.
         coefficient = _within_reach(_centred_slope(f, blame), blame, weight=lambda x: torch.exp(x.clamp_max(0)))

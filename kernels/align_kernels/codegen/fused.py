@@ -17,6 +17,7 @@ from align_kernels.codegen.emit import emit
 from align_kernels.codegen.errors import DivergenceError, blamed_on, name_of
 from align_kernels.codegen.forms import TorchForms, forms_of
 from align_kernels.codegen.nodes import evaluate
+from align_kernels.codegen.power import power_of
 from align_kernels.codegen.ratio import f_terms
 from align_kernels.codegen.terms import ARGUMENTS, Terms, elementwise_terms
 
@@ -42,6 +43,7 @@ class TritonForms(NamedTuple):
 
     terms: Any
     """-> (term, pull)."""
+    term: Any
     pull: Any
 
 
@@ -58,6 +60,8 @@ class Fused:
     params: tuple[float, ...]
     transform: Callable[[Tensor], tuple[Tensor, Tensor]] | None
     """sum_v term [T] -> (D, its slope in the sum), or None where D is the sum."""
+    power: float | None
+    """Of the alpha family, which needs one pass (see power.py); None for any other."""
     expressions: Callable[[torch.dtype], Terms]
     """For tiles of a type."""
     _loaded: dict[torch.dtype, TritonForms] = field(default_factory=dict, init=False, repr=False)
@@ -79,7 +83,7 @@ class Fused:
         """The functions for tiles accumulated in `dtype` (float64 in tests)."""
         if dtype not in self._loaded:
             module = cache.load(self.source(dtype))
-            self._loaded[dtype] = TritonForms(module.terms, module.pull)
+            self._loaded[dtype] = TritonForms(module.terms, module.term, module.pull)
         return self._loaded[dtype]
 
 
@@ -108,7 +112,7 @@ def _fuse(divergence: object) -> Fused:
     count = len(divergence.params)
     expressions = functools.cache(lambda dtype: elementwise_terms(divergence.phi, count, dtype, divergence))
     expressions(torch.float32)
-    return Fused(name_of(divergence), None, divergence.params, None, expressions)
+    return Fused(name_of(divergence), None, divergence.params, None, None, expressions)
 
 
 def _fuse_ratio(divergence: object, blame: object) -> Fused:
@@ -118,7 +122,7 @@ def _fuse_ratio(divergence: object, blame: object) -> Fused:
     expressions = functools.cache(lambda dtype: f_terms(forms, dtype, blame))
     check_emitted(expressions(torch.float32), forms, blame)
     transform = None if getattr(divergence, "is_f_divergence", False) else getattr(divergence, "transform", None)
-    return Fused(name_of(blame), forms, (), transform, expressions)
+    return Fused(name_of(blame), forms, (), transform, power_of(forms), expressions)
 
 
 def _of_ratio(phi: Callable[..., Tensor], blame: object) -> bool:

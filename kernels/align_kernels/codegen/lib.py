@@ -10,13 +10,16 @@ PTX = tl.constexpr(not triton.knobs.runtime.interpret and torch.version.hip is N
 
 @triton.jit
 def exp(x):
-    if PTX and x.dtype == tl.float32:
-        # Triton's own spends three more instructions on results below 1e-38, which are 0 here.
-        y = tl.inline_asm_elementwise(
-            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x * 1.4426950408889634], dtype=tl.float32, is_pure=True, pack=1
-        )
+    return fast_exp2(x * 1.4426950408889634) if PTX and x.dtype == tl.float32 else tl.exp(x)
+
+
+@triton.jit
+def fast_exp2(x):
+    """The hardware's, to 2^-22 of the value, of float32: results below 2^-126 are 0, for which Triton's own spends three instructions."""
+    if PTX:  # noqa: SIM108 - a choice at compile time
+        y = tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     else:
-        y = tl.exp(x)
+        y = tl.exp2(x)
     return y
 
 
@@ -44,18 +47,27 @@ def log1p(x):
         # Taylor up to x^10/10 below 1/4 (4e-8 of the value); beyond, the hardware's logarithm is as good.
         series = 1.0 / 7.0 + x * (-1.0 / 8.0 + x * (1.0 / 9.0 + x * (-1.0 / 10.0)))
         series = 1.0 / 3.0 + x * (-1.0 / 4.0 + x * (1.0 / 5.0 + x * (-1.0 / 6.0 + x * series)))
-        y = tl.where(tl.abs(x) < 0.25, x + x * x * (-0.5 + x * series), _log_away_from_one(u))
+        y = tl.where(tl.abs(x) < 0.25, x + x * x * (-0.5 + x * series), fast_log2(u) * 0.6931471805599453)
     return y
 
 
 @triton.jit
-def _log_away_from_one(u):
-    if PTX:
-        # Its error is absolute near u = 1, 2^-22.
-        y = tl.inline_asm_elementwise("lg2.approx.ftz.f32 $0, $1;", "=f,f", [u], dtype=tl.float32, is_pure=True, pack=1)
-        y *= 0.6931471805599453
+def fast_log2(x):
+    """The hardware's, of a float32 that is no subnormal number: its error is absolute near x = 1, 2^-22, where log2 x itself nears 0."""
+    if PTX:  # noqa: SIM108 - a choice at compile time
+        y = tl.inline_asm_elementwise("lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     else:
-        y = tl.log(u)
+        y = tl.log2(x)
+    return y
+
+
+@triton.jit
+def fast_reciprocal(x):
+    """The hardware's, to 2^-22 of the value, of a float32 that neither is a subnormal number nor has one for a reciprocal."""
+    if PTX:  # noqa: SIM108 - a choice at compile time
+        y = tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    else:
+        y = 1.0 / x
     return y
 
 
@@ -68,3 +80,15 @@ def tanh(x):
 @triton.jit
 def sign(x):
     return tl.where(x > 0.0, 1.0, tl.where(x < 0.0, -1.0, 0.0)).to(x.dtype)
+
+
+@triton.jit
+def at_least(x, least):
+    """max(x, least), and `least` where x is NaN."""
+    # Hardware's maximum takes the number of the two; the interpreter's takes the NaN.
+    return tl.maximum(x, least) if PTX else tl.where(x > least, x, least)
+
+
+@triton.jit
+def at_most(x, most):
+    return tl.minimum(x, most) if PTX else tl.where(x < most, x, most)

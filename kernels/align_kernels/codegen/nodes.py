@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,24 +19,29 @@ class Operation(NamedTuple):
 
 
 OPERATIONS = {
-    "neg": Operation("-{0}", torch.neg),
-    "abs": Operation("tl.abs({0})", torch.abs),
+    "neg": Operation("-{0}", torch.neg, 0),
+    "abs": Operation("tl.abs({0})", torch.abs, 0),
     "sign": Operation("lib.sign({0})", torch.sign, 4),
     "exp": Operation("lib.exp({0})", torch.exp, 2),
-    "expm1": Operation("lib.expm1({0})", torch.expm1, 14),
+    "fast_exp2": Operation("lib.fast_exp2({0})", torch.exp2),
+    "expm1": Operation("lib.expm1({0})", torch.expm1, 12),
     "log": Operation("tl.log({0})", torch.log, 25),
-    "log1p": Operation("lib.log1p({0})", torch.log1p, 15),
-    "tanh": Operation("lib.tanh({0})", torch.tanh, 28),
-    "sqrt": Operation("tl.sqrt({0})", torch.sqrt, 8),
-    "sin": Operation("tl.sin({0})", torch.sin, 25),
-    "cos": Operation("tl.cos({0})", torch.cos, 25),
-    "erf": Operation("tl.erf({0})", torch.erf, 25),
+    "fast_log2": Operation("lib.fast_log2({0})", torch.log2),
+    "log1p": Operation("lib.log1p({0})", torch.log1p, 14),
+    "tanh": Operation("lib.tanh({0})", torch.tanh, 25),
+    "sqrt": Operation("tl.sqrt({0})", torch.sqrt),
+    "sin": Operation("tl.sin({0})", torch.sin, 14),
+    "cos": Operation("tl.cos({0})", torch.cos, 14),
+    "erf": Operation("tl.erf({0})", torch.erf, 28),
     "add": Operation("{0} + {1}", torch.add),
     "sub": Operation("{0} - {1}", torch.sub),
     "mul": Operation("{0} * {1}", torch.mul),
-    "div": Operation("{0} / {1}", torch.div, 8),
+    "div": Operation("{0} / {1}", torch.div, 7),
+    "fast_reciprocal": Operation("lib.fast_reciprocal({0})", torch.reciprocal),
     "max": Operation("tl.maximum({0}, {1})", torch.maximum),
     "min": Operation("tl.minimum({0}, {1})", torch.minimum),
+    "at_least": Operation("lib.at_least({0}, {1})", torch.fmax),
+    "at_most": Operation("lib.at_most({0}, {1})", torch.fmin),
     "where": Operation("tl.where({0}, {1}, {2})", torch.where),
     "lt": Operation("{0} < {1}", torch.lt),
     "le": Operation("{0} <= {1}", torch.le),
@@ -80,7 +86,16 @@ def ordered(outputs: tuple[Node, ...], known: Collection[Node] = ()) -> list[Nod
 
 def cost(*outputs: Node) -> int:
     """Instructions for all of them together, about."""
-    return sum(OPERATIONS[n.op].cost for n in ordered(outputs) if n.args)
+    nodes = ordered(outputs)
+    uses = Counter(a for n in nodes for a in n.args)
+
+    def free(node: Node) -> bool:
+        """A sum that is part of a product's instruction, or a choice that one of its operands' takes with it."""
+        if node.op in ("add", "sub"):
+            return any(a.op == "mul" and uses[a] == 1 for a in node.args)
+        return node.op == "where" and any(OPERATIONS[a.op].cost and uses[a] == 1 for a in node.args[1:] if a.args)
+
+    return sum(OPERATIONS[n.op].cost for n in nodes if n.args and not free(n))
 
 
 def values(outputs: tuple[Node, ...], known: dict[Node, Tensor], like: Tensor) -> dict[Node, Tensor]:

@@ -7,13 +7,12 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
 
 from align_kernels.codegen import near
 from align_kernels.codegen.expressions import Expressions
 from align_kernels.codegen.forms import Function, TorchForms
 from align_kernels.codegen.nodes import Node, cost, evaluate, values
-from align_kernels.codegen.specialise import specialise
+from align_kernels.codegen.specialise import cheapest
 from align_kernels.codegen.terms import Terms, tiles
 from align_kernels.codegen.trace import trace
 
@@ -27,7 +26,7 @@ def f_terms(forms: TorchForms, dtype: torch.dtype, blame: object) -> Terms:
     Of several ways to write them, the cheapest: they differ in how far a polynomial stands for the formulas near log u = 0. In float64,
     which is for tests, there is only the plain one: no polynomial is as exact as the formulas are there.
     """
-    return _Writer(forms, dtype, blame).cheapest()
+    return _Writer(forms, dtype, blame).terms()
 
 
 class _Writer:
@@ -36,82 +35,84 @@ class _Writer:
         self.make = make = Expressions()
         # Heavy tails end at a quarter of the largest number.
         self.most = torch.finfo(dtype).max / 4
-        d, self.p, self.q = (make.input(name) for name in "dpq")
-        self.x = make("min", self.at_least(d, -self.most), self.most)
-        self.below = make("lt", self.x, 0.0)
-        self.up = torch.logspace(-6, math.log10(self.most), 4000, dtype=torch.float64)
-        self.generator, self.value = (self.traced(f, self.x) for f in forms[:2])
-        self.coefficient, self.u = self.coefficient_and_u()
+        self.d, self.p, self.q = (make.input(name) for name in "dpq")
+        self.is_below = make("lt", self.d, 0.0)
+        # -|log u|, of which each side's formulas are: what they share is then one part, and no exponential of it overflows.
+        self.n = make("at_least", make("neg", make("abs", self.d)), -self.most)
+        self.up = make("neg", self.n)
+        self.range = -torch.logspace(-6, math.log10(self.most), 4000, dtype=torch.float64)
+        self.generator, self.value = self.traced(forms.generator, self.n), self.traced(forms.value, self.up)
+        self.weight, self.below = self.pull_below()
+        self.above = self.traced(forms.coefficient, self.up)
 
-    def cheapest(self) -> Terms:
-        make, x, p, q = self.make, self.x, self.p, self.q
-        terms = list(self.ways(self.term, make("mul", make("mul", q, x), x), self.forms.generator, 2))
-        pulls = [w for far in (self.pull, self.pull_by_side) for w in self.ways(far, make("mul", p, x), self.forms.coefficient, 1)]
-        return Terms(*min(itertools.product(terms, pulls), key=lambda both: cost(*both)), alone=min(pulls, key=cost))
+    def terms(self) -> Terms:
+        make, d, p, q = self.make, self.d, self.p, self.q
+        terms = list(self.ways(self.term, make("mul", q, make("mul", d, d)), self.forms.generator, 2))
+        pulls = list(self.ways(self.pull, make("mul", p, d), self.forms.coefficient, 1))
+        both = min(itertools.product(terms, pulls), key=lambda both: cost(*both))
+        return Terms(*both, term_alone=min(terms, key=cost), pull_alone=min(pulls, key=cost))
 
-    def term(self, least: float) -> Node:
+    def term(self, least: float) -> Iterator[Node]:
         """For |log u| >= least; so below."""
-        below, above = self.bounded(self.generator, -self.beyond(least)), self.bounded(self.value, self.beyond(least))
-        return self.by_side(self.make("mul", self.q, below), self.make("mul", self.p, above))
+        below, above = self.bounded(self.generator, least), self.bounded(self.value, least)
+        yield self.by_side(self.make("mul", self.q, below), self.make("mul", self.p, above))
+        yield self.make("mul", self.by_side(self.q, self.p), self.by_side(below, above))
 
-    def pull(self, least: float) -> Node:
-        both = torch.cat([-self.beyond(least), self.beyond(least)])
-        return self.make("mul", self.by_side(self.make("mul", self.q, self.u), self.p), self.bounded(self.coefficient, both))
+    def pull(self, least: float) -> Iterator[Node]:
+        make, p = self.make, self.p
+        yield self.by_side(make("mul", self.weight, self.bounded(self.below, least)), make("mul", p, self.bounded(self.above, least)))
+        if self.weight is p:
+            x = self.by_side(self.n, self.up)
+            yield make("mul", p, self.bounded(self.traced(self.forms.coefficient, x), least, x))
 
-    def pull_by_side(self, least: float) -> Node:
-        below, above = (self.bounded(self.coefficient, side * self.beyond(least)) for side in (-1, 1))
-        return self.by_side(self.make("mul", self.make("mul", self.q, self.u), below), self.make("mul", self.p, above))
+    def pull_below(self) -> tuple[Node, Node]:
+        """p c(u) where u c(u) is 0 before p underflows, else q u c(u): that nears its limit long before u underflows and c overflows."""
+        coefficient, lowest = self.forms.coefficient, -0.9 * math.log(torch.finfo(self.dtype).max)
+        tail = self.range[self.range < lowest]
+        product = tail.exp() * coefficient(tail).clamp(-self.most, self.most)
+        if (product.abs() <= _LIMIT).all():
+            return self.p, self.traced(coefficient, self.n)
+        x = self.make("max", self.n, lowest)
+        return self.q, self.make("mul", self.make("exp", x), self.traced(coefficient, x))
 
-    def ways(self, far: Callable[[float], Node], factor: Node, function: Function, order: int) -> Iterator[Node]:
+    def ways(self, far: Callable[[float], Iterator[Node]], factor: Node, function: Function, order: int) -> Iterator[Node]:
         """`factor * polynomial` of log u up to some radius and far(radius) beyond; far(0) too where float32 is enough for it."""
         series = {} if self.dtype == torch.float64 else {r: near.polynomial(function, order, r) for r in near.RADII}
         for radius, coefficients in series.items():
             if coefficients is not None:
-                inside = self.make("lt", self.make("abs", self.x), radius)
-                yield self.make("where", inside, self.make("mul", factor, self.horner(coefficients)), far(radius))
-        plain = far(0.0)
-        if not any(series.values()) or _accurate(plain, function, order):
-            yield plain
-
-    def coefficient_and_u(self) -> tuple[Node, Node]:
-        """For the product u c(u) below the reference, which nears its limit at u = 0 long before u underflows and c overflows."""
-        lowest, function = -0.9 * math.log(torch.finfo(self.dtype).max), self.forms.coefficient
-        coefficient, x = self.traced(function, self.x), self.x
-        tail = -self.up[self.up > -lowest].to(self.dtype)
-        product = tail.exp() * values((coefficient,), {x: tail}, tail)[coefficient].clamp(-self.most, self.most)
-        limit = math.exp(lowest) * function(torch.tensor([lowest], dtype=self.dtype)).item()
-        if not ((product - limit).abs() <= _LIMIT).all():
-            x = self.make("max", x, lowest)
-            coefficient = self.traced(function, x)
-        return coefficient, self.make("exp", x)
+                inside = self.make("lt", self.make("abs", self.d), radius)
+                close = self.make("mul", factor, self.horner(coefficients))
+                yield from (self.make("where", inside, close, beyond) for beyond in far(radius))
+        for plain in far(0.0):
+            if not any(series.values()) or _accurate(plain, function, order):
+                yield plain
 
     def traced(self, function: Function, at: Node) -> Node:
         return trace(self.make, function, (at,), blame=self.blame, dtype=self.dtype)[0]
 
-    def beyond(self, least: float) -> Tensor:
-        return self.up[self.up >= least]
-
     def by_side(self, below: Node, above: Node) -> Node:
-        return self.make("where", self.below, below, above)
+        return self.make("where", self.is_below, below, above)
 
-    def bounded(self, node: Node, domain: Tensor) -> Node:
-        """`node` as it is on a domain of log u, cut at +-most where it is not within them by itself."""
+    def bounded(self, node: Node, least: float, variable: Node | None = None) -> Node:
+        """`node` as it is for |log u| >= least, cut at +-most where it is not within them by itself; of -|log u|, or else of log u."""
+        domain = self.range[self.range <= -least]
+        domain = torch.cat([domain, -domain]) if variable else domain
+        variable = variable or self.n
         if self.dtype == torch.float32:
-            node = specialise(self.make, node, self.x, domain)
-        out = values((node,), {self.x: domain.to(self.dtype)}, domain.to(self.dtype))[node]
+            node = cheapest(self.make, node, variable, domain, self.most / 8, self.make("exp", self.n))
+        out = values((node,), {variable: domain.to(self.dtype)}, domain.to(self.dtype))[node]
         if not (out <= self.most).all():
-            node = self.make("where", self.make("lt", node, self.most), node, self.most)
-        return node if (out >= -self.most).all() else self.at_least(node, -self.most)
-
-    def at_least(self, node: Node, least: float) -> Node:
-        """max(node, least), and `least` for a NaN: what a maximum makes of one differs between machines."""
-        return self.make("where", self.make("gt", node, least), node, least)
+            node = self.make("at_most", node, self.most)
+        return node if (out >= -self.most).all() else self.make("at_least", node, -self.most)
 
     def horner(self, coefficients: list[float]) -> Node:
-        result = self.make.constant(coefficients[-1])
+        """A coefficient that is 0 costs nothing: the next is multiplied by the square."""
+        make, result, power = self.make, self.make.constant(coefficients[-1]), self.make.constant(1.0)
         for coefficient in coefficients[-2::-1]:
-            result = self.make("add", self.make("mul", result, self.x), coefficient)
-        return result
+            power = make("mul", self.d, power)
+            if coefficient:
+                result, power = make("add", make("mul", result, power), coefficient), make.constant(1.0)
+        return make("mul", result, power)
 
 
 def _accurate(plain: Node, function: Function, order: int) -> bool:

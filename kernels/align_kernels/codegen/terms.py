@@ -26,8 +26,9 @@ class Terms(NamedTuple):
     term: Node
     pull: Node
     """Written so that it shares the most with the term."""
-    alone: Node
-    """The same, for the gradient's pass, which has no term."""
+    term_alone: Node
+    """The same, for a pass that has no pull."""
+    pull_alone: Node
 
 
 def elementwise_terms(phi: Callable[..., Tensor], params: int, dtype: torch.dtype, blame: object) -> Terms:
@@ -39,7 +40,7 @@ def elementwise_terms(phi: Callable[..., Tensor], params: int, dtype: torch.dtyp
     # Where phi takes a - b, it finds a - (a - d), which is the accurate d itself.
     inputs = (a, make("sub", a, d), *(make.input(f"p{i}") for i in range(params)))
     term, pull = trace(make, lambda a, *rest: slope_of(lambda a: phi(a, *rest), a), inputs, blame=blame, numbers=params, dtype=dtype)
-    return Terms(term, pull, pull)
+    return Terms(term, pull, term, pull)
 
 
 def tiles(x: Tensor) -> dict[str, Tensor]:

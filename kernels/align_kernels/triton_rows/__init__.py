@@ -13,11 +13,12 @@ from torch import Tensor
 from align_kernels.codegen import Fused
 from align_kernels.row import RowStats
 from align_kernels.triton_rows.grad import row_grad_kernel
-from align_kernels.triton_rows.launch import GRAD, STATS, SUM, accumulator, check_rows
+from align_kernels.triton_rows.launch import GRAD, ONE_PASS, STATS, SUM, accumulator, check_rows
+from align_kernels.triton_rows.one_pass import one_pass_kernel
 from align_kernels.triton_rows.stats import row_stats_kernel
 from align_kernels.triton_rows.sums import row_sum_kernel
 
-__all__ = ["row_grad", "row_stats", "row_sum"]
+__all__ = ["one_pass", "row_grad", "row_stats", "row_sum"]
 
 
 def row_stats(
@@ -27,13 +28,33 @@ def row_stats(
     """Pass 1: maxima and sums of exponentials. z, u [T, V]; labels int64 [T], global ids."""
     check_rows(z, u)
     (T, V), acc = z.shape, accumulator(z)
-    out = torch.empty(7, T, dtype=acc, device=z.device)
+    out = torch.empty(7, T, dtype=torch.float64, device=z.device)
     if T:
         row_stats_kernel[(T,)](
             z, u, labels.contiguous(), out, V, z.stride(0), 0 if u is None else u.stride(0), T, first, float(sz), float(su),
             _float(softcap), _float(ref_softcap), ACC=_TYPES[acc], **STATS[z.element_size()],
         )
-    return RowStats(*out) if u is not None else RowStats(*out[:4], None, None, None)
+    stats = RowStats(*out.to(acc))._replace(s_p=out[1], s_q=out[5])
+    return stats if u is not None else stats._replace(m_q=None, s_q=None, u_y=None)
+
+
+def one_pass(
+    z: Tensor, u: Tensor, labels: Tensor, *, sz: float, su: float, fn: Fused, first: int = 0, softcap: float | None = None,
+    ref_softcap: float | None = None,
+) -> tuple[RowStats, Tensor, Tensor]:
+    """Passes 1 and 2 at once, for an `fn` that has a power: the statistics, the sum of its terms and S = power * sum."""
+    check_rows(z, u)
+    (T, V), acc = z.shape, accumulator(z)
+    out = torch.empty(8, T, dtype=torch.float64, device=z.device)
+    if T:
+        functions = fn.triton(acc)
+        one_pass_kernel[(T,)](
+            z, u, labels.contiguous(), out, V, z.stride(0), u.stride(0), T, first, float(sz), float(su), _float(softcap),
+            _float(ref_softcap), fn.params, float(fn.power), TERM=functions.term, TERMS=functions.terms, ACC=_TYPES[acc],
+            **ONE_PASS[z.element_size()],
+        )
+    *stats, total = out.to(acc)
+    return RowStats(*stats)._replace(s_p=out[1], s_q=out[5]), total, fn.power * total
 
 
 def row_sum(

@@ -17,6 +17,11 @@ SUM = {
     8: {"B": 64, "num_warps": 4},
 }
 GRAD = SUM
+ONE_PASS = {
+    2: {"K": 4, "B": 1024, "num_warps": 4},
+    4: {"K": 4, "B": 512, "num_warps": 4},
+    8: {"K": 2, "B": 64, "num_warps": 4},
+}
 
 
 def accumulator(z: Tensor) -> torch.dtype:

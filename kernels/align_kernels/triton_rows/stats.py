@@ -40,11 +40,11 @@ def _row(Z, V, scale, cap, ENTROPY: tl.constexpr, K: tl.constexpr, B: tl.constex
     highest = tl.max(m, axis=0)
     down = m - highest
     rescale = lib.exp(down)
-    return highest, tl.sum(s * rescale, axis=0), tl.sum((e + s * down) * rescale, axis=0)
+    return highest, tl.sum((s * rescale).to(tl.float64), axis=0), tl.sum((e + s * down) * rescale, axis=0)
 
 
 @triton.jit
-def _put(OUT, value, stride):
+def put(OUT, value, stride):
     """The place of the row's next number."""
     tl.store(OUT, value)
     return OUT + stride
@@ -55,7 +55,7 @@ def row_stats_kernel(
     Z, U, LABELS, OUT, V, stride_z, stride_u, stride_out, first, scale_z, scale_u, cap_z, cap_u,
     K: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
 ):
-    """One program a row; OUT [7, T] in RowStats' order."""
+    """One program a row; OUT [7, T] float64 in RowStats' order."""
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(LABELS + row) - first
     here = (label >= 0) & (label < V)
@@ -63,13 +63,13 @@ def row_stats_kernel(
     Z += row * stride_z
     OUT += row
     m, s, e = _row(Z, V, scale_z, cap_z, True, K, B, ACC)
-    OUT = _put(OUT, m, stride_out)
-    OUT = _put(OUT, s, stride_out)
-    OUT = _put(OUT, e, stride_out)
-    OUT = _put(OUT, load_logits(Z, label, here, scale_z, cap_z, ACC), stride_out)
+    OUT = put(OUT, m, stride_out)
+    OUT = put(OUT, s, stride_out)
+    OUT = put(OUT, e, stride_out)
+    OUT = put(OUT, load_logits(Z, label, here, scale_z, cap_z, ACC), stride_out)
     if U is not None:
         U += row * stride_u
         m, s, e = _row(U, V, scale_u, cap_u, False, K, B, ACC)
-        OUT = _put(OUT, m, stride_out)
-        OUT = _put(OUT, s, stride_out)
-        OUT = _put(OUT, load_logits(U, label, here, scale_u, cap_u, ACC), stride_out)
+        OUT = put(OUT, m, stride_out)
+        OUT = put(OUT, s, stride_out)
+        OUT = put(OUT, load_logits(U, label, here, scale_u, cap_u, ACC), stride_out)

@@ -6,18 +6,9 @@ import triton.language as tl
 from align_kernels.triton_rows.load import load_pair
 
 
-@triton.jit(do_not_specialize=["stride_out"])
-def row_sum_kernel(
-    Z, U, LSE_P, LSE_Q, OUT, V, stride_z, stride_u, stride_out, scale_z, scale_u, cap_z, cap_u, params,
-    TERMS: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
-):
-    """One program a row; OUT [2, T]: sum of terms, sum of pulls."""
-    row = tl.program_id(0).to(tl.int64)
-    Z += row * stride_z
-    U += row * stride_u
-    lse_p = tl.load(LSE_P + row)
-    lse_q = tl.load(LSE_Q + row)
-
+@triton.jit
+def row_sums(Z, U, V, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, params, TERMS: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr):
+    """(sum of terms, sum of pulls) of a row of V pairs."""
     terms = tl.zeros([B], ACC)
     pulls = tl.zeros([B], ACC)
     cols = tl.arange(0, B)
@@ -33,5 +24,21 @@ def row_sum_kernel(
         term, pull = TERMS(a, b, d, p, q, params)
         terms += tl.where(cols < V, term, 0.0)
         pulls += tl.where(cols < V, pull, 0.0)
-    tl.store(OUT + row, tl.sum(terms, axis=0))
-    tl.store(OUT + stride_out + row, tl.sum(pulls, axis=0))
+    return tl.sum(terms, axis=0), tl.sum(pulls, axis=0)
+
+
+@triton.jit(do_not_specialize=["stride_out"])
+def row_sum_kernel(
+    Z, U, LSE_P, LSE_Q, OUT, V, stride_z, stride_u, stride_out, scale_z, scale_u, cap_z, cap_u, params,
+    TERMS: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
+):
+    """One program a row; OUT [2, T]: sum of terms, sum of pulls."""
+    row = tl.program_id(0).to(tl.int64)
+    Z += row * stride_z
+    U += row * stride_u
+    lse_p = tl.load(LSE_P + row)
+    lse_q = tl.load(LSE_Q + row)
+
+    terms, pulls = row_sums(Z, U, V, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, params, TERMS, B, ACC)
+    tl.store(OUT + row, terms)
+    tl.store(OUT + stride_out + row, pulls)

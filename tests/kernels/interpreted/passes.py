@@ -16,6 +16,7 @@ def small_tiles(monkeypatch) -> None:
     for size in (2, 4, 8):
         monkeypatch.setitem(launch.STATS, size, {"K": 2, "B": 32, "num_warps": 4})
         monkeypatch.setitem(launch.SUM, size, {"B": 64, "num_warps": 4})
+        monkeypatch.setitem(launch.ONE_PASS, size, {"K": 2, "B": 32, "num_warps": 4})
 
 
 def passes(

@@ -39,3 +39,33 @@ def test_library_functions(name, digits, dtype):
     exact = getattr(torch, name)(x.double())
     tolerance = digits if dtype == torch.float32 else 4e-15
     assert ((y.double() - exact).abs() <= tolerance * exact.abs()).all()
+
+
+@pytest.mark.parametrize("name", ["exp2", "log2", "reciprocal"])
+def test_the_hardwares_functions_where_there_is_no_such_hardware(name):
+    x = torch.logspace(-1.5, 1.5, 512)
+    y = torch.empty_like(x)
+    apply[(1,)](x, y, getattr(lib, f"fast_{name}"), len(x))
+    exact = getattr(torch, name)(x.double())
+    assert ((y.double() - exact).abs() <= 2e-7 * exact.abs().clamp_min(1e-6)).all()
+
+
+@triton.jit
+def between(x):
+    return lib.at_most(lib.at_least(x, -2.0), 3.0), lib.at_least(lib.at_most(x, 3.0), -2.0)
+
+
+@triton.jit
+def apply_between(X, LOW, HIGH, N: tl.constexpr):
+    at = tl.arange(0, N)
+    low, high = between(tl.load(X + at))
+    tl.store(LOW + at, low)
+    tl.store(HIGH + at, high)
+
+
+def test_bounds_are_numbers_where_the_operand_is_none():
+    x = torch.tensor([-torch.inf, -2.5, 0.5, 4.0, torch.inf, torch.nan, 1.0, -0.0])
+    low, high = torch.empty_like(x), torch.empty_like(x)
+    apply_between[(1,)](x, low, high, len(x))
+    assert low.tolist() == [-2.0, -2.0, 0.5, 3.0, 3.0, -2.0, 1.0, 0.0]
+    assert high.tolist() == [-2.0, -2.0, 0.5, 3.0, 3.0, 3.0, 1.0, 0.0]
