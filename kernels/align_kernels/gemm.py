@@ -23,6 +23,7 @@ def product(a: Tensor, b: Tensor, *, out: Tensor | None = None, add: bool = Fals
         return out.addmm_(a, b) if add else torch.mm(a, b, out=out)
     if a.is_cuda:
         if add:
+            # A float32 summand beside half-precision factors: since torch 2.10 (pytorch#167931).
             return torch.addmm(out, a, b, out_dtype=torch.float32, out=out)
         return torch.mm(a, b, out_dtype=torch.float32, out=out)
     a, b = a.float(), b.float()
