@@ -12,6 +12,7 @@ from align import registry
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "align").rglob("*.py")) + sorted((ROOT / "kernels").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 PARTS = [(kind, name) for kind in registry.ROOMS for name in registry.shipped(kind)]
 
 
@@ -74,7 +75,7 @@ def test_no_room_is_imported_in_a_circle_at_start_up():
                     path.append(target)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", FILES + TESTS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_file_is_long(path: Path):
     assert len(path.read_text().splitlines()) <= 400
 

@@ -16,17 +16,19 @@ class Mutant(NamedTuple):
     """Files or tests, relative to tests/, joined by spaces."""
 
 
-TABLE = "golden/test_methods_table.py"
-DIVERGENCES = "property/test_divergences.py"
-ORACLES = "unit/test_regularizer_oracles.py"
+GRPO = "golden/methods_table/test_grpo.py"
+DIVERGENCES = "property/test_divergence_of_a_log_ratio.py"
+ORACLES = "unit/regularizer_oracles/test_unbiased_cells.py"
+STATES = "unit/regularizer_oracles/test_weighed_states.py"
 LEARNER = "unit/test_learner.py"
-REFERENCES = "unit/test_references.py"
 SCORER = "unit/test_scorer.py"
 COEFFICIENTS = "unit/test_coefficients.py"
-SHAPINGS = "unit/test_shapings.py"
+LENGTHS = "unit/shapings/test_length_shapings.py"
+MISMATCH = "unit/shapings/test_mismatch_shapings.py"
 WEIGHTINGS = "unit/test_weightings.py"
 LINKS = "unit/test_links.py"
-DPO = "unit/test_dpo.py"
+DPO = "unit/dpo/test_dpo_learner.py"
+PRECOMPUTED = "unit/dpo/test_dpo_references.py"
 RETURNS = "unit/test_core_returns.py"
 VALUES = "unit/test_core_values.py"
 PPO = "unit/test_ppo_oracles.py"
@@ -47,28 +49,28 @@ MUTANTS = [
            "return (1 - self.b) * self._logs(log_u)[1]", "return self.b * self._logs(log_u)[1]", DIVERGENCES),
     Mutant("Tsallis without its factor q", "align/divergences/tsallis.py", "return self.q * _accurate.power_value(log_u, self.q - 1)",
            "return _accurate.power_value(log_u, self.q - 1)", DIVERGENCES),
-    Mutant("Renyi with the inverse slope", "align/divergences/renyi.py", "1 / (1 + excess)", "1 + excess", ORACLES),
+    Mutant("Renyi with the inverse slope", "align/divergences/renyi.py", "1 / (1 + excess)", "1 + excess", STATES),
     Mutant("skew KL with policy and reference swapped in the mixture", "align/divergences/skew_kl.py",
            "_accurate.log_mixture(log_u, 1 - self.lam), _accurate", "_accurate.log_mixture(log_u, self.lam), _accurate", DIVERGENCES),
     Mutant("derivative in log u taken for that in u", "align/divergences/__init__.py", "(slope * torch.exp(-x)).to(log_u.dtype)",
            "slope.to(log_u.dtype)", DIVERGENCES),
     Mutant("a series used beyond its range", "align/divergences/_accurate.py", "NEAR = 1 / 8", "NEAR = 3.0", DIVERGENCES),
     # Advantages, surrogate, reduction.
-    Mutant("biased standard deviation of a group", "align/core/advantages.py", "groups) / (n - 1).clamp_min(1)", "groups) / n", TABLE),
-    Mutant("biased standard deviation of a batch", "align/core/advantages.py", "max(len(rewards) - 1, 1)", "len(rewards)", TABLE),
+    Mutant("biased standard deviation of a group", "align/core/advantages.py", "groups) / (n - 1).clamp_min(1)", "groups) / n", GRPO),
+    Mutant("biased standard deviation of a batch", "align/core/advantages.py", "max(len(rewards) - 1, 1)", "len(rewards)", GRPO),
     Mutant("baseline added", "align/core/advantages.py", "return rewards - group_mean(rewards, group_ids)",
-           "return rewards + group_mean(rewards, group_ids)", TABLE),
+           "return rewards + group_mean(rewards, group_ids)", GRPO),
     Mutant("clip bounds swapped", "align/core/surrogates.py", "rho.clamp(1 - clip_low, 1 + clip_high)",
-           "rho.clamp(1 - clip_high, 1 + clip_low)", TABLE),
+           "rho.clamp(1 - clip_high, 1 + clip_low)", GRPO),
     Mutant("the larger of both surrogates", "align/core/surrogates.py", "-torch.minimum(plain, bounded)", "-torch.maximum(plain, bounded)",
-           TABLE),
+           GRPO),
     Mutant("reward minimised", "align/core/surrogates.py", "return -torch.minimum", "return torch.minimum", ONE_FILE),
     Mutant("ratio detached", "align/core/surrogates.py", "rho = log_rho.exp()", "rho = log_rho.detach().exp() + 0 * log_rho", ONE_FILE),
     Mutant("sequence mean without the number of sequences", "align/core/reductions.py", "return 1.0 / (len(lengths) * lengths.float())",
-           "return 1.0 / lengths.float()", TABLE),
+           "return 1.0 / lengths.float()", GRPO),
     Mutant("constant reduction by the actual tokens", "align/core/reductions.py", "/ (len(lengths) * max_tokens)", "/ lengths.sum()",
-           TABLE),
-    Mutant("token mean over sequences", "align/core/reductions.py", "(1.0 / lengths.sum())", "(1.0 / len(lengths))", TABLE),
+           GRPO),
+    Mutant("token mean over sequences", "align/core/reductions.py", "(1.0 / lengths.sum())", "(1.0 / len(lengths))", GRPO),
     Mutant("a token answers for itself twice", "align/core/segments.py",
            "torch.nn.functional.pad(padded(x, seq_ids, positions)[:, 1:], (0, 1))", "padded(x, seq_ids, positions)", ORACLES),
     # Credit and the composed regularizer.
@@ -86,14 +88,15 @@ MUTANTS = [
     Mutant("the estimate differentiated by accident", "align/regularizers/composed.py",
            "self._estimates(ctx.logp.detach(), ctx.batch, name, at)", "self._estimates(ctx.logp, ctx.batch, name, at)", ORACLES),
     Mutant("weights applied twice", "align/regularizers/composed.py", "log_u), weights * coefficient(", "log_u), weights**2 * coefficient(",
-           f"{ORACLES} {WEIGHTINGS}"),
+           f"{STATES} {WEIGHTINGS}"),
     Mutant("weights dropped from the exact form", "align/regularizers/composed.py",
-           "divergence = ctx.batch.penalty_weights[name] * ctx.exact[name]", "divergence = ctx.exact[name]", f"{ORACLES} {WEIGHTINGS}"),
+           "divergence = ctx.batch.penalty_weights[name] * ctx.exact[name]", "divergence = ctx.exact[name]", f"{STATES} {WEIGHTINGS}"),
     Mutant("the surrogate's ratio counted twice in the reward", "align/regularizers/composed.py", "reward=credited.coefficient * owned",
            "reward=credited.coefficient", ORACLES),
     Mutant("a state weighed by the token after it", "align/regularizers/composed.py", "log_weight = log_weight - log_ratio",
            "log_weight = log_weight - 0 * log_ratio", ORACLES),
-    Mutant("k3 with the gradient of k2", "align/estimators/k3.py", "return -torch.expm1(-log_u)", "return log_u", ORACLES),
+    Mutant("k3 with the gradient of k2", "align/estimators/k3.py", "return -torch.expm1(-log_u)", "return log_u",
+           "unit/regularizer_oracles/test_published_forms.py"),
     Mutant("the k tokens the policy likes best", "align/estimators/top_k.py", "kept = ref_logp.topk", "kept = logp.topk",
            "unit/test_top_k.py"),
     # The head, the policy and its references.
@@ -144,7 +147,7 @@ MUTANTS = [
            "torch.lerp(p.detach().float(), self._shadow[name], self.rate)", LEARNER),
     Mutant("moving average at every step", "align/references/ema.py", "if step % self.every == 0:", "if step:", LEARNER),
     Mutant("the reference follows the policy", "align/references/frozen.py", "p.detach().clone()", "p.detach()", LEARNER),
-    Mutant("a soup of whole models", "align/references/soup.py", "alpha=weight", "alpha=1", REFERENCES),
+    Mutant("a soup of whole models", "align/references/soup.py", "alpha=weight", "alpha=1", "unit/references/test_other_models.py"),
     # The learner.
     Mutant("pi_old in the order of the micro-batches", "align/learner/scoring.py", "old_logp=_whole([s.logp for s in old], whole)",
            "old_logp=torch.cat([s.logp for s in old])", LEARNER),
@@ -198,14 +201,14 @@ MUTANTS = [
            WEIGHTINGS),
     Mutant("a coefficient without its prompts", "align/shape.py", "**weights}, multipliers={**batch.multipliers, **multipliers})",
            "**weights})", "unit/test_multipliers.py"),
-    Mutant("long answers rewarded", "align/shapings/overlong.py", "rewards - self.factor *", "rewards + self.factor *", SHAPINGS),
+    Mutant("long answers rewarded", "align/shapings/overlong.py", "rewards - self.factor *", "rewards + self.factor *", LENGTHS),
     Mutant("a bonus without bound", "align/shapings/_bonus.py", "torch.minimum(gain * signal, advantages.abs() / bound)",
-           "gain * signal + 0 * advantages.abs() / bound", SHAPINGS),
-    Mutant("good answers masked", "align/shapings/off_policy_mask.py", "(advantages >= 0)", "(advantages < 0)", SHAPINGS),
+           "gain * signal + 0 * advantages.abs() / bound", "unit/shapings/test_bonuses.py"),
+    Mutant("good answers masked", "align/shapings/off_policy_mask.py", "(advantages >= 0)", "(advantages < 0)", MISMATCH),
     Mutant("engine and learner swapped in the importance weight", "align/shapings/importance.py", "batch.old_logp - batch.sampler_logp",
-           "batch.sampler_logp - batch.old_logp", SHAPINGS),
+           "batch.sampler_logp - batch.old_logp", MISMATCH),
     Mutant("short wrong answers punished", "align/shapings/length_complexity.py", "(lengths - total / count.clamp_min(1)).clamp_min(0)",
-           "(total / count.clamp_min(1) - lengths).clamp_min(0)", SHAPINGS),
+           "(total / count.clamp_min(1) - lengths).clamp_min(0)", LENGTHS),
     # Engines, weights, experience, checkpoints.
     Mutant("manifest not checked", "align/engines/transformers.py", "        self._layout.check(weights)\n", "", ENGINE),
     Mutant("seed ignored", "align/engines/_seeds.py", 'f"{seed}/{seen[prompt.id]}/{prompt.id}"', 'f"{seen[prompt.id]}/{prompt.id}"',
@@ -282,15 +285,18 @@ MUTANTS = [
            "whole_groups=False", DPO),
     Mutant("a group begun in one micro-batch and ended in another", "align/learner/micro_batches.py",
            "units = _groups(batch.group_ids) if whole_groups else", "units =", DPO),
-    Mutant("a reference that let go of its model loads it again", "align/learner/learner.py", " if score.hidden is not None}", "}", DPO),
-    Mutant("log-probs of another model", "align/references/precomputed.py", 'f"{self._hash} {temperature}', 'f"{temperature}', DPO),
-    Mutant("log-probs at another temperature", "align/references/precomputed.py", 'f"{self._hash} {temperature}', 'f"{self._hash}', DPO),
+    Mutant("a reference that let go of its model loads it again", "align/learner/learner.py", " if score.hidden is not None}", "}",
+           PRECOMPUTED),
+    Mutant("log-probs of another model", "align/references/precomputed.py", 'f"{self._hash} {temperature}', 'f"{temperature}', PRECOMPUTED),
+    Mutant("log-probs at another temperature", "align/references/precomputed.py", 'f"{self._hash} {temperature}', 'f"{self._hash}',
+           PRECOMPUTED),
     Mutant("an answer that begins elsewhere in the same tokens", "align/references/precomputed.py",
-           'f"{begin} ".encode() + ids[:end]', 'b"" + ids[:end]', DPO),
-    Mutant("beta-DPO forgets what is usual", "align/coefficients/beta_dpo.py", 'self._usual = state["usual"]', "pass", DPO),
+           'f"{begin} ".encode() + ids[:end]', 'b"" + ids[:end]', PRECOMPUTED),
+    Mutant("beta-DPO forgets what is usual", "align/coefficients/beta_dpo.py", 'self._usual = state["usual"]', "pass",
+           "unit/dpo/test_dpo_runs.py"),
     Mutant("beta-DPO with the momentum the wrong way round", "align/coefficients/beta_dpo.py",
            "self.momentum * self._usual + (1 - self.momentum) * self._seen",
-           "(1 - self.momentum) * self._usual + self.momentum * self._seen", DPO),
+           "(1 - self.momentum) * self._usual + self.momentum * self._seen", "unit/dpo/test_beta_dpo.py"),
     # PPO.
     Mutant("lambda forgotten", "align/core/returns.py", "delta[:, t] + gamma * lam * following", "delta[:, t] + gamma * following",
            RETURNS),

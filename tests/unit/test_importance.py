@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from unit.enumeration import NAME, Problem
-from unit.test_regularizer_oracles import (
+from unit.regularizer_oracles.cells import (
     CREDITS,
     ESTIMATORS,
     OF_ANY,

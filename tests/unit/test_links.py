@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from unit.definitions import Known, every
 from unit.enumeration import NAME, Problem
-from unit.test_regularizer_oracles import CREDITS, DIVERGENCES, ESTIMATORS, NO_EXPECTATION, OF_KL
+from unit.regularizer_oracles.cells import CREDITS, DIVERGENCES, ESTIMATORS, NO_EXPECTATION, OF_KL
 
 from align import recipe, registry
 from align.algorithms.dpo import Dpo

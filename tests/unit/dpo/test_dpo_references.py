@@ -1,0 +1,84 @@
+"""References of DPO: TR-DPO, and log-probs that are computed once and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import tiny_model
+from unit.dpo.pairs import LORA, batch, make, pairs
+
+from align.learner.learner import Learner
+from align.pack import pack
+from align.types import Group, Prompt, Rollout
+
+
+def test_tr_dpo_reset_at_each_step_stays_at_log_two(model: Path):
+    """methods.md row 36; against a frozen reference (row 37) it does not."""
+    losses = {}
+    for name, reference in {"hard_reset": {"name": "hard_reset", "every": 1}, "frozen": {"name": "frozen"},
+                            "ema": {"name": "ema", "rate": 0.5}}.items():
+        learner = make(model, link={"reference": reference}, algorithm={"name": "dpo", "minibatches": 2})
+        for step in range(3):
+            learner.update(batch(learner, step), step)
+        learner.optimizer.step = lambda: None
+        losses[name] = learner.update(batch(learner, 0), 3)["loss/policy"].mean
+    assert losses["hard_reset"] == pytest.approx(np.log(2), abs=1e-6)
+    assert abs(losses["frozen"] - np.log(2)) > abs(losses["ema"] - np.log(2)) > 1e-3
+
+
+def precomputed(folder: Path, lora: dict | None = None) -> Learner:
+    return make(folder, link={"reference": "precomputed"}, model={"path": str(folder), "lora": lora or {}})
+
+
+@pytest.mark.parametrize("lora", [{}, LORA], ids=["whole", "lora"])
+def test_precomputed_is_frozen_asked_once(model: Path, cache: Path, lora: dict):
+    frozen, known = make(model, model={"path": str(model), "lora": lora}), precomputed(model, lora)
+    computed = [known.prepare(pack(pairs(seed), None)) for seed in range(3)]
+    known.prepare(None)
+    assert computed == [8, 8, 8] and len(list((cache / "reference_logp").iterdir())) == 3
+    for step in range(3):
+        one, two = batch(frozen, step), batch(known, step)
+        torch.testing.assert_close(two.references["kl"].logp, one.references["kl"].logp, rtol=0, atol=1e-6)
+        a, b = frozen.update(one, step), known.update(two, step)
+        assert b["loss/policy"].mean == pytest.approx(a["loss/policy"].mean, abs=1e-6)
+        assert b["divergence/kl"].mean == pytest.approx(a["divergence/kl"].mean, rel=1e-4, abs=1e-5)
+    assert known.references["kl"]._initial is None, "the model was let go of, and is not loaded again"
+
+
+def test_the_cache_is_used_again_and_told_apart_by_model_data_and_temperature(model: Path, cache: Path, tmp_path: Path):
+    def files() -> int:
+        return len(list((cache / "reference_logp").glob("*.safetensors")))
+
+    assert precomputed(model).prepare(pack(pairs(), None)) == 8 and files() == 1
+    again = precomputed(model)
+    assert again.prepare(pack(pairs(), None)) == 0 and files() == 1
+    assert again.references["kl"]._initial is None, "no model is loaded where all is known"
+    assert precomputed(model, LORA).prepare(pack(pairs(), None)) == 8, "its hash is of what the adapter leaves alone"
+    assert precomputed(model).prepare(pack(pairs(1), None)) == 8
+    assert precomputed(tiny_model(tmp_path / "other", tied=False, seed=1)).prepare(pack(pairs(), None)) == 8
+    warm = make(model, link={"reference": "precomputed"}, sampling={"max_tokens": 8, "temperature": 1.0})
+    assert warm.prepare(pack(pairs(), None)) == 8
+    # The prompt is part of the content, and where the answer begins in the same tokens.
+    first = pairs()[0]
+    ids = (*first.prompt.token_ids, *first.rollouts[0].token_ids.tolist())
+    shifted = [Group(prompt=Prompt(id="0", text="", token_ids=ids[:n]), rollouts=(
+        Rollout(token_ids=np.array(ids[n:], dtype=np.int32), text=""),)) for n in (1, 2)]
+    known = precomputed(model)
+    assert [known.prepare(pack([g], None)) for g in shifted] == [1, 1]
+    assert known.references["kl"].known(pack(shifted, None)).shape == (2 * len(ids) - 3,)
+    assert known.references["kl"].known(pack(pairs(7), None)) is None
+
+
+def test_a_precomputed_reference_is_the_initial_policy_after_a_restart(model: Path, tmp_path: Path):
+    one = precomputed(model)
+    one.prepare(pack(pairs(), None))
+    one.update(batch(one), 0)
+    one.save(str(tmp_path / "checkpoint"))
+    other = precomputed(model)
+    assert other.prepare(pack(pairs(), None)) == 0
+    other.load(str(tmp_path / "checkpoint"))
+    assert torch.equal(batch(one).references["kl"].logp, batch(other).references["kl"].logp)
+    assert one.update(batch(one), 1) == other.update(batch(other), 1)

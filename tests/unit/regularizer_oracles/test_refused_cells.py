@@ -1,0 +1,76 @@
+"""Which cells of the product are refused, with what words, and that the enumeration behind the others is complete."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import product
+
+import pytest
+from unit.enumeration import Problem
+from unit.regularizer_oracles.cells import BIASED, CELLS, DIVERGENCES, ESTIMATORS, MEANINGLESS, TREES, assert_close, composed
+
+from align.regularizers._incompatible import incompatible
+
+
+def test_the_enumeration_is_complete():
+    """Probabilities of answers sum to 1, a prefix is reached by what extends it, and tokens of an answer follow each other."""
+    for problem in (Problem(6), *TREES):
+        logits = problem.random(0)
+        assert abs(problem.answer_logp(logits).exp().sum() - 1) < 1e-14
+        of_answers = dict(zip(problem.answers, problem.answer_logp(logits).exp().tolist(), strict=True))
+        for prefix, reached in zip(problem.prefixes, problem.reach(logits).tolist(), strict=True):
+            assert abs(reached - sum(p for a, p in of_answers.items() if a[: len(prefix)] == prefix)) < 1e-14
+        ctx = problem.context(logits, None, problem.random(1))
+        assert_close(ctx.logp, problem.token_logp(logits))
+        assert ctx.batch.tokens.tolist() == [token for a in problem.answers for token in a]
+        assert ctx.batch.positions.tolist() == [t for a in problem.answers for t in range(len(a))]
+    assert [len(p.answers) for p in (Problem(6), *TREES)] == [6, 64, 40]
+
+
+def test_refused_cells_are_these_and_no_others(capsys):
+    """3000 cells: 2472 without meaning, 40 published with a bias, 488 with the gradient they claim."""
+    found = Counter()
+    for cell in CELLS:
+        divergence, estimator, placement, credit, policy = cell
+        refusal = incompatible(DIVERGENCES[divergence][0], ESTIMATORS[estimator], placement, credit, on_policy=policy == "on", samples=True)
+        kind = "unbiased" if refusal is None else "biased" if refusal.biased else "meaningless"
+        assert kind == ("meaningless" if cell in MEANINGLESS else "biased" if cell in BIASED else "unbiased"), cell
+        assert refusal is None or len(refusal.text) > 40
+        found[kind] += 1
+    assert found == {"meaningless": 2472, "biased": 40, "unbiased": 488}
+    with capsys.disabled():
+        print(f"\nregularizer product: {found['unbiased']} cells exact, {found['biased']} with their published bias, "
+              f"{found['meaningless']} refused, of {len(CELLS)}")
+
+
+def test_demonstrations_allow_only_the_exact_local_loss():
+    allowed = {cell[:4] for cell in CELLS if incompatible(DIVERGENCES[cell[0]][0], ESTIMATORS[cell[1]], *cell[2:4],
+                                                          on_policy=cell[4] == "on", samples=False) is None}
+    assert allowed == set(product(DIVERGENCES, ("exact", "top_2"), ("loss",), ("local",)))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_recipe_is_told(estimator):
+    """`refusal` names a reason, or offers allow_biased where a published form exists, and rejects allow_biased where it is idle."""
+    for cell in (c for c in CELLS if c[1] == estimator):
+        on_policy = cell[4] == "on"
+        plain = composed(cell).refusal(on_policy=on_policy, samples=True)
+        allowed = composed(cell, allow_biased=True).refusal(on_policy=on_policy, samples=True)
+        if cell in MEANINGLESS:
+            assert plain == allowed and "allow_biased" not in plain, cell
+        elif cell in BIASED:
+            assert "allow_biased: true" in plain and allowed is None, cell
+        else:
+            assert plain is None and "changes nothing" in allowed, cell
+
+
+def test_renyi_needs_the_whole_vocabulary():
+    refusal = composed(("renyi_2", "sampled", "loss", "local", "on")).refusal(on_policy=True, samples=True)
+    assert "estimator: exact" in refusal and "sampled token" in refusal
+
+
+def test_misspelt_axes_are_refused():
+    with pytest.raises(ValueError, match="placement must be one of loss, reward"):
+        composed(("reverse_kl", "sampled", "lossy", "local", "on"))
+    with pytest.raises(ValueError, match="credit must be one of local, summed, sequence"):
+        composed(("reverse_kl", "sampled", "loss", "global", "on"))
