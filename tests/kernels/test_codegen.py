@@ -12,7 +12,6 @@ from kernels.room import DIVERGENCES, ROOM
 
 from align_kernels.codegen import Elementwise, cache, fused
 from align_kernels.codegen.expressions import Expressions
-from align_kernels.codegen.near import horner, polynomial
 from align_kernels.codegen.nodes import OPERATIONS, cost, evaluate, ordered
 from align_kernels.codegen.specialise import cheapest, specialise
 from align_kernels.codegen.terms import tiles
@@ -187,17 +186,6 @@ def test_what_follows_from_f_does_not_fall_where_float32_ends():
     """k_f(u)/u of a convex f grows above u = 1, and is held where float32 ends."""
     value = fused(DIVERGENCES["users"]).forms.value(torch.arange(1.0, 90.0))
     assert (value[1:] >= value[:-1]).all() and value[-1] > 1e12
-
-
-def test_polynomials_near_the_reference():
-    x = torch.linspace(-0.5, 0.5, 101, dtype=torch.float64)
-    cosh_less_one = lambda t: 2 * torch.sinh(t / 2) ** 2  # noqa: E731
-    for function, order, exact in ((torch.expm1, 1, [1, 1 / 2, 1 / 6, 1 / 24]), (cosh_less_one, 2, [1 / 2, 0, 1 / 24])):
-        found = polynomial(function, order, 0.5)
-        assert found[: len(exact)] == pytest.approx(exact, abs=2e-5)
-        nonzero = x[x != 0]
-        assert (horner(found, nonzero) * nonzero**order / function(nonzero) - 1).abs().max() < 3e-8
-    assert polynomial(lambda t: torch.expm1(t).abs(), 2, 0.5) is None, "total variation has a kink"
 
 
 def test_the_cache_is_named_by_content(tmp_path, monkeypatch):

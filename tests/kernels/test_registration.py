@@ -82,6 +82,8 @@ def test_the_line_is_found_behind_autograd_and_closed_forms():
     [
         (has_another_shape, "must be elementwise"),
         (lambda log_u: log_u[:, None] * log_u, r"returns \[5, 5\] for tensors of shape \[5\]"),
+        (lambda log_u: None, "returns NoneType for tensors of shape"),
+        (lambda log_u: 3.0, "returns float for tensors of shape"),
         (lambda log_u: torch.arange(5.0) * log_u, "has no form in it|holds a tensor"),
         (lambda log_u: -torch.exp(log_u) * log_u, "lies below its tangent at u = 1"),
         (lambda log_u: torch.log(log_u), "not finite at log u = 0"),

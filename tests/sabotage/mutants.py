@@ -129,7 +129,7 @@ MUTANTS = [
            ONE_PASS),
     Mutant("the pulls of one reading without their power", "kernels/align_kernels/triton_rows/__init__.py", "fn.power * total", "total",
            ONE_PASS),
-    Mutant("the alpha family told by a glance", "kernels/align_kernels/codegen/power.py", "_REACH = 6.0", "_REACH = 1.0", ONE_PASS),
+    Mutant("the alpha family told by a glance", "kernels/align_kernels/codegen/power.py", "_REACH = 60.0", "_REACH = 1.0", ONE_PASS),
     Mutant("a tangent left in f", "kernels/align_kernels/codegen/forms.py", " - slope * torch.expm1(x)", "",
            "kernels/test_codegen.py"),
     Mutant("a device believed unseen", "kernels/align_kernels/backends.py", "if self.check is not None:", "if False:",

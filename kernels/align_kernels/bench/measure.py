@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,9 @@ from torch._C._profiler import _EventType
 from align_kernels.bench.jobs import Job
 from align_kernels.bench.problem import Problem, Shape, problem, truth
 from align_kernels.bench.providers import FLOOR, Loss, available
+
+# The profiler, which counts memory on a CPU, tells of each start and stop otherwise.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 CHECKED = 128
 """Tokens whose float64 truth is computed."""

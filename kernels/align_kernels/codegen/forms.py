@@ -124,4 +124,5 @@ def _within_reach(function: Function, blame: object, weight: Function = torch.on
     def held(x: Tensor) -> Tensor:
         return function(x.clamp(low, high))
 
+    held.whole = function
     return held

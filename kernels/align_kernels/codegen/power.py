@@ -10,13 +10,15 @@ from torch import Tensor
 
 from align_kernels.codegen.forms import TorchForms
 
-_REACH = 6.0
+_REACH = 60.0
+"""Nats: a log-ratio that is clipped, or a tail of its own, begins long before."""
 _DIGITS = 12
 """Of the power, which follows from two values of the slope."""
 
 
 def power_of(forms: TorchForms) -> float | None:
-    """a, or None for any other divergence, as float64 tells on |log u| <= 6."""
+    """a, or None for any other divergence, as float64 tells on |log u| <= 60; a derived form before it is held where float32 ends."""
+    forms = TorchForms(*(getattr(form, "whole", form) for form in forms))
     one = torch.ones(1, dtype=torch.float64)
     up, down = forms.coefficient(one).item(), forms.coefficient(-one).item()
     if not up > 0 > down:
@@ -24,7 +26,7 @@ def power_of(forms: TorchForms) -> float | None:
     # c(u) = s (u^b - 1)/b with b = a - 1.
     b = round(torch.log(-up / (down * one)).item(), _DIGITS)
     scale = up / _scaled_expm1(one, b).item()
-    x = torch.linspace(-_REACH, _REACH, 121, dtype=torch.float64)
+    x = torch.linspace(-_REACH, _REACH, 1201, dtype=torch.float64)
     found = torch.where(x < 0, forms.generator(x), torch.exp(x) * forms.value(x))
     return b + 1 if torch.allclose(found, scale * _family(x, b + 1), rtol=1e-7, atol=1e-11) else None
 

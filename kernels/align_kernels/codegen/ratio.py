@@ -77,15 +77,19 @@ class _Writer:
 
     def ways(self, far: Callable[[float], Iterator[Node]], factor: Node, function: Function, order: int) -> Iterator[Node]:
         """`factor * polynomial` of log u up to some radius and far(radius) beyond; far(0) too where float32 is enough for it."""
-        series = {} if self.dtype == torch.float64 else {r: near.polynomial(function, order, r) for r in near.RADII}
+        series = {} if self.dtype == torch.float64 else near.polynomials(function, order)
         for radius, coefficients in series.items():
-            if coefficients is not None:
-                inside = self.make("lt", self.make("abs", self.d), radius)
-                close = self.make("mul", factor, self.horner(coefficients))
-                yield from (self.make("where", inside, close, beyond) for beyond in far(radius))
+            inside = self.make("lt", self.make("abs", self.d), radius)
+            close = self.make("mul", factor, self.horner(coefficients))
+            yield from (self.make("where", inside, close, beyond) for beyond in far(radius))
         for plain in far(0.0):
-            if not any(series.values()) or _accurate(plain, function, order):
-                yield plain
+            if not series or _accurate(plain, function, order):
+                yield self.zero_at_one(plain)
+
+    def zero_at_one(self, plain: Node) -> Node:
+        """`plain`, and 0 where policy and reference agree: f(1) need not be a number of the type."""
+        at_one = evaluate((plain,), tiles(torch.zeros(1, dtype=self.dtype)))[0]
+        return plain if at_one == 0 else self.make("where", self.make("eq", self.d, 0.0), 0.0, plain)
 
     def traced(self, function: Function, at: Node) -> Node:
         return trace(self.make, function, (at,), blame=self.blame, dtype=self.dtype)[0]

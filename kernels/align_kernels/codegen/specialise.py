@@ -7,6 +7,7 @@ good enough. What is good enough is found by evaluating.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 
@@ -48,9 +49,16 @@ def cheapest(make: Expressions, node: Node, variable: Node, domain: Tensor, most
     decided += [distributed(make, d, variable) for d in decided]
     best = min(filter(holds, decided), key=price, default=decided[2])
     tried = set()
-    while found := next((w for w in _rewritten(make, best, variable) if w not in tried and price(w) < price(best)), None):
-        tried.add(found)
-        best = found if holds(found) else best
+
+    def better(way: Node, most: int) -> bool:
+        """Asked once: `most` only falls."""
+        if way in tried:
+            return False
+        tried.add(way)
+        return price(way) < most and holds(way)
+
+    while found := next(filter(functools.partial(better, most=price(best)), _rewritten(make, best, variable)), None):
+        best = found
     # The same number comes about in several ways; float32 tells nine digits apart.
     return rebuilt(make, best, variable, lambda part, _: make.constant(float(f"{part.number:.9g}")) if part.number else None)
 

@@ -48,9 +48,9 @@ def trace(
                 raise _unknown(op, blame, line_of(function, tuple(arguments), op))
             nodes[node] = converted
     results = _as_tuple(graph(*arguments))
-    if any(r.shape not in (arguments[0].shape, ()) for r in results):
-        shapes = " and ".join(str(list(r.shape)) for r in results)
-        raise DivergenceError(f"{name_of(blame)} returns {shapes} for tensors of shape {list(arguments[0].shape)}; it must be elementwise: "
+    if any(not isinstance(r, Tensor) or r.shape not in (arguments[0].shape, ()) for r in results):
+        found = " and ".join(str(list(r.shape)) if isinstance(r, Tensor) else type(r).__name__ for r in results)
+        raise DivergenceError(f"{name_of(blame)} returns {found} for tensors of shape {list(arguments[0].shape)}; it must be elementwise: "
                               "one tensor of the same shape")
     (output,) = (n for n in graph.graph.nodes if n.op == "output")
     return tuple(nodes[o] for o in _as_tuple(output.args[0]))

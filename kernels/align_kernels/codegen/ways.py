@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -70,25 +71,25 @@ def _sum(make: Expressions, summands: dict[Node, float]) -> Node:
 def distributed(make: Expressions, node: Node, variable: Node) -> Node:
     """`node` with every exp(x) (y + z) as exp(x) y + exp(x) z: there powers of u join and cancel, and none need overflow."""
 
+    @functools.cache
+    def times(x: Node, node: Node) -> Node:
+        """exp(x) * node. A part that is there twice is looked at once: in a chain of them there are 2^n ways down."""
+        match node.op:
+            case "add" | "sub" | "neg":
+                return make(node.op, *(times(x, a) for a in node.args))
+            case "mul":
+                inner = 0 if node.args[0].op in ("exp", "expm1") else 1
+                return make("mul", node.args[1 - inner], times(x, node.args[inner]))
+            case "exp":
+                return make("exp", _sum(make, _summands(make("add", x, node.args[0]))))
+            case "expm1":
+                return make("sub", times(x, make("exp", node.args[0])), make("exp", x))
+        return make("mul", make("exp", x), node)
+
     def change(part: Node, operands: list[Node]) -> Node | None:
         if part.op != "mul" or "exp" not in (a.op for a in operands):
             return None
         power, other = operands if operands[0].op == "exp" else operands[::-1]
-        return _times(make, power.args[0], other)
+        return times(power.args[0], other)
 
     return rebuilt(make, node, variable, change)
-
-
-def _times(make: Expressions, x: Node, node: Node) -> Node:
-    """exp(x) * node."""
-    match node.op:
-        case "add" | "sub" | "neg":
-            return make(node.op, *(_times(make, x, a) for a in node.args))
-        case "mul":
-            inner = 0 if node.args[0].op in ("exp", "expm1") else 1
-            return make("mul", node.args[1 - inner], _times(make, x, node.args[inner]))
-        case "exp":
-            return make("exp", _sum(make, _summands(make("add", x, node.args[0]))))
-        case "expm1":
-            return make("sub", _times(make, x, make("exp", node.args[0])), make("exp", x))
-    return make("mul", make("exp", x), node)
