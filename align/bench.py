@@ -51,9 +51,10 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(f"{result['device']}, torch {result['torch']}, {result['threads']} threads, {result['dtype']}")
     for (shape, job), rows in lines(result).items():
         title = f"{job}, {shape} (tokens x width x vocabulary)"
-        table = Table(Column(COLUMNS[0], no_wrap=True), *COLUMNS[1:], title=title, title_justify="left")
+        filled = [i for i in range(1, len(COLUMNS)) if any(row[i] for row in rows)]
+        table = Table(Column(COLUMNS[0], no_wrap=True), *(COLUMNS[i] for i in filled), title=title, title_justify="left")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(row[0], *(row[i] for i in filled))
         console.print(table)
 
 

@@ -7,5 +7,6 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """`$ALIGN_CACHE`, else `~/.cache/align`."""
-    return Path(os.environ.get("ALIGN_CACHE") or Path.home() / ".cache" / "align")
+    """`$ALIGN_CACHE`, else `align` in the user's cache folder (`$XDG_CACHE_HOME`, `~/.cache`)."""
+    chosen = os.environ.get("ALIGN_CACHE")
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "align"
