@@ -1,7 +1,8 @@
-"""Every part a recipe can name, with its keys: what `align list` prints."""
+"""Every part a recipe can name, with its keys, and the keys of the recipe itself: what `align list` prints."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Iterator
 from typing import Any
@@ -12,15 +13,34 @@ from align import registry
 from align.config import location
 from align.describe import keys, summary
 from align.errors import RecipeError, UserError
+from align.recipe import Recipe
+
+RECIPE = "recipe"
+"""Not a kind of part: the recipe's own keys."""
 
 
 def catalogue(kind: str | None) -> list[dict[str, Any]]:
-    """Parts of one kind, or of all. A plugin that cannot be imported is listed with its error. Raises UserError for an unknown kind."""
+    """Parts of one kind, or of all; of RECIPE its sections. A plugin that cannot be imported is listed with its error.
+
+    Raises UserError for an unknown kind.
+    """
+    if kind == RECIPE:
+        return list(_sections("", Recipe))
     if kind is not None and kind not in registry.ROOMS:
-        near = difflib.get_close_matches(kind, registry.ROOMS, n=1)
+        kinds = (*registry.ROOMS, RECIPE)
+        near = difflib.get_close_matches(kind, kinds, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"there is no kind of part called {kind}; {hint}Kinds: {', '.join(registry.ROOMS)}")
+        raise UserError(f"there is no kind of part called {kind}; {hint}Kinds: {', '.join(kinds)}")
     return [_entry(k, name) for k in ([kind] if kind else registry.ROOMS) for name in (*registry.shipped(k), *registry.installed(k))]
+
+
+def _sections(path: str, cls: type) -> Iterator[dict[str, Any]]:
+    """A schema's own keys, then those of each section in it."""
+    inner = {f.name: f.metadata["section"] for f in dataclasses.fields(cls) if "section" in f.metadata}
+    own = [key._asdict() for key in keys(cls) if key.name not in inner]
+    yield {"kind": RECIPE, "name": path, "origin": "align", "summary": summary(cls), "location": location(cls), "keys": own}
+    for name, section in inner.items():
+        yield from _sections(f"{path}.{name}".lstrip("."), section)
 
 
 def _entry(kind: str, name: str) -> dict[str, Any]:

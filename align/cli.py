@@ -123,9 +123,10 @@ def explain(recipe: RecipeName, overrides: Overrides = None) -> None:
     describe(load(file, overrides or []), out)
 
 
-@app.command("list", epilog=_example("align list", "align list coefficient", "align list --json"))
+@app.command("list", epilog=_example("align list", "align list coefficient", "align list recipe", "align list --json"))
 def list_parts(
-    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="One kind of part, with the meaning of its keys.")] = None,
+    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="One kind of part, with the meaning of its keys; or `recipe`, whose "
+                                               "own keys are no part's.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the parts a recipe can name.

@@ -226,6 +226,14 @@ def test_list_of_one_kind_explains_its_keys():
     assert "target: float  Nats per response" in shown and "initial=0.2" in shown and "reverse_kl" not in shown
 
 
+def test_list_of_the_recipes_own_keys_has_every_section_and_no_part():
+    sections = {part["name"]: part for part in json.loads(align("list", "recipe", "--json").stdout)}
+    assert {"", "model", "model.lora", "batch", "optimizer", "workers", "checkpoint"} <= set(sections)
+    assert [k["name"] for k in sections[""]["keys"]][:2] == ["steps", "seed"] and "model" not in [k["name"] for k in sections[""]["keys"]]
+    assert {k["name"]: k["default"] for k in sections["model.lora"]["keys"]}["rank"] == 0
+    assert "Rollouts a prompt" in align("list", "recipe").stdout
+
+
 def test_list_of_an_unknown_kind():
     result = align("list", "divergance")
     assert result.exit_code == 2 and "did you mean divergence?" in result.stderr
