@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from align.evaluate import evaluate_model
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 TINY = (
     "model={config: {model_type: qwen2, hidden_size: 64, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2, "
@@ -57,6 +59,9 @@ def test_lora_on_ray(tmp_path: Path):
     start, end = (load_file(out / folder / "model.safetensors") for folder in ("initial", "model"))
     changed = {name for name in start if not torch.equal(start[name], end[name])}
     assert changed and all("_proj" in name for name in changed), "LoRA touches the linear layers alone"
+    after = json.loads((out / "summary.json").read_text())["after"]
+    again = evaluate_model(out)
+    assert again["countdown/length"] > 1 and again == {name: after[name] for name in again}, "eval draws what the run's end drew"
 
 
 @pytest.mark.parametrize("options", [
