@@ -27,6 +27,7 @@ class Panel(NamedTuple):
 PANELS = (
     Panel("reward", ("reward/mean",)),
     Panel("held out", ("eval/*pass@*", "eval/*coverage*", "eval/*accuracy*")),
+    Panel("critic: explained variance", ("critic/explained_variance",)),
     Panel("KL to the reference", ("kl/ref/*",)),
     Panel("KL(policy || initial), exact, held out", ("eval/kl/*",)),
     Panel("entropy", ("entropy",)),

@@ -41,6 +41,7 @@ def test_a_line_is_on_disk_as_soon_as_its_step_is_done(tmp_path, screen):
         {"step": 0, "eval/countdown/pass@1": 0.25},
         {"step": 0, "reward/mean": 0.5, "loss": None, "grad/norm": None, "entropy": 0.5, "lr": 2.0},
     ]
+    run.close()
 
 
 def test_resuming_keeps_the_past_and_drops_what_will_be_lived_again(tmp_path):
@@ -191,12 +192,12 @@ def test_smoothing_is_a_centred_mean():
     assert list(plots.smooth([1.0, 5.0])) == [1.0, 5.0]
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning", "error::RuntimeWarning")
 def test_the_picture_has_a_panel_for_what_was_measured(tmp_path):
     empty, full = tmp_path / "empty.jsonl", tmp_path / "full.jsonl"
     empty.write_text("")
     rows = [{"step": s, "reward/mean": s / 30, "kl/ref/k1": -0.1, "kl/ref/k3": 0.1, "grad/norm": 10.0 ** (s - 15), "entropy": None,
-             "beta/kl": 0.0, "kl/engine": 1e-9} for s in range(30)]
+             "beta/kl": 0.0, "kl/engine": 1e-9, "critic/explained_variance": 0.1} for s in range(30)]
     rows += [{"step": s, "eval/countdown/pass@1": 0.5, "eval/countdown/pass@8": 0.9, "eval/kl/initial": 2.0} for s in (0, 30)]
     full.write_text("".join(json.dumps(row) + "\n" for row in rows))
     sizes = {}
@@ -205,7 +206,7 @@ def test_the_picture_has_a_panel_for_what_was_measured(tmp_path):
         data = picture.read_bytes()
         assert data[:8] == b"\x89PNG\r\n\x1a\n"
         sizes[file.stem] = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    # Seven panels of 4.2 x 2.9 inches at 110 dpi in rows of four; no row for entropy, which is all null.
+    # Eight panels of 4.2 x 2.9 inches at 110 dpi in rows of four; no row for entropy, which is all null.
     assert sizes == {"empty": (462, 319), "full": (1848, 638)}
 
 
