@@ -119,10 +119,11 @@ def _fuse_ratio(divergence: object, blame: object) -> Fused:
     """An f-divergence, or an increasing function of one; `blame` is what the user gave."""
     forms = forms_of(divergence, blame)
     check_forms(forms, blame)
+    power, forms = power_of(forms)
     expressions = functools.cache(lambda dtype: f_terms(forms, dtype, blame))
     check_emitted(expressions(torch.float32), forms, blame)
     transform = None if getattr(divergence, "is_f_divergence", False) else getattr(divergence, "transform", None)
-    return Fused(name_of(blame), forms, (), transform, power_of(forms), expressions)
+    return Fused(name_of(blame), forms, (), transform, power, expressions)
 
 
 def _of_ratio(phi: Callable[..., Tensor], blame: object) -> bool:

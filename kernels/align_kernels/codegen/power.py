@@ -16,28 +16,40 @@ _DIGITS = 12
 """Of the power, which follows from two values of the slope."""
 
 
-def power_of(forms: TorchForms) -> float | None:
-    """a, or None for any other divergence, as float64 tells on |log u| <= 60; a derived form before it is held where float32 ends."""
-    forms = TorchForms(*(getattr(form, "whole", form) for form in forms))
+def power_of(forms: TorchForms) -> tuple[float | None, TorchForms]:
+    """a, or None for any other divergence, as float64 tells on |log u| <= 60; and the forms.
+
+    Of the family, those that are derived from f, and held where float32 loses them, are replaced by closed ones.
+    """
+    whole = TorchForms(*(getattr(form, "whole", form) for form in forms))
     one = torch.ones(1, dtype=torch.float64)
-    up, down = forms.coefficient(one).item(), forms.coefficient(-one).item()
+    up, down = whole.coefficient(one).item(), whole.coefficient(-one).item()
     if not up > 0 > down:
-        return None
+        return None, forms
     # c(u) = s (u^b - 1)/b with b = a - 1.
     b = round(torch.log(-up / (down * one)).item(), _DIGITS)
-    scale = up / _scaled_expm1(one, b).item()
+    family = _forms(b + 1, up / _scaled_expm1(one, b).item())
     x = torch.linspace(-_REACH, _REACH, 1201, dtype=torch.float64)
-    found = torch.where(x < 0, forms.generator(x), torch.exp(x) * forms.value(x))
-    return b + 1 if torch.allclose(found, scale * _family(x, b + 1), rtol=1e-7, atol=1e-11) else None
+    values = (torch.where(x < 0, form.generator(x), torch.exp(x) * form.value(x)) for form in (whole, family))
+    if not torch.allclose(*values, rtol=1e-7, atol=1e-11):
+        return None, forms
+    return b + 1, TorchForms(*(own if hasattr(form, "whole") else form for form, own in zip(forms, family, strict=True)))
+
+
+def _forms(a: float, scale: float) -> TorchForms:
+    def generator(x: Tensor) -> Tensor:
+        if a == 0:
+            return scale * (torch.expm1(x) - x)
+        return scale * (torch.exp(x) * x - torch.expm1(x) if a == 1 else (_scaled_expm1(x, a) - torch.expm1(x)) / (a - 1))
+
+    def value(x: Tensor) -> Tensor:
+        if a == 0:
+            return -scale * (torch.expm1(-x) + x * torch.exp(-x))
+        return scale * (_scaled_expm1(x, a - 1) + torch.expm1(-x)) / a
+
+    return TorchForms(generator, value, lambda x: scale * _scaled_expm1(x, a - 1))
 
 
 def _scaled_expm1(x: Tensor, c: float) -> Tensor:
     """(e^(c x) - 1)/c."""
     return x if c == 0 else torch.expm1(c * x) / c
-
-
-def _family(x: Tensor, a: float) -> Tensor:
-    """k_a(e^x)."""
-    if a == 0:
-        return torch.expm1(x) - x
-    return torch.exp(x) * x - torch.expm1(x) if a == 1 else (_scaled_expm1(x, a) - torch.expm1(x)) / (a - 1)
