@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from align import config
 from align.errors import UserError
 from align.recipe import Recipe
+
+LOOKING_ON = ("steps", "evaluation", "checkpoint", "writers", "workers")
+"""Keys that change nothing of what a step learns."""
 
 
 def _folder(run_dir: Path, step: int) -> Path:
@@ -28,6 +33,26 @@ def newest_step(run_dir: Path, recipe: Recipe) -> int:
     if steps[-1] > recipe.steps or (steps[-1] == recipe.steps and finished):
         raise UserError(f"--resume: the run in {run_dir} has already done {steps[-1]} of {recipe.steps} steps; raise steps to go on")
     return steps[-1]
+
+
+def changes(run_dir: Path, node: dict[str, Any]) -> list[str]:
+    """`KEY: OLD -> NEW` for what the run in the folder learned with and the resolved recipe `node` has otherwise."""
+    before, now = ({key: value for key, value in recipe.items() if key not in LOOKING_ON}
+                   for recipe in (config.load(run_dir / "recipe.yaml"), node))
+    return list(_changes(before, now, ""))
+
+
+def _changes(old: Any, new: Any, where: str) -> Iterator[str]:
+    # Under another name the keys are those of another part.
+    if isinstance(old, dict) and isinstance(new, dict) and old.get("name") == new.get("name"):
+        for key in dict.fromkeys([*old, *new]):
+            yield from _changes(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
+    elif old != new:
+        yield f"{where}: {_written(old)} -> {_written(new)}"
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def save(run_dir: Path, step: int, learner: Any, recipe: Recipe, before: dict[str, float]) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from align.config import resolved
+from align.divergences import Divergence
 from align.errors import RecipeError
 from align.regularizers import Regularizer
+from align.tryout import try_divergence
 
 if TYPE_CHECKING:
     from align.recipe import Recipe
@@ -18,6 +21,9 @@ def check(recipe: Recipe) -> None:
     if algorithm.samples and recipe.reward is None:
         raise RecipeError("reward", f"{algorithm.recipe_name} learns from rewards: name one")
     _refuse_dead_keys(recipe)
+    if algorithm.compares and recipe.batch.samples < 2:
+        raise RecipeError("batch.samples", f"{algorithm.recipe_name} compares the answers to a prompt, and every advantage of one answer "
+                          "alone is 0: set it to 2 or more, or use an algorithm with a baseline of its own (ppo)")
     if recipe.batch.prompts % algorithm.minibatches:
         raise RecipeError("batch.prompts", f"{recipe.batch.prompts} prompts do not divide into {algorithm.minibatches} "
                           "minibatches (groups stay whole); change algorithm.minibatches or batch.prompts")
@@ -28,6 +34,7 @@ def check(recipe: Recipe) -> None:
         raise RecipeError("model.lora.dropout", "makes policy and reference differ by noise; set it to 0 with regularizers")
     for name, regularizer in recipe.regularizers.items():
         _check_regularizer(recipe, name, regularizer)
+    _check_alike(recipe)
     _check_links(recipe)
     for name, shaping in recipe.shapings.items():
         if not (algorithm.samples and algorithm.has_advantages):
@@ -77,6 +84,9 @@ def _check_regularizer(recipe: Recipe, name: str, regularizer: Regularizer) -> N
     algorithm, where = recipe.algorithm, f"regularizers.{name}"
     if algorithm.scores:
         raise RecipeError(where, f"changes nothing: {algorithm.recipe_name} trains a scorer, and there is no policy to hold; delete it")
+    for f in fields(regularizer):
+        if f.metadata.get("kind") == "divergence" and isinstance(getattr(regularizer, f.name), Divergence):
+            try_divergence(getattr(regularizer, f.name), f"{where}.{f.name}")
     if algorithm.critic is not None and regularizer.placement == "reward":
         _check_charge(where, regularizer)
     on_policy = algorithm.penalises_on_policy(regularizer.placement)
@@ -109,6 +119,18 @@ def _check_charge(where: str, regularizer: Regularizer) -> None:
     if getattr(regularizer.weighting, "needs_rewards", False):
         raise RecipeError(f"{where}.weighting", "looks at rewards or advantages, and with a critic the penalty comes before them: use "
                           "placement: loss, or another weighting")
+
+
+def _check_alike(recipe: Recipe) -> None:
+    """Two regularizers that differ in name and coefficient alone are one, whose strength no key shows."""
+    seen: list[tuple[str, dict]] = []
+    for name, regularizer in recipe.regularizers.items():
+        node = {key: value for key, value in resolved(regularizer).items() if key != "coefficient"}
+        twin = next((other for other, before in seen if before == node), None)
+        if twin is not None:
+            raise RecipeError(f"regularizers.{name}", f"is the same as regularizers.{twin} in everything but its coefficient: keep one of "
+                              "them, with the sum of the coefficients")
+        seen.append((name, node))
 
 
 def _check_links(recipe: Recipe) -> None:

@@ -75,10 +75,12 @@ def train(
     try:
         run(built, run_dir, address, resume)
     except RunStopped:
-        _complain(f"To go on from what was kept: {again}")
+        if run_dir.is_dir():
+            _complain(f"To go on from what was kept: {again}")
         raise
     except KeyboardInterrupt:
-        _complain(f"Stopped by hand. To go on from the last checkpoint: {again}")
+        _complain(f"Stopped by hand. To go on from the last checkpoint: {again}" if run_dir.is_dir() else
+                  "Stopped by hand: nothing was kept.")
         raise typer.Exit(STOPPED_BY_HAND) from None
 
 

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from align import registry
 from align.errors import RecipeError
+from align.lookup import find_recipe
 
 P = TypeVar("P")
 LOCAL_FILE = re.compile(r"^(?!/)[^:\n]*\.(py:\w+|yaml)$")
@@ -68,9 +69,19 @@ def _load_file(path: Path, seen: tuple[Path, ...]) -> dict:
         raise RecipeError(str(path), f"is not valid YAML: {error}") from error
     if not isinstance(node, dict):
         raise RecipeError(str(path), "a recipe is a mapping of keys to values")
-    node = _absolute_files(node, path.parent)
     base = node.pop("base", None)
-    return node if base is None else _merge(_load_file((path.parent / base).resolve(), (*seen, path)), node)
+    node = _absolute_files(node, path.parent)
+    return node if base is None else _merge(_load_file(_base(base, path), (*seen, path)), node)
+
+
+def _base(name: Any, asked_by: Path) -> Path:
+    """A recipe beside the one that asks, or one that comes with align."""
+    if not isinstance(name, str):
+        raise RecipeError("base", f"{asked_by}: must name a recipe, not {name!r}")
+    try:
+        return find_recipe(name, asked_by.parent).resolve()
+    except RecipeError as error:
+        raise RecipeError("base", f"{asked_by}: {error.problem}") from error
 
 
 def _merge(base: Any, change: Any) -> Any:

@@ -204,6 +204,8 @@ def loaded(recipe: Recipe) -> list[Row]:
     engine = recipe.engine
     if recipe.answers:
         rows.append(Row("engine", f"{copies}{written(engine)}: {say(summary(type(engine)))}", _place(type(engine))))
+        if recipe.algorithm.samples:
+            rows.append(Row("engine gap", f"above {recipe.largest_engine_gap:g} nats a token the run stops (max_engine_gap)"))
         actors.append(f"{workers.rollout} rollout")
     if recipe.reward is not None:
         actors.append(f"{workers.reward} reward")

@@ -15,15 +15,15 @@ def shipped_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "recipes"
 
 
-def find_recipe(name: str) -> Path:
-    """`recipes/x.yaml`, `x.yaml` or `x`: looked for from the working directory, then among the shipped recipes.
+def find_recipe(name: str, folder: Path = Path()) -> Path:
+    """`recipes/x.yaml`, `x.yaml` or `x`: looked for from `folder`, the working directory by default, then among the shipped recipes.
 
     Raises: RecipeError with the nearest names.
     """
     wanted = Path(name).expanduser()
     names = [wanted] if wanted.suffix in (".yaml", ".yml") else [wanted, wanted.with_name(f"{wanted.name}.yaml")]
     bare = [Path(*n.parts[1:]) if n.parts[:1] == ("recipes",) else n for n in names]
-    for file in (*names, *(shipped_folder() / n for n in bare)):
+    for file in (*(folder / n for n in names), *(shipped_folder() / n for n in bare)):
         if file.is_file():
             return file
     shipped = sorted(str(f.relative_to(shipped_folder()).with_suffix("")) for f in shipped_folder().rglob("*.yaml"))

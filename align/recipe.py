@@ -13,6 +13,8 @@ from align.engines import Sampling
 
 BACKENDS = ("auto", "triton", "compile", "torch")
 """Of the head; those of align_kernels."""
+GAPS = {"float32": 1e-3, "bfloat16": 5e-2}
+"""Nats, by dtype: the default of `max_engine_gap`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ class Model:
         given = [k for k in ("path", "recipe", "config") if getattr(self, k) is not None]
         if len(given) != 1:
             raise ValueError(f"needs exactly one of path, recipe, config; given: {', '.join(given) or 'none'}")
-        if self.dtype not in ("float32", "bfloat16"):
+        if self.dtype not in GAPS:
             raise ValueError(f"dtype must be float32 or bfloat16, not {self.dtype!r}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device must be auto, cpu or cuda, not {self.device!r}")
@@ -141,8 +143,10 @@ class Workers:
             raise ValueError(f"backend must be ray or local, not {self.backend!r}")
         if self.rollout < 1 or self.reward < 1 or self.threads < 1:
             raise ValueError("rollout, reward and threads must be at least 1")
-        if self.backend == "local" and (self.rollout > 1 or self.reward > 1 or self.gpus or self.reward_gpus):
-            raise ValueError("backend: local is one process: rollout, reward, gpus and reward_gpus change nothing there")
+        idle = [f for f in fields(self) if f.name in ("rollout", "reward", "gpus", "reward_gpus") and getattr(self, f.name) != f.default]
+        if self.backend == "local" and idle:
+            raise ValueError(f"backend: local is one process, where {', '.join(f.name for f in idle)} changes nothing: set "
+                             + " ".join(f"workers.{f.name}={f.default:g}" for f in idle))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,8 +202,9 @@ class Recipe:
     steps: int
     """Batches."""
     seed: int = 0
-    max_engine_gap: float = 1e-3
-    """Nats: a step whose mean |log mu - log pi_old| is above stops the run. float32 engines stay below 1e-5, bfloat16 near 1e-2."""
+    max_engine_gap: float | None = None
+    """Nats: a step whose mean |log mu - log pi_old| is above stops the run. float32 engines stay below 1e-5, bfloat16 near 1e-2; null is
+    0.001 for float32 and 0.05 for bfloat16 (model.dtype)."""
     task: Any = part("task")
     algorithm: Any = part("algorithm")
     reward: Any = part("reward", optional=True)
@@ -221,6 +226,11 @@ class Recipe:
     def __post_init__(self):
         if self.steps < 0:
             raise ValueError(f"steps must be >= 0, not {self.steps}")
+
+    @property
+    def largest_engine_gap(self) -> float:
+        """Nats: `max_engine_gap`, or its default for this dtype."""
+        return GAPS[self.model.dtype] if self.max_engine_gap is None else self.max_engine_gap
 
     @property
     def answers(self) -> bool:

@@ -18,11 +18,11 @@ import importlib.metadata
 import inspect
 import pkgutil
 import sys
-import traceback
 import types
 from pathlib import Path
 
 from align.errors import RecipeError
+from align.frames import own_traceback
 
 ROOMS = {
     "algorithm": "align.algorithms",
@@ -85,7 +85,7 @@ def resolve(kind: str, name: str, where: str) -> type:
         try:
             found = installed(kind)[name].load()
         except Exception as error:
-            raise RecipeError(where, f"the plugin {name!r} failed to import\n{traceback.format_exc()}") from error
+            raise RecipeError(where, f"the plugin {name!r} failed to import\n{own_traceback(error)}") from error
     else:
         known = [*shipped(kind), *installed(kind)]
         raise RecipeError(where, f"no {kind} is called {name!r}{_nearest(name, known)}; there are: {', '.join(known)}, "
@@ -127,7 +127,7 @@ def _plugin(spec: str, where: str) -> types.ModuleType:
         raise
     except Exception as error:
         # The author of the plugin needs the traceback; everyone else's mistakes are told in one line.
-        raise RecipeError(where, f"the plugin {spec} failed to import\n{traceback.format_exc().strip()}") from error
+        raise RecipeError(where, f"the plugin {spec} failed to import\n{own_traceback(error)}") from error
 
 
 def _load_file(path: str, where: str) -> types.ModuleType:

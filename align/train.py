@@ -20,9 +20,11 @@ from align.describe import written
 from align.errors import RunStopped
 from align.evaluate import Suites
 from align.experience import Examples
+from align.failures import Failures
 from align.initial import model_folder
 from align.interrupts import after_this
 from align.learner.tally import reference_place
+from align.leftovers import remove_failed_start
 from align.pack import pack
 from align.recipe import Recipe
 from align.shape import shape
@@ -41,16 +43,22 @@ def train(recipe: Recipe, run_dir: Path, address: str | None = None, resume: boo
     Raises: UserError, with a checkpoint kept where work was done.
     """
     check_writers(recipe)
+    created = not run_dir.exists()
     run_dir.mkdir(parents=True, exist_ok=True)
     first = checkpoints.newest_step(run_dir, recipe) if resume else 0
     node = resolved(recipe)
+    changes = checkpoints.changes(run_dir, node) if resume else []
     OmegaConf.save(OmegaConf.create(node), run_dir / "recipe.yaml")
     telemetry = Telemetry(run_dir, steps=recipe.steps, first_step=first)
     try:
         telemetry.open(recipe.writers, node)
+        for change in changes:
+            telemetry.note(f"resuming with {change}")
         return _train(recipe, run_dir, address, first, telemetry)
     finally:
         telemetry.close()
+        if created:
+            remove_failed_start(run_dir)
 
 
 def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telemetry: Telemetry) -> dict[str, Any]:
@@ -87,6 +95,7 @@ class Run:
         self.seconds: dict[str, float] = {}
         self.tokens, self.step_seconds = 0, 0.0
         self.learned, self.updating = 0, False
+        self.failures = Failures()
 
     def run(self, first: int) -> dict[str, Any]:
         recipe, evaluation = self.recipe, self.recipe.evaluation
@@ -135,8 +144,9 @@ class Run:
         began = time.perf_counter()
         groups, rewards = self.experience(step)
         batch = pack(groups, rewards, self.pad_id, partial(self.tokenizer.decode, skip_special_tokens=True))
+        self.failures.look(step, rewards)
         if batch is None:
-            self.telemetry.note(f"step {step}: every sample was dropped ({rewards.first_failure}); nothing was learned from it")
+            self.telemetry.note(f"step {step}: every sample was dropped; nothing was learned from it")
             return
         batch = replace(batch, step=step, betas=self.betas(step))
         with self.timed("score"):

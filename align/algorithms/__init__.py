@@ -42,6 +42,8 @@ class Algorithm(ABC):
     """Its loss is of `ctx.link`: exactly one regularizer is placed as the link."""
     scores = False
     """Trains a scorer, one number for a whole answer, instead of a policy: `loss` gets a ScoreContext."""
+    compares = False
+    """Its advantages compare the answers to one prompt: of an answer alone they are 0."""
     critic: Any = None
     """A Critic, trained beside the policy: `ctx.values`, `batch.values` and `targets`."""
     reduction: str

@@ -25,6 +25,8 @@ class Grpo(Algorithm):
     the paper is a regularizer here: `{estimator: k3, allow_biased: true}` is the published one.
     """
 
+    compares = True  # as every function of core/advantages.py does
+
     advantage: str = "group_standardised"
     """A function of core/advantages.py."""
     surrogate: str = "clipped"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -160,10 +161,14 @@ class Learner:
 
     def _stop_on_engine_gap(self, tally: Tally, step: int) -> None:
         gap = tally.stats().get("engine/gap")
-        if gap is not None and not gap.mean <= self.recipe.max_engine_gap:
+        largest = self.recipe.largest_engine_gap
+        if gap is not None and not gap.mean <= largest:
+            why = "the engine does not hold the learner's weights, or computes in another precision (then raise max_engine_gap knowingly)"
+            if step == 0 and math.isfinite(gap.mean):
+                why = ("nothing is learned yet, so both began with the same weights and compute differently, and --resume alone stops "
+                       f"here again. Where another precision explains it, add max_engine_gap={2 * gap.mean:.1g} to the command")
             raise RunStopped(f"step {step}: the engine's log-probs differ from the learner's by {gap.mean:.2e} nats a token on average, "
-                             f"above max_engine_gap {self.recipe.max_engine_gap:g}: the engine does not hold the learner's weights, or "
-                             "computes in another precision (then raise max_engine_gap knowingly)")
+                             f"above max_engine_gap {largest:g}: {why}")
 
     @torch.no_grad()
     def exact_kl(self, batch: TokenBatch) -> Stat:

@@ -150,6 +150,7 @@ def test_resuming_what_does_not_exist(recipe, loop):
 
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(recipe, loop):
     def interrupt():
+        Path("my run").mkdir()
         raise KeyboardInterrupt
 
     loop.then = interrupt
@@ -158,8 +159,17 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(recipe, loop):
     assert result.stderr.endswith("align train small task.seed=3 --out 'my run' --address auto --resume\n")
 
 
+def test_a_run_that_kept_nothing_is_not_said_to_go_on(recipe, loop):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    loop.then = interrupt
+    assert align("train", "small", "--out", "gone").stderr == "Stopped by hand: nothing was kept.\n"
+
+
 def test_a_stopped_run_says_why_and_how_to_go_on(recipe, loop):
     def stop():
+        Path("runs/small").mkdir(parents=True)
         raise RunStopped("step 7: the loss is nan")
 
     loop.then = stop
@@ -250,7 +260,7 @@ def test_list_names_the_package_of_a_plugin_and_does_not_fall_over_a_broken_one(
     assert "A guest [of ours]. (entry point guest:Guest)" in shown
     assert "AttributeError: module 'guest' has no attribute 'Lost' (entry point guest:Lost)" in shown
     lost = next(p for p in json.loads(align("list", "divergence", "--json").stdout) if p["name"] == "lost")
-    assert "Traceback" in lost["error"]
+    assert lost["error"].endswith("failed to import\nAttributeError: module 'guest' has no attribute 'Lost'")
 
 
 # Which file a name means

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from align import config, registry
+from align import config, lookup, registry
 from align.coefficients.constant import Constant
 from align.config import build, build_part, part, resolved, section
 from align.divergences import Divergence
@@ -198,6 +198,30 @@ def test_files_that_cannot_be_recipes(tmp_path):
     assert "a recipe is a mapping" in str(refusal(config.load, write(tmp_path, "d.yaml", "- a\n")))
 
 
+def test_a_base_is_beside_its_recipe_or_comes_with_align(tmp_path, monkeypatch):
+    shipped = tmp_path / "shipped"
+    monkeypatch.setattr(lookup, "shipped_folder", lambda: shipped)
+    monkeypatch.chdir(write(tmp_path, "elsewhere/beside.yaml", "x: of the working directory\n").parent)
+    for name in ("one", "beside"):
+        write(shipped, f"{name}.yaml", f"x: {name} that comes with align\nfile: ./part.py:Part\n")
+    write(tmp_path, "mine/beside.yaml", "x: beside\n")
+    for base in ("one", "one.yaml", "recipes/one.yaml"):
+        found = config.load(write(tmp_path, "mine/r.yaml", f"base: {base}\n"))
+        assert found == {"x": "one that comes with align", "file": f"{shipped}/part.py:Part"}
+    for base in ("beside", "beside.yaml", "./beside.yaml", "../mine/beside.yaml", str(tmp_path / "mine" / "beside.yaml")):
+        assert config.load(write(tmp_path, "mine/r.yaml", f"base: {base}\n")) == {"x": "beside"}
+
+
+@pytest.mark.parametrize(("base", "says"), [("on.yaml", "there is no recipe on.yaml; did you mean one?"),
+                                            ("3", "must name a recipe, not 3")])
+def test_a_base_that_is_not_there_names_the_key_and_who_asks(tmp_path, monkeypatch, base, says):
+    write(tmp_path, "shipped/one.yaml", "x: 1\n")
+    monkeypatch.setattr(lookup, "shipped_folder", lambda: tmp_path / "shipped")
+    write(tmp_path, "mid.yaml", f"base: {base}\n")
+    error = refusal(config.load, write(tmp_path, "r.yaml", "base: mid.yaml\n"))
+    assert error.where == "base" and str(error).startswith(f"base: {tmp_path}/mid.yaml: {says}")
+
+
 # The registry
 
 
@@ -278,8 +302,20 @@ def test_a_plugin_that_fails_to_import_shows_its_traceback(tmp_path):
     error = refusal(build_part, "divergence", f"{path}:Any", "r.divergence")
     assert error.where == "r.divergence"
     assert f'File "{path}", line 2' in str(error) and "KeyError: 'the author sees this'" in str(error)
+    assert str(error).count("File ") == 1  # no line of align's
     missing = refusal(build_part, "divergence", "no_such_package.module:Any", "r")
     assert "No module named 'no_such_package'" in str(missing)
+
+
+@pytest.mark.parametrize(("text", "line", "says"), [
+    ("one = 1\ndef f(self log_u): ...\n", 2, "SyntaxError: "),
+    ("\n\nimport no_such_package\n", 3, "ModuleNotFoundError: No module named 'no_such_package'"),
+    ("from pathlib import Pathh\n", 1, "ImportError: cannot import name 'Pathh' from 'pathlib'"),
+])
+def test_a_plugin_that_cannot_be_read_is_told_in_one_line(tmp_path, text, line, says):
+    path = write(tmp_path, "broken.py", text)
+    first, second = str(refusal(build_part, "divergence", f"{path}:Any", "d")).split("\n")
+    assert first == f"d: the plugin {path} failed to import" and second.startswith(f"{path}:{line}: {says}")
 
 
 def test_a_plugin_file_names_its_classes_or_its_absence(tmp_path):

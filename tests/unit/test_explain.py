@@ -254,13 +254,20 @@ def test_weights_and_bounds_are_told(parts):
 
 def test_references_alike_are_loaded_once(parts):
     ema = {"reference": {"name": "ema", "rate": 0.5}, "coefficient": 0.1}
-    loaded = told(parts, regularizers={"a": {"coefficient": 0.1}, "b": ema, "c": {"coefficient": 0.2}})["what is loaded"]
+    summed = {"coefficient": 0.2, "credit": "summed"}
+    loaded = told(parts, regularizers={"a": {"coefficient": 0.1}, "b": ema, "c": summed})["what is loaded"]
     assert loaded["reference"].splitlines() == [
         "frozen for a, c: one copy of the trained parameters",
         "ema(rate=0.5, every=1) for b: one copy of the trained parameters",
     ]
     assert loaded["engine"].startswith(f"2 × {parts}:Silent: Answers nothing.")
     assert loaded["processes"] == "ray actors: 1 learner, 2 rollout, 1 reward"
+
+
+@pytest.mark.parametrize(("changes", "nats"), [
+    ({}, "0.001"), ({"model": {"config": {"model_type": "qwen2"}, "dtype": "bfloat16"}}, "0.05"), ({"max_engine_gap": 0.2}, "0.2")])
+def test_the_engine_gap_that_stops_a_run_is_told(parts, changes, nats):
+    assert told(parts, **changes)["what is loaded"]["engine gap"] == f"above {nats} nats a token the run stops (max_engine_gap)"
 
 
 def test_a_regularizer_of_ones_own_is_told_by_its_keys(parts):

@@ -1,5 +1,6 @@
 """The learner on real (tiny) transformers models: what it computes, what it keeps, and when it stops."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -235,6 +236,18 @@ def test_an_engine_with_other_weights_stops_the_run(model: Path):
     assert stats["engine/gap"].mean < 1e-6 and stats["kl/engine"].mean < 1e-6
     with pytest.raises(RunStopped, match="step 1: the engine's log-probs differ from the learner's by 1"):
         learner.update(replace(scored, sampler_logp=logp - 1.0), 1)
+
+
+def test_an_engine_of_another_precision_is_expected_of_bfloat16(model: Path):
+    """A gap of 4e-3 nats, as bfloat16 has it, stops float32 alone; 0.06 stops both."""
+    remedy = "step 0: .* --resume alone stops here again.* add max_engine_gap="
+    for dtype, gap, told in (("float32", 4e-3, "0.008 "), ("bfloat16", 4e-3, None), ("bfloat16", 0.06, "0.1 ")):
+        learner = make(model, model={"path": str(model), "dtype": dtype})
+        scored = batch(learner)
+        with torch.no_grad():
+            logp = learner._context(scored).logp
+        with pytest.raises(RunStopped, match=remedy + told) if told else nullcontext():
+            learner.update(replace(scored, sampler_logp=logp - gap), 0)
 
 
 def test_the_distance_to_the_engine_is_that_of_its_own_samples(model: Path):

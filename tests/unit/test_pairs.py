@@ -209,7 +209,7 @@ def test_a_file_is_whole_or_not_there(recipe, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("keys", "options", "message"), [
     ({}, {"rankings": True, "per_prompt": 2}, r"--per-prompt changes nothing with --rankings"),
-    ({"batch": {"prompts": 4, "samples": 1}}, {}, r"give --samples 2 or more"),
+    ({"algorithm": "ppo", "batch": {"prompts": 4, "samples": 1}}, {}, r"give --samples 2 or more"),
     ({"algorithm": "sft", "reward": None, "batch": {"prompts": 4}}, {}, r"names no reward .*--reward NAME"),
     ({}, {"reward": "exakt"}, r"--reward: no reward is called 'exakt'; did you mean 'exact'"),
     ({}, {"address": "auto"}, r"--address auto changes nothing with workers\.backend: local"),

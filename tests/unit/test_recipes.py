@@ -46,7 +46,12 @@ def minimal(**changes) -> dict:
     ({"algorithm": "sft"}, "reward", "changes nothing: sft learns from demonstrations"),
     ({"algorithm": {"name": "grpo", "minibatches": 3}}, "batch.prompts", "4 prompts do not divide into 3 minibatches"),
     ({"workers": {"rollout": 3}}, "batch.prompts", "4 prompts do not divide over 3 rollout workers"),
-    ({"workers": {"backend": "local", "rollout": 2}}, "workers", "one process"),
+    ({"workers": {"backend": "local", "rollout": 2}}, "workers", "one process, where rollout changes nothing: set workers.rollout=1"),
+    ({"workers": {"backend": "local", "gpus": 1.0, "reward": 3}}, "workers", "set workers.reward=1 workers.gpus=0"),
+    *(({"algorithm": {"name": "grpo", "advantage": advantage}, "batch": {"prompts": 4, "samples": 1}}, "batch.samples",
+       "set it to 2 or more") for advantage in ("group_centred", "leave_one_out", "group_standardised", "batch_standardised")),
+    ({"regularizers": {"kl": {"coefficient": 0.1}, "other": {"coefficient": 0.1, "credit": "summed"}, "again": {"coefficient": 0.3}}},
+     "regularizers.again", "is the same as regularizers.kl in everything but its coefficient: keep one"),
     ({"workers": {"backend": "slurm"}}, "workers", "backend must be ray or local"),
     ({"model": {"path": "a", "recipe": "b.yaml"}}, "model", "exactly one of path, recipe, config; given: path, recipe"),
     ({"model": {"path": "a", "lora": {"alpha": 8.0}}}, "model.lora.alpha", "changes nothing"),
@@ -68,6 +73,11 @@ def test_a_recipe_that_makes_no_sense_is_refused_at_its_key(changes: dict, where
         recipe.build(minimal(**changes))
     assert refused.value.where == where
     assert says in str(refused.value)
+
+
+def test_one_answer_a_prompt_is_enough_for_a_critic_and_alike_is_not_the_same():
+    recipe.build(minimal(algorithm="ppo", batch={"prompts": 4, "samples": 1}))
+    recipe.build(minimal(regularizers={"kl": {"coefficient": 0.1}, "tsallis": {"coefficient": 0.1, "divergence": "tsallis"}}))
 
 
 def test_the_published_forms_run_when_allowed():

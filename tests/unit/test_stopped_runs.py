@@ -7,12 +7,25 @@ from pathlib import Path
 import pytest
 from models import tiny_model
 
-from align import recipe
+from align import checkpoints, recipe
 from align.errors import RunStopped, UserError
 from align.learner.learner import Learner
 from align.train import train
 from align.workers.local import LocalWorkers
 
+FAILING = """
+from align.rewards import Reward
+
+class Failing(Reward):
+    def __init__(self):
+        self.seen = 0
+
+    def score(self, prompt, response):
+        self.seen += 1
+        if AFTER <= self.seen <= UNTIL:
+            return "7"
+        return float(len(response)) + self.seen % 2
+"""
 PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
 
 
@@ -147,3 +160,48 @@ def test_a_run_killed_before_its_export_is_finished_by_a_resume(tmp_path: Path, 
     assert (tmp_path / "run" / "model" / "config.json").is_file()
     with pytest.raises(UserError, match="has already done 4 of 4 steps"):
         start(tmp_path, resume=True)
+
+
+def failing(folder: Path, after: int, until: int) -> str:
+    file = folder / f"failing_{after}.py"
+    file.write_text(FAILING.replace("AFTER", str(after)).replace("UNTIL", str(until)))
+    return f"{file}:Failing"
+
+
+@pytest.mark.parametrize(("after", "until", "step", "label"), [(1, 999, 0, 0), (5, 999, 3, 1), (9, 999, 4, 2)])
+def test_a_reward_that_only_fails_stops_the_run(tmp_path: Path, after: int, until: int, step: int, label: int):
+    """Four answers a step: at once in the first step, else after the third step in a row."""
+    with pytest.raises(RunStopped, match=rf"step {step}: the reward failed for every answer of .*prompt 0: .*`align check REWARD`"):
+        start(tmp_path, reward=failing(tmp_path, after, until), steps=6)
+    assert kept(tmp_path)[0] == f"step_{label:06d}"
+
+
+@pytest.mark.parametrize(("after", "until"), [(5, 12), (5, 15)], ids=["two steps", "all but one answer of the third"])
+def test_a_reward_that_recovers_does_not(tmp_path: Path, after: int, until: int):
+    start(tmp_path, reward=failing(tmp_path, after, until), steps=5)
+
+
+def test_a_failed_reward_that_counts_as_a_score_does_not(tmp_path: Path):
+    start(tmp_path, reward=failing(tmp_path, 1, 999), reward_limits={"on_failure": "score"})
+
+
+KL = {"kl": {"coefficient": {"name": "adaptive", "target": 1.0}}}
+
+
+def test_a_resume_tells_what_it_changes(tmp_path: Path, capsys):
+    start(tmp_path, steps=1, regularizers=KL)
+    capsys.readouterr()
+    start(tmp_path, resume=True, steps=2, seed=3, regularizers={"kl": {"coefficient": {"name": "adaptive", "target": 2.0}}},
+          checkpoint={"every": 1}, evaluation={"every": 0, "problems": 1})
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("resuming with")]
+    assert told == ["resuming with seed: 0 -> 3", "resuming with regularizers.kl.coefficient.target: 1.0 -> 2.0"]
+    start(tmp_path, resume=True, steps=3, seed=3, regularizers={"kl": {"coefficient": {"name": "adaptive", "target": 2.0}}})
+    assert "resuming with" not in capsys.readouterr().out
+
+
+def test_another_part_is_told_as_a_whole_and_what_is_gone_too(tmp_path: Path):
+    (tmp_path / "recipe.yaml").write_text(
+        "steps: 9\nalgorithm: {name: grpo, clip_low: 0.2}\nregularizers: {kl: {coefficient: 0.1}}\nworkers: {backend: ray}\n")
+    node = {"steps": 2, "algorithm": {"name": "ppo", "lam": 1.0}, "regularizers": {}, "workers": {"backend": "local"}, "reward": None}
+    assert checkpoints.changes(tmp_path, node) == [
+        'algorithm: {"name": "grpo", "clip_low": 0.2} -> {"name": "ppo", "lam": 1.0}', 'regularizers.kl: {"coefficient": 0.1} -> null']

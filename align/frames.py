@@ -1,0 +1,25 @@
+"""Which lines of a traceback a user wrote: only those help whoever mends a part of their own."""
+
+from __future__ import annotations
+
+import traceback
+
+NOT_THEIRS = {"align", "importlib", "torch"}
+
+
+def own_frames(error: BaseException) -> traceback.StackSummary:
+    """The frames outside align, torch and the import machinery, innermost last."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return traceback.StackSummary.extract(
+        (frame, line) for frame, line in frames if frame.f_globals["__name__"].partition(".")[0] not in NOT_THEIRS)
+
+
+def own_traceback(error: Exception) -> str:
+    """What failed as its author needs it: `file:line: error` where the text or its imports are wrong, else the frames and the error."""
+    frames, message = own_frames(error), traceback.format_exception_only(error)
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: {message[-1].strip()}"
+    if isinstance(error, ImportError):
+        place = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+        return place + message[-1].strip()
+    return "".join([*frames.format(), *message]).strip()
