@@ -20,7 +20,8 @@ from align.errors import RecipeError, UserError
 from align.recipe import Recipe, load
 
 ONLOOKERS = {"cli.py", "catalogue.py", "describe.py", "enumeration.py", "explain.py", "handbook.py", "lookup.py", "pairs.py", "probe.py",
-             "bench.py", "failures.py", "frames.py", "leftovers.py", "tryout.py", "telemetry", "writers", "workers", "audit", "testing", "sweep", "bench"}
+             "bench.py", "failures.py", "frames.py", "leftovers.py", "tryout.py",
+             "telemetry", "writers", "workers", "audit", "testing", "sweep", "bench"}
 """Files and folders that only look on: a change of them changes no model."""
 
 
