@@ -229,9 +229,9 @@ def test_a_cluster_that_is_too_small_is_told(workers, model: Path):
         open_workers(built(model, PLUGIN, backend="ray", cpus=1000), str(model), 3)
 
 
-def test_who_only_generates_and_scores_starts_no_learner(workers, local, model: Path):
-    without = open_workers(built(model, PLUGIN, backend="ray"), str(model), 3, None, False)
-    assert without.learner_actor is None
+def test_who_only_generates_and_scores_starts_no_learner(workers, model: Path):
+    local, without = (open_workers(built(model, PLUGIN, backend=backend), str(model), 3, None, False) for backend in ("local", "ray"))
+    assert without.learner_actor is None and not hasattr(local, "learner")
     groups = without.generate(PLAIN, 2, seed=5)
     assert same(groups, local.generate(PLAIN, 2, seed=5))
     assert without.score(groups).values.tobytes() == local.score(groups).values.tobytes()

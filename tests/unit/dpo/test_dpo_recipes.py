@@ -17,7 +17,7 @@ GRPO = {"algorithm": "grpo", "reward": "exact", "task": "countdown"}
 @pytest.mark.parametrize(("changes", "where", "says"), [
     ({"regularizers": {}}, "regularizers", "dpo needs exactly one regularizer with placement: link, whose divergence and coefficient make "
      "the implicit reward; there are 0"),
-    ({"regularizers": {"a": LINK, "b": LINK}}, "regularizers", "there are 2"),
+    ({"regularizers": {"a": LINK, "b": LINK | {"divergence": "forward_kl"}}}, "regularizers", "there are 2"),
     ({"regularizers": {"kl": {"coefficient": 0.1, "estimator": "exact"}}}, "regularizers", "there are 0"),
     ({"regularizers": {"kl": LINK}, **GRPO}, "regularizers.kl.placement", "grpo has no preference loss to link to"),
     ({"regularizers": {"kl": LINK | {"coefficient": 0.0}}}, "regularizers.kl.coefficient", "a link without beta has no implicit reward"),
