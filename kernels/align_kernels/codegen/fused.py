@@ -17,7 +17,7 @@ from align_kernels.codegen.emit import emit
 from align_kernels.codegen.errors import DivergenceError, blamed_on, name_of
 from align_kernels.codegen.forms import TorchForms, forms_of
 from align_kernels.codegen.nodes import evaluate
-from align_kernels.codegen.power import power_of
+from align_kernels.codegen.power import power_and_forms
 from align_kernels.codegen.ratio import f_terms
 from align_kernels.codegen.terms import ARGUMENTS, Terms, elementwise_terms
 
@@ -119,7 +119,7 @@ def _fuse_ratio(divergence: object, blame: object) -> Fused:
     """An f-divergence, or an increasing function of one; `blame` is what the user gave."""
     forms = forms_of(divergence, blame)
     check_forms(forms, blame)
-    power, forms = power_of(forms)
+    power, forms = power_and_forms(forms)
     expressions = functools.cache(lambda dtype: f_terms(forms, dtype, blame))
     check_emitted(expressions(torch.float32), forms, blame)
     transform = None if getattr(divergence, "is_f_divergence", False) else getattr(divergence, "transform", None)

@@ -16,7 +16,7 @@ _DIGITS = 12
 """Of the power, which follows from two values of the slope."""
 
 
-def power_of(forms: TorchForms) -> tuple[float | None, TorchForms]:
+def power_and_forms(forms: TorchForms) -> tuple[float | None, TorchForms]:
     """a, or None for any other divergence, as float64 tells on |log u| <= 60; and the forms.
 
     Of the family, those that are derived from f, and held where float32 loses them, are replaced by closed ones.
