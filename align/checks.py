@@ -10,6 +10,7 @@ from align.divergences import Divergence
 from align.errors import RecipeError
 from align.regularizers import Regularizer
 from align.tryout import try_divergence
+from align.types import REWARDED
 
 if TYPE_CHECKING:
     from align.recipe import Recipe
@@ -116,7 +117,7 @@ def _check_charge(where: str, regularizer: Regularizer) -> None:
     for key in ("ratio_to", "ratio_cap"):
         if getattr(regularizer, key, None) not in (None, "old"):
             raise RecipeError(f"{where}.{key}", "changes nothing: with a critic the penalty is taken at pi_old, where no ratio enters")
-    if getattr(regularizer.weighting, "needs_rewards", False):
+    if regularizer.weighting is not None and REWARDED & regularizer.weighting.needs:
         raise RecipeError(f"{where}.weighting", "looks at rewards or advantages, and with a critic the penalty comes before them: use "
                           "placement: loss, or another weighting")
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from align.core.logprobs import Compared, Head, every_token, token_stats
 from align.divergences import Divergence
-from align.types import RefScore, TokenBatch, TokenContext
+from align.types import TokenBatch, TokenContext
 
 Outcomes = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """What a divergence is taken over: (log pi, log ref) [..., V] -> [..., K]."""
@@ -136,7 +136,7 @@ def context(at: Setting, name: str, exact: Divergence | None = None, outcomes: O
         input_ids=input_ids, prompt_lengths=prompt_lengths, lengths=torch.bincount(seq_ids, minlength=count), seq_ids=seq_ids,
         positions=positions, group_ids=torch.arange(count) // 2, prompt_ids=tuple(f"prompt-{i // 2}" for i in range(count)),
         rewards=(signs > 0).to(dtype), advantages=signs[seq_ids], sampler_logp=behaviour, old_logp=None if at.old is None else behaviour,
-        entropy=stats.entropy, references={name: RefScore(logp=problem.token_logp(reference), hidden=states)},
+        entropy=stats.entropy, ref_logp={name: problem.token_logp(reference)},
         loss_weights=problem.answer_logp(at.behaviour).exp().to(dtype)[seq_ids],
         penalty_weights={name: torch.ones(len(seq_ids), dtype=dtype)}, betas={name: 1.0})
     return TokenContext(batch=batch, logp=stats.logp, entropy=stats.entropy, exact=stats.exact), leaf

@@ -40,7 +40,8 @@ def explain(recipe: Recipe, out: Console) -> None:
         sections["effective β"] = betas
     if recipe.shapings:
         sections["shapings, in this order"] = [part_row(name, shaping) for name, shaping in recipe.shapings.items()]
-    sections |= {"batch": arithmetic(recipe), "what is loaded": loaded(recipe), "other parts": other_parts(recipe)}
+    sections |= {"batch": arithmetic(recipe), "what is loaded": loaded(recipe), "memory, estimated": memory_rows(recipe),
+                 "other parts": other_parts(recipe)}
     for title, rows in sections.items():
         _print(title, rows, out)
 
@@ -210,6 +211,30 @@ def loaded(recipe: Recipe) -> list[Row]:
     if recipe.reward is not None:
         actors.append(f"{workers.reward} reward")
     return [*rows, Row("processes", f"ray actors: {', '.join(actors)}" if workers.backend == "ray" else "this one process")]
+
+
+def memory_rows(recipe: Recipe) -> list[Row]:
+    """What each process holds, from the configuration of the model alone."""
+    # transformers and peft take seconds to import, which no other command that only reads a recipe needs.
+    from align.initial import config_of  # noqa: PLC0415
+    from align.learner import memory  # noqa: PLC0415
+
+    config = config_of(recipe)
+    if config is None:
+        return [Row("", f"unknown: {recipe.model.path} is not a folder on this machine")]
+    shape, say = memory.shape_of_config(config, recipe.model), memory.gigabytes
+    holds = memory.standing(recipe, shape)
+    forward, head = (count(recipe, shape, 1) for count in (memory.activations, memory.logits))
+    rows = [
+        Row("learner", f"{say(sum(holds.values()))}: " + ", ".join(f"{name} {say(held)}" for name, held in holds.items())),
+        Row("", f"and for each input token of a forward pass {say(forward)}, with its logits {say(forward + head)} "
+            f"(batch.micro_tokens: {recipe.batch.micro_tokens or 'by the device'})"),
+    ]
+    if recipe.answers:
+        width = memory.WIDTH[recipe.model.dtype]
+        weights, cache = say(shape.parameters * width), say(shape.cache_a_token * width)
+        rows.append(Row("engine", f"each {weights} of weights and {cache} for each token it holds at once"))
+    return rows
 
 
 def other_parts(recipe: Recipe) -> list[Row]:

@@ -18,6 +18,7 @@ from align.enumeration import ONE_TOKEN, TREE, UPDATE
 from align.explain import say
 from align.regularizers._incompatible import Refusal, incompatible
 from align.regularizers.composed import CREDITS, WORDS
+from align.types import REWARDED
 
 INTRODUCTION = """\
 # Regularizers
@@ -164,11 +165,11 @@ def which(legal: set[str], every: Sequence[str]) -> str:
 
 def multipliers() -> list[str]:
     """The rooms that stand beside the divergence: what each part is, and what it costs by what its class says and overrides."""
-    policy = says("needs_policy")
+    policy = needs(frozenset({"old_logp", "entropy"}))
     return [
         *room("coefficient", COEFFICIENTS, {"told": has("update", "update_prompts"), "state": has("state_dict"),
                                             "each prompt": has("multipliers"), "policy": policy, "compares": says("compares")}),
-        *room("weighting", WEIGHTINGS, {"policy": policy, "rewards": says("needs_rewards")}),
+        *room("weighting", WEIGHTINGS, {"policy": policy, "rewards": needs(REWARDED)}),
         *room("reference", REFERENCES, {"holds": holds(lora=False), "with LoRA": holds(lora=True),
                                         "changes": has("after_step", "before_batch"), "starts at π": says("starts_at_policy")}),
         *room("shaping", SHAPINGS, {"of rewards": has("rewards"), "of advantages": has("advantages"), "policy": policy,
@@ -193,6 +194,10 @@ def has(*methods: str) -> Fact:
 
 def says(flag: str) -> Fact:
     return lambda cls, kind: getattr(cls, flag)
+
+
+def needs(any_of: frozenset[str]) -> Fact:
+    return lambda cls, kind: bool(any_of & cls.needs)
 
 
 def holds(lora: bool) -> Fact:

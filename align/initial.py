@@ -52,25 +52,39 @@ def model_folder(recipe: Recipe, run_dir: Path, train: Callable[[Recipe, Path], 
     return str(_warm_start(model.recipe, train, note))
 
 
+def config_of(recipe: Recipe) -> transformers.PretrainedConfig | None:
+    """Of the initial policy, from its folder or its recipe; None where that is not on this machine yet."""
+    if recipe.model.recipe is not None:
+        return config_of(load(recipe.model.recipe))
+    if recipe.model.config is not None:
+        return _configured(recipe, recipe.task.tokenizer())
+    folder = Path(recipe.model.path)
+    return transformers.AutoConfig.from_pretrained(folder, local_files_only=True) if (folder / "config.json").is_file() else None
+
+
 def _from_config(recipe: Recipe, folder: Path) -> Path:
     if (folder / "config.json").is_file():
         return folder
     tokenizer = recipe.task.tokenizer()
-    if tokenizer is None:
-        raise RecipeError("model.config", "a model trained from nothing needs a tokenizer, and this task brings none: use model.path")
-    keys = dict(recipe.model.config)
-    try:
-        kind = keys.pop("model_type")
-        options = transformers.AutoConfig.for_model(kind, **{
-            "vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id, **keys})
-    except (KeyError, ValueError, TypeError) as error:
-        raise RecipeError("model.config", f"transformers cannot build it: {error}") from error
+    options = _configured(recipe, tokenizer)
     torch.manual_seed(recipe.seed)
     model = transformers.AutoModelForCausalLM.from_config(options)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def _configured(recipe: Recipe, tokenizer: Any) -> transformers.PretrainedConfig:
+    if tokenizer is None:
+        raise RecipeError("model.config", "a model trained from nothing needs a tokenizer, and this task brings none: use model.path")
+    keys = dict(recipe.model.config)
+    try:
+        kind = keys.pop("model_type")
+        return transformers.AutoConfig.for_model(kind, **{
+            "vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id, **keys})
+    except (KeyError, ValueError, TypeError) as error:
+        raise RecipeError("model.config", f"transformers cannot build it: {error}") from error
 
 
 def _warm_start(path: str, train: Callable[[Recipe, Path], Any], note: Callable[[str], None]) -> Path:

@@ -70,15 +70,17 @@ class Batch:
     """Prompts (or demonstrations) a step."""
     samples: int = 8
     """Rollouts a prompt."""
-    micro_tokens: int = 65536
-    """Padded input tokens in one forward pass; more are accumulated. The gradient does not depend on it."""
-    head_elements: int = 1 << 24
-    """Logits that exist at once; the response's [T, vocabulary] matrix is never larger."""
+    micro_tokens: int | None = None
+    """Padded input tokens in one forward pass; more are accumulated. The gradient does not depend on it. null: 65,536 on a CPU; on a GPU as
+    many as fit it, at most that (`align explain` estimates what a token takes)."""
+    head_elements: int | None = None
+    """Logits that exist at once. null: 2^24 on a CPU; on a GPU all of a micro-batch where they fit, for then none is computed twice."""
 
     def __post_init__(self):
         for f in fields(self):
-            if getattr(self, f.name) < 1:
-                raise ValueError(f"{f.name} must be at least 1, not {getattr(self, f.name)}")
+            value = getattr(self, f.name)
+            if value is not None and value < 1:
+                raise ValueError(f"{f.name} must be at least 1, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from align.experience import Examples
 from align.failures import Failures
 from align.initial import model_folder
 from align.interrupts import after_this
+from align.learner.scoring import referenced
 from align.learner.tally import reference_place
 from align.leftovers import remove_failed_start
 from align.pack import pack
@@ -192,10 +193,11 @@ class Run:
 
     def note_distances(self, batch: TokenBatch, stats: dict[str, Stat]) -> None:
         """How far the first batch is from each reference that is another model; from any other it is 0, or the learner has stopped."""
-        for name in batch.references:
+        compared = referenced(self.recipe, batch)
+        for name in compared:
             reference = self.recipe.regularizers[name].reference
             if not reference.starts_at_policy:
-                k3 = stats[f"{reference_place(name, batch)}/k3"].mean
+                k3 = stats[f"{reference_place(name, compared)}/k3"].mean
                 self.telemetry.note(f"step 0: the policy is {k3:.3g} nats a token (k3) away from {written(reference)}, the reference of "
                                     f"regularizers.{name}")
 

@@ -71,16 +71,6 @@ class Rewards:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefScore:
-    """What one reference said of a batch."""
-
-    logp: Tensor
-    """float32 [T], log ref of the sampled tokens."""
-    hidden: Tensor | None = None
-    """[T, H], only where a regularizer asks for the exact form (or the learner's own process keeps it)."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Charge:
     """What a regularizer takes from token rewards, so that a critic learns it too."""
 
@@ -109,6 +99,8 @@ class TokenBatch:
     """int64 [T], the index of each token inside its response, from 0."""
     group_ids: Tensor
     """int64 [S]."""
+    rows: tuple[int, ...] = ()
+    """[S], each sequence's place in the batch that was scored: what the learner keeps of a sequence is found by it."""
     prompt_ids: tuple[str, ...] = ()
     """[S], `Prompt.id` of each sequence: what a coefficient keeps a multiplier for."""
     rewards: Tensor | None = None
@@ -121,8 +113,9 @@ class TokenBatch:
     """float32 [T]; None when the first forward pass of the update is itself pi_old."""
     entropy: Tensor | None = None
     """float32 [T], of pi_old, nats; beside old_logp."""
-    references: Mapping[str, RefScore] = field(default_factory=dict)
-    """By the name of the regularizer."""
+    ref_logp: Mapping[str, Tensor] = field(default_factory=dict)
+    """float32 [T] by regularizer, log ref of the sampled tokens. Of an exact form it is there before an update only where a part `needs`
+    it; inside the update it always is."""
     advantages: Tensor | None = None
     """float32 [T], detached; the learner takes the reward-placed regularizers from them at every update."""
     values: Tensor | None = None
@@ -146,6 +139,10 @@ class TokenBatch:
     shaped: Mapping[str, float] = field(default_factory=dict)
     """What each shaping did to the batch, by metric name, for the log."""
 
+    def only(self, needs: frozenset[str]) -> TokenBatch:
+        """The batch without those of `EARLY` that are not in `needs`."""
+        return replace(self, **{name: {} if name == "ref_logp" else None for name in EARLY - needs})
+
     @property
     def tokens(self) -> Tensor:
         """int64 [T], the response tokens themselves."""
@@ -165,18 +162,13 @@ class TokenBatch:
                 changes[f.name] = value[keep][:, :width]
             elif f.name == "seq_ids":
                 changes[f.name] = new_id[value[kept_tokens]]
-            elif f.name == "references":
-                changes[f.name] = {
-                    k: RefScore(logp=r.logp[kept_tokens], hidden=None if r.hidden is None else r.hidden[kept_tokens])
-                    for k, r in value.items()
-                }
             elif f.name == "charges":
                 changes[f.name] = {k: Charge(reward=c.reward[kept_tokens], own=c.own[kept_tokens]) for k, c in value.items()}
-            elif f.name in ("penalty_weights", "contexts"):
+            elif f.name in ("ref_logp", "penalty_weights", "contexts"):
                 changes[f.name] = {k: w[kept_tokens] for k, w in value.items()}
             elif f.name == "multipliers":
                 changes[f.name] = {k: m[keep] for k, m in value.items()}
-            elif f.name == "prompt_ids":
+            elif f.name in ("rows", "prompt_ids"):
                 changes[f.name] = tuple(compress(value, keep.tolist()))
             elif isinstance(value, Tensor):
                 changes[f.name] = value[kept_tokens if len(value) == len(self.seq_ids) and f.name in TOKEN_FIELDS else keep]
@@ -192,13 +184,20 @@ class TokenBatch:
 
 def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
+        # From memory that is not pinned a copy to a GPU waits for the device, whatever non_blocking says.
+        value = value.pin_memory() if device.type == "cuda" and value.device.type == "cpu" else value
         return value.to(device, non_blocking=True)
     if isinstance(value, Mapping):
         return {k: _moved(v, device) for k, v in value.items()}
-    if isinstance(value, RefScore | Charge):
+    if isinstance(value, Charge):
         return replace(value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)})
     return value
 
+
+EARLY = frozenset({"old_logp", "entropy", "ref_logp", "rewards", "advantages"})
+"""What a part may declare in `needs` of a batch that no update has seen."""
+REWARDED = frozenset({"rewards", "advantages"})
+"""Those of `EARLY` that demonstrations and rankings do not have."""
 
 TOKEN_FIELDS = frozenset({"positions", "inside", "sampler_logp", "old_logp", "entropy", "advantages", "values", "returns", "loss_weights"})
 

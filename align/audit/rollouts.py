@@ -18,6 +18,7 @@ from align.divergences.reverse_kl import ReverseKl
 from align.errors import UserError
 from align.evaluate import Suites
 from align.initial import cache_folder, content_hash
+from align.learner.budgets import chosen
 from align.learner.micro_batches import micro_batches
 from align.learner.policy import Policy
 from align.pack import pack
@@ -104,15 +105,17 @@ def estimate(recipe: Recipe, model: Path, initial: Path, groups: Sequence[Group]
     divergences = {"reverse_kl": ReverseKl()} | {
         name: d for name, d in named.items() if isinstance(d, Divergence) and not isinstance(d, ReverseKl)}
     policy, reference = (Policy(str(folder), replace(recipe.model, lora=Lora())) for folder in (model, initial))
-    options = {"temperature": recipe.sampling.temperature, "elements": recipe.batch.head_elements}
+    budgets = chosen(recipe, policy)
+    options = {"temperature": recipe.sampling.temperature, "elements": budgets.head_elements}
     log_u, exact = [], {name: [] for name in divergences}
-    for _, micro in micro_batches(pack(groups, None), recipe.batch.micro_tokens):
+    for _, micro in micro_batches(pack(groups, None), budgets.micro_tokens):
+        micro = micro.to(policy.device)
         hidden = reference.hidden(micro)
         compared = {name: Compared(d, hidden, reference.head()) for name, d in divergences.items()}
         stats = token_stats(policy.hidden(micro), policy.head(), micro.tokens, compared=compared, **options)
-        log_u.append(stats.logp - token_stats(hidden, reference.head(), micro.tokens, **options).logp)
+        log_u.append((stats.logp - token_stats(hidden, reference.head(), micro.tokens, **options).logp).cpu())
         for name, values in stats.exact.items():
-            exact[name].append(values)
+            exact[name].append(values.cpu())
     log_ratio = torch.cat(log_u).double()
     return [row for name, d in divergences.items() for row in _rows(name, d, log_ratio, torch.cat(exact[name]).double())]
 

@@ -13,8 +13,8 @@ from align.types import TokenBatch
 class Coefficient(ABC):
     """The contract. State lives in `state_dict`, is checkpointed, and shows as `beta/NAME` in the metrics."""
 
-    needs_policy = False
-    """`multipliers` reads `batch.old_logp`: costs a forward pass where a batch serves one update only."""
+    needs: frozenset[str] = frozenset()
+    """What `multipliers` reads of the batch, of `types.EARLY` (see Weighting.needs)."""
 
     compares = False
     """`multipliers` compares the answers of a ranking, so it has a meaning for preferences alone."""

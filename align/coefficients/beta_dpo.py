@@ -20,7 +20,7 @@ class BetaDpo(Coefficient):
     this does not. At least a hundredth of `value`.
     """
 
-    needs_policy = True
+    needs = frozenset({"old_logp", "ref_logp"})
     compares = True
 
     value: float = 0.1
@@ -42,7 +42,7 @@ class BetaDpo(Coefficient):
         return self.value
 
     def multipliers(self, batch: TokenBatch, name: str) -> Tensor:
-        log_ratio = segment_sum(batch.old_logp - batch.references[name].logp, batch.seq_ids, len(batch.lengths))
+        log_ratio = segment_sum(batch.old_logp - batch.ref_logp[name], batch.seq_ids, len(batch.lengths))
         better, worse = pairs(batch.group_ids)
         groups = batch.group_ids[better]
         count = int(batch.group_ids.max()) + 1

@@ -31,8 +31,8 @@ class Warmup(Coefficient):
         self.to.update(divergence, rollouts)
 
     @property
-    def needs_policy(self) -> bool:
-        return self.to.needs_policy
+    def needs(self) -> frozenset[str]:
+        return self.to.needs
 
     @property
     def compares(self) -> bool:

@@ -24,18 +24,21 @@ class TokenStats(NamedTuple):
     """[T], nats, detached."""
     exact: dict[str, Tensor]
     """[T] by name: D_f(pi||ref) at each state, nats, differentiable in the policy."""
+    ref_logp: dict[str, Tensor]
+    """[T] by name: log ref of the labels, nats."""
 
 
 def token_stats(
     hidden: Tensor, head: Head, labels: Tensor, *, temperature: float = 1.0, compared: Mapping[str, Compared] | None = None,
-    elements: int = 1 << 24, backend: str = "auto",
+    elements: int | None = None, backend: str = "auto",
 ) -> TokenStats:
     """Statistics of each token under `softmax(head(hidden)/temperature)`.
 
-    Args: hidden [T, H]; labels int64 [T]; `compared`: the exact divergences wanted, by name; `elements`: logits that may exist at once;
+    Args: hidden [T, H]; labels int64 [T]; `compared`: the exact divergences wanted, by name; `elements`: logits that may exist at once
+    (default by device);
     `backend`: auto, triton, compile or torch.
     """
     # Logits are float32 whether or not a divergence is asked: a log-prob must not depend on what else was.
     stats = linear_stats(hidden, head, labels, temperature=temperature, compared=compared, elements=elements, backend=backend,
                          logits_dtype=torch.promote_types(hidden.dtype, torch.float32), ignore_index=None)
-    return TokenStats(logp=stats.logp, entropy=stats.entropy.detach(), exact=stats.div)
+    return TokenStats(logp=stats.logp, entropy=stats.entropy.detach(), exact=stats.div, ref_logp=stats.ref_logp)

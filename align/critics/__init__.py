@@ -38,6 +38,10 @@ class Critic(ABC):
         Args: hidden [T, H]: the policy's state there, with its gradient. A sequence's values depend on its own tokens alone.
         """
 
+    def values_trained(self, whole: int) -> int:
+        """How many it trains beside a policy of `whole` values, about: a head on the policy's states is no model."""
+        return 0
+
     def check(self) -> None:
         """Raises ValueError for a key every critic has in common; to be called by `__post_init__`."""
         if self.lr is not None and not self.lr > 0:

@@ -48,6 +48,9 @@ class Separate(Critic):
             raise UserError(f"{where}: {self.path} has another vocabulary: {len(differing)} of the policy's tokens differ, the first "
                             f"{differing[0]!r}. It reads the policy's tokens as they are: give a model of the same tokenizer")
 
+    def values_trained(self, whole: int) -> int:
+        return whole
+
     def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return ((f"critic.{n}", p) for n, p in self._scorer.trained())
 

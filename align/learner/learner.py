@@ -8,18 +8,20 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from align.core import reductions
-from align.core.logprobs import Compared, Head
+from align.core.logprobs import Compared, every_token
 from align.divergences.reverse_kl import ReverseKl
 from align.errors import RunStopped
-from align.learner import checkpoint, objective, references
+from align.learner import budgets, checkpoint, objective, references
 from align.learner.head import stop_unless_ready
 from align.learner.micro_batches import micro_batches, minibatches
 from align.learner.optimizer import make_optimizer, schedule
 from align.learner.policy import Policy
+from align.learner.reference_states import ReferenceStates
 from align.learner.scorer import Scorer
-from align.learner.scoring import Scorings, stats
+from align.learner.scoring import Scorings, referenced, stats
 from align.learner.tally import Tally
 from align.recipe import Recipe
 from align.types import ScoreContext, Stat, TokenBatch, TokenContext
@@ -41,14 +43,17 @@ class Learner:
             self.critic.start(self.policy)
         self.optimizer = make_optimizer(recipe.optimizer, self.policy, self.critic)
         self.references = references.started(recipe, self.policy)
-        self._reference_heads: dict[str, Head] = {}
+        self.budgets = budgets.chosen(recipe, self.policy)
+        self.states = ReferenceStates(self.policy, self.references, self.budgets.kept_bytes)
+        self._scorings = Scorings(recipe, self.policy, self.references, self.critic, self.states, self.budgets)
 
     @torch.no_grad()
     def score(self, batch: TokenBatch) -> TokenBatch:
         """The batch with what the references say of it, and pi_old and the critic's values where something reads them."""
         for reference in references.distinct(self.references).values():
             reference.before_batch(self.policy)
-        return Scorings(self.recipe, self.policy, self.references, self.critic).scored(batch)
+        self.states.start_batch()
+        return self._scorings.scored(batch)
 
     @torch.no_grad()
     def prepare(self, batch: TokenBatch | None) -> int:
@@ -58,7 +63,7 @@ class Learner:
                 if reference.precomputes:
                     reference.release()
             return 0
-        return Scorings(self.recipe, self.policy, self.references, self.critic).prepare(batch)
+        return self._scorings.prepare(batch)
 
     def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """Every parameter the optimizer moves, the critic's behind the policy's."""
@@ -73,8 +78,6 @@ class Learner:
         """
         torch.manual_seed(self.recipe.seed * 1_000_003 + step)  # LoRA's dropout; a resumed run draws the same
         algorithm, tally = self.recipe.algorithm, Tally()
-        # As they are now, when the batch was scored: the references may move with the updates it serves.
-        self._reference_heads = self._heads(batch)
         before = self.updates
         try:
             for epoch in range(algorithm.epochs):
@@ -85,7 +88,7 @@ class Learner:
             self.version += stop.learned
             raise
         self.version += 1
-        for name in batch.references:
+        for name in referenced(self.recipe, batch):
             tally.add(f"ref/{name}/version", self.references[name].version, 1)
         return tally.stats()
 
@@ -98,7 +101,7 @@ class Learner:
         if first:
             self._stop_on_engine_gap(tally, step)
         if first and self.version == 0:
-            references.stop_unless_initial(self.references, self.recipe.model.dtype, mini, tally, step)
+            references.stop_unless_initial(self.references, self.recipe.model.dtype, referenced(self.recipe, mini), tally, step)
         # Each model by itself: a critic's gradient is no measure of the policy's.
         norms = [torch.nn.utils.clip_grad_norm_(g["params"], self.recipe.optimizer.max_grad_norm) for g in self.optimizer.param_groups]
         for norm in norms:
@@ -122,21 +125,23 @@ class Learner:
         if self.recipe.algorithm.scores:
             return ScoreContext(batch=micro, scores=self.policy.scores(micro))
         hidden = self.policy.hidden(micro)
-        fresh = stats(self.recipe, hidden, self.policy.head(), micro, self._to_references(micro))
+        fresh = stats(self.recipe, self.budgets, hidden, self.policy.head(), micro, self._to_references(micro))
         values = None if self.critic is None else self.critic.values(self.policy, micro, hidden)
+        micro = replace(micro, ref_logp={**micro.ref_logp, **fresh.ref_logp})
         return TokenContext(batch=micro, logp=fresh.logp, entropy=fresh.entropy, exact=fresh.exact, values=values)
 
-    def _heads(self, batch: TokenBatch) -> dict[str, Head]:
-        """Of the references whose states are compared; of no other, which may have let go of its model."""
-        return {name: self.references[name].head(self.policy) for name, score in batch.references.items() if score.hidden is not None}
-
     def _to_references(self, micro: TokenBatch) -> dict[str, Compared]:
-        return {name: Compared(regularizer.divergence, micro.references[name].hidden, self._reference_heads[name], regularizer.outcomes)
-                for name, regularizer in self.recipe.regularizers.items()
-                if name in micro.references and micro.references[name].hidden is not None}
+        exact = [name for name in referenced(self.recipe, micro) if self.recipe.regularizers[name].full_vocabulary]
+        return {name: self._compared(name, hidden) for name, hidden in self.states.of(exact, micro).items()}
+
+    def _compared(self, name: str, hidden: Tensor) -> Compared:
+        regularizer = self.recipe.regularizers[name]
+        # `every_token` itself, not a method that does the same: by it the kernels see that one reading of the logits is enough.
+        outcomes = regularizer.outcomes if regularizer.merges else every_token
+        return Compared(regularizer.divergence, hidden, self.states.head(name), outcomes)
 
     def _micro_batches(self, batch: TokenBatch) -> Iterator[TokenBatch]:
-        for _, micro in micro_batches(batch, self.recipe.batch.micro_tokens, whole_groups=self.recipe.algorithm.ranks):
+        for _, micro in micro_batches(batch, self.budgets.micro_tokens, whole_groups=self.recipe.algorithm.ranks):
             yield micro.to(self.policy.device)
 
     def _weighed(self, batch: TokenBatch) -> TokenBatch:
@@ -146,7 +151,6 @@ class Learner:
     @torch.no_grad()
     def measure(self, batch: TokenBatch) -> dict[str, Stat]:
         """The statistics and losses of a batch, scored and shaped, without an update."""
-        self._reference_heads = self._heads(batch)
         losses, tally = Tally(), Tally()
         for micro in self._micro_batches(self._weighed(batch)):
             objective.total(self.recipe, self._context(micro), losses, tally)
@@ -177,10 +181,11 @@ class Learner:
         The initial policy is loaded for this one measurement, whatever the regularizers look at.
         """
         initial, total = self.policy.initial(), 0.0
-        for _, micro in micro_batches(batch, self.recipe.batch.micro_tokens):
+        for _, micro in micro_batches(batch, self.budgets.micro_tokens):
             micro = micro.to(self.policy.device)
             compared = {"kl": Compared(ReverseKl(), initial.hidden(micro), initial.head())}
-            total += stats(self.recipe, self.policy.hidden(micro), self.policy.head(), micro, compared).exact["kl"].sum().item()
+            found = stats(self.recipe, self.budgets, self.policy.hidden(micro), self.policy.head(), micro, compared)
+            total += found.exact["kl"].sum().item()
         return Stat(sum=total, count=len(batch.lengths))
 
     def described_references(self) -> dict[str, dict[str, Any]]:

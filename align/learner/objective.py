@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from align.core.segments import segment_sum
-from align.learner.scoring import active
-from align.learner.tally import Tally
+from align.learner.scoring import active, referenced
+from align.learner.tally import Tally, reference_place
 from align.recipe import Recipe
 from align.types import Link, ScoreContext, TokenContext
 
@@ -23,6 +23,7 @@ def total(recipe: Recipe, ctx: TokenContext | ScoreContext, losses: Tally, tally
 
 def _of_policy(recipe: Recipe, ctx: TokenContext, losses: Tally, tally: Tally) -> Tensor:
     batch, advantages = ctx.batch, ctx.batch.advantages
+    compared = referenced(recipe, batch)
     penalties = torch.zeros((), device=ctx.logp.device)
     for name in active(recipe, batch):
         regularizer, beta = recipe.regularizers[name], batch.betas[name]
@@ -42,7 +43,8 @@ def _of_policy(recipe: Recipe, ctx: TokenContext, losses: Tally, tally: Tally) -
             tally.add(f"{share}/{name}", hit.sum(), len(hit))
         if name in batch.multipliers:
             tally.add_by_prompt(f"divergence/{name}", segment_sum(penalty.value, batch.seq_ids, len(batch.lengths)), batch.prompt_ids)
-        tally.add_references(regularizer, name, ctx, penalty)
+        if name in compared:
+            tally.add_references(regularizer, name, ctx, reference_place(name, compared))
     tally.add("entropy", ctx.entropy.sum(), len(ctx.entropy))
     tally.add_engine_gap(ctx)
     return penalties + _of_algorithm(recipe, ctx, advantages, losses, tally)

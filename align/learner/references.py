@@ -14,7 +14,6 @@ from align.learner.policy import Policy
 from align.learner.tally import Tally, reference_place
 from align.recipe import Recipe
 from align.references import Reference
-from align.types import TokenBatch
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-3}
 """Nats a token (k3) that rounding explains, by precision; another model is 1e-2 away and more."""
@@ -39,12 +38,12 @@ def distinct(references: dict[str, Reference]) -> dict[str, Reference]:
     return {name: r for name, r in references.items() if name == next(n for n, other in references.items() if other is r)}
 
 
-def stop_unless_initial(references: dict[str, Reference], dtype: str, batch: TokenBatch, tally: Tally, step: int) -> None:
+def stop_unless_initial(references: dict[str, Reference], dtype: str, referenced: list[str], tally: Tally, step: int) -> None:
     """Raises RunStopped where a reference that begins as the policy does not give the first batch the policy's log-probs."""
     measured = tally.stats()
-    for name in batch.references:
+    for name in referenced:
         if references[name].starts_at_policy:
-            k3 = measured[f"{reference_place(name, batch)}/k3"].mean
+            k3 = measured[f"{reference_place(name, referenced)}/k3"].mean
             if not abs(k3) <= TOLERANCE[dtype]:
                 raise RunStopped(f"step {step}: before the first update the policy is {k3:.2e} nats a token away from the reference of "
                                  f"regularizers.{name} ({written(references[name])}), which is to be the policy itself; nothing was "

@@ -1,19 +1,26 @@
-"""What is known of a batch before its first update: what its references say, pi_old, the critic's values, other contexts."""
+"""The log-probs a batch has before its first update: of its references, of pi_old, after other contexts; and the critic's values."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from align.coefficients import Coefficient
 from align.core.logprobs import Compared, Head, TokenStats, token_stats
 from align.critics import Critic
+from align.learner.budgets import Budgets
 from align.learner.micro_batches import micro_batches
 from align.learner.policy import Policy
+from align.learner.reference_states import ReferenceStates
+from align.learner.references import distinct
 from align.recipe import Recipe
 from align.references import Reference
-from align.types import RefScore, TokenBatch
+from align.shapings import Shaping
+from align.types import TokenBatch
+from align.weightings import Weighting
 
 
 def active(recipe: Recipe, batch: TokenBatch) -> list[str]:
@@ -21,95 +28,119 @@ def active(recipe: Recipe, batch: TokenBatch) -> list[str]:
     return [name for name in recipe.regularizers if batch.betas[name] > 0]
 
 
-def stats(recipe: Recipe, hidden: Tensor, head: Head, micro: TokenBatch, compared: dict[str, Compared] | None = None) -> TokenStats:
+def referenced(recipe: Recipe, batch: TokenBatch) -> list[str]:
+    """The active regularizers that have a reference, in the recipe's order."""
+    return [name for name in active(recipe, batch) if recipe.regularizers[name].reference is not None]
+
+
+def stats(recipe: Recipe, budgets: Budgets, hidden: Tensor, head: Head, micro: TokenBatch, compared: dict[str, Compared] | None = None
+          ) -> TokenStats:
     """The head's statistics of a micro-batch, at the recipe's temperature and within its memory."""
     return token_stats(hidden, head, micro.tokens, temperature=recipe.sampling.temperature, compared=compared,
-                       elements=recipe.batch.head_elements, backend=recipe.head.backend)
+                       elements=budgets.head_elements, backend=recipe.head.backend)
 
 
 @dataclass
 class Scorings:
-    """Scores one batch, micro-batch by micro-batch."""
+    """Computes the log-probs of one batch, micro-batch by micro-batch."""
 
     recipe: Recipe
     policy: Policy
     references: dict[str, Reference]
     """By regularizer."""
     critic: Critic | None
+    states: ReferenceStates
+    budgets: Budgets
 
     def scored(self, batch: TokenBatch) -> TokenBatch:
-        """The batch with `references`, and where something reads them `old_logp`, `entropy`, `contexts` and `values`."""
-        names = [name for name in active(self.recipe, batch) if name in self.references]
+        """The batch with `ref_logp`, and where something reads them `old_logp`, `entropy`, `contexts` and `values`.
+
+        Exact forms are left to the update where one is all there is and no part reads the reference before: its log-prob comes out of the
+        pass that the divergence needs anyway.
+        """
+        batch = replace(batch, rows=tuple(range(len(batch.lengths))))
+        names = [name for name in referenced(self.recipe, batch) if not self._left_to_the_update(name)]
         contexts = {name: other for name, s in self.recipe.shapings.items() if (other := s.other_context(batch)) is not None}
         wants_old = self._wants_old() or bool(contexts)
         if not wants_old and not names:
             return batch
-        order, old, values, scores = [], [], [], {name: [] for name in names}
-        for chosen, micro in micro_batches(batch, self.recipe.batch.micro_tokens):
+        order, old, values, logps = [], [], [], defaultdict(list)
+        for chosen, micro in micro_batches(batch, self.budgets.micro_tokens):
             order.append(chosen)
+            placed = micro.to(self.policy.device)
             if wants_old:
-                placed = micro.to(self.policy.device)
                 hidden = self.policy.hidden(placed)
-                old.append(stats(self.recipe, hidden, self.policy.head(), placed,
-                                 self._other_contexts(contexts, batch.seq_ids[chosen].unique())))
+                old.append(self._stats(hidden, self.policy.head(), placed,
+                                       self._other_contexts(contexts, batch.seq_ids[chosen].unique())))
                 if self.critic is not None:
                     values.append(self.critic.values(self.policy, placed, hidden))
-            for name, score in self._reference_scores(names, micro).items():
-                scores[name].append(score)
+            for name, logp in self._reference_logp(names, micro, placed).items():
+                logps[name].append(logp)
         whole = torch.cat(order).argsort()
         if old:
             batch = replace(batch, old_logp=_whole([s.logp for s in old], whole), entropy=_whole([s.entropy for s in old], whole),
                             contexts={name: _whole([s.exact[name] for s in old], whole) for name in contexts},
                             values=_whole(values, whole) if values else None)
-        return replace(batch, references={name: _joined(parts, whole) for name, parts in scores.items()})
+        return replace(batch, ref_logp={name: _whole(parts, whole) for name, parts in logps.items()})
+
+    def _readers(self) -> list[Weighting | Coefficient | Shaping]:
+        regularizers = self.recipe.regularizers.values()
+        weightings = [r.weighting for r in regularizers if r.weighting is not None]
+        return [*self.recipe.shapings.values(), *weightings, *(r.coefficient for r in regularizers)]
 
     def _wants_old(self) -> bool:
-        recipe = self.recipe
-        readers = [*recipe.shapings.values(), *(r.weighting for r in recipe.regularizers.values()),
-                   *(r.coefficient for r in recipe.regularizers.values())]
-        samples_again = recipe.algorithm.samples and not recipe.algorithm.on_policy
-        return samples_again or self.critic is not None or any(getattr(r, "needs_policy", False) for r in readers)
+        samples_again = self.recipe.algorithm.samples and not self.recipe.algorithm.on_policy
+        return samples_again or self.critic is not None or any(r.needs & {"old_logp", "entropy"} for r in self._readers())
 
-    def _reference_scores(self, names: list[str], micro: TokenBatch) -> dict[str, RefScore]:
-        """By regularizer; each reference runs once."""
-        done: dict[int, RefScore] = {}
-        for name in names:
-            reference = self.references[name]
-            if id(reference) not in done:
-                done[id(reference)] = self._reference_score(reference, micro)
-        scores = {name: done[id(self.references[name])] for name in names}
-        return {name: s if self.recipe.regularizers[name].full_vocabulary else replace(s, hidden=None) for name, s in scores.items()}
+    def _left_to_the_update(self, name: str) -> bool:
+        return self.recipe.algorithm.on_policy and self.recipe.regularizers[name].full_vocabulary and not self._read_early(name)
 
-    def _reference_score(self, reference: Reference, micro: TokenBatch) -> RefScore:
-        known = reference.known(micro)
-        if known is not None:
-            return RefScore(logp=known)
-        placed = micro.to(self.policy.device)
-        hidden = reference.hidden(self.policy, placed)
-        return RefScore(logp=stats(self.recipe, hidden, reference.head(self.policy), placed).logp, hidden=hidden)
+    def _read_early(self, name: str) -> bool:
+        """Whether a part reads the reference's log-probs before the update."""
+        regularizer = self.recipe.regularizers[name]
+        if self.critic is not None and regularizer.placement == "reward":
+            return True  # taken from the token rewards
+        return any("ref_logp" in r.needs for r in (regularizer.weighting, regularizer.coefficient) if r is not None)
+
+    def _reference_logp(self, names: list[str], micro: TokenBatch, placed: TokenBatch) -> dict[str, Tensor]:
+        """By regularizer, of each whose log-probs somebody reads or that is not exact; the states of the exact ones are kept."""
+        known = {name: logp for name in names if (logp := self.references[name].known(micro)) is not None}
+        states = self.states.of([name for name in names if name not in known], placed)
+        found: dict[int, Tensor] = {}
+        for name, hidden in states.items():
+            exact = self.recipe.regularizers[name].full_vocabulary
+            if exact:
+                self.states.keep(name, micro, hidden)
+            if id(hidden) not in found and (not exact or self._read_early(name)):
+                found[id(hidden)] = self._stats(hidden, self.states.head(name), placed).logp
+        return known | {name: found[id(hidden)] for name, hidden in states.items() if id(hidden) in found}
 
     def prepare(self, batch: TokenBatch) -> int:
-        """Tell the references that precompute of these answers. Returns how many sequences had to be scored for it."""
+        """Hand every ranked answer to the references that precompute. Returns how many sequences had to be scored for it."""
         computed = 0
-        for reference in {id(r): r for r in self.references.values() if r.precomputes}.values():
-            def logp(reference: Reference = reference) -> Tensor:
-                parts = [(chosen, self._reference_score(reference, micro).logp)
-                         for chosen, micro in micro_batches(batch, self.recipe.batch.micro_tokens)]
+        for name, reference in distinct(self.references).items():
+            if not reference.precomputes:
+                continue
+
+            def logp(name: str = name) -> Tensor:
+                self.states.start_batch()
+                parts = []
+                for chosen, micro in micro_batches(batch, self.budgets.micro_tokens):
+                    placed = micro.to(self.policy.device)
+                    parts.append((chosen, self._stats(self.states.of([name], placed)[name], self.states.head(name), placed).logp))
                 return _whole([score for _, score in parts], torch.cat([chosen for chosen, _ in parts]).argsort())
 
             computed += len(batch.lengths) * reference.prepare(batch, self.recipe.sampling.temperature, logp)
         return computed
+
+    def _stats(self, hidden: Tensor, head: Head, placed: TokenBatch, compared: dict[str, Compared] | None = None) -> TokenStats:
+        return stats(self.recipe, self.budgets, hidden, head, placed, compared)
 
     def _other_contexts(self, contexts: dict[str, TokenBatch], sequences: Tensor) -> dict[str, Compared]:
         """The policy after other prompts, by shaping, to be compared with itself after its own."""
         head, shapings = self.policy.head(), self.recipe.shapings
         return {name: Compared(shapings[name].context_divergence, self.policy.hidden(other.select(sequences).to(self.policy.device)), head)
                 for name, other in contexts.items()}
-
-
-def _joined(parts: list[RefScore], whole: Tensor) -> RefScore:
-    hidden = None if parts[0].hidden is None else _whole([p.hidden for p in parts], whole)
-    return RefScore(logp=_whole([p.logp for p in parts], whole), hidden=hidden)
 
 
 def _whole(parts: list[Tensor], order: Tensor) -> Tensor:

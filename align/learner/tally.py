@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from align.divergences.reverse_kl import ReverseKl
-from align.regularizers import Penalty, Regularizer
-from align.types import Stat, TokenBatch, TokenContext
+from align.regularizers import Regularizer
+from align.types import Stat, TokenContext
 
 
-def reference_place(name: str, batch: TokenBatch) -> str:
-    """Where the KL to a regularizer's reference is counted: the first of the batch is `ref`, each other is known by its own name."""
-    return "kl/ref" if name == next(iter(batch.references)) else f"kl/{name}"
+def reference_place(name: str, referenced: Sequence[str]) -> str:
+    """Where the KL to a regularizer's reference is counted: that of the first regularizer is `ref`, each other has its own name.
+
+    `referenced`: the active regularizers that have a reference.
+    """
+    return "kl/ref" if name == referenced[0] else f"kl/{name}"
 
 
 class Tally:
@@ -42,13 +47,9 @@ class Tally:
         for name, parts in other._by_prompt.items():
             self._by_prompt.setdefault(name, []).extend(parts)
 
-    def add_references(self, regularizer: Regularizer, name: str, ctx: TokenContext, penalty: Penalty) -> None:
+    def add_references(self, regularizer: Regularizer, name: str, ctx: TokenContext, place: str) -> None:
         """The KL to the reference by its estimators, whatever is optimised: `kl/ref/k1`, `k3`, and `exact` where it is at hand."""
-        score = ctx.batch.references.get(name)
-        if score is None:
-            return
-        log_u = ctx.logp.detach() - score.logp
-        place = reference_place(name, ctx.batch)
+        log_u = ctx.logp.detach() - ctx.batch.ref_logp[name]
         self.add(f"{place}/k1", log_u.sum(), len(log_u))
         self.add(f"{place}/k3", (torch.expm1(-log_u) + log_u).sum(), len(log_u))
         if name in ctx.exact and isinstance(regularizer.divergence, ReverseKl) and not regularizer.merges:
@@ -63,7 +64,8 @@ class Tally:
         self.add("engine/gap", gap.abs().sum(), len(gap))
 
     def stats(self) -> dict[str, Stat]:
-        return {name: Stat(sum=float(total), count=self._counts[name], by_prompt=self._prompts(name)) for name, total in self._sums.items()}
+        return {name: Stat(sum=total, count=self._counts[name], by_prompt=self._prompts(name))
+                for name, total in zip(self._sums, _read(list(self._sums.values())), strict=True)}
 
     def _prompts(self, name: str) -> dict[str, Stat]:
         found: dict[str, Stat] = {}
@@ -71,3 +73,12 @@ class Tally:
             for prompt, value in zip(prompt_ids, by_sequence.tolist(), strict=True):
                 found[prompt] = found.get(prompt, Stat(sum=0.0, count=0)) + Stat(sum=value, count=1)
         return found
+
+
+def _read(numbers: list[Tensor]) -> list[float]:
+    """All of them, by one copy from each device: every other way to read a number waits for the GPU once more."""
+    found: dict[int, float] = {}
+    for device in {n.device for n in numbers}:
+        here = [i for i, n in enumerate(numbers) if n.device == device]
+        found |= zip(here, torch.stack([numbers[i].double() for i in here]).tolist(), strict=True)
+    return [found[i] for i in range(len(numbers))]

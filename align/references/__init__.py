@@ -78,6 +78,10 @@ class Reference(ABC):
         """What it costs in memory, in words, for `explain`."""
         return "the adapter alone, or nothing where it is switched off" if lora else "one copy of the trained parameters"
 
+    def bytes_held(self, trained: int, whole: int, width: int, lora: bool) -> int:
+        """The same in bytes, about: of a policy of `whole` values, `trained` of them, in `width` bytes each."""
+        return 0 if lora else trained * width
+
     def refusal(self, *, on_policy: bool) -> str | None:
         """Why a penalty against it would be zero throughout, or None. `on_policy`: each batch serves one update."""
         return None

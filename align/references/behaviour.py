@@ -38,6 +38,9 @@ class Behaviour(Reference):
     def holds(self, lora: bool) -> str:
         return "nothing" if lora else "a copy of the head"
 
+    def bytes_held(self, trained: int, whole: int, width: int, lora: bool) -> int:
+        return 0
+
     def refusal(self, *, on_policy: bool) -> str | None:
         if on_policy:
             return ("each batch serves one update, which starts at the reference, so every divergence and its gradient are 0: raise "

@@ -45,5 +45,8 @@ class Checkpoint(Reference):
     def holds(self, lora: bool) -> str:
         return "an adapter, or a whole model where the folder holds one" if lora else "one copy of the trained parameters"
 
+    def bytes_held(self, trained: int, whole: int, width: int, lora: bool) -> int:
+        return whole * width if lora else trained * width
+
     def parameters(self) -> Override:
         return self._parameters

@@ -40,6 +40,9 @@ class Ema(Reference):
                 self._shadow[name] = torch.lerp(self._shadow[name], p.detach().float(), self.rate)
             self.version += 1
 
+    def bytes_held(self, trained: int, whole: int, width: int, lora: bool) -> int:
+        return 4 * trained
+
     def state_dict(self) -> dict[str, Any]:
         return self._shadow
 

@@ -37,6 +37,9 @@ class HardReset(Reference):
             self._take(policy)
             self.version += 1
 
+    def bytes_held(self, trained: int, whole: int, width: int, lora: bool) -> int:
+        return trained * width
+
     def refusal(self, *, on_policy: bool) -> str | None:
         if on_policy and self.every == 1:
             return ("each batch serves one update, after which the reference is the policy again, so every divergence is 0: raise every, "

@@ -66,6 +66,9 @@ class Precomputed(Reference):
     def holds(self, lora: bool) -> str:
         return "the answers' log-probs; a whole model while they are computed, once for each model and data"
 
+    def bytes_held(self, trained: int, whole: int, width: int, lora: bool) -> int:
+        return whole * width  # while the log-probs are computed
+
 
 def _keys(batch: TokenBatch) -> list[bytes]:
     """Of each sequence: where its answer begins, and its tokens."""

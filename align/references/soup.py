@@ -51,5 +51,8 @@ class Soup(Reference):
     def holds(self, lora: bool) -> str:
         return "one whole model, averaged at the start"
 
+    def bytes_held(self, trained: int, whole: int, width: int, lora: bool) -> int:
+        return whole * width
+
     def parameters(self) -> Override:
         return OWN

@@ -49,6 +49,9 @@ class Teacher(Reference):
     def holds(self, lora: bool) -> str:
         return "a whole model of its own"
 
+    def bytes_held(self, trained: int, whole: int, width: int, lora: bool) -> int:
+        return whole * width  # of a teacher as large as the policy
+
     def parameters(self) -> Override:
         return OWN
 

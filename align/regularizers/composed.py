@@ -13,7 +13,7 @@ from align.core.segments import segment_sum
 from align.describe import written
 from align.regularizers import Penalty, Regularizer
 from align.regularizers._incompatible import idle, incompatible
-from align.types import Charge, TokenBatch, TokenContext
+from align.types import REWARDED, Charge, TokenBatch, TokenContext
 
 CREDITS = {"local": credit.local, "summed": credit.summed, "sequence": credit.sequence}
 CLAMPS = {"local": 20.0, "summed": 20.0, "sequence": 40.0}
@@ -99,7 +99,7 @@ class Composed(Regularizer):
         return None
 
     def refusal(self, *, on_policy: bool, samples: bool) -> str | None:
-        if not samples and getattr(self.weighting, "needs_rewards", False):
+        if not samples and REWARDED & self.weighting.needs:
             return f"weighting {written(self.weighting)} looks at rewards, and this algorithm's data have none: use another"
         reason = incompatible(self.divergence, self.estimator, self.placement, self.credit, on_policy=on_policy, samples=samples)
         if self.coefficient.compares and self.placement != "link":
@@ -140,7 +140,7 @@ class Composed(Regularizer):
 
     def _estimates(self, logp: Tensor, batch: TokenBatch, name: str, at: Packing) -> tuple[Tensor, Tensor, Tensor]:
         """Value and coefficient of each token, weighted, and which log-ratios were clamped, [T] each."""
-        log_u, weights = logp - batch.references[name].logp, batch.penalty_weights[name]
+        log_u, weights = logp - batch.ref_logp[name], batch.penalty_weights[name]
         if self.credit == "sequence":
             log_u, weights = credit.sequence_log_ratio(log_u, at), weights_of_sequences(weights, at)
         clamped = log_u.abs() > self.largest_log_ratio
@@ -150,7 +150,7 @@ class Composed(Regularizer):
 
     def _link(self, ctx: TokenContext, name: str, at: Packing) -> Penalty:
         """The weighting chooses the tokens of an answer that its log-ratio counts (SamPO)."""
-        log_u = ctx.logp - ctx.batch.references[name].logp
+        log_u = ctx.logp - ctx.batch.ref_logp[name]
         answers = len(ctx.batch.lengths)
         log_ratio = segment_sum(ctx.batch.penalty_weights[name] * log_u, at.seq_ids, answers)
         value = ctx.exact[name].detach() if self.full_vocabulary else self.estimator.value(self.divergence, log_u.detach())

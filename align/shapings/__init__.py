@@ -16,8 +16,8 @@ from align.types import TokenBatch
 class Shaping:
     """The contract. A part overrides what it needs; whatever it returns is detached."""
 
-    needs_policy = False
-    """Reads `batch.old_logp` and `batch.entropy`: costs a forward pass where a batch serves one update only."""
+    needs: frozenset[str] = frozenset()
+    """What it reads of the batch, of `types.EARLY` (see Weighting.needs)."""
     context_divergence: Divergence | None = None
     """Between pi_old after the prompt and pi_old after the other one; with `other_context`."""
 

@@ -15,7 +15,7 @@ class EntropyBonus(Shaping):
     and no sign changes. The paper has gain 0.4 with GRPO, 0.1 with PPO.
     """
 
-    needs_policy = True
+    needs = frozenset({"entropy"})
 
     gain: float = 0.4
     """alpha of the paper: advantage for a nat."""

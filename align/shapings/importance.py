@@ -18,7 +18,7 @@ class Importance(Shaping):
     `ratio_to: sampler`. Worth its forward pass where the engine computes in another precision, or rollouts are stale.
     """
 
-    needs_policy = True
+    needs = frozenset({"old_logp"})
 
     level: str = "token"
     """`token`: each token's own ratio. `sequence`: their product over the answer, unbiased below the cap and far more variable."""

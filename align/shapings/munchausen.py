@@ -20,7 +20,7 @@ class Munchausen(Shaping):
     The use with language models is our analogue: the paper's agents learn Q.
     """
 
-    needs_policy = True
+    needs = frozenset({"old_logp"})
 
     alpha: float = 0.9
     tau: float = 0.03

@@ -17,7 +17,7 @@ class OffPolicyMask(Shaping):
     answer is judged once, before the first.
     """
 
-    needs_policy = True
+    needs = frozenset({"old_logp"})
 
     threshold: float
     """Nats a token."""

@@ -19,7 +19,7 @@ class UncertaintyBonus(Shaping):
     probability `share`, and all answers are drawn under the prompt itself.
     """
 
-    needs_policy = True
+    needs = frozenset({"entropy"})
     context_divergence = Jeffreys()
 
     steps: int

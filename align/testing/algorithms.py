@@ -44,7 +44,7 @@ def view(a: Algorithm, moved: float = UPDATE) -> View:
     """
     ctx, leaf = context(setting(TREE, moved), NAME, dtype=torch.float32)
     count, tokens = len(ctx.batch.lengths), len(ctx.batch.seq_ids)
-    batch = replace(ctx.batch, advantages=None, references={}, penalty_weights={}, betas={})
+    batch = replace(ctx.batch, advantages=None, ref_logp={}, penalty_weights={}, betas={})
     if not a.samples:
         uniform = torch.full_like(batch.loss_weights, 1 / count)  # what a data set holds are nobody's samples
         batch = replace(batch, rewards=None, sampler_logp=None, old_logp=None, loss_weights=uniform)
@@ -55,7 +55,7 @@ def view(a: Algorithm, moved: float = UPDATE) -> View:
         return View(ScoreContext(batch=batch, scores=leaf), leaf, None, None)
     values = None
     if a.links:
-        score = segment_sum(ctx.logp - (ctx.batch.references[NAME].logp if moved else ctx.logp.detach()), batch.seq_ids, count)
+        score = segment_sum(ctx.logp - (ctx.batch.ref_logp[NAME] if moved else ctx.logp.detach()), batch.seq_ids, count)
         ctx = replace(ctx, link=Link(scores=score, log_ratio=score.detach(), beta=torch.full((count,), 0.5)))
     if a.critic is not None:
         old = 0.3 * torch.cos(torch.arange(tokens) ** 2.0)

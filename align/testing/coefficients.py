@@ -35,7 +35,7 @@ def batch() -> TokenBatch:
     """A scored one: two groups of two answers, the first two of which are alike."""
     whole = context(setting(TREE, UPDATE), NAME, dtype=torch.float32)[0].batch
     chosen = whole.select(torch.tensor([0, 1, 2, 3]))
-    logp = chosen.references[NAME].logp
+    logp = chosen.ref_logp[NAME]
     return replace(chosen, prompt_ids=PROMPTS, group_ids=torch.tensor([0, 0, 1, 1]), old_logp=logp + 0.3 * torch.cos(chosen.positions + 1))
 
 

@@ -37,7 +37,7 @@ def check_reference(part: Any, /, model_dir: Path | None = None, **keys: Any) ->
 def batch() -> TokenBatch:
     ctx, _ = context(setting(ONE_TOKEN), "unused", dtype=torch.float32)
     ids = torch.where(ctx.batch.input_ids < 0, 3, ctx.batch.input_ids)
-    return replace(ctx.batch, input_ids=ids, references={}, penalty_weights={})
+    return replace(ctx.batch, input_ids=ids, ref_logp={}, penalty_weights={})
 
 
 def policies(model_dir: Path) -> Iterator[Policy]:

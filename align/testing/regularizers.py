@@ -125,9 +125,9 @@ def _own(r: Regularizer) -> str | None:
     """other regularizers in the batch change nothing"""
     ctx, _ = view(r)
     b = ctx.batch
-    other = replace(b.references[NAME], logp=b.references[NAME].logp - 1)
+    other = b.ref_logp[NAME] - 1
     weights = {"first": b.penalty_weights[NAME] * 3, **b.penalty_weights}
-    crowd = replace(b, references={"first": other, **b.references}, penalty_weights=weights)
+    crowd = replace(b, ref_logp={"first": other, **b.ref_logp}, penalty_weights=weights)
     exact = {"first": ctx.exact[NAME] * 5, **ctx.exact} if ctx.exact else {}
     one, two = r.penalty(ctx, NAME), r.penalty(replace(ctx, batch=crowd, exact=exact), NAME)
     return None if torch.equal(one.value, two.value) and torch.equal(felt(one), felt(two)) else "they do"

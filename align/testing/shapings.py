@@ -25,17 +25,16 @@ def check_shaping(part: Any, /, **keys: Any) -> list[Finding]:
 def batch(s: Shaping) -> tuple[TokenBatch, Tensor]:
     """Forty answers in float32, two a group, and advantages [T] of both signs; without what `s` does not say it needs."""
     ctx, _ = context(setting(TREE, UPDATE), NAME, dtype=torch.float32)
-    without: dict[str, Any] = {} if s.needs_policy else {"old_logp": None, "entropy": None}
     between = {NAME: ctx.entropy} if s.context_divergence is not None else {}
-    return replace(ctx.batch, advantages=None, loss_weights=None, penalty_weights={}, references={}, betas={}, contexts=between,
-                   **without), ctx.batch.advantages
+    bare = replace(ctx.batch, loss_weights=None, penalty_weights={}, betas={}, contexts=between)
+    return bare.only(s.needs - {"advantages", "ref_logp"} | {"rewards"}), ctx.batch.advantages
 
 
 def shaped(s: Shaping, b: TokenBatch, advantages: Tensor) -> tuple[Tensor, Tensor]:
     return s.rewards(b, b.rewards), s.advantages(b, advantages, NAME)
 
 
-@KIT.check("shapes", "return detached float32 rewards [S] and advantages [T]; set `needs_policy` to read old_logp or entropy")
+@KIT.check("shapes", "return detached float32 rewards [S] and advantages [T]; set `needs` to read old_logp or entropy")
 def _shapes(s: Shaping) -> str | None:
     """finite detached float32 numbers: a reward each answer, an advantage each token"""
     b, advantages = batch(s)

@@ -22,12 +22,15 @@ def check_weighting(part: Any, /, **keys: Any) -> list[Finding]:
     return KIT.run(part, keys)
 
 
-def batch(w: Weighting) -> TokenBatch:
-    """Forty answers of one to three tokens in float32, two a group; without what `w` does not say it needs."""
+def whole() -> TokenBatch:
+    """Forty answers of one to three tokens in float32, two a group, scored."""
     ctx, _ = context(setting(TREE, UPDATE), NAME, dtype=torch.float32)
-    without: dict[str, Any] = {} if w.needs_policy else {"old_logp": None, "entropy": None}
-    without |= {} if w.needs_rewards else {"rewards": None, "advantages": None}
-    return replace(ctx.batch, loss_weights=None, penalty_weights={}, **without)
+    return replace(ctx.batch, loss_weights=None, penalty_weights={})
+
+
+def batch(w: Weighting) -> TokenBatch:
+    """`whole`, without what `w` does not say it needs."""
+    return whole().only(w.needs)
 
 
 @KIT.check("weights", "return float32 weights of shape [T], made from detached tensors; a negative weight drives the policy away")
@@ -42,19 +45,19 @@ def _weights(w: Weighting) -> str | None:
     return None if found.isfinite().all() and (found >= 0).all() else f"one is {found[~(found >= 0) | ~found.isfinite()][0].item()}"
 
 
-@KIT.check("what it needs", "set `needs_policy = True` to read old_logp or entropy, `needs_rewards = True` to read rewards or advantages")
+@KIT.check("what it needs", "set `needs = frozenset({...})` to what it reads of old_logp, entropy, ref_logp, rewards, advantages")
 def _needs(w: Weighting) -> str | None:
     """it does without the parts of the batch it does not say it needs"""
     w.weights(batch(w), NAME)
     return None
 
 
-@KIT.check("its own reference", "read `batch.references[name]`: there is one for each regularizer")
+@KIT.check("its own reference", "read `batch.ref_logp[name]`: there is one for each regularizer")
 def _own(w: Weighting) -> str | None:
     """what it takes from a reference is that of the regularizer it is asked for"""
-    b = batch(w)
-    other = replace(b.references[NAME], logp=b.references[NAME].logp.flip(0) - 1)
-    both = replace(b, references={"first": other, NAME: b.references[NAME], "last": other})
+    b, own = batch(w), whole().ref_logp[NAME]
+    other = own.flip(0) - 1
+    both = replace(b, ref_logp={"first": other, NAME: own, "last": other})
     return None if torch.equal(w.weights(both, NAME), w.weights(b, NAME)) else "another regularizer's reference changes the weights"
 
 

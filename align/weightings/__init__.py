@@ -12,11 +12,10 @@ from align.types import TokenBatch
 class Weighting(ABC):
     """The contract."""
 
-    needs_policy = False
-    """Reads `batch.old_logp` and `batch.entropy`: costs a forward pass where a batch serves one update only."""
-    needs_rewards = False
-    """Reads `batch.rewards` or `batch.advantages`: refused where the batch holds demonstrations."""
+    needs: frozenset[str] = frozenset()
+    """What `weights` reads of the batch, of `types.EARLY`. `old_logp` or `entropy` costs a forward pass where a batch serves one update,
+    `ref_logp` the head of an exact reference once more; `rewards` or `advantages` is refused where the batch holds demonstrations."""
 
     @abstractmethod
     def weights(self, batch: TokenBatch, name: str) -> Tensor:
-        """float32 [T], >= 0. The batch carries rewards, advantages and `references[name]`; groups are whole."""
+        """float32 [T], >= 0. `name` finds its own `ref_logp`; groups are whole."""

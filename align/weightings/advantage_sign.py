@@ -11,7 +11,7 @@ from align.weightings._by_sign import by_sign, check
 class AdvantageSign(Weighting):
     """One weight for tokens of positive advantage, one for negative, one for zero (a group whose rewards are all equal)."""
 
-    needs_rewards = True
+    needs = frozenset({"advantages"})
 
     positive: float
     negative: float

@@ -17,10 +17,12 @@ class Confidence(Weighting):
     reverse_kl with this weighting beside a forward_kl with `complement: true`, at one coefficient.
     """
 
+    needs = frozenset({"ref_logp"})
+
     complement: bool = False
     """Weigh 1 - gamma."""
 
     def weights(self, batch: TokenBatch, name: str) -> Tensor:
-        probability = torch.exp(batch.references[name].logp)
+        probability = torch.exp(batch.ref_logp[name])
         gamma = (segment_sum(probability, batch.seq_ids, len(batch.lengths)) / batch.lengths).mean()
         return (1 - gamma if self.complement else gamma).to(torch.float32).expand(len(batch.seq_ids)).clone()

@@ -16,7 +16,7 @@ class Difficulty(Weighting):
     `1 - exp(-sharpness * (1 - d))` where 0 < d < 1, all others 1.
     """
 
-    needs_rewards = True
+    needs = frozenset({"rewards", "advantages"})
 
     sharpness: float = 2.718281828459045
     solved_at: float = 1.0

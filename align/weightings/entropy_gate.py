@@ -16,7 +16,7 @@ class EntropyGate(Weighting):
     Wang et al. 2506.01939 cut at the quantile 0.8 (they gate the policy term; gating a regularizer is our use of it).
     """
 
-    needs_policy = True
+    needs = frozenset({"entropy"})
 
     keep: str
     """`high` or `low`."""

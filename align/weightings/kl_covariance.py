@@ -16,8 +16,7 @@ class KlCovariance(Weighting):
     no split changes it. The published penalty is |log pi/pi_old| to the behaviour policy.
     """
 
-    needs_policy = True
-    needs_rewards = True
+    needs = frozenset({"old_logp", "advantages"})
 
     ratio: float = 2e-4
     """Of the batch's tokens."""

@@ -15,7 +15,7 @@ class LogRatioSign(Weighting):
     times `above` for u > 1 and times `below` for u < 1, convex and smooth at 1 (derived, not from a paper).
     """
 
-    needs_policy = True
+    needs = frozenset({"old_logp", "ref_logp"})
 
     above: float
     """Where log pi_old > log ref."""
@@ -27,4 +27,4 @@ class LogRatioSign(Weighting):
         check(above=self.above, below=self.below, equal=self.equal)
 
     def weights(self, batch: TokenBatch, name: str) -> Tensor:
-        return by_sign(batch.old_logp - batch.references[name].logp, self.above, self.below, self.equal)
+        return by_sign(batch.old_logp - batch.ref_logp[name], self.above, self.below, self.equal)

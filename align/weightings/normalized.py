@@ -19,12 +19,8 @@ class Normalized(Weighting):
     """The weighting that is scaled."""
 
     @property
-    def needs_policy(self) -> bool:
-        return self.of.needs_policy
-
-    @property
-    def needs_rewards(self) -> bool:
-        return self.of.needs_rewards
+    def needs(self) -> frozenset[str]:
+        return self.of.needs
 
     def weights(self, batch: TokenBatch, name: str) -> Tensor:
         weights = self.of.weights(batch, name)

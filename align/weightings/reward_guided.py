@@ -16,7 +16,7 @@ class RewardGuided(Weighting):
     `{name: normalized, of: reward_guided}` is over the kept.
     """
 
-    needs_rewards = True
+    needs = frozenset({"rewards"})
 
     keep: str = "response"
     """`response`: answers that are not solved. `group`: all answers to prompts that none of its answers solves."""

@@ -32,7 +32,7 @@ from align.learner.objective import total
 from align.learner.tally import Tally
 from align.references.frozen import Frozen
 from align.regularizers.composed import Composed
-from align.types import RefScore, TokenBatch, TokenContext
+from align.types import TokenBatch, TokenContext
 from align.weightings.uniform import Uniform
 
 REWARDS = torch.tensor([1.0, -0.5, 0.3, 2.0, 0.0], dtype=torch.float64)
@@ -99,7 +99,7 @@ def gradient(pi: Tensor, ref: Tensor, divergence: Divergence, beta: float, k: in
     batch = TokenBatch(
         input_ids=torch.full((count, 2), 7), prompt_lengths=ones, lengths=ones,
         seq_ids=torch.arange(count), positions=torch.zeros(count, dtype=torch.int64),
-        group_ids=torch.arange(len(orders)).repeat_interleave(k), betas={"kl": beta}, references={"kl": RefScore(logp=ref.log()[answers])},
+        group_ids=torch.arange(len(orders)).repeat_interleave(k), betas={"kl": beta}, ref_logp={"kl": ref.log()[answers]},
         penalty_weights={"kl": torch.ones(count, dtype=torch.float64)},
         loss_weights=torch.tensor([weight / k for _, weight in orders], dtype=torch.float64).repeat_interleave(k))
     ctx = TokenContext(batch=batch, logp=torch.log_softmax(logits, -1)[answers], entropy=torch.zeros(count))

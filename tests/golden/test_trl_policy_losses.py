@@ -30,7 +30,7 @@ from align.learner.objective import total
 from align.learner.tally import Tally
 from align.references.frozen import Frozen
 from align.regularizers.composed import Composed
-from align.types import RefScore, TokenBatch, TokenContext
+from align.types import TokenBatch, TokenContext
 from align.weightings.uniform import Uniform
 
 LONGEST, MAX_TOKENS = 9, 12
@@ -77,7 +77,7 @@ class Draw:
         batch = TokenBatch(
             input_ids=torch.full((6, 2 + LONGEST), 7), prompt_lengths=torch.full((6,), 2), lengths=self.lengths, seq_ids=seq_ids,
             positions=positions, group_ids=torch.zeros(6, dtype=torch.int64), old_logp=self.old[kept],
-            references={"kl": RefScore(logp=self.ref[kept])}, penalty_weights={"kl": torch.ones(len(seq_ids), dtype=torch.float64)},
+            ref_logp={"kl": self.ref[kept]}, penalty_weights={"kl": torch.ones(len(seq_ids), dtype=torch.float64)},
         )
         return TokenContext(batch=batch, logp=logp[kept], entropy=torch.zeros(len(seq_ids), dtype=torch.float64))
 

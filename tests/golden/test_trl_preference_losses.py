@@ -29,7 +29,7 @@ from align.learner.objective import total
 from align.learner.tally import Tally
 from align.references.frozen import Frozen
 from align.regularizers.composed import Composed
-from align.types import RefScore, TokenBatch, TokenContext
+from align.types import TokenBatch, TokenContext
 from align.weightings.uniform import Uniform
 
 LONGEST, PROMPT, BETA = 8, 3, 0.5
@@ -99,7 +99,7 @@ def ours(draw: Draw, divergence: Divergence, beta: float, **keys: Any) -> tuple[
     batch = TokenBatch(
         input_ids=torch.full((2 * pairs, PROMPT + LONGEST), 7), prompt_lengths=torch.full((2 * pairs,), PROMPT), lengths=lengths,
         seq_ids=seq_ids, positions=positions, group_ids=torch.arange(pairs).repeat_interleave(2), betas={"kl": beta},
-        references={"kl": RefScore(logp=draw.ref[order][kept])}, penalty_weights={"kl": torch.ones(len(seq_ids), dtype=logp.dtype)},
+        ref_logp={"kl": draw.ref[order][kept]}, penalty_weights={"kl": torch.ones(len(seq_ids), dtype=logp.dtype)},
         loss_weights=answer(lengths, LONGEST)[seq_ids].to(logp.dtype))
     ctx = TokenContext(batch=batch, logp=logp[order][kept], entropy=torch.zeros(len(seq_ids)))
     kl = Composed(divergence=divergence, estimator=Sampled(), coefficient=Constant(beta), weighting=Uniform(), reference=Frozen(),

@@ -88,7 +88,7 @@ GOOD = {
             divergence = ReverseKl()
             def penalty(self, ctx, name):
                 weights = ctx.batch.penalty_weights[name]
-                log_u = (ctx.logp.detach() - ctx.batch.references[name].logp).clamp(-20, 20)
+                log_u = (ctx.logp.detach() - ctx.batch.ref_logp[name]).clamp(-20, 20)
                 rho = ctx.log_rho.exp()
                 loss = weights * (rho.detach() * self.divergence.value(log_u) + (rho - rho.detach()) * log_u)
                 return Penalty(value=loss.detach(), loss=loss)
@@ -222,7 +222,7 @@ DEFECTS = {
     ("critic", "repeats"): swap("self._head(hidden", "torch.rand(()) * self._head(hidden"),
     ("weighting", "weights"): swap("return torch.where", "return -torch.where"),
     ("weighting", "what it needs"): swap("return torch.where", "return batch.advantages.exp() * torch.where"),
-    ("weighting", "its own reference"): swap("return torch.where", "return next(iter(batch.references.values())).logp.exp() * torch.where"),
+    ("weighting", "its own reference"): swap("return torch.where", "return next(iter(batch.ref_logp.values())).exp() * torch.where"),
     ("weighting", "repeats"): swap("return torch.where", "return torch.rand(len(batch.seq_ids)) * torch.where"),
     ("weighting", "leaves the batch alone"): swap("return torch.where", "batch.positions.clamp_(max=1); return torch.where"),
     ("weighting", "tokens, not padding"): swap("return torch.where", "return (batch.input_ids.sum(1) < 0)[batch.seq_ids] * torch.where"),
@@ -232,7 +232,7 @@ DEFECTS = {
     ("regularizer", "digits"): swap("rho = ctx.log_rho.exp()", "rho = ctx.log_rho.exp() * (1 + torch.finfo(log_u.dtype).eps * 1e5)"),
     ("regularizer", "any split"): swap("return Penalty", "loss = loss - loss.mean(); return Penalty"),
     ("regularizer", "weighed"): swap("weights = ctx.batch.penalty_weights[name]", "weights = 1"),
-    ("regularizer", "its own entries"): swap("ctx.batch.references[name].logp", "next(iter(ctx.batch.references.values())).logp"),
+    ("regularizer", "its own entries"): swap("ctx.batch.ref_logp[name]", "next(iter(ctx.batch.ref_logp.values()))"),
     ("regularizer", "repeats"): swap("return Penalty", "loss = loss * (1 + torch.rand(())); return Penalty"),
     ("regularizer", "gradient"): swap("(rho - rho.detach()) * log_u", "(ctx.logp - ctx.logp.detach())"),
     ("reward", "a number"): swap("return {", "return None if not response else {"),

@@ -20,7 +20,7 @@ from align.divergences.jensen_shannon import JensenShannon
 from align.estimators.exact import Exact
 from align.estimators.sampled import Sampled
 from align.regularizers.composed import Composed
-from align.types import Charge, RefScore, TokenBatch, TokenContext
+from align.types import Charge, TokenBatch, TokenContext
 from align.weightings.uniform import Uniform
 
 
@@ -55,7 +55,7 @@ class World:
             input_ids=ids, prompt_lengths=prompts, lengths=lengths, seq_ids=seq_ids, positions=positions,
             group_ids=torch.tensor([s // 2 for s in order]), prompt_ids=tuple(str(s // 2) for s in order),
             rewards=self.reward[order], sampler_logp=self.sampler[at], old_logp=self.old_logp[at], entropy=self.entropy[at],
-            references={"r": RefScore(logp=self.ref_logp[at], hidden=self.ref_hidden[at])},
+            ref_logp={"r": self.ref_logp[at]}, rows=tuple(order),
             advantages=self.advantage[at], loss_weights=weights, penalty_weights={"r": self.penalty_weight[at].abs()}, betas={"r": 0.3},
             multipliers={"r": self.reward[order].abs()}, contexts={"r": self.advantage[at].abs()},
             values=self.advantage[at] + 1, returns=self.advantage[at] - 1, inside=self.advantage[at] + 2,
@@ -64,7 +64,8 @@ class World:
 
     def loss(self, batch: TokenBatch, hidden: Tensor, weight: Tensor, regularizer: Composed) -> Tensor:
         """The learner's sum: the policy term, and the penalty in the loss or taken from the advantages."""
-        compared = {"r": Compared(regularizer.divergence, batch.references["r"].hidden, Head(self.ref_weight))}
+        states = self.ref_hidden[torch.cat([self.rows[s] for s in batch.rows])]
+        compared = {"r": Compared(regularizer.divergence, states, Head(self.ref_weight))}
         stats = token_stats(hidden, Head(weight), batch.tokens, compared=compared if regularizer.full_vocabulary else {})
         ctx = TokenContext(batch=batch, logp=stats.logp, entropy=stats.entropy, exact=stats.exact)
         penalty, beta, advantages = regularizer.penalty(ctx, "r"), batch.betas["r"], batch.advantages
@@ -134,13 +135,11 @@ def test_select_takes_every_field_along(world, data):
     alone = replace(alone, input_ids=alone.input_ids[:, :width], loss_weights=whole.loss_weights[: len(alone.seq_ids)])
     for field in fields(TokenBatch):
         found, expected = getattr(selected, field.name), getattr(alone, field.name)
-        if field.name == "references":
-            assert torch.equal(found["r"].logp, expected["r"].logp) and torch.equal(found["r"].hidden, expected["r"].hidden)
-        elif field.name == "charges":
+        if field.name == "charges":
             assert torch.equal(found["r"].reward, expected["r"].reward) and torch.equal(found["r"].own, expected["r"].own)
-        elif field.name in ("penalty_weights", "multipliers", "contexts"):
+        elif field.name in ("ref_logp", "penalty_weights", "multipliers", "contexts"):
             assert torch.equal(found["r"], expected["r"])
-        elif field.name in ("betas", "prompt_ids", "step", "shaped"):
+        elif field.name in ("betas", "rows", "prompt_ids", "step", "shaped"):
             assert found == expected
         else:
             assert torch.equal(found, expected), field.name
@@ -151,10 +150,10 @@ def test_a_batch_moves_whole():
     whole, _ = World([2, 1], 0).batch([0, 1], "token")
     moved = whole.to(torch.device("meta"))
     tensors = [getattr(moved, f.name) for f in fields(TokenBatch)]
-    tensors += [*moved.penalty_weights.values(), *moved.multipliers.values(), *moved.contexts.values(), moved.references["r"].logp,
-                moved.references["r"].hidden, moved.charges["r"].reward, moved.charges["r"].own]
+    tensors += [*moved.penalty_weights.values(), *moved.multipliers.values(), *moved.contexts.values(), moved.ref_logp["r"],
+                moved.charges["r"].reward, moved.charges["r"].own]
     tensors = [t for t in tensors if isinstance(t, Tensor)]
-    assert len(tensors) == 22 and all(t.device.type == "meta" for t in tensors)
+    assert len(tensors) == 21 and all(t.device.type == "meta" for t in tensors)
     assert moved.betas == whole.betas and whole.to(torch.device("cpu")) is whole
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from align.core.logprobs import Compared, Head, every_token, token_stats
 from align.divergences import Divergence
-from align.types import RefScore, TokenBatch, TokenContext
+from align.types import TokenBatch, TokenContext
 
 NAME = "kl"
 """The regularizer's entry in every batch made here."""
@@ -97,7 +97,7 @@ class Problem:
             group_ids=torch.zeros(count, dtype=torch.int64),
             old_logp=None if old is None else self.token_logp(old),
             sampler_logp=None if sampler is None else self.token_logp(sampler),
-            references={NAME: RefScore(logp=self.token_logp(ref), hidden=states)},
+            ref_logp={NAME: self.token_logp(ref)},
             loss_weights=self.answer_logp(behaviour).exp()[seq_ids],
             penalty_weights={NAME: torch.ones(len(seq_ids), dtype=torch.float64)},
         )

@@ -194,14 +194,14 @@ class Differentiated:
     coefficient: Any = part("coefficient")
     divergence = ReverseKl()
     def penalty(self, ctx, name):
-        log_u = ctx.logp - ctx.batch.references[name].logp
+        log_u = ctx.logp - ctx.batch.ref_logp[name]
         k3 = torch.expm1(-log_u) + log_u
         return Penalty(value=k3.detach(), loss=k3)
 
 class Attached(Differentiated):
     """The same with the attached ratio: right for a single token and, state by state, for more."""
     def penalty(self, ctx, name):
-        log_u = ctx.logp - ctx.batch.references[name].logp
+        log_u = ctx.logp - ctx.batch.ref_logp[name]
         loss = torch.exp(ctx.log_rho) * (torch.expm1(-log_u) + log_u)
         return Penalty(value=loss.detach(), loss=loss)
 

@@ -12,7 +12,7 @@ from unit.test_learner import batch, capture_gradient, make, node
 from align import recipe
 from align.learner.learner import Learner
 from align.train import train
-from align.types import RefScore, TokenBatch
+from align.types import TokenBatch
 
 TWICE = {"name": "grpo", "epochs": 2}
 """Off-policy, so the learner keeps pi_old."""
@@ -39,9 +39,9 @@ def test_what_was_cut_is_counted_by_name(model: Path):
         "far": {"coefficient": 0.1}, "tied": {"coefficient": 0.1, "ratio_to": "sampler", "ratio_cap": 1.2},
         "merged": {"coefficient": 0.1, "estimator": {"name": "top_k", "k": 3}}, "whole": {"coefficient": 0.1, "estimator": "exact"}})
     scored = moved(learner)
-    far = scored.references["far"].logp.clone()
+    far = scored.ref_logp["far"].clone()
     far[:2] -= 30.0
-    scored = replace(scored, references=scored.references | {"far": RefScore(logp=far)})
+    scored = replace(scored, ref_logp=scored.ref_logp | {"far": far})
     learner.optimizer.step = lambda: None
     stats = learner.update(scored, 0)
     tokens = len(far)

@@ -18,7 +18,7 @@ from align.coefficients.constant import Constant
 from align.coefficients.feasible import Feasible
 from align.config import build_part, resolved
 from align.errors import RecipeError
-from align.types import RefScore, TokenBatch
+from align.types import TokenBatch
 
 NODES = {
     "adaptive": {"target": 6.0},
@@ -48,7 +48,7 @@ def answers(prompts: str = "ab") -> TokenBatch:
     return TokenBatch(
         input_ids=torch.zeros(count, 2, dtype=torch.int64), prompt_lengths=ones, lengths=ones, seq_ids=torch.arange(count),
         positions=0 * ones, group_ids=torch.arange(count) // 2, prompt_ids=tuple(p for p in prompts for _ in range(2)),
-        old_logp=log_u - 2, references={"kl": RefScore(logp=torch.full((count,), -2.0))})
+        old_logp=log_u - 2, ref_logp={"kl": torch.full((count,), -2.0)})
 
 
 def multiplied(rule: Coefficient, prompts: str = "ab") -> list[float] | None:

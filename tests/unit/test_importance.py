@@ -107,8 +107,8 @@ def far_context(distances: list[float], credit: str):
     chosen = torch.tensor([0]) if credit == "sequence" else torch.arange(len(distances))
     batch = ctx.batch.select(chosen)
     logp = ctx.logp[: len(batch.seq_ids)].detach().clone().requires_grad_()
-    reference = replace(batch.references[NAME], logp=logp.detach() - torch.tensor(distances, dtype=torch.float64))
-    return replace(ctx, batch=replace(batch, references={NAME: reference}), logp=logp, entropy=ctx.entropy[: len(logp)])
+    reference = logp.detach() - torch.tensor(distances, dtype=torch.float64)
+    return replace(ctx, batch=replace(batch, ref_logp={NAME: reference}), logp=logp, entropy=ctx.entropy[: len(logp)])
 
 
 COEFFICIENTS = {

@@ -117,10 +117,11 @@ def test_a_penalty_pulls_alike_in_the_loss_and_in_the_reward(model: Path):
 def test_scores_are_in_the_order_of_the_batch(model: Path):
     """Micro-batches are cut by length, and their scores put back."""
     regularizers = {"kl": {"coefficient": 0.1, "estimator": "exact"}}
-    whole, cut = (batch(moved(make(model, regularizers=regularizers, algorithm={"name": "grpo", "epochs": 2},
-                                   batch={"prompts": 4, "samples": 3, "micro_tokens": n}))) for n in (10_000, 1))
-    for a, b in ((whole.old_logp, cut.old_logp), (whole.entropy, cut.entropy),
-                 (whole.references["kl"].logp, cut.references["kl"].logp), (whole.references["kl"].hidden, cut.references["kl"].hidden)):
+    learners = [moved(make(model, regularizers=regularizers, algorithm={"name": "grpo", "epochs": 2},
+                           batch={"prompts": 4, "samples": 3, "micro_tokens": n})) for n in (10_000, 1)]
+    whole, cut = map(batch, learners)
+    states = [learner.states.of(["kl"], scored)["kl"] for learner, scored in zip(learners, (whole, cut), strict=True)]
+    for a, b in ((whole.old_logp, cut.old_logp), (whole.entropy, cut.entropy), states):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
 
 
@@ -164,7 +165,7 @@ def test_equal_references_are_one(model: Path):
 def test_a_coefficient_of_zero_is_no_regularizer(model: Path):
     plain, silent = make(model), make(model, regularizers={"kl": {"coefficient": 0.0}})
     scored = batch(silent)
-    assert not scored.references
+    assert not scored.ref_logp
     stats, other = plain.update(batch(plain), 0), silent.update(scored, 0)
     assert stats == other
     assert all(torch.equal(p, q) for p, q in zip(parameters(plain).values(), parameters(silent).values(), strict=True))

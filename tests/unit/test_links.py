@@ -29,7 +29,7 @@ from align.learner.tally import Tally
 from align.pack import pack
 from align.recipe import Recipe
 from align.regularizers._incompatible import incompatible
-from align.types import Group, Link, Prompt, RefScore, Rollout, Stat, TokenBatch, TokenContext
+from align.types import Group, Link, Prompt, Rollout, Stat, TokenBatch, TokenContext
 from align.weightings.sampo import Sampo
 
 TREE = Problem(3, 2, end=1)
@@ -73,7 +73,7 @@ def rankings(problem: Problem, orders: list[tuple[int, ...]], logits: Tensor, re
     batch = TokenBatch(
         input_ids=torch.zeros(len(answers), 1 + problem.depth, dtype=torch.int64), prompt_lengths=torch.ones_like(lengths), lengths=lengths,
         seq_ids=seq_ids, positions=torch.cat([torch.arange(len(a)) for a in answers]), group_ids=group_ids, loss_weights=each[seq_ids],
-        references={NAME: RefScore(logp=problem.token_logp(ref)[at])}, betas={NAME: BETA},
+        ref_logp={NAME: problem.token_logp(ref)[at]}, betas={NAME: BETA},
         prompt_ids=tuple(map(str, group_ids.tolist())), multipliers={} if multipliers is None else {NAME: multipliers},
         penalty_weights={NAME: torch.ones(len(seq_ids), dtype=torch.float64)})
     return TokenContext(batch=batch, logp=problem.token_logp(logits)[at], entropy=torch.zeros(len(seq_ids)))
@@ -89,7 +89,7 @@ def total(made: Recipe, ctx: TokenContext) -> tuple[Tensor, dict[str, Stat]]:
 
 def ratio(ctx: TokenContext) -> Tensor:
     """log pi/ref of whole answers, by hand."""
-    per_token = ctx.logp - ctx.batch.references[NAME].logp
+    per_token = ctx.logp - ctx.batch.ref_logp[NAME]
     return torch.stack([per_token[ctx.batch.seq_ids == s].sum() for s in range(len(ctx.batch.lengths))])
 
 
@@ -253,7 +253,7 @@ def test_the_estimator_measures_beside_the_loss(estimator: str):
     loss, stats = total(built(divergence="forward_kl", estimator=estimator), ctx)
     plain, _ = total(built(divergence="forward_kl"), ctx)
     assert torch.equal(loss, plain) and f"loss/reg/{NAME}" not in stats
-    log_u = (ctx.logp - ctx.batch.references[NAME].logp).detach()
+    log_u = (ctx.logp - ctx.batch.ref_logp[NAME]).detach()
     values = ctx.exact[NAME].detach() if estimator == "exact" else torch.exp(-log_u) * -log_u + 1 - torch.exp(-log_u)
     assert stats[f"divergence/{NAME}"].mean == pytest.approx((values.sum() / 4).item(), rel=1e-12)
 
@@ -346,7 +346,7 @@ def sampo(lengths: list[int], logp: Tensor, seed: int = 0) -> TokenContext:
     """Pairs of answers of these lengths, weighed by SamPO."""
     groups = [Group(prompt=Prompt(id=str(g), text="", token_ids=(3, 4)), rollouts=tuple(
         Rollout(token_ids=torch.arange(n).int().numpy(), text="") for n in lengths[2 * g : 2 * g + 2])) for g in range(len(lengths) // 2)]
-    batch = replace(pack(groups, None), betas={NAME: BETA}, references={NAME: RefScore(logp=torch.zeros_like(logp))})
+    batch = replace(pack(groups, None), betas={NAME: BETA}, ref_logp={NAME: torch.zeros_like(logp)})
     weights = Sampo(seed).weights(batch, NAME)
     loss_weights = torch.full_like(logp, 1 / len(lengths))
     return TokenContext(batch=replace(batch, penalty_weights={NAME: weights}, loss_weights=loss_weights), logp=logp, entropy=logp * 0)

@@ -90,7 +90,7 @@ def test_a_weighting_is_not_asked_where_beta_is_zero(model: Path):
     """Nothing was scored then, so there is no reference for it to look at."""
     made = learner(model, {"coefficient": {"name": "linear", "start": 0.0, "end": 0.1, "steps": 2}, "weighting": "confidence"})
     batch = scored(made)
-    assert batch.references == {} and batch.penalty_weights == {}
+    assert batch.ref_logp == {} and batch.penalty_weights == {}
     made.update(batch, 0)
 
 

@@ -359,7 +359,7 @@ def test_beside_itself_a_policy_pays_nothing(folder: Path):
     made.references["kl"] = build_part("reference", "behaviour", "here")
     made.references["kl"].start(made.policy)
     batch = scored(made)
-    assert (batch.references["kl"].logp - batch.old_logp).abs().max() < 1e-5
+    assert (batch.ref_logp["kl"] - batch.old_logp).abs().max() < 1e-5
 
 def test_a_regularizer_that_cannot_charge_is_told_so(tmp_path: Path):
     (tmp_path / "own.py").write_text(OWN)

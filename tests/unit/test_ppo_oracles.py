@@ -22,7 +22,7 @@ from align.learner import objective
 from align.learner.tally import Tally
 from align.recipe import Recipe
 from align.shape import shape
-from align.types import RefScore, TokenBatch, TokenContext
+from align.types import TokenBatch, TokenContext
 
 TREE = Problem(4, 3, end=1)
 BETA = 0.375
@@ -58,7 +58,7 @@ def drawn(values: Tensor, beta: float = BETA) -> TokenBatch:
     """Every answer by pi_old = `POLICY`, with its reward and what the critic says of its prefixes, [P]."""
     batch = TREE.context(POLICY, POLICY, REFERENCE).batch
     return replace(batch, penalty_weights={}, betas={NAME: beta}, rewards=REWARDS, values=at_tokens(values), sampler_logp=None,
-                   references=batch.references if beta else {}, prompt_ids=("",) * len(REWARDS))
+                   ref_logp=batch.ref_logp if beta else {}, prompt_ids=("",) * len(REWARDS))
 
 
 def at_tokens(of_prefixes: Tensor) -> Tensor:
@@ -69,10 +69,10 @@ def twice(batch: TokenBatch, first: str, second: str) -> TokenBatch:
     """Two prompts with the same answers, half of the weight each."""
     count, fields = len(batch.lengths), ("input_ids", "prompt_lengths", "lengths", "positions", "rewards", "old_logp", "values")
     both = {name: torch.cat([getattr(batch, name)] * 2) for name in fields}
-    reference = batch.references[NAME].logp
+    reference = batch.ref_logp[NAME]
     return replace(batch, **both, seq_ids=torch.cat([batch.seq_ids, batch.seq_ids + count]), group_ids=torch.arange(2 * count) // count,
                    prompt_ids=(first,) * count + (second,) * count, loss_weights=torch.cat([batch.loss_weights] * 2) / 2,
-                   references={NAME: RefScore(logp=torch.cat([reference] * 2))})
+                   ref_logp={NAME: torch.cat([reference] * 2)})
 
 
 def found(of: Recipe, batch: TokenBatch, logits: Tensor = POLICY) -> tuple[Tensor, Tensor]:

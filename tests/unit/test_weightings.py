@@ -11,7 +11,7 @@ import torch
 from align import recipe, registry
 from align.config import build_part
 from align.errors import RecipeError
-from align.types import RefScore, TokenBatch
+from align.types import EARLY, REWARDED, TokenBatch
 from align.weightings import Weighting
 from align.weightings.difficulty import Difficulty
 from align.weightings.uniform import Uniform
@@ -40,7 +40,7 @@ def batch(rewards=REWARDS) -> TokenBatch:
         input_ids=torch.zeros(len(LENGTHS), 5, dtype=torch.int64).index_put((seq_ids, 1 + positions), torch.tensor(TOKENS)),
         prompt_lengths=torch.ones(len(LENGTHS), dtype=torch.int64), lengths=lengths, seq_ids=seq_ids, positions=positions,
         group_ids=torch.tensor(GROUPS), rewards=torch.tensor(rewards), advantages=torch.tensor(SIGNS, dtype=torch.float32)[seq_ids],
-        old_logp=old, entropy=torch.tensor(ENTROPY), references={"kl": RefScore(logp=old - torch.tensor(RATIOS))},
+        old_logp=old, entropy=torch.tensor(ENTROPY), ref_logp={"kl": old - torch.tensor(RATIOS)},
     )
 
 
@@ -206,7 +206,7 @@ def test_normalized_needs_what_it_scales_needs():
     for name in NODES:
         inner = build(name)
         outer = build("normalized", of={"name": name, **NODES[name]})
-        assert (outer.needs_policy, outer.needs_rewards) == (inner.needs_policy, inner.needs_rewards)
+        assert outer.needs == inner.needs
 
 
 def test_sampo_keeps_as_many_tokens_as_the_shortest_has():
@@ -267,17 +267,13 @@ def test_what_has_no_meaning_is_refused(name: str, keys: dict, message: str):
 
 @pytest.mark.parametrize("name", NODES)
 def test_needs_say_what_is_read(name: str):
-    """A weighting that says it needs neither policy nor rewards works without them; on demonstrations one that needs rewards is refused."""
+    """A weighting works without what it does not name; on demonstrations one that needs rewards is refused."""
     weighting = build(name)
-    given = batch()
-    if not weighting.needs_policy:
-        given = replace(given, old_logp=None, entropy=None)
-    if not weighting.needs_rewards:
-        given = replace(given, rewards=None, advantages=None)
-    assert len(weighting.weights(given, "kl")) == 10
+    assert weighting.needs <= EARLY
+    assert len(weighting.weights(batch().only(weighting.needs), "kl")) == 10
     node = {"steps": 1, "task": "countdown", "algorithm": "sft", "model": {"path": "nowhere"},
             "regularizers": {"kl": {"estimator": "exact", "coefficient": 0.1, "weighting": {"name": name, **NODES[name]}}}}
-    if weighting.needs_rewards:
+    if weighting.needs & REWARDED:
         with pytest.raises(RecipeError, match=rf"regularizers\.kl: weighting {name}.* looks at rewards, and this algorithm's data have"):
             recipe.build(node)
     else:
@@ -297,7 +293,7 @@ def test_the_sign_of_the_log_ratio_makes_another_f_divergence():
     expected = torch.autograd.grad((ref * generator).sum(), logits, retain_graph=True)[0]
     one = torch.arange(5)
     given = TokenBatch(input_ids=one[:, None], prompt_lengths=one * 0, lengths=one * 0 + 1, seq_ids=one, positions=one * 0, group_ids=one,
-                       old_logp=logp.detach(), references={"kl": RefScore(logp=ref.log())})
+                       old_logp=logp.detach(), ref_logp={"kl": ref.log()})
     weights, log_u = torch.tensor(weigh("log_ratio_sign", given)), u.detach().log()
     assert set(weights.tolist()) == {2.0, 0.5}
     value = (logp.exp().detach() * weights * Sampled().value(ReverseKl(), log_u)).sum()

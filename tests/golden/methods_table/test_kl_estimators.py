@@ -107,7 +107,7 @@ def test_row_9b_divergences_on_two_tokens(name):
 
     leaf = logits.clone().requires_grad_()
     ctx = TWO_TOKENS.context(leaf, None, ref)
-    log_u = (ctx.logp - ctx.batch.references[NAME].logp).detach()
+    log_u = (ctx.logp - ctx.batch.ref_logp[NAME]).detach()
     c = slope(f, log_u.exp()) - slope(f, torch.ones_like(log_u))
     last = ctx.batch.positions == 1
     to_go = c + torch.where(last, 0.0, c.roll(-1))

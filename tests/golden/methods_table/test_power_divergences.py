@@ -43,7 +43,7 @@ def test_row_27_tsallis_in_the_reward(q):
     leaf = logits.clone().requires_grad_()
     ctx = problem.context(leaf, None, ref)
     penalty = regularizer(Tsallis(q=q), Sampled(), "reward").penalty(ctx, NAME)
-    u = torch.exp(ctx.logp - ctx.batch.references[NAME].logp).detach()
+    u = torch.exp(ctx.logp - ctx.batch.ref_logp[NAME]).detach()
     ln_q = (u ** (q - 1) - 1) / (q - 1)
     close(penalty.reward, q * ln_q, 12)
     close(loss_gradient(penalty, ctx, leaf), exact, 12)

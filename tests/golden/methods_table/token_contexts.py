@@ -7,7 +7,7 @@ from torch import Tensor
 from unit.enumeration import NAME
 
 from align.core import reductions
-from align.types import RefScore, TokenBatch, TokenContext
+from align.types import TokenBatch, TokenContext
 
 
 def random_tokens(count: int = 50) -> tuple[Tensor, Tensor, Tensor]:
@@ -24,7 +24,7 @@ def packed(logp: Tensor, old: Tensor | None, ref: Tensor, lengths: list[int], wi
     batch = TokenBatch(
         input_ids=torch.full((len(lengths), 1 + width), 7), prompt_lengths=torch.ones(len(lengths), dtype=torch.int64),
         lengths=torch.tensor(lengths), seq_ids=seq_ids, positions=torch.cat([torch.arange(n) for n in lengths]),
-        group_ids=torch.zeros(len(lengths), dtype=torch.int64), old_logp=old, references={NAME: RefScore(logp=ref)},
+        group_ids=torch.zeros(len(lengths), dtype=torch.int64), old_logp=old, ref_logp={NAME: ref},
         penalty_weights={NAME: torch.ones(len(seq_ids), dtype=logp.dtype)},
     )
     return TokenContext(batch=batch, logp=logp, entropy=torch.zeros_like(logp.detach()))

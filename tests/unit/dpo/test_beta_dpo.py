@@ -10,7 +10,7 @@ from torch.nn.functional import logsigmoid
 from unit.dpo.pairs import BETA, batch, gradient, hf, log_ratios, make, moved
 
 from align.coefficients.beta_dpo import BetaDpo
-from align.types import RefScore, TokenBatch
+from align.types import TokenBatch
 
 
 def margins(by_hand: list[list[float]]) -> TokenBatch:
@@ -20,7 +20,7 @@ def margins(by_hand: list[list[float]]) -> TokenBatch:
     ones = torch.ones(count, dtype=torch.int64)
     return TokenBatch(
         input_ids=torch.zeros(count, 2, dtype=torch.int64), prompt_lengths=ones, lengths=ones, seq_ids=torch.arange(count),
-        positions=ones * 0, group_ids=groups, old_logp=log_u - 2, references={"kl": RefScore(logp=torch.full((count,), -2.0))})
+        positions=ones * 0, group_ids=groups, old_logp=log_u - 2, ref_logp={"kl": torch.full((count,), -2.0)})
 
 
 def test_beta_dpo_of_each_pair_by_hand():

@@ -41,7 +41,7 @@ def test_precomputed_is_frozen_asked_once(model: Path, cache: Path, lora: dict):
     assert computed == [8, 8, 8] and len(list((cache / "reference_logp").iterdir())) == 3
     for step in range(3):
         one, two = batch(frozen, step), batch(known, step)
-        torch.testing.assert_close(two.references["kl"].logp, one.references["kl"].logp, rtol=0, atol=1e-6)
+        torch.testing.assert_close(two.ref_logp["kl"], one.ref_logp["kl"], rtol=0, atol=1e-6)
         a, b = frozen.update(one, step), known.update(two, step)
         assert b["loss/policy"].mean == pytest.approx(a["loss/policy"].mean, abs=1e-6)
         assert b["divergence/kl"].mean == pytest.approx(a["divergence/kl"].mean, rel=1e-4, abs=1e-5)
@@ -80,5 +80,5 @@ def test_a_precomputed_reference_is_the_initial_policy_after_a_restart(model: Pa
     other = precomputed(model)
     assert other.prepare(pack(pairs(), None)) == 0
     other.load(str(tmp_path / "checkpoint"))
-    assert torch.equal(batch(one).references["kl"].logp, batch(other).references["kl"].logp)
+    assert torch.equal(batch(one).ref_logp["kl"], batch(other).ref_logp["kl"])
     assert one.update(batch(one), 1) == other.update(batch(other), 1)

@@ -24,8 +24,8 @@ def context() -> TokenContext:
     rewards[groups == 0] = 0.0
     advantages = torch.tensor([(-1.0, 0.5, 0.0, 2.0, -0.3)[t % 5] for t in range(len(batch.seq_ids))])
     same = torch.arange(len(batch.seq_ids)) % 7 == 0
-    references = {NAME: dataclasses.replace(batch.references[NAME], logp=torch.where(same, batch.old_logp, batch.references[NAME].logp))}
+    ref_logp = {NAME: torch.where(same, batch.old_logp, batch.ref_logp[NAME])}
     batch = dataclasses.replace(
-        batch, group_ids=groups, rewards=rewards, advantages=advantages, references=references,
+        batch, group_ids=groups, rewards=rewards, advantages=advantages, ref_logp=ref_logp,
         entropy=ctx.entropy.float(), contexts={NAME: 0.3 * ctx.entropy.float()}, input_ids=batch.input_ids.clamp_min(0))
     return dataclasses.replace(ctx, batch=batch)

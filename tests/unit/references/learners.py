@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from align import recipe
+from align.core.logprobs import token_stats
 from align.learner.learner import Learner
 from align.pack import pack
 from align.shape import shape
@@ -62,6 +63,12 @@ def logp_of(model: torch.nn.Module, packed: TokenBatch, temperature: float = 0.7
 
 def sampled(logp: Tensor, packed: TokenBatch) -> Tensor:
     return logp.gather(1, packed.tokens[:, None]).squeeze(1)
+
+
+def reference_logp(learner: Learner, scored: TokenBatch) -> Tensor:
+    """[T], log ref of the tokens of a scored batch, from the states that the learner has for its update."""
+    states = learner.states
+    return token_stats(states.of(["kl"], scored)["kl"], states.head("kl"), scored.tokens, temperature=0.7).logp
 
 
 def hf(folder: Path, name: str) -> torch.nn.Module:

@@ -12,12 +12,12 @@ from unit.enumeration import NAME, Problem
 from unit.references.learners import batch, hf, logp_of, make, sampled
 
 from align.config import build_part
-from align.types import TokenBatch
+from align.types import TokenContext
 
 
-def dpo(logp: Tensor, scored: TokenBatch, beta: float) -> Tensor:
+def dpo(ctx: TokenContext, beta: float) -> Tensor:
     """-log sigmoid(beta (lr_w - lr_l)) of the first two answers."""
-    ratio = torch.zeros(12).index_add(0, scored.seq_ids, logp - scored.references["kl"].logp)
+    ratio = torch.zeros(12).index_add(0, ctx.batch.seq_ids, ctx.logp - ctx.batch.ref_logp["kl"])
     return -torch.nn.functional.logsigmoid(beta * (ratio[0] - ratio[1]))
 
 
@@ -27,10 +27,10 @@ def test_dpo_against_a_reference_reset_at_each_step_stays_at_log_two(folder: Pat
     for step in range(2):
         learner.update(batch(learner, step), step)
     scored = batch(learner, 2)
-    logp = learner._context(scored).logp
-    loss = dpo(logp, scored, 0.4)
+    ctx = learner._context(scored)
+    loss = dpo(ctx, 0.4)
     assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
-    (gradient,) = torch.autograd.grad(loss, logp)
+    (gradient,) = torch.autograd.grad(loss, ctx.logp)
     expected = torch.where(scored.seq_ids == 0, -0.2, torch.where(scored.seq_ids == 1, 0.2, 0.0))
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-7)
 
@@ -40,7 +40,7 @@ def test_dpo_against_a_frozen_reference_is_plain_dpo(folder: Path):
     for step in range(2):
         learner.update(batch(learner, step), step)
     scored = batch(learner, 2)
-    loss = dpo(learner._context(scored).logp, scored, 0.4)
+    loss = dpo(learner._context(scored), 0.4)
     table = logp_of(learner.policy.module, scored) - logp_of(hf(folder, "initial"), scored)
     ratio = torch.zeros(12).index_add(0, scored.seq_ids, sampled(table, scored))
     assert loss.item() == pytest.approx(math.log1p(math.exp(-0.4 * (ratio[0] - ratio[1]).item())), rel=1e-4)

@@ -1,0 +1,81 @@
+"""How a batch is cut for the memory of the learner's device: input tokens in a forward pass, logits that exist at once."""
+
+from __future__ import annotations
+
+import sys
+from typing import NamedTuple
+
+import torch
+
+from align.errors import UserError
+from align.learner.memory import ModelShape, activations, gigabytes, logits, shape_of, sides, standing
+from align.learner.policy import Policy
+from align.learner.scorer import Scorer
+from align.recipe import Batch, Recipe
+
+ON_HOST = {"micro_tokens": 1 << 16, "head_elements": 1 << 24}
+"""64 MiB of float32 logits: what a core's caches and a laptop's memory like."""
+MOST_TOKENS = 1 << 16
+MULTIPLE = 1 << 10
+ENOUGH_TOKENS = 1 << 12
+"""A forward pass over fewer leaves a GPU waiting for its own memory."""
+MOST_RECOMPUTED = 1 << 30
+"""Logits in a chunk that does not keep them: more make no matrix product faster."""
+USABLE = 0.9
+"""Of a device's memory: the rest is the context's, the allocator's and the libraries'."""
+
+
+class Budgets(NamedTuple):
+    """Fixed when the learner starts, from the device's size and not from what is free, so that a resumed run cuts alike."""
+
+    micro_tokens: int
+    """Padded input tokens in one forward pass."""
+    head_elements: int
+    """Logits that exist at once. Where a micro-batch's fit they are kept for the backward pass: two matrix products less."""
+    kept_bytes: int
+    """Reference states of a batch that serves several updates may take this much of the device."""
+
+
+def chosen(recipe: Recipe, policy: Policy | Scorer) -> Budgets:
+    """For the device of `policy`. Raises UserError where the recipe cannot fit."""
+    if policy.device.type != "cuda":
+        return on_host(recipe.batch)
+    size = torch.cuda.get_device_properties(policy.device).total_memory
+    # An engine in the same process takes what is left of the device.
+    beside = recipe.workers.backend == "local" and recipe.answers
+    return planned(recipe, shape_of(policy.module, policy.module.config), size / 2 if beside else size)
+
+
+def on_host(batch: Batch) -> Budgets:
+    """Without a device of its own memory."""
+    return Budgets(batch.micro_tokens or ON_HOST["micro_tokens"], batch.head_elements or ON_HOST["head_elements"], sys.maxsize)
+
+
+def planned(recipe: Recipe, shape: ModelShape, device_bytes: float) -> Budgets:
+    """For so much of a device. Raises UserError that says what there is, what is missing, and the remedies."""
+    holds, batch = standing(recipe, shape), recipe.batch
+    room = USABLE * device_bytes - sum(holds.values())
+    if room <= 0:
+        raise UserError(f"the learner does not fit into {gigabytes(device_bytes)} of device memory: " + ", ".join(
+            f"{name} {gigabytes(held)}" for name, held in holds.items()) + ". Train adapters (model.lora.rank), hold the model in bfloat16 "
+            "(model.dtype), or use a smaller model")
+    forward, head = activations(recipe, shape, 1), logits(recipe, shape, 1)
+    tokens = batch.micro_tokens or _micro_tokens(room, forward, head)
+    needed = batch.micro_tokens or min(recipe.sampling.max_tokens, MULTIPLE)
+    if max(tokens, needed) * forward > room:
+        raise UserError(f"batch.micro_tokens: a forward pass over {needed:,} tokens keeps {gigabytes(needed * forward)} for its backward "
+                        f"pass, and beside the model there are {gigabytes(room)} of device memory: lower it" + (
+                            "" if recipe.model.activation_checkpointing else ", or set model.activation_checkpointing: true"))
+    rest = room - tokens * forward
+    elements = batch.head_elements
+    if elements is None:
+        kept = tokens * head <= rest
+        elements = tokens * shape.vocabulary * sides(recipe) if kept else max(ON_HOST["head_elements"], min(MOST_RECOMPUTED, int(rest / 8)))
+    return Budgets(tokens, elements, int(max(0, rest - 6 * elements) / 2))
+
+
+def _micro_tokens(room: float, forward: int, head: int) -> int:
+    """As many as leave room for their logits; where those are too few, as many as take half of it."""
+    with_logits = int(room / (forward + head))
+    tokens = with_logits if with_logits >= ENOUGH_TOKENS else int(room / 2 / forward)
+    return max(MULTIPLE, min(MOST_TOKENS, tokens) // MULTIPLE * MULTIPLE)
