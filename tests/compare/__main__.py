@@ -108,7 +108,7 @@ def _compare(names: list[str], trees: list[runs.Tree], work: Path, jobs: int, re
     runs.write_inputs(work)
     told: dict[str, list[str]] = {}
     width = max(map(len, names))
-    with ThreadPoolExecutor(jobs) as pool:
+    with _cancelled_on_exit(ThreadPoolExecutor(jobs)) as pool:
         started = {name: [pool.submit(runs.run, name, tree, work, work / "runs" / tree.name / name) for tree in trees] for name in names}
         for name, both in started.items():
             line, lines = _judged(name, [future.result() for future in both], renames, entries)
@@ -122,6 +122,15 @@ def _compare(names: list[str], trees: list[runs.Tree], work: Path, jobs: int, re
         print(f"accepted {entry.used} of {entry.recipe}, {entry.metric}: {entry.reason}")
     print(f"\n{len(names) - len(told)} of {len(names)} recipes equal, {time.monotonic() - began:.0f} s")
     return 1 if told else 0
+
+
+@contextmanager
+def _cancelled_on_exit(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
+    """After Ctrl-C no further run begins."""
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _judged(name: str, both: list[runs.Run], renames: dict[str, str], entries: list[accepted.Accepted]) -> tuple[str, list[str]]:

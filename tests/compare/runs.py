@@ -127,9 +127,11 @@ def check_sources(tree: Tree) -> None:
 
 def write_inputs(folder: Path) -> None:
     """What both trees start from: a random model with its tokenizer, and preferences of countdown answers."""
-    # Needs transformers, which takes seconds to import.
+    # Both need transformers, which takes seconds to import.
     from models import tiny_model
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     tiny_model(folder / "start")
     rng = random.Random(0)
     for name, rows in (("pairs.jsonl", 24), ("held_out_pairs.jsonl", 6)):
