@@ -33,6 +33,7 @@ examples:
 
 expected.yaml lists what a change makes different on purpose; patterns as in a shell, metrics as the report prints them:
   - {recipe: ppo, metric: critic/*, reason: the critic's loss is a mean over tokens}
+  - {recipe: "*", metric: "model/*", reason: model folders are written in bfloat16}
 """
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from compare import accepted, report, results, runs
+from compare.__main__ import main
 from compare.differences import METRICS, MISSING, Difference, Place, differences, same
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +109,17 @@ def test_overrides_go_to_their_recipe_and_an_empty_one_leaves_the_key_out():
     for wrong in ("ppo", "pqo:steps=2", "=2"):
         with pytest.raises(ValueError, match="is not"):
             runs.parsed(wrong)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["no-such-ref"], "BASE=no-such-ref cannot be checked out"), (["HEAD", "--rename", "a*=b"], "is not OLD=NEW"),
+    (["HEAD", "--override-head", "steps"], "is not [RECIPE:]KEY=VALUE"), (["HEAD", "--only", "pqo"], "invalid choice: 'pqo'"),
+])
+def test_a_wrong_command_ends_with_2_and_says_what_is_wrong(arguments: list[str], message: str, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["compare", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert message in capsys.readouterr().err
 
 
 def test_a_run_that_left_too_little_is_not_compared(tmp_path: Path):
