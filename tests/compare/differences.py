@@ -51,8 +51,9 @@ class Difference:
 
     @property
     def largest(self) -> float | None:
-        """The largest |base - head| of two tensors of one type and shape, nan where one of them is not finite; else None."""
-        if not (isinstance(self.base, Tensor) and isinstance(self.head, Tensor)):
+        """The largest |base - head| of two tensors of one floating type and one shape, nan where one is not finite; else None."""
+        # A hash is a tensor of integers, and how far two of them are apart says nothing.
+        if not (isinstance(self.base, Tensor) and isinstance(self.head, Tensor) and self.base.is_floating_point()):
             return None
         if self.base.dtype != self.head.dtype or self.base.shape != self.head.shape:
             return None

@@ -46,7 +46,7 @@ def details(found: Sequence[Difference]) -> list[str]:
         elif _of_tensors(each[0]):
             tensors.setdefault(each[0].place.file, []).append(each[0])
         else:
-            values.append(_line(first(each)) + (f"  (and at {len(each) - 1} more steps)" if len(each) > 1 else ""))
+            values.append(_line(first(each)) + (f"  (at {len(each)} steps)" if len(each) > 1 else ""))
     return [*absent, *values, *(f"{file}: {len(each)} tensors differ{_by(each)}" for file, each in tensors.items())]
 
 

@@ -58,6 +58,10 @@ def test_a_type_that_changed_is_no_distance_of_zero():
     assert found.largest is None and "float32[2] -> bfloat16[2]" in report.verdict([found], 1, 0)
 
 
+def test_a_hash_has_no_distance():
+    assert Difference(WEIGHT, torch.zeros(8, dtype=torch.uint8), torch.ones(8, dtype=torch.uint8)).largest is None
+
+
 @pytest.mark.parametrize("tree", ["BASE", "HEAD"])
 def test_a_metric_of_one_tree_alone_is_listed_by_name(tree: str):
     more = a_run() | {Place(METRICS, "grad/norm", step): 1.0 for step in (0, 1)}
@@ -69,7 +73,7 @@ def test_the_first_difference_is_of_the_earliest_step():
     base = {Place(METRICS, name, step): 0.0 for name in ("a", "b") for step in (0, 1)}
     found = differences(base, base | {Place(METRICS, "a", 1): 1.0, Place(METRICS, "b", 0): 2.0, Place(METRICS, "b", 1): 2.0})
     assert report.first(found).place == Place(METRICS, "b", 0)
-    assert report.details(found) == ["step 1  a  0 -> 1", "step 0  b  0 -> 2  (and at 1 more steps)"]
+    assert report.details(found) == ["step 1  a  0 -> 1", "step 0  b  0 -> 2  (at 2 steps)"]
 
 
 def test_a_rename_is_no_difference():
