@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from compare.report import details, verdict
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("align", "kernels")
+STOPPED = 128 + signal.SIGTERM
 EXAMPLE = """\
 examples:
   make compare BASE=main
@@ -40,6 +42,8 @@ expected.yaml lists what a change makes different on purpose; patterns as in a s
 def main() -> int:
     parser = _parser()
     options = parser.parse_args()
+    # Without this the temporary worktree would stay registered in the repository.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     names = list(dict.fromkeys(options.only or runs.RECIPES))
     try:
         for override in options.override_base + options.override_head:
