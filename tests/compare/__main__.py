@@ -42,8 +42,6 @@ expected.yaml lists what a change makes different on purpose; patterns as in a s
 def main() -> int:
     parser = _parser()
     options = parser.parse_args()
-    # Without this the temporary worktree would stay registered in the repository.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     names = list(dict.fromkeys(options.only or runs.RECIPES))
     try:
         for override in options.override_base + options.override_head:
@@ -152,4 +150,6 @@ def _judged(name: str, both: list[runs.Run], renames: dict[str, str], entries: l
 
 
 if __name__ == "__main__":
+    # Without this the temporary worktree would stay registered in the repository.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     sys.exit(main())
