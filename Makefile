@@ -14,7 +14,7 @@ endif
 # The first index that has a package need not have the pinned version of it (torch's CPU builds).
 export UV_INDEX_STRATEGY = unsafe-best-match
 
-.PHONY: setup demo test check docs lock clean help sabotage gpu-test gpu-bench
+.PHONY: setup demo test check docs lock clean help sabotage compare gpu-test gpu-bench
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
@@ -46,6 +46,9 @@ check: setup  ## lint and the fast tests
 
 sabotage: setup  ## do the tests notice? One bug after the other in a copy of the sources
 	$(BIN)/python tests/sabotage/run.py
+
+compare: setup  ## does a refactor change a number? Eight short runs in BASE=REF and in the working tree, bit for bit; ARGS=--help
+	PYTHONPATH=tests $(BIN)/python -m compare $(BASE) $(if $(EXPECT),--expect $(EXPECT)) $(ARGS)
 
 docs: setup  ## generate docs/regularizers.md again
 	$(BIN)/python -m align.handbook > docs/regularizers.md
