@@ -15,9 +15,9 @@ from gpu_check.runner import DEVICES, run, succeeded
 from gpu_check.table import table
 
 EXAMPLE = """example:
-  make gpu-check                            all of it, on cuda
+  make gpu-check                            all of it, on a GPU
   make gpu-check DEVICE=cpu                 rehearse all of it on small shapes
-  make gpu-check ONLY="probe head" LIMIT=120
+  make gpu-check ARGS="--only probe head --limit 120"
 
 stages:
 """ + "\n".join(f"  {stage.name:<10} {stage.limit:3.0f} s  {stage.about}" for stage in STAGES)

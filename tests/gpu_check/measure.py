@@ -14,11 +14,14 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def seconds(call: Callable[[], object], device: str, rounds: int = 3) -> float:
-    """The median of `rounds` calls, after one that is not counted."""
+ROUNDS = {"cuda": 3, "cpu": 1}
+
+
+def seconds(call: Callable[[], object], device: str) -> float:
+    """The median of a few calls, after one that is not counted."""
     call()
     times = []
-    for _ in range(rounds):
+    for _ in range(ROUNDS[device]):
         wait(device)
         began = time.perf_counter()
         call()
@@ -40,7 +43,7 @@ def peak_gib(call: Callable[[], object], device: str) -> float | None:
     return round((torch.cuda.max_memory_allocated() - before) / 2**30, 3)
 
 
-def cost(call: Callable[[], object], device: str) -> dict[str, float | None | str]:
+def cost(call: Callable[[], object], device: str) -> dict[str, float | str | None]:
     """`ms` and `GiB`, or `failed` where the device's memory is too small."""
     try:
         return {"ms": round(1e3 * seconds(call, device), 2), "GiB": peak_gib(call, device)}

@@ -59,7 +59,7 @@ def run_stage(stage: Stage, device: str, folder: Path, limit: float) -> dict[str
     if limit < LEAST:
         return _result("cut", why="no time was left to begin it")
     began, log = time.monotonic(), folder / f"{stage.name}.log"
-    code = _ended(stage, device, folder, log, limit)
+    code = _exit_code(stage, device, folder, log, limit)
     seconds = time.monotonic() - began
     part = folder / f"{stage.name}.json"
     known = json.loads(part.read_text()) if part.is_file() else {"found": {}, "failed": {}}
@@ -81,7 +81,7 @@ def _result(state: str, seconds: float = 0.0, **more: Any) -> dict[str, Any]:
     return {"state": state, "seconds": round(seconds, 1), "found": {}, "failed": {}} | more
 
 
-def _ended(stage: Stage, device: str, folder: Path, log: Path, limit: float) -> int | None:
+def _exit_code(stage: Stage, device: str, folder: Path, log: Path, limit: float) -> int | None:
     """The exit code of the stage's process; None where it was stopped. What it has started ends with it."""
     command = [sys.executable, "-m", "gpu_check.child", stage.module, stage.name, device, str(folder)]
     environment = ENVIRONMENT | os.environ | DEVICES[device]

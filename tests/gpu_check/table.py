@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
-WIDTH = 160
-"""Characters of a line; results.json has all of a longer one."""
+WIDTH = 140
+MOST_LINES = 3
+"""Of one finding; results.json has all of it."""
 
 
 def table(results: dict[str, Any]) -> str:
@@ -17,7 +19,9 @@ def table(results: dict[str, Any]) -> str:
     lines.append(f"{'all':<{name}}  {'':<7}  {results['seconds']:>7.1f} of {results['limit']:.0f} on {results['device']}")
     for key, stage in stages.items():
         lines += ["", f"{key}: {stage['state']}" + (f": {stage['why']}" if "why" in stage else "")]
-        lines += [_cut(f"  {entry}: {shown(value)}") for entry, value in stage["found"].items()]
+        for entry, value in stage["found"].items():
+            lines += textwrap.wrap(f"{entry}: {shown(value)}", WIDTH, initial_indent="  ", subsequent_indent="    ", max_lines=MOST_LINES,
+                                   placeholder=" ...")
         for case, trace in stage["failed"].items():
             lines += [f"  FAILED {case}", *(f"    {line}" for line in trace.splitlines())]
     return "\n".join(lines)
@@ -30,7 +34,3 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(shown, value)) + "]"
     return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
-
-
-def _cut(line: str) -> str:
-    return line if len(line) <= WIDTH else line[: WIDTH - 4] + " ..."

@@ -1,6 +1,6 @@
 """What is read at the end of a check."""
 
-from gpu_check.table import WIDTH, shown, table
+from gpu_check.table import MOST_LINES, WIDTH, shown, table
 
 
 def results(**stages) -> dict:
@@ -33,9 +33,12 @@ def test_a_failure_shows_its_traceback():
     assert text.endswith("head: failed: failed: 2^28\n  FAILED 2^28\n    Traceback\n    ValueError: no")
 
 
-def test_a_long_finding_is_cut_to_the_line():
+def test_a_long_finding_is_cut():
     text = table(results(train=stage("passed", found={"by step": list(range(500))})))
-    assert max(map(len, text.splitlines())) == WIDTH and text.endswith(" ...")
+    *_, title, first, second, third = text.splitlines()
+    assert title == "train: passed" and MOST_LINES == 3
+    assert first.startswith("  by step: [0, 1,") and second.startswith("    ") and third.endswith(" ...")
+    assert WIDTH - 5 < len(first) <= WIDTH
 
 
 def test_numbers_have_four_digits():

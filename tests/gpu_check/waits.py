@@ -19,5 +19,8 @@ def waits(call: Callable[[], object]) -> dict[str, int]:
             call()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    places = Counter(f"{Path(w.filename).parent.name}/{Path(w.filename).name}:{w.lineno}" for w in seen if "synchronizing" in str(w.message))
-    return dict(places.most_common())
+    return dict(Counter(place(w) for w in seen if "synchronizing" in str(w.message)).most_common())
+
+
+def place(warning: warnings.WarningMessage) -> str:
+    return f"{'/'.join(Path(warning.filename).parts[-2:])}:{warning.lineno}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import Counter
 from dataclasses import replace
@@ -29,20 +30,31 @@ SIZES = {"cuda": {"groups": 4, "samples": 8, "prompt": 256, "response": 1024, "m
 
 
 def run(found: Findings, device: str) -> None:
+    with tempfile.TemporaryDirectory(dir=found.folder) as folder:
+        learner = started(found, random_model(Path(folder), device), device)
+        updated(found, learner, device)
+
+
+def started(found: Findings, model: Path, device: str) -> Learner:
     size = SIZES[device]
-    folder = random_model(found.folder / "model", device)
     recipe = recipes.load(RECIPE, [
-        "model.recipe=null", f"model.path={folder}", "model.dtype=bfloat16", "model.activation_checkpointing=true",
+        "model.recipe=null", f"model.path={model}", "model.dtype=bfloat16", "model.activation_checkpointing=true",
         f"model.device={device}", f"batch.micro_tokens={size['micro_tokens']}", f"sampling.max_tokens={size['response']}",
         "optimizer.lr=1e-6", "workers.backend=local", "workers.rollout=1"])
     began = time.perf_counter()
-    learner = Learner(recipe, str(folder))
+    learner = Learner(recipe, str(model))
     wait(device)
-    found.put("load s", round(time.perf_counter() - began, 2))
+    found.put("load, seconds", round(time.perf_counter() - began, 2))
+    return learner
+
+
+def updated(found: Findings, learner: Learner, device: str) -> None:
+    """Two updates by the clock, one that tells of waits, and the weights packed for an engine."""
+    size, recipe = SIZES[device], learner.recipe
     batch = random_batch(recipe, size["groups"], size["samples"], size["prompt"], size["response"], SHAPES[device]["vocab_size"])
     found.put("sequences, response tokens", [len(batch.lengths), len(batch.seq_ids)])
     for step, turn in enumerate(("first, which compiles", "second")):
-        found.put(f"{turn}: s", turn_seconds(found, learner, batch, step, device))
+        found.put(f"{turn} step, seconds", turn_seconds(found, learner, batch, step, device))
     if device == "cuda":
         with found.case("waits"):
             found.put("waits of the host in score, by place", waits(partial(learner.score, batch)))
@@ -50,9 +62,9 @@ def run(found: Findings, device: str) -> None:
             found.put("waits of the host in update, by place", waits(partial(learner.update, scored, 2)))
     with found.case("weights"):
         began = time.perf_counter()
-        size = learner.weights().buffer.nbytes
+        packed = learner.weights().buffer.nbytes
         spent = time.perf_counter() - began
-        found.put("weights packed", {"s": round(spent, 3), "GB/s": round(size / spent / 1e9, 2)})
+        found.put("weights packed", {"seconds": round(spent, 3), "GB/s": round(packed / spent / 1e9, 2)})
 
 
 def turn_seconds(found: Findings, learner: Learner, batch: TokenBatch, step: int, device: str) -> dict[str, float]:
@@ -66,7 +78,7 @@ def turn_seconds(found: Findings, learner: Learner, batch: TokenBatch, step: int
         stats = learner.update(scored, step)
     if device == "cuda":
         found.put("peak GiB", round(torch.cuda.max_memory_allocated() / 2**30, 1))
-    found.put("step", {name: stats[name].mean for name in ("loss/policy", "kl/ref/exact", "grad/norm")})
+    found.put("metrics", {name: stats[name].mean for name in ("loss/policy", "kl/ref/exact", "grad/norm")})
     return {name: round(value, 3) for name, value in spent.items()}
 
 

@@ -17,7 +17,8 @@ from gpu_check.findings import Findings
 RECIPE = Path(__file__).parents[3] / "recipes" / "countdown_grpo.yaml"
 MODEL = ("model.config={model_type: qwen2, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 4, "
          "intermediate_size: 128, max_position_embeddings: 64, tie_word_embeddings: true}")
-STEPS, PROMPTS = {"cuda": 20, "cpu": 2}, {"cuda": 64, "cpu": 8}
+SIZES = {"cuda": {"steps": 20, "batch.prompts": 64, "workers.threads": 4}, "cpu": {"steps": 2, "batch.prompts": 8, "workers.threads": 1}}
+"""By device, keys of the recipe."""
 COMPARED = ("loss/policy", "kl/ref/exact", "entropy", "grad/norm", "engine/gap", "response/length", "reward/mean", "time/step")
 LARGEST_DIFFERENCE = 1e-3
 """Relative, of the first gradient's norm in float32: both runs have the same weights and the same answers there."""
@@ -40,7 +41,7 @@ def run(found: Findings, device: str) -> None:
     for number, leg in enumerate(legs):
         with found.case(str(leg)):
             began = time.perf_counter()
-            steps[leg] = trained(leg, found.folder / f"train-{number}", STEPS[device], PROMPTS[device])
+            steps[leg] = trained(leg, found.folder / f"train-{number}", SIZES[device])
             found.put(str(leg), {"s": round(time.perf_counter() - began, 1)} | {name: steps[leg][-1][name] for name in COMPARED})
             found.put(f"{leg}, by step", {name: [step[name] for step in steps[leg]] for name in COMPARED})
     if on_cpu in steps and on_device in steps:
@@ -48,10 +49,10 @@ def run(found: Findings, device: str) -> None:
             compare(found, steps[on_cpu], steps[on_device])
 
 
-def trained(leg: Leg, folder: Path, steps: int, prompts: int) -> list[dict[str, float]]:
+def trained(leg: Leg, folder: Path, size: dict[str, int]) -> list[dict[str, float]]:
     """The metrics of each step. A model of random weights answers nothing right, so the reward pays for length."""
     recipe = recipes.load(RECIPE, [
-        "model.recipe=null", MODEL, "reward=wordy", f"steps={steps}", f"batch.prompts={prompts}", "task.size=2048",
+        "model.recipe=null", MODEL, "reward=wordy", *(f"{key}={value}" for key, value in size.items()), "task.size=2048",
         "optimizer.warmup_steps=0", "evaluation.every=-1", "workers.backend=local", "workers.rollout=1",
         f"model.device={leg.device}", f"model.dtype={leg.dtype}", f"engine.device={leg.engine}"])
     train(recipe, folder)
