@@ -44,7 +44,7 @@ def main() -> int:
     if given.device == "cuda" and not has_gpu():
         print("gpu-check: torch sees no GPU here; DEVICE=cpu rehearses the check on small shapes", file=sys.stderr)
         return 2
-    # What would end this process ends the stage's too.
+    # A stage has a process group of its own: SIGTERM must reach the code that ends it, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     stages = [stage for stage in STAGES if not given.only or stage.name in given.only]
     results = run(stages, given.device, given.out, given.limit, lambda text: print(text, file=sys.stderr, flush=True))

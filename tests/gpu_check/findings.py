@@ -15,7 +15,7 @@ LAST_LINES = 12
 
 
 def write_json(path: Path, value: Any) -> None:
-    """The file as a whole or not at all, whenever the process ends."""
+    """The whole file or none of it, also where the process is killed meanwhile."""
     unfinished = path.with_name(f"{path.name}.new")
     unfinished.write_text(json.dumps(value, indent=1))
     os.replace(unfinished, path)

@@ -24,7 +24,7 @@ ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHON
 """Of every stage, where the user has set nothing else."""
 DEVICES = {
     "cuda": {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
-    # A rehearsal is to be one on a machine with a GPU too, and to leave the other cores to others.
+    # No GPU, so that a rehearsal is the same everywhere; one thread, because more than there are free cores are slower.
     "cpu": {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
 }
 """By device what its stages' processes get, whatever the user has set."""

@@ -49,12 +49,12 @@ def started(found: Findings, model: Path, device: str) -> Learner:
 
 
 def updated(found: Findings, learner: Learner, device: str) -> None:
-    """Two updates by the clock, one that tells of waits, and the weights packed for an engine."""
+    """Two updates timed by phase, one whose waits are counted, and the weights packed for an engine."""
     size, recipe = SIZES[device], learner.recipe
     batch = random_batch(recipe, size["groups"], size["samples"], size["prompt"], size["response"], SHAPES[device]["vocab_size"])
     found.put("sequences, response tokens", [len(batch.lengths), len(batch.seq_ids)])
-    for step, turn in enumerate(("first, which compiles", "second")):
-        found.put(f"{turn} step, seconds", turn_seconds(found, learner, batch, step, device))
+    for step, turn in enumerate(("first step (compiles)", "second step")):
+        found.put(f"{turn}, seconds", turn_seconds(found, learner, batch, step, device))
     if device == "cuda":
         with found.case("waits"):
             found.put("waits of the host in score, by place", waits(partial(learner.score, batch)))

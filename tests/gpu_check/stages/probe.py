@@ -71,7 +71,7 @@ def head_products(found: Findings, device: str, columns: int, tokens: int, width
 
 
 def attention(found: Findings, device: str, dtype: torch.dtype, length: int) -> None:
-    """12 heads on 2, as in Qwen2.5-1.5B: memory that grows with the square of the length tells of a matrix of scores."""
+    """12 query heads on 2 of keys, as in Qwen2.5-1.5B. A peak of gigabytes means that a matrix of scores was allocated."""
     def heads(count: int) -> Tensor:
         return torch.randn(2, count, length, 128, device=device, dtype=dtype, requires_grad=True)
 

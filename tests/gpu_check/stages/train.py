@@ -12,6 +12,7 @@ from typing import NamedTuple
 from align import recipe as recipes
 from align.telemetry.writers import read
 from align.train import train
+from gpu_check.compare import compare
 from gpu_check.findings import Findings
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "countdown_grpo.yaml"
@@ -20,8 +21,6 @@ MODEL = ("model.config={model_type: qwen2, hidden_size: 64, num_hidden_layers: 2
 SIZES = {"cuda": {"steps": 20, "batch.prompts": 64, "workers.threads": 4}, "cpu": {"steps": 2, "batch.prompts": 8, "workers.threads": 1}}
 """By device, keys of the recipe."""
 COMPARED = ("loss/policy", "kl/ref/exact", "entropy", "grad/norm", "engine/gap", "response/length", "reward/mean", "time/step")
-LARGEST_DIFFERENCE = 1e-3
-"""Relative, of the first gradient's norm in float32: both runs have the same weights and the same answers there."""
 
 
 class Leg(NamedTuple):
@@ -57,13 +56,3 @@ def trained(leg: Leg, folder: Path, size: dict[str, int]) -> list[dict[str, floa
         f"model.device={leg.device}", f"model.dtype={leg.dtype}", f"engine.device={leg.engine}"])
     train(recipe, folder)
     return read(folder / "metrics.jsonl")
-
-
-def compare(found: Findings, on_cpu: list[dict[str, float]], on_device: list[dict[str, float]]) -> None:
-    """Raises AssertionError where the first step, which has nothing behind it, differs by more than rounding."""
-    differences = [abs(a["grad/norm"] - b["grad/norm"]) / a["grad/norm"] for a, b in zip(on_cpu, on_device, strict=True)]
-    found.put("float32 on both: relative difference of the gradient's norm, by step", differences)
-    same = [a["response/length"] == b["response/length"] for a, b in zip(on_cpu, on_device, strict=True)]
-    found.put("float32 on both: first steps with answers of the same length", same.index(False) if False in same else len(same))
-    assert same[0], "the answers of the first step differ, though both engines are on the CPU with the same weights"
-    assert differences[0] < LARGEST_DIFFERENCE, f"the first gradient's norm differs by {differences[0]:.1e}"
