@@ -14,7 +14,7 @@ endif
 # The first index that has a package need not have the pinned version of it (torch's CPU builds).
 export UV_INDEX_STRATEGY = unsafe-best-match
 
-.PHONY: setup demo test check docs lock clean help sabotage compare gpu-test gpu-bench
+.PHONY: setup demo test check docs lock clean help sabotage compare gpu-check gpu-test gpu-test-compile gpu-bench
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
@@ -60,9 +60,16 @@ lock:  ## resolve the lock files again after a change of pyproject.toml
 		--extra gpu --extra triton --extra dev pyproject.toml -o requirements/gpu.lock
 
 # The kernels need torch, triton and (the tests) pytest; on a machine that has only these there is no .venv.
-KERNELS_PYTHON = PYTHONPATH=kernels $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+ANY_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+KERNELS_PYTHON = PYTHONPATH=kernels $(ANY_PYTHON)
+gpu-check:  ## the first minutes with a GPU, measured in under 8 of them, to runs/gpu-check (or OUT); DEVICE=cpu rehearses; ARGS=--help
+	PYTHONPATH=tests:kernels:. $(ANY_PYTHON) -m gpu_check --device $(or $(DEVICE),cuda) $(if $(OUT),--out $(OUT)) $(ARGS)
+
 gpu-test:  ## the kernels on this machine's GPU (torch >= 2.11, triton >= 3.6 and pytest are enough)
-	$(KERNELS_PYTHON) -m pytest tests/kernels/gpu
+	$(KERNELS_PYTHON) -m pytest tests/kernels/gpu -k "not compile"
+
+gpu-test-compile:  ## the same for the compile backend, whose cases take minutes
+	$(KERNELS_PYTHON) -m pytest tests/kernels/gpu -k compile
 
 gpu-bench:  ## time, memory and errors on this machine's GPU, to runs/bench-kernels/results.json; SECONDS_EACH=20
 	$(KERNELS_PYTHON) -m align_kernels.bench --seconds $(or $(SECONDS_EACH),20)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,8 @@ def test_waits_do_not_grow_with_the_micro_batches(folder: Path):
     whole, cut = run(folder, 10_000, "exact"), run(folder, 40, "exact")
     assert whole["micro-batches"] == 1 and cut["micro-batches"] == 4
     assert whole["loss"] == pytest.approx(cut["loss"], abs=1e-6), "the device computes"
-    assert waits(cut["update"]) - waits(whole["update"]) == 2 * 3
-    assert all("policy.py" in place for place, n in cut["update"]["waits"].items() if n == 4)
+    grown = Counter(cut["update"]["waits"]) - Counter(whole["update"]["waits"])
+    assert grown.total() == 2 * 3 and all("learner/policy.py" in place for place in grown)
     assert waits(whole["update"]) <= 2 + 6
     for found in (whole, cut):
         assert waits(found["score"]) == 0, "with one update a batch nothing is computed before it"
