@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from align.rewards import Answer, Reward
 from align.types import Prompt
@@ -33,7 +33,7 @@ def reward_of(function: Callable[..., Any]) -> type[Reward]:
 
     def score(self: Reward, prompt: Prompt, response: str) -> Answer:
         values = {"prompt": prompt, "response": response}
-        return function(**{p: values[p] for p in given}, **{key: getattr(self, key) for key, _, _ in keys})
+        return function(**{p: values[p] for p in given}, **{key: _value(getattr(self, key), hint) for key, hint, _ in keys})
 
     body = {"__module__": function.__module__, "__qualname__": name, "__doc__": function.__doc__ or "", "score": score}
     made = dataclasses.make_dataclass(name, keys, bases=(Reward,), namespace=body, frozen=True)
@@ -42,6 +42,11 @@ def reward_of(function: Callable[..., Any]) -> type[Reward]:
 
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _value(value: Any, hint: Any) -> Any:
+    """A recipe holds lists as tuples: a function that says list gets one, which is its own to change."""
+    return list(value) if isinstance(value, tuple) and list in (hint, get_origin(hint)) else value
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

@@ -90,11 +90,10 @@ def test_annotated_parameters_are_keys(mine):
         mine("keyed", penalty="much")
 
 
-def test_a_list_that_is_changed_is_ones_own(tmp_path):
+def test_a_list_is_a_list_of_each_calls_own(tmp_path):
     write(tmp_path, mine="def grows(response, seen: list[str] = []):\n    seen.append(response)\n    return len(seen)\n")
-    one, other = (build_part("reward", f"{tmp_path}/mine.py:grows", "") for _ in range(2))
-    one.score(PROMPT, "a")
-    assert other.seen == () and build_part("reward", f"{tmp_path}/mine.py:grows", "").seen == ()
+    built = build_part("reward", f"{tmp_path}/mine.py:grows", "")
+    assert [built.score(PROMPT, "a") for _ in range(3)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(("name", "says"), [
@@ -110,7 +109,8 @@ def test_what_fails_costs_its_own_sample(mine, tmp_path, name, says):
 
 
 @pytest.mark.parametrize(("signature", "says"), [
-    ("(text)", "takes text, which has no default and is neither `prompt` nor `response`"),
+    ("(text)", "odd(text) takes no answer"),
+    ("(response, text)", "takes text, which has no default and is neither `prompt` nor `response`"),
     ("(text: str = '')", "takes no answer"),
     ("()", "takes no answer"),
     ("(prompt, response, answer: str)", "takes answer, which has no default"),
