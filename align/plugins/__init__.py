@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from align.errors import RecipeError
-from align.plugins.files import File, collect
+from align.plugins.files import collect
 from align.plugins.imports import Plugin, packages, show_lines
 
 _sent: dict[str, str] = {}
@@ -72,5 +72,3 @@ def _file(spec: str, where: str) -> Path:
                           "or at the working directory when it is given on the command line)")
     return file
 
-
-__all__ = ["File", "Plugin", "install", "is_path", "load", "loaded"]

@@ -1,4 +1,4 @@
-"""The modules of a plugin: a private package in memory, whose own imports find each other and everybody else's do not."""
+"""The modules of a plugin: a private package in memory. They import each other by plain names; no other module can."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ GIVEN = ("prompt", "response")
 """What `score` gets."""
 WANTED = ("a reward function takes `prompt` and `response`, or one of them, then its keys, each with annotation and default: "
           "def my_reward(prompt, response, *, penalty: float = 0.1)")
+BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def reward_of(function: Callable[..., Any]) -> type[Reward]:
@@ -29,7 +30,7 @@ def reward_of(function: Callable[..., Any]) -> type[Reward]:
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
         raise TypeError(f"{name} is a coroutine or a generator, and is called once for an answer; {WANTED}")
     hints = _hints(function)
-    keys = [_key(name, p, hints) for p in parameters.values() if p.name not in GIVEN or p.kind not in _BY_NAME]
+    keys = [_key(name, p, hints) for p in parameters.values() if p.name not in GIVEN or p.kind not in BY_NAME]
 
     def score(self: Reward, prompt: Prompt, response: str) -> Answer:
         values = {"prompt": prompt, "response": response}
@@ -39,9 +40,6 @@ def reward_of(function: Callable[..., Any]) -> type[Reward]:
     made = dataclasses.make_dataclass(name, keys, bases=(Reward,), namespace=body, frozen=True)
     made.__wrapped__ = function  # where `inspect` finds its source
     return made
-
-
-_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def _value(value: Any, hint: Any) -> Any:
@@ -59,7 +57,7 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 def _key(function: str, parameter: inspect.Parameter, hints: dict[str, Any]) -> tuple[str, Any, Any]:
     """Name, type and default as a field of a dataclass."""
     name, default = parameter.name, parameter.default
-    if parameter.kind not in _BY_NAME:
+    if parameter.kind not in BY_NAME:
         raise TypeError(f"{function} takes {parameter}, which is not given by name; {WANTED}")
     if default is parameter.empty:
         raise TypeError(f"{function} takes {name}, which has no default and is neither `prompt` nor `response`; {WANTED}")

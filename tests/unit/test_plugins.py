@@ -144,7 +144,7 @@ def test_the_recipe_and_the_command_line_name_a_folder(tmp_path, monkeypatch):
 
 # What is said
 
-def test_a_sibling_that_is_missing_is_named_with_who_asks_and_what_was_looked_for(tmp_path):
+def test_a_sibling_that_is_missing_is_named_with_its_importer_and_what_was_looked_for(tmp_path):
     write(tmp_path, mine=reward("1.0", "import helper"), helper="x = 1.0\nimport absent")
     told = refusal(f"{tmp_path}/mine.py:Mine")
     assert told.startswith(f"reward: the plugin {tmp_path}/mine.py failed to import\n")
