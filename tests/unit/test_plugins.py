@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 from align import cli, config
 from align.config import build_part, plugins_of
 from align.plugins import files
-from align.rewards import Reward
 
 
 @pytest.fixture(autouse=True)
@@ -101,14 +100,19 @@ def test_inside_a_package_an_absolute_name_is_the_library(tmp_path):
 
 
 def test_a_folder_called_like_a_library_is_none(tmp_path):
-    write(tmp_path, mine=reward("csv.QUOTE_ALL", "import csv"), csv__notes="")
-    assert score(f"{tmp_path}/mine.py:Mine") == 1
+    write(tmp_path, mine=reward("float(hasattr(tool, 'main'))", "from json import tool"), json__tool="")
+    assert score(f"{tmp_path}/mine.py:Mine") == 1.0
 
 
 def test_align_is_never_a_second_one(tmp_path):
-    write(tmp_path, mine=reward("float(issubclass(Mine, Reward))", "from align.rewards import Reward").replace("Mine:", "Mine(Reward):"),
-          align__init="", align__rewards="Reward = object")
-    assert isinstance(build_part("reward", f"{tmp_path}/mine.py:Mine", ""), Reward)
+    write(tmp_path, mine=reward("float(Reward is not object)", "from align.rewards import Reward"), align__init="",
+          align__rewards="Reward = object")
+    assert score(f"{tmp_path}/mine.py:Mine") == 1.0
+
+
+def test_annotations_are_what_the_file_says(tmp_path):
+    write(tmp_path, mine=reward("float(typed.__annotations__['x'] is int)", "def typed(x: int): ..."))
+    assert score(f"{tmp_path}/mine.py:Mine") == 1.0
 
 
 def test_files_whose_names_are_no_python_names(tmp_path):
