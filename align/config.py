@@ -20,13 +20,14 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from align import registry
+from align import plugins, registry
 from align.errors import RecipeError
 from align.lookup import find_recipe
+from align.plugins import Plugin
 
 P = TypeVar("P")
-LOCAL_FILE = re.compile(r"^(?!/)[^:\n]*\.(py:\w+|yaml)$")
-"""A plugin or another recipe, by a path that starts at the folder of the recipe that names it."""
+LOCAL_FILE = re.compile(r"^(?!/)[^:\n]*\.(py:\w+|yaml)$|^(\.{1,2}|~)/[^:\n]*:[^\W\d]\w*$")
+"""A plugin, a file or `./folder:Class`, or another recipe, by a path that starts at the folder of the recipe that names it."""
 
 
 def part(kind: str, default: Any = dataclasses.MISSING, *, many: bool = False, optional: bool = False) -> Any:
@@ -120,8 +121,11 @@ def build_part(kind: str, node: Any, where: str) -> Any:
     name = node.pop("name", default_name)
     if not isinstance(name, str):
         raise RecipeError(where, f"has no `name`; {kind}s are: {', '.join(registry.shipped(kind))}")
-    built = build(registry.resolve(kind, name, where), node, where)
+    cls = registry.resolve(kind, name, where)
+    plugin = plugins.loaded(name.rpartition(":")[0])
+    built = build(cls, node, where)
     object.__setattr__(built, "recipe_name", name)
+    object.__setattr__(built, "recipe_plugin", plugin)
     return built
 
 
@@ -201,6 +205,26 @@ def resolved(built: Any) -> Any:
     name = getattr(built, "recipe_name", None)
     node = {} if name is None else {"name": name}
     return node | {f.name: resolved(getattr(built, f.name)) for f in dataclasses.fields(built) if f.init}
+
+
+def plugins_of(built: Any) -> tuple[Plugin, ...]:
+    """What the parts in it were loaded from, which a worker needs to build them again."""
+    found: dict[str, Plugin] = {}
+    _gather(built, found)
+    return tuple(found.values())
+
+
+def _gather(built: Any, found: dict[str, Plugin]) -> None:
+    if isinstance(built, dict):
+        inner = list(built.values())
+    elif dataclasses.is_dataclass(built):
+        inner = [getattr(built, f.name) for f in dataclasses.fields(built) if f.init]
+        plugin = getattr(built, "recipe_plugin", None)
+        found |= {} if plugin is None else {plugin.package: plugin}
+    else:
+        return
+    for child in inner:
+        _gather(child, found)
 
 
 def location(cls: type) -> str:

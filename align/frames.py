@@ -19,7 +19,7 @@ def own_traceback(error: Exception) -> str:
     frames, message = own_frames(error), traceback.format_exception_only(error)
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: {message[-1].strip()}"
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError) and len(frames) < 2:
         place = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
         return place + message[-1].strip()
     return "".join([*frames.format(), *message]).strip()

@@ -26,8 +26,10 @@ ONLOOKERS = {"cli.py", "catalogue.py", "describe.py", "enumeration.py", "explain
 
 
 def content_hash(recipe: Recipe) -> str:
-    """Of the resolved recipe, align's own sources, the kernels' and the libraries that train: whatever could change the model."""
+    """Of the resolved recipe, its plugins, align's own sources, the kernels' and the libraries that train: what could change the model."""
     digest = hashlib.sha256(json.dumps(config.resolved(recipe), sort_keys=True).encode())
+    for plugin in config.plugins_of(recipe):
+        digest.update(repr(sorted(plugin.files.items())).encode("utf-8", "replace"))
     for package in (Path(__file__).parent, Path(align_kernels.__file__).parent):
         for source in sorted(package.rglob("*.py")):
             if not ONLOOKERS & set(source.relative_to(package).parts):

@@ -2,27 +2,26 @@
 
 `divergence: tsallis` is the file `align/divergences/tsallis.py`, imported when asked for. A user's part is an installed
 entry point of the group `align.divergences`, or `"package.module:Class"`, or `"./file.py:Class"`. Parts are named by strings
-everywhere, so nothing is pickled on the way to a worker: a local file's source travels as text (`sources`, `install`).
+everywhere, so nothing is pickled on the way to a worker: a local file's source travels as text (`align.plugins`).
 
 A part is a dataclass: its fields are its recipe keys. A class that does not derive from its room's contract is completed
-by it, so a plugin need not import align.
+by it, so a plugin need not import align. Where the contract has `of_function`, a plain function is a part too.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import importlib
 import importlib.metadata
 import inspect
 import pkgutil
-import sys
 import types
-from pathlib import Path
 
+from align import plugins
 from align.errors import RecipeError
 from align.frames import own_traceback
+from align.plugins.unannotated import refuse_unannotated
 
 ROOMS = {
     "algorithm": "align.algorithms",
@@ -39,9 +38,6 @@ ROOMS = {
     "weighting": "align.weightings",
     "writer": "align.writers",
 }
-
-_sources: dict[str, str] = {}
-_modules: dict[str, types.ModuleType] = {}
 
 
 def contract(kind: str) -> type:
@@ -60,25 +56,10 @@ def installed(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
     return {e.name: e for e in importlib.metadata.entry_points(group=ROOMS[kind])}
 
 
-def sources() -> dict[str, str]:
-    """Every local plugin file loaded so far, path -> text: what a worker needs to load the same parts."""
-    return dict(_sources)
-
-
-def install(files: dict[str, str]) -> None:
-    """Make these plugin sources loadable here, whether or not the files exist on this machine."""
-    _sources.update(files)
-
-
 def resolve(kind: str, name: str, where: str) -> type:
     """The class called `name`. Raises RecipeError naming `where`, the known names and the nearest one."""
     if ":" in name:
-        module_name, _, class_name = name.rpartition(":")
-        module = _plugin(module_name, where)
-        found = getattr(module, class_name, None)
-        if not isinstance(found, type):
-            classes = sorted(n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__)
-            raise RecipeError(where, f"{module_name} has no class {class_name}; it has: {', '.join(classes) or 'none'}")
+        found = written(name, where)
     elif name in shipped(kind):
         found = _only_part(importlib.import_module(f"{ROOMS[kind]}.{name}"), contract(kind))
     elif name in installed(kind):
@@ -90,7 +71,42 @@ def resolve(kind: str, name: str, where: str) -> type:
         known = [*shipped(kind), *installed(kind)]
         raise RecipeError(where, f"no {kind} is called {name!r}{_nearest(name, known)}; there are: {', '.join(known)}, "
                           f'or your own as "./file.py:Class"')
+    return as_part(kind, found, where)
+
+
+def as_part(kind: str, found: type | types.FunctionType, where: str) -> type:
+    """A class or function as its author wrote it, completed to a part of this kind. Raises RecipeError at `where`."""
+    if inspect.isfunction(found):
+        found = _of_function(kind, found, where)
+    if not isinstance(found, type):
+        raise RecipeError(where, f"names a {type(found).__name__}, not a class")
+    refuse_unannotated(found, contract(kind), where)
     return _complete(found, contract(kind))
+
+
+def written(name: str, where: str) -> type | types.FunctionType:
+    """The class or function that `file.py:Name` or `package.module:Name` names, as its author wrote it. Raises RecipeError."""
+    spec, _, wanted = name.rpartition(":")
+    module = _plugin(spec, where)
+    found = getattr(module, wanted, None)
+    if isinstance(found, type) or inspect.isfunction(found):
+        return found
+    own = {n: v for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__ and not n.startswith("_")}
+    classes = ", ".join(sorted(n for n, v in own.items() if isinstance(v, type))) or "none"
+    functions = ", ".join(sorted(n for n, v in own.items() if inspect.isfunction(v)))
+    raise RecipeError(where, f"{spec} has no class {wanted}; it has: {classes}" + (f"; functions: {functions}" if functions else ""))
+
+
+def _of_function(kind: str, found: types.FunctionType, where: str) -> type:
+    make = getattr(contract(kind), "of_function", None)
+    place = f"{found.__code__.co_filename}:{found.__code__.co_firstlineno}"
+    if make is None:
+        raise RecipeError(where, f"{place}: {found.__name__} is a function; a {kind} is a class with "
+                          f"{', '.join(sorted(contract(kind).__abstractmethods__)) or 'the methods of its contract'}")
+    try:
+        return make(found)
+    except TypeError as error:
+        raise RecipeError(where, f"{place}: {error}") from error
 
 
 def _nearest(name: str, known) -> str:
@@ -120,29 +136,9 @@ def _complete(found: type, base: type) -> type:
 
 def _plugin(spec: str, where: str) -> types.ModuleType:
     try:
-        if spec.endswith(".py"):
-            return _load_file(spec, where)
-        return importlib.import_module(spec)
+        return plugins.load(spec, where) if plugins.is_path(spec) else importlib.import_module(spec)
     except RecipeError:
         raise
     except Exception as error:
         # The author of the plugin needs the traceback; everyone else's mistakes are told in one line.
         raise RecipeError(where, f"the plugin {spec} failed to import\n{own_traceback(error)}") from error
-
-
-def _load_file(path: str, where: str) -> types.ModuleType:
-    if path in _modules:
-        return _modules[path]
-    if path not in _sources:
-        file = Path(path)
-        if not file.is_file():
-            raise RecipeError(where, f"there is no plugin file {path} (a relative path starts at the recipe's folder, "
-                              "or at the working directory when it is given on the command line)")
-        _sources[path] = file.read_text()
-    name = f"align_plugin_{Path(path).stem}_{hashlib.sha256(path.encode()).hexdigest()[:8]}"
-    module = types.ModuleType(name)
-    module.__file__ = path
-    sys.modules[name] = module
-    exec(compile(_sources[path], path, "exec"), module.__dict__)
-    _modules[path] = module
-    return module

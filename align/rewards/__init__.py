@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from align.types import Group, Prompt
@@ -40,6 +40,13 @@ def total(answer: Answer) -> float:
 
 class Reward(ABC):
     """The contract. Model output is data: a reward parses it, never executes it."""
+
+    @classmethod
+    def of_function(cls, function: Callable[..., Answer]) -> type[Reward]:
+        """The reward that is this function of `prompt` and `response`, or one of them. Raises TypeError for another signature."""
+        from align.rewards._function import reward_of  # noqa: PLC0415  (which derives from this class)
+
+        return reward_of(function)
 
     def start(self) -> None:
         """Load what the reward needs, once, in the process that runs it. Raises UserError where that cannot work: nothing has run yet."""

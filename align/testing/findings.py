@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import isfunction
 from typing import Any, NamedTuple
 
 from align import config, registry
@@ -34,7 +35,7 @@ class Check(NamedTuple):
 class Kit:
     """The checks of one kind. A check is a function of a built part: what it expects is its docstring, what it finds wrong it returns.
 
-    A part is given as its name, as a class (which need not derive from anything) with its keys, or built.
+    A part is given as its name, as a class (which need not derive from anything) or function with its keys, or built.
     """
 
     def __init__(self, kind: str):
@@ -59,8 +60,8 @@ class Kit:
     def _build(self, part: Any, keys: dict[str, Any]) -> Any:
         if isinstance(part, str):
             return config.build_part(self.kind, {"name": part} | keys, part)
-        if isinstance(part, type):
-            return config.build(registry._complete(part, registry.contract(self.kind)), keys, part.__name__)
+        if isinstance(part, type) or isfunction(part):
+            return config.build(registry.as_part(self.kind, part, part.__name__), keys, part.__name__)
         if not isinstance(part, registry.contract(self.kind)):
             raise TypeError(f"a {type(part).__name__} is no {self.kind} yet: give the class, and its keys")
         return part

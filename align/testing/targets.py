@@ -51,17 +51,11 @@ def keys(given: Iterable[str]) -> dict[str, Any]:
 
 
 def _kinds_of_class(name: str, kinds: tuple[str, ...]) -> list[str]:
-    found = _written_class(name)
+    found = registry.written(name, name)
+    if not isinstance(found, type):
+        return [k for k in kinds if hasattr(registry.contract(k), "of_function")]
     derived = [k for k in kinds if issubclass(found, registry.contract(k))]
     if derived:
         return derived
     by_method = [k for k in kinds if must_define(k) and all(hasattr(found, method) for method in must_define(k))]
     return by_method or [k for k in kinds if any(hasattr(found, method) for method in OPTIONAL.get(k, ()))]
-
-
-def _written_class(name: str) -> type:
-    """The class as its author wrote it, which `registry.resolve` would complete to a kind."""
-    module_name, _, class_name = name.rpartition(":")
-    found = getattr(registry._plugin(module_name, name), class_name, None)
-    return found if isinstance(found, type) else registry.resolve("divergence", name, name)  # which raises, naming what there is
-

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 import torch
 
-from align import config, registry
+from align import config, plugins
 from align.errors import UserError
 from align.recipe import Recipe
 from align.types import Group, Prompt, Rewards
@@ -27,14 +27,14 @@ class Job:
 
     node: dict[str, Any]
     """The recipe, every default written out."""
-    sources: dict[str, str]
-    """Plugin files, path -> text."""
+    plugins: tuple[plugins.Plugin, ...]
+    """The text of the files that its parts are written in."""
     model_dir: str
     max_prompt_tokens: int
 
     def recipe(self) -> Recipe:
         """The recipe, built in this process. Raises UserError where this node cannot read the model."""
-        registry.install(self.sources)
+        plugins.install(self.plugins)
         recipe = config.build(Recipe, self.node, "")
         torch.set_num_threads(recipe.workers.threads)
         if not os.path.isdir(self.model_dir):

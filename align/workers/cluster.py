@@ -13,8 +13,7 @@ from typing import Any
 
 import ray
 
-from align import registry
-from align.config import resolved
+from align.config import plugins_of, resolved
 from align.errors import RunStopped, UserError
 from align.recipe import Recipe
 from align.types import Group, Prompt, Rewards
@@ -46,7 +45,7 @@ class RayWorkers:
         self.learner_actor: Any = None
         self.joined = connect(address)
         try:
-            self._place(Job(resolved(recipe), registry.sources(), os.path.abspath(model_dir), max_prompt_tokens), learns)
+            self._place(Job(resolved(recipe), plugins_of(recipe), os.path.abspath(model_dir), max_prompt_tokens), learns)
         except BaseException:
             self.close()
             raise

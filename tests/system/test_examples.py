@@ -106,3 +106,22 @@ def test_the_coefficient_of_ones_own_steers_and_is_resumed(tmp_path: Path):
     closer = run(held_closer, tmp_path, *SMALL, *LOCAL, "steps=3")
     assert closer[1]["divergence/kl"] == steps[1]["divergence/kl"]
     assert closer[2]["beta/kl"] > steps[2]["beta/kl"]
+
+
+def test_a_reward_in_several_files_runs_on_ray_and_its_key_acts(tmp_path: Path):
+    """Its workers get the package as text."""
+    graded, strict = commands("reward_package")
+    small = [word for word in SMALL if word != "reward=wordy"]
+    # Random answers are near nothing: whatever is a sum at all is near.
+    first, *_ = run(graded, tmp_path, *small, "reward.near=1e9", "workers.rollout=1", "workers.cpus=0.1", "sampling.max_tokens=1")
+    assert first["reward/near"] > 0.01
+    assert first["reward/mean"] == pytest.approx(0.5 * first["reward/near"] + 0.5 * first["reward/right"], rel=1e-6)
+    first, *_ = run(strict, tmp_path, *small, *LOCAL, "reward.near=1e9", "sampling.max_tokens=1")
+    assert first["reward/mean"] == pytest.approx(0.2 * first["reward/near"] + 0.8 * first["reward/right"], rel=1e-6)
+
+
+def test_the_reward_in_several_files_is_checked():
+    (line,) = (line for line in (ROOT / "examples" / "reward_package" / "README.md").read_text().splitlines() if "align check" in line)
+    program, *arguments = shlex.split(line)
+    done = subprocess.run([Path(sys.executable).with_name(program), *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -15,8 +15,10 @@ import pytest
 import ray
 import torch
 from models import tiny_model
+from plugins.several import write
 
 from align import recipe
+from align.config import resolved
 from align.errors import RunStopped, UserError
 from align.pack import pack
 from align.recipe import Recipe
@@ -236,6 +238,26 @@ def test_who_only_generates_and_scores_starts_no_learner(workers, model: Path):
     assert same(groups, local.generate(PLAIN, 2, seed=5))
     assert without.score(groups).values.tobytes() == local.score(groups).values.tobytes()
     without.close()
+
+
+def test_a_plugin_of_several_files_needs_no_folder_on_the_workers(workers, model: Path, tmp_path):
+    """A package and a file beside it, imported at the top and inside functions; what runs is what was read, not what an edit left."""
+    write(tmp_path, pkg__init="from .engine import Own\ndef judge(response, *, factor: float = 1.0):\n    from . import late\n"
+                               "    return factor * late.length(response)\n",
+          pkg__engine="from align.engines.transformers import Transformers\nclass Own(Transformers):\n    def generate(self, *given):\n"
+                      "        from beside import checked\n        return checked(super().generate(*given))\n",
+          pkg__late="def length(text):\n    return len(text)\n", beside="def checked(groups):\n    return groups\n")
+    wanted = built(model, PLUGIN, backend="ray")
+    node = resolved(wanted) | {"engine": f"{tmp_path}/pkg:Own", "reward": {"name": f"{tmp_path}/pkg:judge", "factor": 2.0}}
+    wanted = recipe.build(node)
+    write(tmp_path, pkg__late="def length(text):\n    return 0\n")
+    assert recipe.build(node).reward.score(PLAIN[0], "four") == 0
+    shutil.rmtree(tmp_path / "pkg")
+    opened = open_workers(wanted, str(model), 3, None, False)
+    groups = opened.generate(PLAIN, 2, seed=5)
+    rewards = opened.score(groups)
+    opened.close()
+    assert rewards.values.tolist() == [2 * len(r.text) for g in groups for r in g.rollouts] and rewards.failed == 0
 
 
 def test_the_twins_go_through_a_step_alike_until_the_learner_dies(workers, model: Path, tmp_path):

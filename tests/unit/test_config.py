@@ -333,19 +333,6 @@ def test_a_relative_plugin_path_starts_at_the_recipe_or_at_the_working_directory
     assert config.load(recipe, ["divergence=own.py:Squared"]) == {"divergence": f"{on_the_line}:Squared"}
 
 
-def test_a_plugin_travels_as_text_to_a_machine_without_the_file(tmp_path, monkeypatch):
-    path = write(tmp_path, "gone.py", PLUGIN)
-    build_part("divergence", f"{path}:Squared", "")
-    carried = {key: text for key, text in registry.sources().items() if key == str(path)}
-    path.unlink()
-    monkeypatch.setattr(registry, "_sources", {})
-    monkeypatch.setattr(registry, "_modules", {})
-    registry.install(carried)
-    built = build_part("divergence", f"{path}:Squared", "")
-    assert float(built.f(torch.tensor(math.log(3.0)))) == pytest.approx(4.0, rel=1e-6)
-    assert config.location(type(built)) == str(path)
-
-
 def test_entry_points_are_parts_and_a_broken_one_shows_its_traceback(tmp_path, monkeypatch):
     write(tmp_path, "other_package.py", PLUGIN)
     info = tmp_path / "other_package-1.0.dist-info"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from models import tiny_model
+from plugins.several import write
 from safetensors.torch import load_file
 
 from align import recipe
@@ -77,6 +78,15 @@ def test_every_key_is_part_of_the_content():
 def test_a_bfloat16_policy_holds_bfloat16(tmp_path: Path):
     model = load_causal_lm(str(tiny_model(tmp_path)), "bfloat16", "model.path")
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+def test_a_warm_start_hangs_on_every_file_of_its_plugins(tmp_path: Path):
+    write(tmp_path, mine="import helper\nfrom align.tasks.countdown import Countdown\nclass Mine(Countdown):\n    pass\n", helper="x = 1")
+    hashes = set()
+    for text in ("x = 1", "x = 2", "x = 1"):
+        write(tmp_path, helper=text, unrelated=text)
+        hashes.add(content_hash(build({"path": "a"}, task={"name": f"{tmp_path}/mine.py:Mine", "size": 8, "demonstrations": True})))
+    assert len(hashes) == 2
 
 
 def test_a_warm_start_hangs_on_the_kernels_too(tmp_path: Path, monkeypatch):

@@ -1,0 +1,175 @@
+"""The modules of a plugin: a private package in memory. They import each other by plain names; no other module can."""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import importlib
+import importlib.abc
+import linecache
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec, resolve_name
+
+from align.plugins.files import File, sibling
+
+PREFIX = "align_plugin_"
+
+
+@dataclass
+class Plugin:
+    """The files of one folder in one state. Plain text, so it travels to a worker as it is."""
+
+    package: str
+    """The private name its modules are loaded under: the same in every process."""
+    root: str
+    """The folder where their imports start."""
+    files: dict[str, File] = field(default_factory=dict)
+    """By dotted path from there."""
+    named: dict[str, str] = field(default_factory=dict)
+    """By what recipes call them, the modules they name."""
+    reached: dict[str, dict[str, File]] = field(default_factory=dict)
+    """Of each named module, the files it was found to need."""
+
+    @classmethod
+    def of(cls, root: str, module: str, files: Mapping[str, File]) -> Plugin:
+        state = repr((root, module, sorted(files.items())))
+        plugin = cls(f"{PREFIX}{hashlib.sha256(state.encode('utf-8', 'replace')).hexdigest()[:12]}", root)
+        plugin.open()
+        return plugin
+
+    def fits(self, module: str, files: Mapping[str, File]) -> bool:
+        """`module`, which needs these files, can be one of its modules: none of them has changed."""
+        return self.reached.get(module, files) == files and all(self.files.get(name, file) == file for name, file in files.items())
+
+    def take(self, spec: str, module: str, files: Mapping[str, File]) -> None:
+        self.named[spec] = module
+        self.reached[module] = dict(files)
+        self.files |= files
+
+    def open(self) -> None:
+        """Make its modules importable under the private name."""
+        if self.package not in sys.modules:
+            spec = ModuleSpec(self.package, None, is_package=True)
+            spec.submodule_search_locations = [self.package]
+            sys.modules[self.package] = module_from_spec(spec)
+
+    def has(self, module: str) -> bool:
+        return module in self.files
+
+    def is_folder(self, module: str) -> bool:
+        return any(name.startswith(f"{module}.") for name in self.files)
+
+    def places(self, module: str) -> str:
+        """The files a module of this name could be, for a message."""
+        path = "/".join([self.root.rstrip("/"), *module.split(".")])
+        return f"{path}.py and {path}/__init__.py"
+
+
+packages: dict[str, Plugin] = {}
+"""By private name, the one used last at the end."""
+
+
+def show_lines(plugin: Plugin) -> None:
+    """Tracebacks and `inspect` show what was loaded, on a machine without the file as well as after it was edited."""
+    for path, text in plugin.files.values():
+        # Without a modification time linecache does not look at the disk.
+        linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)
+
+
+class _Finder(importlib.abc.PathEntryFinder):
+    """Finds the modules in one folder of a plugin, for `import` and for `pkgutil.iter_modules`."""
+
+    def __init__(self, place: str):
+        """`place`: `PACKAGE/folder/...`, an entry of some `__path__`. Raises ImportError for any other."""
+        package, _, folder = place.partition("/")
+        if package not in packages:
+            raise ImportError(f"{place} is no plugin's")
+        self.package, self.folder = package, folder.replace("/", ".")
+
+    def find_spec(self, fullname: str, target: types.ModuleType | None = None) -> ModuleSpec | None:
+        plugin, module = packages[self.package], fullname.partition(".")[2]
+        file = plugin.files.get(module)
+        if file is None and not plugin.is_folder(module):
+            return None
+        is_package = file is None or file.is_package
+        loader = None if file is None else _Loader(plugin, module, file)
+        spec = ModuleSpec(fullname, loader, origin=None if file is None else file.path, is_package=is_package)
+        spec.has_location = file is not None
+        if is_package:
+            spec.submodule_search_locations = ["/".join([self.package, *module.split(".")])]
+        return spec
+
+    def iter_modules(self, prefix: str = "") -> Iterator[tuple[str, bool]]:
+        start = f"{self.folder}." if self.folder else ""
+        for name, file in sorted(packages[self.package].files.items()):
+            inner = name.removeprefix(start)
+            if name.startswith(start) and inner and "." not in inner:
+                yield prefix + inner, file.is_package
+
+
+sys.path_hooks.append(_Finder)
+
+
+class _Loader(importlib.abc.InspectLoader):
+    def __init__(self, plugin: Plugin, module: str, file: File):
+        self.plugin, self.module, self.file = plugin, module, file
+
+    def get_source(self, fullname: str) -> str:
+        return self.file.text
+
+    def is_package(self, fullname: str) -> bool:
+        return self.file.is_package
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        # An import statement calls the `__import__` among the builtins of the module it stands in, also inside a function, later.
+        module.__dict__["__builtins__"] = {**vars(builtins), "__import__": _importing(self.plugin, self.module, self.file.is_package)}
+        exec(compile(self.file.text, self.file.path, "exec", dont_inherit=True), module.__dict__)
+
+
+def _importing(plugin: Plugin, importer: str, is_package: bool) -> Callable[..., types.ModuleType]:
+    """`__import__` for one module of a plugin: its siblings first, by their private names."""
+    def import_(name: str, globals: Mapping | None = None, locals: Mapping | None = None, fromlist: Sequence[str] | None = (),
+                level: int = 0) -> types.ModuleType:
+        own = sibling(name, importer, is_package, plugin) if level == 0 else None
+        if level:
+            package = f"{plugin.package}.{importer}" if is_package else f"{plugin.package}.{importer}".rpartition(".")[0]
+            wanted = resolve_name("." * level + name, package)
+        else:
+            wanted = name if own is None else f"{plugin.package}.{own}"
+        try:
+            found = builtins.__import__(wanted, globals, locals, fromlist, 0)
+        except ModuleNotFoundError as error:
+            if error.name is not None and f"{wanted}.".startswith(f"{error.name}."):
+                error.msg = _missing(plugin, name, level, error.name)
+            raise
+        if not wanted.startswith(PREFIX):
+            return found
+        if fromlist:
+            _has_all(plugin, found, fromlist, "." * level + name)
+            return found
+        # `import a.b` binds a.
+        return sys.modules[wanted[: len(wanted) - len(name) + len(name.partition(".")[0])]]
+
+    return import_
+
+
+def _missing(plugin: Plugin, name: str, level: int, missing: str) -> str:
+    private = missing.startswith(f"{plugin.package}.")
+    places = plugin.places(missing.partition(".")[2] if private else missing)
+    return f"No module named {'.' * level + name!r}; looked for {places}" + ("" if private else ", and for an installed package")
+
+
+def _has_all(plugin: Plugin, module: types.ModuleType, names: Sequence[str], written: str) -> None:
+    """Raises ImportError for a name that `from module import names` would not find, by the files instead of private names."""
+    for name in names:
+        if name == "*" or hasattr(module, name) or f"{module.__name__}.{name}" in sys.modules:
+            continue
+        inside = module.__name__.partition(".")[2]
+        problem = [] if module.__spec__.origin is None else [f"{module.__spec__.origin} has not defined it"]
+        if module.__spec__.submodule_search_locations is not None:
+            problem.append(f"looked for {plugin.places(f'{inside}.{name}'.lstrip('.'))}")
+        raise ImportError(f"cannot import name {name!r} from {written!r}: {'; '.join(problem)}", name=module.__name__)
