@@ -53,7 +53,6 @@ class RayWorkers:
             raise
 
     def _place(self, job: Job, learns: bool) -> None:
-        workers = self.recipe.workers
         wanted = {need.role: need for need in needs(self.recipe, _gpus_of_cluster(), learns)}
         _check(list(wanted.values()))
         if learns:
@@ -76,6 +75,8 @@ class RayWorkers:
         if not need.gpus:
             # Ray shows every GPU of the node to an actor that reserved none, and all of them would take the first.
             variables["CUDA_VISIBLE_DEVICES"] = ""
+        else:
+            variables |= allocator(variables)
         return {"num_cpus": need.cpus, "num_gpus": need.gpus, "runtime_env": {"env_vars": variables}}
 
     def _start(self) -> None:
@@ -131,6 +132,13 @@ class RayWorkers:
         if self.joined:
             self.joined = False
             ray.shutdown()
+
+
+def allocator(variables: Mapping[str, str]) -> dict[str, str]:
+    """Micro-batches come in all shapes: torch's default allocator keeps a cached segment of each, and runs out of memory beside free
+    memory. What the user or the engine has set stays, by torch's older name too, which CUDA reads first."""
+    known = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    return {} if any(name in os.environ or name in variables for name in known) else {known[0]: "expandable_segments:True"}
 
 
 def _gpus_of_cluster() -> float:

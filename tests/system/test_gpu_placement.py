@@ -10,7 +10,7 @@ from models import tiny_model
 from align import recipe
 from align.errors import UserError
 from align.recipe import Recipe
-from align.workers import open_workers
+from align.workers import cluster, open_workers
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +56,24 @@ def test_more_processes_than_gpus_are_told_before_any_starts(model: Path):
     with pytest.raises(UserError, match=r"^wanted 3 GPUs \(learner 1 x 1, rollout 2 x 1\), the cluster has 2; lower workers\.rollout; or "
                                         r"set workers\.learner_gpus and workers\.rollout_gpus, to 0\.5 to share GPUs or to 0 for the CPU"):
         open_workers(built(model, rollout=2), str(model), 3)
+
+
+def test_who_has_a_gpu_has_an_allocator_that_does_not_fragment(model: Path, monkeypatch):
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    opened = open_workers(built(model, rollout_gpus=0), str(model), 3)
+    actors = [opened.learner_actor, opened.rollouts.actors[0], opened.rewards.actors[0]]
+    seen = ray.get([a.__ray_call__.remote(lambda self: [os.environ.get(name) for name in names]) for a in actors])
+    opened.close()
+    assert seen == [["expandable_segments:True", None], [None, None], [None, None]]
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_an_allocator_that_the_user_has_set_stays(monkeypatch, name: str):
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    assert cluster.allocator({}) == {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    assert cluster.allocator({name: "backend:native"}) == {}
+    monkeypatch.setenv(name, "backend:native")
+    assert cluster.allocator({}) == {}
