@@ -144,6 +144,9 @@ def _check_devices(recipe: Recipe) -> None:
             raise RecipeError(key, f"0 hides the GPUs, and {where}: {device} wants one: leave one of the two out")
         if gpus and device == "cpu":
             raise RecipeError(key, f"{gpus:g} reserves GPUs, and {where}: cpu uses none: leave one of the two out")
+    share = recipe.workers.rollout_gpus
+    if recipe.answers and share and share < 1:
+        recipe.engine.check_share(share, f"workers.rollout_gpus: {share:g} lets others work on its GPU")
 
 
 def _check_links(recipe: Recipe) -> None:

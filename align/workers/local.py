@@ -20,6 +20,8 @@ class LocalWorkers:
 
     def __init__(self, recipe: Recipe, model_dir: str, max_prompt_tokens: int, learns: bool = True):
         self.recipe = recipe
+        if learns and recipe.answers and recipe.model.device != "cpu" and torch.cuda.is_available():
+            recipe.engine.check_share(0.5, "with workers.backend: local the learner works on its GPU")
         os.environ.update(recipe.engine.environment)
         torch.set_num_threads(recipe.workers.threads)
         if recipe.reward is not None:
