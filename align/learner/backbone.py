@@ -37,8 +37,10 @@ def add_lora(model: torch.nn.Module, options: Model, task_type: str) -> torch.nn
     """The model with adapters. Raises UserError where model.lora.targets names no layer of it, or the head."""
     targets = options.lora.targets if options.lora.targets == "all-linear" else options.lora.targets.split(",")
     try:
+        # By default peft makes adapters float32, and each layer of a bfloat16 model would compute them so, without tensor cores. Their
+        # float32 values are the optimizer's masters.
         adapted = get_peft_model(model, LoraConfig(r=options.lora.rank, lora_alpha=options.lora.alpha, lora_dropout=options.lora.dropout,
-                                                   target_modules=targets, task_type=task_type))
+                                                   target_modules=targets, task_type=task_type), autocast_adapter_dtype=False)
     except ValueError as error:
         raise UserError(f"model.lora.targets: {error}") from error
     if hasattr(model.get_output_embeddings(), "lora_A"):

@@ -46,7 +46,7 @@ class Policy:
         call = {"input_ids": batch.input_ids[:, :-1], "use_cache": False}
         with self._adapter_off() if parameters is BASE else nullcontext():
             if isinstance(parameters, dict):
-                # Each in the precision of the parameter it replaces: peft keeps adapters in float32 beside a bfloat16 base.
+                # Each in the precision of the parameter it replaces: a reference may keep its values in float32.
                 inside = {n.removeprefix(self._prefix): parameters[n].to(p.dtype)
                           for n, p in self.trained() if n in parameters and n.startswith(self._prefix)}
                 out = functional_call(self._decoder, inside, kwargs=call)
