@@ -48,6 +48,9 @@ class Model:
     dtype: str = "float32"
     """float32 or bfloat16: of the forward pass and of what engines get. What is trained keeps float32 values beside it, which the
     optimizer moves, so no update is too small: 18 bytes a trained parameter, where float32 alone takes 16."""
+    tf32: bool = False
+    """float32 matrix products with TensorFloat-32 on CUDA: about eight times faster, with 10 bits of mantissa. Engines and learned rewards
+    too."""
     device: str = "auto"
     """Of the learner: `auto` is cuda where its process sees a GPU, else cpu."""
     activation_checkpointing: bool = False
@@ -61,6 +64,8 @@ class Model:
             raise ValueError(f"dtype must be float32 or bfloat16, not {self.dtype!r}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device must be auto, cpu or cuda, not {self.device!r}")
+        if self.tf32 and (self.dtype != "float32" or self.device == "cpu"):
+            raise ValueError("tf32 changes nothing with " + ("device: cpu" if self.device == "cpu" else f"dtype: {self.dtype}"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,13 @@ KEPT, REPLACED = ".modules_to_save.default.", ".original_module."
 
 
 def device_of(options: Model) -> torch.device:
-    """Where a model is to be. Raises UserError for a GPU that is not there."""
+    """Where a model is to be. Raises UserError for a GPU that is not there, and for what only a GPU could do."""
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("model.device: cuda was asked for, but torch sees no GPU in the learner's process; use auto or cpu")
-    return torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if options.tf32 and device.type == "cpu":
+        raise UserError("model.tf32: changes nothing: the learner computes on the CPU; delete the key")
+    return device
 
 
 def before_each_token(batch: TokenBatch) -> tuple[Tensor, Tensor]:

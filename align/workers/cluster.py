@@ -58,6 +58,7 @@ class RayWorkers:
         if learns:
             self.learner_actor = LearnerActor.options(**self._options(wanted["learner"], {})).remote(job)
             self.learner = RemoteLearner(self.learner_actor)
+        self.learner_on_gpu = learns and wanted["learner"].gpus > 0
         self.rollouts = self._pool(RolloutActor, wanted.get("rollout", NO_ENGINES), job, self.recipe.engine.environment)
         if "reward" in wanted:
             self.rewards = self._pool(RewardActor, wanted["reward"], job, {})

@@ -44,6 +44,7 @@ CHANGES = {
     ("batch", "head_elements"): Change(64),
     ("head", "backend"): Change("triton", stops=True),
     ("model", "device"): Change("cuda", stops=True),
+    ("model", "tf32"): Change(True, stops=True),
     ("optimizer", "betas"): Change([0.5, 0.99]),
     ("optimizer", "weight_decay"): Change(0.5),
     ("optimizer", "warmup_steps"): Change(2),
