@@ -23,7 +23,7 @@ from align.learner.scoring import Scorings, stats
 from align.learner.tally import Tally
 from align.recipe import Recipe
 from align.types import ScoreContext, Stat, TokenBatch, TokenContext
-from align.weight_sync.packing import Weights, pack
+from align.weight_sync.packing import Packer, Weights
 
 
 class Learner:
@@ -42,6 +42,7 @@ class Learner:
         self.optimizer = make_optimizer(recipe.optimizer, self.policy, self.critic)
         self.references = references.started(recipe, self.policy)
         self._reference_heads: dict[str, Head] = {}
+        self._packer = Packer()
 
     @torch.no_grad()
     def score(self, batch: TokenBatch) -> TokenBatch:
@@ -189,7 +190,7 @@ class Learner:
 
     def weights(self) -> Weights:
         """Everything an engine needs, under checkpoint names."""
-        return pack(self.policy.tensors())
+        return self._packer.pack(self.policy.alike(), self.policy.tensors())
 
     def export(self, folder: str) -> None:
         """The policy as a Hugging Face folder."""
