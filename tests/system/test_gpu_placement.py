@@ -35,6 +35,7 @@ def visible(model: Path, **workers) -> dict[str, list[str | None]]:
     """CUDA_VISIBLE_DEVICES of each actor, by role."""
     opened = open_workers(built(model, **workers), str(model), 3)
     try:
+        assert opened.learner_on_gpu is (workers.get("learner_gpus") != 0)
         actors = {"learner": [opened.learner_actor], "rollout": opened.rollouts.actors, "reward": opened.rewards.actors}
         return {role: ray.get([a.__ray_call__.remote(lambda self: os.environ.get("CUDA_VISIBLE_DEVICES")) for a in some])
                 for role, some in actors.items()}

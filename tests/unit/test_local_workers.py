@@ -80,6 +80,10 @@ def test_the_engines_environment_is_set(workers):
     assert isinstance(workers, LocalWorkers) and os.environ["ALIGN_TEST_MARK"] == "seen"
 
 
+def test_whether_the_learner_has_a_gpu_is_seen_on_it(workers):
+    assert workers.learner_on_gpu is (workers.learner.policy.device.type == "cuda")
+
+
 def test_an_address_without_ray_is_refused(model: Path):
     with pytest.raises(UserError, match="backend: local"):
         open_workers(recipe.build(node(model)), str(model), 3, address="auto")
