@@ -37,6 +37,7 @@ def check(recipe: Recipe) -> None:
         _check_regularizer(recipe, name, regularizer)
     _check_alike(recipe)
     _check_links(recipe)
+    _check_devices(recipe)
     for name, shaping in recipe.shapings.items():
         if not (algorithm.samples and algorithm.has_advantages):
             why = "uses no advantages" if algorithm.samples else f"learns from {data(recipe)}"
@@ -132,6 +133,21 @@ def _check_alike(recipe: Recipe) -> None:
             raise RecipeError(f"regularizers.{name}", f"is the same as regularizers.{twin} in everything but its coefficient: keep one of "
                               "them, with the sum of the coefficients")
         seen.append((name, node))
+
+
+def _check_devices(recipe: Recipe) -> None:
+    """Who must have a GPU keeps it: 0 in `workers` hides the GPUs from a process."""
+    roles = [("workers.learner_gpus", recipe.workers.learner_gpus, "model.device", recipe.model.device)]
+    if recipe.answers:
+        roles.append(("workers.rollout_gpus", recipe.workers.rollout_gpus, "engine.device", recipe.engine.device))
+    for key, gpus, where, device in roles:
+        if gpus == 0 and device.startswith("cuda"):
+            raise RecipeError(key, f"0 hides the GPUs, and {where}: {device} wants one: leave one of the two out")
+        if gpus and device == "cpu":
+            raise RecipeError(key, f"{gpus:g} reserves GPUs, and {where}: cpu uses none: leave one of the two out")
+    share = recipe.workers.rollout_gpus
+    if recipe.answers and share and share < 1:
+        recipe.engine.check_share(share, f"workers.rollout_gpus: {share:g} lets others work on its GPU")
 
 
 def _check_links(recipe: Recipe) -> None:

@@ -10,6 +10,7 @@ from align import config
 from align.checks import check
 from align.config import part, section
 from align.engines import Sampling
+from align.errors import RecipeError
 
 BACKENDS = ("auto", "triton", "compile", "torch")
 """Of the head; those of align_kernels."""
@@ -47,6 +48,9 @@ class Model:
     dtype: str = "float32"
     """float32 or bfloat16: of the forward pass and of what engines get. What is trained keeps float32 values beside it, which the
     optimizer moves, so no update is too small: 18 bytes a trained parameter, where float32 alone takes 16."""
+    tf32: bool = False
+    """float32 matrix products with TensorFloat-32 on CUDA: about eight times faster, with 10 bits of mantissa. Engines and learned rewards
+    too."""
     device: str = "auto"
     """Of the learner: `auto` is cuda where its process sees a GPU, else cpu."""
     activation_checkpointing: bool = False
@@ -60,6 +64,8 @@ class Model:
             raise ValueError(f"dtype must be float32 or bfloat16, not {self.dtype!r}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device must be auto, cpu or cuda, not {self.device!r}")
+        if self.tf32 and (self.dtype != "float32" or self.device == "cpu"):
+            raise ValueError("tf32 changes nothing with " + ("device: cpu" if self.device == "cpu" else f"dtype: {self.dtype}"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +137,11 @@ class Workers:
     """Reward actors."""
     cpus: float = 0.5
     """Ray CPUs reserved by each actor."""
-    gpus: float = 0.0
-    """Ray GPUs reserved by each rollout actor and by the learner."""
+    learner_gpus: float | None = None
+    """Ray GPUs reserved by the learner. null: 1 where the cluster has GPUs or model.device is cuda, but 0 with model.device: cpu. At 0
+    the GPUs are hidden from it, and it works on the CPU."""
+    rollout_gpus: float | None = None
+    """Ray GPUs reserved by each rollout actor; null and 0 as for the learner, by engine.device. Below 1 actors share a GPU."""
     reward_gpus: float = 0.0
     """Ray GPUs reserved by each reward actor, for a learned reward."""
     threads: int = 1
@@ -145,10 +154,15 @@ class Workers:
             raise ValueError(f"backend must be ray or local, not {self.backend!r}")
         if self.rollout < 1 or self.reward < 1 or self.threads < 1:
             raise ValueError("rollout, reward and threads must be at least 1")
-        idle = [f for f in fields(self) if f.name in ("rollout", "reward", "gpus", "reward_gpus") and getattr(self, f.name) != f.default]
+        for name in ("learner_gpus", "rollout_gpus", "reward_gpus"):
+            gpus = getattr(self, name) or 0.0
+            if gpus < 0 or (gpus > 1 and gpus % 1):
+                raise ValueError(f"{name} must be a fraction of one GPU or a whole number, not {gpus:g}")
+        counts = ("rollout", "reward", "learner_gpus", "rollout_gpus", "reward_gpus")
+        idle = [f for f in fields(self) if f.name in counts and getattr(self, f.name) != f.default]
         if self.backend == "local" and idle:
             raise ValueError(f"backend: local is one process, where {', '.join(f.name for f in idle)} changes nothing: set "
-                             + " ".join(f"workers.{f.name}={f.default:g}" for f in idle))
+                             + " ".join(f"workers.{f.name}={'null' if f.default is None else f'{f.default:g}'}" for f in idle))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +261,14 @@ def load(path: str | Path, overrides: list[str] = ()) -> Recipe:
 
 def build(node: dict) -> Recipe:
     """The recipe of a plain node, as `recipe.yaml` of a run holds it."""
+    _refuse_gpus(node)
     recipe = config.build(Recipe, node, "")
     check(recipe)
     return recipe
+
+
+def _refuse_gpus(node: dict) -> None:
+    workers = node.get("workers")
+    if isinstance(workers, dict) and "gpus" in workers:
+        raise RecipeError("workers.gpus", "is two keys: workers.learner_gpus, of the learner, and workers.rollout_gpus, of each rollout "
+                          "actor; where neither is given, each takes a GPU if there is one")

@@ -36,6 +36,11 @@ class Engine(ABC):
     """The weights it holds: how many updates they have seen."""
     environment: ClassVar[Mapping[str, str]] = {}
     """Variables that its process must have before anything is imported."""
+    device: str = "auto"
+    """A torch device, or `auto`: a GPU where its process sees one. An engine that lets the user choose makes this a key."""
+
+    def check_share(self, share: float, why: str) -> None:
+        """Raises RecipeError where it cannot work with this share of a GPU's memory, others having the rest. `why`: who they are."""
 
     @abstractmethod
     def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> None:

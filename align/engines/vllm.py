@@ -14,7 +14,7 @@ import torch
 from align.engines import Engine, Sampling
 from align.engines._responses import check_room, end_token_ids, group
 from align.engines._seeds import prompt_seeds
-from align.errors import UserError
+from align.errors import RecipeError, UserError
 from align.types import Group, Prompt
 from align.weight_sync.layout import Layout
 from align.weight_sync.packing import Weights
@@ -25,12 +25,18 @@ CPU_BLOCK = 128
 BATCHED_TOKENS = 8192
 """Tokens that one step on a CPU reads at most, unless a single prompt is longer."""
 
+DEFAULT_UTILIZATION = 0.92
+"""vLLM's own (0.32)."""
+GIB = 1 << 30
+ROOM = 0.9
+"""Of its share of a GPU, what vLLM is proposed to take: contexts and CUDA graphs come on top."""
+
 
 @dataclass(kw_only=True)
 class Vllm(Engine):
     """vLLM in this process, whose default process group and thread settings it takes over.
 
-    Beside the learner (`workers.backend: local`) both compute alike, but on a GPU it needs `gpu_memory_utilization`.
+    Where others work on its GPU (`workers.rollout_gpus` below 1, `workers.backend: local`) it needs `gpu_memory_utilization`.
     """
 
     max_sequences: int = 256
@@ -38,7 +44,7 @@ class Vllm(Engine):
     dtype: str = "auto"
     """`auto` is that of the saved model (vLLM's own `auto` would make float32 half precision); else float32, bfloat16 or float16."""
     gpu_memory_utilization: float | None = None
-    """Share of the GPU's memory for weights, keys and values; vLLM's default where null. On a CPU it is worked out."""
+    """Share of the GPU's memory for weights, keys and values; vLLM's default, 0.92, where null. On a CPU it is worked out."""
     enforce_eager: bool | None = None
     """No compilation and no CUDA graphs; null means on a CPU only, where compiling takes longer than it saves."""
     prefix_cache: bool = False
@@ -63,6 +69,11 @@ class Vllm(Engine):
             # Idle OpenMP threads that spin slow down everything beside them, up to ten times.
             preferred |= {"TORCHDYNAMO_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", **{name: os.environ.get(name, value) for name, value in preferred.items()}}
+
+    def check_share(self, share: float, why: str) -> None:
+        if self.gpu_memory_utilization is None:
+            raise RecipeError("engine.gpu_memory_utilization", f"must be given, for example {ROOM * share:.2g}: {why}, and vLLM would take "
+                              f"{DEFAULT_UTILIZATION:.0%} of its memory")
 
     def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> None:
         """Raises UserError where vLLM is not installed, was imported with other settings, or cannot hold the model."""
@@ -102,10 +113,7 @@ class Vllm(Engine):
 
     def _limits(self, config: Any, length: int, dtype: torch.dtype, cpu: bool) -> dict[str, Any]:
         if not cpu:
-            if self.gpu_memory_utilization is None and torch.cuda.memory_allocated():
-                raise UserError("engine.gpu_memory_utilization: must be given with workers.backend: local, for example 0.4: vLLM would "
-                                "take the GPU's memory that the learner, in the same process, is to work in")
-            return {} if self.gpu_memory_utilization is None else {"gpu_memory_utilization": self.gpu_memory_utilization}
+            return {"gpu_memory_utilization": self._utilization()}
         if self.gpu_memory_utilization is not None:
             raise UserError("engine.gpu_memory_utilization: changes nothing on a CPU; delete the key")
         from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend  # noqa: PLC0415
@@ -117,6 +125,16 @@ class Vllm(Engine):
         # Left alone, vLLM fills 92 % of a CPU machine's memory. A seeded request whose prompt is read in pieces fails there (0.32).
         return {"kv_cache_memory_bytes": kv_cache_bytes(decoder, self.max_sequences, length, dtype),
                 "enable_chunked_prefill": False, "max_num_batched_tokens": max(BATCHED_TOKENS, length, self.max_sequences)}
+
+    def _utilization(self) -> float:
+        """Raises UserError where other processes hold what vLLM is to take: it would stop with a traceback."""
+        share = DEFAULT_UTILIZATION if self.gpu_memory_utilization is None else self.gpu_memory_utilization
+        free, total = torch.cuda.mem_get_info()
+        if share * total > free:
+            raise UserError(f"engine.gpu_memory_utilization: {share:g} of this GPU is {share * total / GIB:.1f} GiB, and others, in this "
+                            f"process or another, leave {free / GIB:.1f} of its {total / GIB:.1f} GiB free: give at most "
+                            f"{int(100 * free / total) / 100:g}, or workers.rollout_gpus: 1, by which nothing else is placed there")
+        return share
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
         """The answers to a prompt depend on the weights, the seed and the prompt's id, not on the rest of the batch."""

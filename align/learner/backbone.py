@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -17,10 +17,13 @@ KEPT, REPLACED = ".modules_to_save.default.", ".original_module."
 
 
 def device_of(options: Model) -> torch.device:
-    """Where a model is to be. Raises UserError for a GPU that is not there."""
+    """Where a model is to be. Raises UserError for a GPU that is not there, and for what only a GPU could do."""
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("model.device: cuda was asked for, but torch sees no GPU in the learner's process; use auto or cpu")
-    return torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if options.tf32 and device.type == "cpu":
+        raise UserError("model.tf32: changes nothing: the learner computes on the CPU; delete the key")
+    return device
 
 
 def before_each_token(batch: TokenBatch) -> tuple[Tensor, Tensor]:
@@ -37,8 +40,10 @@ def add_lora(model: torch.nn.Module, options: Model, task_type: str) -> torch.nn
     """The model with adapters. Raises UserError where model.lora.targets names no layer of it, or the head."""
     targets = options.lora.targets if options.lora.targets == "all-linear" else options.lora.targets.split(",")
     try:
+        # By default peft makes adapters float32, and each layer of a bfloat16 model would compute them so, without tensor cores. Their
+        # float32 values are the optimizer's masters.
         adapted = get_peft_model(model, LoraConfig(r=options.lora.rank, lora_alpha=options.lora.alpha, lora_dropout=options.lora.dropout,
-                                                   target_modules=targets, task_type=task_type))
+                                                   target_modules=targets, task_type=task_type), autocast_adapter_dtype=False)
     except ValueError as error:
         raise UserError(f"model.lora.targets: {error}") from error
     if hasattr(model.get_output_embeddings(), "lora_A"):
@@ -46,19 +51,34 @@ def add_lora(model: torch.nn.Module, options: Model, task_type: str) -> torch.nn
     return adapted
 
 
-def merged(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a model with adapters under the names it has without, adapters merged into copies.
+def merged(model: torch.nn.Module, leave_out: Collection[str] = ()) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a model, with adapters or not, under the names it has without; adapters merged into copies, each when asked for.
 
     Merging in place and taking it back would leave rounding behind in the base weights.
     """
     modules = dict(model.named_modules())
+    for name, tensor, owner in _without_adapters(model, leave_out):
+        yield name, _with_delta(tensor, modules[owner]) if owner else tensor
+
+
+def unmerged(model: torch.nn.Module, leave_out: Collection[str] = ()) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of the names, shapes, dtypes and devices of `merged`, which cost nothing: those of the model itself."""
+    return ((name, tensor) for name, tensor, _ in _without_adapters(model, leave_out))
+
+
+def _without_adapters(model: torch.nn.Module, leave_out: Collection[str]) -> Iterator[tuple[str, Tensor, str]]:
+    """Each tensor that is no adapter's, under its name in the model without, and the layer whose adapter belongs on it, or ""."""
     for name, tensor in model.state_dict().items():
         if ".lora_" in name or REPLACED in name:
             continue
-        owner = name.rpartition(".base_layer.")[0]
-        if owner and name.endswith(".weight"):
-            tensor = tensor + modules[owner].get_delta_weight("default").to(tensor.dtype)
-        yield name.replace(".base_layer.", ".").replace(KEPT, "."), tensor
+        plain = name.replace(".base_layer.", ".").replace(KEPT, ".")
+        if plain not in leave_out:
+            yield plain, tensor, name.rpartition(".base_layer.")[0] if name.endswith(".weight") else ""
+
+
+@torch.no_grad()
+def _with_delta(tensor: Tensor, layer: torch.nn.Module) -> Tensor:
+    return layer.get_delta_weight("default").to(tensor.dtype).add_(tensor)
 
 
 def set_mode(model: torch.nn.Module, adapted: torch.nn.Module, options: Model) -> None:

@@ -25,7 +25,7 @@ from align.learner.scoring import Scorings, referenced, stats
 from align.learner.tally import Tally
 from align.recipe import Recipe
 from align.types import ScoreContext, Stat, TokenBatch, TokenContext
-from align.weight_sync.packing import Weights, pack
+from align.weight_sync.packing import Packer, Weights
 
 
 class Learner:
@@ -46,6 +46,7 @@ class Learner:
         self.budgets = budgets.chosen(recipe, self.policy)
         self.states = ReferenceStates(self.policy, self.references, self.budgets.kept_bytes)
         self._scorings = Scorings(recipe, self.policy, self.references, self.critic, self.states, self.budgets)
+        self._packer = Packer()
 
     @torch.no_grad()
     def score(self, batch: TokenBatch) -> TokenBatch:
@@ -194,7 +195,7 @@ class Learner:
 
     def weights(self) -> Weights:
         """Everything an engine needs, under checkpoint names."""
-        return pack(self.policy.tensors())
+        return self._packer.pack(self.policy.alike(), self.policy.tensors())
 
     def export(self, folder: str) -> None:
         """The policy as a Hugging Face folder."""

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from align.core.logprobs import Head
 from align.learner import folders
-from align.learner.backbone import add_lora, before_each_token, device_of, merged, set_mode
+from align.learner.backbone import add_lora, before_each_token, device_of, merged, set_mode, unmerged
 from align.recipe import Lora, Model
 from align.references import BASE, OWN, Override
 from align.types import TokenBatch
@@ -46,7 +46,7 @@ class Policy:
         call = {"input_ids": batch.input_ids[:, :-1], "use_cache": False}
         with self._adapter_off() if parameters is BASE else nullcontext():
             if isinstance(parameters, dict):
-                # Each in the precision of the parameter it replaces: peft keeps adapters in float32 beside a bfloat16 base.
+                # Each in the precision of the parameter it replaces: a reference may keep its values in float32.
                 inside = {n.removeprefix(self._prefix): parameters[n].to(p.dtype)
                           for n, p in self.trained() if n in parameters and n.startswith(self._prefix)}
                 out = functional_call(self._decoder, inside, kwargs=call)
@@ -65,10 +65,12 @@ class Policy:
         return Head(weight=weight, bias=bias, scale=scale, softcap=getattr(config, "final_logit_softcapping", None))
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the checkpoint under its Hugging Face name, adapters merged."""
-        tied = self._tied_names()
-        tensors = merged(self.causal_lm) if self.lora else self.causal_lm.state_dict().items()
-        return ((n, t) for n, t in tensors if n not in tied)
+        """Every tensor of the checkpoint under its Hugging Face name, adapters merged, each when it is asked for."""
+        return merged(self.causal_lm, leave_out=self._tied_names())
+
+    def alike(self) -> Iterator[tuple[str, Tensor]]:
+        """Tensors of the names, shapes, dtypes and devices of `tensors`, with other values: they cost nothing."""
+        return unmerged(self.causal_lm, leave_out=self._tied_names())
 
     def _tied_names(self) -> set[str]:
         return {n for n in self.causal_lm.state_dict() if n not in dict(self.causal_lm.named_parameters())} & set(

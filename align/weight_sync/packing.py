@@ -5,6 +5,7 @@ A buffer put once into an object store arrives at every reader as a read-only vi
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -38,17 +39,55 @@ class Weights:
         return {e.name: e.shape for e in self.manifest}
 
 
+class Packer:
+    """Packs version after version into memory that is kept, pinned where the tensors come from a GPU.
+
+    What was given out is written over only when all who held it, or a view of it, have let go; until then the next version gets
+    memory of its own.
+    """
+
+    def __init__(self):
+        self._manifest: tuple[Entry, ...] = ()
+        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._given: weakref.ref[np.ndarray] | None = None
+
+    @torch.no_grad()
+    def pack(self, alike: Iterable[tuple[str, Tensor]], tensors: Iterable[tuple[str, Tensor]]) -> Weights:
+        """Copy named tensors, from any device and in their own dtypes, one at a time: each may be made when it is asked for.
+
+        Args: alike: tensors of the same names, shapes, dtypes and devices, in the same order, whose values are not looked at.
+        Raises ValueError where `tensors` are others.
+        """
+        manifest, size, devices = _laid_out(alike)
+        self._make_room(manifest, size, pinned=any(device.type == "cuda" for device in devices))
+        left = iter(manifest)
+        for name, tensor in tensors:
+            entry = next(left, None)
+            if entry is None or entry != _entry(name, tensor, entry.offset):
+                raise ValueError(f"{name} {tensor.dtype} {list(tensor.shape)} was announced as {entry}")
+            _view(self._memory, entry).copy_(tensor, non_blocking=tensor.is_cuda)
+            del tensor  # or it would live beside the next
+        if (missing := next(left, None)) is not None:
+            raise ValueError(f"{missing.name} was announced and did not come")
+        for device in devices:
+            if device.type == "cuda":
+                torch.cuda.current_stream(device).synchronize()
+        buffer = self._memory.numpy()
+        self._given = weakref.ref(buffer)
+        return Weights(manifest=manifest, buffer=buffer)
+
+    def _make_room(self, manifest: tuple[Entry, ...], size: int, pinned: bool) -> None:
+        # Views keep the array they were made of alive, those of torch too, so one reference tells of all.
+        held = self._given is not None and self._given() is not None
+        if held or manifest != self._manifest:
+            # Zeros: no tensor covers the gaps between tensors.
+            self._manifest, self._memory = manifest, torch.zeros(size, dtype=torch.uint8, pin_memory=pinned)
+
+
 def pack(tensors: Iterable[tuple[str, Tensor]]) -> Weights:
-    """Copy named tensors, from any device and in their own dtypes, into one buffer."""
+    """Copy named tensors that exist into a buffer of their own."""
     tensors = list(tensors)
-    manifest, offset = [], 0
-    for name, t in tensors:
-        manifest.append(Entry(name=name, dtype=str(t.dtype).removeprefix("torch."), shape=tuple(t.shape), offset=offset))
-        offset += -(-t.nbytes // ALIGNMENT) * ALIGNMENT
-    weights = Weights(manifest=tuple(manifest), buffer=np.zeros(offset, dtype=np.uint8))
-    for (_, view), (_, t) in zip(unpack(weights), tensors, strict=True):
-        view.copy_(t.detach())
-    return weights
+    return Packer().pack(tensors, tensors)
 
 
 def unpack(weights: Weights) -> Iterator[tuple[str, Tensor]]:
@@ -56,6 +95,24 @@ def unpack(weights: Weights) -> Iterator[tuple[str, Tensor]]:
     # Unlike `from_numpy` and `frombuffer`, this takes a read-only array without a warning.
     flat = torch.from_dlpack(weights.buffer)
     for entry in weights.manifest:
-        dtype = getattr(torch, entry.dtype)
-        count = int(np.prod(entry.shape, dtype=np.int64))
-        yield entry.name, flat[entry.offset : entry.offset + count * dtype.itemsize].view(dtype).reshape(entry.shape)
+        yield entry.name, _view(flat, entry)
+
+
+def _laid_out(tensors: Iterable[tuple[str, Tensor]]) -> tuple[tuple[Entry, ...], int, set[torch.device]]:
+    """The manifest, its bytes and where the tensors are."""
+    manifest, offset, devices = [], 0, set()
+    for name, t in tensors:
+        manifest.append(_entry(name, t, offset))
+        offset += -(-t.nbytes // ALIGNMENT) * ALIGNMENT
+        devices.add(t.device)
+    return tuple(manifest), offset, devices
+
+
+def _entry(name: str, t: Tensor, offset: int) -> Entry:
+    return Entry(name=name, dtype=str(t.dtype).removeprefix("torch."), shape=tuple(t.shape), offset=offset)
+
+
+def _view(flat: Tensor, entry: Entry) -> Tensor:
+    dtype = getattr(torch, entry.dtype)
+    count = int(np.prod(entry.shape, dtype=np.int64))
+    return flat[entry.offset : entry.offset + count * dtype.itemsize].view(dtype).reshape(entry.shape)

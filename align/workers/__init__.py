@@ -43,6 +43,8 @@ class Workers(Protocol):
 
     learner: LearnerLike
     """There is none where the workers were opened without."""
+    learner_on_gpu: bool
+    """False where there is none."""
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
         """`samples` rollouts for each prompt, in the order of the prompts, by the weights published last.

@@ -18,6 +18,7 @@ from align.errors import UserError
 from align.recipe import Recipe
 from align.types import Group, Prompt, Rewards
 from align.weight_sync.packing import Weights
+from align.workers.precision import set_precision
 from align.workers.reward_runner import run_rewards
 
 
@@ -37,6 +38,7 @@ class Job:
         plugins.install(self.plugins)
         recipe = config.build(Recipe, self.node, "")
         torch.set_num_threads(recipe.workers.threads)
+        set_precision(recipe.model)
         if not os.path.isdir(self.model_dir):
             raise UserError(f"the node {ray.util.get_node_ip_address()} cannot read the model folder {self.model_dir}: keep the run "
                             "folder and the model on a path that every node of the cluster shares")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -21,7 +21,7 @@ from align.workers.actors import Job, LearnerActor, RewardActor, RolloutActor
 from align.workers.calls import DIED, RemoteLearner, answer, reason
 from align.workers.connect import connect
 from align.workers.pool import Lost, Pool
-from align.workers.resources import Need, needs, too_busy, too_large
+from align.workers.resources import Need, needs, remedy, too_busy, too_large
 from align.workers.reward_runner import joined, lost
 from align.workers.shards import evenly, group_chunks, prompt_shards
 
@@ -34,6 +34,7 @@ MARGIN = 10.0
 RELEASE_SECONDS = 10.0
 """How long resources of a job that just ended may still look taken."""
 CLOSE_SECONDS = 5.0
+NO_ENGINES = Need("rollout", 0, 0.0, 0.0)
 
 
 class RayWorkers:
@@ -51,27 +52,32 @@ class RayWorkers:
             raise
 
     def _place(self, job: Job, learns: bool) -> None:
-        workers = self.recipe.workers
-        wanted = needs(self.recipe, learns)
-        _check(wanted)
-        size, threads = {"num_cpus": workers.cpus}, {"OMP_NUM_THREADS": str(workers.threads)}
-        gpus = {"num_gpus": workers.gpus}
+        wanted = {need.role: need for need in needs(self.recipe, _gpus_of_cluster(), learns)}
+        _check(list(wanted.values()))
         if learns:
-            self.learner_actor = LearnerActor.options(**size, **gpus, runtime_env={"env_vars": threads}).remote(job)
+            self.learner_actor = LearnerActor.options(**self._options(wanted["learner"], {})).remote(job)
             self.learner = RemoteLearner(self.learner_actor)
-        rollout = RolloutActor.options(**size, **gpus, max_restarts=-1,
-                                       runtime_env={"env_vars": {**self.recipe.engine.environment, **threads}})
-        # Ray shows every GPU of the node to an actor that reserved none.
-        hidden = {} if workers.reward_gpus else {"CUDA_VISIBLE_DEVICES": ""}
-        reward = RewardActor.options(**size, num_gpus=workers.reward_gpus, max_restarts=-1, runtime_env={"env_vars": {**threads, **hidden}})
-        engines = workers.rollout if self.recipe.answers else 0
-        self.rollouts = Pool("rollout", [rollout.remote(job) for _ in range(engines)], workers.start_timeout)
-        self.pools.append(self.rollouts)
-        if self.recipe.reward is not None:
-            self.rewards = Pool("reward", [reward.remote(job) for _ in range(workers.reward)], workers.start_timeout)
-            self.pools.append(self.rewards)
+        self.learner_on_gpu = learns and wanted["learner"].gpus > 0
+        self.rollouts = self._pool(RolloutActor, wanted.get("rollout", NO_ENGINES), job, self.recipe.engine.environment)
+        if "reward" in wanted:
+            self.rewards = self._pool(RewardActor, wanted["reward"], job, {})
         self._version, self._weights = 0, []
         self._start()
+
+    def _pool(self, kind: Any, need: Need, job: Job, environment: Mapping[str, str]) -> Pool:
+        actor = kind.options(**self._options(need, environment), max_restarts=-1)
+        pool = Pool(need.role, [actor.remote(job) for _ in range(need.count)], self.recipe.workers.start_timeout)
+        self.pools.append(pool)
+        return pool
+
+    def _options(self, need: Need, environment: Mapping[str, str]) -> dict[str, Any]:
+        variables = {**environment, "OMP_NUM_THREADS": str(self.recipe.workers.threads)}
+        if not need.gpus:
+            # Ray shows every GPU of the node to an actor that reserved none, and all of them would take the first.
+            variables["CUDA_VISIBLE_DEVICES"] = ""
+        else:
+            variables |= allocator(variables)
+        return {"num_cpus": need.cpus, "num_gpus": need.gpus, "runtime_env": {"env_vars": variables}}
 
     def _start(self) -> None:
         starting = {} if self.learner_actor is None else {self.learner_actor.start.remote(): "learner"}
@@ -128,13 +134,23 @@ class RayWorkers:
             ray.shutdown()
 
 
+def allocator(variables: Mapping[str, str]) -> dict[str, str]:
+    """Micro-batches come in all shapes: torch's default allocator keeps a cached segment of each, and runs out of memory beside free
+    memory. What the user or the engine has set stays, by torch's older name too, which CUDA reads first."""
+    known = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    return {} if any(name in os.environ or name in variables for name in known) else {known[0]: "expandable_segments:True"}
+
+
+def _gpus_of_cluster() -> float:
+    return ray.cluster_resources().get("GPU", 0.0)
+
+
 def _check(wanted: Sequence[Need]) -> None:
-    remedy = "lower workers.rollout, workers.reward, workers.cpus or workers.gpus, or attach to a larger cluster with --address"
     problem = too_large(wanted, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     if problem is not None:
-        raise UserError(f"{problem}; {remedy}")
+        raise UserError(f"{problem}; {remedy(wanted, ray.cluster_resources())}")
     deadline = time.monotonic() + RELEASE_SECONDS
-    while (problem := too_busy(wanted, ray.available_resources())) is not None:
+    while (problem := too_busy(wanted, free := ray.available_resources())) is not None:
         if time.monotonic() > deadline:
-            raise UserError(f"{problem}, other jobs hold the rest; wait for them, or {remedy}")
+            raise UserError(f"{problem}, other jobs hold the rest; wait for them, or {remedy(wanted, free)}")
         time.sleep(0.5)

@@ -11,21 +11,28 @@ import torch
 from align.learner.learner import Learner
 from align.recipe import Recipe
 from align.types import Group, Prompt, Rewards
+from align.workers.precision import set_precision
 from align.workers.reward_runner import run_rewards
 from align.workers.shards import prompt_shards
 
 
 class LocalWorkers:
-    """See `align.workers.Workers`. Sets this process's torch threads, and the environment that the engine asks for."""
+    """See `align.workers.Workers`. Sets this process's torch threads and precision, and the environment that the engine asks for."""
+
+    learner_on_gpu = False
 
     def __init__(self, recipe: Recipe, model_dir: str, max_prompt_tokens: int, learns: bool = True):
         self.recipe = recipe
+        if learns and recipe.answers and recipe.model.device != "cpu" and torch.cuda.is_available():
+            recipe.engine.check_share(0.5, "with workers.backend: local the learner works on its GPU")
         os.environ.update(recipe.engine.environment)
         torch.set_num_threads(recipe.workers.threads)
+        set_precision(recipe.model)
         if recipe.reward is not None:
             recipe.reward.start()
         if learns:
             self.learner = Learner(recipe, model_dir)
+            self.learner_on_gpu = self.learner.policy.device.type == "cuda"
         if recipe.answers:
             recipe.engine.start(model_dir, recipe.sampling, max_prompt_tokens)
 

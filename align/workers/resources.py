@@ -1,13 +1,14 @@
-"""What a recipe wants of a cluster against what there is, told before anything waits for it."""
+"""Who is to sit where, and what that takes of a cluster against what there is: decided before anything waits for it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from align.recipe import Recipe
 
 KEYS = (("CPU", "cpus"), ("GPU", "gpus"))
+LARGER = "or attach to a larger cluster with --address"
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,31 @@ class Need:
     """Of each actor."""
 
 
-def needs(recipe: Recipe, learns: bool = True) -> list[Need]:
-    """The actors of a recipe; without `learns` those that only generate and score."""
+def needs(recipe: Recipe, there: float, learns: bool = True) -> list[Need]:
+    """The actors of a recipe; without `learns` those that only generate and score. `there`: GPUs of the cluster, free or not."""
     w = recipe.workers
-    actors = [Need("learner", 1, w.cpus, w.gpus)] if learns else []
+    actors = [Need("learner", 1, w.cpus, _gpus(w.learner_gpus, recipe.model.device, there))] if learns else []
     if recipe.answers:
-        actors.append(Need("rollout", w.rollout, w.cpus, w.gpus))
+        actors.append(Need("rollout", w.rollout, w.cpus, _gpus(w.rollout_gpus, recipe.engine.device, there)))
     return actors if recipe.reward is None else [*actors, Need("reward", w.reward, w.cpus, w.reward_gpus)]
+
+
+def _gpus(stated: float | None, device: str, there: float) -> float:
+    if stated is not None:
+        return stated
+    return 1.0 if device.startswith("cuda") or (device == "auto" and there > 0) else 0.0
+
+
+def remedy(wanted: Sequence[Need], there: Mapping[str, float]) -> str:
+    """What to change where these actors are too many for `there`."""
+    gpus, processes = int(there.get("GPU", 0.0)), sum(need.count for need in wanted if need.gpus)
+    if too_busy([replace(need, cpus=0.0) for need in wanted], there) is None:
+        return f"lower workers.rollout, workers.reward or workers.cpus, {LARGER}"
+    # As many on each GPU, and two decimals rounded down: else the shares would add up to what no GPU has left.
+    share = int(100 / -(-processes // gpus)) / 100 if gpus else 0.0
+    shared = f"to {share:g} to share GPUs or " if share else ""
+    return (f"lower workers.rollout; or set workers.learner_gpus and workers.rollout_gpus, {shared}to 0 for the CPU (as model.device: cpu "
+            f"does); {LARGER}")
 
 
 def too_large(wanted: Sequence[Need], nodes: Sequence[Mapping[str, float]]) -> str | None:

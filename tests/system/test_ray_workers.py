@@ -271,11 +271,20 @@ def test_the_twins_go_through_a_step_alike_until_the_learner_dies(workers, model
     remote.export(str(tmp_path / "model"))
     assert (tmp_path / "model" / "config.json").is_file()
     assert remote.weights().buffer.tobytes() == twins[0].learner.weights().buffer.tobytes()
+    _stays_as_it_was(twins[1])
     ray.kill(twins[1].learner_actor)
     with pytest.raises(RunStopped, match=r"the learner's process died .* --resume"):
         remote.save(str(tmp_path / "checkpoint"))
     twins[1].close()
     assert ray.is_initialized()  # the cluster was there before
+
+
+def _stays_as_it_was(twin) -> None:
+    """A version that is held while the next one is packed, by the learner into the same memory."""
+    held = twin.learner.weights()
+    before = held.buffer.tobytes()
+    ray.get(twin.learner_actor.__ray_call__.remote(lambda self: [p.data.mul_(-1) for _, p in self.learner.policy.trained()] and None))
+    assert twin.learner.weights().buffer.tobytes() != before == held.buffer.tobytes()
 
 
 def _step(twin):

@@ -1,8 +1,10 @@
 """The engine contract on a real vLLM, in a process of its own as under Ray, and what is particular to vLLM."""
 
 import os
+from importlib.util import find_spec
 from multiprocessing import get_context
 from multiprocessing.managers import BaseManager
+from pathlib import Path
 
 import pytest
 from engine_contract import LONGEST, SHAPE, EngineContract, gap, prompts
@@ -10,7 +12,7 @@ from models import tiny_model
 from transformers import AutoModelForCausalLM
 
 from align.engines import Sampling
-from align.engines.vllm import Vllm
+from align.engines.vllm import DEFAULT_UTILIZATION, Vllm
 from align.errors import UserError
 from align.weight_sync.packing import pack
 
@@ -61,6 +63,11 @@ def test_long_prompts_that_share_their_beginning_in_the_cache(new_engine, tmp_pa
 def test_what_a_cpu_cannot_do_is_said_before_the_model_is_loaded(new_engine, tmp_path, keys, model, says):
     with pytest.raises(UserError, match=says):
         new_engine(**keys).start(str(tiny_model(tmp_path, **model)), Sampling(), 16)
+
+
+def test_the_default_share_of_a_gpu_is_vllms_own():
+    source = Path(find_spec("vllm").origin).parent / "entrypoints" / "llm.py"  # an import would take ten seconds
+    assert f"gpu_memory_utilization: float = {DEFAULT_UTILIZATION}," in source.read_text()
 
 
 def test_a_mixture_of_experts_is_refused_on_a_cpu(new_engine, tmp_path):

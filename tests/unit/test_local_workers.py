@@ -14,7 +14,7 @@ from align.errors import RecipeError, UserError
 from align.types import Group, Prompt, Rollout
 from align.workers import open_workers
 from align.workers.local import LocalWorkers
-from align.workers.resources import Need, needs, too_busy, too_large
+from align.workers.resources import Need, needs, remedy, too_busy, too_large
 from align.workers.shards import group_chunks, prompt_shards
 
 PLUGIN = Path(__file__).parents[1] / "plugins" / "unreliable.py"
@@ -80,6 +80,10 @@ def test_the_engines_environment_is_set(workers):
     assert isinstance(workers, LocalWorkers) and os.environ["ALIGN_TEST_MARK"] == "seen"
 
 
+def test_whether_the_learner_has_a_gpu_is_seen_on_it(workers):
+    assert workers.learner_on_gpu is (workers.learner.policy.device.type == "cuda")
+
+
 def test_an_address_without_ray_is_refused(model: Path):
     with pytest.raises(UserError, match="backend: local"):
         open_workers(recipe.build(node(model)), str(model), 3, address="auto")
@@ -117,12 +121,25 @@ def test_chunks_hold_whole_groups(sizes: list[int], answers: int, chunks: list[l
 
 
 def test_a_recipe_needs_its_actors():
-    workers = {"rollout": 2, "reward": 3, "cpus": 0.5, "gpus": 1.0}
-    learner, rollout = Need("learner", 1, 0.5, 1.0), Need("rollout", 2, 0.5, 1.0)
-    assert needs(recipe.build(node("m", workers=workers))) == [learner, rollout, Need("reward", 3, 0.5, 0.0)]
+    workers = {"rollout": 2, "reward": 3, "cpus": 0.5, "learner_gpus": 1, "rollout_gpus": 0.5}
+    learner, rollout = Need("learner", 1, 0.5, 1.0), Need("rollout", 2, 0.5, 0.5)
+    assert needs(recipe.build(node("m", workers=workers)), there=0) == [learner, rollout, Need("reward", 3, 0.5, 0.0)]
     demonstrations = {k: v for k, v in node("m", algorithm="sft", workers=workers, batch={}).items() if not k.startswith("reward")}
-    assert needs(recipe.build(demonstrations)) == [learner, rollout]
-    assert needs(recipe.build(demonstrations), learns=False) == [rollout]
+    assert needs(recipe.build(demonstrations), there=8) == [learner, rollout]
+    assert needs(recipe.build(demonstrations), there=8, learns=False) == [rollout]
+
+
+@pytest.mark.parametrize(("there", "stated", "model_device", "engine_device", "gpus"), [
+    (8, {}, "auto", "auto", [1, 1]), (0, {}, "auto", "auto", [0, 0]),
+    (8, {}, "cpu", "auto", [0, 1]), (8, {}, "auto", "cpu", [1, 0]),
+    (0, {}, "cuda", "cuda:0", [1, 1]),
+    (8, {"learner_gpus": 0}, "auto", "auto", [0, 1]), (8, {"rollout_gpus": 0}, "auto", "auto", [1, 0]),
+    (8, {"learner_gpus": 0.25, "rollout_gpus": 2}, "auto", "auto", [0.25, 2]),
+])
+def test_each_process_takes_a_gpu_where_there_is_one(there, stated, model_device, engine_device, gpus):
+    changes = {"workers": stated, "model": {"path": "m", "device": model_device},
+               "engine": {"name": "transformers", "device": engine_device}}
+    assert [need.gpus for need in needs(recipe.build(node("m", **changes)), there)] == [*gpus, 0]
 
 
 @pytest.mark.parametrize(("nodes", "reason"), [
@@ -135,6 +152,23 @@ def test_a_recipe_needs_its_actors():
 def test_a_cluster_that_is_too_small_is_told_in_figures(nodes: list[dict], reason: str | None):
     wanted = [Need("learner", 1, 0.5, 1.0), Need("rollout", 2, 0.5, 1.0), Need("reward", 1, 0.5, 0.0)]
     assert too_large(wanted, nodes) == reason
+
+
+@pytest.mark.parametrize(("rollouts", "gpus", "share"), [(1, 1, "0.5"), (2, 2, "0.5"), (2, 1, "0.33"), (6, 2, "0.25")])
+def test_a_share_of_the_gpus_is_proposed_that_every_process_gets(rollouts: int, gpus: int, share: str):
+    wanted = [Need("learner", 1, 0.5, 1.0), Need("rollout", rollouts, 0.5, 1.0), Need("reward", 1, 0.5, 0.0)]
+    assert too_large(wanted, [{"CPU": 8.0, "GPU": float(gpus)}]) is not None
+    told = remedy(wanted, {"CPU": 8.0, "GPU": float(gpus)})
+    assert f"set workers.learner_gpus and workers.rollout_gpus, to {share} to share GPUs or to 0 for the CPU" in told
+    assert "lower workers.rollout" in told and "model.device: cpu" in told and "--address" in told
+    on_one = int(1 / float(share))
+    assert on_one * gpus >= rollouts + 1
+
+
+def test_the_remedy_is_for_what_is_short():
+    wanted = [Need("learner", 1, 0.5, 1.0), Need("rollout", 2, 0.5, 1.0)]
+    assert remedy(wanted, {"CPU": 1.0, "GPU": 3.0}).startswith("lower workers.rollout, workers.reward or workers.cpus, or")
+    assert "to share GPUs" not in remedy(wanted, {"CPU": 8.0}) and "to 0 for the CPU" in remedy(wanted, {"CPU": 8.0})
 
 
 def test_a_cluster_that_is_busy_is_told_in_figures():

@@ -103,6 +103,36 @@ def test_a_resumed_bfloat16_run_is_the_uninterrupted_one(model: Path, tmp_path: 
     assert all(torch.equal(one[n], two[n]) and one[n].dtype == torch.float32 for n in one)
 
 
-def test_adapters_on_a_bfloat16_model_are_float32_already(model: Path):
-    learner = make(model, "bfloat16", model={"path": str(model), "dtype": "bfloat16", "lora": {"rank": 2}})
-    assert all(learner.optimizer.master(p) is p for _, p in learner.trained())
+def with_lora(model: Path, dtype: str) -> Learner:
+    return make(model, dtype, model={"path": str(model), "dtype": dtype, "lora": {"rank": 2}})
+
+
+def test_adapters_compute_in_the_precision_of_the_model_they_are_on(model: Path):
+    learner = with_lora(model, "bfloat16")
+    inside = dict(learner.policy.module.named_modules())
+    layers = {n.rpartition(".lora_")[0] for n, _ in learner.trained()}
+    assert layers and all(learner.optimizer.master(p).dtype == torch.float32 for _, p in learner.trained())
+    for name in layers:
+        parts = (inside[name].lora_A["default"], inside[name].lora_B["default"], inside[name].base_layer)
+        assert [part.weight.dtype for part in parts] == [torch.bfloat16] * 3
+
+
+def test_a_tiny_rate_moves_an_adapter_on_a_bfloat16_model(model: Path):
+    """Thirty updates of 1e-6: an entry of A, about 0.1, takes none of them by itself."""
+    learner = with_lora(model, "bfloat16")
+    before = values(learner)
+    rounded = {n: p.detach().clone() for n, p in learner.trained()}
+    after = values(learn(learner, range(30)))
+    moved = torch.cat([(after[n] - before[n]).abs().flatten() for n in after])
+    assert 1e-6 < moved.mean() < 40e-6
+    stayed = torch.cat([(p.detach() == rounded[n]).flatten() for n, p in learner.trained() if ".lora_A." in n])
+    assert stayed.float().mean() > 0.9, "bfloat16 itself would have kept next to none of it"
+
+
+def test_a_resumed_adapter_goes_on_from_its_float32_values(model: Path, tmp_path: Path):
+    whole = learn(with_lora(model, "bfloat16"), range(3))
+    whole.save(str(tmp_path / "three"))
+    resumed = with_lora(model, "bfloat16")
+    resumed.load(str(tmp_path / "three"))
+    one, two = (values(learn(learner, range(3, 5))) for learner in (whole, resumed))
+    assert all(torch.equal(one[n], two[n]) for n in one)

@@ -2,7 +2,9 @@
 
 import pickle
 import re
+import types
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -10,8 +12,11 @@ import torch
 from models import tiny_model
 from transformers import AutoModelForCausalLM
 
+from align.learner import backbone
+from align.learner.policy import Policy
+from align.recipe import Lora, Model
 from align.weight_sync.layout import Layout
-from align.weight_sync.packing import ALIGNMENT, Weights, pack, unpack
+from align.weight_sync.packing import ALIGNMENT, Entry, Packer, Weights, pack, unpack
 
 TENSORS = {
     "float32": torch.tensor([[1.5, -2.0, float("inf")], [0.0, -0.0, 1e-42]]),
@@ -60,6 +65,111 @@ def test_the_views_keep_the_buffer_alive():
     tensor = dict(unpack(pack([("a", torch.full((1000,), 3.0))])))["a"]
     _ = [np.full(4000, 255, dtype=np.uint8) for _ in range(50)]
     assert (tensor == 3.0).all()
+
+
+def packed_at_once(tensors) -> Weights:
+    """As plainly as it can be said: everything in memory, then copied, zeros between."""
+    parts, manifest, offset = [], [], 0
+    for name, t in list(tensors):
+        raw = t.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        manifest.append(Entry(name, str(t.dtype).removeprefix("torch."), tuple(t.shape), offset))
+        parts.append(raw + bytes(-len(raw) % ALIGNMENT))
+        offset += len(parts[-1])
+    return Weights(tuple(manifest), np.frombuffer(b"".join(parts), dtype=np.uint8))
+
+
+def same_bytes(a: Weights, b: Weights) -> bool:
+    return a.manifest == b.manifest and a.buffer.tobytes() == b.buffer.tobytes()
+
+
+def test_the_buffer_is_what_packing_at_once_gives():
+    assert same_bytes(pack(TENSORS.items()), packed_at_once(TENSORS.items()))
+
+
+def test_one_tensor_exists_at_a_time():
+    alive, most = 0, 0
+
+    def made():
+        nonlocal alive, most
+        for i in range(6):
+            t = torch.full((4,), float(i))
+            alive, most = alive + 1, max(most, alive + 1)
+            weakref.finalize(t, gone)
+            yield str(i), t
+            del t
+
+    def gone():
+        nonlocal alive
+        alive -= 1
+
+    weights = Packer().pack([(str(i), torch.zeros(4)) for i in range(6)], made())
+    assert (alive, most) == (0, 1)
+    assert [t[0].item() for _, t in unpack(weights)] == [0, 1, 2, 3, 4, 5]
+
+
+def numbered(packer: Packer, value: float) -> Weights:
+    tensors = two_of(value)
+    return packer.pack(tensors, tensors)
+
+
+def two_of(value: float) -> list[tuple[str, torch.Tensor]]:
+    return [("a", torch.full((3,), value)), ("b", torch.full((5,), value))]
+
+
+def test_memory_is_kept_between_versions():
+    packer, places = Packer(), []
+    for value in (1.0, 2.0, 3.0):
+        weights = numbered(packer, value)
+        assert same_bytes(weights, packed_at_once(two_of(value)))
+        places.append(weights.buffer.ctypes.data)
+        del weights
+    assert len(set(places)) == 1
+
+
+@pytest.mark.parametrize("held", [
+    lambda w: w, lambda w: w.buffer[4:8], lambda w: w.buffer.view(np.float32), lambda w: memoryview(w.buffer),
+    lambda w: dict(unpack(w))["b"], lambda w: dict(unpack(w))["b"][1:], lambda w: dict(unpack(w))["b"].numpy(),
+], ids=["weights", "slice", "numpy view", "memoryview", "tensor", "part of a tensor", "array of a tensor"])
+def test_a_version_that_is_still_read_is_not_written_over(held):
+    packer = Packer()
+    reader = held(numbered(packer, 1.0))
+    read = (lambda: reader.buffer.tobytes()) if isinstance(reader, Weights) else (lambda: np.asarray(reader).tobytes())
+    before = read()
+    for value in (2.0, 3.0):
+        assert [t[0].item() for _, t in unpack(numbered(packer, value))] == [value] * 2
+        assert read() == before
+
+
+def test_other_tensors_than_announced_are_refused():
+    alike = [("a", torch.zeros(2)), ("b", torch.zeros(3))]
+    for tensors, says in ((alike[:1], "b was announced and did not come"), ([*alike, ("c", torch.zeros(1))], "c .* was announced as None"),
+                          ([alike[0], ("b", torch.zeros(4))], r"b torch.float32 \[4\] was announced as"),
+                          ([alike[0], ("b", torch.zeros(3).half())], r"b torch.float16 \[3\] was announced as")):
+        with pytest.raises(ValueError, match=says):
+            Packer().pack(alike, tensors)
+
+
+def test_a_gpus_tensors_go_through_pinned_memory_and_are_waited_for_once(monkeypatch):
+    """On a stand-in: a tensor that says it is on cuda:0."""
+    asked, waited, zeros = [], [], torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, pin_memory=False, **options: (asked.append(pin_memory), zeros(*size, **options))[1])
+    stream = types.SimpleNamespace(synchronize=lambda: waited.append("waited"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    tensors = [("a", Elsewhere(torch.ones(3))), ("b", Elsewhere(torch.ones(2)))]
+    weights = Packer().pack(tensors, tensors)
+    assert asked == [True] and waited == ["waited"]
+    assert same_bytes(weights, packed_at_once([("a", torch.ones(3)), ("b", torch.ones(2))]))
+
+
+class Elsewhere(torch.Tensor):
+    """Values on the CPU, under the name of a GPU."""
+
+    device = property(lambda self: torch.device("cuda:0"))
+    is_cuda = property(lambda self: True)
+
+    @staticmethod
+    def __new__(cls, values):
+        return torch.Tensor._make_subclass(cls, values)
 
 
 def test_tensors_start_where_every_dtype_may():
@@ -117,3 +227,35 @@ def test_all_that_is_wrong_is_named(models):
     assert len(named.split(", ")) == 3 and set(named.split(", ")) <= set(missing) and int(more) == len(missing) - 3
     assert "unknown: module.extra; " in message
     assert message.endswith("of another shape: model.norm.weight [2, 32] instead of [32]")
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+@pytest.mark.parametrize("kind", ["qwen2", "gpt2"])
+def test_adapters_are_merged_one_at_a_time_into_the_bytes_of_merging_all(tmp_path, monkeypatch, kind):
+    folder = tiny_model(tmp_path, kind=kind)
+    policy = Policy(str(folder), Model(path=str(folder), lora=Lora(rank=2)))
+    with torch.no_grad():
+        for name, p in policy.trained():
+            p.add_(torch.linspace(-1, 1, p.numel()).view_as(p) if ".lora_B." in name else 0)
+    layers = dict(policy.causal_lm.named_modules())
+    expected = [(name.replace(".base_layer.", "."), t + layers[name.rpartition(".base_layer.")[0]].get_delta_weight("default")
+                 if name.endswith(".base_layer.weight") else t)
+                for name, t in policy.causal_lm.state_dict().items() if ".lora_" not in name and name != "lm_head.weight"]
+    made, alive, most, real = 0, 0, 0, backbone._with_delta
+
+    def watched(*args):
+        nonlocal made, alive, most
+        t = real(*args)
+        made, alive, most = made + 1, alive + 1, max(most, alive + 1)
+        weakref.finalize(t, gone)
+        return t
+
+    def gone():
+        nonlocal alive
+        alive -= 1
+
+    monkeypatch.setattr(backbone, "_with_delta", watched)
+    weights = Packer().pack(policy.alike(), policy.tensors())
+    assert (alive, most) == (0, 1) and made == sum("lora_A" in name for name, _ in policy.trained()) > 6
+    assert same_bytes(weights, packed_at_once(expected))
+    assert not same_bytes(weights, packed_at_once(policy.alike()))

@@ -8,11 +8,13 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from align import recipe
 from align.config import build_part
 from align.engines import Sampling
 from align.engines.transformers import Transformers
 from align.engines.vllm import Vllm, kv_cache_bytes
 from align.errors import RecipeError, UserError
+from align.workers import open_workers
 
 
 @pytest.mark.parametrize(("keys", "says"), [
@@ -67,13 +69,41 @@ def test_where_vllm_is_not_installed_the_extra_is_named(monkeypatch, clean_envir
         Vllm().start("nowhere", Sampling(), 16)
 
 
-def test_beside_a_learner_on_the_gpu_it_must_be_told_its_share(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1)
-    with pytest.raises(UserError, match=r"engine\.gpu_memory_utilization: must be given with workers\.backend: local"):
-        Vllm()._limits(None, 8, torch.float32, cpu=False)
-    assert Vllm(gpu_memory_utilization=0.4)._limits(None, 8, torch.float32, cpu=False) == {"gpu_memory_utilization": 0.4}
+def node(workers: dict, engine: dict) -> dict:
+    return {"steps": 1, "task": "countdown", "algorithm": "grpo", "reward": "exact", "model": {"path": "nowhere"},
+            "batch": {"prompts": 4, "samples": 2}, "workers": workers, "engine": {"name": "vllm", **engine}}
+
+
+def test_with_a_part_of_a_gpu_it_must_be_told_its_share():
+    with pytest.raises(RecipeError, match=r"^engine\.gpu_memory_utilization: must be given, for example 0\.45: workers\.rollout_gpus: 0\.5 "
+                                          r"lets others work on its GPU, and vLLM would take 92% of its memory$"):
+        recipe.build(node({"rollout_gpus": 0.5}, {}))
+    recipe.build(node({"rollout_gpus": 0.5}, {"gpu_memory_utilization": 0.4}))
+    for alone in ({}, {"rollout_gpus": 1}, {"rollout_gpus": 0}):
+        recipe.build(node(alone, {}))
+
+
+def test_in_the_process_of_a_learner_on_a_gpu_it_must_be_told_its_share(monkeypatch):
+    """Before the model is looked at: there is none."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(RecipeError, match=r"must be given, for example 0\.45: with workers\.backend: local the learner works on its GPU"):
+        open_workers(recipe.build(node({"backend": "local"}, {})), "nowhere", 3)
+
+
+@pytest.mark.parametrize(("keys", "free", "says"), [
+    ({}, 60, r"0\.92 of this GPU is 73\.6 GiB, .* leave 60\.0 of its 80\.0 GiB free: give at most 0\.75"),
+    ({"gpu_memory_utilization": 0.8}, 60, r"0\.8 of this GPU is 64\.0 GiB"),
+    ({}, 79, None), ({"gpu_memory_utilization": 0.4}, 60, None),
+])
+def test_memory_that_another_process_holds_is_seen(monkeypatch, keys: dict, free: int, says: str | None):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free << 30, 80 << 30))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 0)
-    assert Vllm()._limits(None, 8, torch.float32, cpu=False) == {}
+    if says is None:
+        limits = Vllm(**keys)._limits(None, 8, torch.float32, cpu=False)
+        assert limits == {"gpu_memory_utilization": keys.get("gpu_memory_utilization", 0.92)}
+    else:
+        with pytest.raises(UserError, match=says):
+            Vllm(**keys)._limits(None, 8, torch.float32, cpu=False)
 
 
 @pytest.mark.parametrize(("keys", "length", "dtype", "expected"), [

@@ -5,6 +5,7 @@ import types
 from typing import Any
 
 import pytest
+import torch
 
 import align.engines._sampler
 import align.weight_sync
@@ -55,5 +56,6 @@ def started_vllm(part: Any, places: dict[str, str]) -> Any:
         patch.setitem(sys.modules, "vllm", vllm)
         patch.setitem(sys.modules, host.__name__, host)
         patch.setattr(align.weight_sync, "vllm_host", host, raising=False)
+        patch.setattr(torch.cuda, "mem_get_info", lambda: (80 << 30, 80 << 30))
         part.start(places["model"], Sampling(max_tokens=4), 8)
     return taken

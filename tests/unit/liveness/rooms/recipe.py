@@ -44,6 +44,7 @@ CHANGES = {
     ("batch", "head_elements"): Change(64),
     ("head", "backend"): Change("triton", stops=True),
     ("model", "device"): Change("cuda", stops=True),
+    ("model", "tf32"): Change(True, stops=True),
     ("optimizer", "betas"): Change([0.5, 0.99]),
     ("optimizer", "weight_decay"): Change(0.5),
     ("optimizer", "warmup_steps"): Change(2),
@@ -52,6 +53,8 @@ CHANGES = {
     ("optimizer", "max_grad_norm"): Change(1e-3),
     ("workers", "backend"): Change("ray"),
     ("workers", "threads"): Change(2),
+    ("workers", "learner_gpus"): Change(0.5, {"workers": {"backend": "ray"}}),
+    ("workers", "rollout_gpus"): Change(0, {"workers": {"backend": "ray"}}),
     ("workers", "*"): Change(..., {"workers": {"backend": "ray"}}),
     ("reward_limits", "seconds"): Change(0.05, {"reward_limits": {"seconds": 0.02}}),
     ("reward_limits", "on_failure"): Change("score"),
@@ -93,11 +96,12 @@ def workers(built: Recipe) -> Any:
     """What the processes of a run are asked for."""
     from align.workers import cluster, local, open_workers
 
-    seen: list = [[dataclasses.asdict(n) for n in needs(built)]]
+    seen: list = [[dataclasses.asdict(n) for n in needs(built, there=8.0)]]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local.LocalWorkers, "__init__", lambda self, *args: None)
         patch.setattr(cluster, "connect", lambda address: False)
         patch.setattr(cluster, "_check", lambda wanted: None)
+        patch.setattr(cluster, "_gpus_of_cluster", lambda: 8.0)
         patch.setattr(cluster.RayWorkers, "_start", lambda self: None)
         for name in ("LearnerActor", "RolloutActor", "RewardActor"):
             patch.setattr(cluster, name, FakeActor(seen))
