@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from align.recipe import Recipe
-from align.regularizers import Regularizer
+from align.regularizers import Regularizer, active
 from align.shapings import Shaping
 from align.types import Charge, TokenBatch
 
@@ -22,22 +22,21 @@ def shape(recipe: Recipe, batch: TokenBatch) -> TokenBatch:
     for name, shaping in recipe.shapings.items():
         before, rewards = rewards, shaping.rewards(batch, rewards)
         metrics |= _change(shaping, "rewards", f"shaping/{name}", before, rewards)
-    # One with beta 0 was not scored: there is no reference for its weighting to look at, and nothing to weigh.
-    active = {name: r for name, r in recipe.regularizers.items() if batch.betas[name] > 0}
+    penalties = active(recipe.regularizers, batch)
     judged, algorithm = replace(batch, rewards=rewards), recipe.algorithm
     if algorithm.critic is not None:
-        charged = {name: r for name, r in active.items() if r.placement == "reward"}
+        charged = {name: r for name, r in penalties.items() if r.placement == "reward"}
         judged = _weighed(judged, charged)
         judged = replace(judged, charges={name: _charge(judged, r, name) for name, r in charged.items()})
         judged = replace(judged, returns=algorithm.targets(judged))
-        active = {name: r for name, r in active.items() if name not in charged}
+        penalties = {name: r for name, r in penalties.items() if name not in charged}
     advantages = algorithm.advantages(judged)
     for name, shaping in recipe.shapings.items():
         before, advantages = advantages, shaping.advantages(batch, advantages, name)
         metrics |= _change(shaping, "advantages", f"shaping/{name}", before, advantages)
         metrics |= {f"shaping/{name}/{key}": value for key, value in shaping.metrics(batch, name).items()}
     shaped = replace(judged, rewards=batch.rewards, advantages=advantages)
-    return _weighed(replace(shaped, shaped=metrics | algorithm.measures(shaped)), active)
+    return _weighed(replace(shaped, shaped=metrics | algorithm.measures(shaped)), penalties)
 
 
 def _weighed(batch: TokenBatch, regularizers: dict[str, Regularizer]) -> TokenBatch:

@@ -23,11 +23,12 @@ from align.experience import Examples
 from align.failures import Failures
 from align.initial import model_folder
 from align.interrupts import after_this
-from align.learner.scoring import referenced
+from align.learner.model_advice import model_notes
 from align.learner.tally import reference_place
 from align.leftovers import remove_failed_start
 from align.pack import pack
 from align.recipe import Recipe
+from align.regularizers import referenced
 from align.shape import shape
 from align.telemetry import Telemetry
 from align.types import Group, Rewards, Stat, TokenBatch
@@ -80,6 +81,8 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telem
             telemetry.note(f"regularizers.{name}: {regularizer.warning}")
     longest = max([examples.max_prompt_tokens, *(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)])
     workers = open_workers(recipe, model_dir, longest, address)
+    for note in model_notes(recipe.model, model_dir, workers.learner_on_gpu):
+        telemetry.note(note)
     try:
         return Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer).run(first)
     finally:
@@ -193,7 +196,7 @@ class Run:
 
     def note_distances(self, batch: TokenBatch, stats: dict[str, Stat]) -> None:
         """How far the first batch is from each reference that is another model; from any other it is 0, or the learner has stopped."""
-        compared = referenced(self.recipe, batch)
+        compared = referenced(self.recipe.regularizers, batch)
         for name in compared:
             reference = self.recipe.regularizers[name].reference
             if not reference.starts_at_policy:

@@ -21,9 +21,10 @@ from align.learner.optimizer import make_optimizer, schedule
 from align.learner.policy import Policy
 from align.learner.reference_states import ReferenceStates
 from align.learner.scorer import Scorer
-from align.learner.scoring import Scorings, referenced, stats
+from align.learner.scoring import Scorings, stats
 from align.learner.tally import Tally
 from align.recipe import Recipe
+from align.regularizers import referenced
 from align.types import ScoreContext, Stat, TokenBatch, TokenContext
 from align.weight_sync.packing import Packer, Weights
 
@@ -89,7 +90,7 @@ class Learner:
             self.version += stop.learned
             raise
         self.version += 1
-        for name in referenced(self.recipe, batch):
+        for name in referenced(self.recipe.regularizers, batch):
             tally.add(f"ref/{name}/version", self.references[name].version, 1)
         return tally.stats()
 
@@ -102,7 +103,8 @@ class Learner:
         if first:
             self._stop_on_engine_gap(tally, step)
         if first and self.version == 0:
-            references.stop_unless_initial(self.references, self.recipe.model.dtype, referenced(self.recipe, mini), tally, step)
+            compared = referenced(self.recipe.regularizers, mini)
+            references.stop_unless_initial(self.references, self.recipe.model.dtype, compared, tally, step)
         # Each model by itself: a critic's gradient is no measure of the policy's.
         norms = [torch.nn.utils.clip_grad_norm_(g["params"], self.recipe.optimizer.max_grad_norm) for g in self.optimizer.param_groups]
         for norm in norms:
@@ -132,7 +134,7 @@ class Learner:
         return TokenContext(batch=micro, logp=fresh.logp, entropy=fresh.entropy, exact=fresh.exact, values=values)
 
     def _to_references(self, micro: TokenBatch) -> dict[str, Compared]:
-        exact = [name for name in referenced(self.recipe, micro) if self.recipe.regularizers[name].full_vocabulary]
+        exact = [name for name in referenced(self.recipe.regularizers, micro) if self.recipe.regularizers[name].full_vocabulary]
         return {name: self._compared(name, hidden) for name, hidden in self.states.of(exact, micro).items()}
 
     def _compared(self, name: str, hidden: Tensor) -> Compared:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from align.core.segments import segment_sum
-from align.learner.scoring import active, referenced
 from align.learner.tally import Tally, reference_place
 from align.recipe import Recipe
+from align.regularizers import active, referenced
 from align.types import Link, ScoreContext, TokenContext
 
 
@@ -23,10 +23,10 @@ def total(recipe: Recipe, ctx: TokenContext | ScoreContext, losses: Tally, tally
 
 def _of_policy(recipe: Recipe, ctx: TokenContext, losses: Tally, tally: Tally) -> Tensor:
     batch, advantages = ctx.batch, ctx.batch.advantages
-    compared = referenced(recipe, batch)
+    compared = referenced(recipe.regularizers, batch)
     penalties = torch.zeros((), device=ctx.logp.device)
-    for name in active(recipe, batch):
-        regularizer, beta = recipe.regularizers[name], batch.betas[name]
+    for name, regularizer in active(recipe.regularizers, batch).items():
+        beta = batch.betas[name]
         penalty = regularizer.penalty(ctx, name)
         multiplier = batch.multipliers[name][batch.seq_ids] if name in batch.multipliers else 1.0
         if penalty.link is not None:

@@ -18,19 +18,10 @@ from align.learner.reference_states import ReferenceStates
 from align.learner.references import distinct
 from align.recipe import Recipe
 from align.references import Reference
+from align.regularizers import referenced
 from align.shapings import Shaping
 from align.types import TokenBatch
 from align.weightings import Weighting
-
-
-def active(recipe: Recipe, batch: TokenBatch) -> list[str]:
-    """Regularizers with a coefficient above 0; the others cost nothing and change nothing."""
-    return [name for name in recipe.regularizers if batch.betas[name] > 0]
-
-
-def referenced(recipe: Recipe, batch: TokenBatch) -> list[str]:
-    """The active regularizers that have a reference, in the recipe's order."""
-    return [name for name in active(recipe, batch) if recipe.regularizers[name].reference is not None]
 
 
 def stats(recipe: Recipe, budgets: Budgets, hidden: Tensor, head: Head, micro: TokenBatch, compared: dict[str, Compared] | None = None
@@ -59,7 +50,7 @@ class Scorings:
         pass that the divergence needs anyway.
         """
         batch = replace(batch, rows=tuple(range(len(batch.lengths))))
-        names = [name for name in referenced(self.recipe, batch) if not self._left_to_the_update(name)]
+        names = [name for name in referenced(self.recipe.regularizers, batch) if not self._left_to_the_update(name)]
         contexts = {name: other for name, s in self.recipe.shapings.items() if (other := s.other_context(batch)) is not None}
         wants_old = self._wants_old() or bool(contexts)
         if not wants_old and not names:

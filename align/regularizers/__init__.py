@@ -74,3 +74,13 @@ class Regularizer(ABC):
     def refusal(self, *, on_policy: bool, samples: bool) -> str | None:
         """Why this regularizer cannot be used as configured, or None."""
         return None
+
+
+def active(regularizers: Mapping[str, Regularizer], batch: TokenBatch) -> dict[str, Regularizer]:
+    """Those with a coefficient above 0 in this batch; the others cost nothing and change nothing."""
+    return {name: r for name, r in regularizers.items() if batch.betas[name] > 0}
+
+
+def referenced(regularizers: Mapping[str, Regularizer], batch: TokenBatch) -> list[str]:
+    """The active ones that have a reference, in the recipe's order."""
+    return [name for name, r in active(regularizers, batch).items() if r.reference is not None]
