@@ -111,6 +111,18 @@ MUTANTS = [
            "kernels/test_linear_precision.py"),
     Mutant("a shard without the others' gradient", "kernels/align_kernels/linear.py", "(d_hidden,) = summed((d_hidden,), job.group)",
            "(d_hidden,) = summed((d_hidden,), None)", "kernels/test_parallel.py"),
+    # Kernels, in Triton's own launcher.
+    Mutant("an argument with a name of the launcher's own", "kernels/align_kernels/triton_rows/grad.py",
+           """    scale_z, scale_u, cap_z, cap_u, numbers,
+    PULL: tl.constexpr, ADD: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
+):
+    \"\"\"One program a row. PULL None: no divergence, U, LSE_Q, S and W_DIV are None.\"\"\"
+    row =""",
+           """    scale_z, scale_u, cap_z, cap_u, params,
+    PULL: tl.constexpr, ADD: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
+):
+    numbers = params
+    row =""", "kernels/test_launch.py"),
     # Kernels, in Triton's interpreter.
     Mutant("masked columns that count", "kernels/align_kernels/triton_rows/load.py", 'mask=mask, other=-float("inf")',
            "mask=mask, other=0.0", CASES),
