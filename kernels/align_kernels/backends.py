@@ -63,7 +63,11 @@ def interpreting() -> bool:
 
 
 def rows(backend: str | Rows, tensor: torch.Tensor) -> Rows:
-    """The row functions for logits made of this tensor; Rows are taken as they are. Raises ValueError where the backend cannot run."""
+    """The row functions for logits made of this tensor; Rows are taken as they are.
+
+    On CUDA `auto` takes torch for float64: Triton passes a number to a kernel as a float32, so that with `triton` the scale over
+    the temperature, a soft cap and an Elementwise's parameters are right to 6e-8 only. Raises ValueError where the backend cannot run.
+    """
     if isinstance(backend, Rows):
         return backend
     if backend == "auto":

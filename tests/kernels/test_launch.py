@@ -1,5 +1,6 @@
 """The kernels can be launched: by Triton's own binder and compiler for two GPUs, without one."""
 
+import contextlib
 import importlib
 import inspect
 import json
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import make_backend
@@ -17,6 +19,7 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from align_kernels import triton_rows
 from align_kernels.bench import hand_written
+from align_kernels.triton_rows.launch import launch_rows
 
 HERE = Path(__file__).parent
 BACKEND = make_backend(GPUTarget("cuda", 90, 32))
@@ -71,6 +74,30 @@ def test_a_name_of_the_launchers_own_is_noticed():
 
     with pytest.raises(TypeError, match="dict"):
         _bound(kernel)
+
+
+@pytest.mark.parametrize("is_cuda", [True, False])
+def test_a_kernel_runs_on_the_device_of_its_rows(is_cuda, monkeypatch):
+    current, ran = ["cuda:0"], []
+
+    @contextlib.contextmanager
+    def changed(to):
+        current.append(str(to))
+        yield
+        current.pop()
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *arguments, **constants: ran.append((grid, current[-1], arguments[1:], constants))
+
+    class Rows(list):
+        device = torch.device("cuda:1")
+
+    monkeypatch.setattr(Rows, "is_cuda", is_cuda, raising=False)
+    monkeypatch.setattr(torch.cuda, "device", changed)
+    launch_rows(Kernel(), Rows([0.0] * 3), 7, B=8)
+    launch_rows(Kernel(), Rows(), 7, B=8)
+    assert ran == [((3,), "cuda:1" if is_cuda else "cuda:0", (7,), {"B": 8})] and current == ["cuda:0"]
 
 
 def _bound(kernel: JITFunction) -> list[str]:
