@@ -123,6 +123,8 @@ MUTANTS = [
 ):
     numbers = params
     row =""", "kernels/test_launch.py"),
+    Mutant("a compiler's failure as a traceback", "align/learner/head.py", "except Exception as error:", "except ArithmeticError as error:",
+           "unit/test_head_backend.py"),
     # Kernels, in Triton's interpreter.
     Mutant("masked columns that count", "kernels/align_kernels/triton_rows/load.py", 'mask=mask, other=-float("inf")',
            "mask=mask, other=0.0", CASES),
