@@ -111,6 +111,8 @@ MUTANTS = [
            "kernels/test_linear_precision.py"),
     Mutant("a shard without the others' gradient", "kernels/align_kernels/linear.py", "(d_hidden,) = summed((d_hidden,), job.group)",
            "(d_hidden,) = summed((d_hidden,), None)", "kernels/test_parallel.py"),
+    Mutant("blocks with odd edges", "kernels/align_kernels/linear.py", "count if count < multiple else count - count % multiple", "count",
+           "kernels/test_blocks.py"),
     # Kernels, in Triton's own launcher.
     Mutant("an argument with a name of the launcher's own", "kernels/align_kernels/triton_rows/grad.py",
            """    scale_z, scale_u, cap_z, cap_u, numbers,
