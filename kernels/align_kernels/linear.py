@@ -72,7 +72,7 @@ class _LinearStats(torch.autograd.Function):
                 bias: Tensor | None, *references: Tensor | None) -> tuple[Tensor, ...]:
         sides = [(hidden, weight, bias), *zip(*[iter(references)] * 3, strict=True)]
         share, vocabulary = elements // len(sides), len(weight)
-        rows, parts, kept = _chunk(vocabulary, share), [], None
+        rows, parts, kept = _chunk(len(labels), vocabulary, share), [], None
         for i in range(0, max(1, len(labels)), rows):
             kept = [gemm.logits(h[i : i + rows], w, b, dtype, share) for h, w, b in sides]
             parts.append(job.statistics(kept[0], kept[1:], labels[i : i + rows]))
@@ -142,9 +142,9 @@ def _gradients(job: Job, labels: Tensor, sides: Sequence[tuple], at: Statistics,
     return d_hidden, d_weight, d_bias
 
 
-def _chunk(vocabulary: int, share: int) -> int:
-    """How many tokens have at most `share` logits: a multiple of 8 where it is 8 or more, and at least one."""
-    return _down(share // vocabulary, 8)
+def _chunk(tokens: int, vocabulary: int, share: int) -> int:
+    """How many of the tokens have at most `share` logits: all of them, or a multiple of 8 where it is 8 or more; at least one."""
+    return max(1, tokens) if tokens * vocabulary <= share else _down(share // vocabulary, 8)
 
 
 def _block(tokens: int, vocabulary: int, share: int, *, whole_rows: bool) -> tuple[int, int]:

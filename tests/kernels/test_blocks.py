@@ -33,12 +33,17 @@ def test_a_block_is_within_its_share_and_its_edges_are_multiples(tokens, vocabul
         assert 2 * max(rows, 1) * columns >= min(share, tokens * vocabulary)
 
 
-@given(vocabulary=SIZES["vocabulary"], share=SIZES["share"])
-def test_a_chunk_is_within_its_share(vocabulary, share):
-    rows = _chunk(vocabulary, share)
+@given(**SIZES)
+@example(tokens=13, vocabulary=37, share=13 * 37)
+def test_a_chunk_is_within_its_share(tokens, vocabulary, share):
+    rows = _chunk(tokens, vocabulary, share)
     assert rows == 1 or rows * vocabulary <= share
-    assert rows < 8 or rows % 8 == 0
-    assert (rows + 8) * vocabulary > share
+    if tokens * vocabulary <= share:
+        # One chunk, whose logits are kept.
+        assert rows == max(1, tokens)
+    else:
+        assert rows < 8 or rows % 8 == 0
+        assert (rows + 8) * vocabulary > share
 
 
 @pytest.mark.parametrize(("elements", "tokens"), [(2 * 150 * 150, 400), (2 * 40_000, 130), (2 * 300, 400)])
