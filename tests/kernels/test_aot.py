@@ -18,8 +18,8 @@ import json, sys
 sys.path.insert(0, {here!r})
 import budgets
 from kernels.operations import EVERY_ONE
-fn = budgets.fused(EVERY_ONE)
-compiled = dict(stats=budgets.stats("bf16", 90), sum=budgets.sums("fp32", 90, fn), grad=budgets.grad("fp32", 90, fn))
+fn, rows = budgets.fused(EVERY_ONE), budgets.Rows()
+compiled = dict(stats=budgets.stats(budgets.Rows("bf16"), 90), sum=budgets.sums(rows, 90, fn), grad=budgets.grad(rows, 90, fn))
 print(json.dumps({{name: [k.asm["ttir"], k.asm["ptx"]] for name, k in compiled.items()}}))
 """
 
