@@ -1,27 +1,52 @@
-"""Can the head's backend do what a recipe asks? Told before anything is trained."""
+"""Can the head's backend do what a recipe asks? Answered before anything is trained."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from align.errors import UserError
 from align.recipe import Recipe
-from align_kernels.backends import rows
+from align_kernels.backends import Rows, rows
 
 
 def stop_unless_ready(recipe: Recipe, device: torch.device) -> None:
-    """Makes every kernel's source. Raises UserError at `head.backend`, or at the divergence that cannot become a kernel."""
+    """Makes, compiles and checks every kernel of the recipe.
+
+    Raises UserError at `head.backend`, or at the divergence whose kernels cannot be made, compiled or launched, or are wrong.
+    """
     try:
         backend = rows(recipe.head.backend, torch.empty(0, device=device))
     except ValueError as error:
         raise UserError(f"head.backend: {error}") from error
+    with _explained("head.backend", backend):
+        backend.stop_unless_right(torch.float32)
     for where, divergence in _over_the_vocabulary(recipe).items():
-        try:
+        with _explained(where, backend):
             backend.form(divergence, torch.float32)
-        except ValueError as error:
-            raise UserError(f"{where}: {error}\nhead.backend: torch runs it as it is written") from error
+
+
+@contextmanager
+def _explained(where: str, backend: Rows) -> Iterator[None]:
+    try:
+        yield
+    # A compiler and a driver have errors of every type.
+    except Exception as error:
+        ways = "compile or torch" if backend.name == "triton" else "torch"
+        raise UserError(f"{where}: {_cause(error)}\nhead.backend: {ways} does without the {backend.name} kernels") from error
+
+
+def _cause(error: Exception) -> str:
+    """What the kernels' own checks say, and of any other error the first line of what caused it: Triton quotes its source before."""
+    if isinstance(error, ValueError):
+        return str(error)
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    first, *_ = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {first}"
 
 
 def _over_the_vocabulary(recipe: Recipe) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """Log-prob, entropy and exact divergences of each token, without the [tokens, vocabulary] matrix; for any divergence.
 
 `linear_stats` (and `linear_token_stats`, its form for one reference) goes from hidden states to [T] statistics, differentiable;
-`token_stats` does so from logits; `linear_objective` computes the gradient in the forward pass. Backends: `triton` (kernels generated
-from the divergence's torch function), `compile` (torch.compile of the same passes) and `torch`, which runs everywhere and defines
-what the others must give.
+`token_stats` does so from logits. Backends: `triton` (kernels generated from the divergence's torch function), `compile` (torch.compile
+of the same passes) and `torch`, which runs everywhere and defines what the others must give.
 """
 
 import importlib
@@ -12,7 +11,6 @@ from typing import Any
 from align_kernels.flat import TokenStats, linear_token_stats, token_stats
 from align_kernels.head import Compared, Head, every_token
 from align_kernels.linear import LinearStats, linear_stats
-from align_kernels.objective import linear_objective, weighted
 from align_kernels.row import RowStats, merge
 from align_kernels.terms import exact_divergence, sampled
 
@@ -28,5 +26,5 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "Compared", "DivergenceError", "Elementwise", "Fused", "Head", "LinearStats", "RowStats", "TokenStats", "every_token",
-    "exact_divergence", "fused", "linear_objective", "linear_stats", "linear_token_stats", "merge", "sampled", "token_stats", "weighted",
+    "exact_divergence", "fused", "linear_stats", "linear_token_stats", "merge", "sampled", "token_stats",
 ]

@@ -29,13 +29,16 @@ class Resources(NamedTuple):
 
 
 def compile_kernel(
-    kernel: triton.JITFunction, types: dict[str, Any], constants: dict[str, Any], *, arch: int, num_warps: int
+    kernel: triton.JITFunction, types: dict[str, Any], constants: dict[str, Any], *, arch: int, num_warps: int, aligned: bool = True
 ) -> CompiledKernel:
-    """`types` of the run-time arguments ("*fp32", "i64", a tuple of types); `constants`: constexpr arguments, and those that are None."""
+    """`types` of the run-time arguments ("*fp32", "i64", a tuple of types); `constants`: constexpr arguments, and those that are None.
+
+    `aligned`: V and the strides are multiples of 16, as those of a real vocabulary; pointers always are.
+    """
     signature = {name: "constexpr" if name in constants else types[name] for name in kernel.arg_names}
-    # What the launcher knows of a real vocabulary: pointers, V and strides are multiples of 16.
-    aligned = [i for i, n in enumerate(kernel.arg_names) if str(signature[n]).startswith("*") or n == "V" or n.startswith("stride")]
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs={(i,): [["tt.divisibility", 16]] for i in aligned})
+    multiples = [i for i, n in enumerate(kernel.arg_names)
+                 if str(signature[n]).startswith("*") or (aligned and (n == "V" or n.startswith("stride")))]
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs={(i,): [["tt.divisibility", 16]] for i in multiples})
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": num_warps, "enable_fp_fusion": True})
 
 

@@ -28,6 +28,16 @@ class Rows(NamedTuple):
     """row_stats and row_sum together, for a traced divergence that has a `power`."""
     check: Callable | None = None
     """(traced divergence, dtype): raises DivergenceError where this device's kernels do not compute it."""
+    check_log_prob: Callable | None = None
+    """(dtype): raises where this device's kernels do not compute log-prob, entropy and their gradient."""
+
+    def stop_unless_right(self, dtype: torch.dtype) -> None:
+        """Compiles and checks the kernels that every call needs, for statistics in `dtype`.
+
+        Raises ValueError where one is wrong, and whatever the compiler or the device raises.
+        """
+        if self.check_log_prob is not None:
+            self.check_log_prob(dtype)
 
     def form(self, divergence: Any, dtype: torch.dtype) -> Any:
         """What this backend's row functions take for a divergence, for statistics in `dtype`.
@@ -63,7 +73,11 @@ def interpreting() -> bool:
 
 
 def rows(backend: str | Rows, tensor: torch.Tensor) -> Rows:
-    """The row functions for logits made of this tensor; Rows are taken as they are. Raises ValueError where the backend cannot run."""
+    """The row functions for logits made of this tensor; Rows are taken as they are.
+
+    On CUDA `auto` takes torch for float64: Triton passes a number to a kernel as a float32, so that with `triton` the scale over
+    the temperature, a soft cap and an Elementwise's parameters are right to 6e-8 only. Raises ValueError where the backend cannot run.
+    """
     if isinstance(backend, Rows):
         return backend
     if backend == "auto":
@@ -79,9 +93,10 @@ def rows(backend: str | Rows, tensor: torch.Tensor) -> Rows:
 def _rows(backend: str, device: torch.device) -> Rows:
     if backend == "triton":
         from align_kernels import triton_rows  # noqa: PLC0415 - triton is optional
-        from align_kernels.triton_rows.selfcheck import check  # noqa: PLC0415 - triton is optional
+        from align_kernels.triton_rows.selfcheck import check, check_log_prob  # noqa: PLC0415 - triton is optional
 
-        return Rows(backend, triton_rows.row_stats, triton_rows.row_sum, triton_rows.row_grad, triton_rows.one_pass, partial(check, device))
+        return Rows(backend, triton_rows.row_stats, triton_rows.row_sum, triton_rows.row_grad, triton_rows.one_pass, partial(check, device),
+                    partial(check_log_prob, device))
     plain = (torch_rows.row_stats, torch_rows.row_sum, torch_rows.row_grad)
     return Rows(backend, *(plain if backend == "torch" else map(_compiled, plain)))
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from align_kernels.backends import Rows
-from align_kernels.head import Compared, Head, every_token
-from align_kernels.outcomes import log_probs, merges, outcome_grad, outcome_sum
+from align_kernels.head import Compared, Head
+from align_kernels.outcomes import log_probs, outcome_grad, outcome_sum
 from align_kernels.parallel import joined, summed
 from align_kernels.terms import transformed
 
@@ -60,42 +60,51 @@ class Job:
     group: Any
     first: int
     """Global id of the head's first token."""
+    merged: tuple[bool, ...]
+    """Of each comparison: its outcomes are no single tokens, so that it needs whole rows."""
+
+    def __post_init__(self) -> None:
+        if any(self.merged) and self.group is not None:
+            raise ValueError("merged outcomes (top-k) need the whole vocabulary on one rank: leave out group, or compare every token")
 
     def statistics(self, z: Tensor, us: Sequence[Tensor], labels: Tensor) -> Statistics:
         """Of logits z [T, V] and the references' us; labels are global ids."""
         sz, softcap = self.head.of_rows(self.temperature)
         if not us:
             own = joined(self.rows.row_stats(z, None, labels, sz=sz, first=self.first, softcap=softcap), self.group)
+            return Statistics(*own.policy(), ())
         references = []
         for i, (u, compared) in enumerate(zip(us, self.compared, strict=True)):
             su, ref_softcap = compared.head.of_rows(self.temperature)
             sums = None
             if i == 0:
                 both = {"sz": sz, "su": su, "first": self.first, "softcap": softcap, "ref_softcap": ref_softcap}
-                if self._takes_one_pass(compared):
-                    own, *sums = self.rows.one_pass(z, u, labels, fn=compared.divergence, **both)
+                if self._takes_one_pass(i):
+                    stats, *sums = self.rows.one_pass(z, u, labels, fn=compared.divergence, **both)
                 else:
-                    own = joined(self.rows.row_stats(z, u, labels, **both), self.group)
-                lse_q, ref_logp = own.lse_q, own.ref_logp
+                    stats = joined(self.rows.row_stats(z, u, labels, **both), self.group)
+                own, (lse_q, ref_logp) = stats.policy(), stats.reference()
             else:
                 alone = joined(self.rows.row_stats(u, None, labels, sz=su, first=self.first, softcap=ref_softcap), self.group)
-                lse_q, ref_logp = alone.lse_p, alone.logp
-            references.append(self._reference(compared, z, u, own.lse_p, lse_q, ref_logp, sums))
-        return Statistics(own.lse_p, own.logp, own.entropy, tuple(references))
+                lse_q, ref_logp, _ = alone.policy()
+            references.append(self._reference(i, z, u, own.lse, lse_q, ref_logp, sums))
+        return Statistics(*own, tuple(references))
 
-    def _takes_one_pass(self, compared: Compared) -> bool:
-        if self.rows.one_pass is None or compared.divergence is None:
+    def _takes_one_pass(self, i: int) -> bool:
+        divergence = self.compared[i].divergence
+        if self.rows.one_pass is None or divergence is None:
             return False
         # A shard has a centre of its own, and merged outcomes are no elements.
-        return compared.divergence.power is not None and compared.outcomes is every_token and self.group is None
+        return divergence.power is not None and not self.merged[i] and self.group is None
 
-    def _reference(self, compared: Compared, z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, ref_logp: Tensor,
-                   sums: Sequence[Tensor] | None) -> Reference:
+    def _reference(self, i: int, z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, ref_logp: Tensor, sums: Sequence[Tensor] | None
+                   ) -> Reference:
         """`sums`: what row_sum would give, where it is known."""
+        compared = self.compared[i]
         if compared.divergence is None:
             return Reference(lse_q, ref_logp, None, None, None)
         policy, reference = self.head.of_rows(self.temperature), compared.head.of_rows(self.temperature)
-        if self.merges(compared, z, u, lse_p, lse_q):
+        if self.merged[i]:
             div = outcome_sum(compared, log_probs(z, lse_p, *policy), log_probs(u, lse_q, *reference))
             return Reference(lse_q, ref_logp, div, None, None)
         if sums is None:
@@ -103,17 +112,6 @@ class Job:
                                             ref_softcap=reference[1]), self.group)
         div, slope = transformed(compared.divergence, sums[0])
         return Reference(lse_q, ref_logp, div, sums[1], slope)
-
-    def merges(self, compared: Compared, z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor) -> bool:
-        """Whether this comparison needs whole rows. Raises ValueError where the vocabulary is sharded."""
-        if compared.outcomes is every_token:
-            return False
-        one_row = (log_probs(z[:1], lse_p[:1], *self.head.of_rows(self.temperature)),
-                   log_probs(u[:1], lse_q[:1], *compared.head.of_rows(self.temperature)))
-        found = merges(compared, *one_row)
-        if found and self.group is not None:
-            raise ValueError("merged outcomes (top-k) need the whole vocabulary on one rank: leave out group, or compare every token")
-        return found
 
     def gradient(self, z: Tensor, us: Sequence[Tensor], labels: Tensor, at: Statistics, w: Weights, *, first: int, dtype: torch.dtype
                  ) -> Tensor:

@@ -13,6 +13,7 @@ from align_kernels.chunk import Job, Reference, Statistics, Weights
 from align_kernels.gemm import accumulator
 from align_kernels.head import Compared, Head
 from align_kernels.linear import linear_stats
+from align_kernels.outcomes import merges
 
 
 class TokenStats(NamedTuple):
@@ -63,7 +64,8 @@ def token_stats(logits: Tensor, labels: Tensor, ref_logits: Tensor | None = None
     backend_rows = rows(backend, logits)
     form = None if divergence is None else backend_rows.form(divergence, accumulator(logits.dtype))
     compared = () if ref_logits is None else (Compared(form, None, Head(None), *([outcomes] if outcomes else [])),)
-    job = Job(Head(None), compared, temperature, backend_rows, None, 0)
+    like = logits.new_empty(0, dtype=accumulator(logits.dtype))
+    job = Job(Head(None), compared, temperature, backend_rows, None, 0, tuple(merges(c, logits.shape[1], like) for c in compared))
     logp, ref_logp, entropy, div = _TokenStats.apply(job, labels, logits, None if ref_logits is None else ref_logits.detach())
     return TokenStats(logp, ref_logp, entropy, div)
 

@@ -23,6 +23,10 @@ from align_kernels.parallel import summed
 from align_kernels.plain import applies, plain
 from align_kernels.prepared import prepared
 
+EDGE = 128
+"""The backward pass's blocks have multiples of this, as the GEMM's tiles have. Columns are the distance between two rows of logits: an odd
+number of them would keep GEMM and kernels from loads of 16 bytes."""
+
 
 class LinearStats(NamedTuple):
     """Of each token, [T], nats, float32 (float64 for float64 operands)."""
@@ -68,7 +72,7 @@ class _LinearStats(torch.autograd.Function):
                 bias: Tensor | None, *references: Tensor | None) -> tuple[Tensor, ...]:
         sides = [(hidden, weight, bias), *zip(*[iter(references)] * 3, strict=True)]
         share, vocabulary = elements // len(sides), len(weight)
-        rows, parts, kept = max(1, share // vocabulary), [], None
+        rows, parts, kept = _chunk(len(labels), vocabulary, share), [], None
         for i in range(0, max(1, len(labels)), rows):
             kept = [gemm.logits(h[i : i + rows], w, b, dtype, share) for h, w, b in sides]
             parts.append(job.statistics(kept[0], kept[1:], labels[i : i + rows]))
@@ -138,9 +142,22 @@ def _gradients(job: Job, labels: Tensor, sides: Sequence[tuple], at: Statistics,
     return d_hidden, d_weight, d_bias
 
 
+def _chunk(tokens: int, vocabulary: int, share: int) -> int:
+    """How many of the tokens have at most `share` logits: all of them, or a multiple of 8 where it is 8 or more; at least one."""
+    return max(1, tokens) if tokens * vocabulary <= share else _down(share // vocabulary, 8)
+
+
 def _block(tokens: int, vocabulary: int, share: int, *, whole_rows: bool) -> tuple[int, int]:
-    """The shape of the blocks of at most `share` logits: as square as [tokens, vocabulary] allows, for every GEMM reads both its edges."""
-    side = max(1, math.isqrt(share))
-    if whole_rows or vocabulary <= side:
-        return max(1, share // vocabulary), vocabulary
-    return (tokens, max(1, share // max(1, tokens))) if tokens <= side else (side, side)
+    """The shape of the blocks of at most `share` logits: as square as [tokens, vocabulary] allows, for every GEMM reads both its edges.
+
+    An edge that is not the matrix's own is a multiple of EDGE, or smaller than EDGE; both are at least one.
+    """
+    side = math.isqrt(share)
+    if whole_rows or vocabulary <= max(1, side):
+        return _down(share // vocabulary, EDGE), vocabulary
+    rows = tokens if tokens <= side else _down(side, EDGE)
+    return rows, min(vocabulary, _down(share // max(1, rows), EDGE))
+
+
+def _down(count: int, multiple: int) -> int:
+    return max(1, count if count < multiple else count - count % multiple)

@@ -6,18 +6,24 @@ autograd's, a chunk of tokens at a time.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from align_kernels.head import Compared
+from align_kernels.head import Compared, every_token
 from align_kernels.terms import exact_divergence
 from align_kernels.torch_rows import log_prob, scaled, unscaled
 
 
-def merges(compared: Compared, logp: Tensor, ref_logp: Tensor) -> bool:
-    """Whether the outcomes are others than the tokens themselves, as one row [1, V] tells."""
+def merges(compared: Compared, vocabulary: int, like: Tensor) -> bool:
+    """Whether the outcomes are others than the tokens themselves, as one row of log-probs [1, V] shows, on the device and in the type of
+    `like`."""
+    if compared.divergence is None or compared.outcomes is every_token:
+        return False
+    logp = like.new_full((1, vocabulary), -math.log(vocabulary))
+    ref_logp = logp.clone()
     found = compared.outcomes(logp, ref_logp)
     return not (found[0] is logp and found[1] is ref_logp)
 

@@ -12,6 +12,7 @@ from align_kernels.backends import rows
 from align_kernels.chunk import Job
 from align_kernels.gemm import accumulator
 from align_kernels.head import Compared, Head
+from align_kernels.outcomes import merges
 
 ELEMENTS = {"cuda": 1 << 28}
 """Logits at once by default: 1 GiB of float32 on CUDA, where small chunks starve the GEMM; 64 MiB elsewhere."""
@@ -56,7 +57,9 @@ def prepared(hidden: Tensor, head: Head, labels: Tensor, temperature: float, com
     backend_rows = rows(backend, hidden)
     fused = tuple(c if c.divergence is None else c._replace(divergence=backend_rows.form(c.divergence, wide)) for c in compared.values())
     bare = tuple(c._replace(hidden=None, head=c.head._replace(weight=None, bias=None)) for c in fused)
-    job = Job(head._replace(weight=None, bias=None), bare, temperature, backend_rows, group, first)
+    like = hidden.new_empty(0, dtype=wide)
+    merged = tuple(merges(c, len(head.weight), like) for c in bare)
+    job = Job(head._replace(weight=None, bias=None), bare, temperature, backend_rows, group, first, merged)
     kept = None if ignore_index is None else (labels != ignore_index).nonzero()[:, 0]
     if kept is not None and len(kept) < len(labels):
         hidden, fused = hidden[kept], tuple(c._replace(hidden=c.hidden[kept]) for c in fused)

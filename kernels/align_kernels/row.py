@@ -8,6 +8,24 @@ import torch
 from torch import Tensor
 
 
+class PolicyRows(NamedTuple):
+    """The policy's statistics of whole rows, [T]."""
+
+    lse: Tensor
+    """log sum exp x, float64: a float32 would round it at the size of a logit."""
+    logp: Tensor
+    """log pi of the label, nats."""
+    entropy: Tensor
+    """H(pi), nats."""
+
+
+class ReferenceRows(NamedTuple):
+    """The reference's, [T]."""
+
+    lse: Tensor
+    logp: Tensor
+
+
 class RowStats(NamedTuple):
     """Un-normalised statistics of [T] rows over one shard of the vocabulary; x are the policy's logits, y the reference's, both scaled.
 
@@ -28,28 +46,40 @@ class RowStats(NamedTuple):
     s_q: Tensor | None
     u_y: Tensor | None
 
+    def policy(self) -> PolicyRows:
+        """With the logarithm of s_p taken once."""
+        log_s = torch.log(self.s_p.double())
+        return PolicyRows(self.m_p + log_s, self._label(self.z_y, self.m_p, log_s), (log_s - self.e_p / self.s_p).to(self.m_p.dtype))
+
+    def reference(self) -> ReferenceRows:
+        log_s = torch.log(self.s_q.double())
+        return ReferenceRows(self.m_q + log_s, self._label(self.u_y, self.m_q, log_s))
+
     @property
     def lse_p(self) -> Tensor:
-        """log sum exp x, [T], float64: a float32 would round it at the size of a logit."""
-        return self.m_p.double() + torch.log(self.s_p.double())
+        """This and the next four alone: each takes the logarithm again."""
+        return self.policy().lse
 
     @property
     def lse_q(self) -> Tensor:
-        return self.m_q.double() + torch.log(self.s_q.double())
+        return self.reference().lse
 
     @property
     def logp(self) -> Tensor:
-        """log pi of the label, nats: of the two large numbers the difference is taken first."""
-        return ((self.z_y - self.m_p) - torch.log(self.s_p)).to(self.m_p.dtype)
+        return self.policy().logp
 
     @property
     def ref_logp(self) -> Tensor:
-        return ((self.u_y - self.m_q) - torch.log(self.s_q)).to(self.m_q.dtype)
+        return self.reference().logp
 
     @property
     def entropy(self) -> Tensor:
-        """H(pi), nats."""
-        return (torch.log(self.s_p) - self.e_p / self.s_p).to(self.m_p.dtype)
+        return self.policy().entropy
+
+    @staticmethod
+    def _label(at: Tensor, m: Tensor, log_s: Tensor) -> Tensor:
+        # Of the two large numbers the difference is taken first.
+        return ((at - m) - log_s).to(m.dtype)
 
 
 def merge(one: RowStats, other: RowStats) -> RowStats:

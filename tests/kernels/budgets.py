@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import triton.language as tl
 from triton.compiler import CompiledKernel
@@ -20,6 +20,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / 
 from kernels.room import DIVERGENCES  # noqa: E402
 
 from align_kernels.aot import Resources, compile_kernel, resources  # noqa: E402
+from align_kernels.bench.divergences import DIVERGENCES as DIVERGENCES_BY_F  # noqa: E402
 from align_kernels.codegen import Fused, fused  # noqa: E402
 from align_kernels.triton_rows.grad import row_grad_kernel  # noqa: E402
 from align_kernels.triton_rows.launch import GRAD, ONE_PASS, STATS, SUM  # noqa: E402
@@ -31,54 +32,89 @@ FILE = Path(__file__).parent / "budgets.json"
 ARCHITECTURES = (80, 90)
 BYTES = {"fp32": 4, "bf16": 2}
 SLACK = 1.02
+ALONE = {name: DIVERGENCES_BY_F[name].divergence for name in ("reverse_kl", "jensen_shannon")} | {"tsallis": DIVERGENCES["tsallis"].f}
+"""As a user gives them, by f alone: its closed forms are traced and not given."""
+REPRESENTATIVE = ("reverse_kl", "jensen_shannon")
+"""Of the alpha family and of the others, with a soft cap and with rows that begin anywhere."""
+MEMORY = 68
+"""Instructions that an H100 issues in a lane while memory brings two float32 logits: below that a divergence is free."""
+OVER = {
+    "jensen_shannon from f alone": "a logarithm of a sum with its derivative, and a polynomial near log u = 0; the closed forms have 47",
+    "soft cap": "tanh of both logits, in each pass, by an exponential and a division",
+}
+"""What costs more than MEMORY by the end of its name, and why."""
 
 
-def _compiled(kernel: Any, config: dict[str, int], logits: str, arch: int, absent: str = "", **constants: Any) -> CompiledKernel:
+class Rows(NamedTuple):
+    """What the logits are."""
+
+    logits: str = "fp32"
+    aligned: bool = True
+    cap: bool = False
+
+
+def _compiled(kernel: Any, table: dict[int, dict[str, int]], rows: Rows, arch: int, absent: str = "", **constants: Any) -> CompiledKernel:
     """`absent`: arguments that are None."""
     types = dict.fromkeys(["OUT", "H", "S", "W_LOGP", "W_ENTROPY", "W_DIV"], "*fp32") | dict.fromkeys(["LSE_P", "LSE_Q"], "*fp64")
     types |= {} if kernel is row_sum_kernel else {"OUT": "*fp64"}
     types |= dict.fromkeys(["V", "stride_z", "stride_u", "stride_out", "stride_g", "first"], "i32")
-    types |= {"Z": f"*{logits}", "U": f"*{logits}", "G": "*bf16", "LABELS": "*i64", "scale_z": "fp32", "scale_u": "fp32", "power": "fp32",
-              "params": ()}
-    config = dict(config)
+    types |= dict.fromkeys(["scale_z", "scale_u", "cap_z", "cap_u", "power"], "fp32")
+    types |= {"Z": f"*{rows.logits}", "U": f"*{rows.logits}", "G": "*bf16", "LABELS": "*i64", "numbers": ()}
+    config = dict(table[BYTES[rows.logits]])
     warps = config.pop("num_warps")
-    none = dict.fromkeys(["cap_z", "cap_u", *absent.split()])
-    return compile_kernel(kernel, types, config | {"ACC": tl.float32} | none | constants, arch=arch, num_warps=warps)
+    none = dict.fromkeys([*([] if rows.cap else ["cap_z", "cap_u"]), *absent.split()])
+    return compile_kernel(kernel, types, config | {"ACC": tl.float32} | none | constants, arch=arch, num_warps=warps, aligned=rows.aligned)
 
 
-def stats(logits: str, arch: int, absent: str = "") -> CompiledKernel:
-    return _compiled(row_stats_kernel, STATS[BYTES[logits]], logits, arch, absent)
+def stats(rows: Rows, arch: int, absent: str = "") -> CompiledKernel:
+    return _compiled(row_stats_kernel, STATS, rows, arch, absent)
 
 
-def sums(logits: str, arch: int, fn: Fused) -> CompiledKernel:
-    return _compiled(row_sum_kernel, SUM[BYTES[logits]], logits, arch, TERMS=fn.triton().terms)
+def sums(rows: Rows, arch: int, fn: Fused) -> CompiledKernel:
+    return _compiled(row_sum_kernel, SUM, rows, arch, TERMS=fn.triton().terms)
 
 
-def one_pass(logits: str, arch: int, fn: Fused) -> CompiledKernel:
-    return _compiled(one_pass_kernel, ONE_PASS[BYTES[logits]], logits, arch, TERM=fn.triton().term, TERMS=fn.triton().terms)
+def one_pass(rows: Rows, arch: int, fn: Fused) -> CompiledKernel:
+    return _compiled(one_pass_kernel, ONE_PASS, rows, arch, TERM=fn.triton().term, TERMS=fn.triton().terms)
 
 
-def grad(logits: str, arch: int, fn: Fused | None, absent: str = "") -> CompiledKernel:
-    return _compiled(row_grad_kernel, GRAD[BYTES[logits]], logits, arch, absent, PULL=fn.triton().pull if fn else None, ADD=False)
+def grad(rows: Rows, arch: int, fn: Fused | None, absent: str = "") -> CompiledKernel:
+    return _compiled(row_grad_kernel, GRAD, rows, arch, absent, PULL=fn.triton().pull if fn else None, ADD=False)
 
 
-def kernels() -> Iterator[tuple[str, CompiledKernel, float, int | None]]:
-    """Name, machine code, logits a thread reads in one turn of the main loop, and how many loops there are to read a row (None: all)."""
-    per_turn = {name: {s: c.get("K", 1) * c["B"] / (32 * c["num_warps"]) for s, c in table.items()}
-                for name, table in (("stats", STATS), ("sum", SUM), ("grad", GRAD), ("one pass", ONE_PASS))}
+Entry = tuple[str, CompiledKernel, float, int | None]
+"""Name, machine code, logits a thread reads in one turn of the main loop, and how many loops there are to read a row (None: all)."""
+
+
+def _per_turn(table: dict[int, dict[str, int]], rows: Rows) -> float:
+    config = table[BYTES[rows.logits]]
+    return config.get("K", 1) * config["B"] / (32 * config["num_warps"])
+
+
+def _of_a_divergence(label: str, rows: Rows, arch: int, fn: Fused) -> Iterator[Entry]:
+    if fn.power is not None:
+        # The second loop is for the rare row that is read again.
+        yield f"{label.replace('*', 'one pass')}", one_pass(rows, arch, fn), _per_turn(ONE_PASS, rows), 1
+    yield f"{label.replace('*', 'sum')}", sums(rows, arch, fn), _per_turn(SUM, rows), None
+    yield f"{label.replace('*', 'grad log-prob entropy')}", grad(rows, arch, fn), _per_turn(GRAD, rows), None
+
+
+def kernels() -> Iterator[Entry]:
     for arch in ARCHITECTURES:
-        for logits, size in BYTES.items():
-            yield f"sm_{arch} {logits} stats", stats(logits, arch, "U"), per_turn["stats"][size], None
-            yield f"sm_{arch} {logits} stats with reference", stats(logits, arch), per_turn["stats"][size], None
-            yield f"sm_{arch} {logits} grad log-prob", grad(logits, arch, None, "U LSE_Q H S W_ENTROPY W_DIV"), per_turn["grad"][size], None
-            yield f"sm_{arch} {logits} grad log-prob entropy", grad(logits, arch, None, "U LSE_Q S W_DIV"), per_turn["grad"][size], None
+        for logits in BYTES:
+            rows, name = Rows(logits), f"sm_{arch} {logits}"
+            yield f"{name} stats", stats(rows, arch, "U"), _per_turn(STATS, rows), None
+            yield f"{name} stats with reference", stats(rows, arch), _per_turn(STATS, rows), None
+            yield f"{name} grad log-prob", grad(rows, arch, None, "U LSE_Q H S W_ENTROPY W_DIV"), _per_turn(GRAD, rows), None
+            yield f"{name} grad log-prob entropy", grad(rows, arch, None, "U LSE_Q S W_DIV"), _per_turn(GRAD, rows), None
         for name, divergence in DIVERGENCES.items():
-            fn = fused(divergence)
-            yield f"sm_{arch} fp32 sum {name}", sums("fp32", arch, fn), per_turn["sum"][4], None
-            yield f"sm_{arch} fp32 grad log-prob entropy {name}", grad("fp32", arch, fn), per_turn["grad"][4], None
-            if fn.power is not None:
-                # The second loop is for the rare row that is read again.
-                yield f"sm_{arch} fp32 one pass {name}", one_pass("fp32", arch, fn), per_turn["one pass"][4], 1
+            yield from _of_a_divergence(f"sm_{arch} fp32 * {name}", Rows(), arch, fused(divergence))
+        for name, f in ALONE.items():
+            yield from _of_a_divergence(f"sm_{arch} fp32 * {name} from f alone", Rows(), arch, fused(f))
+        for what, rows in {"soft cap": Rows(cap=True), "unaligned": Rows(aligned=False)}.items():
+            yield f"sm_{arch} fp32 stats with reference, {what}", stats(rows, arch), _per_turn(STATS, rows), None
+            for name in REPRESENTATIVE:
+                yield from _of_a_divergence(f"sm_{arch} fp32 * {name}, {what}", rows, arch, fused(DIVERGENCES[name]))
 
 
 def measured() -> dict[str, Resources]:

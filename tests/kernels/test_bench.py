@@ -75,7 +75,7 @@ def test_each_row_has_time_memory_and_error(result):
     rows = {(r["job"], r["provider"]): r for r in result["rows"]}
     assert {job for job, _ in rows} == {"logits", "logp", "le_cam", "reverse_kl frozen head"}
     assert {p for job, p in rows if job == "le_cam"} == {
-        FLOOR, "ours torch", "ours torch, one sweep", "ours torch, 16 blocks", "torch eager"}
+        FLOOR, "ours torch", "ours torch, logits kept", "ours torch, 16 blocks", "torch eager"}
     for (job, provider), row in rows.items():
         assert row["runs"] == 3 and 0 < row["ms_low"] <= row["ms"] <= row["ms_high"] and row["first_s"] > 0
         if provider != FLOOR:
@@ -107,10 +107,10 @@ def test_a_table_has_the_ratios():
     assert found["torch.compile"][1] == "out of memory"
     # A frozen head beside a frozen head, the generated kernel beside the same form of the one by hand, which is nobody else's.
     frozen = [row("logp", "ours triton", 1.0), row("logp frozen head", "ours triton", 5.0)]
-    times = {"ours triton": 10, "ours triton, one sweep": 8, f"{BY_HAND} triton": 8, f"{BY_HAND} triton, one sweep": 5, "liger": 4}
+    times = {"ours triton": 10, "ours triton, logits kept": 8, f"{BY_HAND} triton": 8, f"{BY_HAND} triton, logits kept": 5, "liger": 4}
     frozen += [row("reverse_kl frozen head", name, ms) for name, ms in times.items()]
     found = {line[0]: line for line in report.lines({"rows": frozen})["s", "reverse_kl frozen head"]}
-    assert found["ours triton"][3:7] == ("2.00", "2.50", "", "1.25") and found["ours triton, one sweep"][6] == "1.60"
+    assert found["ours triton"][3:7] == ("2.00", "2.50", "", "1.25") and found["ours triton, logits kept"][6] == "1.60"
     assert found[f"{BY_HAND} triton"][4:7] == ("2.00", "", "") and found["liger"][4] == "1.00"
 
 
@@ -118,7 +118,7 @@ def test_the_command_draws_a_measurement_made_elsewhere(result, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(result))
     done = CliRunner().invoke(app, ["bench", "kernels", "--read", str(tmp_path / "results.json"), "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
-    assert "le_cam, 48x8x50" in done.output and "ours torch, one sweep" in done.output
+    assert "le_cam, 48x8x50" in done.output and "ours torch, logits kept" in done.output
     assert (tmp_path / "out" / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 

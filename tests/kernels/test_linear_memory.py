@@ -7,7 +7,7 @@ from sizes import Sizes
 
 from align.divergences.reverse_kl import ReverseKl
 from align.estimators.top_k import TopK
-from align_kernels import Compared, Head, every_token, linear_objective, linear_stats, weighted
+from align_kernels import Compared, Head, every_token, linear_stats
 
 TOKENS, VOCABULARY, WIDTH, ROWS = 300, 500, 4, 8
 LABELS = torch.arange(TOKENS)
@@ -34,27 +34,6 @@ def test_the_logits_never_exist_at_once(dtype, outcomes):
     assert sizes.largest == ROWS * VOCABULARY, "the policy's and the reference's logits share the budget"
     assert kept_after_forward <= 12 * TOKENS
     assert hidden.grad.abs().sum() > 0 and head.weight.grad.abs().sum() > 0
-
-
-def test_the_objective_needs_a_chunk_and_the_gradients():
-    hidden, head, compared = setting(torch.float32)
-    with Sizes() as sizes:
-        total, _ = linear_objective(hidden, head, LABELS, weighted(logp=torch.ones(TOKENS), div={"d": torch.ones(TOKENS)}),
-                                    compared=compared, elements=2 * ROWS * VOCABULARY)
-        total.backward()
-    assert sizes.largest == ROWS * VOCABULARY
-
-
-def test_what_fits_is_kept():
-    """Where all logits are within the budget they are not computed twice: the backward pass has the two products of a linear layer."""
-    hidden, head, compared = setting(torch.float32)
-    products = {}
-    for elements in (1 << 24, 2 * ROWS * VOCABULARY):
-        loss = linear_stats(hidden, head, LABELS, compared=compared, elements=elements).div["d"].sum()
-        with torch.profiler.profile() as profile:
-            loss.backward()
-        products[elements] = sum(e.count for e in profile.key_averages() if e.key in ("aten::mm", "aten::addmm"))
-    assert products[1 << 24] == 2 < products[2 * ROWS * VOCABULARY]
 
 
 def test_one_row_is_the_least():

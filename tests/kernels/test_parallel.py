@@ -11,7 +11,7 @@ from align.divergences.jensen_shannon import JensenShannon
 from align.divergences.renyi import Renyi
 from align.divergences.reverse_kl import ReverseKl
 from align.estimators.top_k import TopK
-from align_kernels import Compared, Head, linear_objective, linear_stats, merge, torch_rows, weighted
+from align_kernels import Compared, Head, linear_stats, merge, torch_rows
 
 LABELS = torch.where(torch.arange(T) % 6 == 0, -100, torch.arange(T) * 3 % 33)
 SPLIT = 25
@@ -32,13 +32,11 @@ def measured(part: slice, group=None) -> list[torch.Tensor]:
     found = []
     for elements in (1 << 24, 4 * 4 * 2):
         leaves, compared = setting(part)
-        keys = {"compared": compared, "temperature": 0.7, "elements": elements, "group": group, "first": part.start}
-        stats = linear_stats(leaves[0], Head(*leaves[1:]), LABELS, **keys)
+        stats = linear_stats(leaves[0], Head(*leaves[1:]), LABELS, temperature=0.7, compared=compared, elements=elements, group=group,
+                             first=part.start)
         outputs = [stats.logp, stats.entropy, *stats.div.values()]
         sum((normal(T, seed=20 + i) * t).sum() for i, t in enumerate(outputs)).backward()
         found += [*(t.detach() for t in outputs), *stats.ref_logp.values(), *(leaf.grad for leaf in leaves)]
-        total, _ = linear_objective(leaves[0], Head(*leaves[1:]), LABELS, weighted(normal(T, seed=6), normal(T, seed=7)), **keys)
-        found += [total.detach(), *torch.autograd.grad(total, leaves)]
     return found
 
 

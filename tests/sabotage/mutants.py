@@ -111,6 +111,22 @@ MUTANTS = [
            "kernels/test_linear_precision.py"),
     Mutant("a shard without the others' gradient", "kernels/align_kernels/linear.py", "(d_hidden,) = summed((d_hidden,), job.group)",
            "(d_hidden,) = summed((d_hidden,), None)", "kernels/test_parallel.py"),
+    Mutant("blocks with odd edges", "kernels/align_kernels/linear.py", "count if count < multiple else count - count % multiple", "count",
+           "kernels/test_blocks.py"),
+    # Kernels, in Triton's own launcher.
+    Mutant("an argument with a name of the launcher's own", "kernels/align_kernels/triton_rows/grad.py",
+           """    scale_z, scale_u, cap_z, cap_u, numbers,
+    PULL: tl.constexpr, ADD: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
+):
+    \"\"\"One program a row. PULL None: no divergence, U, LSE_Q, S and W_DIV are None.\"\"\"
+    row =""",
+           """    scale_z, scale_u, cap_z, cap_u, params,
+    PULL: tl.constexpr, ADD: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
+):
+    numbers = params
+    row =""", "kernels/test_launch.py"),
+    Mutant("a compiler's failure as a traceback", "align/learner/head.py", "except Exception as error:", "except ArithmeticError as error:",
+           "unit/test_head_backend.py"),
     # Kernels, in Triton's interpreter.
     Mutant("masked columns that count", "kernels/align_kernels/triton_rows/load.py", 'mask=mask, other=-float("inf")',
            "mask=mask, other=0.0", CASES),
@@ -134,8 +150,8 @@ MUTANTS = [
            "kernels/test_codegen.py"),
     Mutant("a device believed unseen", "kernels/align_kernels/backends.py", "if self.check is not None:", "if False:",
            "kernels/interpreted/test_selfcheck.py"),
-    Mutant("a chunk's objective added to none", "kernels/align_kernels/objective.py", "total = total + value", "total = value",
-           "kernels/test_objective.py"),
+    Mutant("logits that fit computed twice", "kernels/align_kernels/linear.py",
+           "return max(1, tokens) if tokens * vocabulary <= share else", "return", "kernels/test_kept.py kernels/test_blocks.py"),
     Mutant("ranks' sums without a common maximum", "kernels/align_kernels/parallel.py", "down = fall.exp()", "down = torch.ones_like(fall)",
            "kernels/test_parallel.py"),
     Mutant("temperature forgotten for the reference", "align/learner/scoring.py",

@@ -19,6 +19,7 @@ from align_kernels.backends import Rows
 from align_kernels.bench.providers import BY_HAND
 from align_kernels.codegen import lib
 from align_kernels.row import RowStats
+from align_kernels.triton_rows.launch import launch_rows
 from align_kernels.triton_rows.stats import NOTHING, put
 
 FORWARD = {"K": 4, "B": 512, "num_warps": 4}
@@ -34,16 +35,15 @@ def one_pass(z: Tensor, u: Tensor, labels: Tensor, *, sz: float, su: float, firs
     """Statistics, D and S = D, each [T]."""
     T, V = z.shape
     out = torch.empty(8, T, device=z.device)
-    forward[(T,)](z, u, labels, out, V, z.stride(0), u.stride(0), T, first, float(sz), float(su), **FORWARD)
+    launch_rows(forward, z, u, labels, out, V, z.stride(0), u.stride(0), T, first, float(sz), float(su), **FORWARD)
     return RowStats(*out[:7]), out[7], out[7]
 
 
 def row_grad(z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, _labels: Tensor, _entropy: Tensor, D: Tensor, _w_logp: None,
              _w_entropy: None, w_div: Tensor, *, sz: float, su: float, out: Tensor, **_: Any) -> Tensor:
     """The gradient of sum w_div D in the unscaled logits, [T, V]."""
-    T, V = z.shape
-    backward[(T,)](z, u, lse_p, lse_q, D, w_div.contiguous(), out, V, z.stride(0), u.stride(0), out.stride(0), float(sz), float(su),
-                   **BACKWARD)
+    launch_rows(backward, z, u, lse_p, lse_q, D, w_div.contiguous(), out, z.shape[1], z.stride(0), u.stride(0), out.stride(0), float(sz),
+                float(su), **BACKWARD)
     return out
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from align_kernels import Compared, Head, linear_objective, linear_token_stats, token_stats, weighted
+from align_kernels import linear_token_stats, token_stats
 from align_kernels.backends import Rows, unavailable
 from align_kernels.bench.divergences import DIVERGENCES
 from align_kernels.bench.jobs import Job
@@ -24,7 +24,7 @@ Loss = Callable[[Problem], Tensor | None]
 
 
 def ours(backend: str | Rows, blocks: int | None = None) -> Loss:
-    """The composable form: statistics forward, gradient backward. `blocks`: with memory for so small a part of the logits."""
+    """Statistics forward, gradient backward. `blocks`: with memory for this part of the logits (1: all, kept)."""
 
     def loss(at: Problem) -> Tensor:
         if at.job.from_logits:
@@ -35,19 +35,6 @@ def ours(backend: str | Rows, blocks: int | None = None) -> Loss:
         if at.job.exact is None:
             return -linear_token_stats(at.hidden, at.weight, at.labels, logits_dtype=_wide(at), **keys).logp.mean()
         return linear_token_stats(at.hidden, at.weight, at.labels, at.ref_hidden, at.ref_weight, at.job.exact.divergence, **keys).div.mean()
-
-    return loss
-
-
-def ours_in_one_sweep(backend: str | Rows) -> Loss:
-    """The gradient in the forward pass."""
-
-    def loss(at: Problem) -> Tensor:
-        weight = torch.full_like(at.labels, 1 / len(at.labels), dtype=torch.float32)
-        compared = {"d": Compared(at.job.exact.divergence, at.ref_hidden, Head(at.ref_weight))} if at.job.exact else {}
-        objective = weighted(div={"d": weight}) if at.job.exact else weighted(logp=-weight)
-        return linear_objective(at.hidden, Head(at.weight), at.labels, objective, compared=compared, backend=backend,
-                                logits_dtype=_wide(at), ignore_index=None)[0]
 
     return loss
 
@@ -184,11 +171,11 @@ def available(job: Job, device: str) -> dict[str, Callable[[], Loss]]:
         if unavailable(backend, device) is None:
             found[f"ours {backend}"] = lambda backend=backend: ours(backend)
             if not job.from_logits:
-                found[f"ours {backend}, one sweep"] = lambda backend=backend: ours_in_one_sweep(backend)
+                found[f"ours {backend}, logits kept"] = lambda backend=backend: ours(backend, blocks=1)
                 found[f"ours {backend}, 16 blocks"] = lambda backend=backend: ours(backend, blocks=16)
     if job.exact is DIVERGENCES["reverse_kl"] and unavailable("triton", device) is None:
         found[f"{BY_HAND} triton"] = lambda: ours(by_hand())
-        found[f"{BY_HAND} triton, one sweep"] = lambda: ours_in_one_sweep(by_hand())
+        found[f"{BY_HAND} triton, logits kept"] = lambda: ours(by_hand(), blocks=1)
     found |= {"torch eager": lambda: eager, "torch.compile": compiled_whole}
     if not job.from_logits:
         found["torch.compile chunks"] = compiled_chunks

@@ -33,6 +33,10 @@ class Elementwise:
     phi: Callable[..., Tensor]
     params: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        # Triton compiles a kernel again for some integers.
+        object.__setattr__(self, "params", tuple(map(float, self.params)))
+
     @property
     def __name__(self) -> str:
         return name_of(self.phi)

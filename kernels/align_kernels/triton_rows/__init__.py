@@ -13,7 +13,7 @@ from torch import Tensor
 from align_kernels.codegen import Fused
 from align_kernels.row import RowStats
 from align_kernels.triton_rows.grad import row_grad_kernel
-from align_kernels.triton_rows.launch import GRAD, ONE_PASS, STATS, SUM, accumulator, check_rows
+from align_kernels.triton_rows.launch import GRAD, ONE_PASS, STATS, SUM, accumulator, check_rows, launch_rows
 from align_kernels.triton_rows.one_pass import one_pass_kernel
 from align_kernels.triton_rows.stats import row_stats_kernel
 from align_kernels.triton_rows.sums import row_sum_kernel
@@ -29,11 +29,10 @@ def row_stats(
     check_rows(z, u)
     (T, V), acc = z.shape, accumulator(z)
     out = torch.empty(7, T, dtype=torch.float64, device=z.device)
-    if T:
-        row_stats_kernel[(T,)](
-            z, u, labels.contiguous(), out, V, z.stride(0), 0 if u is None else u.stride(0), T, first, float(sz), float(su),
-            _float(softcap), _float(ref_softcap), ACC=_TYPES[acc], **STATS[z.element_size()],
-        )
+    launch_rows(
+        row_stats_kernel, z, u, labels.contiguous(), out, V, z.stride(0), 0 if u is None else u.stride(0), T, first, float(sz), float(su),
+        _float(softcap), _float(ref_softcap), ACC=_TYPES[acc], **STATS[z.element_size()],
+    )
     stats = RowStats(*out.to(acc))._replace(s_p=out[1], s_q=out[5])
     return stats if u is not None else stats._replace(m_q=None, s_q=None, u_y=None)
 
@@ -46,13 +45,12 @@ def one_pass(
     check_rows(z, u)
     (T, V), acc = z.shape, accumulator(z)
     out = torch.empty(8, T, dtype=torch.float64, device=z.device)
-    if T:
-        functions = fn.triton(acc)
-        one_pass_kernel[(T,)](
-            z, u, labels.contiguous(), out, V, z.stride(0), u.stride(0), T, first, float(sz), float(su), _float(softcap),
-            _float(ref_softcap), fn.params, float(fn.power), TERM=functions.term, TERMS=functions.terms, ACC=_TYPES[acc],
-            **ONE_PASS[z.element_size()],
-        )
+    functions = fn.triton(acc)
+    launch_rows(
+        one_pass_kernel, z, u, labels.contiguous(), out, V, z.stride(0), u.stride(0), T, first, float(sz), float(su), _float(softcap),
+        _float(ref_softcap), fn.params, float(fn.power), TERM=functions.term, TERMS=functions.terms, ACC=_TYPES[acc],
+        **ONE_PASS[z.element_size()],
+    )
     *stats, total = out.to(acc)
     return RowStats(*stats)._replace(s_p=out[1], s_q=out[5]), total, fn.power * total
 
@@ -65,11 +63,10 @@ def row_sum(
     check_rows(z, u)
     (T, V), acc = z.shape, accumulator(z)
     out = torch.empty(2, T, dtype=acc, device=z.device)
-    if T:
-        row_sum_kernel[(T,)](
-            z, u, lse_p.contiguous(), lse_q.contiguous(), out, V, z.stride(0), u.stride(0), T, float(sz), float(su),
-            _float(softcap), _float(ref_softcap), fn.params, TERMS=fn.triton(acc).terms, ACC=_TYPES[acc], **SUM[z.element_size()],
-        )
+    launch_rows(
+        row_sum_kernel, z, u, lse_p.contiguous(), lse_q.contiguous(), out, V, z.stride(0), u.stride(0), T, float(sz), float(su),
+        _float(softcap), _float(ref_softcap), fn.params, TERMS=fn.triton(acc).terms, ACC=_TYPES[acc], **SUM[z.element_size()],
+    )
     return out[0], out[1]
 
 
@@ -84,14 +81,13 @@ def row_grad(
     u, lse_q, S = (u, lse_q, S) if divergence else (None, None, None)
     out = torch.empty_like(z, dtype=accumulator(z)) if out is None else out
     check_rows(z, u, out)
-    (T, V), acc = z.shape, accumulator(z)
+    V, acc = z.shape[1], accumulator(z)
     per_row = [None if t is None else t.contiguous() for t in (lse_p, lse_q, labels, entropy, S, w_logp, w_entropy, w_div)]
-    if T:
-        row_grad_kernel[(T,)](
-            z, u, *per_row, out, V, z.stride(0), u.stride(0) if divergence else 0, out.stride(0), first, float(sz), float(su),
-            _float(softcap), _float(ref_softcap), fn.params if divergence else (), PULL=fn.triton(acc).pull if divergence else None,
-            ADD=accumulate, ACC=_TYPES[acc], **GRAD[z.element_size()],
-        )
+    launch_rows(
+        row_grad_kernel, z, u, *per_row, out, V, z.stride(0), u.stride(0) if divergence else 0, out.stride(0), first, float(sz), float(su),
+        _float(softcap), _float(ref_softcap), fn.params if divergence else (), PULL=fn.triton(acc).pull if divergence else None,
+        ADD=accumulate, ACC=_TYPES[acc], **GRAD[z.element_size()],
+    )
     return out
 
 

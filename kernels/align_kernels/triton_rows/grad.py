@@ -9,13 +9,13 @@ from align_kernels.triton_rows.load import load_logits, load_pair, log_prob
 
 @triton.jit
 def _tile(
-    Z, U, G, cols, mask, label, lse_p, lse_q, w_logp, w_entropy, w_div, shared, scale_z, scale_u, cap_z, cap_u, params,
+    Z, U, G, cols, mask, label, lse_p, lse_q, w_logp, w_entropy, w_div, shared, scale_z, scale_u, cap_z, cap_u, numbers,
     PULL: tl.constexpr, ADD: tl.constexpr, ACC: tl.constexpr,
 ):
     """dz = scale [ w_div pull + w_logp 1[y] - p (shared + w_entropy log p) ]: every weight of p alone is in `shared`."""
     if PULL is not None:
         a, b, d, p, q = load_pair(Z, U, cols, mask, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, ACC)
-        g = w_div * PULL(a, b, d, p, q, params)
+        g = w_div * PULL(a, b, d, p, q, numbers)
     else:
         a = log_prob(load_logits(Z, cols, mask, scale_z, cap_z, ACC), lse_p, ACC)
         p = lib.exp(a)
@@ -35,7 +35,7 @@ def _tile(
 @triton.jit(do_not_specialize=["first"])
 def row_grad_kernel(
     Z, U, LSE_P, LSE_Q, LABELS, H, S, W_LOGP, W_ENTROPY, W_DIV, G, V, stride_z, stride_u, stride_g, first,
-    scale_z, scale_u, cap_z, cap_u, params,
+    scale_z, scale_u, cap_z, cap_u, numbers,
     PULL: tl.constexpr, ADD: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
 ):
     """One program a row. PULL None: no divergence, U, LSE_Q, S and W_DIV are None."""
@@ -66,9 +66,9 @@ def row_grad_kernel(
     cols = tl.arange(0, B)
     whole = V - V % B
     for start in range(0, whole, B):
-        _tile(Z, U, G, start + cols, None, label, lse_p, lse_q, w_logp, w_entropy, w_div, shared, scale_z, scale_u, cap_z, cap_u, params,
+        _tile(Z, U, G, start + cols, None, label, lse_p, lse_q, w_logp, w_entropy, w_div, shared, scale_z, scale_u, cap_z, cap_u, numbers,
               PULL, ADD, ACC)
     if whole < V:
         cols += whole
-        _tile(Z, U, G, cols, cols < V, label, lse_p, lse_q, w_logp, w_entropy, w_div, shared, scale_z, scale_u, cap_z, cap_u, params,
+        _tile(Z, U, G, cols, cols < V, label, lse_p, lse_q, w_logp, w_entropy, w_div, shared, scale_z, scale_u, cap_z, cap_u, numbers,
               PULL, ADD, ACC)

@@ -1,6 +1,9 @@
-"""How the row kernels are launched: tile sizes by the logits' size in bytes, and what is asked of the tensors."""
+"""How the row kernels are launched: tile sizes by the logits' size in bytes, what is asked of the tensors, and where they run."""
 
 from __future__ import annotations
+
+import contextlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,3 +39,12 @@ def check_rows(z: Tensor, *others: Tensor | None) -> None:
                 f"logits must be [T, V] = {list(z.shape)} on {z.device} with contiguous rows, not {list(t.shape)} on {t.device} with "
                 f"strides {t.stride()}"
             )
+
+
+def launch_rows(kernel: Any, z: Tensor, *arguments: Any, **constants: Any) -> None:
+    """One program for each row of z, on the device of z."""
+    if not len(z):
+        return
+    # Triton launches on the current device, which may be another.
+    with torch.cuda.device(z.device) if z.is_cuda else contextlib.nullcontext():
+        kernel[(len(z),)](z, *arguments, **constants)

@@ -34,7 +34,7 @@ def _excess(p, q, delta):
 
 
 @triton.jit
-def _absorb(x, y, centre, m_p, s_p, e_p, m_q, s_q, excess, terms, params, TERM: tl.constexpr):
+def _absorb(x, y, centre, m_p, s_p, e_p, m_q, s_q, excess, terms, numbers, TERM: tl.constexpr):
     """Lanes' running sums [B], the reference's side in units of e^m_q, and a tile of both [K, B]: one rescaling for K pairs."""
     x = tl.maximum(x, NOTHING)
     y = tl.maximum(y, NOTHING)
@@ -52,13 +52,13 @@ def _absorb(x, y, centre, m_p, s_p, e_p, m_q, s_q, excess, terms, params, TERM: 
     s_q = s_q * rescale_q + tl.sum(q, axis=0)
     p *= lib.exp(higher_p - higher_q - centre)[None, :]
     excess = excess * rescale_q + tl.sum(_excess(p, q, delta), axis=0)
-    terms = terms * rescale_q + tl.sum(TERM(x, y, delta, p, q, params), axis=0)
+    terms = terms * rescale_q + tl.sum(TERM(x, y, delta, p, q, numbers), axis=0)
     return higher_p, s_p, e_p, higher_q, s_q, excess, terms
 
 
 @triton.jit(do_not_specialize=["stride_out", "first"])
 def one_pass_kernel(
-    Z, U, LABELS, OUT, V, stride_z, stride_u, stride_out, first, scale_z, scale_u, cap_z, cap_u, params, power,
+    Z, U, LABELS, OUT, V, stride_z, stride_u, stride_out, first, scale_z, scale_u, cap_z, cap_u, numbers, power,
     TERM: tl.constexpr, TERMS: tl.constexpr, K: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
 ):
     """One program a row; OUT [8, T] float64: the statistics in RowStats' order, and the sum of the divergence's terms."""
@@ -84,12 +84,12 @@ def one_pass_kernel(
     for start in range(0, whole, K * B):
         x = load_logits(Z, start + cols, None, scale_z, cap_z, ACC)
         y = load_logits(U, start + cols, None, scale_u, cap_u, ACC)
-        m_p, s_p, e_p, m_q, s_q, excess, terms = _absorb(x, y, centre, m_p, s_p, e_p, m_q, s_q, excess, terms, params, TERM)
+        m_p, s_p, e_p, m_q, s_q, excess, terms = _absorb(x, y, centre, m_p, s_p, e_p, m_q, s_q, excess, terms, numbers, TERM)
     if whole < V:
         cols += whole
         x = load_logits(Z, cols, cols < V, scale_z, cap_z, ACC)
         y = load_logits(U, cols, cols < V, scale_u, cap_u, ACC)
-        m_p, s_p, e_p, m_q, s_q, excess, terms = _absorb(x, y, centre, m_p, s_p, e_p, m_q, s_q, excess, terms, params, TERM)
+        m_p, s_p, e_p, m_q, s_q, excess, terms = _absorb(x, y, centre, m_p, s_p, e_p, m_q, s_q, excess, terms, numbers, TERM)
 
     top_p = tl.max(m_p, axis=0)
     down = m_p - top_p
@@ -109,11 +109,11 @@ def one_pass_kernel(
     one = sum_q.to(ACC)
     L = lib.log1p(tl.sum(excess * rescale, axis=0) / one)
     mean = tl.sum(terms * rescale, axis=0) / one
-    own = TERM(z_y, u_y, L, lib.exp(L), one / one, params)
+    own = TERM(z_y, u_y, L, lib.exp(L), one / one, numbers)
     gap = tl.maximum(mean - own, 0.0)
     D = lib.exp(-power * L) * gap
     if not ((tl.abs(L) < FARTHEST) & (own <= gap * CANCELLED) & (mean < LARGE)):
         lse_p = top_p + tl.log(sum_p)
         lse_q = top_q + tl.log(sum_q)
-        D, _ = row_sums(Z, U, V, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, params, TERMS, B, ACC)
+        D, _ = row_sums(Z, U, V, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, numbers, TERMS, B, ACC)
     put(OUT, D, stride_out)

@@ -1,4 +1,4 @@
-"""The first use of a divergence's kernels on a device: what its compiler made of them, against float64.
+"""The first use of the kernels on a device, for log-probs and for each divergence: what its compiler made of them, against float64.
 
 Registration compares the traced graph with float64 in torch (codegen/check.py); no compiler has seen it then.
 """
@@ -18,7 +18,8 @@ from align_kernels.triton_rows.launch import ONE_PASS, SUM
 RELATIVE, ABSOLUTE = 512, 32
 """In roundings of the type, 6e-5 and 4e-6 in float32: the hardware's exp(x) is off by |x|/2 + 2 of them, 46 where it is largest, its
 logarithm near 1 by 2 absolute, and a term is made of a few."""
-_REMEDY = "the device's compiler has made something else of it. Use the backend compile or torch for it"
+_COMPILER = "the device's compiler has made something else of it"
+_REMEDY = f"{_COMPILER}. Use the backend compile or torch for it"
 POINTS = 12
 """On each side of log u = 0, from 1e-3 up to 8."""
 
@@ -46,6 +47,32 @@ def check(device: torch.device, fn: Fused, dtype: torch.dtype) -> None:
             )
     if fn.power is not None:
         _check_one_pass(device, fn, dtype)
+
+
+@functools.cache
+def check_log_prob(device: torch.device, dtype: torch.dtype) -> None:
+    """One small tile through row_stats, alone and beside another, and through row_grad without a divergence.
+
+    Raises ValueError where a log-prob, an entropy or a gradient is not what float64 gives, and what the compiler or the device raises.
+    """
+    # Its last two rows are those where one side allows nothing.
+    z, u = (t[:-2] for t in _tile(dtype)[1:])
+    labels = torch.arange(1, len(z) + 1)
+    labels += labels % 7 == 0
+    logp, ref_logp = (torch.log_softmax(t.double(), -1) for t in (z, u))
+    entropy = -torch.special.xlogy(logp.exp(), logp.exp()).sum(-1)
+    grad = -logp.exp() * (1 + logp.masked_fill(logp == -torch.inf, 0.0) + entropy[:, None])
+    grad.scatter_add_(1, labels[:, None], torch.ones_like(entropy)[:, None])
+    z, u, there = (t.to(device, non_blocking=True) for t in (z, u, labels))
+    alone = triton_rows.row_stats(z, None, there, sz=1.0)
+    both = triton_rows.row_stats(z, u, there, sz=1.0, su=1.0)
+    one = torch.ones_like(alone.logp)
+    of_logits = triton_rows.row_grad(z, None, alone.lse_p, None, there, alone.entropy, None, one, one, None, sz=1.0)
+    own, reference = (t.gather(1, labels[:, None])[:, 0] for t in (logp, ref_logp))
+    for what, found, wanted in (("log-prob", alone.logp, own), ("entropy", alone.entropy, entropy), ("log-prob", both.logp, own),
+                                ("reference's log-prob", both.ref_logp, reference), ("gradient", of_logits, grad)):
+        if not ((found.cpu() - wanted).abs() <= torch.finfo(dtype).eps * (RELATIVE * wanted.abs() + ABSOLUTE)).all():
+            raise ValueError(f"on {device} the kernel's {what} is not what float64 gives: {_COMPILER}")
 
 
 def _tile(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,7 @@ from align_kernels.triton_rows.load import load_pair
 
 
 @triton.jit
-def row_sums(Z, U, V, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, params, TERMS: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr):
+def row_sums(Z, U, V, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, numbers, TERMS: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr):
     """(sum of terms, sum of pulls) of a row of V pairs."""
     terms = tl.zeros([B], ACC)
     pulls = tl.zeros([B], ACC)
@@ -15,13 +15,13 @@ def row_sums(Z, U, V, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, params, TERM
     whole = V - V % B
     for start in range(0, whole, B):
         a, b, d, p, q = load_pair(Z, U, start + cols, None, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, ACC)
-        term, pull = TERMS(a, b, d, p, q, params)
+        term, pull = TERMS(a, b, d, p, q, numbers)
         terms += term
         pulls += pull
     if whole < V:
         cols += whole
         a, b, d, p, q = load_pair(Z, U, cols, cols < V, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, ACC)
-        term, pull = TERMS(a, b, d, p, q, params)
+        term, pull = TERMS(a, b, d, p, q, numbers)
         terms += tl.where(cols < V, term, 0.0)
         pulls += tl.where(cols < V, pull, 0.0)
     return tl.sum(terms, axis=0), tl.sum(pulls, axis=0)
@@ -29,7 +29,7 @@ def row_sums(Z, U, V, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, params, TERM
 
 @triton.jit(do_not_specialize=["stride_out"])
 def row_sum_kernel(
-    Z, U, LSE_P, LSE_Q, OUT, V, stride_z, stride_u, stride_out, scale_z, scale_u, cap_z, cap_u, params,
+    Z, U, LSE_P, LSE_Q, OUT, V, stride_z, stride_u, stride_out, scale_z, scale_u, cap_z, cap_u, numbers,
     TERMS: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
 ):
     """One program a row; OUT [2, T]: sum of terms, sum of pulls."""
@@ -39,6 +39,6 @@ def row_sum_kernel(
     lse_p = tl.load(LSE_P + row)
     lse_q = tl.load(LSE_Q + row)
 
-    terms, pulls = row_sums(Z, U, V, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, params, TERMS, B, ACC)
+    terms, pulls = row_sums(Z, U, V, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, numbers, TERMS, B, ACC)
     tl.store(OUT + row, terms)
     tl.store(OUT + stride_out + row, pulls)

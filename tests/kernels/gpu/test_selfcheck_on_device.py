@@ -8,7 +8,7 @@ import torch
 from problems import CASES, DEVICE, normal
 
 from align_kernels import DivergenceError, fused, token_stats
-from align_kernels.triton_rows.selfcheck import check
+from align_kernels.triton_rows.selfcheck import check, check_log_prob
 
 HERE = torch.zeros(1, device=DEVICE).device
 
@@ -17,6 +17,11 @@ HERE = torch.zeros(1, device=DEVICE).device
 @pytest.mark.parametrize("name", CASES)
 def test_every_divergence_passes(name, dtype):
     check(HERE, fused(CASES[name].f), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_probs_pass(dtype):
+    check_log_prob(HERE, dtype)
 
 
 def test_another_divergence_in_its_place_is_found():

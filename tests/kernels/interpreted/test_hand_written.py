@@ -84,7 +84,7 @@ def test_temperature_reaches_both_sides():
 
 
 @pytest.mark.parametrize("job", ["reverse_kl", "reverse_kl frozen head"])
-@pytest.mark.parametrize("provider", ["hand-written triton", "hand-written triton, one sweep"])
+@pytest.mark.parametrize("provider", ["hand-written triton", "hand-written triton, logits kept"])
 def test_the_provider_does_the_job(job, provider):
     at = problem(jobs.JOBS[job], Shape(12, 8, 50), torch.float32, "cpu", drift=0.3)
     loss, grads = truth(at)

@@ -121,3 +121,35 @@ def test_a_call_stops_before_anything_is_computed():
     with pytest.raises(DivergenceError, match="JensenShannon"):
         token_stats(z, labels, u, tampered("jensen_shannon", r"return (\w+), (\w+)", r"return \1 * 1.001, \2"), backend="triton")
     assert token_stats(z, labels, u, fused(DIVERGENCES["jensen_shannon"]), backend="triton").div.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_probs_pass(dtype):
+    selfcheck.check_log_prob(CPU, dtype)
+
+
+@pytest.mark.parametrize(("function", "field", "told"), [
+    ("row_stats", "z_y", "log-prob"), ("row_stats", "e_p", "entropy"), ("row_stats", "u_y", "reference's log-prob"),
+    ("row_grad", None, "gradient")])
+def test_a_log_prob_that_the_compiler_got_wrong_is_found(function, field, told, monkeypatch):
+    right = getattr(triton_rows, function)
+
+    def wrong(*args, **keys):
+        found = right(*args, **keys)
+        if field is None:
+            return found * 1.001
+        value = getattr(found, field)
+        return found if value is None else found._replace(**{field: value - 0.01})
+
+    monkeypatch.setattr(triton_rows, function, wrong)
+    with pytest.raises(ValueError, match=f"on cpu the kernel's {told} is not what float64 gives"):
+        selfcheck.check_log_prob.__wrapped__(CPU, torch.float32)
+
+
+def test_log_probs_are_checked_when_a_backend_is_asked_whether_it_is_right(monkeypatch):
+    launched = []
+    row_grad = triton_rows.row_grad
+    monkeypatch.setattr(triton_rows, "row_grad", lambda *args, **keys: launched.append(keys) or row_grad(*args, **keys))
+    selfcheck.check_log_prob.cache_clear()
+    rows("triton", torch.zeros(1)).stop_unless_right(torch.float32)
+    assert len(launched) == 1
