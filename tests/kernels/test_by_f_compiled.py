@@ -1,6 +1,6 @@
 """What users write as f alone compiles for a GPU. In a process of its own: a fault of Triton's compiler ends the process.
 
-The first of them, on which that of Triton 3.7.1 was seen to abort, is among the budgets.
+The first of them, on which that of Triton 3.7.1 was seen to abort, is also among the budgets.
 """
 
 import os
@@ -26,7 +26,7 @@ print("all")
 """
 
 
-@pytest.mark.parametrize(("arch", "names"), [(80, ("logaddexp",)), (90, tuple(BY_F)[1:])])
+@pytest.mark.parametrize(("arch", "names"), [(80, tuple(BY_F)[:2]), (90, tuple(BY_F)[1:])])
 def test_the_sums_compile(arch, names, tmp_path):
     # In a process that has the interpreter on, there is nothing to compile.
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}

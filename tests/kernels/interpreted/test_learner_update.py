@@ -43,7 +43,7 @@ def updated(folder: Path, divergence: str, launched: list) -> int:
         "model": {"path": str(tiny_model(folder))}, "sampling": {"max_tokens": 6}, "optimizer": {"lr": 1e-2},
         "batch": {"prompts": 4, "samples": 3, "micro_tokens": 10_000, "head_elements": 2 * CHUNK * VOCABULARY},
         "workers": {"backend": "local"}, "evaluation": {"every": -1}, "head": {"backend": "triton"},
-        "regularizers": {"d": {"divergence": divergence, "estimator": "exact", "coefficient": 0.1, "credit": "token"}},
+        "regularizers": {"d": {"divergence": divergence, "estimator": "exact", "coefficient": 0.1, "credit": "local"}},
     })
     learner = Learner(built, str(folder))
     rewards = Rewards(values=np.random.default_rng(0).random(12).astype(np.float32))
