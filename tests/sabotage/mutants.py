@@ -28,6 +28,7 @@ MISMATCH = "unit/shapings/test_mismatch_shapings.py"
 WEIGHTINGS = "unit/test_weightings.py"
 LINKS = "unit/test_links.py"
 DPO = "unit/dpo/test_dpo_learner.py"
+KEPT = "unit/test_reference_states.py"
 PRECOMPUTED = "unit/dpo/test_dpo_references.py"
 RETURNS = "unit/test_core_returns.py"
 VALUES = "unit/test_core_values.py"
@@ -127,6 +128,10 @@ MUTANTS = [
     row =""", "kernels/test_launch.py"),
     Mutant("a compiler's failure as a traceback", "align/learner/head.py", "except Exception as error:", "except ArithmeticError as error:",
            "unit/test_head_backend.py"),
+    Mutant("a user's terms and pulls open to the vectorizer", "kernels/align_kernels/triton_rows/sums.py",
+           "return lib.opaque(term), lib.opaque(pull)", "return term, pull", "kernels/test_by_f_compiled.py"),
+    Mutant("the slope at a kink as autograd has it", "kernels/align_kernels/codegen/forms.py", "abs_tol=1e-6) else mean",
+           "abs_tol=1e-6) else at_one", "kernels/interpreted/test_by_f.py"),
     # Kernels, in Triton's interpreter.
     Mutant("masked columns that count", "kernels/align_kernels/triton_rows/load.py", 'mask=mask, other=-float("inf")',
            "mask=mask, other=0.0", CASES),
@@ -155,8 +160,8 @@ MUTANTS = [
     Mutant("ranks' sums without a common maximum", "kernels/align_kernels/parallel.py", "down = fall.exp()", "down = torch.ones_like(fall)",
            "kernels/test_parallel.py"),
     Mutant("temperature forgotten for the reference", "align/learner/scoring.py",
-           "stats(self.recipe, hidden, reference.head(self.policy), placed).logp, hidden",
-           "token_stats(hidden, reference.head(self.policy), placed.tokens).logp, hidden", LEARNER),
+           "self._stats(hidden, self.states.head(name), placed).logp\n        return known",
+           "token_stats(hidden, self.states.head(name), placed.tokens).logp\n        return known", LEARNER),
     Mutant("the state that follows a token", "align/learner/backbone.py", "+ batch.positions - 1", "+ batch.positions", LEARNER),
     Mutant("adapter not switched off", "align/learner/policy.py", "return self.module.disable_adapter()", "return nullcontext()", LEARNER),
     Mutant("moving average the wrong way round", "align/references/ema.py", "torch.lerp(self._shadow[name], p.detach().float(), self.rate)",
@@ -168,8 +173,7 @@ MUTANTS = [
     Mutant("pi_old in the order of the micro-batches", "align/learner/scoring.py", "old_logp=_whole([s.logp for s in old], whole)",
            "old_logp=torch.cat([s.logp for s in old])", LEARNER),
     Mutant("reference log-probs in the order of the micro-batches", "align/learner/scoring.py",
-           "RefScore(logp=_whole([p.logp for p in parts], whole), hidden", "RefScore(logp=torch.cat([p.logp for p in parts]), hidden",
-           LEARNER),
+           "ref_logp={name: _whole(parts, whole) for", "ref_logp={name: torch.cat(parts).cpu() for", LEARNER),
     Mutant("beta forgotten", "align/learner/objective.py", "penalties + beta * (batch.loss_weights * multiplier * penalty.loss).sum()",
            "penalties + (batch.loss_weights * multiplier * penalty.loss).sum()", f"{LEARNER} {ONE_FILE}"),
     Mutant("another reduction for the penalty", "align/learner/objective.py",
@@ -236,6 +240,12 @@ MUTANTS = [
     Mutant("tensors start anywhere", "align/weight_sync/packing.py", "offset += -(-t.nbytes // ALIGNMENT) * ALIGNMENT",
            "offset += t.nbytes",
            PACKING),
+    Mutant("a buffer written over while it is read", "align/weight_sync/packing.py",
+           "held = self._given is not None and self._given() is not None", "held = False", PACKING),
+    Mutant("a stated share of 0 taken for none", "align/workers/resources.py", "if stated is not None:", "if stated:",
+           "unit/test_local_workers.py"),
+    Mutant("an actor that reserved no GPU sees all", "align/workers/cluster.py", 'variables["CUDA_VISIBLE_DEVICES"] = ""', "pass",
+           "system/test_gpu_placement.py::test_zero_hides_the_gpus_and_the_others_share_theirs"),
     Mutant("weights never published", "align/workers/local.py", "        self.recipe.engine.load(version, weights)\n", "",
            "unit/test_local_workers.py"),
     Mutant("stale prefix cache", "align/weight_sync/vllm_host.py", "if not llm.reset_prefix_cache():", "if not llm:",
@@ -301,8 +311,17 @@ MUTANTS = [
            "whole_groups=False", DPO),
     Mutant("a group begun in one micro-batch and ended in another", "align/learner/micro_batches.py",
            "units = _groups(batch.group_ids) if whole_groups else", "units =", DPO),
-    Mutant("a reference that let go of its model loads it again", "align/learner/learner.py", " if score.hidden is not None}", "}",
-           PRECOMPUTED),
+    Mutant("a reference that let go of its model loads it again", "align/learner/scoring.py",
+           "self.states.of([name for name in names if name not in known], placed)", "self.states.of(names, placed)", PRECOMPUTED),
+    Mutant("kept states in another order than the rows", "align/learner/reference_states.py", "for row in micro.rows])",
+           "for row in sorted(micro.rows)])", KEPT),
+    Mutant("a reference's head as it is by then", "align/learner/reference_states.py", "if id(reference) not in self._heads:", "if True:",
+           KEPT),
+    Mutant("every reference left to the update", "align/learner/scoring.py",
+           "return self.recipe.algorithm.on_policy and self.recipe.regularizers[name].full_vocabulary and not self._read_early(name)",
+           "return True", LEARNER),
+    Mutant("a budget of logits for the policy alone", "align/learner/budgets.py", "tokens * shape.vocabulary * sides(recipe) if kept",
+           "tokens * shape.vocabulary if kept", "unit/test_budgets.py"),
     Mutant("log-probs of another model", "align/references/precomputed.py", 'f"{self._hash} {temperature}', 'f"{temperature}', PRECOMPUTED),
     Mutant("log-probs at another temperature", "align/references/precomputed.py", 'f"{self._hash} {temperature}', 'f"{self._hash}',
            PRECOMPUTED),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from align_kernels.codegen.trace import trace
 Function = Callable[[Tensor], Tensor]
 _LEAST_REACH = 8.0
 """Nats of |log u| that float32 has to hold at the least."""
+_BESIDE_ONE = 1e-9
+"""|log u| on both sides of u = 1, nats."""
 
 
 class TorchForms(NamedTuple):
@@ -84,12 +87,16 @@ def slope_of(f: Function, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _at_one(f: Function, blame: object) -> tuple[float, float]:
-    """f(1) and f'(1)."""
+    """f(1) and f'(1), or where f has a kink the mean of its slopes on both sides."""
+    x = torch.tensor([0.0, -_BESIDE_ONE, _BESIDE_ONE], dtype=torch.float64)
     with blamed_on(blame):
-        y, slope = slope_of(f, torch.zeros(2, dtype=torch.float64))
+        y, slope = slope_of(f, x)
     if not (torch.isfinite(y[0]) and torch.isfinite(slope[0])):
         raise DivergenceError(f"{name_of(blame)}: f or its slope is not finite at log u = 0, where policy and reference agree")
-    return y[0].item(), slope[0].item()
+    at_one, below, above = (slope * torch.exp(-x)).tolist()
+    # At a kink of the formula (clamp, abs) autograd takes the slope of either side, though f itself may have none.
+    mean = (below + above) / 2
+    return y[0].item(), at_one if math.isclose(at_one, mean, rel_tol=1e-6, abs_tol=1e-6) else mean
 
 
 def _bregman(f: Function, blame: object) -> Function:
@@ -99,7 +106,13 @@ def _bregman(f: Function, blame: object) -> Function:
 
 def _centred_slope(f: Function, blame: object) -> Function:
     slope_at_one = _at_one(f, blame)[1]
-    return lambda x: slope_of(f, x)[1] * torch.exp(-x) - slope_at_one
+
+    def centred(x: Tensor) -> Tensor:
+        return slope_of(f, x)[1] * torch.exp(-x) - slope_at_one
+
+    if abs(centred(torch.zeros(1, dtype=torch.float64)).item()) < 1e-12:
+        return centred
+    return lambda x: torch.where(x == 0, 0.0, centred(x))
 
 
 def _within_reach(function: Function, blame: object, weight: Function = torch.ones_like) -> Function:

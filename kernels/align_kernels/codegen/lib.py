@@ -92,3 +92,17 @@ def at_least(x, least):
 @triton.jit
 def at_most(x, most):
     return tl.minimum(x, most) if PTX else tl.where(x < most, x, most)
+
+
+@triton.jit
+def opaque(x):
+    """x, and LLVM cannot tell how it was made. The move costs nothing: the assembler takes it out.
+
+    A loop's sums are where LLVM's SLP vectorizer begins. It puts those of two functions into one vector and follows both up through their
+    operations; where they differ in the right way, that of Triton 3.7.1 ends the process with an assertion (two logarithms of a sum do).
+    """
+    if PTX and x.dtype == tl.float32:
+        x = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    elif PTX and x.dtype == tl.float64:
+        x = tl.inline_asm_elementwise("mov.b64 $0, $1;", "=d,d", [x], dtype=tl.float64, is_pure=True, pack=1)
+    return x

@@ -3,7 +3,15 @@
 import triton
 import triton.language as tl
 
+from align_kernels.codegen import lib
 from align_kernels.triton_rows.load import load_pair
+
+
+@triton.jit
+def _terms(a, b, d, p, q, numbers, TERMS: tl.constexpr):
+    term, pull = TERMS(a, b, d, p, q, numbers)
+    # Two functions of a user's, added up side by side.
+    return lib.opaque(term), lib.opaque(pull)
 
 
 @triton.jit
@@ -15,13 +23,13 @@ def row_sums(Z, U, V, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, numbers, TER
     whole = V - V % B
     for start in range(0, whole, B):
         a, b, d, p, q = load_pair(Z, U, start + cols, None, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, ACC)
-        term, pull = TERMS(a, b, d, p, q, numbers)
+        term, pull = _terms(a, b, d, p, q, numbers, TERMS)
         terms += term
         pulls += pull
     if whole < V:
         cols += whole
         a, b, d, p, q = load_pair(Z, U, cols, cols < V, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, ACC)
-        term, pull = TERMS(a, b, d, p, q, numbers)
+        term, pull = _terms(a, b, d, p, q, numbers, TERMS)
         terms += tl.where(cols < V, term, 0.0)
         pulls += tl.where(cols < V, pull, 0.0)
     return tl.sum(terms, axis=0), tl.sum(pulls, axis=0)
