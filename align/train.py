@@ -33,6 +33,7 @@ from align.shape import shape
 from align.telemetry import Telemetry
 from align.types import Group, Rewards, Stat, TokenBatch
 from align.workers import Workers, open_workers
+from align.workers.shards import idle
 
 PREPARED = 1024
 """Rankings that a precomputing reference is told of at a time, and keeps in one file."""
@@ -82,6 +83,8 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telem
     longest = max([examples.max_prompt_tokens, *(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)])
     workers = open_workers(recipe, model_dir, longest, address)
     for note in model_notes(recipe.model, model_dir, workers.learner_on_gpu):
+        telemetry.note(note)
+    if recipe.algorithm.samples and (note := idle(recipe.engine, recipe.batch.prompts, recipe.batch.samples, recipe.workers.rollout)):
         telemetry.note(note)
     try:
         return Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer).run(first)

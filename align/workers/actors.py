@@ -62,12 +62,13 @@ class RolloutActor:
         self.start()
         self.recipe.engine.load(version, weights)
 
-    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int, version: int, weights: Sequence[ray.ObjectRef]) -> list[Group]:
+    def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int], version: int,
+                 weights: Sequence[ray.ObjectRef]) -> list[Group]:
         """`version` is what the engine must hold; one that was restarted does not, and gets it from `weights` ([] before the first)."""
         self.start()
         if self.recipe.engine.version != version:
             self.recipe.engine.load(version, ray.get(weights[0]))
-        return self.recipe.engine.generate(prompts, samples, seed)
+        return self.recipe.engine.generate(prompts, samples, seeds)
 
     def close(self) -> None:
         if self.recipe is not None:

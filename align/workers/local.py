@@ -13,7 +13,7 @@ from align.recipe import Recipe
 from align.types import Group, Prompt, Rewards
 from align.workers.precision import set_precision
 from align.workers.reward_runner import run_rewards
-from align.workers.shards import prompt_shards
+from align.workers.shards import generate
 
 
 class LocalWorkers:
@@ -37,8 +37,7 @@ class LocalWorkers:
             recipe.engine.start(model_dir, recipe.sampling, max_prompt_tokens)
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
-        return [group for shard, shard_seed in prompt_shards(prompts, 1, seed)
-                for group in self.recipe.engine.generate(shard, samples, shard_seed)]
+        return generate(self.recipe.engine, prompts, samples, seed)
 
     def score(self, groups: Sequence[Group]) -> Rewards:
         return run_rewards(self.recipe.reward, self.recipe.reward_limits, groups)
