@@ -9,6 +9,7 @@ from align.errors import UserError
 from align.recipe import Recipe
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.weight_sync.packing import Weights
+from align.workers.exchange import Exchange
 
 
 class LearnerLike(Protocol):
@@ -16,6 +17,8 @@ class LearnerLike(Protocol):
 
     version: int
     """Batches learned from."""
+    exchange: Exchange
+    """Counts the bytes of `score` and `update`."""
 
     def score(self, batch: TokenBatch) -> TokenBatch: ...
 

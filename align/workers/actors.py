@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -16,8 +16,9 @@ import torch
 from align import config, plugins
 from align.errors import UserError
 from align.recipe import Recipe
-from align.types import Group, Prompt, Rewards
+from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.weight_sync.packing import Weights
+from align.workers.exchange import changes
 from align.workers.precision import set_precision
 from align.workers.reward_runner import run_rewards
 
@@ -87,6 +88,15 @@ class LearnerActor:
         from align.learner.learner import Learner  # noqa: PLC0415
 
         self.learner = Learner(self.job.recipe(), self.job.model_dir)
+
+    def score(self, sent: dict[str, Any]) -> dict[str, Any]:
+        """The fields that scoring changed; the whole is kept for the update."""
+        batch = TokenBatch(**sent)
+        self.scored = self.learner.score(batch)
+        return changes(batch, self.scored)
+
+    def update(self, sent: dict[str, Any], onto_scored: bool, step: int) -> dict[str, Stat]:
+        return self.learner.update(replace(self.scored, **sent) if onto_scored else TokenBatch(**sent), step)
 
     def call(self, method: str, *args: Any) -> Any:
         return getattr(self.learner, method)(*args)

@@ -226,6 +226,10 @@ MUTANTS = [
     Mutant("short wrong answers punished", "align/shapings/length_complexity.py", "(lengths - total / count.clamp_min(1)).clamp_min(0)",
            "(total / count.clamp_min(1) - lengths).clamp_min(0)", LENGTHS),
     # Engines, weights, experience, checkpoints.
+    Mutant("the version that drew a sequence forgotten", "align/pack.py", "torch.tensor([rollout.version for", "torch.tensor([0 for",
+           "unit/test_staleness.py"),
+    Mutant("a batch built on one that the learner may not have", "align/workers/exchange.py", "self._scored = None  # should",
+           "pass  # should", "unit/test_staleness.py"),
     Mutant("manifest not checked", "align/engines/transformers.py", "        self._layout.check(weights)\n", "", ENGINE),
     Mutant("seed ignored", "align/workers/shards.py", 'f"{seed}/{place}"', 'f"{place}"', ENGINE),
     Mutant("every call counts places from 0", "align/workers/shards.py", "[seeds[i] for i in places])", "seeds[: len(places)])",

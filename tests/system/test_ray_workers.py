@@ -266,6 +266,7 @@ def test_the_twins_go_through_a_step_alike_until_the_learner_dies(workers, model
     first, stats, second = zip(*(_step(twin) for twin in twins), strict=True)
     assert same(*first) and same(*second) and not same(first[0], second[0])
     assert stats[0] == stats[1] and stats[0]["loss/policy"].count > 0
+    assert twins[0].learner.exchange.take() == twins[1].learner.exchange.take() != twins[0].learner.exchange.take()
     remote = twins[1].learner
     assert remote.version == 1
     remote.export(str(tmp_path / "model"))
