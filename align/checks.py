@@ -29,9 +29,6 @@ def check(recipe: Recipe) -> None:
     if recipe.batch.prompts % algorithm.minibatches:
         raise RecipeError("batch.prompts", f"{recipe.batch.prompts} prompts do not divide into {algorithm.minibatches} "
                           "minibatches (groups stay whole); change algorithm.minibatches or batch.prompts")
-    if algorithm.samples and recipe.batch.prompts % recipe.workers.rollout:
-        raise RecipeError("batch.prompts", f"{recipe.batch.prompts} prompts do not divide over {recipe.workers.rollout} "
-                          "rollout workers; change workers.rollout or batch.prompts")
     if recipe.model.lora.dropout and recipe.regularizers:
         raise RecipeError("model.lora.dropout", "makes policy and reference differ by noise; set it to 0 with regularizers")
     for name, regularizer in recipe.regularizers.items():

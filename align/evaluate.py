@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from align.errors import UserError
 from align.experience import held_out_rankings, tokenize
 from align.recipe import Recipe, load
 from align.types import Group, Prompt
-from align.workers.shards import prompt_shards
+from align.workers.shards import generate
 
 Generate = Callable[[Sequence[Prompt], int, int], list[Group]]
 
@@ -40,7 +41,7 @@ class Suites:
 def evaluate_model(run_dir: Path, model: Path | None = None, problems: int | None = None, samples: int | None = None) -> dict[str, float]:
     """Metrics of a run's final model, or of another model folder, on the task of that run. One process, the run's engine.
 
-    Every shard has the seed it had in the run, so that the final model gives the figures of its summary again.
+    Seeds and units are those of the run, so that the final model gives the figures of its summary again.
 
     Args: problems and samples, where not given, are those of the run's recipe.
     """
@@ -56,12 +57,8 @@ def evaluate_model(run_dir: Path, model: Path | None = None, problems: int | Non
     suites = Suites(recipe, AutoTokenizer.from_pretrained(folder), problems)
     longest = max(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)
     recipe.engine.start(str(folder), recipe.sampling, longest)
-    shards = recipe.workers.rollout if recipe.workers.backend == "ray" else 1
-
-    def generate(prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
-        return [group for shard, own in prompt_shards(prompts, shards, seed) for group in recipe.engine.generate(shard, samples, own)]
-
+    draw = partial(generate, recipe.engine, workers=recipe.workers.rollout)
     try:
-        return suites.evaluate(generate, samples or recipe.evaluation.samples, recipe.seed)[0]
+        return suites.evaluate(draw, samples or recipe.evaluation.samples, recipe.seed)[0]
     finally:
         recipe.engine.close()

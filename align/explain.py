@@ -21,6 +21,7 @@ from align.errors import RecipeError
 from align.recipe import Recipe
 from align.regularizers import Regularizer
 from align.regularizers.composed import CREDITS, Composed
+from align.workers.shards import idle
 
 GREEK = {r"(?<![A-Za-z])pi(?![A-Za-z])": "π", r"(?<![A-Za-z_])rho(?![A-Za-z])": "ρ", r"\bbeta\b": "β", r"\|\|": "‖", r"\bsum_": "Σ_"}
 
@@ -164,12 +165,10 @@ def rollouts(recipe: Recipe) -> int:
 
 def arithmetic(recipe: Recipe) -> list[Row]:
     """From prompts to updates."""
-    algorithm, batch, workers = recipe.algorithm, recipe.batch, recipe.workers
+    algorithm, batch = recipe.algorithm, recipe.batch
     count, updates = rollouts(recipe), algorithm.epochs * algorithm.minibatches
     if algorithm.samples:
-        share = batch.prompts // workers.rollout
-        rows = [Row("step", f"{batch.prompts} prompts × {batch.samples} samples = {count:,} rollouts"),
-                Row("worker", f"{share} prompts × {batch.samples} = {share * batch.samples:,} rollouts, on each of {workers.rollout}")]
+        rows = [Row("step", f"{batch.prompts} prompts × {batch.samples} samples = {count:,} rollouts"), _dealt(recipe)]
     else:
         rows = [Row("step", f"{batch.prompts} {data(recipe)}")]
     policy = "one update a batch" if not algorithm.samples and algorithm.on_policy else (
@@ -183,6 +182,18 @@ def arithmetic(recipe: Recipe) -> list[Row]:
             f"{count // algorithm.minibatches:,} {kind if algorithm.ranks else 'sequences'} each; {policy}"),
         Row("run", f"{recipe.steps:,} steps: {recipe.steps * updates:,} updates, {recipe.steps * count:,} {kind}, {most}"),
     ]
+
+
+def _dealt(recipe: Recipe) -> Row:
+    """What a rollout worker gets at a time."""
+    batch, workers = recipe.batch, recipe.workers.rollout
+    cut = recipe.engine.units([1] * batch.prompts, batch.samples)
+    share = -(-batch.prompts // workers) if cut is None else max(map(len, cut))
+    at_once = f"{share} prompts × {batch.samples} = {share * batch.samples:,} rollouts"
+    if cut is None:
+        return Row("worker", f"at most {at_once}, on each of {workers}")
+    text = f"units of at most {at_once}, {len(cut)} of them, dealt to {workers}"
+    return Row("worker", "; ".join(filter(None, [text, idle(recipe.engine, batch.prompts, batch.samples, workers)])))
 
 
 def loaded(recipe: Recipe) -> list[Row]:

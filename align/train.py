@@ -33,6 +33,7 @@ from align.shape import shape
 from align.telemetry import Telemetry
 from align.types import Group, Rewards, Stat, TokenBatch
 from align.workers import Workers, open_workers
+from align.workers.shards import idle
 
 PREPARED = 1024
 """Rankings that a precomputing reference is told of at a time, and keeps in one file."""
@@ -82,6 +83,8 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telem
     longest = max([examples.max_prompt_tokens, *(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)])
     workers = open_workers(recipe, model_dir, longest, address)
     for note in model_notes(recipe.model, model_dir, workers.learner_on_gpu):
+        telemetry.note(note)
+    if recipe.algorithm.samples and (note := idle(recipe.engine, recipe.batch.prompts, recipe.batch.samples, recipe.workers.rollout)):
         telemetry.note(note)
     try:
         return Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer).run(first)
@@ -145,6 +148,7 @@ class Run:
     def step(self, step: int) -> None:
         """Everything one batch goes through, in order."""
         self.seconds = {}
+        self.workers.learner.exchange.take()  # what an evaluation sent is no step's
         began = time.perf_counter()
         groups, rewards = self.experience(step)
         batch = pack(groups, rewards, self.pad_id, partial(self.tokenizer.decode, skip_special_tokens=True))
@@ -152,7 +156,7 @@ class Run:
         if batch is None:
             self.telemetry.note(f"step {step}: every sample was dropped; nothing was learned from it")
             return
-        batch = replace(batch, step=step, betas=self.betas(step))
+        batch, staleness = replace(batch, step=step, betas=self.betas(step)), staleness_metrics(batch, self.learned)
         with self.timed("score"):
             batch = self.workers.learner.score(batch)
         batch = shape(self.recipe, batch)
@@ -169,7 +173,8 @@ class Run:
         count = len(batch.seq_ids)
         self.tokens, self.step_seconds = self.tokens + count, self.step_seconds + seconds
         means = {name: stat.mean for name, stat in stats.items()}
-        self.telemetry.step(step, means | reward_metrics(batch, rewards) | beta_metrics(batch) | batch.shaped | sync | {
+        counted = sync | staleness | self.workers.learner.exchange.take()
+        self.telemetry.step(step, means | reward_metrics(batch, rewards) | beta_metrics(batch) | batch.shaped | counted | {
             "response/length": count / len(batch.lengths), "tokens/s": count / seconds, "time/step": seconds,
             **{f"time/{k}": v for k, v in self.seconds.items()}})
 
@@ -254,6 +259,11 @@ def beta_metrics(batch: TokenBatch) -> dict[str, float]:
         own = batch.betas[name] * multipliers
         metrics |= {f"beta/{name}": own.mean().item(), f"beta/{name}/largest": own.max().item()}
     return metrics
+
+
+def staleness_metrics(batch: TokenBatch, version: int) -> dict[str, float]:
+    """By how many updates the weights that drew a sequence are behind the learner's `version`, on average."""
+    return {} if batch.versions is None else {"rollout/staleness": version - batch.versions.double().mean().item()}
 
 
 def reward_metrics(batch: TokenBatch, rewards: Rewards | None) -> dict[str, float]:

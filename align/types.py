@@ -111,6 +111,8 @@ class TokenBatch:
     """int64 [S]."""
     rows: tuple[int, ...] = by("S", ())
     """[S], each sequence's place in the batch that was scored: what the learner keeps of a sequence is found by it."""
+    versions: Tensor | None = by("S", None)
+    """int64 [S], the version of the weights that drew each sequence; None where nothing was drawn."""
     prompt_ids: tuple[str, ...] = by("S", ())
     """[S], `Prompt.id` of each sequence: what a coefficient keeps a multiplier for."""
     rewards: Tensor | None = by("S", None)

@@ -17,9 +17,10 @@ import torch
 from models import tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from align.engines import Sampling
+from align.engines import Engine, Sampling
 from align.types import Group, Prompt
 from align.weight_sync.packing import Entry, Weights, pack
+from align.workers.shards import prompt_seeds
 
 LONGEST = 300
 """Tokens: more than vLLM keeps together in a block, and than an engine's first buffers hold."""
@@ -50,6 +51,10 @@ def gap(groups: list[Group], model: torch.nn.Module, temperature: float) -> floa
             logp = log_distribution(model, ids, temperature)[len(group.prompt.token_ids) - 1 : -1]
             gaps.append(np.abs(rollout.sampler_logp - logp.gather(1, tokens[:, None]).squeeze(1).numpy()).max())
     return float(max(gaps))
+
+
+def ask(engine: Engine, prompts: list[Prompt], samples: int, seed: int) -> list[Group]:
+    return engine.generate(prompts, samples, prompt_seeds(len(prompts), seed))
 
 
 def answers(groups: list[Group]) -> list[list[list[int]]]:
@@ -105,12 +110,12 @@ class EngineContract:
         engine.close()
 
     def test_log_probs_are_those_of_a_full_forward_pass_after_temperature(self, started):
-        groups = started.engine.generate(prompts(12), 4, 1)
+        groups = ask(started.engine, prompts(12), 4, 1)
         assert all(r.sampler_logp.dtype == np.float32 for g in groups for r in g.rollouts)
         started.check(groups, self.tolerance)
 
     def test_answers_end_with_the_end_token_or_at_the_limit(self, started):
-        groups = started.engine.generate(prompts(12), 8, 2)
+        groups = ask(started.engine, prompts(12), 8, 2)
         tokenizer = AutoTokenizer.from_pretrained(started.folder)
         rollouts = [r for g in groups for r in g.rollouts]
         assert {r.finished for r in rollouts} == {True, False}
@@ -123,27 +128,28 @@ class EngineContract:
 
     def test_groups_come_in_the_order_of_the_prompts(self, started):
         asked = prompts(9)
-        groups = started.engine.generate(asked, 3, 3)
+        groups = ask(started.engine, asked, 3, 3)
         assert [g.prompt for g in groups] == asked and all(len(g.rollouts) == 3 for g in groups)
 
     def test_a_seed_gives_the_same_answers_and_another_seed_others(self, started):
-        first, again, other = (answers(started.engine.generate(prompts(6), 4, seed)) for seed in (5, 5, 6))
+        first, again, other = (answers(ask(started.engine, prompts(6), 4, seed)) for seed in (5, 5, 6))
         assert first == again and all(a != b for a, b in zip(first, other, strict=True))
 
     def test_answers_do_not_depend_on_the_rest_of_the_batch(self, started):
         asked = prompts(10)
-        whole = answers(started.engine.generate(asked, 4, 7))
-        assert answers(started.engine.generate(asked[6:2:-1], 4, 7)) == whole[6:2:-1]
+        seeds = prompt_seeds(len(asked), 7)
+        whole = answers(started.engine.generate(asked, 4, seeds))
+        assert answers(started.engine.generate(asked[6:2:-1], 4, seeds[6:2:-1])) == whole[6:2:-1]
 
     def test_a_prompt_that_comes_twice_is_answered_afresh(self, started):
         asked = prompts(1)
-        first, second = answers(started.engine.generate(asked * 2, 8, 8))
+        first, second = answers(ask(started.engine, asked * 2, 8, 8))
         assert first != second and len({tuple(a) for a in first}) > 1
 
     def test_tokens_are_drawn_from_the_distribution_that_is_reported(self, started):
         """5 standard errors of each frequency, and a token's own share where it is rarer than that."""
         asked, count = prompts(1)[0], 4000
-        groups = started.engine.generate([asked], count, 9)
+        groups = ask(started.engine, [asked], count, 9)
         drawn = Counter(int(r.token_ids[0]) for r in groups[0].rollouts)
         probability = log_distribution(started.model, asked.token_ids, started.sampling.temperature)[-1].exp().numpy()
         frequency = np.array([drawn[v] for v in range(len(probability))]) / count
@@ -151,23 +157,23 @@ class EngineContract:
 
     def test_long_prompts(self, started):
         """Together more tokens than an engine reads at once."""
-        groups = started.engine.generate(prompts(32, lengths=(LONGEST, 140, 129), seed=1), 2, 10)
+        groups = ask(started.engine, prompts(32, lengths=(LONGEST, 140, 129), seed=1), 2, 10)
         started.check(groups, self.tolerance)
 
     def test_weights_are_replaced_twice(self, started):
         for seed in (1, 2):
             old = started.model
             started.push(seed)
-            groups = started.engine.generate(prompts(12), 4, 11)
+            groups = ask(started.engine, prompts(12), 4, 11)
             started.check(groups, self.tolerance)
             assert gap(groups, old, started.sampling.temperature) > 0.1, "the old weights would have passed"
             assert {r.version for g in groups for r in g.rollouts} == {started.version}
 
     def test_nothing_of_the_old_weights_answers_a_long_prompt(self, started):
         asked = prompts(4, lengths=(LONGEST,), seed=2)
-        started.engine.generate(asked, 2, 12)
+        ask(started.engine, asked, 2, 12)
         started.push(3)
-        started.check(started.engine.generate(asked, 2, 12), self.tolerance)
+        started.check(ask(started.engine, asked, 2, 12), self.tolerance)
 
     @pytest.mark.parametrize(("fault", "says"), [
         ("missing", r"missing: model\.layers\.0\.self_attn\.q_proj\.weight"),
@@ -187,7 +193,7 @@ class EngineContract:
             given = dict(list(given.items())[::2])
         with pytest.raises(ValueError, match=says):
             started.engine.load(99, pack(given.items()))
-        groups = started.engine.generate(prompts(6), 2, 13)
+        groups = ask(started.engine, prompts(6), 2, 13)
         started.check(groups, self.tolerance)
         assert {r.version for g in groups for r in g.rollouts} == {started.version}
 
@@ -198,7 +204,7 @@ class EngineContract:
                 started.engine.load(99, state)
         else:
             started.engine.load(started.version, state)
-            started.check(started.engine.generate(prompts(6), 2, 14), self.tolerance)
+            started.check(ask(started.engine, prompts(6), 2, 14), self.tolerance)
 
     def test_a_read_only_buffer_will_do(self, started):
         """As an object store hands it out."""
@@ -206,4 +212,4 @@ class EngineContract:
         weights.buffer.setflags(write=False)
         entries = tuple(Entry(**vars(e)) for e in weights.manifest)
         started.engine.load(started.version, Weights(manifest=entries, buffer=weights.buffer))
-        started.check(started.engine.generate(prompts(6), 2, 15), self.tolerance)
+        started.check(ask(started.engine, prompts(6), 2, 15), self.tolerance)

@@ -25,6 +25,7 @@ from align.pack import pack
 from align.recipe import Lora, Recipe, load
 from align.telemetry.writers import read
 from align.types import Group
+from align.workers.shards import generate
 
 LOGGED = re.compile(r"^(divergence|clamped|capped|beta)/|^kl/(?!initial)|^ratio/|^engine/gap$")
 PROBLEMS, SAMPLES = 16, 4
@@ -83,7 +84,7 @@ def fresh(run_dir: Path) -> list[Estimated] | str:
     prompts = next(iter(suites.values()))
     recipe.engine.start(str(model), recipe.sampling, max(len(p.token_ids) for p in prompts))
     try:
-        groups = recipe.engine.generate(prompts, SAMPLES, recipe.seed)
+        groups = generate(recipe.engine, prompts, SAMPLES, recipe.seed)
     finally:
         recipe.engine.close()
     return estimate(recipe, model, initial, groups)

@@ -46,12 +46,22 @@ class Engine(ABC):
     def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> None:
         """Load the Hugging Face model and tokenizer of `model_dir`."""
 
+    def units(self, lengths: Sequence[int], samples: int) -> list[list[int]] | None:
+        """How prompts of these lengths are dealt to several processes: the places of the prompts of each call of `generate`.
+
+        The rounding of a log-prob depends on what is computed in one batch with it. An engine that says which prompts those are gives the
+        same rollouts, bit for bit, however many processes share the units. None: it makes its own batches, and each process gets an
+        equal part of the prompts; their seeds are the same, the last bits need not be.
+        """
+        return None
+
     @abstractmethod
-    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
+    def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
         """`samples` rollouts for each prompt, in the order of the prompts.
 
-        The log-probs are those of the distribution that was sampled (after temperature), float32, nats. The same weights,
-        prompts and seed give the same rollouts.
+        The log-probs are those of the distribution that was sampled (after temperature), float32, nats. All randomness of a prompt's
+        rollouts comes from its own seed (0 <= seed < 2**62), so order and company change them by rounding only. The same weights, prompts
+        and seeds in the same order give the same rollouts, bit for bit.
         """
 
     @abstractmethod

@@ -15,7 +15,7 @@ from align.types import Group, Prompt
 
 @dataclass(kw_only=True)
 class Scripted(Transformers):
-    """Each rollout takes the next of `answers`, from the first one in every batch; the seed changes nothing."""
+    """Each rollout takes the next of `answers`, from the first one in every batch, which is one unit; seeds change nothing."""
 
     answers: tuple[str, ...]
     """Texts, closed by the end token, cut at sampling.max_tokens."""
@@ -25,7 +25,11 @@ class Scripted(Transformers):
         if not self.answers:
             raise ValueError("answers must hold at least one text")
 
-    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
+    def units(self, lengths: Sequence[int], samples: int) -> list[list[int]]:
+        """All in one: the script goes by their order."""
+        return [list(range(len(lengths)))] if lengths else []
+
+    def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
         from align.engines._sampler import score  # noqa: PLC0415  (transformers takes seconds to import)
 
         limit, end = self._sampling.max_tokens, self._tokenizer.eos_token_id

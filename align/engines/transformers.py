@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from align.engines import Engine, Sampling
 from align.engines._responses import check_room, end_token_ids, group
-from align.engines._seeds import prompt_seeds
 from align.errors import UserError
 from align.types import Group, Prompt
 from align.weight_sync.layout import Layout
@@ -66,16 +66,20 @@ class Transformers(Engine):
         self._model = model.eval()
         self._tensors = model.state_dict()
 
-    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
-        """The answers to a prompt depend on the weights, the seed and the prompt's id, not on the rest of the batch."""
-        seeds = prompt_seeds(prompts, seed)
-        # Alike lengths together: less padding, and none at all needs no mask.
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].token_ids))
+    def units(self, lengths: Sequence[int], samples: int) -> list[list[int]]:
+        """Batches of at most `max_batch` rows and of equal size, whatever the number of processes: each is computed by itself."""
+        if not lengths:
+            return []
         size = max(1, self.max_batch // samples)
+        # Alike lengths together: less padding, and none at all needs no mask.
+        order = np.argsort(lengths, kind="stable")
+        return [part.tolist() for part in np.array_split(order, -(-len(order) // size))]
+
+    def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
+        """A prompt's answers depend on the weights and its seed; on the other prompts of its unit by rounding only."""
         groups: dict[int, Group] = {}
-        for first in range(0, len(order), size):
-            chosen = order[first : first + size]
-            groups |= zip(chosen, self._groups([prompts[i] for i in chosen], samples, [seeds[i] for i in chosen]), strict=True)
+        for places in self.units([len(p.token_ids) for p in prompts], samples):
+            groups |= zip(places, self._groups([prompts[i] for i in places], samples, [seeds[i] for i in places]), strict=True)
         return [groups[i] for i in range(len(prompts))]
 
     def _groups(self, prompts: list[Prompt], samples: int, seeds: list[int]) -> list[Group]:

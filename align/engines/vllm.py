@@ -13,7 +13,6 @@ import torch
 
 from align.engines import Engine, Sampling
 from align.engines._responses import check_room, end_token_ids, group
-from align.engines._seeds import prompt_seeds
 from align.errors import RecipeError, UserError
 from align.types import Group, Prompt
 from align.weight_sync.layout import Layout
@@ -136,8 +135,11 @@ class Vllm(Engine):
                             f"{int(100 * free / total) / 100:g}, or workers.rollout_gpus: 1, by which nothing else is placed there")
         return share
 
-    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
-        """The answers to a prompt depend on the weights, the seed and the prompt's id, not on the rest of the batch."""
+    def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
+        """A prompt's answers depend on the weights and its seed; on what vLLM's scheduler computes beside it by rounding only.
+
+        So with another number of rollout workers the seeds are the same, but log-probs differ in their last bits, and now and then a token.
+        """
         from vllm import SamplingParams, TokensPrompt  # noqa: PLC0415
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
@@ -145,7 +147,7 @@ class Vllm(Engine):
         params = [SamplingParams(n=samples, temperature=self._sampling.temperature, max_tokens=self._sampling.max_tokens, seed=s,
                                  stop_token_ids=self._ends, logprobs=0, flat_logprobs=True, detokenize=False,
                                  output_kind=RequestOutputKind.FINAL_ONLY)
-                  for s in prompt_seeds(prompts, seed)]
+                  for s in seeds]
         outputs = self._llm.generate([TokensPrompt(prompt_token_ids=list(p.token_ids)) for p in prompts], params, use_tqdm=False)
         groups = []
         for prompt, output in zip(prompts, outputs, strict=True):

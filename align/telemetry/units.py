@@ -20,6 +20,8 @@ UNITS = (
     (r"tokens/s$", Unit("tokens/s", "count")),
     (r"^time/|seconds$", Unit("s", "seconds")),
     (r"pass@|coverage|solved|accuracy|clipped|^clamped/|^capped/|finished|share", Unit("share", "share")),
+    (r"staleness$", Unit("updates", "plain")),
+    (r"^bytes/|/bytes$", Unit("bytes", "count")),
     (r"length", Unit("tokens", "plain")),
     (r"^lr$|^beta/|^loss", Unit("", "small")),
 )

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from align.testing.findings import Finding, Kit, again
 from align.testing.tiny import tiny_model
 from align.types import Group, Prompt
 from align.weight_sync.packing import pack
+from align.workers.shards import in_order, prompt_seeds, units
 
 KIT = Kit("engine")
 SAMPLING = Sampling(temperature=0.7, max_tokens=12)
@@ -44,7 +46,7 @@ class Started:
     model: Any
 
     def generate(self, prompts=PROMPTS, samples: int = SAMPLES, seed: int = 1) -> list[Group]:
-        return self.engine.generate(prompts, samples, seed)
+        return self.engine.generate(prompts, samples, prompt_seeds(len(prompts), seed))
 
     @torch.no_grad()
     def gap(self, groups: list[Group]) -> float:
@@ -78,6 +80,14 @@ def started(e: Engine, model_dir: Path) -> Iterator[Started]:
         engine.close()
 
 
+def logps(groups: list[Group]) -> list[np.ndarray]:
+    return [r.sampler_logp for g in groups for r in g.rollouts]
+
+
+def bits(groups: list[Group]) -> list[tuple[bytes, bytes]]:
+    return [(r.token_ids.tobytes(), r.sampler_logp.tobytes()) for g in groups for r in g.rollouts]
+
+
 def drawn(groups: list[Group]) -> list[list[list[int]]]:
     return [[list(r.token_ids) for r in g.rollouts] for g in groups]
 
@@ -108,25 +118,56 @@ def _rollouts(e: Engine, model_dir: Path, tolerance: float) -> str | None:
     return None
 
 
-@KIT.check("seeds", "derive the randomness of each prompt from `seed`, its id and how often it came before: see engines/_seeds.py")
+@KIT.check("seeds", "draw with a generator of your own, made anew in each call from the seeds that it gets")
 def _seeds(e: Engine, model_dir: Path, tolerance: float) -> str | None:
-    """a seed gives the same rollouts, and leaves the process's random state alone"""
+    """the same seeds give the same rollouts, and leave the process's random state alone"""
     with started(e, model_dir) as s:
         state = torch.get_rng_state()
         one, two = drawn(s.generate(seed=5)), drawn(s.generate(seed=5))
         if one != two:
-            return "the same seed gives other answers"
+            return "the same seeds give other answers"
         return None if torch.equal(torch.get_rng_state(), state) else "it draws from the process's random numbers"
 
 
-@KIT.check("samples", "draw every sample of every prompt afresh, and another seed's anew: a group of one answer has no advantage")
+@KIT.check("samples", "draw every sample of every prompt afresh, and other seeds' anew: a group of one answer has no advantage")
 def _samples(e: Engine, model_dir: Path, tolerance: float) -> str | None:
-    """another seed gives other rollouts, and the samples of a prompt differ"""
+    """other seeds give other rollouts, and the samples of a prompt differ"""
     with started(e, model_dir) as s:
         one, two = drawn(s.generate(seed=5)), drawn(s.generate(seed=6))
         if one == two:
-            return "another seed gives the same answers"
+            return "other seeds give the same answers"
         return None if any(a != group[0] for group in one for a in group) else "all samples of a prompt are the same"
+
+
+@KIT.check("company", "draw the answers of a prompt by its own seed alone: a generator for each prompt, not one for all of them")
+def _company(e: Engine, model_dir: Path, tolerance: float) -> str | None:
+    """in another order, and with fewer prompts beside it, a prompt gets the same tokens by the same seed; log-probs differ by rounding"""
+    with started(e, model_dir) as s:
+        seeds = prompt_seeds(len(PROMPTS), 5)
+        whole = s.engine.generate(PROMPTS, SAMPLES, seeds)
+        for what, places in (("another order", range(len(PROMPTS))[::-1]), ("other company", range(1, len(PROMPTS), 3))):
+            alone = s.engine.generate([PROMPTS[i] for i in places], SAMPLES, [seeds[i] for i in places])
+            before = [whole[i] for i in places]
+            if drawn(alone) != drawn(before):
+                return f"{what} gives other answers"
+            if (gap := max(np.abs(a - b).max() for a, b in zip(logps(alone), logps(before), strict=True))) > tolerance:
+                return f"{what} changes a log-prob by {gap:.2e} nats"
+    return None
+
+
+@KIT.check("units", "units() names every place once; compute each unit by itself. Return None where that is not known")
+def _units(e: Engine, model_dir: Path, tolerance: float) -> str | None:
+    """where it says how prompts are cut, each place is in one unit, and its rollouts are the same bits whatever was drawn before"""
+    with started(e, model_dir) as s:
+        if (places := s.engine.units([len(p.token_ids) for p in PROMPTS], SAMPLES)) is None:
+            return None
+        if sorted(chain.from_iterable(places)) != list(range(len(PROMPTS))) or not all(places):
+            return f"of {len(PROMPTS)} prompts the units are {places}"
+        cut = units(s.engine, PROMPTS, SAMPLES, 5, workers=1)
+        whole = s.generate(seed=5)
+        backwards = [s.engine.generate(unit.prompts, SAMPLES, unit.seeds) for unit in cut[::-1]]
+        same = bits(in_order(cut, backwards[::-1])) == bits(whole)
+        return None if same else "units generated one by one, the last one first, give other rollouts than all prompts in one call"
 
 
 @KIT.check("load", "replace every weight before the next token is drawn, drop what was cached of the old ones, and set `version`")

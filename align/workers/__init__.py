@@ -9,6 +9,7 @@ from align.errors import UserError
 from align.recipe import Recipe
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.weight_sync.packing import Weights
+from align.workers.exchange import Exchange
 
 
 class LearnerLike(Protocol):
@@ -16,6 +17,8 @@ class LearnerLike(Protocol):
 
     version: int
     """Batches learned from."""
+    exchange: Exchange
+    """Counts the bytes of `score` and `update`."""
 
     def score(self, batch: TokenBatch) -> TokenBatch: ...
 
@@ -39,7 +42,8 @@ class LearnerLike(Protocol):
 
 
 class Workers(Protocol):
-    """The contract of both twins. With one rollout worker they return the same rollouts, bit for bit, on the same machine."""
+    """The contract of both twins. With an engine that says what its `units` are they return the same rollouts, bit for bit, on the same
+    machine, whatever the number of rollout workers."""
 
     learner: LearnerLike
     """There is none where the workers were opened without."""
@@ -49,7 +53,7 @@ class Workers(Protocol):
     def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
         """`samples` rollouts for each prompt, in the order of the prompts, by the weights published last.
 
-        The prompts are split evenly and in order; each shard has a seed of its own, whichever worker draws it.
+        A rollout's randomness depends on `seed`, its prompt's place among `prompts` and its own among the samples.
         """
 
     def score(self, groups: Sequence[Group]) -> Rewards:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -16,8 +16,9 @@ import torch
 from align import config, plugins
 from align.errors import UserError
 from align.recipe import Recipe
-from align.types import Group, Prompt, Rewards
+from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.weight_sync.packing import Weights
+from align.workers.exchange import changes
 from align.workers.precision import set_precision
 from align.workers.reward_runner import run_rewards
 
@@ -62,12 +63,13 @@ class RolloutActor:
         self.start()
         self.recipe.engine.load(version, weights)
 
-    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int, version: int, weights: Sequence[ray.ObjectRef]) -> list[Group]:
+    def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int], version: int,
+                 weights: Sequence[ray.ObjectRef]) -> list[Group]:
         """`version` is what the engine must hold; one that was restarted does not, and gets it from `weights` ([] before the first)."""
         self.start()
         if self.recipe.engine.version != version:
             self.recipe.engine.load(version, ray.get(weights[0]))
-        return self.recipe.engine.generate(prompts, samples, seed)
+        return self.recipe.engine.generate(prompts, samples, seeds)
 
     def close(self) -> None:
         if self.recipe is not None:
@@ -86,6 +88,15 @@ class LearnerActor:
         from align.learner.learner import Learner  # noqa: PLC0415
 
         self.learner = Learner(self.job.recipe(), self.job.model_dir)
+
+    def score(self, sent: dict[str, Any]) -> dict[str, Any]:
+        """The fields that scoring changed; the whole is kept for the update."""
+        batch = TokenBatch(**sent)
+        self.scored = self.learner.score(batch)
+        return changes(batch, self.scored)
+
+    def update(self, sent: dict[str, Any], onto_scored: bool, step: int) -> dict[str, Stat]:
+        return self.learner.update(replace(self.scored, **sent) if onto_scored else TokenBatch(**sent), step)
 
     def call(self, method: str, *args: Any) -> Any:
         return getattr(self.learner, method)(*args)

@@ -11,6 +11,7 @@ from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, Ray
 from align.errors import RunStopped, UserError
 from align.types import Stat, TokenBatch
 from align.weight_sync.packing import Weights
+from align.workers.exchange import Exchange
 
 DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError)
 """How Ray says that a process ended under a call."""
@@ -37,6 +38,7 @@ class RemoteLearner:
 
     def __init__(self, actor: Any):
         self._actor = actor
+        self.exchange = Exchange()
 
     def wait(self, ref: ray.ObjectRef, seconds: float | None = None) -> Any:
         try:
@@ -55,10 +57,10 @@ class RemoteLearner:
         return self.wait(self._actor.version.remote())
 
     def score(self, batch: TokenBatch) -> TokenBatch:
-        return self._call("score", batch)
+        return self.exchange.scored(batch, self.wait(self._actor.score.remote(self.exchange.score(batch))))
 
     def update(self, batch: TokenBatch, step: int) -> dict[str, Stat]:
-        return self._call("update", batch, step)
+        return self.exchange.updated(self.wait(self._actor.update.remote(*self.exchange.update(batch), step)))
 
     def prepare(self, batch: TokenBatch | None) -> int:
         return self._call("prepare", batch)

@@ -23,10 +23,10 @@ from align.workers.connect import connect
 from align.workers.pool import Lost, Pool
 from align.workers.resources import Need, needs, remedy, too_busy, too_large
 from align.workers.reward_runner import joined, lost
-from align.workers.shards import evenly, group_chunks, prompt_shards
+from align.workers.shards import evenly, group_chunks, in_order, units
 
 ATTEMPTS = 3
-"""Rollout actors that may die over one shard before the shard is held to be the cause."""
+"""Rollout actors that may die over one unit before the unit is held to be the cause."""
 CHUNK = 32
 """Answers a reward actor gets at a time, unless it judges them together: what one answer that cannot be interrupted costs."""
 MARGIN = 10.0
@@ -97,14 +97,14 @@ class RayWorkers:
                 raise RunStopped(f"the {role} actor died while it started ({reason(error)})") from error
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
-        shards = prompt_shards(prompts, self.recipe.workers.rollout, seed)
-        calls = [(shard, samples, shard_seed, self._version, self._weights) for shard, shard_seed in shards]
+        cut = units(self.recipe.engine, prompts, samples, seed, self.recipe.workers.rollout)
+        calls = [(unit.prompts, samples, unit.seeds, self._version, self._weights) for unit in cut]
         results = self.rollouts.run("generate", calls, attempts=ATTEMPTS)
         failed = next((r for r in results if isinstance(r, Lost)), None)
         if failed is not None:
             raise RunStopped(f"{ATTEMPTS} rollout actors died one after the other over the same prompts ({failed.reason}); less memory, by "
                              "fewer batch.samples or a smaller sampling.max_tokens, is the usual remedy. Run it again with --resume")
-        return [group for shard in results for group in shard]
+        return in_order(cut, results)
 
     def score(self, groups: Sequence[Group]) -> Rewards:
         limits = self.recipe.reward_limits

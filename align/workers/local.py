@@ -10,10 +10,27 @@ import torch
 
 from align.learner.learner import Learner
 from align.recipe import Recipe
-from align.types import Group, Prompt, Rewards
+from align.types import Group, Prompt, Rewards, Stat, TokenBatch
+from align.workers.exchange import Exchange, changes
 from align.workers.precision import set_precision
 from align.workers.reward_runner import run_rewards
-from align.workers.shards import prompt_shards
+from align.workers.shards import generate
+
+
+class LocalLearner(Learner):
+    """Counts the bytes that `score` and `update` would send to another process."""
+
+    def __init__(self, recipe: Recipe, model_dir: str):
+        super().__init__(recipe, model_dir)
+        self.exchange = Exchange()
+
+    def score(self, batch: TokenBatch) -> TokenBatch:
+        self.exchange.score(batch)
+        return self.exchange.scored(batch, changes(batch, super().score(batch)))
+
+    def update(self, batch: TokenBatch, step: int) -> dict[str, Stat]:
+        self.exchange.update(batch)
+        return self.exchange.updated(super().update(batch, step))
 
 
 class LocalWorkers:
@@ -31,14 +48,13 @@ class LocalWorkers:
         if recipe.reward is not None:
             recipe.reward.start()
         if learns:
-            self.learner = Learner(recipe, model_dir)
+            self.learner = LocalLearner(recipe, model_dir)
             self.learner_on_gpu = self.learner.policy.device.type == "cuda"
         if recipe.answers:
             recipe.engine.start(model_dir, recipe.sampling, max_prompt_tokens)
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
-        return [group for shard, shard_seed in prompt_shards(prompts, 1, seed)
-                for group in self.recipe.engine.generate(shard, samples, shard_seed)]
+        return generate(self.recipe.engine, prompts, samples, seed)
 
     def score(self, groups: Sequence[Group]) -> Rewards:
         return run_rewards(self.recipe.reward, self.recipe.reward_limits, groups)

@@ -156,8 +156,8 @@ GOOD = {
         from align.engines.transformers import Transformers
         class Part(Transformers):
             """As it comes."""
-            def generate(self, prompts, samples, seed):
-                return super().generate(prompts, samples, seed)
+            def generate(self, prompts, samples, seeds):
+                return super().generate(prompts, samples, seeds)
             def load(self, version, weights):
                 super().load(version, weights)
         ''',
@@ -302,18 +302,26 @@ DEFECTS = {
     ("reference", "known"): add("def known(self, micro): return -1.0 - micro.positions"),
     ("reference", "refusal"): add("def refusal(self, *, on_policy): return False"),
     ("engine", "log-probs"): add("""
-        def generate(self, prompts, samples, seed):
-            found = super().generate(prompts, samples, seed)
+        def generate(self, prompts, samples, seeds):
+            found = super().generate(prompts, samples, seeds)
             found[0].rollouts[0].sampler_logp[0] += 1e-3
             return found
         """),
-    ("engine", "rollouts"): add("def generate(self, prompts, samples, seed): return super().generate(prompts, samples, seed)[::-1]"),
+    ("engine", "rollouts"): add("def generate(self, prompts, samples, seeds): return super().generate(prompts, samples, seeds)[::-1]"),
     ("engine", "seeds"): add("""
-        def generate(self, prompts, samples, seed):
+        def generate(self, prompts, samples, seeds):
             self.calls = getattr(self, "calls", 0) + 1
-            return super().generate(prompts, samples, seed + self.calls)
+            return super().generate(prompts, samples, [seed + self.calls for seed in seeds])
         """),
-    ("engine", "samples"): add("def generate(self, prompts, samples, seed): return super().generate(prompts, samples, 0)"),
+    ("engine", "samples"): add("""
+        def generate(self, prompts, samples, seeds):
+            return super().generate(prompts, samples, [0] * len(prompts))
+        """),
+    ("engine", "company"): add("""
+        def generate(self, prompts, samples, seeds):
+            return super().generate(prompts, samples, [seed + place for place, seed in enumerate(seeds)])
+        """),
+    ("engine", "units"): add("def units(self, lengths, samples): return super().units(lengths, samples)[1:]"),
     ("engine", "load"): add("""
         def load(self, version, weights):
             self._layout.check(weights)
@@ -328,8 +336,8 @@ DEFECTS = {
             self.version = version
         """),
     ("engine", "nothing to do"): add("""
-        def generate(self, prompts, samples, seed):
-            return super().generate(prompts or [None], samples, seed)
+        def generate(self, prompts, samples, seeds):
+            return super().generate(prompts or [None], samples, seeds or [0])
         """),
 }
 """By kind and the check that must find it."""

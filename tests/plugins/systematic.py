@@ -23,13 +23,12 @@ class Systematic(Engine):
         self.temperature = sampling.temperature
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
-        rng = np.random.default_rng(seed)
+    def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
         groups = []
-        for prompt in prompts:
+        for prompt, seed in zip(prompts, seeds, strict=True):
             logits = self.model(torch.tensor([prompt.token_ids])).logits[0, -1]
             logp = torch.log_softmax(logits / self.temperature, -1).numpy()
-            ticks = (np.arange(samples) + rng.random()) / samples
+            ticks = (np.arange(samples) + np.random.default_rng(seed).random()) / samples
             tokens = np.searchsorted(np.cumsum(np.exp(logp.astype(np.float64))), ticks).clip(max=len(logp) - 1)
             drawn = {t: Rollout(token_ids=np.array([t], dtype=np.int32), text=self.tokenizer.decode([t]), sampler_logp=logp[[t]],
                                 version=self.version, finished=False) for t in set(tokens.tolist())}

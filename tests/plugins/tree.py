@@ -24,13 +24,13 @@ class SystematicTree(Systematic):
         self.depth = sampling.max_tokens
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
-        rng, end = np.random.default_rng(seed), self.tokenizer.eos_token_id
+    def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
+        end = self.tokenizer.eos_token_id
         groups = []
-        for prompt in prompts:
+        for prompt, seed in zip(prompts, seeds, strict=True):
             scored = every_answer(self.model, list(prompt.token_ids), self.depth, end)
             shares = np.exp([logp.sum().item() for _, logp in scored])
-            ticks = (np.arange(samples) + rng.random()) / samples
+            ticks = (np.arange(samples) + np.random.default_rng(seed).random()) / samples
             drawn = np.searchsorted(np.cumsum(shares), ticks).clip(max=len(scored) - 1)
             rollouts = [Rollout(token_ids=np.array(ids, dtype=np.int32), text=self.tokenizer.decode(ids, skip_special_tokens=True),
                                 sampler_logp=logp.float().numpy(), version=self.version, finished=ids[-1] == end) for ids, logp in scored]

@@ -41,7 +41,7 @@ class Mortal(Transformers):
 
     environment = {"ALIGN_TEST_MARK": "seen"}  # noqa: RUF012
 
-    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
+    def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
         for prompt in prompts:
             order = Path(prompt.fields.get("kill_once", "/nonexistent"))
             if order.exists():
@@ -51,4 +51,4 @@ class Mortal(Transformers):
                 raise UserError("no room for this prompt")
             if prompt.fields.get("do") == "kill always":
                 os.kill(os.getpid(), signal.SIGKILL)
-        return super().generate(prompts, samples, seed)
+        return super().generate(prompts, samples, seeds)

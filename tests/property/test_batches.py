@@ -55,7 +55,7 @@ class World:
             input_ids=ids, prompt_lengths=prompts, lengths=lengths, seq_ids=seq_ids, positions=positions,
             group_ids=torch.tensor([s // 2 for s in order]), prompt_ids=tuple(str(s // 2) for s in order),
             rewards=self.reward[order], sampler_logp=self.sampler[at], old_logp=self.old_logp[at], entropy=self.entropy[at],
-            ref_logp={"r": self.ref_logp[at]}, rows=tuple(order),
+            ref_logp={"r": self.ref_logp[at]}, rows=tuple(order), versions=torch.tensor(order) % 3,
             advantages=self.advantage[at], loss_weights=weights, penalty_weights={"r": self.penalty_weight[at].abs()}, betas={"r": 0.3},
             multipliers={"r": self.reward[order].abs()}, contexts={"r": self.advantage[at].abs()},
             values=self.advantage[at] + 1, returns=self.advantage[at] - 1, inside=self.advantage[at] + 2,
@@ -153,7 +153,7 @@ def test_a_batch_moves_whole():
     tensors += [*moved.penalty_weights.values(), *moved.multipliers.values(), *moved.contexts.values(), moved.ref_logp["r"],
                 moved.charges["r"].reward, moved.charges["r"].own]
     tensors = [t for t in tensors if isinstance(t, Tensor)]
-    assert len(tensors) == 21 and all(t.device.type == "meta" for t in tensors)
+    assert len(tensors) == 22 and all(t.device.type == "meta" for t in tensors)
     assert moved.betas == whole.betas and whole.to(torch.device("cpu")) is whole
 
 

@@ -230,9 +230,14 @@ MUTANTS = [
     Mutant("short wrong answers punished", "align/shapings/length_complexity.py", "(lengths - total / count.clamp_min(1)).clamp_min(0)",
            "(total / count.clamp_min(1) - lengths).clamp_min(0)", LENGTHS),
     # Engines, weights, experience, checkpoints.
+    Mutant("the version that drew a sequence forgotten", "align/pack.py", "torch.tensor([rollout.version for", "torch.tensor([0 for",
+           "unit/test_staleness.py"),
+    Mutant("a batch built on one that the learner may not have", "align/workers/exchange.py", "self._scored = None  # should",
+           "pass  # should", "unit/test_staleness.py"),
     Mutant("manifest not checked", "align/engines/transformers.py", "        self._layout.check(weights)\n", "", ENGINE),
-    Mutant("seed ignored", "align/engines/_seeds.py", 'f"{seed}/{seen[prompt.id]}/{prompt.id}"', 'f"{seen[prompt.id]}/{prompt.id}"',
-           ENGINE),
+    Mutant("seed ignored", "align/workers/shards.py", 'f"{seed}/{place}"', 'f"{place}"', ENGINE),
+    Mutant("every call counts places from 0", "align/workers/shards.py", "[seeds[i] for i in places])", "seeds[: len(places)])",
+           "unit/test_local_workers.py"),
     Mutant("log-probs before temperature", "align/engines/_sampler.py", "logps[rows, t] = logp.gather(1, drawn[:, None]).squeeze(1)",
            "logps[rows, t] = logits.float().log_softmax(-1).gather(1, drawn[:, None]).squeeze(1)", ENGINE),
     Mutant("another version than was loaded", "align/engines/transformers.py", "        self.version = version\n", "", ENGINE),
@@ -356,5 +361,5 @@ MUTANTS = [
     Mutant("weight decay ignored", "align/learner/optimizer.py", "weight_decay=options.weight_decay", "weight_decay=0.0",
            "unit/test_liveness.py::test_every_key_is_alive[recipe.optimizer.weight_decay]"),
     Mutant("the engine's batch size ignored", "align/engines/transformers.py", "size = max(1, self.max_batch // samples)",
-           "size = max(1, len(prompts))", "unit/test_liveness.py::test_every_key_is_alive[engine.transformers.max_batch]"),
+           "size = max(1, len(lengths))", "unit/test_liveness.py::test_every_key_is_alive[engine.transformers.max_batch]"),
 ]

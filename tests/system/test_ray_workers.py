@@ -27,7 +27,6 @@ from align.types import Group, Prompt
 from align.workers import cluster, open_workers
 from align.workers.connect import connect
 from align.workers.local import LocalWorkers
-from align.workers.shards import prompt_shards
 
 PLUGIN = Path(__file__).parents[1] / "plugins" / "unreliable.py"
 
@@ -41,7 +40,8 @@ PLAIN = prompts({}, {}, {}, {})
 
 def built(model: Path, plugin: Path, **workers) -> Recipe:
     return recipe.build({
-        "steps": 2, "task": "countdown", "algorithm": "grpo", "reward": f"{plugin}:Unreliable", "engine": f"{plugin}:Mortal",
+        "steps": 2, "task": "countdown", "algorithm": "grpo", "reward": f"{plugin}:Unreliable",
+        "engine": {"name": f"{plugin}:Mortal", "max_batch": 4},
         "model": {"path": str(model)}, "batch": {"prompts": 4, "samples": 2}, "sampling": {"max_tokens": 6}, "optimizer": {"lr": 1e-2},
         "regularizers": {"kl": {"estimator": "exact", "coefficient": 0.1}},
         "workers": {"cpus": 0.1, **workers}, "reward_limits": {"seconds": 0.3},
@@ -78,11 +78,6 @@ def workers(model: Path, tmp_path_factory):
     opened.close()
     opened.close()
     assert not ray.is_initialized()
-
-
-def drawn(local: LocalWorkers, chosen: list[Prompt], seed: int) -> list[Group]:
-    """What two rollout workers must draw, by the engine in this process."""
-    return [g for shard, s in prompt_shards(chosen, 2, seed) for g in local.recipe.engine.generate(shard, 2, s)]
 
 
 NOBODY, MALFORMED = "no Ray cluster answers there", "write auto, HOST:PORT or ray://HOST:PORT"
@@ -152,9 +147,14 @@ def _until_listening(port: int, head: subprocess.Popen) -> None:
     raise AssertionError("the head did not come up")
 
 
-def test_each_shard_is_what_one_process_draws(workers, local):
-    assert same(workers.generate(PLAIN, 2, seed=7), drawn(local, PLAIN, 7))
-    assert same(workers.generate(PLAIN[:1], 2, seed=7), local.generate(PLAIN[:1], 2, seed=7))
+def test_one_and_two_workers_and_one_process_draw_the_same_bits(workers, local, model: Path):
+    """Five units of prompts of three lengths, among them one prompt twice; evaluation and pairs are drawn by the same call."""
+    asked = [Prompt(id=str(i % 8), text="1", token_ids=(3 + i % 8, 4, 5)[: 1 + i % 3]) for i in range(9)]
+    one = open_workers(built(model, PLUGIN, backend="ray"), str(model), 3, None, False)
+    for chosen in (asked, asked[:1]):
+        expected = local.generate(chosen, 2, seed=7)
+        assert same(workers.generate(chosen, 2, seed=7), expected) and same(one.generate(chosen, 2, seed=7), expected)
+    one.close()
 
 
 def test_actors_have_their_environment(workers):
@@ -175,14 +175,14 @@ def test_an_engine_that_dies_loses_nothing(workers, local, tmp_path):
         groups = workers.generate(chosen, 2, seed=8)
         assert not any(order.exists() for order in orders)
         assert {r.version for g in groups for r in g.rollouts} == {1}
-        assert same(groups, drawn(local, chosen, 8))
+        assert same(groups, local.generate(chosen, 2, 8))
 
 
 def test_a_publish_reaches_an_engine_that_died_during_it(workers, local):
     ray.kill(workers.rollouts.actors[0], no_restart=False)
     told = workers.publish(2)
     assert told["sync/bytes"] == local.publish(2)["sync/bytes"]
-    assert same(workers.generate(PLAIN, 2, seed=9), drawn(local, PLAIN, 9))
+    assert same(workers.generate(PLAIN, 2, seed=9), local.generate(PLAIN, 2, 9))
 
 
 def test_prompts_that_kill_every_engine_stop_the_run(workers, monkeypatch):
@@ -196,14 +196,14 @@ def test_engines_work_on_after_a_call_that_raised(workers, local):
     for seed in (1, 2):
         with pytest.raises(UserError, match="no room for this prompt"):
             workers.generate(prompts({"do": "refuse"}, {}, {}, {}), 2, seed)
-    assert same(workers.generate(PLAIN, 2, seed=3), drawn(local, PLAIN, 3))
+    assert same(workers.generate(PLAIN, 2, seed=3), local.generate(PLAIN, 2, 3))
 
 
 def test_rewards_that_cannot_be_interrupted_cost_their_own_chunk(workers, local, monkeypatch):
     monkeypatch.setattr(cluster, "CHUNK", 4)
     monkeypatch.setattr(cluster, "MARGIN", 1.0)
     chosen = prompts({}, {"do": "parts"}, {"do": "raise"}, {"do": "hang"}, {"do": "never return"}, {}, {"do": "crash"}, {}, {}, {})
-    groups = drawn(local, chosen, 3)
+    groups = local.generate(chosen, 2, 3)
     began = time.monotonic()
     rewards = workers.score(groups)
     lengths = np.array([len(r.text) for g in groups for r in g.rollouts], np.float32)
@@ -266,6 +266,7 @@ def test_the_twins_go_through_a_step_alike_until_the_learner_dies(workers, model
     first, stats, second = zip(*(_step(twin) for twin in twins), strict=True)
     assert same(*first) and same(*second) and not same(first[0], second[0])
     assert stats[0] == stats[1] and stats[0]["loss/policy"].count > 0
+    assert twins[0].learner.exchange.take() == twins[1].learner.exchange.take() != twins[0].learner.exchange.take()
     remote = twins[1].learner
     assert remote.version == 1
     remote.export(str(tmp_path / "model"))

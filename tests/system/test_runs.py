@@ -20,6 +20,7 @@ TINY = (
     "model={config: {model_type: qwen2, hidden_size: 64, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2, "
     "intermediate_size: 64, max_position_embeddings: 64, tie_word_embeddings: true}}"
 )
+HIDDEN = 64
 SMALL = [
     "model.recipe=null", TINY, "reward=wordy", "batch.prompts=8", "batch.samples=4", "task.size=64", "evaluation.problems=8",
     "evaluation.samples=2",
@@ -48,6 +49,14 @@ def test_vllm_and_a_learner(workers: list[str], tmp_path: Path):
     assert all(line["engine/gap"] < 1e-5 for line in metrics), "after every push the engine holds the learner's weights"
     assert metrics[0]["kl/ref/exact"] == pytest.approx(0, abs=1e-6) and metrics[-1]["kl/ref/exact"] > 1e-6
     AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+
+
+def test_a_batch_is_small_beside_its_hidden_states(tmp_path: Path):
+    """The demo's shape on Ray. Of the reference's states, [T, H] in float32, a step would send T * H * 4 bytes, and get as many back."""
+    for line in steps(run("countdown_grpo", tmp_path / "run", "steps=2", "batch.prompts=128", "batch.samples=8")):
+        states = line["response/length"] * 128 * 8 * HIDDEN * 4
+        assert 5 * (line["bytes/to_learner"] + line["bytes/from_learner"]) < 2 * states
+        assert line["bytes/from_learner"] < line["bytes/to_learner"]
 
 
 def test_lora_on_ray(tmp_path: Path):

@@ -7,7 +7,7 @@ from multiprocessing.managers import BaseManager
 from pathlib import Path
 
 import pytest
-from engine_contract import LONGEST, SHAPE, EngineContract, gap, prompts
+from engine_contract import LONGEST, SHAPE, EngineContract, ask, gap, prompts
 from models import tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -50,9 +50,9 @@ def test_long_prompts_that_share_their_beginning_in_the_cache(new_engine, tmp_pa
     engine = new_engine(prefix_cache=True)
     engine.start(str(folder), Sampling(max_tokens=8), LONGEST)
     asked = prompts(3, lengths=(LONGEST,))
-    engine.generate(asked, 4, 0)
+    ask(engine, asked, 4, 0)
     engine.load(1, pack(other.named_parameters()))
-    assert gap(engine.generate(asked, 4, 1), other, 1.0) < TestVllm.tolerance
+    assert gap(ask(engine, asked, 4, 1), other, 1.0) < TestVllm.tolerance
     engine.close()
 
 

@@ -131,11 +131,20 @@ def test_effective_beta(parts, reduction, full, half):
     assert text[2] == f"answers of 12 tokens: {half} the mean nats of an answer"
 
 
+@pytest.mark.parametrize(("max_batch", "dealt"), [
+    (32, "units of at most 8 prompts × 4 = 32 rollouts, 2 of them, dealt to 2"),
+    (512, "units of at most 16 prompts × 4 = 64 rollouts, 1 of them, dealt to 2; a step's 64 answers are generated in 1 unit, so 1 of 2 "
+          "rollout workers have nothing to do: lower workers.rollout, or the rows of a unit (engine.max_batch)"),
+])
+def test_units_are_counted(parts, max_batch, dealt):
+    assert told(parts, engine={"name": "transformers", "max_batch": max_batch})["batch"]["worker"] == dealt
+
+
 def test_batch_arithmetic(parts):
     rows = told(parts, algorithm={"name": "grpo", "epochs": 3, "minibatches": 2})["batch"]
     assert rows == {
         "step": "16 prompts × 4 samples = 64 rollouts",
-        "worker": "8 prompts × 4 = 32 rollouts, on each of 2",
+        "worker": "at most 8 prompts × 4 = 32 rollouts, on each of 2",
         "updates": "3 epochs × 2 minibatches = 6 a step, 32 sequences each; the later updates of a batch are off-policy",
         "run": "10 steps: 60 updates, 640 rollouts, at most 15,360 tokens",
     }

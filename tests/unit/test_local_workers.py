@@ -10,12 +10,15 @@ import pytest
 from models import tiny_model
 
 from align import recipe
+from align.engines import Sampling
+from align.engines.transformers import Transformers
+from align.engines.vllm import Vllm
 from align.errors import RecipeError, UserError
 from align.types import Group, Prompt, Rollout
 from align.workers import open_workers
 from align.workers.local import LocalWorkers
 from align.workers.resources import Need, needs, remedy, too_busy, too_large
-from align.workers.shards import group_chunks, prompt_shards
+from align.workers.shards import generate, group_chunks, idle, in_order, prompt_seeds, units
 
 PLUGIN = Path(__file__).parents[1] / "plugins" / "unreliable.py"
 PROMPTS = [Prompt(id=str(i), text="1", token_ids=(3 + i, 4, 5), fields={"do": do}) for i, do in enumerate(["", "raise", "parts", "hang"])]
@@ -84,6 +87,10 @@ def test_whether_the_learner_has_a_gpu_is_seen_on_it(workers):
     assert workers.learner_on_gpu is (workers.learner.policy.device.type == "cuda")
 
 
+def test_prompts_need_not_divide_over_the_rollout_workers():
+    assert recipe.build(node("m", workers={"rollout": 3})).workers.rollout == 3
+
+
 def test_an_address_without_ray_is_refused(model: Path):
     with pytest.raises(UserError, match="backend: local"):
         open_workers(recipe.build(node(model)), str(model), 3, address="auto")
@@ -95,18 +102,58 @@ def test_a_recipe_error_survives_the_way_from_a_worker():
 
 
 @pytest.mark.parametrize(("count", "workers", "sizes"), [(8, 2, [4, 4]), (7, 3, [2, 2, 3]), (2, 4, [1, 1]), (5, 1, [5]), (0, 3, [])])
-def test_shards_are_even_and_in_order(count: int, workers: int, sizes: list[int]):
+def test_prompts_of_an_engine_that_makes_its_own_batches_are_shared_out_evenly(count: int, workers: int, sizes: list[int]):
     prompts = [Prompt(id=str(i), text="", token_ids=(1,)) for i in range(count)]
-    shards = prompt_shards(prompts, workers, seed=5)
-    assert [len(shard) for shard, _ in shards] == sizes
-    assert list(chain.from_iterable(shard for shard, _ in shards)) == prompts
+    cut = units(Vllm(), prompts, 2, 5, workers)
+    assert [len(unit.prompts) for unit in cut] == sizes
+    assert list(chain.from_iterable(unit.prompts for unit in cut)) == prompts
+    assert list(chain.from_iterable(unit.seeds for unit in cut)) == prompt_seeds(count, 5)
 
 
-def test_every_shard_has_its_own_seed_whoever_draws_it():
-    prompts = [Prompt(id=str(i), text="", token_ids=(1,)) for i in range(4)]
-    seeds = {(seed, i): s for seed in (0, 1) for i, (_, s) in enumerate(prompt_shards(prompts, 4, seed))}
-    assert len(set(seeds.values())) == 8
-    assert [s for _, s in prompt_shards(prompts, 2, 0)] == [seeds[0, 0], seeds[0, 1]]
+def test_units_of_the_transformers_engine_are_full_alike_and_the_same_for_any_number_of_workers():
+    prompts = [Prompt(id=str(i), text="", token_ids=(1,) * (3 - i % 3)) for i in range(10)]
+    cut = units(Transformers(max_batch=8), prompts, 2, 5, 1)
+    assert cut == units(Transformers(max_batch=8), prompts, 2, 5, 3)
+    assert [list(unit.places) for unit in cut] == [[2, 5, 8, 1], [4, 7, 0], [3, 6, 9]]
+    assert all(list(unit.prompts) == [prompts[i] for i in unit.places] for unit in cut)
+    assert units(Transformers(max_batch=1), prompts[:2], 2, 5, 1)[1].prompts == prompts[:1]
+    assert units(Transformers(), [], 2, 5, 3) == []
+
+
+def test_a_seed_is_of_the_step_and_the_place():
+    seeds = prompt_seeds(1000, 5)
+    assert len({*seeds, *prompt_seeds(1000, 6)}) == 2000 and all(0 <= s < 2**62 for s in seeds)
+    assert prompt_seeds(10, 5) == seeds[:10]
+
+
+def bits(groups: list[Group]) -> list[tuple]:
+    return [(g.prompt.id, r.token_ids.tobytes(), r.sampler_logp.tobytes(), r.text, r.finished) for g in groups for r in g.rollouts]
+
+
+@pytest.mark.parametrize("max_batch", [4, 6, 512])
+def test_one_two_and_three_processes_generate_the_same_bits(model: Path, max_batch: int):
+    """The units dealt over engines of their own, each of which has drawn other units before; one prompt comes twice, in two units."""
+    random = np.random.default_rng(0)
+    asked = [Prompt(id=str(i), text="", token_ids=tuple(random.integers(3, 13, 3 + i % 4).tolist())) for i in range(7)] * 2
+    engines = [Transformers(max_batch=max_batch) for _ in range(3)]
+    for engine in engines:
+        engine.start(str(model), Sampling(max_tokens=12), 8)
+    found = []
+    for workers in (1, 2, 3):
+        cut = units(engines[0], asked, 2, 7, workers)
+        found.append(bits(in_order(cut, [engines[i % workers].generate(u.prompts, 2, u.seeds) for i, u in enumerate(cut)])))
+    assert found[0] == found[1] == found[2] == bits(generate(engines[0], asked, 2, 7))
+    assert [name for name, *_ in found[0][::2]] == [p.id for p in asked]
+    assert found[0][:14] != found[0][14:]
+
+
+@pytest.mark.parametrize(("max_batch", "workers", "told"), [
+    (8, 2, None), (8, 3, "in 2 units, so 1 of 3 rollout workers"), (512, 2, "in 1 unit, so 1 of 2 rollout workers"),
+])
+def test_workers_without_a_unit_are_reported(max_batch: int, workers: int, told: str | None):
+    found = idle(Transformers(max_batch=max_batch), prompts=8, samples=2, workers=workers)
+    assert found is None if told is None else told in found and "engine.max_batch" in found
+    assert idle(Vllm(), prompts=8, samples=2, workers=3) is None
 
 
 @pytest.mark.parametrize(("sizes", "answers", "chunks"), [

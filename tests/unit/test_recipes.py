@@ -45,7 +45,6 @@ def minimal(**changes) -> dict:
     ({"reward": None}, "reward", "learns from rewards"),
     ({"algorithm": "sft"}, "reward", "changes nothing: sft learns from demonstrations"),
     ({"algorithm": {"name": "grpo", "minibatches": 3}}, "batch.prompts", "4 prompts do not divide into 3 minibatches"),
-    ({"workers": {"rollout": 3}}, "batch.prompts", "4 prompts do not divide over 3 rollout workers"),
     ({"workers": {"backend": "local", "rollout": 2}}, "workers", "one process, where rollout changes nothing: set workers.rollout=1"),
     ({"workers": {"backend": "local", "learner_gpus": 1.0, "reward": 3}}, "workers", "set workers.reward=1 workers.learner_gpus=null"),
     ({"workers": {"gpus": 1.0}}, "workers.gpus", "is two keys: workers.learner_gpus, of the learner, and workers.rollout_gpus"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from engine_contract import EngineContract, answers, changed, gap, prompts
+from engine_contract import EngineContract, answers, ask, changed, gap, prompts
 from models import tiny_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -42,11 +42,11 @@ def test_every_kind_of_model_before_and_after_a_push(tmp_path, kind, keys):
     """40 tokens: beyond the sliding windows, and beyond the room of the first buffer."""
     folder = tiny_model(tmp_path, kind=kind, tied=kind in ("gemma2", "gpt2"), spread=0.1, **keys)
     engine, model = started(folder, temperature=0.8, max_tokens=40), AutoModelForCausalLM.from_pretrained(folder)
-    assert gap(engine.generate(prompts(6), 5, 0), model, 0.8) < 1e-5
+    assert gap(ask(engine, prompts(6), 5, 0), model, 0.8) < 1e-5
     model = changed(model, 1)
     model.save_pretrained(tmp_path / "changed")
     engine.load(1, pack(load_file(tmp_path / "changed" / "model.safetensors").items()))
-    assert gap(engine.generate(prompts(6), 5, 0), model, 0.8) < 1e-5
+    assert gap(ask(engine, prompts(6), 5, 0), model, 0.8) < 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_dropping_finished_rows_changes_no_token(folder):
 
 
 def test_the_batch_size_changes_no_token(folder):
-    one, all_at_once = (answers(started(folder, max_batch=b, max_tokens=20).generate(prompts(7), 4, 3)) for b in (1, 512))
+    one, all_at_once = (answers(ask(started(folder, max_batch=b, max_tokens=20), prompts(7), 4, 3)) for b in (1, 512))
     assert one == all_at_once
 
 
@@ -76,7 +76,7 @@ def test_the_process_wide_random_state_is_neither_read_nor_changed(folder):
     for state in (1, 2):
         torch.manual_seed(state)
         before = torch.get_rng_state()
-        drawn.append(answers(engine.generate(prompts(3), 4, 0)))
+        drawn.append(answers(ask(engine, prompts(3), 4, 0)))
         assert torch.equal(torch.get_rng_state(), before)
     assert drawn[0] == drawn[1]
 
@@ -94,13 +94,13 @@ def test_draw_never_takes_an_impossible_token():
 
 
 def test_no_prompts_no_groups(folder):
-    assert started(folder).generate([], 4, 0) == []
+    assert ask(started(folder), [], 4, 0) == []
 
 
 def test_weights_are_cast_to_the_engines_dtype(folder):
     engine, model = started(folder, max_tokens=8), changed(AutoModelForCausalLM.from_pretrained(folder), 5)
     engine.load(1, pack((n, p.double()) for n, p in model.named_parameters()))
-    assert gap(engine.generate(prompts(4), 2, 0), model, 1.0) < 1e-5
+    assert gap(ask(engine, prompts(4), 2, 0), model, 1.0) < 1e-5
 
 
 def test_a_model_is_sampled_in_the_precision_it_was_saved_in(tmp_path, folder):
@@ -108,7 +108,7 @@ def test_a_model_is_sampled_in_the_precision_it_was_saved_in(tmp_path, folder):
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
     half, full = (started(f, max_tokens=8) for f in (tmp_path, folder))
     assert (half._model.dtype, full._model.dtype) == (torch.bfloat16, torch.float32)
-    logp = np.concatenate([r.sampler_logp for r in half.generate(prompts(1), 8, 0)[0].rollouts])
+    logp = np.concatenate([r.sampler_logp for r in ask(half, prompts(1), 8, 0)[0].rollouts])
     # The softmax is in float32 whatever the model is in.
     assert logp.dtype == np.float32 and not np.array_equal(logp, torch.from_numpy(logp).bfloat16().float().numpy())
 
@@ -142,7 +142,7 @@ def test_a_gpu_that_is_not_there(folder, monkeypatch):
 def test_the_scripted_engine_says_its_lines_with_the_models_log_probs(folder):
     engine = build_part("engine", {"name": "scripted", "answers": ["1,2", "345678901"], "max_batch": 2}, "engine")
     engine.start(str(folder), Sampling(temperature=0.7, max_tokens=6), 16)
-    groups, model = engine.generate(prompts(3), 3, 0), AutoModelForCausalLM.from_pretrained(folder)
+    groups, model = ask(engine, prompts(3), 3, 0), AutoModelForCausalLM.from_pretrained(folder)
     rollouts = [r for g in groups for r in g.rollouts]
     assert [r.text for r in rollouts] == (["1,2", "345678"] * 5)[:9]
     assert [r.finished for r in rollouts] == ([True, False] * 5)[:9]
@@ -150,7 +150,7 @@ def test_the_scripted_engine_says_its_lines_with_the_models_log_probs(folder):
     assert gap(groups, model, 0.7) < 1e-5
     model = changed(model, 1)
     engine.load(1, pack(model.named_parameters()))
-    groups = engine.generate(prompts(3), 3, 0)
+    groups = ask(engine, prompts(3), 3, 0)
     assert gap(groups, model, 0.7) < 1e-5 and {r.version for g in groups for r in g.rollouts} == {1}
 
 

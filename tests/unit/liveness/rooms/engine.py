@@ -39,7 +39,7 @@ def probe(part: Any, places: dict[str, str], node: dict) -> Any:
         part.start(places["model"], Sampling(max_tokens=4), 8)
         device = str(part._model.device)
         prompts = [Prompt(id=str(i), text="", token_ids=(3, 4 + i)) for i in range(4)]
-        groups = [] if device == "meta" else part.generate(prompts, 2, 0)
+        groups = [] if device == "meta" else part.generate(prompts, 2, range(4))
     return [device, widths, [r.token_ids for g in groups for r in g.rollouts]]
 
 

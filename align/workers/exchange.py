@@ -1,0 +1,73 @@
+"""What of a batch goes to the learner and back: each column once, and the bytes of it.
+
+The learner keeps the batch that it scored last. Both ways only fields are sent that the other side does not have.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from align.types import Stat, TokenBatch
+
+
+class Exchange:
+    """The driver's side. In one process it sends nothing and counts the same."""
+
+    def __init__(self):
+        self._scored: TokenBatch | None = None
+        self._to = self._back = 0
+
+    def score(self, batch: TokenBatch) -> dict[str, Any]:
+        """What to send of a batch that is to be scored: all."""
+        self._scored = None  # should the call fail, neither side builds on it
+        return self._sent(changes(None, batch))
+
+    def scored(self, batch: TokenBatch, found: Mapping[str, Any]) -> TokenBatch:
+        """The scored batch, from the fields that scoring changed."""
+        self._back += pickled_size(found)
+        self._scored = replace(batch, **found)
+        return self._scored
+
+    def update(self, batch: TokenBatch) -> tuple[dict[str, Any], bool]:
+        """What to send of a batch that is to be learned from, and whether that goes onto the batch scored last."""
+        return self._sent(changes(self._scored, batch)), self._scored is not None
+
+    def updated(self, stats: dict[str, Stat]) -> dict[str, Stat]:
+        self._back += pickled_size(stats)
+        return stats
+
+    def _sent(self, found: dict[str, Any]) -> dict[str, Any]:
+        self._to += pickled_size(found)
+        return found
+
+    def take(self) -> dict[str, float]:
+        """The bytes since the last `take`, as metrics. Weights (`sync/bytes`), rollouts and rewards are not among them."""
+        taken, self._to, self._back = {"bytes/to_learner": float(self._to), "bytes/from_learner": float(self._back)}, 0, 0
+        return taken
+
+
+def changes(before: TokenBatch | None, after: TokenBatch) -> dict[str, Any]:
+    """The fields of `after` that are not the very objects of `before`; all where there is none."""
+    found = {f.name: getattr(after, f.name) for f in fields(TokenBatch)}
+    return found if before is None else {name: value for name, value in found.items() if value is not getattr(before, name)}
+
+
+class _Counter:
+    """A file that keeps the length of what is written to it."""
+
+    size = 0
+
+    def write(self, data: Any) -> int:
+        length = memoryview(data).nbytes
+        self.size += length
+        return length
+
+
+def pickled_size(value: Any) -> int:
+    """Bytes of what a process sends. A tensor that is a view counts with all the storage behind it, which is what goes out."""
+    counter = _Counter()
+    pickle.Pickler(counter, protocol=5).dump(value)
+    return counter.size
