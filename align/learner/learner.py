@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align.core import reductions
 from align.core.logprobs import Compared, every_token
 from align.divergences.reverse_kl import ReverseKl
 from align.errors import RunStopped
@@ -148,8 +147,8 @@ class Learner:
             yield micro.to(self.policy.device)
 
     def _weighed(self, batch: TokenBatch) -> TokenBatch:
-        reduce = getattr(reductions, self.recipe.algorithm.reduction)
-        return replace(batch, loss_weights=reduce(batch.lengths, self.recipe.sampling.max_tokens)[batch.seq_ids])
+        weights = self.recipe.algorithm.reduction.weights(batch.lengths, self.recipe.sampling.max_tokens)
+        return replace(batch, loss_weights=weights[batch.seq_ids])
 
     @torch.no_grad()
     def measure(self, batch: TokenBatch) -> dict[str, Stat]:

@@ -70,7 +70,7 @@ def minimal(**changes) -> dict:
     ({"reward_limits": {"failure_score": -1.0}}, "reward_limits", "failure_score changes nothing with on_failure: drop"),
     ({"regularizers": {"kl": {"coefficient": 0.1, "estimator": "k1"}}}, "regularizers.kl", "expected gradient zero"),
     ({"regularizers": {"kl": {"coefficient": 0.1, "allow_biased": True}}}, "regularizers.kl", "allow_biased changes nothing"),
-    ({"algorithm": {"name": "grpo", "reduction": "tokens"}}, "algorithm", "reduction must be one of"),
+    ({"algorithm": {"name": "grpo", "reduction": "tokens"}}, "algorithm.reduction", "called 'tokens'; did you mean 'token'?"),
     ({"algorithm": {"name": "grpo", "epochs": 0}}, "algorithm", "epochs must be at least 1"),
     ({"regularizers": {"kl": {"coefficient": 0.1}}, "model": {"path": "a", "lora": {"rank": 2, "dropout": 0.1}}},
      "model.lora.dropout", "set it to 0 with regularizers"),
