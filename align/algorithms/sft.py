@@ -37,7 +37,8 @@ class Sft(Algorithm):
     def formula(self) -> str:
         if self.likelihood_weight == 0:
             return "0"
-        return ("" if self.likelihood_weight == 1 else f"{self.likelihood_weight:g} · ") + formula(self.likelihood)
+        own = formula(self.likelihood)
+        return own if self.likelihood_weight == 1 else f"{self.likelihood_weight:g} ({own})"
 
     def symbols(self) -> dict[str, str]:
         return symbols(self.likelihood) if self.likelihood_weight else {}

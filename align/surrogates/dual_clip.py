@@ -26,10 +26,10 @@ class DualClip(Surrogate):
                              "reached where A < 0")
 
     def formula(self) -> str:
-        return f"{_clipping.formula('ρ', self.clip_low, self.clip_high)}, at least {self.ceiling:g} A where A < 0"
+        return f"max({_clipping.formula('ρ', self.clip_low, self.clip_high)}, c A)"
 
     def symbols(self) -> dict[str, str]:
-        return token_symbols()
+        return token_symbols() | {"c": f"{self.ceiling:g} where A < 0; where A >= 0 the minimum alone"}
 
     def loss(self, log_rho: Tensor, advantages: Tensor, at: Packing) -> tuple[Tensor, Tensor]:
         loss, cut = _clipping.clipped(log_rho, advantages, self.clip_low, self.clip_high)

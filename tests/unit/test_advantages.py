@@ -54,7 +54,7 @@ def test_values_need_a_critic():
     assert refused.value.where == "algorithm.advantage"
 
 
-@pytest.mark.parametrize("name", registry.shipped("advantage"))
+@pytest.mark.parametrize("name", [*(n for n in registry.shipped("advantage") if not part("advantage", n).takes_charges), "gae"])
 def test_a_critics_advantage_pays_what_is_taken_from_the_token_rewards(name: str):
     """PPO takes every advantage. The penalty of a token is its own part, and what the reward of it and of later tokens loses."""
     given = {"whiten": False, "lam": 1.0} if name == "gae" else {}
