@@ -23,9 +23,7 @@ def check(recipe: Recipe) -> None:
     if algorithm.samples and recipe.reward is None:
         raise RecipeError("reward", f"{algorithm.recipe_name} learns from rewards: name one")
     _refuse_dead_keys(recipe)
-    if algorithm.compares and recipe.batch.samples < 2:
-        raise RecipeError("batch.samples", f"{algorithm.recipe_name} compares the answers to a prompt, and every advantage of one answer "
-                          "alone is 0: set it to 2 or more, or use an algorithm with a baseline of its own (ppo)")
+    _check_objective(recipe)
     if recipe.batch.prompts % algorithm.minibatches:
         raise RecipeError("batch.prompts", f"{recipe.batch.prompts} prompts do not divide into {algorithm.minibatches} "
                           "minibatches (groups stay whole); change algorithm.minibatches or batch.prompts")
@@ -82,6 +80,25 @@ def _refuse_dead_keys(recipe: Recipe) -> None:
             raise RecipeError("batch.samples", f"changes nothing: {offline}")
 
 
+def _check_objective(recipe: Recipe) -> None:
+    """The algorithm's parts beside its data, its critic and the regularizers."""
+    algorithm = recipe.algorithm
+    if algorithm.samples and recipe.batch.samples < algorithm.least_samples:
+        of = algorithm.recipe_name if algorithm.advantage is None else f"advantage {written(algorithm.advantage)}"
+        raise RecipeError("batch.samples", f"{of} compares at least {algorithm.least_samples} answers to a prompt, and every advantage of "
+                          f"fewer is 0: set it to {algorithm.least_samples} or more, or use an advantage with a baseline of its own")
+    for key, part in algorithm.parts().items():
+        where, word = f"algorithm.{key}", written(part)
+        if "values" in part.needs and algorithm.critic is None:
+            raise RecipeError(where, f"{word} needs the values of a critic, and {algorithm.recipe_name} trains none: use ppo, or another "
+                              f"{key}")
+        if REWARDED & part.needs and not algorithm.samples:
+            raise RecipeError(where, f"{word} looks at rewards, and {data(recipe)} have none: use another {key}")
+    reason = algorithm.refusal({name: regularizer.placement for name, regularizer in recipe.regularizers.items()})
+    if reason:
+        raise RecipeError("algorithm", reason)
+
+
 def _check_regularizer(recipe: Recipe, name: str, regularizer: Regularizer) -> None:
     algorithm, where = recipe.algorithm, f"regularizers.{name}"
     if algorithm.scores:
@@ -93,6 +110,8 @@ def _check_regularizer(recipe: Recipe, name: str, regularizer: Regularizer) -> N
         _check_charge(where, regularizer)
     on_policy = algorithm.penalises_on_policy(regularizer.placement)
     reason = regularizer.refusal(on_policy=on_policy, samples=algorithm.samples)
+    if reason is None and not on_policy and algorithm.surrogate is not None:
+        reason = regularizer.refuses_surrogate(algorithm.surrogate)
     if reason:
         raise RecipeError(where, reason)
     if regularizer.reference is not None:

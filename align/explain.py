@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -13,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from align import probe
+from align.algorithms import Algorithm
 from align.checks import data
-from align.config import location
-from align.core import reductions
 from align.describe import keys, sentence, summary, written
 from align.errors import RecipeError
+from align.formulas import definer, formula, not_stated, place, symbols
 from align.recipe import Recipe
 from align.regularizers import Regularizer
 from align.regularizers.composed import CREDITS, Composed
@@ -57,7 +56,7 @@ def say(text: str) -> str:
 
 def part_row(label: str, part: Any) -> Row:
     """Name, keys, what it says of itself, and where it is."""
-    return Row(label, f"{written(part)}: {say(summary(type(part)))}", _place(type(part)))
+    return Row(label, f"{written(part)}: {say(summary(type(part)))}", place(type(part)))
 
 
 def objective(recipe: Recipe) -> list[Row]:
@@ -67,25 +66,36 @@ def objective(recipe: Recipe) -> list[Row]:
     in_reward = {n: r for n, r in regularizers.items() if r.placement == "reward"}
     links = {n: r for n, r in regularizers.items() if r.placement == "link"}
     terms = "".join(f" − {_term(n, r, recipe)}" for n, r in in_loss.items())
-    rows = [Row("", f"J = E Σ_t w_t [ {algorithm.formula()}{terms} ]")]
+    rows = [Row("", f"J = E Σ_t w_t [ {formula(algorithm)}{terms} ]")]
     if in_reward:
         when = "of the current policy, after any normalisation" if algorithm.critic is None else (
             "of π_old: taken from the reward of each token, which the critic learns")
         rows.append(Row("A", "less " + " and ".join(_term(n, r, recipe) for n, r in in_reward.items()) + f", {when}"))
-    rows += [Row(symbol, meaning) for symbol, meaning in algorithm.symbols().items()]
+    rows += [Row(symbol, meaning) for symbol, meaning in _symbols(algorithm).items()]
     if recipe.shapings:
         rows.append(Row("A", f"shaped by {', '.join(recipe.shapings)}: see below"))
-    reduction = getattr(reductions, algorithm.reduction)
-    rows.append(Row("w_t", f"{algorithm.reduction}: {say(sentence(reduction))}", _place(reduction)))
+    rows.append(Row("w_t", formula(algorithm.reduction)))
+    rows += [Row(symbol, meaning) for symbol, meaning in symbols(algorithm.reduction).items()]
     rows += [Row("β", _beta(n, r, recipe)) for n, r in links.items()]
     rows += [Row(n, _penalty(r)) for n, r in regularizers.items()]
     rows += [Row(f"β_{n}", written(r.coefficient)) for n, r in regularizers.items() if not _constant(r, recipe)]
-    return [*rows, part_row("algorithm", algorithm)]
+    parts = algorithm.parts() | {"reduction": algorithm.reduction}
+    return [*rows, part_row("algorithm", algorithm), *(part_row(key, part) for key, part in parts.items())]
+
+
+def _symbols(algorithm: Algorithm) -> dict[str, str]:
+    """Those of its formula, where that is its own, and A, where `advantages` is what `symbols` speaks of."""
+    found, order = symbols(algorithm), type(algorithm).__mro__
+    owner = definer(type(algorithm), "advantages")
+    if order.index(owner) < order.index(definer(type(algorithm), "symbols")):
+        return {"A": not_stated(owner)} | {symbol: meaning for symbol, meaning in found.items() if symbol != "A"}
+    advantage = {} if algorithm.advantage is None or owner is not Algorithm else {"A": formula(algorithm.advantage)}
+    return advantage | found
 
 
 def regularizer_rows(name: str, regularizer: Regularizer, recipe: Recipe) -> list[Row]:
     """Every axis of one regularizer: what it is, what it is estimated by, where its gradient goes."""
-    rows = [Row("kind", f"{_name(regularizer)}: {say(summary(type(regularizer)))}", _place(type(regularizer)))]
+    rows = [Row("kind", f"{_name(regularizer)}: {say(summary(type(regularizer)))}", place(type(regularizer)))]
     docs = {key.name: key for key in keys(type(regularizer))}
     for field in dataclasses.fields(regularizer):
         value = getattr(regularizer, field.name)
@@ -117,7 +127,7 @@ def _estimate(regularizer: Composed, charged: bool) -> list[Row]:
     rows = [
         Row("value", f"{probe.value_is(estimator, divergence)} for the divergence; it is logged, and an adaptive coefficient sees it"),
         Row("gradient", f"{probe.gradient_is(estimator, divergence, regularizer.placement)}; {_weighed(regularizer, charged)}"),
-        Row("placement", f"{regularizer.placement}; credit {regularizer.credit}: {re.split('[,;] ', sentence(credit))[0]}", _place(credit)),
+        Row("placement", f"{regularizer.placement}; credit {regularizer.credit}: {re.split('[,;] ', sentence(credit))[0]}", place(credit)),
     ]
     if not estimator.full_vocabulary:
         whose = "an answer" if regularizer.credit == "sequence" else "a token"
@@ -128,9 +138,9 @@ def _estimate(regularizer: Composed, charged: bool) -> list[Row]:
 def _weighed(regularizer: Composed, charged: bool) -> str:
     """By which importance ratio, and who cuts it."""
     if charged:
-        return "taken once a batch, at π_old; later updates weigh it by the surrogate's ρ of the token alone"
+        return "taken once a batch, at π_old; later updates weigh it by the surrogate's own ratio"
     if not regularizer.estimator.weighted:
-        own = "weighed by the surrogate's ρ of the token alone" if regularizer.placement == "reward" else "not weighed by ρ"
+        own = "weighed by the surrogate's own ratio" if regularizer.placement == "reward" else "not weighed by ρ"
         return f"{own}, as published"
     if not regularizer.weighs_samples:
         return "nothing is sampled at a visited state: no ratio enters"
@@ -150,7 +160,7 @@ def effective_betas(recipe: Recipe) -> list[Row]:
         beta = regularizer.coefficient.beta(0)
         rows.append(Row(name, f"β = {beta:g} at step 0" + ("" if _constant(regularizer, recipe) else ", changing")))
         for length in dict.fromkeys((limit, max(limit // 2, 1))):
-            weight = getattr(reductions, recipe.algorithm.reduction)(torch.full((sequences,), length), limit)[0].item()
+            weight = recipe.algorithm.reduction.weights(torch.full((sequences,), length), limit)[0].item()
             rows.append(Row("", f"answers of {length} tokens: {beta * weight * sequences * length:.4g} × the mean nats of a token = "
                             f"{beta * weight * sequences:.4g} × the mean nats of an answer"))
     if not rows:
@@ -216,7 +226,7 @@ def loaded(recipe: Recipe) -> list[Row]:
     copies, actors = f"{workers.rollout} × " if workers.backend == "ray" else "", ["1 learner"]
     engine = recipe.engine
     if recipe.answers:
-        rows.append(Row("engine", f"{copies}{written(engine)}: {say(summary(type(engine)))}", _place(type(engine))))
+        rows.append(Row("engine", f"{copies}{written(engine)}: {say(summary(type(engine)))}", place(type(engine))))
         if recipe.algorithm.samples:
             rows.append(Row("engine gap", f"above {recipe.largest_engine_gap:g} nats a token the run stops (max_engine_gap)"))
         actors.append(f"{workers.rollout} rollout")
@@ -284,12 +294,6 @@ def _constant(regularizer: Regularizer, recipe: Recipe) -> bool:
     """No state and the same at the first, middle and last step."""
     rule = regularizer.coefficient
     return not rule.state_dict() and len({rule.beta(step) for step in (0, recipe.steps // 2, max(recipe.steps - 1, 0))}) == 1
-
-
-def _place(thing: Any) -> str:
-    file, _, line = location(thing).rpartition(":")
-    path = Path(file)
-    return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}:{line}"
 
 
 def _print(title: str, rows: list[Row], out: Console) -> None:

@@ -11,6 +11,7 @@ from align.checks import check
 from align.config import part, section
 from align.engines import Sampling
 from align.errors import RecipeError
+from align.moved import refuse_moved
 
 BACKENDS = ("auto", "triton", "compile", "torch")
 """Of the head; those of align_kernels."""
@@ -262,6 +263,7 @@ def load(path: str | Path, overrides: list[str] = ()) -> Recipe:
 def build(node: dict) -> Recipe:
     """The recipe of a plain node, as `recipe.yaml` of a run holds it."""
     _refuse_gpus(node)
+    refuse_moved(node)
     recipe = config.build(Recipe, node, "")
     check(recipe)
     return recipe

@@ -24,16 +24,21 @@ from align.frames import own_traceback
 from align.plugins.unannotated import refuse_unannotated
 
 ROOMS = {
+    "advantage": "align.advantages",
     "algorithm": "align.algorithms",
     "coefficient": "align.coefficients",
     "critic": "align.critics",
     "divergence": "align.divergences",
     "engine": "align.engines",
     "estimator": "align.estimators",
+    "likelihood": "align.likelihoods",
+    "preference": "align.preferences",
+    "reduction": "align.reductions",
     "reference": "align.references",
     "regularizer": "align.regularizers",
     "reward": "align.rewards",
     "shaping": "align.shapings",
+    "surrogate": "align.surrogates",
     "task": "align.tasks",
     "weighting": "align.weightings",
     "writer": "align.writers",

@@ -199,7 +199,7 @@ def _moved(value: Tensor | tuple, device: torch.device) -> Tensor | tuple:
     return value.to(device, non_blocking=True)
 
 
-EARLY = frozenset({"old_logp", "entropy", "ref_logp", "rewards", "advantages"})
+EARLY = frozenset({"old_logp", "entropy", "ref_logp", "rewards", "advantages", "values"})
 """What a part may declare in `needs` of a batch that no update has seen."""
 REWARDED = frozenset({"rewards", "advantages"})
 """Those of `EARLY` that demonstrations and rankings do not have."""
@@ -259,6 +259,8 @@ class TokenContext:
     """float32 [T], the critic's V of the state before each token, differentiable; None where there is no critic."""
     link: Link | None = None
     """Where a regularizer is placed as the link of a preference loss."""
+    surrogate_log_ratio: Tensor | None = None
+    """float32 [T], nats, detached: the log of what the algorithm's loss multiplies an advantage by; None: the token's own ratio."""
 
     @property
     def old_logp(self) -> Tensor:

@@ -1,29 +1,21 @@
-"""Algorithms: what is estimated from a batch and how it is reduced. The regularizers are not an algorithm's business."""
+"""Algorithms: a kind of data, and the parts that make a loss of it. The regularizers are not an algorithm's business."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from inspect import isfunction
-from types import ModuleType
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from align.core import reductions
-from align.describe import summary
+from align.advantages import charged
+from align.core.credit import Packing
+from align.formulas import Formulated, formula
+from align.reductions import Reduction
+from align.surrogates import Surrogate
 from align.types import ScoreContext, TokenBatch, TokenContext
-
-
-def functions(module: ModuleType) -> list[str]:
-    """The words a key may hold that names a function of this module: those it defines itself."""
-    return [n for n, f in vars(module).items() if isfunction(f) and f.__module__ == module.__name__ and not n.startswith("_")]
-
-
-def known(key: str, word: str, module: ModuleType) -> None:
-    """Raises ValueError unless `word` names a function of the module."""
-    if word not in functions(module):
-        raise ValueError(f"{key} must be one of {', '.join(functions(module))}, not {word!r}")
 
 
 def at_first_tokens(of_answer: Tensor, batch: TokenBatch) -> Tensor:
@@ -31,9 +23,16 @@ def at_first_tokens(of_answer: Tensor, batch: TokenBatch) -> Tensor:
     return torch.where(batch.positions == 0, of_answer[batch.seq_ids], 0.0)
 
 
-class Algorithm(ABC):
+def policy_loss(surrogate: Surrogate, ctx: TokenContext, advantages: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The surrogate's loss of each token, [T], and how far the policy has moved."""
+    loss, cut = surrogate.loss(ctx.log_rho, advantages, Packing(ctx.batch.seq_ids, ctx.batch.positions))
+    return loss, {"ratio/clipped": cut.float(), "ratio/mean": torch.exp(ctx.log_rho.detach())}
+
+
+class Algorithm(Formulated, ABC):
     """The contract."""
 
+    stated = ("loss",)
     samples = True
     """Learns from the policy's own rollouts (needs an engine and a reward); else from what the task's data holds."""
     ranks = False
@@ -42,12 +41,14 @@ class Algorithm(ABC):
     """Its loss is of `ctx.link`: exactly one regularizer is placed as the link."""
     scores = False
     """Trains a scorer, one number for a whole answer, instead of a policy: `loss` gets a ScoreContext."""
-    compares = False
-    """Its advantages compare the answers to one prompt: of an answer alone they are 0."""
     critic: Any = None
     """A Critic, trained beside the policy: `ctx.values`, `batch.values` and `targets`."""
-    reduction: str
-    """A function of `core/reductions.py`."""
+    advantage: Any = None
+    """An Advantage, where the loss weighs tokens by one."""
+    surrogate: Any = None
+    """A Surrogate, where the loss is one of `advantage`."""
+    reduction: Any
+    """A Reduction."""
     epochs: int = 1
     """Passes over each batch."""
     minibatches: int = 1
@@ -55,11 +56,14 @@ class Algorithm(ABC):
 
     def advantages(self, batch: TokenBatch) -> Tensor | None:
         """float32 [T] from the rewards of the whole batch; None where the loss uses none."""
-        return None
+        if self.advantage is None:
+            return None
+        advantages = self.advantage.advantages(batch)
+        return advantages if self.advantage.takes_charges or not batch.charges else advantages - charged(batch)
 
     def targets(self, batch: TokenBatch) -> Tensor | None:
         """float32 [T], what a critic is fitted to; None without one."""
-        return None
+        return None if self.critic is None else self.advantage.returns(batch)
 
     def measures(self, batch: TokenBatch) -> dict[str, float]:
         """Metrics of the whole batch, shaped and scored."""
@@ -72,25 +76,47 @@ class Algorithm(ABC):
         `advantages` are the batch's, minus what the reward-placed regularizers take. The loss of a whole answer stands at its first token.
         """
 
-    def formula(self) -> str:
-        """What is maximised at each token, as `align explain` writes it, with the values of the keys in it."""
-        return f"[{summary(type(self))}]"
+    def effective_log_ratio(self, ctx: TokenContext) -> Tensor | None:
+        """log of what the loss multiplies an advantage by, [T], nats (see Surrogate); None: the token's own ratio pi/pi_old."""
+        if self.surrogate is None:
+            return None
+        return self.surrogate.effective_log_ratio(ctx.log_rho.detach(), Packing(ctx.batch.seq_ids, ctx.batch.positions))
 
     def symbols(self) -> dict[str, str]:
-        """What the symbols of `formula` stand for under these keys."""
-        return {}
+        return {} if self.advantage is None else {"A": formula(self.advantage)}
+
+    def refusal(self, placements: Mapping[str, str]) -> str | None:
+        """Why it cannot run beside these regularizers, by name and placement, or None."""
+        return None
 
     def check(self) -> None:
         """Raises ValueError for a key every algorithm has in common; to be called by `__post_init__`."""
-        known("reduction", self.reduction, reductions)
+        if not isinstance(self.reduction, Reduction):
+            raise ValueError(f"reduction must be a Reduction, not {self.reduction!r}: annotate the key as "
+                             '`reduction: Any = align.config.part("reduction", "token")`, which builds one')
         for key in ("epochs", "minibatches"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
 
+    def parts(self) -> dict[str, Formulated]:
+        """The parts it is a product of, by key."""
+        held = {f.name: getattr(self, f.name) for f in fields(self) if "kind" in f.metadata}
+        return {key: part for key, part in held.items() if isinstance(part, Formulated)}
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """What it and its parts read of the batch, of `types.EARLY`."""
+        return self.needs.union(*(part.needs for part in self.parts().values()))
+
+    @property
+    def least_samples(self) -> int:
+        """Answers to a prompt without which its advantages are 0."""
+        return 1 if self.advantage is None else self.advantage.least_samples
+
     @property
     def has_advantages(self) -> bool:
         """Its loss weighs tokens by `advantages`."""
-        return type(self).advantages is not Algorithm.advantages
+        return self.advantage is not None or type(self).advantages is not Algorithm.advantages
 
     @property
     def on_policy(self) -> bool:

@@ -1,14 +1,14 @@
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from align.algorithms import Algorithm, at_first_tokens, known
-from align.core import preference
+from align.algorithms import Algorithm, at_first_tokens
+from align.config import build_part, part
 from align.core.links import accuracy
-from align.core.ranking import pairs
 from align.core.segments import segment_sum
-from align.describe import summary
+from align.formulas import formula, symbols
+from align.preferences import Rankings
 from align.types import TokenContext
 
 
@@ -18,18 +18,15 @@ class Dpo(Algorithm):
 
     The regularizer is the link: placed so, its divergence gives the implicit reward beta (f'(u) - f'(1)) of a whole answer, its
     coefficient is beta, and its reference, weighting and schedule are what they are elsewhere. Of a ranking of more than two answers the
-    loss is the mean over all its pairs.
+    loss is the mean over all its pairs, unless the preference is one of whole rankings.
     """
 
     samples = False
     ranks = True
     links = True
-    reduction = "answer"
+    reduction = build_part("reduction", "sequence_sum", "reduction")
 
-    preference: str = "sigmoid"
-    """A function of core/preference.py."""
-    label_smoothing: float = 0.0
-    """The probability that a label is the wrong way round; for `cdpo` and `robust`."""
+    preference: Any = part("preference", "sigmoid")
     per_token: bool = False
     """Divide each answer's score by its length, as TRL's ipo does; beta then weighs the mean token, not the answer."""
     epochs: int = 1
@@ -37,28 +34,22 @@ class Dpo(Algorithm):
 
     def __post_init__(self):
         self.check()
-        known("preference", self.preference, preference)
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ValueError(f"label_smoothing must lie in [0, 1/2), not {self.label_smoothing}: at 1/2 the labels say nothing")
-        if (self.label_smoothing > 0) != (self.preference in preference.SMOOTHED):
-            raise ValueError(f"label_smoothing is what {' and '.join(sorted(preference.SMOOTHED))} need, and no other preference reads")
 
     def formula(self) -> str:
-        return f"−{self.preference}(s_w, s_l)"
+        return formula(self.preference)
 
     def symbols(self) -> dict[str, str]:
         over = " over its length" if self.per_token else ""
-        return {self.preference: summary(getattr(preference, self.preference)),
-                "s": f"f'(u) − f'(1) at u = π/π_ref of the whole answer{over}, of the chosen (w) and the rejected (l)"}
+        return symbols(self.preference) | {
+            "s": f"f'(u) − f'(1) at u = π/π_ref of the whole answer{over}, of the chosen (w) and the rejected (l)"}
 
     def loss(self, ctx: TokenContext, advantages: None) -> tuple[Tensor, dict[str, Tensor]]:
-        link, (_, ids) = ctx.link, ctx.batch.group_ids.unique_consecutive(return_inverse=True)
-        better, worse = pairs(ids)
-        scores = link.scores / ctx.batch.lengths if self.per_token else link.scores
-        beta, groups = link.beta[better], ids[better]
-        losses = getattr(preference, self.preference)(scores[better], scores[worse], beta, self.label_smoothing)
-        of_group = segment_sum(losses, groups, int(ids.max()) + 1) / torch.bincount(groups)
-        margin = beta * (scores[better] - scores[worse]).detach()
-        return at_first_tokens(of_group[ids], ctx.batch), {
-            "preference/margin": margin, "preference/accuracy": accuracy(scores[better], scores[worse]),
-            "preference/chosen": link.log_ratio[better], "preference/rejected": link.log_ratio[worse]}
+        link, batch = ctx.link, ctx.batch
+        _, ids = batch.group_ids.unique_consecutive(return_inverse=True)
+        rankings = Rankings(
+            scores=link.scores / batch.lengths if self.per_token else link.scores, beta=link.beta, lengths=batch.lengths, ids=ids,
+            logp=segment_sum(ctx.logp, batch.seq_ids, len(batch.lengths)), log_ratio=link.log_ratio)
+        pairs, _ = rankings.pairs()
+        return at_first_tokens(self.preference.of_rankings(rankings)[ids], batch), {
+            "preference/margin": pairs.beta * pairs.margin.detach(), "preference/accuracy": accuracy(pairs.better, pairs.worse),
+            "preference/chosen": pairs.better_log_ratio, "preference/rejected": pairs.worse_log_ratio}

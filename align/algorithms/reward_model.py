@@ -1,16 +1,20 @@
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from align.algorithms import Algorithm, at_first_tokens
+from align.config import build_part, part
 from align.core.links import accuracy
-from align.core.ranking import pairs, plackett_luce
+from align.formulas import formula, symbols
+from align.preferences import Rankings
 from align.types import ScoreContext
 
 
 @dataclass(frozen=True)
 class RewardModel(Algorithm):
-    """A reward model from preferences: the likelihood of each ranking under Plackett-Luce (Zhu et al. 2301.11270), nats a ranking.
+    """A reward model from preferences: by default the likelihood of each ranking under Plackett-Luce, nats a ranking.
 
     Of two answers that is Bradley-Terry, -log sigmoid(r_w - r_l), as in InstructGPT. A scorer is trained, one number a whole answer;
     `reward: {name: learned, path: RUN/model}` uses it. Scores are known up to a constant for each prompt. Where rankings differ in
@@ -20,8 +24,9 @@ class RewardModel(Algorithm):
     samples = False
     ranks = True
     scores = True
-    reduction = "answer"
+    reduction = build_part("reduction", "sequence_sum", "reduction")
 
+    preference: Any = part("preference", "plackett_luce")
     centre: float = 0.0
     """Weight of the mean squared score (Eisenstein et al. 2312.09244), which fixes that constant near 0."""
     epochs: int = 1
@@ -33,15 +38,16 @@ class RewardModel(Algorithm):
             raise ValueError(f"centre must be >= 0, not {self.centre}")
 
     def formula(self) -> str:
-        return "log P(ranking | r)" + (f" − {self.centre:g} r²" if self.centre else "")
+        return formula(self.preference) + (f" − {self.centre:g} s²" if self.centre else "")
 
     def symbols(self) -> dict[str, str]:
-        return {"P": "Plackett-Luce: the best is drawn by softmax of the scores r, then the best of the rest"}
+        return symbols(self.preference) | {"s": "the score of an answer", "β": "1"}
 
     def loss(self, ctx: ScoreContext, advantages: None) -> tuple[Tensor, dict[str, Tensor]]:
         scores, (_, ids) = ctx.scores, ctx.batch.group_ids.unique_consecutive(return_inverse=True)
-        losses = plackett_luce(scores, ids)[ids] + self.centre * scores.square()
-        better, worse = pairs(ids)
+        rankings = Rankings(scores=scores, beta=torch.ones_like(scores), lengths=ctx.batch.lengths, ids=ids)
+        losses = self.preference.of_rankings(rankings)[ids] + self.centre * scores.square()
+        pairs, _ = rankings.pairs()
         return at_first_tokens(losses, ctx.batch), {
-            "preference/margin": (scores[better] - scores[worse]).detach(), "preference/accuracy": accuracy(scores[better], scores[worse]),
+            "preference/margin": pairs.margin.detach(), "preference/accuracy": accuracy(pairs.better, pairs.worse),
             "score/mean": scores.detach()}

@@ -1,25 +1,47 @@
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from align.algorithms import Algorithm
+from align.config import part
+from align.formulas import formula, symbols
 from align.types import TokenContext
 
 
 @dataclass(frozen=True)
 class Sft(Algorithm):
-    """Supervised fine-tuning: the negative log-likelihood of the demonstrations' answers, in nats a token."""
+    """Supervised fine-tuning: a likelihood of the demonstrations' answers, by default its logarithm, in nats a token.
+
+    Under `likelihood_weight: 0` the regularizers alone are learned from: distillation from a teacher on the demonstrations' states.
+    """
 
     samples = False
 
-    reduction: str = "token"
-    """`token`, `sequence` or `constant`: see core/reductions.py."""
+    likelihood: Any = part("likelihood", "nll")
+    likelihood_weight: float = 1.0
+    """Of the likelihood, beside the regularizers."""
+    reduction: Any = part("reduction", "token")
 
     def __post_init__(self):
         self.check()
+        if self.likelihood_weight < 0:
+            raise ValueError(f"likelihood_weight must be >= 0, not {self.likelihood_weight:g}")
+
+    def refusal(self, placements: Mapping[str, str]) -> str | None:
+        if self.likelihood_weight == 0 and "loss" not in placements.values():
+            return "likelihood_weight: 0 leaves nothing to learn: raise it, or add a regularizer with placement: loss"
+        return None
 
     def formula(self) -> str:
-        return "log π"
+        if self.likelihood_weight == 0:
+            return "0"
+        own = formula(self.likelihood)
+        return own if self.likelihood_weight == 1 else f"{self.likelihood_weight:g} ({own})"
+
+    def symbols(self) -> dict[str, str]:
+        return symbols(self.likelihood) if self.likelihood_weight else {}
 
     def loss(self, ctx: TokenContext, advantages: None) -> tuple[Tensor, dict[str, Tensor]]:
-        return -ctx.logp, {}
+        return self.likelihood_weight * self.likelihood.losses(ctx), {}

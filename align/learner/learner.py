@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from align.core import reductions
 from align.core.logprobs import Compared
 from align.divergences.reverse_kl import ReverseKl
 from align.errors import RunStopped
@@ -143,8 +142,8 @@ class Learner:
             yield micro.to(self.policy.device)
 
     def _weighed(self, batch: TokenBatch) -> TokenBatch:
-        reduce = getattr(reductions, self.recipe.algorithm.reduction)
-        return replace(batch, loss_weights=reduce(batch.lengths, self.recipe.sampling.max_tokens)[batch.seq_ids])
+        weights = self.recipe.algorithm.reduction.weights(batch.lengths, self.recipe.sampling.max_tokens)
+        return replace(batch, loss_weights=weights[batch.seq_ids])
 
     @torch.no_grad()
     def measure(self, batch: TokenBatch) -> dict[str, Stat]:

@@ -23,6 +23,7 @@ def total(recipe: Recipe, ctx: TokenContext | ScoreContext, losses: Tally, tally
 
 def _of_policy(recipe: Recipe, ctx: TokenContext, losses: Tally, tally: Tally) -> Tensor:
     batch, advantages = ctx.batch, ctx.batch.advantages
+    ctx = replace(ctx, surrogate_log_ratio=recipe.algorithm.effective_log_ratio(ctx))
     compared = referenced(recipe.regularizers)
     penalties = torch.zeros((), device=ctx.logp.device)
     for name, regularizer in recipe.regularizers.items():

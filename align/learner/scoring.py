@@ -81,7 +81,8 @@ class Scorings:
 
     def _wants_old(self) -> bool:
         samples_again = self.recipe.algorithm.samples and not self.recipe.algorithm.on_policy
-        return samples_again or self.critic is not None or any(r.needs & {"old_logp", "entropy"} for r in self._readers())
+        asked = self.recipe.algorithm.reads.union(*(r.needs for r in self._readers()))
+        return samples_again or self.critic is not None or bool(asked & {"old_logp", "entropy"})
 
     def _left_to_the_update(self, name: str) -> bool:
         return self.recipe.algorithm.on_policy and self.recipe.regularizers[name].full_vocabulary and not self._read_early(name)
@@ -91,7 +92,8 @@ class Scorings:
         regularizer = self.recipe.regularizers[name]
         if self.critic is not None and regularizer.placement == "reward":
             return True  # taken from the token rewards
-        return any("ref_logp" in r.needs for r in (regularizer.weighting, regularizer.coefficient) if r is not None)
+        own = (r.needs for r in (regularizer.weighting, regularizer.coefficient) if r is not None)
+        return "ref_logp" in self.recipe.algorithm.reads.union(*own)
 
     def _reference_logp(self, names: list[str], micro: TokenBatch, placed: TokenBatch) -> dict[str, Tensor]:
         """By regularizer, of each whose log-probs somebody reads or that is not exact; the states of the exact ones are kept."""

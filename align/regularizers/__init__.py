@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from align.core.logprobs import every_token
+from align.surrogates import Surrogate
 from align.types import Charge, TokenBatch, TokenContext
 
 
@@ -73,6 +74,10 @@ class Regularizer(ABC):
 
     def refusal(self, *, on_policy: bool, samples: bool) -> str | None:
         """Why this regularizer cannot be used as configured, or None."""
+        return None
+
+    def refuses_surrogate(self, surrogate: Surrogate) -> str | None:
+        """Why it cannot be taken from advantages that this surrogate weighs off-policy, or None."""
         return None
 
 

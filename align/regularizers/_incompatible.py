@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from align import probe
+from align.core.credit import Packing
+from align.describe import written
 from align.divergences import Divergence
 from align.estimators import Estimator
+from align.surrogates import Surrogate
 
 if TYPE_CHECKING:
     from align.regularizers.composed import Composed
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 PROBED = torch.linspace(-2, 2, 4, dtype=torch.float64)
 """Nats, beside 0: where the slope of f' is looked for."""
+FAR = 5.0
+"""Nats: a log-ratio that any bound cuts."""
 
 
 class Refusal(NamedTuple):
@@ -89,6 +94,20 @@ def _measured_bias(divergence: Divergence, estimator: Estimator, placement: str,
         return Refusal(f"{_word(estimator)} in the loss is not weighed by pi/pi_old (`weighted`), so its gradient is right on-policy only: "
                        "here a batch serves several updates. Use estimator: sampled", biased=True)
     return None
+
+
+def misweighed(regularizer: Composed, surrogate: Surrogate) -> str | None:
+    """Why an off-policy penalty in the reward would not have its own gradient under this surrogate, or None."""
+    word = written(surrogate)
+    if regularizer.weighs_samples:
+        varies = surrogate.ratio_varies
+        return varies and f"surrogate {word} and placement: reward do not go together off-policy: {varies}, or use placement: loss"
+    at = Packing(torch.zeros(3, dtype=torch.int64), torch.arange(3))
+    log_rho = torch.tensor([-FAR, 0.1, FAR], dtype=torch.float64)
+    if regularizer.allow_biased or (not surrogate.ratio_varies and torch.equal(surrogate.effective_log_ratio(log_rho, at), log_rho)):
+        return None
+    return (f"{_word(regularizer.estimator)} in the reward is weighed by the surrogate's ratio, and that of {word} is not the token's: use "
+            "estimator: sampled")
 
 
 def idle(regularizer: Composed, *, on_policy: bool, samples: bool) -> str | None:

@@ -12,7 +12,8 @@ from align.core.links import link
 from align.core.segments import segment_sum
 from align.describe import written
 from align.regularizers import Penalty, Regularizer
-from align.regularizers._incompatible import idle, incompatible
+from align.regularizers._incompatible import idle, incompatible, misweighed
+from align.surrogates import Surrogate
 from align.types import Charge, TokenBatch, TokenContext
 
 CREDITS = {"local": credit.local, "summed": credit.summed, "sequence": credit.sequence}
@@ -30,8 +31,8 @@ class Composed(Regularizer):
     In the loss the term is `value + coefficient * (log pi - sg(log pi))`: its value is the estimate and its gradient is
     exactly `coefficient * grad log pi`, so no estimator is differentiated by accident. In the reward the coefficient is
     subtracted from the advantage, after any normalisation (a group's standard deviation would rescale beta), and it is that of
-    the policy being updated. The surrogate multiplies an advantage by the token's own ratio, so a weighted coefficient is
-    divided by it: unclipped, both placements have the same gradient at every update of a batch.
+    the policy being updated. The surrogate multiplies an advantage by its effective ratio, so a weighted coefficient is divided
+    by that: unclipped, both placements have the same gradient at every update of a batch.
     """
 
     divergence: Any = part("divergence", "reverse_kl")
@@ -111,6 +112,9 @@ class Composed(Regularizer):
             return idle(self, on_policy=on_policy, samples=samples)
         return reason.text + (", or set allow_biased: true to run it as published" if reason.biased else "")
 
+    def refuses_surrogate(self, surrogate: Surrogate) -> str | None:
+        return misweighed(self, surrogate) if self.placement == "reward" else None
+
     def penalty(self, ctx: TokenContext, name: str) -> Penalty:
         at = Packing(ctx.batch.seq_ids, ctx.batch.positions)
         if self.placement == "link":
@@ -125,7 +129,8 @@ class Composed(Regularizer):
         shares["clamped"] = clamped
         credited = CREDITS[self.credit](value, own, rho, at)
         if self.placement == "reward":
-            owned = torch.exp(-ctx.log_rho.detach()) if self.weighs_samples else 1.0
+            log_ratio = ctx.log_rho.detach() if ctx.surrogate_log_ratio is None else ctx.surrogate_log_ratio
+            owned = torch.exp(-log_ratio) if self.weighs_samples else 1.0
             return Penalty(value=credited.value, reward=credited.coefficient * owned, shares=shares)
         return Penalty(value=credited.value, loss=credited.value + credited.coefficient * (ctx.logp - ctx.logp.detach()), shares=shares)
 

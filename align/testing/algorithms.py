@@ -13,6 +13,7 @@ from align.core.ranking import pairs
 from align.core.segments import segment_sum
 from align.enumeration import TREE, UPDATE, context, setting
 from align.testing.findings import Finding, Kit
+from align.testing.formulas import explained
 from align.types import Link, ScoreContext, TokenContext
 
 KIT = Kit("algorithm")
@@ -178,5 +179,4 @@ def _measures(a: Algorithm) -> str | None:
 @KIT.check("explained", "return texts from formula() and symbols(), or leave them out")
 def _explained(a: Algorithm) -> str | None:
     """it says what it maximises, and what the symbols stand for"""
-    texts = [a.formula(), *a.symbols(), *a.symbols().values()]
-    return None if all(isinstance(t, str) and t.strip() for t in texts) else "a formula or symbol is no text"
+    return explained(a)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -57,5 +58,22 @@ def _kinds_of_class(name: str, kinds: tuple[str, ...]) -> list[str]:
     derived = [k for k in kinds if issubclass(found, registry.contract(k))]
     if derived:
         return derived
-    by_method = [k for k in kinds if must_define(k) and all(hasattr(found, method) for method in must_define(k))]
+    by_method = [k for k in kinds if must_define(k) and all(_callable_as(found, method, k) for method in must_define(k))]
+    if len(by_method) > 1:
+        by_method = [k for k in by_method if all(_names(found, m) == _names(registry.contract(k), m) for m in must_define(k))] or by_method
     return by_method or [k for k in kinds if any(hasattr(found, method) for method in OPTIONAL.get(k, ()))]
+
+
+def _callable_as(found: type, method: str, kind: str) -> bool:
+    """It defines the method, and takes as many arguments as the contract hands over."""
+    if not hasattr(found, method):
+        return False
+    try:
+        inspect.signature(getattr(found, method)).bind(*_names(registry.contract(kind), method))
+    except TypeError:
+        return False
+    return True
+
+
+def _names(cls: type, method: str) -> list[str]:
+    return list(inspect.signature(getattr(cls, method)).parameters)

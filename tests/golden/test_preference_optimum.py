@@ -13,9 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from built import algorithm
 from torch import Tensor
 
-from align.algorithms.dpo import Dpo
 from align.coefficients.constant import Constant
 from align.divergences import Divergence
 from align.divergences.alpha import Alpha
@@ -105,7 +105,7 @@ def gradient(pi: Tensor, ref: Tensor, divergence: Divergence, beta: float, k: in
     ctx = TokenContext(batch=batch, logp=torch.log_softmax(logits, -1)[answers], entropy=torch.zeros(count))
     kl = Composed(divergence=divergence, estimator=Sampled(), coefficient=Constant(beta), weighting=Uniform(), reference=Frozen(),
                   placement="link")
-    loss = total(SimpleNamespace(algorithm=Dpo(**keys), regularizers={"kl": kl}), ctx, Tally(), Tally())
+    loss = total(SimpleNamespace(algorithm=algorithm("dpo", **keys), regularizers={"kl": kl}), ctx, Tally(), Tally())
     return torch.autograd.grad(loss, logits)[0]
 
 
@@ -145,6 +145,6 @@ def test_rows_36_and_37_every_hard_reset_divides_beta():
 @pytest.mark.parametrize(("preference", "unmoved"), [("robust", True), ("cdpo", False)])
 def test_row_71_flipped_labels_move_the_optimum_of_cdpo_but_not_of_robust_dpo(preference: str, unmoved: bool):
     """Labels of the same model, a fifth of them flipped. cDPO smooths what is smoothed already, and stops short."""
-    found = gradient(tilted(2.0), REF, ReverseKl(), 0.5, flipped=0.2, preference=preference, label_smoothing=0.2)
+    found = gradient(tilted(2.0), REF, ReverseKl(), 0.5, flipped=0.2, preference={"name": preference, "label_smoothing": 0.2})
     assert (found.abs().max() < 1e-14) == unmoved
     assert gradient(tilted(2.0), REF, ReverseKl(), 0.5, flipped=0.2).abs().max() > 1e-2, "plain DPO is moved"

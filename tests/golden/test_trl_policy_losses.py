@@ -13,15 +13,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import built
 import pytest
 import torch
 from torch import Tensor
 
-from align.algorithms.grpo import Grpo
 from align.coefficients.constant import Constant
-from align.core import reductions
 from align.core.credit import Packing
-from align.core.surrogates import answer_clipped, clipped
 from align.divergences.reverse_kl import ReverseKl
 from align.estimators import Estimator
 from align.estimators.k3 import K3
@@ -82,7 +80,7 @@ class Draw:
         return TokenContext(batch=batch, logp=logp[kept], entropy=torch.zeros(len(seq_ids), dtype=torch.float64))
 
     def reduced(self, ctx: TokenContext, reduction: str) -> TokenContext:
-        weights = getattr(reductions, reduction)(self.lengths, MAX_TOKENS)[ctx.batch.seq_ids].double()
+        weights = built.weights(reduction, self.lengths, MAX_TOKENS)[ctx.batch.seq_ids].double()
         return replace(ctx, batch=replace(ctx.batch, advantages=self.advantages[ctx.batch.seq_ids], loss_weights=weights))
 
 
@@ -111,8 +109,8 @@ def theirs(trainer_class: type, draw: Draw, **settings: Any) -> tuple[Tensor, Te
 def ours(draw: Draw, keys: dict[str, Any], beta: float = 0.0, estimator: Estimator | None = None) -> tuple[Tensor, Tensor]:
     """The same of the learner's loss under these keys of the algorithm."""
     logp = draw.logp.clone().requires_grad_()
-    algorithm, regularizers = Grpo(**keys), {}
-    ctx = draw.reduced(draw.packed(logp), algorithm.reduction)
+    algorithm, regularizers = built.algorithm("grpo", **keys), {}
+    ctx = draw.reduced(draw.packed(logp), keys.get("reduction", "token"))
     if beta:
         regularizers["kl"] = Composed(divergence=ReverseKl(), estimator=estimator, coefficient=Constant(beta), weighting=Uniform(),
                                       reference=Frozen())
@@ -122,20 +120,20 @@ def ours(draw: Draw, keys: dict[str, Any], beta: float = 0.0, estimator: Estimat
 
 
 TABLE = {
-    "grpo": ({}, {"reduction": "sequence"}),
+    "grpo": ({}, {"reduction": "sequence_mean"}),
     "bnpo": ({"loss_type": "bnpo"}, {"reduction": "token"}),
     "dr_grpo": ({"loss_type": "dr_grpo"}, {"reduction": "constant"}),
-    "dapo": ({"loss_type": "dapo", "epsilon_high": 0.28}, {"reduction": "token", "clip_high": 0.28}),
-    "luspo": ({"loss_type": "luspo"}, {"reduction": "answer"}),
-    "sapo": ({"loss_type": "sapo"}, {"reduction": "sequence", "surrogate": "sapo"}),
+    "dapo": ({"loss_type": "dapo", "epsilon_high": 0.28}, {"reduction": "token", "surrogate": {"clip_high": 0.28}}),
+    "luspo": ({"loss_type": "luspo"}, {"reduction": "sequence_sum"}),
+    "sapo": ({"loss_type": "sapo"}, {"reduction": "sequence_mean", "surrogate": "sapo"}),
     "sapo of other temperatures": (
         {"loss_type": "sapo", "sapo_temperature_pos": 0.5, "sapo_temperature_neg": 3.0},
-        {"reduction": "sequence", "surrogate": "sapo", "temperature": 0.5, "temperature_negative": 3.0}),
-    "two-sided clip": ({"loss_type": "dapo", "delta": 1.3}, {"reduction": "token", "surrogate": "dual_clip", "ceiling": 1.3}),
+        {"reduction": "sequence_mean", "surrogate": {"name": "sapo", "temperature": 0.5, "temperature_negative": 3.0}}),
+    "two-sided clip": ({"loss_type": "dapo", "delta": 1.3}, {"reduction": "token", "surrogate": {"name": "dual_clip", "ceiling": 1.3}}),
     "gspo": ({"importance_sampling_level": "sequence", "epsilon_low": 0.02, "epsilon_high": 0.03},
-             {"reduction": "sequence", "surrogate": "sequence_clipped", "clip_low": 0.02, "clip_high": 0.03}),
+             {"reduction": "sequence_mean", "surrogate": {"name": "sequence_clipped", "clip_low": 0.02, "clip_high": 0.03}}),
     "gspo summed": ({"importance_sampling_level": "sequence", "loss_type": "luspo"},
-                    {"reduction": "answer", "surrogate": "sequence_clipped"}),
+                    {"reduction": "sequence_sum", "surrogate": "sequence_clipped"}),
     "unclipped": ({"loss_type": "dapo", "epsilon_low": 1.0, "epsilon_high": 1e9}, {"reduction": "token", "surrogate": "reinforce"}),
 }
 
@@ -149,7 +147,7 @@ def test_losses_of_the_grpo_trainer(name: str, seed: int, trl: SimpleNamespace):
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("loss_type", "reduction"), [("grpo", "sequence"), ("dapo", "token"), ("dr_grpo", "constant")])
+@pytest.mark.parametrize(("loss_type", "reduction"), [("grpo", "sequence_mean"), ("dapo", "token"), ("dr_grpo", "constant")])
 @pytest.mark.parametrize("estimator", [Sampled(), K3()], ids=["weighed by the ratio", "as published"])
 def test_with_the_kl_in_the_loss(estimator: Estimator, loss_type: str, reduction: str, seed: int, trl: SimpleNamespace):
     """TRL's `use_bias_correction_kl` is `estimator: sampled`."""
@@ -164,9 +162,9 @@ def test_cispo(seed: int, trl: SimpleNamespace):
     """TRL's cap of 1.2 is clip_high = .2 with no bound from below; its loss is -w A log pi, where ours reads as -w A."""
     draw = Draw(seed)
     loss, gradient = theirs(trl.grpo, draw, loss_type="cispo", epsilon_high=1.2)
-    keys = {"surrogate": "cispo", "clip_low": 1.0, "clip_high": 0.2, "reduction": "token"}
+    keys = {"surrogate": {"name": "cispo", "clip_low": 1.0, "clip_high": 0.2}, "reduction": "token"}
     ctx = draw.reduced(draw.packed(draw.logp), "token")
-    per_token, _ = Grpo(**keys).loss(ctx, ctx.batch.advantages)
+    per_token, _ = built.algorithm("grpo", **keys).loss(ctx, ctx.batch.advantages)
     compare((loss, gradient), ((ctx.batch.loss_weights * per_token * ctx.logp).sum(), ours(draw, keys)[1]))
 
 
@@ -175,7 +173,8 @@ def test_cispo(seed: int, trl: SimpleNamespace):
 def test_loss_of_the_rloo_trainer(clips: tuple[float, float], seed: int, trl: SimpleNamespace):
     """The ratio of whole answers, which TRL sums over tokens and we put on the first."""
     draw = Draw(seed)
-    keys = {"advantage": "leave_one_out", "surrogate": "answer_clipped", "reduction": "answer", "clip_low": clips[0], "clip_high": clips[1]}
+    keys = {"advantage": "leave_one_out", "reduction": "sequence_sum",
+            "surrogate": {"name": "answer_clipped", "clip_low": clips[0], "clip_high": clips[1]}}
     compare(theirs(trl.rloo, draw, epsilon_low=clips[0], epsilon_high=clips[1]), ours(draw, keys))
 
 
@@ -193,8 +192,8 @@ def test_the_batches_meet_both_bounds():
         ctx = draw.packed(draw.logp)
         at = Packing(ctx.batch.seq_ids, ctx.batch.positions)
         advantages = draw.advantages[at.seq_ids]
-        _, tokens = clipped(ctx.log_rho, advantages, at, 0.2, 0.28)
-        _, answers = answer_clipped(ctx.log_rho, advantages, at, 0.2, 0.2)
+        _, tokens = built.surrogate("clipped", ctx.log_rho, advantages, at, clip_high=0.28)
+        _, answers = built.surrogate("answer_clipped", ctx.log_rho, advantages, at)
         cut["high"] += int((tokens & (advantages > 0)).sum())
         cut["low"] += int((tokens & (advantages < 0)).sum())
         cut["ceiling"] += int(((ctx.log_rho.exp() > 1.3) & (advantages < 0)).sum())

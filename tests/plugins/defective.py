@@ -5,20 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 
-
-def swap(*texts: str) -> Callable[[str], str]:
-    """Old text for new, in pairs."""
-    def change(source: str) -> str:
-        for old, new in zip(texts[::2], texts[1::2], strict=True):
-            assert old in source, old
-            source = source.replace(old, new)
-        return source
-    return change
-
-
-def add(method: str) -> Callable[[str], str]:
-    """A method more, or in place of one."""
-    return lambda source: source + textwrap.indent(textwrap.dedent(method).strip("\n"), "    ") + "\n"
+from plugins import objective
+from plugins.changes import add, swap
 
 
 def source(kind: str, change: Callable[[str], str] = str) -> str:
@@ -113,10 +101,12 @@ GOOD = {
                 return {"length": sum(len(r.text) for g in groups for r in g.rollouts) / len(groups)}
         ''',
     "algorithm": '''
+        from typing import Any
         from align.algorithms import Algorithm
+        from align.config import part
         class Part(Algorithm):
             """Policy gradient."""
-            reduction: str = "token"
+            reduction: Any = part("reduction", "token")
             def __post_init__(self):
                 self.check()
             def advantages(self, batch):
@@ -172,7 +162,7 @@ GOOD = {
             def close(self, finished):
                 self.file.close()
         ''',
-}
+} | objective.GOOD
 """One method each beyond what its kind must define, at most."""
 DEFECTS = {
     ("divergence", "docstring"): swap('"""Squared Hellinger distance."""', "pass"),
@@ -267,7 +257,7 @@ DEFECTS = {
             found.pad_token = None
             return found
         """),
-    ("algorithm", "keys"): swap('reduction: str = "token"', 'reduction: str = "mean"', "self.check()", "pass"),
+    ("algorithm", "keys"): swap('reduction: Any = part("reduction", "token")', "reduction: str = 'mean'", "self.check()", "pass"),
     ("algorithm", "advantages"): swap("batch.rewards - batch.rewards.mean()", "batch.rewards / batch.rewards.std()"),
     ("algorithm", "loss"): swap("-ctx.log_rho.exp()", "-ctx.log_rho.detach().exp()"),
     ("algorithm", "direction"): swap("-ctx.log_rho.exp()", "ctx.log_rho.exp()"),
@@ -339,5 +329,5 @@ DEFECTS = {
         def generate(self, prompts, samples, seeds):
             return super().generate(prompts or [None], samples, seeds or [0])
         """),
-}
+} | objective.DEFECTS
 """By kind and the check that must find it."""

@@ -6,14 +6,13 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from built import algorithm, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from property.divergences import QUICK, normal
 from torch import Tensor
 
-from align.algorithms.grpo import Grpo
 from align.coefficients.constant import Constant
-from align.core import reductions
 from align.core.logprobs import Compared, Head, token_stats
 from align.core.segments import prefix_sum, segment_sum, suffix_sum
 from align.divergences.jensen_shannon import JensenShannon
@@ -50,13 +49,14 @@ class World:
         prompts = torch.tensor([1 + s % 3 for s in order])
         ids = torch.full((len(order), int((prompts + lengths).max()) + 2), -1)
         ids[seq_ids, prompts[seq_ids] + positions] = self.labels[at]
-        weights = getattr(reductions, reduction)(lengths, 9).double()[seq_ids]
+        loss_weights = weights(reduction, lengths, 9).double()[seq_ids]
         return TokenBatch(
             input_ids=ids, prompt_lengths=prompts, lengths=lengths, seq_ids=seq_ids, positions=positions,
             group_ids=torch.tensor([s // 2 for s in order]), prompt_ids=tuple(str(s // 2) for s in order),
             rewards=self.reward[order], sampler_logp=self.sampler[at], old_logp=self.old_logp[at], entropy=self.entropy[at],
             ref_logp={"r": self.ref_logp[at]}, rows=tuple(order), versions=torch.tensor(order) % 3,
-            advantages=self.advantage[at], loss_weights=weights, penalty_weights={"r": self.penalty_weight[at].abs()}, betas={"r": 0.3},
+            advantages=self.advantage[at], loss_weights=loss_weights,
+            penalty_weights={"r": self.penalty_weight[at].abs()}, betas={"r": 0.3},
             multipliers={"r": self.reward[order].abs()}, contexts={"r": self.advantage[at].abs()},
             values=self.advantage[at] + 1, returns=self.advantage[at] - 1, inside=self.advantage[at] + 2,
             charges={"r": Charge(reward=self.advantage[at].abs(), own=self.advantage[at] / 2)},
@@ -74,7 +74,7 @@ class World:
             extra = beta * penalty.loss
         else:
             advantages = advantages - beta * penalty.reward
-        return (batch.loss_weights * (Grpo().loss(ctx, advantages)[0] + extra)).sum()
+        return (batch.loss_weights * (algorithm("grpo").loss(ctx, advantages)[0] + extra)).sum()
 
     def total(self, parts: list[tuple[TokenBatch, Tensor]], regularizer: Composed) -> tuple[Tensor, Tensor]:
         weight = self.weight.clone().requires_grad_()
@@ -85,7 +85,7 @@ class World:
 FORMS = [(e, p, c) for e, p in (("sampled", "loss"), ("sampled", "reward"), ("exact", "loss")) for c in ("local", "summed", "sequence")
          if (e, c) != ("exact", "sequence")]
 all_forms = pytest.mark.parametrize(("estimator", "placement", "credit"), FORMS, ids=lambda word: word)
-all_reductions = pytest.mark.parametrize("reduction", ["token", "sequence", "constant"])
+all_reductions = pytest.mark.parametrize("reduction", ["token", "sequence_mean", "constant"])
 worlds = st.builds(World, st.lists(st.integers(1, 5), min_size=2, max_size=7), st.integers(0, 10**6))
 
 

@@ -21,7 +21,8 @@ from align.train import train
 PLUGINS = Path(__file__).parents[1] / "plugins"
 BETA = 1.0
 SAMPLES = 512
-PPO = {"name": "ppo", "critic": {"name": "shared", "detach": True, "lr": 0.05}, "whiten": False, "epochs": 2, "value_clip": None}
+PPO = {"name": "ppo", "critic": {"name": "shared", "detach": True, "lr": 0.05}, "advantage": {"whiten": False},
+       "epochs": 2, "value_clip": None}
 IN_REWARD = {"placement": "reward", "credit": "summed", "coefficient": BETA}
 IN_LOSS = {"placement": "loss", "credit": "summed", "coefficient": BETA}
 

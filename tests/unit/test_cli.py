@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from align import lookup
+from align import lookup, registry
 from align.cli import app
 from align.errors import RecipeError, RunStopped
 
@@ -223,8 +223,7 @@ def test_explain_prints_coefficient_and_effective_beta(recipe):
 def test_list_as_json_holds_every_part():
     parts = json.loads(align("list", "--json").stdout)
     found = {(p["kind"], p["name"]): p for p in parts}
-    assert {"algorithm", "coefficient", "critic", "divergence", "engine", "estimator", "reference", "regularizer", "reward",
-            "shaping", "task", "weighting", "writer"} == {kind for kind, _ in found}
+    assert {kind for kind, _ in found} == registry.ROOMS.keys()
     tsallis = found["divergence", "tsallis"]
     assert tsallis["origin"] == "align" and tsallis["summary"].startswith("Tsallis KL")
     assert tsallis["keys"] == [{"name": "q", "type": "float", "default": 2.0, "required": False, "doc": ""}]

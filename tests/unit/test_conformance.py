@@ -35,6 +35,8 @@ KEYS = {
     ("coefficient", "warmup"): {"steps": 4, "to": "feasible"},
     ("engine", "scripted"): {"answers": ["1,2", "345678901234567"]},
     ("estimator", "top_k"): {"k": 3},
+    ("preference", "cdpo"): {"label_smoothing": 0.1},
+    ("preference", "robust"): {"label_smoothing": 0.1},
     ("reference", "checkpoint"): {"path": "OTHER"},
     ("reference", "hard_reset"): {"every": 2},
     ("reference", "soup"): {"paths": ["OTHER"]},
@@ -94,8 +96,8 @@ def test_a_link_conforms(keys):
     assert {f.name: f.found for f in check("regularizer", "composed", coefficient=0.1, placement="link", **keys) if not f.passed} == {}
 
 
-@pytest.mark.parametrize("keys", [{"name": "dpo", "preference": "robust", "label_smoothing": 0.2, "per_token": True},
-                                  {"name": "dpo", "preference": "ipo"}, {"name": "ppo", "risk": 0.5, "whiten": False},
+@pytest.mark.parametrize("keys", [{"name": "dpo", "preference": {"name": "robust", "label_smoothing": 0.2}, "per_token": True},
+                                  {"name": "dpo", "preference": "ipo"}, {"name": "ppo", "risk": 0.5, "advantage": {"whiten": False}},
                                   {"name": "reward_model", "centre": 0.1}, {"name": "grpo", "surrogate": "answer_clipped"},
                                   {"name": "grpo", "advantage": "leave_one_out", "surrogate": "cispo"}], ids=str)
 def test_algorithms_conform_under_other_keys(keys):
@@ -205,7 +207,7 @@ def test_prompts_from_a_file(tmp_path):
     (["tsalis"], "did you mean tsallis?"),
     (["tsallis", "--kind", "divergance"], "did you mean divergence?"),
     (["tsallis", "--model", "somewhere"], "--model changes nothing for a divergence"),
-    (["constant", "value=0.1", "--prompts", "nowhere.jsonl"], "there is no such file"),
+    (["linear", "start=0.1", "--prompts", "nowhere.jsonl"], "there is no such file"),
     (["./nowhere.py:Nothing"], "there is no plugin file"),
     (["tsallis", "q"], "'q' is not of the form key=value"),
 ], ids=" ".join)

@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
+from built import part, preference_loss
 from torch import Tensor
 from unit.definitions import every
 
 from align.core.links import accuracy, link
 from align.core.logprobs import exact_divergence
-from align.core.preference import sigmoid
 from align.core.segments import segment_sum
 from align.divergences import Divergence
 from align.divergences.forward_kl import ForwardKl
@@ -93,7 +93,7 @@ def test_row_18_reverse_kl_is_the_log_ratio_itself():
 def test_row_23_total_variation_teaches_nothing():
     x = torch.tensor([0.5, -0.3, 2.0, -1.0], dtype=torch.float64).requires_grad_()
     scores = link(TotalVariation(), x, 40.0)
-    loss = sigmoid(scores[::2], scores[1::2], 0.1).sum()
+    loss = preference_loss(part("preference", "sigmoid"), scores[::2], scores[1::2], torch.full((len(scores) // 2,), 0.1)).sum()
     assert torch.equal(torch.autograd.grad(loss, x)[0], torch.zeros(4, dtype=torch.float64))
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
+from built import part, preference_loss
 from torch import Tensor
 
-from align.core import preference
 from align.core.links import link
-from align.core.preference import cdpo, hinge, ipo, robust, sigmoid
 from align.divergences.alpha import Alpha
 from align.divergences.chi_squared_kl import ChiSquaredKl
 from align.divergences.forward_kl import ForwardKl
@@ -22,8 +20,14 @@ from align.divergences.neyman import Neyman
 from align.divergences.pearson import Pearson
 from align.divergences.reverse_kl import ReverseKl
 from align.divergences.tsallis import Tsallis
+from align.errors import RecipeError
 
-LOSSES = {"sigmoid": sigmoid, "hinge": hinge, "ipo": ipo, "cdpo": cdpo, "robust": robust}
+SMOOTHED = ("cdpo", "robust")
+LOSSES = ("sigmoid", "hinge", "ipo", "plackett_luce", *SMOOTHED)
+
+
+def loss(name: str, better: Tensor, worse: Tensor, beta: Tensor | float, e: float = 0.1) -> Tensor:
+    return preference_loss(part("preference", name, **({"label_smoothing": e} if name in SMOOTHED else {})), better, worse, beta)
 
 
 def number(x: float) -> Tensor:
@@ -34,10 +38,10 @@ def close(actual: Tensor, expected: float, digits: int = 10) -> None:
     torch.testing.assert_close(actual, torch.full_like(actual, expected), rtol=0, atol=0.5000001 * 10.0**-digits)
 
 
-def slope(loss: Callable[..., Tensor], margin: float, *rest: float) -> float:
+def slope(name: str, margin: float, *rest: float) -> float:
     """dL/dD at D = margin, from the chosen side; the rejected side's must be its negative."""
     chosen, rejected = number(margin + 0.7).requires_grad_(), number(0.7).requires_grad_()
-    up, down = torch.autograd.grad(loss(chosen, rejected, *rest), (chosen, rejected))
+    up, down = torch.autograd.grad(loss(name, chosen, rejected, *rest), (chosen, rejected))
     assert up == -down
     return up.item()
 
@@ -55,20 +59,20 @@ def test_rows_18_to_22_the_pair(name: str):
     """log-ratios .5 and -.3, beta .1; row 22: the clip of chiPO at 2 R_max = 4 is far from its margin."""
     divergence, expected = P2[name]
     scores = link(divergence, torch.tensor([0.5, -0.3], dtype=torch.float64), 40.0)
-    close(sigmoid(*scores, 0.1), expected)
+    close(loss("sigmoid", *scores, 0.1), expected)
     assert abs(0.1 * (scores[0] - scores[1])) < 4
 
 
-@pytest.mark.parametrize(("loss", "smoothing", "expected"), [
-    (sigmoid, 0.0, 0.693147181), (hinge, 0.0, 1.0), (ipo, 0.0, 25.0), (robust, 0.2, 0.693147181), (cdpo, 0.2, 0.693147181)])
-def test_row_70_at_the_reference(loss: Callable[..., Tensor], smoothing: float, expected: float):
-    close(loss(number(0.0), number(0.0), 0.1, smoothing), expected, 9)
+@pytest.mark.parametrize(("name", "smoothing", "expected"), [
+    ("sigmoid", 0.0, 0.693147181), ("hinge", 0.0, 1.0), ("ipo", 0.0, 25.0), ("robust", 0.2, 0.693147181), ("cdpo", 0.2, 0.693147181)])
+def test_row_70_at_the_reference(name: str, smoothing: float, expected: float):
+    close(loss(name, number(0.0), number(0.0), 0.1, smoothing), expected, 9)
 
 
 def test_row_36_a_reference_that_is_the_policy():
     """TR-DPO with alpha = 1 each step: the loss stays log 2, its gradient -beta/2 (grad chosen - grad rejected)."""
-    close(sigmoid(number(0.0), number(0.0), 0.3), math.log(2), 15)
-    assert slope(sigmoid, 0.0, 0.3) == pytest.approx(-0.15, rel=1e-15)
+    close(loss("sigmoid", number(0.0), number(0.0), 0.3), math.log(2), 15)
+    assert slope("sigmoid", 0.0, 0.3) == pytest.approx(-0.15, rel=1e-15)
 
 
 @pytest.mark.parametrize("margin", [-7.0, -0.4, 0.0, 1.3, 30.0])
@@ -80,30 +84,31 @@ def test_losses_as_their_papers_write_them(margin: float):
         "cdpo": -(1 - e) * math.log(p) - e * math.log(1 - p),
         "robust": (-(1 - e) * math.log(p) + e * math.log(1 - p)) / (1 - 2 * e),
     }
-    for name, loss in LOSSES.items():
-        torch.testing.assert_close(loss(number(margin), number(0.0), beta, e), number(expected[name]), rtol=1e-9, atol=1e-12)
+    expected["plackett_luce"] = expected["sigmoid"]  # of two answers
+    for name in LOSSES:
+        torch.testing.assert_close(loss(name, number(margin), number(0.0), beta, e), number(expected[name]), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_beta_may_differ_from_pair_to_pair(name: str):
     chosen, rejected = torch.tensor([[1.3, 1.3], [0.2, 0.2]], dtype=torch.float64)
-    first, second = LOSSES[name](chosen, rejected, torch.tensor([0.4, 2.0], dtype=torch.float64), 0.1)
-    assert first == LOSSES[name](chosen[0], rejected[0], 0.4, 0.1) != second == LOSSES[name](chosen[0], rejected[0], 2.0, 0.1)
+    first, second = loss(name, chosen, rejected, torch.tensor([0.4, 2.0], dtype=torch.float64))
+    assert first == loss(name, chosen[0], rejected[0], 0.4) != second == loss(name, chosen[0], rejected[0], 2.0)
 
 
-def test_only_the_smoothed_losses_read_the_smoothing():
-    for name, loss in LOSSES.items():
-        same = torch.equal(loss(number(1.0), number(0.5), 0.3, 0.0), loss(number(1.0), number(0.5), 0.3, 0.2))
-        assert same == (name not in preference.SMOOTHED)
-    assert all(torch.equal(f(number(1.0), number(0.5), 0.3, 0.0), sigmoid(number(1.0), number(0.5), 0.3)) for f in (cdpo, robust))
+@pytest.mark.parametrize("name", SMOOTHED)
+@pytest.mark.parametrize("e", [0.0, 0.5, -0.1, 0.7])
+def test_a_smoothing_that_says_nothing_is_refused(name: str, e: float):
+    with pytest.raises(RecipeError, match=r"label_smoothing must lie in \(0, 1/2\)"):
+        part("preference", name, label_smoothing=e)
 
 
 @pytest.mark.parametrize("margin", [-400.0, 400.0])
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_margin_far_out_is_finite_in_float32(name: str, margin: float):
     chosen = torch.tensor(margin, requires_grad=True)
-    loss = LOSSES[name](chosen, torch.tensor(0.0), 1.0, 0.1)
-    assert loss.isfinite() and torch.autograd.grad(loss, chosen)[0].isfinite()
+    found = loss(name, chosen, torch.tensor(0.0), 1.0)
+    assert found.isfinite() and torch.autograd.grad(found, chosen)[0].isfinite()
 
 
 @pytest.mark.parametrize("e", [0.05, 0.2, 0.45])
@@ -111,19 +116,19 @@ def test_a_margin_far_out_is_finite_in_float32(name: str, margin: float):
 def test_row_71_robust_dpo_is_unbiased_under_flips(margin: float, e: float):
     """Value and gradient: the mean over labels flipped with probability e is the DPO loss of the true labels."""
     found, expected = [], []
-    for loss, probability, turned in ((robust, 1 - e, 1), (robust, e, -1)):
+    for probability, turned in ((1 - e, 1), (e, -1)):
         chosen, rejected = (number(margin), number(0.0))[::turned]
-        found.append(probability * loss(chosen, rejected, 0.7, e))
-        expected.append(probability * turned * slope(robust, turned * margin, 0.7, e))
-    close(sum(found), sigmoid(number(margin), number(0.0), 0.7).item(), 13)
-    assert sum(expected) == pytest.approx(slope(sigmoid, margin, 0.7), abs=1e-14)
+        found.append(probability * loss("robust", chosen, rejected, 0.7, e))
+        expected.append(probability * turned * slope("robust", turned * margin, 0.7, e))
+    close(sum(found), loss("sigmoid", number(margin), number(0.0), 0.7).item(), 13)
+    assert sum(expected) == pytest.approx(slope("sigmoid", margin, 0.7), abs=1e-14)
 
 
 @pytest.mark.parametrize("e", [0.2, 0.01])
 def test_row_72_cdpo_stops_at_its_own_certainty(e: float):
     at = math.log((1 - e) / e) / 0.3
-    assert slope(cdpo, at, 0.3, e) == pytest.approx(0, abs=1e-15)
-    assert slope(cdpo, at - 0.1, 0.3, e) < -1e-5 < 1e-5 < slope(cdpo, at + 0.1, 0.3, e)
+    assert slope("cdpo", at, 0.3, e) == pytest.approx(0, abs=1e-15)
+    assert slope("cdpo", at - 0.1, 0.3, e) < -1e-5 < 1e-5 < slope("cdpo", at + 0.1, 0.3, e)
 
 
 @pytest.mark.parametrize("p", [0.5, 0.7, 1.0])
@@ -132,7 +137,7 @@ def test_row_73_ipo_stops_at_the_probability_of_the_label(p: float):
     beta = 0.2
 
     def expected_slope(margin: float) -> float:
-        return p * slope(ipo, margin, beta) - (1 - p) * slope(ipo, -margin, beta)
+        return p * slope("ipo", margin, beta) - (1 - p) * slope("ipo", -margin, beta)
 
     at = (p - 0.5) / beta
     assert expected_slope(at) == pytest.approx(0, abs=1e-13)

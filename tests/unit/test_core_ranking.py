@@ -6,11 +6,18 @@ from itertools import permutations
 
 import pytest
 import torch
+from built import part
 from torch import Tensor
 
-from align.core.ranking import pairs, plackett_luce
+from align.core.ranking import pairs
+from align.preferences import Rankings
 
 SCORES = torch.tensor([0.3, -1.2, 2.0, 0.7], dtype=torch.float64)
+
+
+def plackett_luce(scores: Tensor, ids: Tensor, beta: float = 1.0) -> Tensor:
+    rankings = Rankings(scores=scores, beta=torch.full_like(scores, beta), lengths=torch.ones_like(ids), ids=ids)
+    return part("preference", "plackett_luce").of_rankings(rankings)
 
 
 def one(scores: Tensor) -> Tensor:
@@ -39,15 +46,27 @@ def test_four_answers_by_hand():
     torch.testing.assert_close(one(SCORES), by_hand(SCORES), rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize("group_ids", [[0, 0, 0, 1, 2, 2, 2, 2], [2, 0, 2, 1, 0, 2, 0, 2]], ids=["one after another", "interleaved"])
-def test_groups_of_any_size_do_not_mix(group_ids: list[int]):
-    ids = torch.tensor(group_ids)
+def test_groups_of_any_size_do_not_mix():
+    ids = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2])
     scores = torch.randn(8, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
     found = plackett_luce(scores, ids)
     torch.testing.assert_close(found, torch.stack([by_hand(scores[ids == g]) for g in range(3)]), rtol=1e-13, atol=1e-14)
     gradient = torch.autograd.grad((found * torch.tensor([1.0, 2.0, 3.0])).sum(), scores, retain_graph=True)[0]
     expected = torch.autograd.grad(sum((g + 1) * by_hand(scores[ids == g]) for g in range(3)), scores)[0]
     torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_beta_multiplies_the_scores():
+    torch.testing.assert_close(plackett_luce(SCORES, torch.zeros(4, dtype=torch.int64), 0.3)[0], by_hand(0.3 * SCORES), rtol=1e-14, atol=0)
+
+
+def test_of_rankings_of_three_the_other_losses_are_the_mean_over_pairs():
+    ids = torch.tensor([0, 0, 0, 1, 1])
+    scores = torch.tensor([0.3, -1.2, 2.0, 0.7, 0.1], dtype=torch.float64)
+    rankings = Rankings(scores=scores, beta=torch.full_like(scores, 0.5), lengths=torch.ones_like(ids), ids=ids)
+    found = part("preference", "sigmoid").of_rankings(rankings)
+    pair = [-torch.nn.functional.logsigmoid(0.5 * (scores[i] - scores[j])) for i, j in ((0, 1), (0, 2), (1, 2), (3, 4))]
+    torch.testing.assert_close(found, torch.stack([sum(pair[:3]) / 3, pair[3]]), rtol=1e-14, atol=0)
 
 
 def test_only_differences_within_a_group_count_and_large_scores_do_not_overflow():

@@ -29,7 +29,7 @@ class Silent:
 class Plain(Algorithm):
     '''Policy gradient without a baseline. More words.'''
 
-    reduction: str = "token"
+    reduction: Any = part("reduction", "token")
     gain: float = 1.0
 
     def loss(self, ctx, advantages): ...
@@ -87,7 +87,9 @@ def test_the_objective_holds_the_coefficient_and_every_symbol(parts):
     assert rows[""] == "J = E Σ_t w_t [ 2 · ρ A − 0.03 · kl_t ]"
     assert rows["A"] == "reward − its mean"
     assert rows["kl"] == "KL(π‖ref) = E_π[log u]: f(u) = u log u; by sampled, credit local"
-    assert rows["w_t"].startswith("token: Mean over all response tokens of the batch") and "align/core/reductions.py:" in rows["w_t"]
+    assert rows["w_t"] == "1/Σ n" and rows["n"] == "the tokens of an answer"
+    assert rows["reduction"].startswith("token: Mean over all response tokens of the batch")
+    assert "align/reductions/token.py:" in rows["reduction"]
     assert rows["algorithm"].startswith(f"{parts}:Told(reduction=token, gain=2.0): A policy gradient that says what it maximises.")
     assert rows["algorithm"].endswith(f"{parts}:{PARTS.splitlines().index('class Told(Plain):') + 1}")
 
@@ -119,9 +121,9 @@ def test_what_is_placed_in_the_reward_leaves_the_loss(parts):
     [
         # constant: beta/24 a nat of an answer, whatever its length; 12 of 24 tokens make half of beta a nat of a token.
         ("constant", "0.03 × the mean nats of a token = 0.00125 ×", "0.015 × the mean nats of a token = 0.00125 ×"),
-        # token and sequence: a mean over tokens, so beta a nat of a token, and beta/n a nat of an answer of n.
+        # token and sequence_mean: a mean over tokens, so beta a nat of a token, and beta/n a nat of an answer of n.
         ("token", "0.03 × the mean nats of a token = 0.00125 ×", "0.03 × the mean nats of a token = 0.0025 ×"),
-        ("sequence", "0.03 × the mean nats of a token = 0.00125 ×", "0.03 × the mean nats of a token = 0.0025 ×"),
+        ("sequence_mean", "0.03 × the mean nats of a token = 0.00125 ×", "0.03 × the mean nats of a token = 0.0025 ×"),
     ],
 )
 def test_effective_beta(parts, reduction, full, half):
@@ -165,7 +167,7 @@ def test_demonstrations_have_no_rollouts(parts):
 
 def preferences(parts: str, algorithm: dict, **changes) -> dict[str, dict[str, str]]:
     return told(parts, **{"algorithm": algorithm, "reward": None, "task": {"name": "preferences", "path": "pairs.jsonl"},
-                          "batch": {"prompts": 16}, "workers": {"backend": "local"}} | changes)
+                          "model": {"path": "nowhere"}, "batch": {"prompts": 16}, "workers": {"backend": "local"}} | changes)
 
 
 def test_a_link_is_told_as_what_it_makes_optimal(parts):
@@ -173,10 +175,10 @@ def test_a_link_is_told_as_what_it_makes_optimal(parts):
                     "near": {"coefficient": 0.5, "estimator": "exact"}}
     sections = preferences(parts, {"name": "dpo", "preference": "ipo", "minibatches": 2}, regularizers=regularizers)
     rows = sections["objective, maximised"]
-    assert rows[""] == "J = E Σ_t w_t [ −ipo(s_w, s_l) − 0.5 · near_t ]"
-    assert rows["ipo"].startswith("(D - 1/(2 beta))^2") and rows["β"] == "0.25"
+    assert rows[""] == "J = E Σ_t w_t [ −(s_w − s_l − 1/(2β))² − 0.5 · near_t ]"
+    assert rows["preference"].startswith("ipo: (D - 1/(2 β))^2") and rows["β"] == "0.25"
     assert rows["s"] == "f'(u) − f'(1) at u = π/π_ref of the whole answer, of the chosen (w) and the rejected (l)"
-    assert rows["w_t"].startswith("answer: ") and "A" not in rows
+    assert rows["w_t"] == "1/S" and rows["reduction"].startswith("sequence_sum: ") and "A" not in rows
     link = sections["regularizer js"]
     assert link["placement"].startswith("link: the implicit reward of an answer is β (f'(u) − f'(1))")
     assert link["optimum"].startswith("u = f'⁻¹((R − λ)/β)") and "40 nats of an answer" in link["clamp"]
@@ -199,7 +201,7 @@ def test_a_link_that_may_give_up_answers_is_warned_of(parts):
 
 def test_a_reward_model_has_no_policy(parts):
     sections = preferences(parts, {"name": "reward_model", "centre": 0.5}, regularizers={})
-    assert sections["objective, maximised"][""] == "J = E Σ_t w_t [ log P(ranking | r) − 0.5 r² ]"
+    assert sections["objective, maximised"][""] == "J = E Σ_t w_t [ log P(ranking | β s) − 0.5 s² ]"
     loaded = sections["what is loaded"]
     assert "scorer" in loaded and loaded.keys().isdisjoint({"policy", "engine", "reference"})
     assert sections["batch"]["run"] == "10 steps: 10 updates, 160 rankings, each answer at most 24 tokens"
@@ -207,23 +209,25 @@ def test_a_reward_model_has_no_policy(parts):
 
 def test_a_critic_learns_the_penalty_in_the_reward(parts):
     regularizers = {"kl": {"placement": "reward", "credit": "summed", "coefficient": 0.05}}
-    sections = told(parts, algorithm={"name": "ppo", "whiten": False, "value_coefficient": 0.5}, regularizers=regularizers)
+    sections = told(parts, algorithm={"name": "ppo", "advantage": {"whiten": False}, "value_coefficient": 0.5}, regularizers=regularizers)
     rows = sections["objective, maximised"]
     assert rows[""] == "J = E Σ_t w_t [ min(ρ A, clip(ρ, 1−0.2, 1+0.2) A) − 0.5 L_V ]"
     assert rows["A"].splitlines() == ["less 0.05 · kl_t, of π_old: taken from the reward of each token, which the critic learns",
                                       "GAE of the critic, γ = 1, λ = 0.95"]
     gradient = sections["regularizer kl"]["gradient"]
-    assert gradient.endswith("taken once a batch, at π_old; later updates weigh it by the surrogate's ρ of the token alone")
+    assert gradient.endswith("taken once a batch, at π_old; later updates weigh it by the surrogate's own ratio")
     assert sections["what is loaded"]["critic"].startswith("shared(")
     risky = told(parts, algorithm={"name": "ppo", "risk": 0.5}, regularizers={})["objective, maximised"]
     assert risky["L_V"].startswith("(e^z - z - 1)/alpha^2")
 
 
 def test_relatives_of_grpo_are_told_by_their_functions(parts):
-    keys = {"name": "grpo", "advantage": "leave_one_out", "surrogate": "reinforce", "reduction": "answer"}
+    keys = {"name": "grpo", "advantage": "leave_one_out", "surrogate": "reinforce", "reduction": "sequence_sum"}
     rows = told(parts, algorithm=keys, regularizers={})["objective, maximised"]
-    assert rows[""] == "J = E Σ_t w_t [ reinforce(ρ, A) ]"
-    assert "mean of the others of its group" in rows["A"] and rows["reinforce"].startswith("minus -rho A")
+    assert rows[""] == "J = E Σ_t w_t [ ρ A ]"
+    assert rows["A"] == "r − mean of the others of its group" and rows["ρ"] == "π/π_old of the token"
+    assert rows["surrogate"].startswith("reinforce: -ρ A, no bound") and "align/surrogates/reinforce.py:" in rows["surrogate"]
+    assert rows["advantage"].startswith("leave_one_out: ") and "align/advantages/leave_one_out.py:" in rows["advantage"]
 
 
 @pytest.mark.parametrize("name", ["countdown_dpo", "countdown_ppo", "countdown_reward_model", "countdown_ppo_learned", "countdown_rloo"])
@@ -258,7 +262,7 @@ def test_weights_and_bounds_are_told(parts):
     assert rows["tied"]["gradient"] == (
         "that of this divergence; weighed by π/μ (μ: the sampler) of the answer, above 2 masked: biased where that cuts")
     assert rows["tied"]["clamp"] == "|log π/ref| of an answer counts up to 5 nats; biased where that cuts"
-    assert rows["old"]["gradient"] == "that of this divergence; weighed by the surrogate's ρ of the token alone, as published"
+    assert rows["old"]["gradient"] == "that of this divergence; weighed by the surrogate's own ratio, as published"
 
 
 def test_references_alike_are_loaded_once(parts):
@@ -359,4 +363,4 @@ def test_keys_have_their_type_default_and_meaning():
 def test_written_is_what_a_recipe_would_say():
     assert written(registry.resolve("divergence", "tsallis", "")(q=0.5)) == "Tsallis(q=0.5)"
     built = build({"steps": 1, "task": "countdown", "algorithm": "sft", "engine": "transformers", "model": {"path": "x"}})
-    assert written(built.algorithm) == "sft(reduction=token)"
+    assert written(built.algorithm) == "sft(likelihood=nll, likelihood_weight=1.0, reduction=token)"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from align import registry
+from align import objective_page, registry
 from align.handbook import page, prose
 
 COMMITTED = (Path(__file__).parents[2] / "docs" / "regularizers.md").read_text()
@@ -22,6 +22,11 @@ def tables() -> list[list[list[str]]]:
 
 def test_the_page_is_what_the_command_makes_now():
     assert page() == COMMITTED, "run: python -m align.handbook > docs/regularizers.md"
+
+
+def test_the_page_of_the_objective_is_what_the_command_makes_now():
+    committed = (Path(__file__).parents[2] / "docs" / "objective.md").read_text()
+    assert objective_page.page() == committed, "run: python -m align.objective_page > docs/objective.md"
 
 
 def test_every_row_has_a_cell_for_every_column():

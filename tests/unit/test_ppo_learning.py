@@ -119,7 +119,7 @@ def test_a_part_of_a_batch_keeps_what_is_its_own(folder: Path):
 
 def test_returns_are_of_the_penalised_rewards(folder: Path):
     """At lam = 1: the reward minus what this token and those after it pay, whatever the critic says."""
-    batch = shaped(make(folder, algorithm={"lam": 1.0, "whiten": False}))
+    batch = shaped(make(folder, algorithm={"advantage": {"lam": 1.0, "whiten": False}}))
     charge = batch.charges["kl"]
     assert charge.reward.min() >= 0 and charge.reward.max() > 1e-4
     for s in range(12):
@@ -189,7 +189,7 @@ def test_the_critic_has_a_learning_rate_of_its_own(kind: str, folder: Path):
 
 @pytest.mark.parametrize("kind", ["shared", "separate"])
 def test_the_critic_learns_what_a_batch_returned(kind: str, folder: Path):
-    made = make(folder, algorithm={"critic": CRITICS[kind] | {"lr": 1e-2}, "epochs": 1, "lam": 1.0, "value_clip": None},
+    made = make(folder, algorithm={"critic": CRITICS[kind] | {"lr": 1e-2}, "epochs": 1, "advantage": {"lam": 1.0}, "value_clip": None},
                 optimizer={"lr": 1e-3})
     first = shaped(made)
     for step in range(40):
@@ -199,8 +199,10 @@ def test_the_critic_learns_what_a_batch_returned(kind: str, folder: Path):
     assert explained[0] < 0.1 and explained[1] > 0.5, explained
 
 
-@pytest.mark.parametrize("keys", [{"value_clip": 0.05}, {"risk": 2.0}, {"value_coefficient": 0.5}, {"gamma": 0.5}, {"lam": 0.1},
-                                  {"whiten": False}, {"clip_low": 0.01}, {"clip_high": 0.01}, {"epochs": 3}, {"minibatches": 2}], ids=str)
+@pytest.mark.parametrize("keys", [{"value_clip": 0.05}, {"risk": 2.0}, {"value_coefficient": 0.5},
+                                  {"advantage": {"gamma": 0.5}}, {"advantage": {"lam": 0.1}},
+                                  {"advantage": {"whiten": False}}, {"surrogate": {"clip_low": 0.01}}, {"surrogate": {"clip_high": 0.01}},
+                                  {"epochs": 3}, {"minibatches": 2}], ids=str)
 def test_every_key_changes_the_update(keys: dict, folder: Path):
     def after(algorithm: dict) -> dict[str, Tensor]:
         made = make(folder, algorithm=algorithm)
@@ -214,7 +216,8 @@ def test_every_key_changes_the_update(keys: dict, folder: Path):
 def test_a_penalty_pulls_alike_in_the_loss_and_in_the_reward(folder: Path):
     """At pi_old, credited to its own token and not whitened."""
     local = {"coefficient": 0.3, "divergence": "forward_kl"}
-    found = [gradients(make(folder, algorithm={"whiten": False, "epochs": 1}, regularizers=regularizers))[0][0] for regularizers in (
+    plain = {"advantage": {"whiten": False}, "epochs": 1}
+    found = [gradients(make(folder, algorithm=plain, regularizers=regularizers))[0][0] for regularizers in (
         {"kl": local | {"placement": "loss"}}, {"kl": local | {"placement": "reward"}}, {})]
     for name, g in found[0].items():
         torch.testing.assert_close(found[1][name], g, rtol=1e-4, atol=1e-6)
@@ -232,8 +235,8 @@ def test_a_coefficient_of_zero_is_no_regularizer(folder: Path):
 
 def test_a_shaped_reward_is_what_the_critic_learns(folder: Path):
     """Answers beyond one token lose up to 1."""
-    made = make(folder, shapings={"long": {"name": "overlong", "limit": 6, "buffer": 5}}, algorithm={"lam": 1.0})
-    plain, batch = shaped(make(folder, algorithm={"lam": 1.0})), shaped(made)
+    made = make(folder, shapings={"long": {"name": "overlong", "limit": 6, "buffer": 5}}, algorithm={"advantage": {"lam": 1.0}})
+    plain, batch = shaped(make(folder, algorithm={"advantage": {"lam": 1.0}})), shaped(made)
     assert torch.equal(batch.rewards, plain.rewards)
     fine = -((batch.lengths - 1) / 5)[batch.seq_ids]
     assert fine.min() == -1
@@ -326,10 +329,10 @@ IN_REWARD = {"coefficient": 0.1, "placement": "reward"}
     ({"algorithm": {"value_clip": 0.5, "risk": 1.0}}, "algorithm", "value_clip changes nothing with risk"),
     ({"algorithm": {"value_clip": 0.0}}, "algorithm", "must be positive"),
     ({"algorithm": {"value_coefficient": 0.0}}, "algorithm", "must be positive"),
-    ({"algorithm": {"gamma": 1.5}}, "algorithm", "must lie in [0, 1]"),
-    ({"algorithm": {"lam": -0.1}}, "algorithm", "must lie in [0, 1]"),
-    ({"algorithm": {"clip_low": 1.0}}, "algorithm", "clip_low must lie in (0, 1)"),
-    ({"algorithm": {"reduction": "tokens"}}, "algorithm", "reduction must be one of"),
+    ({"algorithm": {"advantage": {"gamma": 1.5}}}, "algorithm.advantage", "must lie in [0, 1]"),
+    ({"algorithm": {"advantage": {"lam": -0.1}}}, "algorithm.advantage", "must lie in [0, 1]"),
+    ({"algorithm": {"surrogate": {"clip_low": 1.1}}}, "algorithm.surrogate", "clip_low must lie in (0, 1]"),
+    ({"algorithm": {"reduction": "tokens"}}, "algorithm.reduction", "no reduction is called 'tokens'"),
     ({"algorithm": {"minibatches": 3}}, "batch.prompts", "do not divide into 3 minibatches"),
     ({"reward": None}, "reward", "ppo learns from rewards"),
 ])

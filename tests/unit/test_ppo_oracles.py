@@ -47,11 +47,12 @@ def keys(divergence: str) -> dict:
 
 def made(divergence: str = "reverse_kl", algorithm: dict | None = None, **regularizer) -> Recipe:
     """On-policy PPO without whitening and with gamma = lam = 1, unless said."""
-    on_policy = {"name": "ppo", "gamma": 1.0, "lam": 1.0, "whiten": False, "epochs": 1}
+    on_policy, given = {"name": "ppo", "epochs": 1}, dict(algorithm or {})
+    advantage = {"advantage": {"gamma": 1.0, "lam": 1.0, "whiten": False} | given.pop("advantage", {})}
     term = {"divergence": {"name": divergence} | keys(divergence), "placement": "reward", "credit": "summed", "coefficient": BETA}
     return recipe.build({
         "steps": 1, "task": "countdown", "reward": "exact", "model": {"path": "nowhere"}, "batch": {"prompts": 1},
-        "algorithm": on_policy | (algorithm or {}), "regularizers": {NAME: term | regularizer}})
+        "algorithm": on_policy | given | advantage, "regularizers": {NAME: term | regularizer}})
 
 
 def drawn(values: Tensor, beta: float = BETA) -> TokenBatch:
@@ -166,7 +167,7 @@ def test_k1_and_sampled_agree_in_the_mean_and_not_in_a_sample():
 
 def test_so_they_do_at_a_stale_update():
     """With a critic both are taken at pi_old: what the ratio of a later token would have to weigh is not looked at by either."""
-    wide = {"epochs": 2, "clip_low": 0.999, "clip_high": 1e6}
+    wide = {"epochs": 2, "surrogate": {"clip_low": 0.999, "clip_high": 1e6}}
     stale = POLICY + 0.5 * TREE.random(3)
     gradients = [found(made(algorithm=wide, estimator=estimator), drawn(CRITIC), stale)[0] for estimator in ("k1", "sampled")]
     assert_close(*gradients)
@@ -212,7 +213,7 @@ def test_every_prompt_has_its_own_multiplier(credit: str):
 @pytest.mark.parametrize("lam", [0.0, 0.5, 0.95])
 @pytest.mark.parametrize("divergence", ["reverse_kl", "jensen_shannon", "neyman"])
 def test_a_shorter_trace_is_unbiased_with_the_true_values_and_only_with_them(divergence: str, lam: float):
-    of, exact = made(divergence, {"lam": lam}), value_function(divergence)
+    of, exact = made(divergence, {"advantage": {"lam": lam}}), value_function(divergence)
     assert_close(found(of, drawn(exact))[0], descent(divergence, "summed"))
     assert (found(of, drawn(CRITIC))[0] - descent(divergence, "summed")).abs().max() > 0.01
 
@@ -220,11 +221,11 @@ def test_a_shorter_trace_is_unbiased_with_the_true_values_and_only_with_them(div
 def test_under_local_and_sequence_credit_the_critic_values_the_reward_alone():
     plain = returns_from(torch.zeros_like(POLICY), lambda p, x: (p * x).sum())
     for credit in ("local", "sequence"):
-        assert_close(found(made("hellinger", {"lam": 0.5}, credit=credit), drawn(plain))[0], descent("hellinger", credit))
+        assert_close(found(made("hellinger", {"advantage": {"lam": 0.5}}, credit=credit), drawn(plain))[0], descent("hellinger", credit))
 
 
 def test_whitening_rescales_reward_and_penalty_alike():
-    of = made("jensen_shannon", {"whiten": True})
+    of = made("jensen_shannon", {"advantage": {"whiten": True}})
     scale = shape(made("jensen_shannon"), drawn(CRITIC)).advantages.std()
     assert abs(scale - 1) > 0.1
     torch.testing.assert_close(found(of, drawn(CRITIC))[0], descent("jensen_shannon", "summed") / scale, rtol=1e-7, atol=1e-12)
@@ -242,7 +243,7 @@ def test_the_critic_that_fits_its_targets_values_the_penalised_return(divergence
     assert (exact - returns_from(torch.zeros_like(POLICY), lambda p, x: (p * x).sum())).abs().max() > 0.01
     assert_close(fitted(of, CRITIC), exact)
     for lam in (0.0, 0.6):
-        shorter = made(divergence, {"value_clip": None, "lam": lam})
+        shorter = made(divergence, {"value_clip": None, "advantage": {"lam": lam}})
         assert_close(fitted(shorter, exact), exact)
         assert (fitted(shorter, CRITIC) - exact).abs().max() > 0.1
         values = CRITIC
@@ -252,7 +253,7 @@ def test_the_critic_that_fits_its_targets_values_the_penalised_return(divergence
 
 
 def test_a_discount_reaches_the_values_by_the_token():
-    of, gamma = made("hellinger", {"value_clip": None, "gamma": 0.5}), 0.5
+    of, gamma = made("hellinger", {"value_clip": None, "advantage": {"gamma": 0.5}}), 0.5
     rows = {prefix: i for i, prefix in enumerate(TREE.prefixes)}
     paid, values = charged("hellinger"), torch.zeros(len(rows), dtype=torch.float64)
     for prefix in reversed(TREE.prefixes):
@@ -282,7 +283,7 @@ def test_the_value_clip_holds_what_has_moved_too_far_towards_its_target():
 @pytest.mark.parametrize("alpha", [0.5, -0.75])
 def test_a_risk_averse_critic_fits_the_certainty_equivalent(alpha: float, lam: float):
     """-(1/alpha) log E e^(-alpha X) of the penalised return X. It is the same seen a token at a time: under lam = 0 it stays put too."""
-    of = made("jensen_shannon", {"risk": alpha, "lam": lam})
+    of = made("jensen_shannon", {"risk": alpha, "advantage": {"lam": lam}})
     equivalent = returns_from(charged("jensen_shannon"), lambda p, x: -(p * (-alpha * x).exp()).sum().log() / alpha)
     mean = value_function("jensen_shannon")
     assert ((equivalent - mean) * alpha < 0).all() and (equivalent - mean).abs().max() > 0.05

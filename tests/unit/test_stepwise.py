@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import built
 import numpy as np
 import pytest
 import torch
@@ -14,8 +15,6 @@ from models import tiny_model
 from transformers import AutoTokenizer
 
 from align import recipe, train
-from align.algorithms.grpo import Grpo
-from align.algorithms.ppo import Ppo
 from align.inside import at_tokens
 from align.pack import pack
 from align.recipe import RewardLimits
@@ -100,9 +99,9 @@ def test_ppo_learns_each_step_where_it_stands_and_grpo_the_sum():
     """With lam 1 and values of 0 a token's advantage is what is paid from it on."""
     rewards = Rewards(values=np.array([1.0, 0.5], np.float32), inside=(((1, 0.25), (3, 0.5)), ()))
     batch = replace(pack(group(rollout(0, 1, 2, END), rollout(1, END)), rewards, decode=decode), values=torch.zeros(6))
-    ppo = Ppo(lam=1.0, whiten=False)
+    ppo = built.algorithm("ppo", advantage={"lam": 1.0, "whiten": False})
     assert ppo.advantages(batch).tolist() == ppo.targets(batch).tolist() == [1.0, 0.75, 0.75, 0.25, 0.5, 0.5]
-    assert Grpo(advantage="group_centred").advantages(batch).tolist() == [0.25] * 4 + [-0.25] * 2
+    assert built.algorithm("grpo", advantage="group_centred").advantages(batch).tolist() == [0.25] * 4 + [-0.25] * 2
     shaped = replace(batch, rewards=batch.rewards - 1.0)
     assert ppo.advantages(shaped).tolist() == [0.0, -0.25, -0.25, -0.75, -0.5, -0.5], "what a shaping takes is taken at the end"
 

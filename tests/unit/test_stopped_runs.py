@@ -201,7 +201,7 @@ def test_a_resume_tells_what_it_changes(tmp_path: Path, capsys):
 
 def test_another_part_is_told_as_a_whole_and_what_is_gone_too(tmp_path: Path):
     (tmp_path / "recipe.yaml").write_text(
-        "steps: 9\nalgorithm: {name: grpo, clip_low: 0.2}\nregularizers: {kl: {coefficient: 0.1}}\nworkers: {backend: ray}\n")
-    node = {"steps": 2, "algorithm": {"name": "ppo", "lam": 1.0}, "regularizers": {}, "workers": {"backend": "local"}, "reward": None}
+        "steps: 9\nalgorithm: {name: grpo, epochs: 1}\nregularizers: {kl: {coefficient: 0.1}}\nworkers: {backend: ray}\n")
+    node = {"steps": 2, "algorithm": {"name": "ppo", "epochs": 4}, "regularizers": {}, "workers": {"backend": "local"}, "reward": None}
     assert checkpoints.changes(tmp_path, node) == [
-        'algorithm: {"name": "grpo", "clip_low": 0.2} -> {"name": "ppo", "lam": 1.0}', 'regularizers.kl: {"coefficient": 0.1} -> null']
+        'algorithm: {"name": "grpo", "epochs": 1} -> {"name": "ppo", "epochs": 4}', 'regularizers.kl: {"coefficient": 0.1} -> null']

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from built import algorithm
 from golden.methods_table.token_contexts import TG_ADVANTAGES, reduced, tg
 from golden.methods_table.toys import SHIPPED, regularizer
 from unit.enumeration import NAME
 
-from align.algorithms.grpo import Grpo
 from align.estimators.sampled import Sampled
 
 
@@ -46,7 +46,7 @@ def test_row_80_beta_zero_is_the_bare_algorithm(divergence, credit, placement):
                 advantages = advantages - 0.0 * penalty.reward
             else:
                 extra = 0.0 * penalty.loss
-        loss = reduced(Grpo().loss(ctx, advantages)[0] + extra, ctx, "token")
+        loss = reduced(algorithm("grpo").loss(ctx, advantages)[0] + extra, ctx, "token")
         results.append((loss.detach(), *torch.autograd.grad(loss, ctx.logp)))
     assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
     assert results[0][1].abs().max() > 0.05

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
+from built import weights
 from torch import Tensor
 from unit.enumeration import NAME
 
-from align.core import reductions
 from align.types import TokenBatch, TokenContext
 
 
@@ -45,4 +45,4 @@ def tg() -> TokenContext:
 
 def reduced(x: Tensor, ctx: TokenContext, reduction: str) -> Tensor:
     """The reductions' weights are float32: 7 digits of a loss."""
-    return (getattr(reductions, reduction)(ctx.batch.lengths, 8)[ctx.batch.seq_ids].double() * x).sum()
+    return (weights(reduction, ctx.batch.lengths, 8)[ctx.batch.seq_ids].double() * x).sum()

@@ -31,7 +31,7 @@ FORMULAS = {
     "hinge": (lambda w, r: torch.relu(1 - BETA * (w - r)), {"preference": "hinge"}, {}),
     "ipo": (lambda w, r: (w - r - 1 / (2 * BETA)) ** 2, {"preference": "ipo"}, {}),
     "robust": (lambda w, r: (-0.9 * logsigmoid(BETA * (w - r)) + 0.1 * logsigmoid(-BETA * (w - r))) / 0.8,
-               {"preference": "robust", "label_smoothing": 0.1}, {}),
+               {"preference": {"name": "robust", "label_smoothing": 0.1}}, {}),
     "forward_kl": (lambda w, r: -logsigmoid(BETA * ((1 - torch.exp(-w)) - (1 - torch.exp(-r)))), {}, {"divergence": "forward_kl"}),
     "jensen_shannon": (lambda w, r: -logsigmoid(BETA * (logsigmoid(w) - logsigmoid(r))), {}, {"divergence": "jensen_shannon"}),
     "alpha": (lambda w, r: -logsigmoid(BETA * (torch.exp(-0.3 * r) - torch.exp(-0.3 * w)) / 0.3), {},

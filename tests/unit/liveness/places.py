@@ -23,6 +23,8 @@ def made(folder: Path) -> dict[str, str]:
     for name, of in {"pairs": pairs, "held_out_pairs": [row | {"prompt": f"7{row['prompt']}"} for row in pairs],
                      "long": [*pairs, pairs[0] | {"id": "long", "chosen": "1" * 30}]}.items():
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in of))
+    (folder / "unlikelihood.py").write_text(
+        'class OneMinus:\n    """1 - pi."""\n\n    def losses(self, ctx):\n        return 1 - ctx.logp.exp()\n')
     for n in (1, 2):  # a warm start, that is not run here
         (folder / f"data{n}").write_text(json.dumps({"steps": n, "task": "countdown", "algorithm": "sft", "model": {"path": "nowhere"}}))
     models = {name: str(tiny_model(folder / name, seed=seed)) for seed, name in enumerate(("model", "other", "third"))}

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from built import advantages
 from rich.console import Console
 from unit.shapings.batches import SEQUENCES, batch, close, node
 
 from align import recipe, registry
 from align.catalogue import catalogue
-from align.core.advantages import group_standardised
 from align.errors import RecipeError
 from align.explain import explain
 from align.shape import shape
@@ -26,7 +26,7 @@ def test_rewards_are_shaped_before_the_advantages_and_stay_what_they_were():
     one = replace(batch(), betas={})
     done = shape(made, one)
     rewards = torch.tensor([1.0 - 2 / 3, -1 / 3, -0.25 - 1, 0.5 - 0.5 - 1])
-    plain = group_standardised(rewards, one.group_ids)[SEQUENCES]
+    plain = advantages("group_standardised", rewards, one.group_ids)[SEQUENCES]
     close(done.advantages, plain + torch.minimum(0.4 * one.entropy, plain.abs() / 2))
     assert torch.equal(done.rewards, one.rewards)
     bonus = torch.minimum(0.4 * one.entropy, plain.abs() / 2)

@@ -9,23 +9,14 @@ from liveness.nodes import START
 from liveness.runs import LINK, RANKED, updated
 
 CHANGES = {
-    ("*", "reduction"): Change("sequence"),
-    ("grpo", "clip_low"): Change(0.01, {"epochs": 2}),
-    ("grpo", "clip_high"): Change(0.01, {"epochs": 2}),
-    ("grpo", "advantage"): Change("group_centred"),
-    ("grpo", "surrogate"): Change("reinforce", {"epochs": 2}),
-    ("grpo", "ceiling"): Change(1.002, {"epochs": 3, "minibatches": 4, "surrogate": "dual_clip", "clip_high": 1e-3}),
-    ("grpo", "temperature"): Change(2.0, {"epochs": 2, "surrogate": "sapo"}),
-    ("grpo", "temperature_negative"): Change(2.0, {"epochs": 2, "surrogate": "sapo"}),
+    ("*", "reduction"): Change("sequence_mean"),
+    ("*", "surrogate"): Change("reinforce", {"epochs": 3}),
+    ("*", "advantage"): Change("group_centred"),
     ("ppo", "critic"): Change("separate"),
-    ("ppo", "gamma"): Change(0.5),
-    ("ppo", "lam"): Change(0.5),
-    ("ppo", "clip_low"): Change(0.01),
-    ("ppo", "clip_high"): Change(0.01),
     ("ppo", "value_clip"): Change(1e-4),
     ("ppo", "risk"): Change(0.5),
-    ("dpo", "preference"): Change("hinge"),
-    ("dpo", "label_smoothing"): Change(0.2, {"preference": "cdpo", "label_smoothing": 0.1}),
+    ("*", "preference"): Change("hinge"),
+    ("sft", "likelihood"): Change("{folder}/unlikelihood.py:OneMinus"),
 }
 
 

@@ -1,0 +1,46 @@
+"""Advantages: how much better than expected each token of a batch did, from the rewards. Detached, for the whole batch at once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from align.core.returns import paid
+from align.core.segments import suffix_sum
+from align.formulas import Formulated
+from align.types import TokenBatch
+
+
+class Advantage(Formulated, ABC):
+    """The contract."""
+
+    needs: frozenset[str] = frozenset({"rewards"})
+    """What it reads of the batch, of `types.EARLY`. `values` is refused where the algorithm trains no critic."""
+    stated = ("advantages",)
+    least_samples: int = 1
+    """Answers to a prompt without which it is 0: 2 where the baseline is the others of the group."""
+    takes_charges: bool = False
+    """Takes `batch.charges`, what reward-placed regularizers take from token rewards, into account itself."""
+
+    @abstractmethod
+    def advantages(self, batch: TokenBatch) -> Tensor:
+        """float32 [T], detached. `batch.rewards` [S] are the shaped ones; groups are whole."""
+
+    def returns(self, batch: TokenBatch) -> Tensor:
+        """float32 [T], what a critic is fitted to: the rewards of a token and of those after it, undiscounted, less `batch.charges`."""
+        rewards = token_rewards(batch)
+        return rewards + suffix_sum(rewards, batch.seq_ids, batch.positions)
+
+
+def token_rewards(batch: TokenBatch) -> Tensor:
+    """The reward of each token, [T]: what is paid there, less what regularizers take from it."""
+    return paid(batch.rewards, batch.inside, batch.seq_ids) - sum(c.reward for c in batch.charges.values())
+
+
+def charged(batch: TokenBatch) -> Tensor:
+    """What reward-placed regularizers take from the advantage of each token, [T]: its own part, and the rewards from it on."""
+    own = sum((c.own for c in batch.charges.values()), torch.zeros(len(batch.seq_ids)))
+    reward = sum((c.reward for c in batch.charges.values()), torch.zeros(len(batch.seq_ids)))
+    return own + reward + suffix_sum(reward, batch.seq_ids, batch.positions)

@@ -1,0 +1,20 @@
+"""Likelihoods: losses of demonstrations, one number a token, [T], to be minimised."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from align.formulas import Formulated
+from align.types import TokenContext
+
+
+class Likelihood(Formulated, ABC):
+    """The contract. A formula says what is maximised."""
+
+    stated = ("losses",)
+
+    @abstractmethod
+    def losses(self, ctx: TokenContext) -> Tensor:
+        """float32 [T], differentiable through `ctx.logp`: of each token that a demonstration shows, from its own answer alone."""

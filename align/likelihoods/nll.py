@@ -1,0 +1,17 @@
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from align.likelihoods import Likelihood
+from align.types import TokenContext
+
+
+@dataclass(frozen=True)
+class Nll(Likelihood):
+    """The negative log-likelihood of each token, -log pi, in nats."""
+
+    def formula(self) -> str:
+        return "log π"
+
+    def losses(self, ctx: TokenContext) -> Tensor:
+        return -ctx.logp

@@ -1,0 +1,91 @@
+"""Preferences: losses of ranked answers, from the scores of the answers, to be minimised.
+
+The scores are a reward model's, or those of a link (core/links.py): for KL(pi||ref) the log-ratios log pi/ref of whole answers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from align.core import ranking
+from align.core.segments import segment_sum
+from align.formulas import Formulated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """P times a better and a worse answer to one prompt."""
+
+    better: Tensor
+    """[P], scores, differentiable."""
+    worse: Tensor
+    """[P]."""
+    beta: Tensor
+    """[P], > 0: the coefficient of the link; 1 for the scores of a reward model."""
+    better_length: Tensor
+    """int64 [P], tokens."""
+    worse_length: Tensor
+    """int64 [P]."""
+    better_logp: Tensor | None = None
+    """[P], log pi of the whole answer, nats, differentiable; None where no policy is trained."""
+    worse_logp: Tensor | None = None
+    better_log_ratio: Tensor | None = None
+    """[P], log pi/ref of the whole answer, nats, detached; None without a link."""
+    worse_log_ratio: Tensor | None = None
+
+    @property
+    def margin(self) -> Tensor:
+        """[P], better - worse: beta times this is the difference of the implicit rewards."""
+        return self.better - self.worse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rankings:
+    """S answers in G rankings. Those of a ranking stand next to each other, the best first."""
+
+    scores: Tensor
+    """[S], differentiable."""
+    beta: Tensor
+    """[S], the same for the answers of one ranking."""
+    lengths: Tensor
+    """int64 [S], tokens."""
+    ids: Tensor
+    """int64 [S], 0 to G - 1, not decreasing: the ranking of each answer."""
+    logp: Tensor | None = None
+    """[S], see Pairs."""
+    log_ratio: Tensor | None = None
+    """[S], see Pairs."""
+
+    def pairs(self) -> tuple[Pairs, Tensor]:
+        """Every two answers of a ranking, and which ranking each pair is of, int64 [P]."""
+        better, worse = ranking.pairs(self.ids)
+        given = {f"{side}_{name}": getattr(self, name)[rows] for side, rows in (("better", better), ("worse", worse))
+                 for name in ("logp", "log_ratio") if getattr(self, name) is not None}
+        return Pairs(better=self.scores[better], worse=self.scores[worse], beta=self.beta[better], better_length=self.lengths[better],
+                     worse_length=self.lengths[worse], **given), self.ids[better]
+
+
+class Preference(Formulated, ABC):
+    """The contract. A formula says what is maximised of a pair: s_w and s_l are the scores of the better and the worse answer."""
+
+    stated = ("losses", "of_rankings")
+
+    @abstractmethod
+    def losses(self, pairs: Pairs) -> Tensor:
+        """[P], differentiable through the scores and log-probs: of each pair by itself."""
+
+    def of_rankings(self, rankings: Rankings) -> Tensor:
+        """[G]: the mean over the pairs of each ranking, unless the loss is one of whole rankings."""
+        pairs, of = rankings.pairs()
+        return segment_sum(self.losses(pairs), of, int(rankings.ids.max()) + 1) / torch.bincount(of)
+
+
+def check_smoothing(label_smoothing: float) -> None:
+    """Raises ValueError for what is no probability of a label that is the wrong way round."""
+    if not 0 < label_smoothing < 0.5:
+        raise ValueError(f"label_smoothing must lie in (0, 1/2), not {label_smoothing}: at 1/2 the labels say nothing, and 0 is "
+                         "preference: sigmoid")

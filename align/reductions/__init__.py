@@ -1,0 +1,22 @@
+"""Reductions: one weight a token, fixed on the whole batch, so the loss is a plain weighted sum however the batch is split.
+
+The same weights serve the policy term and every regularizer; beta would change its meaning otherwise.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from align.formulas import Formulated
+
+
+class Reduction(Formulated, ABC):
+    """The contract. A formula writes n for the tokens of an answer and S for the answers of the batch."""
+
+    stated = ("weights",)
+
+    @abstractmethod
+    def weights(self, lengths: Tensor, max_tokens: int) -> Tensor:
+        """The weight of each token, by sequence: float32 [S], > 0. Args: lengths int64 [S], of every answer that the update sees."""

@@ -1,0 +1,24 @@
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from align.core.credit import Packing
+from align.surrogates import Surrogate, token_symbols
+
+
+@dataclass(frozen=True)
+class Reinforce(Surrogate):
+    """-rho A, no bound: REINFORCE, off-policy weighed by the ratio of the token (RLOO on-policy, 2402.14740)."""
+
+    def formula(self) -> str:
+        return "ρ A"
+
+    def symbols(self) -> dict[str, str]:
+        return token_symbols()
+
+    def loss(self, log_rho: Tensor, advantages: Tensor, at: Packing) -> tuple[Tensor, Tensor]:
+        return -log_rho.exp() * advantages, torch.zeros_like(log_rho, dtype=torch.bool)
+
+    def effective_log_ratio(self, log_rho: Tensor, at: Packing) -> Tensor:
+        return log_rho

@@ -1,0 +1,108 @@
+"""What an advantage must be: one detached number a token, from the parts of the batch it says it needs."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.advantages import Advantage
+from align.enumeration import TREE, UPDATE, context, setting
+from align.testing.findings import Finding, Kit, again
+from align.testing.formulas import explained
+from align.types import TokenBatch
+
+KIT = Kit("advantage")
+NAME = "unused"
+
+
+def check_advantage(part: Any, /, **keys: Any) -> list[Finding]:
+    """Every check of an advantage: its name, its class with keys, or a built one."""
+    return KIT.run(part, keys)
+
+
+def batch(a: Advantage) -> TokenBatch:
+    """Forty answers of one to three tokens in float32, two a group, without what `a` does not say it needs."""
+    ctx, _ = context(setting(TREE, UPDATE), NAME, dtype=torch.float32)
+    values = 0.3 * torch.cos(torch.arange(len(ctx.batch.seq_ids)) ** 2.0)
+    rewards = torch.sin(torch.arange(len(ctx.batch.lengths)) ** 2.0)
+    whole = replace(ctx.batch, loss_weights=None, penalty_weights={}, betas={}, values=values, rewards=rewards, advantages=None)
+    return whole.only(a.needs | {"rewards"})
+
+
+def wrong(found: Tensor, tokens: int) -> str | None:
+    if found.shape != (tokens,) or found.dtype != torch.float32 or found.requires_grad or not found.isfinite().all():
+        return f"{list(found.shape)} {found.dtype}{'' if found.isfinite().all() else ', not all finite'}, of {tokens} tokens"
+    return None
+
+
+@KIT.check("advantages", "return a detached float32 tensor of shape [T]; a number an answer is `x[batch.seq_ids]`")
+def _advantages(a: Advantage) -> str | None:
+    """finite detached float32 numbers, one a token; of equal rewards too"""
+    b = batch(a)
+    equal = replace(b, rewards=torch.full_like(b.rewards, 0.7))
+    return wrong(a.advantages(b), len(b.seq_ids)) or wrong(a.advantages(equal), len(b.seq_ids))
+
+
+@KIT.check("returns", "return a detached float32 tensor of shape [T] from `returns`, or leave it out")
+def _returns(a: Advantage) -> str | None:
+    """what a critic would be fitted to: finite detached float32 numbers, one a token"""
+    b = batch(a)
+    return wrong(a.returns(b), len(b.seq_ids))
+
+
+@KIT.check("what it needs", "set `needs = frozenset({...})` to what it reads of old_logp, entropy, ref_logp, rewards, values")
+def _needs(a: Advantage) -> str | None:
+    """it does without the parts of the batch it does not say it needs"""
+    a.advantages(batch(a))
+    return None
+
+
+@KIT.check("direction", "a larger reward must not make its own answer worse: subtract the baseline from the reward")
+def _direction(a: Advantage) -> str | None:
+    """an answer of larger reward, all else as it is, has no smaller advantage, and some have a larger one"""
+    b, gained = batch(a), 0.0
+    for answer in range(4):
+        mine = b.seq_ids == answer
+        more = replace(b, rewards=torch.where(torch.arange(len(b.rewards)) == answer, b.rewards + 1.0, b.rewards))
+        change = (a.advantages(more) - a.advantages(b))[mine].sum().item()
+        if change < -1e-4:
+            return f"a reward larger by 1 changed it by {change:.3g}"
+        gained += change
+    return None if gained > 0 else "no reward changes it"
+
+
+@KIT.check("least samples", "set `least_samples = 2` where the baseline is the other answers of the group")
+def _samples(a: Advantage) -> str | None:
+    """with as many answers to each prompt as it says it needs, some token has an advantage"""
+    b = batch(a)
+    groups = torch.arange(len(b.lengths)) // a.least_samples
+    found = a.advantages(replace(b, group_ids=groups))
+    return None if (found != 0).any() else f"all are 0 with {a.least_samples} a prompt"
+
+
+@KIT.check("repeats", "draw no random numbers")
+def _repeats(a: Advantage) -> str | None:
+    """the same batch gives the same advantages, and the process's random state is left alone"""
+    state = torch.get_rng_state()
+    if not torch.equal(a.advantages(batch(a)), again(a).advantages(batch(a))):
+        return "they differ from call to call"
+    return None if torch.equal(torch.get_rng_state(), state) else "it draws from the process's random numbers"
+
+
+@KIT.check("leaves the batch alone", "copy a tensor before writing into it")
+def _untouched(a: Advantage) -> str | None:
+    """no tensor of the batch is written into"""
+    b = batch(a)
+    kept = {f.name: getattr(b, f.name).clone() for f in fields(b) if isinstance(getattr(b, f.name), Tensor)}
+    a.advantages(b)
+    changed = [name for name, tensor in kept.items() if not torch.equal(getattr(b, name), tensor)]
+    return f"{', '.join(changed)} changed" if changed else None
+
+
+@KIT.check("explained", "return texts from formula() and symbols(), or leave them out")
+def _explained(a: Advantage) -> str | None:
+    """it says what it is, and what the symbols stand for"""
+    return explained(a)

@@ -1,0 +1,72 @@
+"""What a likelihood must be: a loss of each demonstrated token that a split of the batch does not change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.enumeration import TREE, context, setting
+from align.likelihoods import Likelihood
+from align.testing.findings import Finding, Kit
+from align.testing.formulas import explained
+from align.types import TokenContext
+
+KIT = Kit("likelihood")
+NAME = "unused"
+
+
+def check_likelihood(part: Any, /, **keys: Any) -> list[Finding]:
+    """Every check of a likelihood: its name, its class with keys, or a built one."""
+    return KIT.run(part, keys)
+
+
+def view(likelihood: Likelihood) -> tuple[TokenContext, Tensor]:
+    """Forty demonstrations in float32, of one token to three, without what it does not say it needs; and the policy's logits."""
+    ctx, leaf = context(setting(TREE), NAME, dtype=torch.float32)
+    shown = replace(ctx.batch, rewards=None, advantages=None, sampler_logp=None, old_logp=ctx.logp.detach(), ref_logp={},
+                    penalty_weights={}, betas={}, loss_weights=torch.full_like(ctx.batch.loss_weights, 1 / len(ctx.batch.lengths)))
+    return replace(ctx, batch=shown.only(likelihood.needs)), leaf
+
+
+@KIT.check("losses", "return a float32 tensor of shape [T] from ctx.logp; read no part of the batch that `needs` does not name")
+def _losses(likelihood: Likelihood) -> str | None:
+    """a finite float32 loss for each token, with a gradient for the policy, without what it does not say it needs"""
+    ctx, leaf = view(likelihood)
+    found = likelihood.losses(ctx)
+    if found.shape != ctx.logp.shape or found.dtype != torch.float32 or not found.isfinite().all():
+        return f"{list(found.shape)} {found.dtype}{'' if found.isfinite().all() else ', not all finite'}, of {len(ctx.logp)} tokens"
+    if not found.requires_grad:
+        return "they have no gradient"
+    (gradient,) = torch.autograd.grad(found.sum(), leaf)
+    return None if gradient.isfinite().all() and gradient.abs().max() > 0 else "their gradient for the policy is zero, or not finite"
+
+
+@KIT.check("direction", "return what is to be minimised: the negative of a likelihood")
+def _direction(likelihood: Likelihood) -> str | None:
+    """a step down the loss makes what is demonstrated likelier"""
+    ctx, leaf = view(likelihood)
+    shown = torch.arange(len(ctx.batch.lengths)) < len(ctx.batch.lengths) // 4  # of all answers there are, a quarter
+    mine = shown[ctx.batch.seq_ids]
+    (gradient,) = torch.autograd.grad(likelihood.losses(ctx)[mine].sum(), leaf)
+    gained = TREE.token_logp((leaf - 1e-3 * gradient).detach()) - ctx.logp.detach()
+    return None if gained[mine].sum() > 0 else "it makes it less likely"
+
+
+@KIT.check("any split", "let nothing but a demonstration's own tokens enter its loss")
+def _split(likelihood: Likelihood) -> str | None:
+    """micro-batches give each token what the whole batch gives it"""
+    ctx, _ = view(likelihood)
+    sequences = torch.arange(len(ctx.batch.lengths))[::3]
+    tokens = torch.isin(ctx.batch.seq_ids, sequences)
+    micro = TokenContext(batch=ctx.batch.select(sequences), logp=ctx.logp[tokens], entropy=ctx.entropy[tokens])
+    same = torch.allclose(likelihood.losses(micro), likelihood.losses(ctx)[tokens], atol=1e-6)
+    return None if same else "a micro-batch gives other numbers"
+
+
+@KIT.check("explained", "return texts from formula() and symbols(), or leave them out")
+def _explained(likelihood: Likelihood) -> str | None:
+    """it says what it maximises, and what the symbols stand for"""
+    return explained(likelihood)

@@ -1,0 +1,93 @@
+"""What a preference must be: a loss of each pair, or ranking, that pulls the better answer above the worse one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.preferences import Pairs, Preference, Rankings
+from align.testing.findings import Finding, Kit
+from align.testing.formulas import explained
+
+KIT = Kit("preference")
+FAR = 200.0
+"""A margin that an exponential does not survive."""
+
+
+def check_preference(part: Any, /, **keys: Any) -> list[Finding]:
+    """Every check of a preference: its name, its class with keys, or a built one."""
+    return KIT.run(part, keys)
+
+
+def rankings(scores: Tensor, beta: float = 0.5) -> Rankings:
+    """Rankings of three answers, two and two, of these scores [7], with log-probs and lengths of their own."""
+    n = torch.arange(7)
+    return Rankings(scores=scores, beta=torch.full((7,), beta), lengths=3 + n % 4, ids=torch.tensor([0, 0, 0, 1, 1, 2, 2]),
+                    logp=(-4 - torch.cos(n**2.0)).requires_grad_(), log_ratio=torch.sin(n**2.0))
+
+
+SCORES = torch.tensor([0.4, -0.3, 0.1, -0.2, 0.6, 1.0, 0.8])
+
+
+def pull(p: Preference, scores: Tensor, beta: float = 0.5) -> tuple[Tensor, Tensor]:
+    """The loss of each ranking, and its gradient in the scores (or, of one that reads none, in the log-probs)."""
+    given = rankings(scores.clone().requires_grad_(), beta)
+    losses = p.of_rankings(given)
+    found = torch.autograd.grad(losses.sum(), (given.scores, given.logp), allow_unused=True)
+    return losses, sum(x for x in found if x is not None)
+
+
+def _wrong(losses: Tensor, count: int, of: str) -> str | None:
+    if losses.shape != (count,) or losses.dtype != torch.float32 or not losses.isfinite().all():
+        return f"{list(losses.shape)} {losses.dtype}{'' if losses.isfinite().all() else ', not all finite'}, of {count} {of}"
+    return None
+
+
+@KIT.check("losses", "return float32 [P] from `losses` ([G] from an `of_rankings`); use logsigmoid, not the log of sigmoid")
+def _losses(p: Preference) -> str | None:
+    """a finite float32 loss for each pair and for each ranking, with a finite gradient, at a margin of two hundred too"""
+    for scores in (SCORES, torch.zeros(7), FAR * SCORES.sign()):
+        given = rankings(scores)
+        losses, gradient = pull(p, scores)
+        wrong = _wrong(p.losses(given.pairs()[0]), 5, "pairs") or _wrong(losses, 3, "rankings")
+        if wrong or not gradient.isfinite().all():
+            return wrong or "its gradient is not finite"
+    return None
+
+
+@KIT.check("direction", "return what is to be minimised: it falls where the better answer's score rises")
+def _direction(p: Preference) -> str | None:
+    """where all scores are equal, a step down the loss lifts the best answer of each ranking above the worst"""
+    _, gradient = pull(p, torch.zeros(7))
+    gained = -(gradient[[0, 3, 5]] - gradient[[2, 4, 6]])
+    return None if (gained > 0).all() else f"the best gain {gained.tolist()} on the worst"
+
+
+@KIT.check("pair by pair", "let nothing but its own pair or ranking enter a loss")
+def _apart(p: Preference) -> str | None:
+    """another ranking changes no loss of this one"""
+    pairs, _ = rankings(SCORES).pairs()
+    first = Pairs(**{name: None if x is None else x[:1] for name, x in vars(pairs).items()})
+    if not torch.allclose(p.losses(first), p.losses(pairs)[:1], atol=1e-6):
+        return "a pair alone has another loss"
+    moved = SCORES.clone()
+    moved[3:] += torch.tensor([1.0, -1.0, 0.5, 2.0])
+    return None if torch.equal(p.of_rankings(rankings(SCORES))[:1], p.of_rankings(rankings(moved))[:1]) else "another ranking changes it"
+
+
+@KIT.check("beta", "read `pairs.beta`, one a pair: it is the coefficient of the link")
+def _beta(p: Preference) -> str | None:
+    """another beta of one ranking changes the loss of that ranking, and of no other"""
+    given = rankings(SCORES)
+    other = replace(given, beta=torch.where(given.ids == 0, 2.0, given.beta))
+    one, two = p.of_rankings(given), p.of_rankings(other)
+    return None if not torch.allclose(one[:1], two[:1]) and torch.equal(one[1:], two[1:]) else "it does not"
+
+
+@KIT.check("explained", "return texts from formula() and symbols(), or leave them out")
+def _explained(p: Preference) -> str | None:
+    """it says what it maximises, and what the symbols stand for"""
+    return explained(p)

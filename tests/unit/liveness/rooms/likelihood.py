@@ -1,0 +1,9 @@
+from __future__ import annotations
+
+from typing import Any
+
+from liveness.batch import context
+
+
+def probe(part: Any, **_) -> Any:
+    return part.losses(context())
