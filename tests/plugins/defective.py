@@ -44,16 +44,12 @@ GOOD = {
         class Part:
             """Doubles where the divergence is large."""
             first: float = 0.1
-            def __post_init__(self):
-                self._beta = self.first
-            def beta(self, step):
-                return self._beta
-            def update(self, divergence, rollouts):
-                self._beta = min(self._beta * (2.0 if divergence > 1 else 1.0), 10.0)
-            def state_dict(self):
-                return {"beta": self._beta}
-            def load_state_dict(self, state):
-                self._beta = state["beta"]
+            def initial_state(self):
+                return {"beta": self.first}
+            def beta(self, step, state):
+                return state["beta"]
+            def update(self, state, divergence, rollouts):
+                return {"beta": min(state["beta"] * (2.0 if divergence > 1 else 1.0), 10.0)}
         ''',
     "critic": '''
         import torch
@@ -206,12 +202,12 @@ DEFECTS = {
             kept = logp.topk(3, -1).indices
             return logp.gather(-1, kept), ref_logp.gather(-1, kept)
         """),
-    ("coefficient", "beta"): add("def beta(self, step): return self._beta - step / 100"),
-    ("coefficient", "updates"): add("def update(self, divergence, rollouts): self._beta = self._beta * divergence"),
-    ("coefficient", "asking changes nothing"): swap("return self._beta\n", "self._beta *= 0.99; return self._beta\n"),
-    ("coefficient", "multipliers"): add("def multipliers(self, prompt_ids): return [1.0] * len(set(prompt_ids))"),
-    ("coefficient", "state"): swap('return {"beta": self._beta}', 'return {"beta": 1.0}'),
-    ("coefficient", "copies are apart"): swap("self._beta", "Part._beta"),
+    ("coefficient", "beta"): add("def beta(self, step, state): return state['beta'] - step / 100"),
+    ("coefficient", "updates"): swap("min(state[\"beta\"] * (2.0 if divergence > 1 else 1.0), 10.0)", "state[\"beta\"] * divergence"),
+    ("coefficient", "pure"): swap('return {"beta": min(', 'state["beta"] += 0.01; return {"beta": min('),
+    ("coefficient", "multipliers"): add("def multipliers(self, batch, name, state): return [1.0] * len(set(batch.prompt_ids))"),
+    ("coefficient", "state"): swap('return {"beta": self.first}', 'return {"beta": self.first, 1: 0.0}',
+                                   'return {"beta": min(', 'return {**state, "beta": min('),
     ("critic", "values"): swap(".squeeze(-1)", ".squeeze(-1).double()"),
     ("critic", "trained"): swap("torch.nn.Linear(policy.head().weight.shape[1], 1)", "torch.nn.Linear(*policy.head().weight.T.shape)",
                                 ".squeeze(-1)", ".mean(-1)", "self._head.named_parameters()", "[('w', policy.head().weight)]"),

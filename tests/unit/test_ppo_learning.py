@@ -18,6 +18,7 @@ from align.config import build_part
 from align.errors import RecipeError, UserError
 from align.learner.learner import Learner
 from align.pack import pack
+from align.run_state import RunState
 from align.shape import shape
 from align.train import train
 from align.types import Group, Prompt, Rewards, Rollout, TokenBatch
@@ -62,7 +63,7 @@ def groups() -> list[Group]:
 
 def scored(made: Learner) -> TokenBatch:
     rewards = Rewards(values=np.random.default_rng(0).random(12).astype(np.float32))
-    betas = {name: r.coefficient.beta(0) for name, r in made.recipe.regularizers.items()}
+    betas = RunState(made.recipe).betas(0)
     return made.score(replace(pack(groups(), rewards), betas=betas))
 
 
