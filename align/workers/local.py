@@ -10,6 +10,7 @@ import torch
 
 from align.learner.learner import Learner
 from align.recipe import Recipe
+from align.rewards import started
 from align.types import Group, Prompt, Rewards
 from align.workers.precision import set_precision
 from align.workers.reward_runner import run_rewards
@@ -28,8 +29,7 @@ class LocalWorkers:
         os.environ.update(recipe.engine.environment)
         torch.set_num_threads(recipe.workers.threads)
         set_precision(recipe.model)
-        if recipe.reward is not None:
-            recipe.reward.start()
+        self.reward = None if recipe.reward is None else started(recipe.reward)
         if learns:
             self.learner = Learner(recipe, model_dir)
             self.learner_on_gpu = self.learner.policy.device.type == "cuda"
@@ -41,7 +41,7 @@ class LocalWorkers:
                 for group in self.recipe.engine.generate(shard, samples, shard_seed)]
 
     def score(self, groups: Sequence[Group]) -> Rewards:
-        return run_rewards(self.recipe.reward, self.recipe.reward_limits, groups)
+        return run_rewards(self.reward, self.recipe.reward_limits, groups)
 
     def publish(self, version: int) -> dict[str, float]:
         began = time.perf_counter()
