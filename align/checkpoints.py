@@ -14,9 +14,6 @@ from align.recipe import Recipe
 from align.run_state import RunState
 from align.workers import LearnerLike
 
-LOOKING_ON = ("steps", "evaluation", "checkpoint", "writers", "workers")
-"""Keys that change nothing of what a step learns."""
-
 
 def _folder(run_dir: Path, step: int) -> Path:
     return run_dir / "checkpoints" / f"step_{step:06d}"
@@ -39,8 +36,7 @@ def newest_step(run_dir: Path, recipe: Recipe) -> int:
 
 def changes(run_dir: Path, node: dict[str, Any]) -> list[str]:
     """`KEY: OLD -> NEW` for what the run in the folder learned with and the resolved recipe `node` has otherwise."""
-    before, now = ({key: value for key, value in recipe.items() if key not in LOOKING_ON}
-                   for recipe in (config.load(run_dir / "recipe.yaml"), node))
+    before, now = (config.learned_from(Recipe, recipe) for recipe in (config.load(run_dir / "recipe.yaml"), node))
     return list(_changes(before, now, ""))
 
 

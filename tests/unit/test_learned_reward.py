@@ -87,7 +87,7 @@ class Gold(Reward):
 
 def test_a_gold_reward_that_fails_costs_its_own_answer_and_one_that_hangs_the_batch(folder):
     made = learned(folder)
-    made.gold = Gold()
+    made._gold = Gold()
     failing = run_rewards(made, LIMITS, [group("1=", "12", "1", "123")])
     assert np.isnan(failing.values).tolist() == [False, True, False] and failing.failed == 1
     assert failing.first_failure.startswith("prompt 1=: ZeroDivisionError") and __file__ in failing.first_failure
@@ -190,7 +190,8 @@ def test_a_reward_is_started_once_with_its_workers(folder, tmp_path):
     policy, plugin = tiny_model(tmp_path / "policy"), tmp_path / "reward.py"
     plugin.write_text('from align.rewards import Reward\nSTARTED = []\n'
                       "class Running(Reward):\n    def score(self, prompt, response):\n        return float(len(STARTED))\n"
-                      'class Part(Running):\n    """Counts."""\n    def start(self):\n        STARTED.append(1)\n        return Running()\n')
+                      'class Part(Running):\n    """Counts."""\n    def start(self):\n        STARTED.append(1)\n'
+                      "        return Running()\n")
     node = {"steps": 1, "task": "countdown", "algorithm": "grpo", "reward": f"{plugin}:Part", "model": {"path": str(policy)},
             "workers": {"backend": "local"}}
     workers = open_workers(recipe.build(node), str(policy), 4)
