@@ -10,14 +10,17 @@ from typing import Any, TypeVar
 from align.errors import RecipeError, UserError
 
 T = TypeVar("T")
-LIVE = ("engine", "writer")
+LIVE = ("engine",)
 """Rooms whose parts are themselves what runs."""
-RUNNING = {"critic": "align.critics.RunningCritic", "reference": "align.references.RunningReference"}
-"""The contract of what a part's `start` returns, by kind."""
-PLACES = {
-    "coefficient": "in the state, which `initial_state` begins and `update` replaces",
-    "reward": "in the object that `start` returns, an align.rewards.Reward",
-} | {kind: f"in the object that `start` returns, an {name}" for kind, name in RUNNING.items()}
+RUNNING = {
+    "critic": ("start", "align.critics.RunningCritic"),
+    "reference": ("start", "align.references.RunningReference"),
+    "reward": ("start", "align.rewards.Reward"),
+    "writer": ("open", "align.writers.RunningWriter"),
+}
+"""By kind: the method that makes what runs, and the contract of that."""
+PLACES = {kind: f"in the object that `{method}` returns, an {name}" for kind, (method, name) in RUNNING.items()} | {
+    "coefficient": "in the state, which `initial_state` begins and `update` replaces"}
 """Where the parts of a kind keep what changes."""
 
 
@@ -47,11 +50,12 @@ def refuse_other_contract(found: type, contract: type, kind: str, where: str) ->
     own = {name: method for cls in reversed(found.__mro__) if cls.__module__.partition(".")[0] != "align" and cls is not object
            for name, method in vars(cls).items() if inspect.isfunction(method)}
     if kind in RUNNING:
-        module, _, name = RUNNING[kind].rpartition(".")
-        running_contract = getattr(importlib.import_module(module), name)
-        for misplaced in (n for n in own if n in vars(running_contract) and not n.startswith("_")):
-            raise RecipeError(where, f"{_line(own[misplaced])}: `{misplaced}` belongs to the object that `start` returns, of a class "
-                              f"of its own that derives from {RUNNING[kind]}: the {kind} itself is frozen and holds its keys alone")
+        starts, path = RUNNING[kind]
+        module, _, name = path.rpartition(".")
+        of_running = vars(getattr(importlib.import_module(module), name)).keys() - dir(contract)
+        for misplaced in (n for n in own if n in of_running):
+            raise RecipeError(where, f"{_line(own[misplaced])}: `{misplaced}` belongs to the object that `{starts}` returns, of a class "
+                              f"of its own that derives from {path}: the {kind} itself is frozen and holds its keys alone")
     for name, method in own.items():
         wanted = inspect.getattr_static(contract, name, None)
         if inspect.isfunction(wanted) and not _takes(method, inspect.signature(wanted)):
@@ -62,7 +66,8 @@ def refuse_other_contract(found: type, contract: type, kind: str, where: str) ->
 def running(part: Any, made: Any, contract: type[T]) -> T:
     """`made`, which the part returned. Raises UserError where that is no object that can run."""
     if not isinstance(made, contract):
-        raise UserError(f"{type(part).__name__}.start must return an object that derives from {contract.__module__}.{contract.__name__}, "
+        starts = next(method for method, path in RUNNING.values() if path == f"{contract.__module__}.{contract.__name__}")
+        raise UserError(f"{type(part).__name__}.{starts} must return an object that derives from {contract.__module__}.{contract.__name__}, "
                         f"and returned {made!r:.60}: the part is frozen, and what changes in a run lives in that object")
     return made
 

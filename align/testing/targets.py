@@ -12,11 +12,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from align import registry
 from align.errors import RecipeError, UserError
-from align.frozen import RUNNING
 from align.testing.findings import must_define
 
 OPTIONAL = {"estimator": ("value", "coefficient", "reward"), "shaping": ("rewards", "advantages")}
 """What parts define that must define nothing: all methods of their contract have defaults."""
+
+DERIVED = ("critic", "reference")
+"""Their contracts ask for one method of the same name, so a class must derive from its own to be told apart."""
 
 
 def kind_of(name: str, kinds: Iterable[str] = registry.ROOMS) -> str:
@@ -58,5 +60,5 @@ def _kinds_of_class(name: str, kinds: tuple[str, ...]) -> list[str]:
     derived = [k for k in kinds if issubclass(found, registry.contract(k))]
     if derived:
         return derived
-    by_method = [k for k in kinds if k not in RUNNING and must_define(k) and all(hasattr(found, method) for method in must_define(k))]
+    by_method = [k for k in kinds if k not in DERIVED and must_define(k) and all(hasattr(found, method) for method in must_define(k))]
     return by_method or [k for k in kinds if any(hasattr(found, method) for method in OPTIONAL.get(k, ()))]

@@ -170,15 +170,19 @@ GOOD = {
                 super().load(version, weights)
         ''',
     "writer": '''
-        class Part:
-            """Tab-separated lines."""
-            def open(self, folder, run, recipe, done):
+        from align.writers import RunningWriter
+        class Lines(RunningWriter):
+            def __init__(self, folder, recipe):
                 self.file = (folder / "lines.tsv").open("a")
             def write(self, step, metrics):
                 for name, value in metrics.items():
                     self.file.write(f"{step}\\t{name}\\t{value:g}\\n")
             def close(self, finished):
                 self.file.close()
+        class Part:
+            """Tab-separated lines."""
+            def open(self, folder, run, recipe, done):
+                return Lines(folder, recipe)
         ''',
 }
 """One method each beyond what its kind must define, at most."""
