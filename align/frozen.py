@@ -66,9 +66,10 @@ def refuse_other_contract(found: type, contract: type, kind: str, where: str) ->
 def running(part: Any, made: Any, contract: type[T]) -> T:
     """`made`, which the part returned. Raises UserError where that is no object that can run."""
     if not isinstance(made, contract):
-        starts = next(method for method, path in RUNNING.values() if path == f"{contract.__module__}.{contract.__name__}")
-        raise UserError(f"{type(part).__name__}.{starts} must return an object that derives from {contract.__module__}.{contract.__name__}, "
-                        f"and returned {made!r:.60}: the part is frozen, and what changes in a run lives in that object")
+        wanted = f"{contract.__module__}.{contract.__name__}"
+        starts = next(method for method, path in RUNNING.values() if path == wanted)
+        raise UserError(f"{type(part).__name__}.{starts} must return an object that derives from {wanted}, and returned {made!r:.60}: the "
+                        "part is frozen, and what changes in a run lives in that object")
     return made
 
 
