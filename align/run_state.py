@@ -31,7 +31,7 @@ class RunState:
     def __init__(self, recipe: Recipe):
         self._regularizers = recipe.regularizers
         self.step = 0
-        """Batches learned from."""
+        """The next one: the steps that a resumed run need not do again."""
         self.before: dict[str, float] = {}
         """The evaluation before the first step."""
         self.coefficients = initial_states(recipe.regularizers)

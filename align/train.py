@@ -122,8 +122,9 @@ class Run:
                 if isinstance(stop, RunStopped) or not self.updating:
                     self.checkpoint()
                 raise
-            state.step = done = step + 1
+            done = step + 1
             if done == recipe.steps or (recipe.checkpoint.every and done % recipe.checkpoint.every == 0):
+                state.step = done
                 self.checkpoint()
             if evaluation.every > 0 and done % evaluation.every == 0 and done < recipe.steps:
                 self.evaluate(done)

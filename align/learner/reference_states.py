@@ -61,6 +61,6 @@ class ReferenceStates:
 
     def _of(self, reference: RunningReference, micro: TokenBatch) -> Tensor:
         kept = self._kept.get(id(reference), {})
-        if micro.rows[0] not in kept:
+        if not kept or micro.rows[0] not in kept:
             return reference.hidden(micro)
         return torch.cat([kept[row].to(micro.input_ids.device, non_blocking=True) for row in micro.rows])
