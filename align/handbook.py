@@ -171,7 +171,7 @@ def multipliers() -> list[str]:
                                             "each prompt": has("multipliers"), "policy": policy, "compares": says("compares")}),
         *room("weighting", WEIGHTINGS, {"policy": policy, "rewards": needs(REWARDED)}),
         *room("reference", REFERENCES, {"holds": holds(lora=False), "with LoRA": holds(lora=True),
-                                        "changes": has("after_step", "before_batch"), "starts at π": says("starts_at_policy")}),
+                                        "changes": says("changes"), "starts at π": says("starts_at_policy")}),
         *room("shaping", SHAPINGS, {"of rewards": has("rewards"), "of advantages": has("advantages"), "policy": policy,
                                     "second context": has("other_context")}),
     ]

@@ -32,6 +32,8 @@ class Reference(ABC):
 
     starts_at_policy = True
     """The first batch must find it equal to the policy; the run is stopped where it does not. False: the distance is reported."""
+    changes = False
+    """It becomes another during the run, and its version counts that."""
     precomputes = False
     """Gets every ranked answer before the first step (`RunningReference.prepare`), and is asked for no other."""
 

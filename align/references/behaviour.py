@@ -20,6 +20,8 @@ class Behaviour(Reference):
     first update.
     """
 
+    changes = True
+
     def start(self, policy: Policy) -> RunningReference:
         return _BatchBegin(policy)
 

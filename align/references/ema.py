@@ -20,6 +20,8 @@ class Ema(Reference):
     bfloat16 a small rate rounds away and the reference never moves. With LoRA the average is over the adapter.
     """
 
+    changes = True
+
     rate: float = 0.6
     every: int = 1
 

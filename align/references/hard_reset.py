@@ -20,6 +20,8 @@ class HardReset(Reference):
     weakens with every reset. With LoRA the copy is of the adapter.
     """
 
+    changes = True
+
     every: int = 512
 
     def __post_init__(self):

@@ -156,6 +156,7 @@ GOOD = {
                 self._copy = {n: p.detach().clone() for n, p in self.policy.trained()}
         class Part(Reference):
             """A copy taken anew now and then."""
+            changes = True
             every: int = 2
             def start(self, policy):
                 return Copy(policy, self.every)
