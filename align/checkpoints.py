@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the learner's state and the driver's, complete or absent, the newest few kept."""
+"""Checkpoints of a run: its whole state, complete or absent, the newest few kept."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any
 from align import config
 from align.errors import UserError
 from align.recipe import Recipe
-
-LOOKING_ON = ("steps", "evaluation", "checkpoint", "writers", "workers")
-"""Keys that change nothing of what a step learns."""
+from align.run_state import RunState
+from align.workers import LearnerLike
 
 
 def _folder(run_dir: Path, step: int) -> Path:
@@ -37,8 +36,7 @@ def newest_step(run_dir: Path, recipe: Recipe) -> int:
 
 def changes(run_dir: Path, node: dict[str, Any]) -> list[str]:
     """`KEY: OLD -> NEW` for what the run in the folder learned with and the resolved recipe `node` has otherwise."""
-    before, now = ({key: value for key, value in recipe.items() if key not in LOOKING_ON}
-                   for recipe in (config.load(run_dir / "recipe.yaml"), node))
+    before, now = (config.learned_from(Recipe, recipe) for recipe in (config.load(run_dir / "recipe.yaml"), node))
     return list(_changes(before, now, ""))
 
 
@@ -55,34 +53,23 @@ def _written(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def save(run_dir: Path, step: int, learner: Any, recipe: Recipe, before: dict[str, float]) -> None:
-    """The state after `step` steps, and the evaluation `before` the first.
+def save(run_dir: Path, state: RunState, learner: LearnerLike, keep: int) -> None:
+    """The state of a run, and of older ones the newest, `keep` in all.
 
     Written beside its final place and renamed, so a killed run leaves no half of one.
     """
-    final = _folder(run_dir, step)
+    final = _folder(run_dir, state.step)
     if final.exists():
         return
-    unfinished = final.with_name(f"unfinished_{step:06d}")
+    unfinished = final.with_name(f"unfinished_{state.step:06d}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    learner.save(str(unfinished / "learner"))
-    coefficients = {name: r.coefficient.state_dict() for name, r in recipe.regularizers.items()}
-    driver = {"step": step, "coefficients": coefficients, "before": before}
-    (unfinished / "driver.json").write_text(json.dumps(driver, indent=1))
+    state.save(unfinished, learner)
     unfinished.rename(final)
-    for old in _steps(run_dir)[: -recipe.checkpoint.keep]:
+    for old in _steps(run_dir)[:-keep]:
         shutil.rmtree(_folder(run_dir, old))
 
 
-def load(run_dir: Path, step: int, learner: Any, recipe: Recipe) -> dict[str, float]:
-    """Take the state back, and return the evaluation before the first step. Raises UserError when the checkpoint is of another recipe."""
-    folder = _folder(run_dir, step)
-    driver = json.loads((folder / "driver.json").read_text())
-    if driver["coefficients"].keys() != recipe.regularizers.keys():
-        raise UserError(f"{folder} has the regularizers {', '.join(driver['coefficients']) or 'none'}, the recipe has "
-                        f"{', '.join(recipe.regularizers) or 'none'}: resume with the recipe the run was started with")
-    learner.load(str(folder / "learner"))
-    for name, state in driver["coefficients"].items():
-        recipe.regularizers[name].coefficient.load_state_dict(state)
-    return driver["before"]
+def load(run_dir: Path, step: int, state: RunState, learner: LearnerLike) -> None:
+    """Take back the state after `step` steps. Raises UserError where the checkpoint is of another recipe."""
+    state.load(_folder(run_dir, step), learner)

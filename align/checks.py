@@ -192,5 +192,6 @@ def _check_links(recipe: Recipe) -> None:
                           "placement: loss or reward")
     for name in linked:
         steps = (0, recipe.steps // 2, max(recipe.steps - 1, 0))
-        if any(recipe.regularizers[name].coefficient.beta(step) <= 0 for step in steps):
+        coefficient = recipe.regularizers[name].coefficient
+        if any(coefficient.beta(step, coefficient.initial_state()) <= 0 for step in steps):
             raise RecipeError(f"regularizers.{name}.coefficient", "is 0 at some step: a link without beta has no implicit reward")

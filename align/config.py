@@ -30,15 +30,29 @@ LOCAL_FILE = re.compile(r"^(?!/)[^:\n]*\.(py:\w+|yaml)$|^(\.{1,2}|~)/[^:\n]*:[^\
 """A plugin, a file or `./folder:Class`, or another recipe, by a path that starts at the folder of the recipe that names it."""
 
 
-def part(kind: str, default: Any = dataclasses.MISSING, *, many: bool = False, optional: bool = False) -> Any:
-    """A dataclass field that holds a part of this kind (with `many`, a mapping from names to parts)."""
-    metadata = {"kind": kind, "many": many, "default": {} if many else None if optional else default}
+def part(kind: str, default: Any = dataclasses.MISSING, *, many: bool = False, optional: bool = False, learns: bool = True) -> Any:
+    """A dataclass field that holds a part of this kind (with `many`, a mapping from names to parts). `learns`: see `section`."""
+    metadata = {"kind": kind, "many": many, "default": {} if many else None if optional else default, "learns": learns}
     return dataclasses.field(metadata=metadata, default=None, kw_only=True)
 
 
-def section(cls: type) -> Any:
-    """A dataclass field that holds a nested group of keys described by the dataclass `cls`."""
-    return dataclasses.field(metadata={"section": cls}, default_factory=cls, kw_only=True)
+def section(cls: type, *, learns: bool = True) -> Any:
+    """A dataclass field that holds a nested group of keys described by the dataclass `cls`.
+
+    `learns`: whether these keys can change what is learned. A run that is resumed may have others where they cannot.
+    """
+    return dataclasses.field(metadata={"section": cls, "learns": learns}, default_factory=cls, kw_only=True)
+
+
+def learned_from(cls: type, node: dict) -> dict:
+    """The keys of a resolved node of `cls` that can change what is learned, by what its fields say (`learns`)."""
+    known = {f.name: f.metadata for f in dataclasses.fields(cls)}
+    found = {}
+    for key, value in node.items():
+        metadata = known.get(key, {})
+        if metadata.get("learns", True):
+            found[key] = learned_from(metadata["section"], value) if "section" in metadata and isinstance(value, dict) else value
+    return found
 
 
 def load(path: str | Path, overrides: list[str] = ()) -> dict:

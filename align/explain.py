@@ -157,7 +157,7 @@ def effective_betas(recipe: Recipe) -> list[Row]:
     for name, regularizer in recipe.regularizers.items():
         if regularizer.placement == "link":
             continue
-        beta = regularizer.coefficient.beta(0)
+        beta = _first_beta(regularizer)
         rows.append(Row(name, f"β = {beta:g} at step 0" + ("" if _constant(regularizer, recipe) else ", changing")))
         for length in dict.fromkeys((limit, max(limit // 2, 1))):
             weight = recipe.algorithm.reduction.weights(torch.full((sequences,), length), limit)[0].item()
@@ -279,7 +279,7 @@ def _term(name: str, regularizer: Regularizer, recipe: Recipe) -> str:
 
 
 def _beta(name: str, regularizer: Regularizer, recipe: Recipe) -> str:
-    return f"{regularizer.coefficient.beta(0):g}" if _constant(regularizer, recipe) else f"β_{name}"
+    return f"{_first_beta(regularizer):g}" if _constant(regularizer, recipe) else f"β_{name}"
 
 
 def _penalty(regularizer: Regularizer) -> str:
@@ -292,8 +292,12 @@ def _penalty(regularizer: Regularizer) -> str:
 
 def _constant(regularizer: Regularizer, recipe: Recipe) -> bool:
     """No state and the same at the first, middle and last step."""
-    rule = regularizer.coefficient
-    return not rule.state_dict() and len({rule.beta(step) for step in (0, recipe.steps // 2, max(recipe.steps - 1, 0))}) == 1
+    rule, state = regularizer.coefficient, regularizer.coefficient.initial_state()
+    return not state and len({rule.beta(step, state) for step in (0, recipe.steps // 2, max(recipe.steps - 1, 0))}) == 1
+
+
+def _first_beta(regularizer: Regularizer) -> float:
+    return regularizer.coefficient.beta(0, regularizer.coefficient.initial_state())
 
 
 def _print(title: str, rows: list[Row], out: Console) -> None:

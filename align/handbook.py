@@ -167,11 +167,11 @@ def multipliers() -> list[str]:
     """The rooms that stand beside the divergence: what each part is, and what it costs by what its class says and overrides."""
     policy = needs(frozenset({"old_logp", "entropy"}))
     return [
-        *room("coefficient", COEFFICIENTS, {"told": has("update", "update_prompts"), "state": has("state_dict"),
+        *room("coefficient", COEFFICIENTS, {"told": has("update", "update_prompts"), "state": has("initial_state"),
                                             "each prompt": has("multipliers"), "policy": policy, "compares": says("compares")}),
         *room("weighting", WEIGHTINGS, {"policy": policy, "rewards": needs(REWARDED)}),
         *room("reference", REFERENCES, {"holds": holds(lora=False), "with LoRA": holds(lora=True),
-                                        "changes": has("after_step", "before_batch"), "starts at π": says("starts_at_policy")}),
+                                        "changes": says("changes"), "starts at π": says("starts_at_policy")}),
         *room("shaping", SHAPINGS, {"of rewards": has("rewards"), "of advantages": has("advantages"), "policy": policy,
                                     "second context": has("other_context")}),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +216,7 @@ class Checkpoint:
 class Recipe:
     """A whole run."""
 
-    steps: int
+    steps: int = field(metadata={"learns": False})
     """Batches."""
     seed: int = 0
     max_engine_gap: float | None = None
@@ -228,17 +228,17 @@ class Recipe:
     engine: Any = part("engine", "transformers")
     regularizers: Any = part("regularizer", many=True)
     shapings: Any = part("shaping", many=True)
-    writers: Any = part("writer", many=True)
+    writers: Any = part("writer", many=True, learns=False)
     """Who is told the numbers beside metrics.jsonl, which is always written."""
     model: Model = section(Model)
     batch: Batch = section(Batch)
     head: Head = section(Head)
     sampling: Sampling = section(Sampling)
     optimizer: Optimizer = section(Optimizer)
-    workers: Workers = section(Workers)
+    workers: Workers = section(Workers, learns=False)
     reward_limits: RewardLimits = section(RewardLimits)
-    evaluation: Evaluation = section(Evaluation)
-    checkpoint: Checkpoint = section(Checkpoint)
+    evaluation: Evaluation = section(Evaluation, learns=False)
+    checkpoint: Checkpoint = section(Checkpoint, learns=False)
 
     def __post_init__(self):
         if self.steps < 0:

@@ -21,6 +21,7 @@ import types
 from align import plugins
 from align.errors import RecipeError
 from align.frames import own_traceback
+from align.frozen import LIVE, freeze, refuse_other_contract
 from align.plugins.unannotated import refuse_unannotated
 
 ROOMS = {
@@ -86,7 +87,8 @@ def as_part(kind: str, found: type | types.FunctionType, where: str) -> type:
     if not isinstance(found, type):
         raise RecipeError(where, f"names a {type(found).__name__}, not a class")
     refuse_unannotated(found, contract(kind), where)
-    return _complete(found, contract(kind))
+    refuse_other_contract(found, contract(kind), kind, where)
+    return _complete(found, kind, where)
 
 
 def written(name: str, where: str) -> type | types.FunctionType:
@@ -126,17 +128,19 @@ def _only_part(module: types.ModuleType, base: type) -> type:
     return parts[0]
 
 
-def _complete(found: type, base: type) -> type:
+def _complete(found: type, kind: str, where: str) -> type:
     """A plugin that does not derive from its contract gets the contract's methods behind its own."""
+    base = contract(kind)
     if not issubclass(found, base):
         body = {"__module__": found.__module__, "__doc__": found.__doc__}
         if not dataclasses.is_dataclass(found):
             body["__annotations__"] = inspect.get_annotations(found)
         found = type(found.__name__, (found, base), body)
+    if kind not in LIVE and found.__module__.partition(".")[0] != "align":
+        return freeze(found, kind, where)
     if "__dataclass_fields__" in found.__dict__ or (dataclasses.is_dataclass(found) and not inspect.get_annotations(found)):
         return found
-    frozen = dataclasses.is_dataclass(found) and found.__dataclass_params__.frozen
-    return dataclasses.dataclass(frozen=frozen)(found)
+    return dataclasses.dataclass(frozen=kind not in LIVE)(found)
 
 
 def _plugin(spec: str, where: str) -> types.ModuleType:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from align.coefficients import State
 from align.recipe import Recipe
 from align.regularizers import Regularizer
+from align.run_state import initial_states
 from align.shapings import Shaping
 from align.types import Charge, TokenBatch
 
 
-def shape(recipe: Recipe, batch: TokenBatch) -> TokenBatch:
+def shape(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, State] | None = None) -> TokenBatch:
     """The batch with its advantages [T], what a critic is fitted to, and what weighs each active regularizer.
 
-    With a critic the penalties in the reward come before the advantages, so their weightings cannot look at those.
+    `coefficients`: their states by regularizer; None: those a run begins with. With a critic the penalties in the reward come before the
+    advantages, so their weightings cannot look at those.
     """
     rewards, metrics = batch.rewards, {}
+    states = initial_states(recipe.regularizers) if coefficients is None else coefficients
     for name, shaping in recipe.shapings.items():
         before, rewards = rewards, shaping.rewards(batch, rewards)
         metrics |= _change(shaping, "rewards", f"shaping/{name}", before, rewards)
@@ -26,7 +31,7 @@ def shape(recipe: Recipe, batch: TokenBatch) -> TokenBatch:
     judged, algorithm = replace(batch, rewards=rewards), recipe.algorithm
     if algorithm.critic is not None:
         charged = {name: r for name, r in penalties.items() if r.placement == "reward"}
-        judged = _weighed(judged, charged)
+        judged = _weighed(judged, charged, states)
         judged = replace(judged, charges={name: _charge(judged, r, name) for name, r in charged.items()})
         judged = replace(judged, returns=algorithm.targets(judged))
         penalties = {name: r for name, r in penalties.items() if name not in charged}
@@ -36,14 +41,14 @@ def shape(recipe: Recipe, batch: TokenBatch) -> TokenBatch:
         metrics |= _change(shaping, "advantages", f"shaping/{name}", before, advantages)
         metrics |= {f"shaping/{name}/{key}": value for key, value in shaping.metrics(batch, name).items()}
     shaped = replace(judged, rewards=batch.rewards, advantages=advantages)
-    return _weighed(replace(shaped, shaped=metrics | algorithm.measures(shaped)), penalties)
+    return _weighed(replace(shaped, shaped=metrics | algorithm.measures(shaped)), penalties, states)
 
 
-def _weighed(batch: TokenBatch, regularizers: dict[str, Regularizer]) -> TokenBatch:
+def _weighed(batch: TokenBatch, regularizers: dict[str, Regularizer], states: Mapping[str, State]) -> TokenBatch:
     """With the weighting [T] of each of these, and the multipliers [S] of its coefficient where it has some."""
     ones = torch.ones(len(batch.seq_ids))
     weights = {name: ones if r.weighting is None else r.weighting.weights(batch, name) for name, r in regularizers.items()}
-    by_answer = {name: r.coefficient.multipliers(batch, name) for name, r in regularizers.items()}
+    by_answer = {name: r.coefficient.multipliers(batch, name, states[name]) for name, r in regularizers.items()}
     multipliers = {name: values for name, values in by_answer.items() if values is not None}
     return replace(batch, penalty_weights={**batch.penalty_weights, **weights}, multipliers={**batch.multipliers, **multipliers})
 

@@ -29,6 +29,7 @@ from align.leftovers import remove_failed_start
 from align.pack import pack
 from align.recipe import Recipe
 from align.regularizers import referenced
+from align.run_state import RunState
 from align.shape import shape
 from align.telemetry import Telemetry
 from align.types import Group, Rewards, Stat, TokenBatch
@@ -93,7 +94,7 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telem
 
 
 class Run:
-    """The holders of state of one run: the workers, the coefficients (in the recipe) and the telemetry."""
+    """One run of a recipe: its state, its workers and its telemetry."""
 
     def __init__(self, recipe: Recipe, run_dir: Path, workers: Workers, telemetry: Telemetry, examples: Examples, suites: Suites,
                  tokenizer: Any):
@@ -101,38 +102,39 @@ class Run:
         self.examples, self.suites, self.tokenizer = examples, suites, tokenizer
         self.seconds: dict[str, float] = {}
         self.tokens, self.step_seconds = 0, 0.0
-        self.learned, self.updating = 0, False
+        self.state, self.updating = RunState(recipe), False
         self.failures = Failures()
 
     def run(self, first: int) -> dict[str, Any]:
         recipe, evaluation = self.recipe, self.recipe.evaluation
-        started, self.learned = time.perf_counter(), first
+        started, state = time.perf_counter(), self.state
         self.prepare()
         if first:
-            before = checkpoints.load(self.run_dir, first, self.workers.learner, recipe)
+            checkpoints.load(self.run_dir, first, state, self.workers.learner)
             if recipe.answers:
                 self.workers.publish(first)
-        else:
-            before = self.evaluate(0) if evaluation.every >= 0 else {}
+        elif evaluation.every >= 0:
+            state.before = self.evaluate(0)
         for step in range(first, recipe.steps):
             try:
                 self.step(step)
             except (RunStopped, KeyboardInterrupt) as stop:
                 if isinstance(stop, RunStopped) and stop.learned:
-                    self.learned = step + 1
+                    state.step = step + 1
                 # The learner refuses an update before it applies it; a second Ctrl-C may leave half of one: nothing could resume from it.
                 if isinstance(stop, RunStopped) or not self.updating:
-                    checkpoints.save(self.run_dir, self.learned, self.workers.learner, recipe, before)
+                    self.checkpoint()
                 raise
             done = step + 1
             if done == recipe.steps or (recipe.checkpoint.every and done % recipe.checkpoint.every == 0):
-                checkpoints.save(self.run_dir, done, self.workers.learner, recipe, before)
+                state.step = done
+                self.checkpoint()
             if evaluation.every > 0 and done % evaluation.every == 0 and done < recipe.steps:
                 self.evaluate(done)
         self.workers.learner.export(str(self.run_dir / "model"))
         after = self.evaluate(recipe.steps) if evaluation.every >= 0 else {}
         summary = {
-            "before": before, "after": after, "steps": recipe.steps, "resumed_from": first,
+            "before": state.before, "after": after, "steps": recipe.steps, "resumed_from": first,
             "tokens/s": self.tokens / self.step_seconds if self.tokens else None,
             "train_seconds": self.step_seconds, "wall_seconds": time.perf_counter() - started,
             "model": str(self.run_dir / "model"), "biased": [name for name, r in recipe.regularizers.items() if r.allow_biased],
@@ -156,16 +158,16 @@ class Run:
         if batch is None:
             self.telemetry.note(f"step {step}: every sample was dropped; nothing was learned from it")
             return
-        batch, staleness = replace(batch, step=step, betas=self.betas(step)), staleness_metrics(batch, self.learned)
+        batch, staleness = replace(batch, step=step, betas=self.state.betas(step)), staleness_metrics(batch, self.learned)
         with self.timed("score"):
             batch = self.workers.learner.score(batch)
-        batch = shape(self.recipe, batch)
+        batch = shape(self.recipe, batch, self.state.coefficients)
         self.updating = True
         with after_this():
             with self.timed("update"):
                 stats = self.workers.learner.update(batch, step)
-            self.control(stats, len(batch.lengths))
-            self.learned, self.updating = step + 1, False
+            self.state.control(batch, stats)
+            self.state.step, self.updating = step + 1, False
         if step == 0:
             self.note_distances(batch, stats)
         sync = self.sync(step + 1) if self.recipe.algorithm.samples else {}
@@ -209,20 +211,12 @@ class Run:
                 self.telemetry.note(f"step 0: the policy is {k3:.3g} nats a token (k3) away from {written(reference)}, the reference of "
                                     f"regularizers.{name}")
 
-    def control(self, stats: dict[str, Stat], rollouts: int) -> None:
-        for name, regularizer in self.recipe.regularizers.items():
-            if f"divergence/{name}" in stats:
-                measured = stats[f"divergence/{name}"]
-                regularizer.coefficient.update(measured.mean, rollouts)
-                if measured.by_prompt:
-                    regularizer.coefficient.update_prompts({prompt: stat.mean for prompt, stat in measured.by_prompt.items()})
+    def checkpoint(self) -> None:
+        checkpoints.save(self.run_dir, self.state, self.workers.learner, self.recipe.checkpoint.keep)
 
     def sync(self, version: int) -> dict[str, float]:
         with self.timed("sync"):
             return self.workers.publish(version)
-
-    def betas(self, step: int) -> dict[str, float]:
-        return {name: r.coefficient.beta(step) for name, r in self.recipe.regularizers.items()}
 
     def evaluate(self, step: int) -> dict[str, float]:
         metrics = self.evaluate_rankings(step) | (self.evaluate_answers(step) if self.suites.prompts else {})
@@ -241,8 +235,8 @@ class Run:
         """How the held-out rankings would be learned from: the statistics of the loss."""
         if not self.suites.rankings:
             return {}
-        batch = replace(pack(self.suites.rankings, None, self.pad_id), step=step, betas=self.betas(max(step - 1, 0)))
-        stats = self.workers.learner.measure(shape(self.recipe, self.workers.learner.score(batch)))
+        batch = replace(pack(self.suites.rankings, None, self.pad_id), step=step, betas=self.state.betas(max(step - 1, 0)))
+        stats = self.workers.learner.measure(shape(self.recipe, self.workers.learner.score(batch), self.state.coefficients))
         return {f"rankings/{name}": stat.mean for name, stat in stats.items()}
 
     @contextmanager

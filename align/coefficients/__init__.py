@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
 from align.types import TokenBatch
 
+State = Mapping[str, Any]
+"""What a coefficient remembers: JSON values only. It is replaced, never written into."""
+
 
 class Coefficient(ABC):
-    """The contract. State lives in `state_dict`, is checkpointed, and shows as `beta/NAME` in the metrics."""
+    """The contract: pure functions of a state that the run holds. The part itself is its keys, and serves any number of runs.
+
+    A coefficient with a memory defines `initial_state` and the `update...` that it follows. `beta/NAME` in the metrics is its beta, and
+    a checkpoint holds its state.
+    """
 
     needs: frozenset[str] = frozenset()
     """What `multipliers` reads of the batch, of `types.EARLY` (see Weighting.needs)."""
@@ -21,7 +29,7 @@ class Coefficient(ABC):
 
     @property
     def listens(self) -> bool:
-        """Changes with the divergence it is told of."""
+        """Follows the measured divergence."""
         return type(self).update is not Coefficient.update
 
     @staticmethod
@@ -29,26 +37,29 @@ class Coefficient(ABC):
         """`coefficient: 0.1` in a recipe."""
         return {"name": "constant", "value": node}
 
+    def initial_state(self) -> State:
+        """The state a run begins with."""
+        return {}
+
     @abstractmethod
-    def beta(self, step: int) -> float:
+    def beta(self, step: int, state: State) -> float:
         """The coefficient of the batch of this step (from 0), >= 0."""
 
-    def update(self, divergence: float, rollouts: int) -> None:
-        """Told after each step: the mean over rollouts of the divergence summed over a response, in nats, and their number."""
-
-    def multipliers(self, batch: TokenBatch, name: str) -> Tensor | None:
+    def multipliers(self, batch: TokenBatch, name: str, state: State) -> Tensor | None:
         """A factor of beta for each sequence of a scored batch, float32 [S], >= 0; None where beta is all there is.
 
-        `name` finds the regularizer's own entries. The divergence a coefficient is told of contains neither beta nor these.
+        `name` finds the regularizer's own entries. The divergence that `update` gets contains neither beta nor these.
         """
         return None
 
-    def update_prompts(self, divergences: Mapping[str, float]) -> None:
-        """Told after each step where there are multipliers: for each prompt of the batch the mean over its rollouts, in nats a response."""
+    def update(self, state: State, divergence: float, rollouts: int) -> State:
+        """The state after a step: the mean over its rollouts of the divergence summed over a response, in nats, and their number."""
+        return state
 
-    def state_dict(self) -> dict:
-        """JSON values only."""
-        return {}
+    def update_prompts(self, state: State, divergences: Mapping[str, float]) -> State:
+        """The same where there are multipliers: for each prompt of the batch the mean over its rollouts, in nats a response."""
+        return state
 
-    def load_state_dict(self, state: dict) -> None:
-        """Take back what `state_dict` gave."""
+    def update_batch(self, state: State, batch: TokenBatch, name: str) -> State:
+        """The state after a step on this batch, as `multipliers` got it."""
+        return state

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 
-from align.coefficients import Coefficient
+from align.coefficients import Coefficient, State
 from align.coefficients._checks import not_negative
 
 
@@ -27,7 +27,7 @@ class Schedule(Coefficient):
         if self.warmup and not self.start:
             raise ValueError("warmup changes nothing where start is 0")
 
-    def beta(self, step: int) -> float:
+    def beta(self, step: int, state: State) -> float:
         if step < self.warmup:
             return self.start * (step + 1) / self.warmup
         share = self.share(min((step - self.warmup) / self.steps, 1.0))

@@ -1,9 +1,9 @@
 from dataclasses import dataclass
 
-from align.coefficients import Coefficient
+from align.coefficients import Coefficient, State
 
 
-@dataclass
+@dataclass(frozen=True)
 class Adaptive(Coefficient):
     """Ziegler's proportional controller (Ziegler et al. 1909.08593, section 2.2; OpenAI's lm-human-preferences).
 
@@ -20,19 +20,15 @@ class Adaptive(Coefficient):
         for key in ("target", "initial", "horizon"):
             if getattr(self, key) <= 0:
                 raise ValueError(f"{key} must be positive, not {getattr(self, key)}")
-        self._beta = self.initial
 
-    def beta(self, step: int) -> float:
-        return self._beta
+    def initial_state(self) -> State:
+        return {"beta": self.initial}
 
-    def update(self, divergence: float, rollouts: int) -> None:
+    def beta(self, step: int, state: State) -> float:
+        return state["beta"]
+
+    def update(self, state: State, divergence: float, rollouts: int) -> State:
         if rollouts >= 5 * self.horizon:
             raise ValueError(f"horizon {self.horizon} is too short for {rollouts} rollouts a step: beta could turn negative")
         error = min(max(divergence / self.target - 1, -0.2), 0.2)
-        self._beta *= 1 + error * rollouts / self.horizon
-
-    def state_dict(self) -> dict:
-        return {"beta": self._beta}
-
-    def load_state_dict(self, state: dict) -> None:
-        self._beta = state["beta"]
+        return {"beta": state["beta"] * (1 + error * rollouts / self.horizon)}

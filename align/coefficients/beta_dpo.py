@@ -3,14 +3,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from align.coefficients import Coefficient
+from align.coefficients import Coefficient, State
 from align.coefficients._checks import positive
 from align.core.ranking import pairs
 from align.core.segments import segment_sum
 from align.types import TokenBatch
 
 
-@dataclass
+@dataclass(frozen=True)
 class BetaDpo(Coefficient):
     """beta-DPO (Wu et al. 2407.08639, equation 7): pairs that the policy tells apart more than usual weigh with a larger beta.
 
@@ -36,33 +36,26 @@ class BetaDpo(Coefficient):
             raise ValueError(f"momentum must lie in [0, 1), not {self.momentum}")
         if self.per not in ("pair", "batch"):
             raise ValueError(f"per must be pair or batch, not {self.per!r}")
-        self._usual, self._seen = 0.0, None
 
-    def beta(self, step: int) -> float:
+    def initial_state(self) -> State:
+        return {"usual": 0.0}
+
+    def beta(self, step: int, state: State) -> float:
         return self.value
 
-    def multipliers(self, batch: TokenBatch, name: str) -> Tensor:
+    def multipliers(self, batch: TokenBatch, name: str, state: State) -> Tensor:
+        margins = self._margins(batch, name)
+        if self.per == "batch":
+            margins = margins.mean().expand_as(margins)
+        return (1 + self.sensitivity * (margins - state["usual"])).clamp_min(0.01)[batch.group_ids].float()
+
+    def update_batch(self, state: State, batch: TokenBatch, name: str) -> State:
+        return {"usual": self.momentum * state["usual"] + (1 - self.momentum) * self._margins(batch, name).mean().item()}
+
+    def _margins(self, batch: TokenBatch, name: str) -> Tensor:
+        """[G], M_i of each group."""
         log_ratio = segment_sum(batch.old_logp - batch.ref_logp[name], batch.seq_ids, len(batch.lengths))
         better, worse = pairs(batch.group_ids)
         groups = batch.group_ids[better]
         count = int(batch.group_ids.max()) + 1
-        margins = segment_sum(self.value * (log_ratio[better] - log_ratio[worse]), groups, count) / torch.bincount(groups, minlength=count)
-        self._seen = margins.mean().item()
-        if self.per == "batch":
-            margins = margins.mean().expand_as(margins)
-        return (1 + self.sensitivity * (margins - self._usual)).clamp_min(0.01)[batch.group_ids].float()
-
-    def update(self, divergence: float, rollouts: int) -> None:
-        # Not in `multipliers`, which may be asked again for a batch that was never learned from.
-        if self._seen is not None:
-            self._usual = self.momentum * self._usual + (1 - self.momentum) * self._seen
-
-    @property
-    def listens(self) -> bool:
-        return False
-
-    def state_dict(self) -> dict:
-        return {"usual": self._usual}
-
-    def load_state_dict(self, state: dict) -> None:
-        self._usual = state["usual"]
+        return segment_sum(self.value * (log_ratio[better] - log_ratio[worse]), groups, count) / torch.bincount(groups, minlength=count)

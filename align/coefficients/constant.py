@@ -1,6 +1,6 @@
 from dataclasses import dataclass
 
-from align.coefficients import Coefficient
+from align.coefficients import Coefficient, State
 
 
 @dataclass(frozen=True)
@@ -13,5 +13,5 @@ class Constant(Coefficient):
         if self.value < 0:
             raise ValueError(f"value must be >= 0, not {self.value}: a negative coefficient drives the policy away")
 
-    def beta(self, step: int) -> float:
+    def beta(self, step: int, state: State) -> float:
         return self.value

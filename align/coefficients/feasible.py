@@ -4,12 +4,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from align.coefficients import Coefficient
+from align.coefficients import Coefficient, State
 from align.coefficients._checks import not_negative, positive
 from align.types import TokenBatch
 
 
-@dataclass
+@dataclass(frozen=True)
 class Feasible(Coefficient):
     """A coefficient for each prompt, the dual multiplier of its own constraint D_i <= tolerance (Ramirez et al. 2501.14912).
 
@@ -31,21 +31,19 @@ class Feasible(Coefficient):
         if not self.rate < 2 * self.resilience:
             raise ValueError(f"resilience must be above rate/2 = {self.rate / 2:g}, not {self.resilience:g}: the multipliers would swing "
                              "ever wider")
-        self._multipliers: dict[str, float] = {}
 
-    def beta(self, step: int) -> float:
+    def initial_state(self) -> State:
+        return {"multipliers": {}}
+
+    def beta(self, step: int, state: State) -> float:
         return 1.0
 
-    def multipliers(self, batch: TokenBatch, name: str) -> Tensor:
-        return torch.tensor([self._multipliers.get(prompt, self.initial) for prompt in batch.prompt_ids])
+    def multipliers(self, batch: TokenBatch, name: str, state: State) -> Tensor:
+        return torch.tensor([state["multipliers"].get(prompt, self.initial) for prompt in batch.prompt_ids])
 
-    def update_prompts(self, divergences: Mapping[str, float]) -> None:
+    def update_prompts(self, state: State, divergences: Mapping[str, float]) -> State:
+        multipliers = dict(state["multipliers"])
         for prompt, divergence in divergences.items():
-            now = self._multipliers.get(prompt, self.initial)
-            self._multipliers[prompt] = max(now + self.rate * (divergence - self.tolerance - now / self.resilience), 0.0)
-
-    def state_dict(self) -> dict:
-        return {"multipliers": dict(self._multipliers)}
-
-    def load_state_dict(self, state: dict) -> None:
-        self._multipliers = dict(state["multipliers"])
+            now = multipliers.get(prompt, self.initial)
+            multipliers[prompt] = max(now + self.rate * (divergence - self.tolerance - now / self.resilience), 0.0)
+        return {"multipliers": multipliers}

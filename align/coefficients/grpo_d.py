@@ -1,6 +1,6 @@
 from dataclasses import dataclass
 
-from align.coefficients import Coefficient
+from align.coefficients import Coefficient, State
 from align.coefficients._checks import not_negative
 
 
@@ -31,7 +31,7 @@ class GrpoD(Coefficient):
         if self.monotone and self.warm_share != type(self).warm_share:
             raise ValueError("warm_share changes nothing with monotone: true")
 
-    def beta(self, step: int) -> float:
+    def beta(self, step: int, state: State) -> float:
         warm = 0.0 if self.monotone else self.warm_share * self.steps
         if step < warm:
             low, high, share = (self.minimum + self.maximum) / 2, self.minimum, step / warm

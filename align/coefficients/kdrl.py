@@ -1,6 +1,6 @@
 from dataclasses import dataclass
 
-from align.coefficients import Coefficient
+from align.coefficients import Coefficient, State
 from align.coefficients._checks import not_negative, positive
 
 
@@ -22,5 +22,5 @@ class Kdrl(Coefficient):
         if self.floor >= self.start:
             raise ValueError(f"floor {self.floor} is not below start {self.start}: beta could not fall")
 
-    def beta(self, step: int) -> float:
+    def beta(self, step: int, state: State) -> float:
         return max(self.start - self.slope * step, self.floor)

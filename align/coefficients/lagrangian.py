@@ -1,11 +1,11 @@
 import math
 from dataclasses import dataclass
 
-from align.coefficients import Coefficient
+from align.coefficients import Coefficient, State
 from align.coefficients._checks import between, positive
 
 
-@dataclass
+@dataclass(frozen=True)
 class Lagrangian(Coefficient):
     """Beta as the multiplier of the constraint D = target, by dual ascent on its logarithm.
 
@@ -23,17 +23,13 @@ class Lagrangian(Coefficient):
     def __post_init__(self):
         positive(self, "target", "rate")
         between(self)
-        self._log_beta = math.log(self.initial)
 
-    def beta(self, step: int) -> float:
-        return min(max(math.exp(self._log_beta), self.minimum), self.maximum)
+    def initial_state(self) -> State:
+        return {"log_beta": math.log(self.initial)}
 
-    def update(self, divergence: float, rollouts: int) -> None:
-        raised = self._log_beta + self.rate * (divergence - self.target) / self.target
-        self._log_beta = min(max(raised, math.log(self.minimum)), math.log(self.maximum))
+    def beta(self, step: int, state: State) -> float:
+        return min(max(math.exp(state["log_beta"]), self.minimum), self.maximum)
 
-    def state_dict(self) -> dict:
-        return {"log_beta": self._log_beta}
-
-    def load_state_dict(self, state: dict) -> None:
-        self._log_beta = state["log_beta"]
+    def update(self, state: State, divergence: float, rollouts: int) -> State:
+        raised = state["log_beta"] + self.rate * (divergence - self.target) / self.target
+        return {"log_beta": min(max(raised, math.log(self.minimum)), math.log(self.maximum))}

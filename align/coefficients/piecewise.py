@@ -1,7 +1,7 @@
 import itertools
 from dataclasses import dataclass
 
-from align.coefficients import Coefficient
+from align.coefficients import Coefficient, State
 from align.coefficients._checks import coefficient
 
 
@@ -23,7 +23,7 @@ class Piecewise(Coefficient):
         if not all(a < b for (a, _), (b, _) in itertools.pairwise(self.points)):
             raise ValueError(f"the steps of points must increase: {[step for step, _ in self.points]}")
 
-    def beta(self, step: int) -> float:
+    def beta(self, step: int, state: State) -> float:
         if step <= self.points[0][0]:
             return self.points[0][1]
         for (a, low), (b, high) in itertools.pairwise(self.points):

@@ -1,10 +1,10 @@
 from dataclasses import dataclass
 
-from align.coefficients import Coefficient
+from align.coefficients import Coefficient, State
 from align.coefficients._checks import between, positive
 
 
-@dataclass
+@dataclass(frozen=True)
 class PpoPenalty(Coefficient):
     """PPO's adaptive penalty (Schulman et al. 1707.06347, section 4): halved below the target, doubled above it.
 
@@ -25,19 +25,16 @@ class PpoPenalty(Coefficient):
         between(self)
         if self.tolerance < 1 or self.factor <= 1:
             raise ValueError(f"tolerance must be at least 1 and factor above 1, not {self.tolerance} and {self.factor}")
-        self._beta = self.initial
 
-    def beta(self, step: int) -> float:
-        return self._beta
+    def initial_state(self) -> State:
+        return {"beta": self.initial}
 
-    def update(self, divergence: float, rollouts: int) -> None:
+    def beta(self, step: int, state: State) -> float:
+        return state["beta"]
+
+    def update(self, state: State, divergence: float, rollouts: int) -> State:
         if divergence < self.target / self.tolerance:
-            self._beta = max(self._beta / self.factor, self.minimum)
-        elif divergence > self.target * self.tolerance:
-            self._beta = min(self._beta * self.factor, self.maximum)
-
-    def state_dict(self) -> dict:
-        return {"beta": self._beta}
-
-    def load_state_dict(self, state: dict) -> None:
-        self._beta = state["beta"]
+            return {"beta": max(state["beta"] / self.factor, self.minimum)}
+        if divergence > self.target * self.tolerance:
+            return {"beta": min(state["beta"] * self.factor, self.maximum)}
+        return state

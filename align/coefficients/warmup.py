@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from align.coefficients import Coefficient
+from align.coefficients import Coefficient, State
 from align.config import part
 from align.types import TokenBatch
 
@@ -13,7 +13,7 @@ from align.types import TokenBatch
 class Warmup(Coefficient):
     """Any other coefficient, scaled by `min((step + 1)/steps, 1)`: `{name: warmup, steps: 20, to: 0.1}`.
 
-    What it scales is told of every step's divergence from the first on, and keeps its own state.
+    What it scales follows every step's divergence from the first on; its state is the state.
     """
 
     steps: int
@@ -23,12 +23,6 @@ class Warmup(Coefficient):
     def __post_init__(self):
         if self.steps < 2:
             raise ValueError(f"steps must be at least 2, not {self.steps}: the first step is not 0, so one step changes nothing")
-
-    def beta(self, step: int) -> float:
-        return min((step + 1) / self.steps, 1.0) * self.to.beta(step)
-
-    def update(self, divergence: float, rollouts: int) -> None:
-        self.to.update(divergence, rollouts)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -42,14 +36,20 @@ class Warmup(Coefficient):
     def listens(self) -> bool:
         return self.to.listens
 
-    def multipliers(self, batch: TokenBatch, name: str) -> Tensor | None:
-        return self.to.multipliers(batch, name)
+    def initial_state(self) -> State:
+        return self.to.initial_state()
 
-    def update_prompts(self, divergences: Mapping[str, float]) -> None:
-        self.to.update_prompts(divergences)
+    def beta(self, step: int, state: State) -> float:
+        return min((step + 1) / self.steps, 1.0) * self.to.beta(step, state)
 
-    def state_dict(self) -> dict:
-        return self.to.state_dict()
+    def multipliers(self, batch: TokenBatch, name: str, state: State) -> Tensor | None:
+        return self.to.multipliers(batch, name, state)
 
-    def load_state_dict(self, state: dict) -> None:
-        self.to.load_state_dict(state)
+    def update(self, state: State, divergence: float, rollouts: int) -> State:
+        return self.to.update(state, divergence, rollouts)
+
+    def update_prompts(self, state: State, divergences: Mapping[str, float]) -> State:
+        return self.to.update_prompts(state, divergences)
+
+    def update_batch(self, state: State, batch: TokenBatch, name: str) -> State:
+        return self.to.update_batch(state, batch, name)

@@ -15,27 +15,16 @@ if TYPE_CHECKING:
 
 
 class Critic(ABC):
-    """The contract. Values are in the unit of the reward, what regularizers take from it included."""
+    """The contract of the part: its keys, and what `start` makes of them. It holds no parameters itself."""
 
     lr: float | None = None
     """The critic's own learning rate; None: the optimizer's."""
 
     @abstractmethod
-    def start(self, policy: Policy) -> None:
-        """Make the parameters, by torch's generator, beside the policy as the recipe loads it. Called once.
+    def start(self, policy: Policy) -> RunningCritic:
+        """Make the parameters, by torch's generator, beside the policy as the recipe loads it. Called once a run.
 
         Raises UserError where a folder does not hold what the critic needs.
-        """
-
-    @abstractmethod
-    def trained(self) -> Iterator[tuple[str, Parameter]]:
-        """What is trained and checkpointed, beside the policy's own: names begin with `critic.`."""
-
-    @abstractmethod
-    def values(self, policy: Policy, micro: TokenBatch, hidden: Tensor) -> Tensor:
-        """float32 [T], V of the state before each response token, differentiable.
-
-        Args: hidden [T, H]: the policy's state there, with its gradient. A sequence's values depend on its own tokens alone.
         """
 
     def values_trained(self, whole: int) -> int:
@@ -46,3 +35,18 @@ class Critic(ABC):
         """Raises ValueError for a key every critic has in common; to be called by `__post_init__`."""
         if self.lr is not None and not self.lr > 0:
             raise ValueError(f"lr must be positive, not {self.lr}; without it the critic has the optimizer's")
+
+
+class RunningCritic(ABC):
+    """The contract of what `start` returns. Values are in the unit of the reward, what regularizers take from it included."""
+
+    @abstractmethod
+    def trained(self) -> Iterator[tuple[str, Parameter]]:
+        """What is trained and checkpointed, beside the policy's own: names begin with `critic.`."""
+
+    @abstractmethod
+    def values(self, micro: TokenBatch, hidden: Tensor) -> Tensor:
+        """float32 [T], V of the state before each response token, differentiable.
+
+        Args: hidden [T, H]: the policy's state there, with its gradient. A sequence's values depend on its own tokens alone.
+        """

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from align.critics import Critic
+from align.critics import Critic, RunningCritic
 from align.errors import UserError
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy
+    from align.learner.scorer import Scorer
     from align.types import TokenBatch
 
 
-@dataclass
+@dataclass(frozen=True)
 class Separate(Critic):
     """A model of its own, trained whole in the policy's precision, that starts as a learned reward or as the initial policy.
 
@@ -34,25 +35,31 @@ class Separate(Critic):
         self.check()
         if self.path is not None:
             # A worker's working directory is another one.
-            self.path = str(Path(self.path).expanduser().absolute())
+            object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
 
-    def start(self, policy: Policy) -> None:
+    def start(self, policy: Policy) -> RunningCritic:
         from align.learner.scorer import Scorer  # noqa: PLC0415  (the learner's libraries take seconds to import)
         from align.recipe import Lora  # noqa: PLC0415
 
         where = "critic separate: path"
-        self._scorer = Scorer(self.path or policy.model_dir, replace(policy.options, lora=Lora()), where)
-        other = self._scorer.tokenizer.get_vocab()
+        scorer = Scorer(self.path or policy.model_dir, replace(policy.options, lora=Lora()), where)
+        other = scorer.tokenizer.get_vocab()
         differing = sorted(t for t, i in policy.tokenizer.get_vocab().items() if other.get(t) != i)
         if differing:
             raise UserError(f"{where}: {self.path} has another vocabulary: {len(differing)} of the policy's tokens differ, the first "
                             f"{differing[0]!r}. It reads the policy's tokens as they are: give a model of the same tokenizer")
+        return _Model(scorer)
 
     def values_trained(self, whole: int) -> int:
         return whole
 
+
+class _Model(RunningCritic):
+    def __init__(self, scorer: Scorer):
+        self._scorer = scorer
+
     def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return ((f"critic.{n}", p) for n, p in self._scorer.trained())
 
-    def values(self, policy: Policy, micro: TokenBatch, hidden: Tensor) -> Tensor:
+    def values(self, micro: TokenBatch, hidden: Tensor) -> Tensor:
         return self._scorer.values(micro)

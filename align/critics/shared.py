@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from align.critics import Critic
+from align.critics import Critic, RunningCritic
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy
     from align.types import TokenBatch
 
 
-@dataclass
+@dataclass(frozen=True)
 class Shared(Critic):
     """A linear value head on the policy's own states: one forward pass serves both (Ziegler et al. 1909.08593).
 
@@ -29,7 +29,13 @@ class Shared(Critic):
     def __post_init__(self):
         self.check()
 
-    def start(self, policy: Policy) -> None:
+    def start(self, policy: Policy) -> RunningCritic:
+        return _Head(policy, self.detach)
+
+
+class _Head(RunningCritic):
+    def __init__(self, policy: Policy, detach: bool):
+        self._detach = detach
         self._head = torch.nn.Linear(policy.head().weight.shape[1], 1, device=policy.device)
         torch.nn.init.zeros_(self._head.weight)
         torch.nn.init.zeros_(self._head.bias)
@@ -37,5 +43,5 @@ class Shared(Critic):
     def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return ((f"critic.{n}", p) for n, p in self._head.named_parameters())
 
-    def values(self, policy: Policy, micro: TokenBatch, hidden: Tensor) -> Tensor:
-        return self._head((hidden.detach() if self.detach else hidden).float()).squeeze(-1)
+    def values(self, micro: TokenBatch, hidden: Tensor) -> Tensor:
+        return self._head((hidden.detach() if self._detach else hidden).float()).squeeze(-1)

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from align.learner.learner import Learner
 
 
-def _state(learner: Learner, hashed: bool) -> dict[str, Any]:
+def state_dict(learner: Learner) -> dict[str, Any]:
+    """Tensors: what is trained (the critic too) in float32, Adam's moments, reference states with hashes, counts of batches and updates."""
+    return {**_trained(learner), "references": references.saved(learner.references)}
+
+
+def _trained(learner: Learner) -> dict[str, Any]:
     parameters = {name: learner.optimizer.master(p) for name, p in learner.trained()}
     moments = {
         name: {key: learner.optimizer.state[p][key] for key in ("step", "exp_avg", "exp_avg_sq")} if p in learner.optimizer.state
@@ -27,34 +32,37 @@ def _state(learner: Learner, hashed: bool) -> dict[str, Any]:
     return {
         "policy": {n: p.detach() for n, p in parameters.items()},
         "optimizer": moments,
-        "references": references.saved(learner.references, learner.policy if hashed else None),
         "version": torch.tensor(learner.version),
         "updates": torch.tensor(learner.updates),
     }
 
 
 def save(learner: Learner, folder: str) -> None:
-    """What is trained (the critic too) in float32, Adam's moments, reference states with their hashes, counts of batches and updates."""
+    """`state_dict`, into a folder."""
     with _single_process():
-        dcp.save(_state(learner, hashed=True), checkpoint_id=folder, no_dist=True)
+        dcp.save(state_dict(learner), checkpoint_id=folder, no_dist=True)
 
 
 def load(learner: Learner, folder: str) -> None:
     """Raises UserError when the folder is not a checkpoint of this recipe's model, or a reference is not what it was."""
     if not (Path(folder) / ".metadata").is_file():
         raise UserError(f"{folder} is not a complete checkpoint: delete it to resume from the one before")
-    state = _state(learner, hashed=False)
-    state = {k: _copy(v) for k, v in state.items()}
+    state = _copy({**_trained(learner), "references": references.to_be_read(learner.references)})
     try:
         with _single_process():
             dcp.load(state, checkpoint_id=folder, no_dist=True)
     except (dcp.api.CheckpointException, ValueError, RuntimeError) as error:
         raise UserError(f"{folder} does not fit this recipe's model: resume with the recipe.yaml of the run "
                         f"({str(error).splitlines()[0]})") from error
+    load_state_dict(learner, state)
+
+
+def load_state_dict(learner: Learner, state: dict[str, Any]) -> None:
+    """Take back what `state_dict` gave. Raises UserError where a reference is not what it was."""
     for name, p in learner.trained():
         learner.optimizer.assign(p, state["policy"][name])
         learner.optimizer.state[learner.optimizer.master(p)] = state["optimizer"][name]
-    references.restore(learner.references, learner.policy, state["references"])
+    references.restore(learner.references, learner.recipe.regularizers, state["references"])
     learner.version, learner.updates = int(state["version"]), int(state["updates"])
 
 

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 
 from align.core.logprobs import Compared
+from align.critics import RunningCritic
 from align.divergences.reverse_kl import ReverseKl
 from align.errors import RunStopped
+from align.frozen import running
 from align.learner import budgets, checkpoint, objective, references
 from align.learner.head import stop_unless_ready
+from align.learner.initial_policy import InitialPolicy
 from align.learner.micro_batches import micro_batches, minibatches
 from align.learner.optimizer import make_optimizer, schedule
 from align.learner.policy import Policy
@@ -37,13 +40,13 @@ class Learner:
         torch.manual_seed(recipe.seed)  # the first values of LoRA and of new heads
         self.policy = Scorer(model_dir, recipe.model) if recipe.algorithm.scores else Policy(model_dir, recipe.model)
         stop_unless_ready(recipe, self.policy.device)
-        self.critic = recipe.algorithm.critic
-        if self.critic is not None:
-            self.critic.start(self.policy)
-        self.optimizer = make_optimizer(recipe.optimizer, self.policy, self.critic)
+        critic = recipe.algorithm.critic
+        self.critic = None if critic is None else running(critic, critic.start(self.policy), RunningCritic)
+        self.optimizer = make_optimizer(recipe.optimizer, self.policy, self.critic, None if critic is None else critic.lr)
         self.references = references.started(recipe, self.policy)
+        self.initial = InitialPolicy(self.policy, self.references)
         self.budgets = budgets.chosen(recipe, self.policy)
-        self.states = ReferenceStates(self.policy, self.references, self.budgets.kept_bytes)
+        self.states = ReferenceStates(self.references, self.budgets.kept_bytes)
         self._scorings = Scorings(recipe, self.policy, self.references, self.critic, self.states, self.budgets)
         self._packer = Packer()
 
@@ -51,7 +54,7 @@ class Learner:
     def score(self, batch: TokenBatch) -> TokenBatch:
         """The batch with what the references say of it, and pi_old and the critic's values where something reads them."""
         for reference in references.distinct(self.references).values():
-            reference.before_batch(self.policy)
+            reference.before_batch()
         self.states.start_batch()
         return self._scorings.scored(batch)
 
@@ -60,8 +63,7 @@ class Learner:
         """Tell the references that precompute of these answers; None, after the last, lets go of what computed. Returns how many were."""
         if batch is None:
             for reference in self.references.values():
-                if reference.precomputes:
-                    reference.release()
+                reference.release()
             return 0
         return self._scorings.prepare(batch)
 
@@ -102,7 +104,8 @@ class Learner:
             self._stop_on_engine_gap(tally, step)
         if first and self.version == 0:
             compared = referenced(self.recipe.regularizers)
-            references.stop_unless_initial(self.references, self.recipe.model.dtype, compared, tally, step)
+            parts = {name: self.recipe.regularizers[name].reference for name in compared}
+            references.stop_unless_initial(parts, self.recipe.model.dtype, compared, tally, step)
         # Each model by itself: a critic's gradient is no measure of the policy's.
         norms = [torch.nn.utils.clip_grad_norm_(g["params"], self.recipe.optimizer.max_grad_norm) for g in self.optimizer.param_groups]
         for norm in norms:
@@ -115,7 +118,7 @@ class Learner:
         self.optimizer.step()
         self.updates += 1
         for reference in references.distinct(self.references).values():
-            reference.after_step(self.policy, self.updates)
+            reference.after_step(self.updates)
         tally.merge(losses)
         for name, norm in zip(("grad/norm", "critic/grad/norm"), norms, strict=False):
             tally.add(name, norm, 1)
@@ -127,7 +130,7 @@ class Learner:
             return ScoreContext(batch=micro, scores=self.policy.scores(micro))
         hidden = self.policy.hidden(micro)
         fresh = stats(self.recipe, self.budgets, hidden, self.policy.head(), micro, self._to_references(micro))
-        values = None if self.critic is None else self.critic.values(self.policy, micro, hidden)
+        values = None if self.critic is None else self.critic.values(micro, hidden)
         micro = replace(micro, ref_logp={**micro.ref_logp, **fresh.ref_logp})
         return TokenContext(batch=micro, logp=fresh.logp, entropy=fresh.entropy, exact=fresh.exact, values=values)
 
@@ -175,19 +178,20 @@ class Learner:
     def exact_kl(self, batch: TokenBatch) -> Stat:
         """KL(policy||initial policy) of whole answers, in nats: at each state the policy visited the exact KL, summed over the answer.
 
-        The initial policy is loaded for this one measurement, whatever the regularizers look at.
+        The same whatever the regularizers look at.
         """
-        initial, total = self.policy.initial(), 0.0
-        for _, micro in micro_batches(batch, self.budgets.micro_tokens):
-            micro = micro.to(self.policy.device)
-            compared = {"kl": Compared(ReverseKl(), initial.hidden(micro), initial.head())}
-            found = stats(self.recipe, self.budgets, self.policy.hidden(micro), self.policy.head(), micro, compared)
-            total += found.exact["kl"].sum().item()
+        total = 0.0
+        with self.initial.at_hand() as (initial, parameters):
+            for _, micro in micro_batches(batch, self.budgets.micro_tokens):
+                micro = micro.to(self.policy.device)
+                compared = {"kl": Compared(ReverseKl(), initial.hidden(micro, parameters), initial.head(parameters))}
+                found = stats(self.recipe, self.budgets, self.policy.hidden(micro), self.policy.head(), micro, compared)
+                total += found.exact["kl"].sum().item()
         return Stat(sum=total, count=len(batch.lengths))
 
     def described_references(self) -> dict[str, dict[str, Any]]:
         """By regularizer: its reference, how often that has changed, and the hash of its parameters."""
-        return references.described(self.references, self.policy)
+        return references.described(self.references, self.recipe.regularizers)
 
     def weights(self) -> Weights:
         """Everything an engine needs, under checkpoint names."""
@@ -196,6 +200,13 @@ class Learner:
     def export(self, folder: str) -> None:
         """The policy as a Hugging Face folder."""
         self.policy.export(folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The learner's half of `RunState`: tensors."""
+        return checkpoint.state_dict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        checkpoint.load_state_dict(self, state)
 
     def save(self, folder: str) -> None:
         checkpoint.save(self, folder)

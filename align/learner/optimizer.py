@@ -9,16 +9,16 @@ from align.learner.masters import MasterAdamW
 from align.recipe import Optimizer
 
 if TYPE_CHECKING:
-    from align.critics import Critic
+    from align.critics import RunningCritic
     from align.learner.policy import Policy
     from align.learner.scorer import Scorer
 
 
-def make_optimizer(options: Optimizer, policy: Policy | Scorer, critic: Critic | None) -> MasterAdamW:
+def make_optimizer(options: Optimizer, policy: Policy | Scorer, critic: RunningCritic | None, critic_lr: float | None) -> MasterAdamW:
     """One optimizer; the critic is a group of its own, for it may have its own rate."""
     groups = [{"params": [p for _, p in policy.trained()], "full_lr": options.lr}]
     if critic is not None:
-        groups.append({"params": [p for _, p in critic.trained()], "full_lr": critic.lr or options.lr})
+        groups.append({"params": [p for _, p in critic.trained()], "full_lr": critic_lr or options.lr})
     return MasterAdamW(groups, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay, fused=True)
 
 

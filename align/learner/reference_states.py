@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from align.core.logprobs import Head
-from align.learner.policy import Policy
-from align.references import Reference
+from align.references import RunningReference
 from align.types import TokenBatch
 
 
@@ -20,8 +19,8 @@ class ReferenceStates:
     move with the updates: on the device up to `on_device` bytes, beyond it in host memory (pinned beside a GPU).
     """
 
-    def __init__(self, policy: Policy, references: dict[str, Reference], on_device: int):
-        self._policy, self._references, self._on_device = policy, references, on_device
+    def __init__(self, references: dict[str, RunningReference], on_device: int):
+        self._references, self._on_device = references, on_device
         self._kept: dict[int, dict[int, Tensor]] = {}
         self._heads: dict[int, Head] = {}
         self._used = 0
@@ -34,7 +33,7 @@ class ReferenceStates:
         """The layer that makes logits of the states, of its first use for this batch."""
         reference = self._references[name]
         if id(reference) not in self._heads:
-            self._heads[id(reference)] = reference.head(self._policy)
+            self._heads[id(reference)] = reference.head()
         return self._heads[id(reference)]
 
     def keep(self, name: str, micro: TokenBatch, hidden: Tensor) -> None:
@@ -60,8 +59,8 @@ class ReferenceStates:
                 found[id(reference)] = self._of(reference, micro)
         return {name: found[id(self._references[name])] for name in names}
 
-    def _of(self, reference: Reference, micro: TokenBatch) -> Tensor:
+    def _of(self, reference: RunningReference, micro: TokenBatch) -> Tensor:
         kept = self._kept.get(id(reference), {})
-        if micro.rows[0] not in kept:
-            return reference.hidden(self._policy, micro)
+        if not kept or micro.rows[0] not in kept:
+            return reference.hidden(micro)
         return torch.cat([kept[row].to(micro.input_ids.device, non_blocking=True) for row in micro.rows])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,35 +11,37 @@ import torch
 from align.config import resolved
 from align.describe import written
 from align.errors import RunStopped, UserError
+from align.frozen import running
 from align.learner.policy import Policy
 from align.learner.tally import Tally, reference_place
 from align.recipe import Recipe
-from align.references import Reference
+from align.references import Reference, RunningReference
+from align.regularizers import Regularizer
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-3}
 """Nats a token (k3) that rounding explains, by precision; another model is 1e-2 away and more."""
 BLANK = "00" * 8
 
 
-def started(recipe: Recipe, policy: Policy) -> dict[str, Reference]:
+def started(recipe: Recipe, policy: Policy) -> dict[str, RunningReference]:
     """One reference for each regularizer that has one; equal configurations share one, so that a stack costs one copy."""
-    shared: dict[str, Reference] = {}
+    shared: dict[str, RunningReference] = {}
     by_regularizer = {}
     for name, regularizer in recipe.regularizers.items():
         if regularizer.reference is not None:
             key = json.dumps(resolved(regularizer.reference), sort_keys=True, default=str)
             if key not in shared:
-                regularizer.reference.start(policy)
-            by_regularizer[name] = shared.setdefault(key, regularizer.reference)
+                shared[key] = running(regularizer.reference, regularizer.reference.start(policy), RunningReference)
+            by_regularizer[name] = shared[key]
     return by_regularizer
 
 
-def distinct(references: dict[str, Reference]) -> dict[str, Reference]:
+def distinct(references: dict[str, RunningReference]) -> dict[str, RunningReference]:
     """Each once, by the first regularizer that has it."""
     return {name: r for name, r in references.items() if name == next(n for n, other in references.items() if other is r)}
 
 
-def stop_unless_initial(references: dict[str, Reference], dtype: str, referenced: list[str], tally: Tally, step: int) -> None:
+def stop_unless_initial(references: Mapping[str, Reference], dtype: str, referenced: list[str], tally: Tally, step: int) -> None:
     """Raises RunStopped where a reference that begins as the policy does not give the first batch the policy's log-probs."""
     measured = tally.stats()
     for name in referenced:
@@ -51,31 +54,36 @@ def stop_unless_initial(references: dict[str, Reference], dtype: str, referenced
                                  "pass, does this. Where another model is meant, name it: reference: {name: checkpoint, path: ...}")
 
 
-def described(references: dict[str, Reference], policy: Policy) -> dict[str, dict[str, Any]]:
+def described(references: dict[str, RunningReference], regularizers: Mapping[str, Regularizer]) -> dict[str, dict[str, Any]]:
     """By regularizer: what its reference is, how often it has changed, and the hash of its parameters now."""
-    hashes = {id(r): r.content_hash(policy) for r in distinct(references).values()}
-    return {name: {"reference": written(r), "version": r.version, "hash": hashes[id(r)]} for name, r in references.items()}
+    return {name: {"reference": written(regularizers[name].reference), "version": r.version, "hash": r.content_hash()}
+            for name, r in references.items()}
 
 
-def saved(references: dict[str, Reference], policy: Policy | None) -> dict[str, Any]:
-    """The state of each; without `policy` the hash is left blank, to be read into."""
-    hashes = {name: r.content_hash(policy) if policy else BLANK for name, r in distinct(references).items()}
-    return {name: {"state": r.state_dict(), "version": torch.tensor(r.version), "hash": _bytes(hashes[name])}
-            for name, r in distinct(references).items()}
+def saved(references: dict[str, RunningReference]) -> dict[str, Any]:
+    """The state of each, and the hash by which a resumed run knows it."""
+    return {name: {**_of(r), "hash": _bytes(r.content_hash())} for name, r in distinct(references).items()}
 
 
-def restore(references: dict[str, Reference], policy: Policy, state: dict[str, Any]) -> None:
+def to_be_read(references: dict[str, RunningReference]) -> dict[str, Any]:
+    """What `saved` gives, to be read into: without the hashes, which take long."""
+    return {name: {**_of(r), "hash": _bytes(BLANK)} for name, r in distinct(references).items()}
+
+
+def _of(reference: RunningReference) -> dict[str, Any]:
+    return {"state": reference.state_dict(), "version": torch.tensor(reference.version)}
+
+
+def restore(references: dict[str, RunningReference], regularizers: Mapping[str, Regularizer], state: dict[str, Any]) -> None:
     """Raises UserError where a reference that is taken anew at each start is not the one it was."""
     for name, reference in distinct(references).items():
-        reference.load_state_dict(state[name]["state"])
-        version = int(state[name]["version"])
-        if reference.version != version:
-            reference.version = version
-        now = reference.content_hash(policy)
+        reference.restore(int(state[name]["version"]), state[name]["state"])
+        now = reference.content_hash()
         if not torch.equal(_bytes(now), state[name]["hash"]):
             before = bytes(state[name]["hash"].tolist()).hex()
-            raise UserError(f"the reference of regularizers.{name} ({written(reference)}) is not the one the run was started with (hash "
-                            f"{now}, was {before}): the folder it is taken from has changed. Put it back, or start a new run")
+            raise UserError(f"the reference of regularizers.{name} ({written(regularizers[name].reference)}) is not the one the run was "
+                            f"started with (hash {now}, was {before}): the folder it is taken from has changed. Put it back, or "
+                            "start a new run")
 
 
 def _bytes(hexadecimal: str) -> torch.Tensor:

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from align.coefficients import Coefficient
 from align.core.logprobs import Compared, Head, TokenStats, token_stats
-from align.critics import Critic
+from align.critics import RunningCritic
 from align.learner.budgets import Budgets
 from align.learner.micro_batches import micro_batches
 from align.learner.policy import Policy
 from align.learner.reference_states import ReferenceStates
 from align.learner.references import distinct
 from align.recipe import Recipe
-from align.references import Reference
+from align.references import RunningReference
 from align.regularizers import referenced
 from align.shapings import Shaping
 from align.types import TokenBatch
@@ -37,9 +37,9 @@ class Scorings:
 
     recipe: Recipe
     policy: Policy
-    references: dict[str, Reference]
+    references: dict[str, RunningReference]
     """By regularizer."""
-    critic: Critic | None
+    critic: RunningCritic | None
     states: ReferenceStates
     budgets: Budgets
 
@@ -64,7 +64,7 @@ class Scorings:
                 old.append(self._stats(hidden, self.policy.head(), placed,
                                        self._other_contexts(contexts, batch.seq_ids[chosen].unique())))
                 if self.critic is not None:
-                    values.append(self.critic.values(self.policy, placed, hidden))
+                    values.append(self.critic.values(placed, hidden))
             for name, logp in self._reference_logp(names, micro, placed).items():
                 logps[name].append(logp)
         whole = torch.cat(order).argsort()
@@ -112,9 +112,6 @@ class Scorings:
         """Hand every ranked answer to the references that precompute. Returns how many sequences had to be scored for it."""
         computed = 0
         for name, reference in distinct(self.references).items():
-            if not reference.precomputes:
-                continue
-
             def logp(name: str = name) -> Tensor:
                 self.states.start_batch()
                 parts = []

@@ -8,6 +8,7 @@ another shape brings a model of its own.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
@@ -27,52 +28,21 @@ BASE = None
 
 
 class Reference(ABC):
-    """The contract. `start` sees the policy as the recipe loads it, before any checkpoint is restored.
-
-    Tensors that `hidden` or `head` have used are replaced, never written into: a batch is scored once and compared until its last
-    update.
-    """
+    """The contract of the part: its keys, and what `start` makes of them. It holds nothing itself."""
 
     starts_at_policy = True
     """The first batch must find it equal to the policy; the run is stopped where it does not. False: the distance is reported."""
+    changes = False
+    """It becomes another during the run, and its version counts that."""
     precomputes = False
-    """Is told every ranked answer before the first step (`prepare`), and asked for no other."""
-    version: int = 0
-    """How often it has changed."""
+    """Gets every ranked answer before the first step (`RunningReference.prepare`), and is asked for no other."""
 
     @abstractmethod
-    def start(self, policy: Policy) -> None:
-        """Take what is needed of the initial policy. Raises UserError where a folder does not hold what the reference needs."""
+    def start(self, policy: Policy) -> RunningReference:
+        """Take what is needed of the initial policy, as the recipe loads it, before any checkpoint is restored.
 
-    @abstractmethod
-    def parameters(self) -> Override:
-        """What `model` runs with: other values for its trained parameters, OWN or BASE."""
-
-    def model(self, policy: Policy) -> Policy:
-        """Who runs: the policy, unless the reference has a model of its own."""
-        return policy
-
-    def hidden(self, policy: Policy, micro: TokenBatch) -> Tensor:
-        """The reference's state that predicts each response token: [T, H]. Called once a batch."""
-        return self.model(policy).hidden(micro, self.parameters())
-
-    def head(self, policy: Policy) -> Head:
-        """The layer that makes logits of `hidden`, of the moment it was taken."""
-        return self.model(policy).head(self.parameters())
-
-    def known(self, micro: TokenBatch) -> Tensor | None:
-        """float32 [T], log ref of the sampled tokens where that is known without a forward pass; else None."""
-        return None
-
-    def before_batch(self, policy: Policy) -> None:
-        """Told before a batch is scored."""
-
-    def after_step(self, policy: Policy, step: int) -> None:
-        """Told after each optimizer step; `step` counts them from 1."""
-
-    def content_hash(self, policy: Policy) -> str:
-        """16 hex digits of the parameters it stands for: the same after a restart, or it is another reference."""
-        return self.model(policy).content_hash(self.parameters())
+        Raises UserError where a folder does not hold what the reference needs.
+        """
 
     def holds(self, lora: bool) -> str:
         """What it costs in memory, in words, for `explain`."""
@@ -86,9 +56,90 @@ class Reference(ABC):
         """Why a penalty against it would be zero throughout, or None. `on_policy`: each batch serves one update."""
         return None
 
+
+class RunningReference(ABC):
+    """The contract of what `start` returns: the reference of one run, with its tensors, beside the policy of that run.
+
+    Tensors that `hidden` or `head` have used are replaced, never written into: a batch is scored once and compared until its last
+    update.
+    """
+
+    version: int = 0
+    """How often it has changed."""
+    is_initial = False
+    """It is the initial policy throughout, so that other measurements against that need no copy of their own."""
+    _hashed: tuple[int, str] | None = None
+
+    def __init__(self, policy: Policy):
+        self.policy = policy
+
+    @abstractmethod
+    def parameters(self) -> Override:
+        """What `model` runs with: other values for its trained parameters, OWN or BASE."""
+
+    @property
+    def model(self) -> Policy:
+        """The model that runs: the policy, unless the reference has one of its own."""
+        return self.policy
+
+    def hidden(self, micro: TokenBatch) -> Tensor:
+        """The reference's state that predicts each response token: [T, H]. Called once a batch."""
+        return self.model.hidden(micro, self.parameters())
+
+    def head(self) -> Head:
+        """The layer that makes logits of `hidden`, of the moment it was taken."""
+        return self.model.head(self.parameters())
+
+    def known(self, micro: TokenBatch) -> Tensor | None:
+        """float32 [T], log ref of the sampled tokens where that is known without a forward pass; else None."""
+        return None
+
+    def prepare(self, batch: TokenBatch, temperature: float, logp: Callable[[], Tensor]) -> bool:
+        """Where it precomputes: know the answers of a batch, by `logp`, which scores it: [T]. Returns whether that was called."""
+        return False
+
+    def release(self) -> None:
+        """Every answer there will be was prepared."""
+
+    def before_batch(self) -> None:
+        """Called before a batch is scored."""
+
+    def after_step(self, step: int) -> None:
+        """Called after each optimizer step; `step` counts them from 1."""
+
+    def content_hash(self) -> str:
+        """16 hex digits of the parameters it stands for: the same after a restart, or it is another reference. Read once a version."""
+        if self._hashed is None or self._hashed[0] != self.version:
+            self._hashed = self.version, self.compute_hash()
+        return self._hashed[1]
+
+    def compute_hash(self) -> str:
+        """`content_hash`, of the parameters as they are."""
+        return self.model.content_hash(self.parameters())
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers a checkpoint must hold, beside the version."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
+
+    def restore(self, version: int, state: dict[str, Any]) -> None:
+        """Take back what a checkpoint holds."""
+        self.load_state_dict(state)
+        self.version, self._hashed = version, None
+
+
+class OwnModel(RunningReference):
+    """A reference that is a whole model of its own, beside the policy, and does not change."""
+
+    def __init__(self, policy: Policy, model: Policy):
+        super().__init__(policy)
+        self._model = model
+
+    @property
+    def model(self) -> Policy:
+        return self._model
+
+    def parameters(self) -> Override:
+        return OWN

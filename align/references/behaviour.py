@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from align.core.logprobs import Head
-from align.references import OWN, Override, Reference
+from align.references import OWN, Override, Reference, RunningReference
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy
 
 
+@dataclass(frozen=True)
 class Behaviour(Reference):
     """The policy as it was when the batch began: KL(pi||pi_old), mirror descent's proximal term.
 
@@ -18,22 +20,10 @@ class Behaviour(Reference):
     first update.
     """
 
-    def start(self, policy: Policy) -> None:
-        self.before_batch(policy)
-        self.version = 0
+    changes = True
 
-    def before_batch(self, policy: Policy) -> None:
-        head = policy.head()
-        if head.weight.requires_grad:
-            head = head._replace(weight=head.weight.detach().clone(), bias=None if head.bias is None else head.bias.detach().clone())
-        self._head = head
-        self.version += 1
-
-    def parameters(self) -> Override:
-        return OWN
-
-    def head(self, policy: Policy) -> Head:
-        return self._head
+    def start(self, policy: Policy) -> RunningReference:
+        return _BatchBegin(policy)
 
     def holds(self, lora: bool) -> str:
         return "nothing" if lora else "a copy of the head"
@@ -46,3 +36,28 @@ class Behaviour(Reference):
             return ("each batch serves one update, which starts at the reference, so every divergence and its gradient are 0: raise "
                     "algorithm.minibatches or algorithm.epochs, or use hard_reset")
         return None
+
+
+class _BatchBegin(RunningReference):
+    def __init__(self, policy: Policy):
+        super().__init__(policy)
+        self._head = self._taken()
+
+    def _taken(self) -> Head:
+        head = self.policy.head()
+        if not head.weight.requires_grad:
+            return head
+        return head._replace(weight=head.weight.detach().clone(), bias=None if head.bias is None else head.bias.detach().clone())
+
+    def before_batch(self) -> None:
+        self._head = self._taken()
+        self.version += 1
+
+    def parameters(self) -> Override:
+        return OWN
+
+    def head(self) -> Head:
+        return self._head
+
+    def content_hash(self) -> str:
+        return self.compute_hash()  # the policy moves between two versions

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from align.references import OWN, Override, Reference
+from torch import Tensor
+
+from align.references import OwnModel, Reference, RunningReference
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy
 
 
-@dataclass
+@dataclass(frozen=True)
 class Checkpoint(Reference):
     """A named checkpoint of the policy's architecture: a whole model, or a peft adapter on the model of the recipe.
 
@@ -25,22 +27,18 @@ class Checkpoint(Reference):
     directory, as `model.path` does."""
 
     def __post_init__(self):
-        self.path = str(Path(self.path).expanduser().absolute())
+        object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
 
-    def start(self, policy: Policy) -> None:
+    def start(self, policy: Policy) -> RunningReference:
         where = "reference checkpoint: path"
-        self._model, self._parameters = policy, OWN
         if policy.lora and policy.is_adapter(self.path):
-            self._parameters = policy.adapter(self.path, where)
-        elif policy.lora:
-            self._model = policy.initial()
-            self._model.assign(self._model.whole(self.path, where))
-        else:
-            values = policy.whole(self.path, where)
-            self._parameters = {n: values[n].to(p.dtype) for n, p in policy.trained()}
-
-    def model(self, policy: Policy) -> Policy:
-        return self._model
+            return _Given(policy, policy.adapter(self.path, where))
+        if policy.lora:
+            model = policy.initial()
+            model.assign(model.whole(self.path, where))
+            return OwnModel(policy, model)
+        values = policy.whole(self.path, where)
+        return _Given(policy, {n: values[n].to(p.dtype) for n, p in policy.trained()})
 
     def holds(self, lora: bool) -> str:
         return "an adapter, or a whole model where the folder holds one" if lora else "one copy of the trained parameters"
@@ -48,5 +46,11 @@ class Checkpoint(Reference):
     def bytes_held(self, trained: int, whole: int, width: int, lora: bool) -> int:
         return whole * width if lora else trained * width
 
-    def parameters(self) -> Override:
+
+class _Given(RunningReference):
+    def __init__(self, policy: Policy, parameters: dict[str, Tensor]):
+        super().__init__(policy)
+        self._parameters = parameters
+
+    def parameters(self) -> dict[str, Tensor]:
         return self._parameters

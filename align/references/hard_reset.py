@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from align.references import Reference
+from align.references import Reference, RunningReference
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy
 
 
-@dataclass
+@dataclass(frozen=True)
 class HardReset(Reference):
     """A copy of the policy, taken anew every `every` optimizer steps.
 
@@ -20,22 +20,16 @@ class HardReset(Reference):
     weakens with every reset. With LoRA the copy is of the adapter.
     """
 
+    changes = True
+
     every: int = 512
 
     def __post_init__(self):
         if self.every < 1:
             raise ValueError(f"every must be at least 1, not {self.every}")
 
-    def start(self, policy: Policy) -> None:
-        self._take(policy)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return self._copy
-
-    def after_step(self, policy: Policy, step: int) -> None:
-        if step % self.every == 0:
-            self._take(policy)
-            self.version += 1
+    def start(self, policy: Policy) -> RunningReference:
+        return _Copy(policy, self.every)
 
     def bytes_held(self, trained: int, whole: int, width: int, lora: bool) -> int:
         return trained * width
@@ -46,12 +40,26 @@ class HardReset(Reference):
                     "or algorithm.minibatches")
         return None
 
+
+class _Copy(RunningReference):
+    def __init__(self, policy: Policy, every: int):
+        super().__init__(policy)
+        self._every, self._copy = every, self._taken()
+
+    def _taken(self) -> dict[str, Tensor]:
+        # In the policy's own precision the copy is exact; more digits would cost memory and say nothing.
+        return {n: p.detach().clone() for n, p in self.policy.trained()}
+
+    def parameters(self) -> dict[str, Tensor]:
+        return self._copy
+
+    def after_step(self, step: int) -> None:
+        if step % self._every == 0:
+            self._copy = self._taken()
+            self.version += 1
+
     def state_dict(self) -> dict[str, Any]:
         return self._copy
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._copy = {name: state[name] for name in self._copy}
-
-    def _take(self, policy: Policy) -> None:
-        # In the policy's own precision the copy is exact; more digits would cost memory and say nothing.
-        self._copy = {n: p.detach().clone() for n, p in policy.trained()}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from align.cache import cache_folder
-from align.references import BASE, OWN, Override, Reference
+from align.references import BASE, OWN, Override, Reference, RunningReference
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy
     from align.types import TokenBatch
 
 
+@dataclass(frozen=True)
 class Precomputed(Reference):
     """The initial policy, asked once: its log-probs of every ranked answer are computed before the first step, and the model is dropped.
 
@@ -27,7 +29,19 @@ class Precomputed(Reference):
 
     precomputes = True
 
-    def start(self, policy: Policy) -> None:
+    def start(self, policy: Policy) -> RunningReference:
+        return _Known(policy)
+
+    def holds(self, lora: bool) -> str:
+        return "the answers' log-probs; a whole model while they are computed, once for each model and data"
+
+    def bytes_held(self, trained: int, whole: int, width: int, lora: bool) -> int:
+        return whole * width  # while the log-probs are computed
+
+
+class _Known(RunningReference):
+    def __init__(self, policy: Policy):
+        super().__init__(policy)
         self._hash = policy.content_hash(BASE if policy.lora else OWN)
         self._initial: Policy | None = None
         self._known: dict[bytes, Tensor] = {}
@@ -48,9 +62,10 @@ class Precomputed(Reference):
         parts = [self._known.get(key) for key in _keys(micro)]
         return None if any(part is None for part in parts) else torch.cat(parts)
 
-    def model(self, policy: Policy) -> Policy:
+    @property
+    def model(self) -> Policy:
         if self._initial is None:
-            self._initial = policy.initial()
+            self._initial = self.policy.initial()
         return self._initial
 
     def release(self) -> None:
@@ -60,14 +75,8 @@ class Precomputed(Reference):
     def parameters(self) -> Override:
         return OWN
 
-    def content_hash(self, policy: Policy) -> str:
+    def compute_hash(self) -> str:
         return self._hash
-
-    def holds(self, lora: bool) -> str:
-        return "the answers' log-probs; a whole model while they are computed, once for each model and data"
-
-    def bytes_held(self, trained: int, whole: int, width: int, lora: bool) -> int:
-        return whole * width  # while the log-probs are computed
 
 
 def _keys(batch: TokenBatch) -> list[bytes]:

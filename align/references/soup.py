@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from align.references import OWN, Override, Reference
+from align.references import OwnModel, Reference, RunningReference
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy
 
 
-@dataclass
+@dataclass(frozen=True)
 class Soup(Reference):
     """A weighted average, in weight space, of the initial policy and other checkpoints of it (SALSA, Chegini et al. 2411.01798).
 
@@ -34,25 +34,20 @@ class Soup(Reference):
             raise ValueError(f"weights must be one for each path: {len(self.paths)}, not {len(self.weights)}")
         if any(w <= 0 for w in self.weights) or sum(self.weights) > 1 + 1e-6:
             raise ValueError("weights must be positive and add up to at most 1: the initial policy has the rest")
-        self.paths = tuple(str(Path(p).expanduser().absolute()) for p in self.paths)
+        object.__setattr__(self, "paths", tuple(str(Path(p).expanduser().absolute()) for p in self.paths))
 
-    def start(self, policy: Policy) -> None:
+    def start(self, policy: Policy) -> RunningReference:
         weights = self.weights or (1 / (1 + len(self.paths)),) * len(self.paths)
-        self._model = policy.initial()
-        mean = {n: v * max(1 - sum(weights), 0.0) for n, v in self._model.whole(policy.model_dir, "model.path").items()}
+        model = policy.initial()
+        mean = {n: v * max(1 - sum(weights), 0.0) for n, v in model.whole(policy.model_dir, "model.path").items()}
         for path, weight in zip(self.paths, weights, strict=True):
-            for name, value in self._model.whole(path, "reference soup: paths").items():
+            for name, value in model.whole(path, "reference soup: paths").items():
                 mean[name].add_(value, alpha=weight)
-        self._model.assign(mean)
-
-    def model(self, policy: Policy) -> Policy:
-        return self._model
+        model.assign(mean)
+        return OwnModel(policy, model)
 
     def holds(self, lora: bool) -> str:
         return "one whole model, averaged at the start"
 
     def bytes_held(self, trained: int, whole: int, width: int, lora: bool) -> int:
         return whole * width
-
-    def parameters(self) -> Override:
-        return OWN

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from align.errors import UserError
-from align.references import OWN, Override, Reference
+from align.references import OwnModel, Reference, RunningReference
 
 if TYPE_CHECKING:
     from align.core.logprobs import Head
     from align.learner.policy import Policy
 
 
-@dataclass
+@dataclass(frozen=True)
 class Teacher(Reference):
     """Another model, of any architecture, over the same vocabulary: distillation as regularization (KDRL, Xu et al. 2506.02208).
 
@@ -27,24 +27,22 @@ class Teacher(Reference):
 
     def __post_init__(self):
         # A worker's working directory is another one.
-        self.path = str(Path(self.path).expanduser().absolute())
+        object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
 
-    def start(self, policy: Policy) -> None:
-        self._model = policy.another(self.path, "reference teacher: path")
-        self._rows = policy.head().weight.shape[0]
+    def start(self, policy: Policy) -> RunningReference:
+        model = policy.another(self.path, "reference teacher: path")
+        rows = policy.head().weight.shape[0]
         # Of the tokens the policy can draw: a tokenizer may know more, and its class may add some.
-        own, other = ({t: i for t, i in p.tokenizer.get_vocab().items() if i < self._rows} for p in (policy, self._model))
+        own, other = ({t: i for t, i in p.tokenizer.get_vocab().items() if i < rows} for p in (policy, model))
         differing = sorted(t for t in own.keys() | other.keys() if own.get(t) != other.get(t))
         if differing:
             raise UserError(f"reference teacher: {self.path} has another vocabulary than the policy: {len(differing)} tokens differ, the "
                             f"first {differing[0]!r} (id {own.get(differing[0])} here, {other.get(differing[0])} there). Log-probs of one "
                             "token can only be compared over one vocabulary: use a teacher of the same tokenizer")
-        if self._model.head().weight.shape[0] < self._rows:
-            raise UserError(f"reference teacher: the head of {self.path} has {self._model.head().weight.shape[0]} rows, the policy's has "
-                            f"{self._rows}: it gives no probability to the others. Use a teacher with as many")
-
-    def model(self, policy: Policy) -> Policy:
-        return self._model
+        if model.head().weight.shape[0] < rows:
+            raise UserError(f"reference teacher: the head of {self.path} has {model.head().weight.shape[0]} rows, the policy's has "
+                            f"{rows}: it gives no probability to the others. Use a teacher with as many")
+        return _Cut(policy, model)
 
     def holds(self, lora: bool) -> str:
         return "a whole model of its own"
@@ -52,9 +50,10 @@ class Teacher(Reference):
     def bytes_held(self, trained: int, whole: int, width: int, lora: bool) -> int:
         return whole * width  # of a teacher as large as the policy
 
-    def parameters(self) -> Override:
-        return OWN
 
-    def head(self, policy: Policy) -> Head:
-        head = self._model.head()
-        return head._replace(weight=head.weight[: self._rows], bias=None if head.bias is None else head.bias[: self._rows])
+class _Cut(OwnModel):
+    """A model whose head has the rows of the policy's alone."""
+
+    def head(self) -> Head:
+        head, rows = super().head(), self.policy.head().weight.shape[0]
+        return head._replace(weight=head.weight[:rows], bias=None if head.bias is None else head.bias[:rows])

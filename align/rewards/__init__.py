@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from align.frozen import running
 from align.types import Group, Prompt
 
 
@@ -48,8 +49,12 @@ class Reward(ABC):
 
         return reward_of(function)
 
-    def start(self) -> None:
-        """Load what the reward needs, once, in the process that runs it. Raises UserError where that cannot work: nothing has run yet."""
+    def start(self) -> Reward:
+        """What scores in this process: the reward itself, or an object that holds what it needs, loaded once.
+
+        Raises UserError where that cannot work: nothing has run yet.
+        """
+        return self
 
     @abstractmethod
     def score(self, prompt: Prompt, response: str) -> Answer:
@@ -73,3 +78,8 @@ class Reward(ABC):
     def batched(self) -> bool:
         """It judges many answers together."""
         return type(self).score_groups is not Reward.score_groups
+
+
+def started(part: Reward) -> Reward:
+    """What the reward's `start` returns. Raises UserError where that is no reward."""
+    return running(part, part.start(), Reward)

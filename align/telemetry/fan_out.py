@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import RecipeError
-from align.writers import Writer
+from align.frozen import running
+from align.writers import RunningWriter, Writer
 
 
 class FanOut:
@@ -15,7 +16,7 @@ class FanOut:
 
     def __init__(self, note: Callable[[str], None]):
         self._note = note
-        self._open: dict[str, Writer] = {}
+        self._open: dict[str, RunningWriter] = {}
 
     def open(self, writers: Mapping[str, Writer], run_dir: Path, recipe: Mapping[str, Any], done: int) -> None:
         """Open each, in its own folder `writers/NAME` of the run's.
@@ -26,11 +27,10 @@ class FanOut:
             folder = run_dir / "writers" / name
             folder.mkdir(parents=True, exist_ok=True)
             try:
-                writer.open(folder, str(run_dir), recipe, done)
+                self._open[name] = running(writer, writer.open(folder, str(run_dir), recipe, done), RunningWriter)
             except Exception as error:
                 remedy = f"mend that, or run without it: writers.{name}=null"
                 raise RecipeError(f"writers.{name}", f"cannot begin: {_said(error)}; {remedy}") from error
-            self._open[name] = writer
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Numbers after `step` updates."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from align.critics import Critic
-from align.testing.findings import Finding, Kit, again
+from align.critics import Critic, RunningCritic
+from align.frozen import running
+from align.testing.findings import Finding, Kit
 from align.testing.references import policies
 from align.testing.tiny import tiny_model
 from align.types import TokenBatch
@@ -44,20 +45,19 @@ def answered() -> TokenBatch:
         lengths=lengths, seq_ids=seq_ids, positions=torch.cat([torch.arange(n) for n in lengths.tolist()]), group_ids=sequences)
 
 
-def begun(c: Critic, model_dir: Path, noise: float = NOISE) -> Iterator[tuple[Critic, Policy]]:
+def begun(c: Critic, model_dir: Path, noise: float = NOISE) -> Iterator[tuple[RunningCritic, Policy]]:
     """The critic beside each policy, its parameters moved a little."""
     for policy in policies(model_dir):
-        fresh = again(c)
         torch.manual_seed(1)
-        fresh.start(policy)
+        fresh = running(c, c.start(policy), RunningCritic)
         with torch.no_grad():
             for _, p in fresh.trained():
                 p.add_(noise * torch.randn(p.shape, generator=torch.Generator().manual_seed(2)).to(p.dtype))
         yield fresh, policy
 
 
-def values(c: Critic, policy: Policy, micro: TokenBatch) -> Tensor:
-    return c.values(policy, micro, policy.hidden(micro))
+def values(c: RunningCritic, policy: Policy, micro: TokenBatch) -> Tensor:
+    return c.values(micro, policy.hidden(micro))
 
 
 @KIT.check("values", "return float32 [T], one value for each response token, finite whatever the parameters")

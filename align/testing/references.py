@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from align.enumeration import ONE_TOKEN, context, setting
-from align.references import Reference
-from align.testing.findings import Finding, Kit, again
+from align.frozen import running
+from align.references import Reference, RunningReference
+from align.testing.findings import Finding, Kit
 from align.testing.tiny import tiny_model
 from align.types import TokenBatch
 
@@ -58,23 +59,22 @@ def move(policy: Policy) -> None:
 
 
 @torch.no_grad()
-def logp(r: Reference, policy: Policy) -> Tensor:
+def logp(r: RunningReference) -> Tensor:
     """log ref over the vocabulary at each state, [T, V]."""
-    return torch.log_softmax(r.head(policy).logits(r.hidden(policy, batch()), 1.0), -1)
+    return torch.log_softmax(r.head().logits(r.hidden(batch()), 1.0), -1)
 
 
-def begun(r: Reference, policy: Policy) -> Reference:
-    fresh = again(r)
-    fresh.start(policy)
-    fresh.before_batch(policy)
-    return fresh
+def begun(r: Reference, policy: Policy) -> RunningReference:
+    made = running(r, r.start(policy), RunningReference)
+    made.before_batch()
+    return made
 
 
-@KIT.check("scores", "return states [T, H] from `hidden` and their head from `head`, over the policy's vocabulary")
+@KIT.check("scores", "return from `start` a RunningReference, with states [T, H] and their head, over the policy's vocabulary")
 def _scores(r: Reference, model_dir: Path) -> str | None:
     """finite log-probs over the policy's vocabulary at every state"""
     for policy in policies(model_dir):
-        found = logp(begun(r, policy), policy)
+        found = logp(begun(r, policy))
         wanted = (len(batch().seq_ids), policy.head().weight.shape[0])
         if found.shape != wanted or not found.isfinite().all():
             return f"{list(found.shape)} instead of {list(wanted)}, or not finite"
@@ -86,7 +86,7 @@ def _start(r: Reference, model_dir: Path) -> str | None:
     """where starts_at_policy is claimed, it is the policy at the first batch"""
     for policy in policies(model_dir):
         own = torch.log_softmax(policy.head().logits(policy.hidden(batch()), 1.0), -1)
-        gap = (logp(begun(r, policy), policy) - own).abs().max().item()
+        gap = (logp(begun(r, policy)) - own).abs().max().item()
         if r.starts_at_policy and gap > 1e-5:
             return f"a log-prob differs by {gap:.1e} nats"
     return None
@@ -97,27 +97,44 @@ def _replaced(r: Reference, model_dir: Path) -> str | None:
     """an update of the policy, and what follows from it, does not write into the head that a batch was scored with"""
     for policy in policies(model_dir):
         fresh = begun(r, policy)
-        head = fresh.head(policy)
+        head = fresh.head()
         kept = head.weight.clone()
         move(policy)
-        fresh.after_step(policy, 1)
+        fresh.after_step(1)
         if not torch.equal(head.weight, kept):
             return "the head of a scored batch has changed"
     return None
 
 
-@KIT.check("version", "add 1 to `version` whenever the reference becomes another")
+@KIT.check("version", "add 1 to `version` whenever the reference becomes another, and say `changes = True` in the part")
 def _version(r: Reference, model_dir: Path) -> str | None:
-    """what it stands for changes with its version only"""
+    """what it stands for changes with its version only, and that where the part says so"""
     for policy in policies(model_dir):
         fresh = begun(r, policy)
         for step in (1, 2, 3):
-            version, stood_for = fresh.version, logp(fresh, policy)
+            version, stood_for = fresh.version, logp(fresh)
             move(policy)
-            fresh.after_step(policy, step)
-            fresh.before_batch(policy)
-            if fresh.version == version and not torch.equal(logp(fresh, policy), stood_for):
+            fresh.after_step(step)
+            fresh.before_batch()
+            if fresh.version != version and not r.changes:
+                return f"after step {step} it is version {fresh.version}, and the part says that it does not change"
+            if fresh.version == version and not torch.equal(logp(fresh), stood_for):
                 return f"after step {step} it is another, at the same version {version}"
+    return None
+
+
+@KIT.check("runs apart", "make in `start` what changes, and keep it there: nothing in the class, the module, or `self`")
+def _apart(r: Reference, model_dir: Path) -> str | None:
+    """what one run does to its reference changes no other that the same part made"""
+    for policy, other in zip(policies(model_dir), policies(model_dir), strict=True):
+        one, kept = begun(r, policy), begun(r, other)
+        version, stood_for = kept.version, logp(kept)
+        for step in (1, 2):
+            move(policy)
+            one.after_step(step)
+            one.before_batch()
+        if kept.version != version or not torch.equal(logp(kept), stood_for):
+            return "it does"
     return None
 
 
@@ -126,8 +143,8 @@ def _known(r: Reference, model_dir: Path) -> str | None:
     """what it knows without a forward pass is what one would give; one that precomputes knows what it was told of, and keeps it on disk"""
     answers = batch()
     for policy in policies(model_dir):
-        fresh, expected = begun(r, policy), logp(begun(r, policy), policy).gather(1, answers.tokens[:, None]).squeeze(1)
-        if fresh.precomputes:
+        fresh, expected = begun(r, policy), logp(begun(r, policy)).gather(1, answers.tokens[:, None]).squeeze(1)
+        if r.precomputes:
             with tempfile.TemporaryDirectory() as kept, patch.dict(os.environ, ALIGN_CACHE=kept):
                 told = [one.prepare(answers, 1.0, expected.clone) for one in (fresh, begun(r, policy))]
             fresh.release()
@@ -140,20 +157,19 @@ def _known(r: Reference, model_dir: Path) -> str | None:
     return None
 
 
-@KIT.check("resumes", "keep in state_dict every tensor that after_step changes; what `start` takes from the recipe's model is taken again")
+@KIT.check("resumes", "keep in state_dict every tensor that after_step changes; what `start` takes of the recipe's model is taken again")
 def _resumes(r: Reference, model_dir: Path) -> str | None:
     """a copy started from the recipe's model that loads its state is the same reference, content_hash and log-probs alike"""
     for policy, resumed in zip(policies(model_dir), policies(model_dir), strict=True):
-        fresh, copy = begun(r, policy), again(r)
-        copy.start(resumed)
+        fresh, copy = begun(r, policy), r.start(resumed)
         for step in (1, 2, 3):
             move(policy)
             move(resumed)
-            fresh.after_step(policy, step)
-        copy.load_state_dict({name: value.clone() if isinstance(value, Tensor) else value for name, value in fresh.state_dict().items()})
-        for one, its_policy in ((fresh, policy), (copy, resumed)):
-            one.before_batch(its_policy)
-        if fresh.content_hash(policy) != copy.content_hash(resumed) or not torch.equal(logp(fresh, policy), logp(copy, resumed)):
+            fresh.after_step(step)
+        copy.restore(fresh.version, {n: v.clone() if isinstance(v, Tensor) else v for n, v in fresh.state_dict().items()})
+        for one in (fresh, copy):
+            one.before_batch()
+        if fresh.content_hash() != copy.content_hash() or not torch.equal(logp(fresh), logp(copy)):
             return "it is another one after a resume"
     return None
 

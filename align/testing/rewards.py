@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from align.recipe import RewardLimits
-from align.rewards import Reward
-from align.testing.findings import Finding, Kit, again
+from align.rewards import Reward, started
+from align.testing.findings import Finding, Kit
 from align.types import Group, Prompt, Rewards, Rollout
 from align.workers.reward_runner import joined, run_rewards
 
@@ -38,12 +38,6 @@ def check_reward(part: Any, /, prompts: Sequence[Prompt] = PROMPTS, **keys: Any)
     return KIT.run(part, keys, prompts=prompts)
 
 
-def begun(r: Reward) -> Reward:
-    fresh = again(r)
-    fresh.start()
-    return fresh
-
-
 def group(prompt: Prompt, *texts: str) -> Group:
     return Group(prompt=prompt, rollouts=tuple(Rollout(token_ids=np.array([1], dtype=np.int32), text=text) for text in texts))
 
@@ -65,21 +59,21 @@ def judged(r: Reward, prompts: Sequence[Prompt]) -> Iterator[tuple[str, Rewards]
            "otherwise")
 def _number(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """a finite float, or named parts of which `total` is the reward, for right answers and for any other text"""
-    failures = ((text, rewards.first_failure) for text, rewards in judged(begun(r), prompts) if rewards.failed)
+    failures = ((text, rewards.first_failure) for text, rewards in judged(started(r), prompts) if rewards.failed)
     return next((f"{text[:40]!r}: {why}" for text, why in failures if "took longer" not in why), None)
 
 
 @KIT.check("soon", "bound the work by the length of the answer, and refuse to compute what is too long")
 def _soon(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """no answer takes a second"""
-    failures = ((text, rewards.first_failure) for text, rewards in judged(begun(r), prompts) if rewards.failed)
+    failures = ((text, rewards.first_failure) for text, rewards in judged(started(r), prompts) if rewards.failed)
     return next((f"{text[:40]!r}: {why}" for text, why in failures if "took longer" in why), None)
 
 
 @KIT.check("repeats", "keep no state between answers, and draw no random numbers")
 def _repeats(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """the same answer has the same reward every time"""
-    fresh = begun(r)
+    fresh = started(r)
     one, two = ([(rewards.values.tobytes(), {k: v.tobytes() for k, v in rewards.parts.items()}, rewards.inside)
                  for _, rewards in judged(fresh, prompts)] for _ in range(2))
     return None if one == two else "it changes"
@@ -89,7 +83,7 @@ def _repeats(r: Reward, prompts: Sequence[Prompt]) -> str | None:
 def _data(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """an answer that is Python is not executed"""
     os.environ.pop(CANARY, None)
-    list(judged(begun(r), prompts))
+    list(judged(started(r), prompts))
     return "it was" if os.environ.pop(CANARY, None) else None
 
 
@@ -97,14 +91,14 @@ def _data(r: Reward, prompts: Sequence[Prompt]) -> str | None:
 def _prompt(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """the fields of the prompt stay as they are"""
     kept = copy.deepcopy([dict(p.fields) for p in prompts])
-    list(judged(begun(r), prompts))
+    list(judged(started(r), prompts))
     return next((f"those of {p.id} have changed" for p, fields in zip(prompts, kept, strict=True) if dict(p.fields) != fields), None)
 
 
 @KIT.check("together", "return from score_groups one entry for each rollout, in their order, whatever stands beside it")
 def _together(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """an answer has the same reward among others as alone, to five digits"""
-    fresh = begun(r)
+    fresh = started(r)
     alone = joined([rewards for _, rewards in judged(fresh, prompts)])
     among = run_rewards(fresh, LIMITS, [group(prompt, *answers(prompt)) for prompt in prompts])
     if among.failed != alone.failed:

@@ -18,6 +18,9 @@ from align.testing.findings import must_define
 OPTIONAL = {"estimator": ("value", "coefficient", "reward"), "shaping": ("rewards", "advantages")}
 """What parts define that must define nothing: all methods of their contract have defaults."""
 
+DERIVED = ("critic", "reference")
+"""Their contracts ask for one method of the same name, so a class must derive from its own to be told apart."""
+
 
 def kind_of(name: str, kinds: Iterable[str] = registry.ROOMS) -> str:
     """The kind of part called `name`, or of the class that `file.py:Class` names. Raises UserError where that is none or several."""
@@ -58,7 +61,8 @@ def _kinds_of_class(name: str, kinds: tuple[str, ...]) -> list[str]:
     derived = [k for k in kinds if issubclass(found, registry.contract(k))]
     if derived:
         return derived
-    by_method = [k for k in kinds if must_define(k) and all(_callable_as(found, method, k) for method in must_define(k))]
+    defined = {k: must_define(k) for k in kinds if k not in DERIVED}
+    by_method = [k for k, methods in defined.items() if methods and all(_callable_as(found, method, k) for method in methods)]
     if len(by_method) > 1:
         by_method = [k for k in by_method if all(_names(found, m) == _names(registry.contract(k), m) for m in must_define(k))] or by_method
     return by_method or [k for k in kinds if any(hasattr(found, method) for method in OPTIONAL.get(k, ()))]

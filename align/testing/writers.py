@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from align.testing.findings import Finding, Kit, again
-from align.writers import Writer
+from align.frozen import running
+from align.testing.findings import Finding, Kit
+from align.writers import RunningWriter, Writer
 
 KIT = Kit("writer")
 RECIPE = {"steps": 4, "task": {"name": "countdown", "size": 8}, "model": {"path": "somewhere", "recipe": None},
@@ -37,9 +38,8 @@ def check_writer(part: Any, /, **keys: Any) -> list[Finding]:
 
 
 @contextmanager
-def opened(w: Writer, folder: str, done: int = 0, recipe: Any = RECIPE) -> Iterator[Writer]:
-    writer = again(w)
-    writer.open(Path(folder), "runs/checked", recipe, done)
+def opened(w: Writer, folder: str, done: int = 0, recipe: Any = RECIPE) -> Iterator[RunningWriter]:
+    writer = running(w, w.open(Path(folder), "runs/checked", recipe, done), RunningWriter)
     try:
         yield writer
     finally:

@@ -16,6 +16,7 @@ import torch
 from align import config, plugins
 from align.errors import UserError
 from align.recipe import Recipe
+from align.rewards import started
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.weight_sync.packing import Weights
 from align.workers.exchange import changes
@@ -115,14 +116,13 @@ class RewardActor:
     """Runs rewards in the main thread of its process, where the time limit of an answer works."""
 
     def __init__(self, job: Job):
-        self.job, self.recipe = job, None
+        self.job, self.reward = job, None
 
     def start(self) -> None:
-        if self.recipe is None:
+        if self.reward is None:
             recipe = self.job.recipe()
-            recipe.reward.start()
-            self.recipe = recipe
+            self.reward, self.limits = started(recipe.reward), recipe.reward_limits
 
     def score(self, groups: Sequence[Group]) -> Rewards:
         self.start()
-        return run_rewards(self.recipe.reward, self.recipe.reward_limits, groups)
+        return run_rewards(self.reward, self.limits, groups)

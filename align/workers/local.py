@@ -10,6 +10,7 @@ import torch
 
 from align.learner.learner import Learner
 from align.recipe import Recipe
+from align.rewards import started
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.workers.exchange import Exchange, changes
 from align.workers.precision import set_precision
@@ -45,8 +46,7 @@ class LocalWorkers:
         os.environ.update(recipe.engine.environment)
         torch.set_num_threads(recipe.workers.threads)
         set_precision(recipe.model)
-        if recipe.reward is not None:
-            recipe.reward.start()
+        self.reward = None if recipe.reward is None else started(recipe.reward)
         if learns:
             self.learner = LocalLearner(recipe, model_dir)
             self.learner_on_gpu = self.learner.policy.device.type == "cuda"
@@ -57,7 +57,7 @@ class LocalWorkers:
         return generate(self.recipe.engine, prompts, samples, seed)
 
     def score(self, groups: Sequence[Group]) -> Rewards:
-        return run_rewards(self.recipe.reward, self.recipe.reward_limits, groups)
+        return run_rewards(self.reward, self.recipe.reward_limits, groups)
 
     def publish(self, version: int) -> dict[str, float]:
         began = time.perf_counter()

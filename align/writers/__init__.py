@@ -1,4 +1,4 @@
-"""Writers: who is told a run's numbers beside `metrics.jsonl`, which is always written. Only the driver opens them."""
+"""Writers: where a run's numbers go beside `metrics.jsonl`, which is always written. Only the driver opens them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Any
 
 
 class Writer(ABC):
-    """The contract. Constructing one does nothing: every worker has a copy, and `open` is called in the driver alone.
+    """The contract of the part: its keys, and what `open` makes of them, in the driver alone; every worker has a copy of the part.
 
-    What it raises in `open` stops the run before anything is computed. What it raises later is told once: the writer is left out
-    from there on, and the run goes on.
+    What `open` raises stops the run before anything is computed.
     """
 
     def refusal(self) -> str | None:
@@ -21,13 +20,17 @@ class Writer(ABC):
         return None
 
     @abstractmethod
-    def open(self, folder: Path, run: str, recipe: Mapping[str, Any], done: int) -> None:
+    def open(self, folder: Path, run: str, recipe: Mapping[str, Any], done: int) -> RunningWriter:
         """Begin, or go on with what was begun.
 
         Args: folder of its own inside the run's, the same when the run is resumed. run: path of the run's folder, as a name.
         recipe: plain data, every default written out. done: steps whose numbers stand, 0 at the start; what it was told of later
         ones is of a future that the resumed run lives anew.
         """
+
+
+class RunningWriter(ABC):
+    """The contract of what `open` returns. What it raises is told once: the writer is left out from there on, and the run goes on."""
 
     @abstractmethod
     def write(self, step: int, metrics: Mapping[str, float]) -> None:

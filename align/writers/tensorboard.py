@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from align.writers import Writer, missing
+from align.writers import RunningWriter, Writer, missing
 
 
-@dataclass
+@dataclass(frozen=True)
 class TensorBoard(Writer):
     """TensorBoard: every metric a scalar under its name, the recipe as text; `tensorboard --logdir runs` shows all runs side by side.
 
@@ -21,11 +21,17 @@ class TensorBoard(Writer):
     def refusal(self) -> str | None:
         return missing("tensorboard")
 
-    def open(self, folder: Path, run: str, recipe: Mapping[str, Any], done: int) -> None:
+    def open(self, folder: Path, run: str, recipe: Mapping[str, Any], done: int) -> RunningWriter:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (an optional package)
 
-        self._writer = SummaryWriter(str(folder), purge_step=done + 1 if done else 0)
-        self._writer.add_text("recipe", f"```yaml\n{yaml.safe_dump(dict(recipe), sort_keys=False)}```", done)
+        writer = SummaryWriter(str(folder), purge_step=done + 1 if done else 0)
+        writer.add_text("recipe", f"```yaml\n{yaml.safe_dump(dict(recipe), sort_keys=False)}```", done)
+        return _Files(writer)
+
+
+class _Files(RunningWriter):
+    def __init__(self, writer: Any):
+        self._writer = writer
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from align.writers import Writer, missing
+from align.writers import RunningWriter, Writer, missing
 
 MODES = ("online", "offline", "disabled")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Wandb(Writer):
     """Weights & Biases: one run there for one run here, with the recipe as its config.
 
@@ -37,18 +37,24 @@ class Wandb(Writer):
     def refusal(self) -> str | None:
         return missing("wandb")
 
-    def open(self, folder: Path, run: str, recipe: Mapping[str, Any], done: int) -> None:
+    def open(self, folder: Path, run: str, recipe: Mapping[str, Any], done: int) -> RunningWriter:
         import wandb  # noqa: PLC0415  (an optional package, which takes seconds)
 
-        self._kept = folder / "run.json"
-        known = json.loads(self._kept.read_text()) if done and self._kept.exists() else {"id": None, "sent": -1}
+        kept = folder / "run.json"
+        known = json.loads(kept.read_text()) if done and kept.exists() else {"id": None, "sent": -1}
         # A warm start has a run of its own while this one is open (create_new). A live table is no log (console).
-        self._run = wandb.init(project=self.project, entity=self.entity, group=self.group, mode=self.mode, id=known["id"], resume="allow",
-                               name=run, config=dict(recipe), dir=str(folder), reinit="create_new",
-                               settings=wandb.Settings(console="off"))
-        # The server knows what it has. Offline nobody does, but for what was noted when the part before was closed.
-        self._first = known["sent"] + 1 if self._run.offline else self._run.step
-        self._step = known["sent"]
+        opened = wandb.init(project=self.project, entity=self.entity, group=self.group, mode=self.mode, id=known["id"], resume="allow",
+                            name=run, config=dict(recipe), dir=str(folder), reinit="create_new", settings=wandb.Settings(console="off"))
+        return _Run(opened, kept, known["sent"])
+
+
+class _Run(RunningWriter):
+    """`kept` is the file with the run's id and the last step that was sent, `sent`; -1 before the first."""
+
+    def __init__(self, run: Any, kept: Path, sent: int):
+        self._run, self._kept, self._step = run, kept, sent
+        # The server has its own count of steps. Offline there is only what was noted when the part before was closed.
+        self._first = sent + 1 if run.offline else run.step
         self._keep()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -26,22 +26,18 @@ class PiController:
                 raise ValueError(f"{key} must be positive, not {getattr(self, key)}")
         if not 1 < self.largest_change < float("inf"):
             raise ValueError(f"largest_change must be above 1, not {self.largest_change}")
-        self.error, self.sum = 0.0, 0.0
 
-    def beta(self, step):
+    def initial_state(self):
+        """What the rule remembers, at the first step. JSON values: a checkpoint holds them."""
+        return {"error": 0.0, "sum": 0.0}
+
+    def beta(self, step, state):
         """The coefficient of the batch of this step."""
         most = math.log(self.largest_change)
-        return self.initial * math.exp(min(max(self.proportional * self.error + self.integral * self.sum, -most), most))
+        return self.initial * math.exp(min(max(self.proportional * state["error"] + self.integral * state["sum"], -most), most))
 
-    def update(self, divergence, rollouts):
-        """Told after each step, in nats an answer."""
-        self.error = min(max(divergence / self.target - 1, -1.0), 1.0)
+    def update(self, state, divergence, rollouts):
+        """The state after a step that measured this divergence, in nats an answer."""
+        error = min(max(divergence / self.target - 1, -1.0), 1.0)
         most = math.log(self.largest_change) / self.integral
-        self.sum = min(max(self.sum + self.error, -most), most)
-
-    def state_dict(self):
-        """What a checkpoint must hold: without it a resumed run would start again from `initial`."""
-        return {"error": self.error, "sum": self.sum}
-
-    def load_state_dict(self, state):
-        self.error, self.sum = state["error"], state["sum"]
+        return {"error": error, "sum": min(max(state["sum"] + error, -most), most)}

@@ -20,6 +20,7 @@ from align.config import build_part
 from align.learner.learner import Learner
 from align.pack import pack
 from align.recipe import build
+from align.run_state import RunState
 from align.shape import shape
 from align.types import Group, Prompt, Rewards, Rollout
 
@@ -87,7 +88,7 @@ def framework_updates(folder: Path, regularizers: dict):
               rollouts=tuple(Rollout(token_ids=np.array(a, dtype=np.int32), text="") for a in answers[i : i + SAMPLES]))
         for i in range(0, len(prompts), SAMPLES)]
     for step in range(STEPS):
-        betas = {name: r.coefficient.beta(step) for name, r in recipe.regularizers.items()}
+        betas = RunState(recipe).betas(step)
         batch = shape(recipe, learner.score(replace(pack(groups, Rewards(values=rewards)), betas=betas)))
         with differentiated(learner.policy.module) as seen:
             stats = learner.update(batch, step)

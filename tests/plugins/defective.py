@@ -32,28 +32,30 @@ GOOD = {
         class Part:
             """Doubles where the divergence is large."""
             first: float = 0.1
-            def __post_init__(self):
-                self._beta = self.first
-            def beta(self, step):
-                return self._beta
-            def update(self, divergence, rollouts):
-                self._beta = min(self._beta * (2.0 if divergence > 1 else 1.0), 10.0)
-            def state_dict(self):
-                return {"beta": self._beta}
-            def load_state_dict(self, state):
-                self._beta = state["beta"]
+            def initial_state(self):
+                return {"beta": self.first}
+            def beta(self, step, state):
+                return state["beta"]
+            def update(self, state, divergence, rollouts):
+                return {"beta": min(state["beta"] * (2.0 if divergence > 1 else 1.0), 10.0)}
         ''',
     "critic": '''
         import torch
-        class Part:
-            """A quadratic head on the policy's states."""
-            power: float = 2.0
-            def start(self, policy):
+        from align.critics import Critic, RunningCritic
+        class Head(RunningCritic):
+            def __init__(self, policy, power):
+                self._policy, self._power = policy, power
                 self._head = torch.nn.Linear(policy.head().weight.shape[1], 1)
             def trained(self):
                 return (("critic." + n, p) for n, p in self._head.named_parameters())
-            def values(self, policy, micro, hidden):
-                return self._head(hidden.abs() ** self.power).squeeze(-1)
+            def values(self, micro, hidden):
+                policy = self._policy
+                return self._head(hidden.abs() ** self._power).squeeze(-1)
+        class Part(Critic):
+            """A quadratic head on the policy's states."""
+            power: float = 2.0
+            def start(self, policy):
+                return Head(policy, self.power)
         ''',
     "weighting": '''
         import torch
@@ -124,23 +126,30 @@ GOOD = {
                 return advantages
         ''',
     "reference": '''
-        class Part:
-            """A copy taken anew now and then."""
-            every: int = 2
-            def start(self, policy):
-                self._take(policy)
+        from align.references import Reference, RunningReference
+        class Copy(RunningReference):
+            def __init__(self, policy, every):
+                super().__init__(policy)
+                self._every = every
+                self._take()
             def parameters(self):
                 return self._copy
-            def after_step(self, policy, step):
-                if step % self.every == 0:
-                    self._take(policy)
+            def after_step(self, step):
+                if step % self._every == 0:
+                    self._take()
                     self.version += 1
             def state_dict(self):
                 return self._copy
             def load_state_dict(self, state):
                 self._copy = {name: state[name] for name in self._copy}
-            def _take(self, policy):
-                self._copy = {n: p.detach().clone() for n, p in policy.trained()}
+            def _take(self):
+                self._copy = {n: p.detach().clone() for n, p in self.policy.trained()}
+        class Part(Reference):
+            """A copy taken anew now and then."""
+            changes = True
+            every: int = 2
+            def start(self, policy):
+                return Copy(policy, self.every)
         ''',
     "engine": '''
         from align.engines.transformers import Transformers
@@ -152,21 +161,25 @@ GOOD = {
                 super().load(version, weights)
         ''',
     "writer": '''
-        class Part:
-            """Tab-separated lines."""
-            def open(self, folder, run, recipe, done):
+        from align.writers import RunningWriter
+        class Lines(RunningWriter):
+            def __init__(self, folder, recipe):
                 self.file = (folder / "lines.tsv").open("a")
             def write(self, step, metrics):
                 for name, value in metrics.items():
                     self.file.write(f"{step}\\t{name}\\t{value:g}\\n")
             def close(self, finished):
                 self.file.close()
+        class Part:
+            """Tab-separated lines."""
+            def open(self, folder, run, recipe, done):
+                return Lines(folder, recipe)
         ''',
 } | objective.GOOD
 """One method each beyond what its kind must define, at most."""
 DEFECTS = {
     ("divergence", "docstring"): swap('"""Squared Hellinger distance."""', "pass"),
-    ("divergence", "keys"): add("def __post_init__(self): self.power = self.power / 2 + 0.2"),
+    ("divergence", "keys"): add("def __post_init__(self): object.__setattr__(self, 'power', self.power / 2 + 0.2)"),
     ("divergence", "is built"): swap("def f(", "def g("),
     ("divergence", "elementwise"): swap("** 2", "** 2 - log_u.mean() * 1e-9"),
     ("divergence", "f(1) = 0"): swap("** 2", "** 2 + 1"),
@@ -196,15 +209,15 @@ DEFECTS = {
             kept = logp.topk(3, -1).indices
             return logp.gather(-1, kept), ref_logp.gather(-1, kept)
         """),
-    ("coefficient", "beta"): add("def beta(self, step): return self._beta - step / 100"),
-    ("coefficient", "updates"): add("def update(self, divergence, rollouts): self._beta = self._beta * divergence"),
-    ("coefficient", "asking changes nothing"): swap("return self._beta\n", "self._beta *= 0.99; return self._beta\n"),
-    ("coefficient", "multipliers"): add("def multipliers(self, prompt_ids): return [1.0] * len(set(prompt_ids))"),
-    ("coefficient", "state"): swap('return {"beta": self._beta}', 'return {"beta": 1.0}'),
-    ("coefficient", "copies are apart"): swap("self._beta", "Part._beta"),
+    ("coefficient", "beta"): add("def beta(self, step, state): return state['beta'] - step / 100"),
+    ("coefficient", "updates"): swap("min(state[\"beta\"] * (2.0 if divergence > 1 else 1.0), 10.0)", "state[\"beta\"] * divergence"),
+    ("coefficient", "pure"): swap('return {"beta": min(', 'state["beta"] += 0.01; return {"beta": min('),
+    ("coefficient", "multipliers"): add("def multipliers(self, batch, name, state): return [1.0] * len(set(batch.prompt_ids))"),
+    ("coefficient", "state"): swap('return {"beta": self.first}', 'return {"beta": self.first, 1: 0.0}',
+                                   'return {"beta": min(', 'return {**state, "beta": min('),
     ("critic", "values"): swap(".squeeze(-1)", ".squeeze(-1).double()"),
     ("critic", "trained"): swap("torch.nn.Linear(policy.head().weight.shape[1], 1)", "torch.nn.Linear(*policy.head().weight.T.shape)",
-                                ".squeeze(-1)", ".mean(-1)", "self._head.named_parameters()", "[('w', policy.head().weight)]"),
+                                ".squeeze(-1)", ".mean(-1)", "self._head.named_parameters()", "[('w', self._policy.head().weight)]"),
     ("critic", "learns"): swap("self._head(hidden", "self._head.requires_grad_(False)(hidden"),
     ("critic", "before the token"): swap("self._head(hidden", "self._head(policy.hidden("
                                          "__import__('dataclasses').replace(micro, positions=micro.positions + 1))"),
@@ -284,12 +297,19 @@ DEFECTS = {
     ("writer", "leaves what it is given alone"): swap("for name, value in metrics.items():", "while metrics:",
                                                       "self.file.write", "name, value = metrics.popitem(); self.file.write"),
     ("writer", "no random numbers"): swap("self.file = ", "self.id = __import__('random').random(); self.file = "),
-    ("reference", "scores"): add("def hidden(self, policy, micro): return policy.hidden(micro, self._copy) * float('nan')"),
+    ("reference", "scores"): swap("    def parameters(self):", """\
+    def hidden(self, micro):
+        return self.policy.hidden(micro, self._copy) * float('nan')
+    def parameters(self):"""),
     ("reference", "starts at the policy"): swap("p.detach().clone()", "p.detach() * 1.1"),
     ("reference", "scored once"): swap("p.detach().clone()", "p.detach()"),
     ("reference", "version"): swap("self.version += 1", "pass"),
-    ("reference", "resumes"): add("def load_state_dict(self, state): pass"),
-    ("reference", "known"): add("def known(self, micro): return -1.0 - micro.positions"),
+    ("reference", "resumes"): swap("self._copy = {name: state[name] for name in self._copy}", "pass"),
+    ("reference", "runs apart"): swap("self._copy", "Copy._copy"),
+    ("reference", "known"): swap("    def parameters(self):", """\
+    def known(self, micro):
+        return -1.0 - micro.positions
+    def parameters(self):"""),
     ("reference", "refusal"): add("def refusal(self, *, on_policy): return False"),
     ("engine", "log-probs"): add("""
         def generate(self, prompts, samples, seeds):

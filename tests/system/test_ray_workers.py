@@ -22,6 +22,7 @@ from align.config import resolved
 from align.errors import RunStopped, UserError
 from align.pack import pack
 from align.recipe import Recipe
+from align.run_state import RunState
 from align.shape import shape
 from align.types import Group, Prompt
 from align.workers import cluster, open_workers
@@ -291,7 +292,7 @@ def _stays_as_it_was(twin) -> None:
 def _step(twin):
     groups = twin.generate(PLAIN, 2, seed=5)
     rewards = twin.score(groups)
-    betas = {name: r.coefficient.beta(0) for name, r in twin.recipe.regularizers.items()}
+    betas = RunState(twin.recipe).betas(0)
     batch = shape(twin.recipe, twin.learner.score(replace(pack(groups, rewards), betas=betas)))
     stats = twin.learner.update(batch, 0)
     twin.publish(1)

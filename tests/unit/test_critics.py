@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from unit.test_scorer import batch, pooled, same
 
 from align.config import build_part
-from align.critics import Critic
+from align.critics import RunningCritic
 from align.errors import RecipeError, UserError
 from align.learner.policy import Policy
 from align.recipe import Lora, Model
@@ -32,18 +32,17 @@ def policy(folder: Path, *, lora: int = 0, **options) -> Policy:
     return Policy(str(folder / "policy"), Model(path=str(folder / "policy"), lora=Lora(rank=lora), **options))
 
 
-def critic(beside: Policy, name: str, seed: int = 0, **keys) -> Critic:
+def critic(beside: Policy, name: str, seed: int = 0, **keys) -> RunningCritic:
     made = build_part("critic", {"name": name} | keys, "algorithm.critic")
     torch.manual_seed(seed)
-    made.start(beside)
-    return made
+    return made.start(beside)
 
 
-def values(made: Critic, beside: Policy) -> torch.Tensor:
-    return made.values(beside, batch(), beside.hidden(batch()))
+def values(made: RunningCritic, beside: Policy) -> torch.Tensor:
+    return made.values(batch(), beside.hidden(batch()))
 
 
-def gradients(made: Critic, beside: Policy) -> tuple[dict, dict]:
+def gradients(made: RunningCritic, beside: Policy) -> tuple[dict, dict]:
     """Of the squared values plus one: the critic's and the policy's, where there are any."""
     beside.module.zero_grad()
     (values(made, beside) + 1).square().sum().backward()
@@ -51,7 +50,7 @@ def gradients(made: Critic, beside: Policy) -> tuple[dict, dict]:
 
 
 @torch.no_grad()
-def set_head(made: Critic) -> None:
+def set_head(made: RunningCritic) -> None:
     for _, p in made.trained():
         p.copy_(torch.linspace(-0.3, 0.4, p.numel()).reshape(p.shape))
 

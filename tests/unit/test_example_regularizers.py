@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from followed import Followed
 from torch import Tensor
 from unit.enumeration import NAME, Problem, gradient
 
@@ -24,7 +26,8 @@ def rule(name: str, **keys):
 
 
 def controller(**keys):
-    return build_part("coefficient", {"name": f"{EXAMPLES}/custom_coefficient/my_coefficient.py:PiController", "target": 0.5} | keys, NAME)
+    node = {"name": f"{EXAMPLES}/custom_coefficient/my_coefficient.py:PiController", "target": 0.5}
+    return Followed(build_part("coefficient", node | keys, NAME))
 
 
 def check(regularizer, problem: Problem, off_policy: bool, objective: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -123,7 +126,7 @@ def test_the_controller_goes_on_where_it_was():
     for divergence in (0.6, 0.9, 0.1):
         one.update(divergence, 8)
     assert one.beta(3) != other.beta(3)
-    other.load_state_dict(one.state_dict())
+    other.state = json.loads(json.dumps(one.state))
     for part in (one, other):
         part.update(0.7, 8)
     assert one.beta(4) == other.beta(4)

@@ -17,8 +17,8 @@ from align import recipe
 from align.config import build_part
 from align.errors import RecipeError, UserError
 from align.recipe import RewardLimits
-from align.rewards import Reward
-from align.rewards.learned import Learned
+from align.rewards import Reward, started
+from align.rewards._scorer import LoadedScorer
 from align.types import Group, Prompt, Rollout
 from align.workers import local, open_workers
 from align.workers.reward_runner import run_rewards
@@ -34,10 +34,8 @@ def folder(tmp_path_factory) -> Path:
     return tiny_scorer(tmp_path_factory.mktemp("scorer"))
 
 
-def learned(folder: Path, **keys) -> Learned:
-    made = build_part("reward", {"name": "learned", "path": str(folder)} | keys, "reward")
-    made.start()
-    return made
+def learned(folder: Path, **keys) -> LoadedScorer:
+    return build_part("reward", {"name": "learned", "path": str(folder)} | keys, "reward").start()
 
 
 def group(prompt: str, *answers: str, finished: bool = True, **fields) -> Group:
@@ -89,7 +87,7 @@ class Gold(Reward):
 
 def test_a_gold_reward_that_fails_costs_its_own_answer_and_one_that_hangs_the_batch(folder):
     made = learned(folder)
-    made.gold = Gold()
+    made._gold = Gold()
     failing = run_rewards(made, LIMITS, [group("1=", "12", "1", "123")])
     assert np.isnan(failing.values).tolist() == [False, True, False] and failing.failed == 1
     assert failing.first_failure.startswith("prompt 1=: ZeroDivisionError") and __file__ in failing.first_failure
@@ -142,7 +140,7 @@ def test_lower_precision_is_near(folder):
 def test_no_groups_and_no_gradients(folder):
     made = learned(folder, gold="exact")
     assert made.score_groups([]) == [] and made.batched
-    assert not made._model.training and not made.gold.batched
+    assert not made._model.training and not made._gold.batched
 
 
 @pytest.mark.parametrize(("make", "problem"), [
@@ -190,8 +188,10 @@ def test_a_relative_path_starts_at_the_working_directory(tmp_path, monkeypatch):
 
 def test_a_reward_is_started_once_with_its_workers(folder, tmp_path):
     policy, plugin = tiny_model(tmp_path / "policy"), tmp_path / "reward.py"
-    plugin.write_text('class Part:\n    """Counts."""\n    starts = 0\n    def start(self):\n        self.starts += 1\n'
-                      "    def score(self, prompt, response):\n        return float(self.starts)\n")
+    plugin.write_text('from align.rewards import Reward\nSTARTED = []\n'
+                      "class Running(Reward):\n    def score(self, prompt, response):\n        return float(len(STARTED))\n"
+                      'class Part(Running):\n    """Counts."""\n    def start(self):\n        STARTED.append(1)\n'
+                      "        return Running()\n")
     node = {"steps": 1, "task": "countdown", "algorithm": "grpo", "reward": f"{plugin}:Part", "model": {"path": str(policy)},
             "workers": {"backend": "local"}}
     workers = open_workers(recipe.build(node), str(policy), 4)
@@ -213,4 +213,23 @@ class Loaded(Reward):
 
 
 def test_starting_is_nothing_where_there_is_nothing_to_load():
-    assert Loaded().start() is None and not Loaded().batched
+    reward = Loaded()
+    assert reward.start() is reward and not reward.batched
+
+
+@pytest.mark.parametrize(("body", "says"), [
+    ("self.model = 1", "Part writes to self.model: a reward is frozen, one object for every run. What changes is kept in the object that"),
+    ("pass", "Part.start must return an object that derives from align.rewards.Reward, and returned None"),
+])
+def test_a_reward_that_keeps_its_model_itself_is_told_where_it_belongs(tmp_path, body: str, says: str):
+    (tmp_path / "mine.py").write_text(f"class Part:\n    def start(self):\n        {body}\n"
+                                      "    def score(self, prompt, response):\n        return 1.0\n")
+    with pytest.raises(UserError, match=says):
+        started(build_part("reward", f"{tmp_path}/mine.py:Part", "reward"))
+
+
+def test_the_part_scores_as_what_it_starts(folder):
+    made, groups = build_part("reward", {"name": "learned", "path": str(folder)}, "reward"), [group("1=", "1", "2")]
+    assert made.score_groups(groups) == made.start().score_groups(groups)
+    assert made.score(groups[0].prompt, "1") == made.start().score(groups[0].prompt, "1")
+

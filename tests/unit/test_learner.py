@@ -20,6 +20,7 @@ from align.learner.optimizer import schedule
 from align.learner.policy import Policy
 from align.pack import pack
 from align.recipe import Model, Optimizer
+from align.run_state import RunState
 from align.shape import shape
 from align.types import Rewards, TokenBatch
 from align.weight_sync.packing import unpack
@@ -46,7 +47,7 @@ def make(folder: Path, **changes) -> Learner:
 
 def batch(learner: Learner, seed: int = 0) -> TokenBatch:
     rewards = Rewards(values=np.random.default_rng(seed).random(12).astype(np.float32))
-    betas = {name: r.coefficient.beta(0) for name, r in learner.recipe.regularizers.items()}
+    betas = RunState(learner.recipe).betas(0)
     scored = learner.score(replace(pack(groups(seed), rewards), betas=betas))
     return shape(learner.recipe, scored)
 

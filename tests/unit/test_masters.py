@@ -13,6 +13,7 @@ from align import recipe
 from align.learner.learner import Learner
 from align.learner.masters import MasterAdamW
 from align.pack import pack
+from align.run_state import RunState
 from align.shape import shape
 from align.types import Rewards
 from align.weight_sync.packing import unpack
@@ -37,7 +38,7 @@ def make(folder: Path, dtype: str, **changes) -> Learner:
 def learn(learner: Learner, steps: range) -> Learner:
     for step in steps:
         rewards = Rewards(values=np.random.default_rng(step).random(12).astype(np.float32))
-        betas = {name: r.coefficient.beta(0) for name, r in learner.recipe.regularizers.items()}
+        betas = RunState(learner.recipe).betas(0)
         learner.update(shape(learner.recipe, learner.score(replace(pack(groups(step), rewards), betas=betas))), step)
     return learner
 

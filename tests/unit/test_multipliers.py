@@ -15,8 +15,9 @@ from align import recipe
 from align.learner.learner import Learner
 from align.learner.tally import Tally
 from align.pack import pack
+from align.run_state import RunState
 from align.shape import shape
-from align.train import Run, beta_metrics, train
+from align.train import beta_metrics, train
 from align.types import Group, Prompt, Rewards, Rollout, Stat, TokenBatch
 
 PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
@@ -57,9 +58,12 @@ def packed(drop: int | None = None) -> TokenBatch:
     return pack(groups, Rewards(values=values))
 
 
-def scored(made: Learner) -> TokenBatch:
-    betas = {name: r.coefficient.beta(0) for name, r in made.recipe.regularizers.items()}
-    return shape(made.recipe, made.score(replace(packed(), betas=betas)))
+def scored(made: Learner, **multipliers: float) -> TokenBatch:
+    """`multipliers` of prompts that have another than the first."""
+    state = RunState(made.recipe)
+    if multipliers:
+        state.coefficients["kl"] = {"multipliers": multipliers}
+    return shape(made.recipe, made.score(replace(packed(), betas=state.betas(0))), state.coefficients)
 
 
 def gradient(made: Learner, batch: TokenBatch) -> tuple[dict[str, torch.Tensor], dict[str, Stat]]:
@@ -77,8 +81,7 @@ def test_a_batch_knows_its_prompts():
 
 def test_shape_asks_for_the_multipliers(model: Path):
     made = learner(model, {"coefficient": {"name": "feasible", "tolerance": 0.0, "initial": 3.0}})
-    made.recipe.regularizers["kl"].coefficient.load_state_dict({"multipliers": {"first": 0.5}})
-    batch = scored(made)
+    batch = scored(made, first=0.5)
     assert batch.betas == {"kl": 1.0} and batch.multipliers["kl"].tolist() == [0.5, 0.5, 3.0, 3.0, 0.5, 0.5]
     assert batch.multipliers["kl"].dtype == torch.float32
     assert beta_metrics(batch) == pytest.approx({"beta/kl": 8 / 6, "beta/kl/largest": 3.0})
@@ -103,12 +106,11 @@ def test_multipliers_scale_the_penalty_of_each_sequence(model: Path, estimator: 
     """The gradient is that of the same penalty under weights of the same numbers, and the loss that is reported is too."""
     form = {"estimator": estimator, "placement": placement, "credit": credit}
     feasible = learner(model, form | {"coefficient": {"name": "feasible"}}, micro_tokens=micro_tokens)
-    feasible.recipe.regularizers["kl"].coefficient.load_state_dict({"multipliers": OWN})
     constant = learner(model, form | {"coefficient": 1.0})
     batch = scored(constant)
     by_token = torch.tensor([OWN[p] for p in batch.prompt_ids])[batch.seq_ids]
     expected, by_hand = gradient(constant, replace(batch, penalty_weights={"kl": by_token}))
-    found, stats = gradient(feasible, scored(feasible))
+    found, stats = gradient(feasible, scored(feasible, **OWN))
     for name, g in expected.items():
         torch.testing.assert_close(found[name], g, rtol=1e-4, atol=1e-7)
     assert stats["loss/reg/kl"].mean == pytest.approx(by_hand["loss/reg/kl"].mean, rel=1e-5)
@@ -154,15 +156,22 @@ def test_stats_add_up_by_prompt():
 
 def test_the_loop_tells_the_coefficient(model: Path):
     """`control` gives every coefficient the mean, and one with multipliers each prompt's."""
-    built = build(model, {"coefficient": {"name": "feasible", "tolerance": 0.5}})
-    run = Run(built, Path(), None, None, None, None, 0)
+    state = RunState(build(model, {"coefficient": {"name": "feasible", "tolerance": 0.5}}))
     measured = Stat(sum=9.0, count=4, by_prompt={"first": Stat(sum=2.0, count=2), "second": Stat(sum=7.0, count=2)})
-    run.control({"divergence/kl": measured, "entropy": Stat(sum=1.0, count=1)}, 4)
-    assert built.regularizers["kl"].coefficient.state_dict() == {"multipliers": {"first": 1 + 0.5 - 0.5, "second": 1 + 3.0 - 0.5}}
+    state.control(packed(), {"divergence/kl": measured, "entropy": Stat(sum=1.0, count=1)})
+    assert state.coefficients["kl"] == {"multipliers": {"first": 1 + 0.5 - 0.5, "second": 1 + 3.0 - 0.5}}
     # The mean, 9/4, is below 4/1.5 and halves it; the sum would double it.
-    plain = build(model, {"coefficient": {"name": "ppo_penalty", "target": 4.0}})
-    Run(plain, Path(), None, None, None, None, 0).control({"divergence/kl": measured}, 4)
-    assert plain.regularizers["kl"].coefficient.beta(1) == 0.5
+    plain = RunState(build(model, {"coefficient": {"name": "ppo_penalty", "target": 4.0}}))
+    plain.control(packed(), {"divergence/kl": measured})
+    assert plain.betas(1) == {"kl": 0.5}
+    horizon = RunState(build(model, {"coefficient": {"name": "adaptive", "target": 1.0, "horizon": 60.0}}))
+    horizon.control(packed(), {"divergence/kl": measured})
+    assert horizon.betas(1) == {"kl": pytest.approx(0.2 * (1 + 0.2 * 6 / 60))}, "six rollouts"
+
+
+def kept(run_dir: Path, step: int) -> dict:
+    """The states of the coefficients in a checkpoint."""
+    return json.loads((run_dir / "checkpoints" / f"step_{step:06d}" / "driver.json").read_text())["coefficients"]
 
 
 def test_a_run_follows_the_dual_and_resumes(model: Path, tmp_path: Path):
@@ -173,8 +182,8 @@ def test_a_run_follows_the_dual_and_resumes(model: Path, tmp_path: Path):
     train(replace(build(model, regularizer), steps=2), tmp_path / "parts")
     parts = build(model, regularizer)
     train(parts, tmp_path / "parts", resume=True)
-    found = whole.regularizers["kl"].coefficient.state_dict()
-    assert found == parts.regularizers["kl"].coefficient.state_dict() and found["multipliers"].keys() == {"0"}
+    found, resumed = (kept(tmp_path / name, 3)["kl"] for name in ("whole", "parts"))
+    assert found == resumed and found["multipliers"].keys() == {"0"}
     rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "divergence/kl" in row]
     value = 0.3

@@ -18,6 +18,7 @@ from align.config import build_part
 from align.errors import RecipeError, UserError
 from align.learner.learner import Learner
 from align.pack import pack
+from align.run_state import RunState
 from align.shape import shape
 from align.train import train
 from align.types import Group, Prompt, Rewards, Rollout, TokenBatch
@@ -62,7 +63,7 @@ def groups() -> list[Group]:
 
 def scored(made: Learner) -> TokenBatch:
     rewards = Rewards(values=np.random.default_rng(0).random(12).astype(np.float32))
-    betas = {name: r.coefficient.beta(0) for name, r in made.recipe.regularizers.items()}
+    betas = RunState(made.recipe).betas(0)
     return made.score(replace(pack(groups(), rewards), betas=betas))
 
 
@@ -89,13 +90,13 @@ def test_values_are_those_of_the_weights_that_begin_the_batch(kind: str, folder:
     made = make(folder, **critic(kind))
     batch = shaped(made)
     with torch.no_grad():
-        now = made.critic.values(made.policy, batch, made.policy.hidden(batch))
+        now = made.critic.values(batch, made.policy.hidden(batch))
     assert batch.values.std() > 0.01 and not batch.values.requires_grad
     torch.testing.assert_close(batch.values, now, rtol=1e-4, atol=1e-5)
     before = batch.values.clone()
     made.update(batch, 0)
     with torch.no_grad():
-        after = made.critic.values(made.policy, batch, made.policy.hidden(batch))
+        after = made.critic.values(batch, made.policy.hidden(batch))
     assert torch.equal(batch.values, before) and (after - before).abs().max() > 1e-3
 
 
@@ -359,8 +360,7 @@ def test_the_classic_penalty_is_no_biased_form():
 def test_beside_itself_a_policy_pays_nothing(folder: Path):
     """Why those references are refused."""
     made = make(folder)
-    made.references["kl"] = build_part("reference", "behaviour", "here")
-    made.references["kl"].start(made.policy)
+    made.references["kl"] = build_part("reference", "behaviour", "here").start(made.policy)
     batch = scored(made)
     assert (batch.ref_logp["kl"] - batch.old_logp).abs().max() < 1e-5
 

@@ -121,7 +121,7 @@ class Digits(Reward):
 def test_a_run_pays_the_tokens(algorithm: str, tmp_path: Path, monkeypatch):
     (tmp_path / "digits.py").write_text(REWARD)
     folder, seen, shape = tiny_model(tmp_path / "model"), [], train.shape
-    monkeypatch.setattr(train, "shape", lambda built, batch: (seen.append(batch), shape(built, batch))[1])
+    monkeypatch.setattr(train, "shape", lambda built, batch, states: (seen.append(batch), shape(built, batch, states))[1])
     train.train(recipe.build({
         "steps": 1, "task": {"name": "countdown", "size": 8}, "algorithm": algorithm, "reward": f"{tmp_path}/digits.py:Digits",
         "model": {"path": str(folder)}, "batch": {"prompts": 4, "samples": 4}, "sampling": {"max_tokens": 6},

@@ -16,7 +16,7 @@ from align.workers.local import LocalWorkers
 FAILING = """
 from align.rewards import Reward
 
-class Failing(Reward):
+class Counting(Reward):
     def __init__(self):
         self.seen = 0
 
@@ -25,6 +25,13 @@ class Failing(Reward):
         if AFTER <= self.seen <= UNTIL:
             return "7"
         return float(len(response)) + self.seen % 2
+
+class Failing:
+    def start(self):
+        return Counting()
+
+    def score(self, prompt, response):
+        raise NotImplementedError("start it")
 """
 PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
 

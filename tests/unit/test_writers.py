@@ -22,12 +22,12 @@ from align.errors import RecipeError
 from align.explain import explain
 from align.telemetry import Telemetry
 from align.telemetry.writers import read
-from align.writers import Writer
+from align.writers import RunningWriter, Writer
 
 NODE = {"steps": 4, "model": {"path": "somewhere"}, "optimizer": {"betas": [0.9, 0.99]}}
 
 
-class Listener(Writer):
+class Listener(Writer, RunningWriter):
     """Takes down what it is told, and breaks where it is told to."""
 
     def __init__(self, breaks: str = ""):
@@ -40,6 +40,7 @@ class Listener(Writer):
 
     def open(self, folder, run, recipe, done):
         self._tell("open", folder, run, recipe, done)
+        return self
 
     def write(self, step, metrics):
         self._tell("write", step, dict(metrics))
@@ -149,8 +150,7 @@ def test_tensorboard_has_every_metric_under_its_name(tmp_path, screen):
 
 
 def test_a_number_is_on_disk_as_soon_as_it_is_written(tmp_path):
-    writer = board()["board"]
-    writer.open(tmp_path, "run", NODE, 0)
+    writer = board()["board"].open(tmp_path, "run", NODE, 0)
     writer.write(1, {"loss": 0.5})
     assert scalars(tmp_path) == {"loss": [(1, 0.5)]}
     writer.close(finished=False)
@@ -260,8 +260,9 @@ def test_explain_names_the_writers(tmp_path):
 
 def test_a_writer_of_ones_own(tmp_path, screen):
     (tmp_path / "mine.py").write_text(
-        "class Mine:\n    '''Counts.'''\n    def open(self, folder, run, recipe, done):\n        self.file = folder / 'count'\n"
-        "    def write(self, step, metrics):\n        self.file.write_text(str(step))\n")
+        "from align.writers import RunningWriter\nclass Count(RunningWriter):\n    def __init__(self, file):\n        self.file = file\n"
+        "    def write(self, step, metrics):\n        self.file.write_text(str(step))\n"
+        "class Mine:\n    '''Counts.'''\n    def open(self, folder, run, recipe, done):\n        return Count(folder / 'count')\n")
     train.train(built(tmp_path, writers={"mine": f"{tmp_path}/mine.py:Mine"}), tmp_path / "run")
     assert (tmp_path / "run" / "writers" / "mine" / "count").read_text() == "2"
 

@@ -30,5 +30,5 @@ def test_row_32_dads(correct, expected):
 @pytest.mark.parametrize(("kl", "expected"), [(12.0, 0.201024), (6.3, 0.200256), (6.0, 0.2), (0.0, 0.198976)])
 def test_row_59_ziegler(kl, expected):
     coefficient = Adaptive(target=6.0)
-    coefficient.update(kl, 256)
-    close(coefficient.beta(1), expected, 14)
+    state = coefficient.update(coefficient.initial_state(), kl, 256)
+    close(coefficient.beta(1, state), expected, 14)

@@ -16,6 +16,7 @@ from align import recipe as recipes
 from align.learner.learner import Learner
 from align.pack import pack
 from align.recipe import Recipe
+from align.run_state import RunState
 from align.shape import shape
 from align.types import Group, Prompt, Rewards, Rollout, TokenBatch
 from gpu_check.findings import Findings
@@ -94,4 +95,4 @@ def random_batch(recipe: Recipe, groups: int, samples: int, prompt: int, respons
         for i in range(groups)]
     rewards = Rewards(values=rng.random(groups * samples).astype(np.float32))
     batch = pack(answered, rewards)
-    return replace(batch, betas={name: r.coefficient.beta(0) for name, r in recipe.regularizers.items()})
+    return replace(batch, betas=RunState(recipe).betas(0))

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from align import recipe
 from align.learner.learner import Learner
 from align.pack import pack
+from align.run_state import RunState
 from align.shape import shape
 from align.types import Group, Prompt, Rollout, Stat, TokenBatch
 
@@ -49,7 +50,7 @@ def pairs(seed: int = 0, count: int = 4, answers: int = 2) -> list[Group]:
 
 
 def batch(learner: Learner, seed: int = 0, step: int = 0, **keys) -> TokenBatch:
-    betas = {name: r.coefficient.beta(step) for name, r in learner.recipe.regularizers.items()}
+    betas = RunState(learner.recipe).betas(step)
     return shape(learner.recipe, learner.score(replace(pack(pairs(seed, **keys), None), betas=betas)))
 
 

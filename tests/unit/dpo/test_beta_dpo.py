@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from followed import Followed
 from torch.nn.functional import logsigmoid
 from unit.dpo.pairs import BETA, batch, gradient, hf, log_ratios, make, moved
 
@@ -25,24 +26,24 @@ def margins(by_hand: list[list[float]]) -> TokenBatch:
 
 def test_beta_dpo_of_each_pair_by_hand():
     """1 + 0.6 (M_i - M_0), M_i = 0.5 (lr_w - lr_l): margins 1, -1 and, of three answers, the mean over the pairs 2, 1, -1."""
-    rule, packed = BetaDpo(value=0.5, sensitivity=0.6, momentum=0.75), margins([[1.0, -1.0], [0.5, 2.5], [3.0, -1.0, 1.0]])
+    rule, packed = Followed(BetaDpo(value=0.5, sensitivity=0.6, momentum=0.75)), margins([[1.0, -1.0], [0.5, 2.5], [3.0, -1.0, 1.0]])
     assert rule.beta(0) == rule.beta(9) == 0.5
     of_three = 0.5 * (4 + 2 - 2) / 3
     found = rule.multipliers(packed, "kl")
     torch.testing.assert_close(found, torch.tensor([1.6, 1.6, 0.4, 0.4, *[1 + 0.6 * of_three] * 3]))
     assert found.dtype == torch.float32 and torch.equal(rule.multipliers(packed, "kl"), found), "asking changes nothing"
-    rule.update(123.0, 7)
+    rule.update_batch(packed, "kl")
     mean = (1 - 1 + of_three) / 3
-    assert rule.state_dict() == {"usual": pytest.approx(0.25 * mean)}
+    assert rule.state == {"usual": pytest.approx(0.25 * mean)}
     torch.testing.assert_close(rule.multipliers(packed, "kl"), found - 0.6 * 0.25 * mean)
-    rule.update(123.0, 7)
-    assert rule.state_dict() == {"usual": pytest.approx((0.75 * 0.25 + 0.25) * mean)}
+    rule.update_batch(packed, "kl")
+    assert rule.state == {"usual": pytest.approx((0.75 * 0.25 + 0.25) * mean)}
 
 
 def test_beta_dpo_of_a_batch_by_hand():
-    rule = BetaDpo(value=0.5, sensitivity=1.5, momentum=0.0, per="batch")
+    rule = Followed(BetaDpo(value=0.5, sensitivity=1.5, momentum=0.0, per="batch"))
     assert rule.multipliers(margins([[1.0, -1.0], [2.5, 0.5]]), "kl").tolist() == [2.5] * 4
-    rule.update(0.0, 4)
+    rule.update_batch(margins([[1.0, -1.0], [2.5, 0.5]]), "kl")
     assert rule.multipliers(margins([[1.0, -1.0], [2.5, 0.5]]), "kl").tolist() == [1.0] * 4, "as usual"
     assert rule.multipliers(margins([[-9.0, 9.0]]), "kl").tolist() == pytest.approx([0.01] * 2), "never 0 or below"
 

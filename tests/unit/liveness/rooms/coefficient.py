@@ -37,9 +37,9 @@ def probe(part: Any, **_) -> Any:
     batch = dataclasses.replace(context().batch.select(torch.arange(4)), prompt_ids=("a", "a", "b", "b"),
                                 group_ids=torch.tensor([0, 0, 1, 1]))
     near = [0.02 * (s % 11) for s in range(22)]
-    seen = []
+    seen, state = [], part.initial_state()
     for step, measured in enumerate([*near, *[1.0] * 150, *[0.0] * 150]):
-        seen.append([part.beta(step), part.multipliers(batch, NAME)])
-        part.update(measured, 8)
-        part.update_prompts({"a": measured, "b": 0.002 * measured})
+        seen.append([part.beta(step, state), part.multipliers(batch, NAME, state)])
+        state = part.update_batch(part.update(state, measured, 8), batch, NAME)
+        state = part.update_prompts(state, {"a": measured, "b": 0.002 * measured})
     return seen

@@ -21,8 +21,8 @@ CHANGES = {
 def probe(part: Any, **_) -> Any:
     prompt = Prompt(id="0", text="", token_ids=(1,), fields={"skill": "countdown", "numbers": [1, 2, 3, 4], "target": 10, "answer": "3"})
     answers, sizes = ("1+2+3+4", "10", "3", "12=10"), []
-    part.start()
-    if part.batched:
-        part._model.register_forward_pre_hook(lambda model, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True)
+    reward = part.start()
+    if reward.batched:
+        reward._model.register_forward_pre_hook(lambda model, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True)
     group = Group(prompt=prompt, rollouts=tuple(Rollout(token_ids=torch.ones(1).int().numpy(), text=a) for a in answers))
-    return [part.score_groups([group]), sizes]
+    return [reward.score_groups([group]), sizes]

@@ -24,8 +24,8 @@ def probe(part: Any, places: dict[str, str], node: dict) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "wandb", wandb)
         patch.setattr(wandb, "RUNS", [])
-        part.open(folder, "run", {"steps": 1}, 0)
-        part.write(1, {"loss": 0.5})
-        part.close(True)
+        writer = part.open(folder, "run", {"steps": 1}, 0)
+        writer.write(1, {"loss": 0.5})
+        writer.close(True)
         told = [[run.options | {"dir": ""}, run.rows, run.exit_code] for run in wandb.RUNS]
     return [told, len(list(folder.iterdir()))]

@@ -1,0 +1,98 @@
+"""A part is frozen data: what changes in a run lives in an object that the part makes, so that the same recipe can run again."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from typing import Any, TypeVar
+
+from align.errors import RecipeError, UserError
+
+T = TypeVar("T")
+LIVE = ("engine",)
+"""Rooms whose parts are themselves what runs."""
+RUNNING = {
+    "critic": ("start", "align.critics.RunningCritic"),
+    "reference": ("start", "align.references.RunningReference"),
+    "reward": ("start", "align.rewards.Reward"),
+    "writer": ("open", "align.writers.RunningWriter"),
+}
+"""By kind: the method that makes what runs, and the contract of that."""
+PLACES = {kind: f"in the object that `{method}` returns, an {name}" for kind, (method, name) in RUNNING.items()} | {
+    "coefficient": "in the state, which `initial_state` begins and `update` replaces"}
+"""Where the parts of a kind keep what changes."""
+
+
+class PartIsFrozen(UserError, TypeError):
+    """A part wrote to itself."""
+
+
+def freeze(cls: type, kind: str, where: str) -> type:
+    """A user's class as a frozen dataclass, whose instances say where state goes. Raises RecipeError for one that is not frozen."""
+    melted = [c for c in cls.__mro__ if "__dataclass_params__" in vars(c) and not c.__dataclass_params__.frozen]
+    if melted:
+        raise RecipeError(where, f"{melted[0].__name__} is a @dataclass that can be written to, and a {kind} is one object for every run: "
+                          f"write @dataclass(frozen=True), or leave the line out. What changes is kept {_place(kind)}")
+    if "__dataclass_fields__" not in vars(cls):
+        cls = dataclasses.dataclass(frozen=True)(cls)
+
+    def refuse(self: Any, name: str, *value: Any) -> None:
+        raise PartIsFrozen(f"{type(self).__name__} writes to self.{name}: a {kind} is frozen, one object for every run. What changes is "
+                           f"kept {_place(kind)}. A key that __post_init__ completes: object.__setattr__(self, {name!r}, ...)")
+
+    cls.__setattr__ = cls.__delattr__ = refuse
+    return cls
+
+
+def refuse_other_contract(found: type, contract: type, kind: str, where: str) -> None:
+    """Raises RecipeError for a user's method that is called otherwise than it is written, or that belongs to what `start` returns."""
+    own = {name: method for cls in reversed(found.__mro__) if cls.__module__.partition(".")[0] != "align" and cls is not object
+           for name, method in vars(cls).items() if inspect.isfunction(method)}
+    if kind in RUNNING:
+        starts, path = RUNNING[kind]
+        module, _, name = path.rpartition(".")
+        of_running = vars(getattr(importlib.import_module(module), name)).keys() - dir(contract)
+        for misplaced in (n for n in own if n in of_running):
+            raise RecipeError(where, f"{_line(own[misplaced])}: `{misplaced}` belongs to the object that `{starts}` returns, of a class "
+                              f"of its own that derives from {path}: the {kind} itself is frozen and holds its keys alone")
+    for name, method in own.items():
+        wanted = inspect.getattr_static(contract, name, None)
+        if inspect.isfunction(wanted) and not _takes(method, inspect.signature(wanted)):
+            raise RecipeError(where, f"{_line(method)}: {name}{_bare(inspect.signature(method))} of {found.__name__} must be "
+                              f"{name}{_bare(inspect.signature(wanted))}; what changes in a run is kept {_place(kind)}")
+
+
+def running(part: Any, made: Any, contract: type[T]) -> T:
+    """`made`, which the part returned. Raises UserError where that is no object that can run."""
+    if not isinstance(made, contract):
+        wanted = f"{contract.__module__}.{contract.__name__}"
+        starts = next(method for method, path in RUNNING.values() if path == wanted)
+        raise UserError(f"{type(part).__name__}.{starts} must return an object that derives from {wanted}, and returned {made!r:.60}: the "
+                        "part is frozen, and what changes in a run lives in that object")
+    return made
+
+
+def _place(kind: str) -> str:
+    return PLACES.get(kind, f"nowhere, for a {kind} has no state")
+
+
+def _takes(method: Any, wanted: inspect.Signature) -> bool:
+    """Whether a call that fits `wanted` fits the method."""
+    positional = [p for p in wanted.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    by_name = {p.name: None for p in wanted.parameters.values() if p.kind is p.KEYWORD_ONLY}
+    try:
+        inspect.signature(method).bind(*positional, **by_name)
+    except TypeError:
+        return False
+    return True
+
+
+def _bare(signature: inspect.Signature) -> str:
+    """Its names alone."""
+    parameters = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    return str(inspect.Signature(parameters))
+
+
+def _line(method: Any) -> str:
+    return f"{method.__code__.co_filename}:{method.__code__.co_firstlineno}"

@@ -1,0 +1,84 @@
+"""A scorer at work, with its model: what `learned` starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from align.errors import UserError
+from align.learner import folders
+from align.rewards import Answer, Reward, total
+from align.types import Group, Prompt, Rollout
+
+
+class LoadedScorer(Reward):
+    """Raises UserError where the folder holds no scorer, no tokenizer, or neither says what pads a batch."""
+
+    def __init__(self, path: str, dtype: str, max_batch: int, gold: Reward | None):
+        where = "reward learned: path"
+        self._model = folders.load_scorer(path, dtype, where, fresh=False).eval()
+        self._tokenizer = folders.load_tokenizer(path, where)
+        config = self._model.config.get_text_config()
+        self._pad, self._positions = config.pad_token_id, getattr(config, "max_position_embeddings", None)
+        if self._pad is None or self._tokenizer.eos_token_id is None:
+            raise UserError(f"{where}: {path} needs a pad_token_id in its config.json, by which it finds the end of a text in a "
+                            "batch, and a tokenizer with an end token")
+        self._model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self._max_batch, self._gold = max_batch, gold
+
+    def score(self, prompt: Prompt, response: str) -> Answer:
+        (found,) = self.score_groups([Group(prompt=prompt, rollouts=(Rollout(token_ids=np.zeros(0, np.int32), text=response),))])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def score_groups(self, groups: Sequence[Group]) -> list[Answer | Exception]:
+        answers = self._answers(groups)
+        found: list[Answer | Exception] = list(answers)
+        # Of like length together, for less padding.
+        order = sorted((i for i, ids in enumerate(answers) if not isinstance(ids, Exception)), key=lambda i: len(answers[i]))
+        for first in range(0, len(order), self._max_batch):
+            chosen = order[first : first + self._max_batch]
+            for i, score in zip(chosen, self._scores([answers[i] for i in chosen]), strict=True):
+                found[i] = score
+        if self._gold is None:
+            return found
+        return [_beside(score, gold) for score, gold in zip(found, self._gold.score_groups(groups), strict=True)]
+
+    def _answers(self, groups: Sequence[Group]) -> list[list[int] | Exception]:
+        """The tokens of each answer after its prompt's, or why it has none."""
+        prompts = [self._prompt(g.prompt.text) for g in groups]
+        return [self._tokens(prompt, r) for prompt, g in zip(prompts, groups, strict=True) for r in g.rollouts]
+
+    def _prompt(self, text: str) -> list[int]:
+        """As the policy's are read: with the tokenizer's leading token, unless a chat template has written it, and no closing one."""
+        written = self._tokenizer.bos_token is not None and text.startswith(self._tokenizer.bos_token)
+        ids = self._tokenizer(text, add_special_tokens=not written)["input_ids"]
+        return ids[:-1] if ids[-1:] == [self._tokenizer.eos_token_id] else ids
+
+    def _tokens(self, prompt: list[int], rollout: Rollout) -> list[int] | Exception:
+        # No tokenizer takes half a surrogate pair.
+        text, end = rollout.text.encode("utf-8", "replace").decode(), self._tokenizer.eos_token_id
+        try:
+            response = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        except Exception as error:  # tokenizers raises no narrower one for a character it lacks
+            return error
+        ids = [*prompt, *response, *([end] if rollout.finished else [])] or [end]
+        return ids if self._positions is None else ids[-self._positions :]
+
+    @torch.inference_mode()
+    def _scores(self, answers: list[list[int]]) -> list[float]:
+        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(a) for a in answers], batch_first=True, padding_value=self._pad)
+        mask = torch.arange(ids.shape[1]) < torch.tensor([len(a) for a in answers])[:, None]
+        device = self._model.device
+        logits = self._model(input_ids=ids.to(device), attention_mask=mask.long().to(device)).logits
+        return logits.squeeze(-1).float().tolist()
+
+
+def _beside(score: Any, gold: Any) -> Answer | Exception:
+    if isinstance(score, Exception) or isinstance(gold, Exception):
+        return score if isinstance(score, Exception) else gold
+    return {"total": score, "learned": score, "gold": total(gold)}
