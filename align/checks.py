@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from align.config import resolved
+from align.describe import written
 from align.divergences import Divergence
 from align.errors import RecipeError
 from align.regularizers import Regularizer
 from align.tryout import try_divergence
-from align.types import REWARDED
+from align.types import EARLY, REWARDED
 
 if TYPE_CHECKING:
     from align.recipe import Recipe
@@ -35,10 +36,12 @@ def check(recipe: Recipe) -> None:
         raise RecipeError("model.lora.dropout", "makes policy and reference differ by noise; set it to 0 with regularizers")
     for name, regularizer in recipe.regularizers.items():
         _check_regularizer(recipe, name, regularizer)
+        _check_needs(recipe, f"regularizers.{name}", {"weighting": regularizer.weighting, "coefficient": regularizer.coefficient})
     _check_alike(recipe)
     _check_links(recipe)
     _check_devices(recipe)
     for name, shaping in recipe.shapings.items():
+        _check_needs(recipe, f"shapings.{name}", {"shaping": shaping})
         if not (algorithm.samples and algorithm.has_advantages):
             why = "uses no advantages" if algorithm.samples else f"learns from {data(recipe)}"
             raise RecipeError(f"shapings.{name}", f"changes nothing: {algorithm.recipe_name} {why}; delete the key")
@@ -108,6 +111,18 @@ def _check_regularizer(recipe: Recipe, name: str, regularizer: Regularizer) -> N
         if regularizer.full_vocabulary:
             raise RecipeError(f"{where}.reference", "keeps the log-probs of the answers alone, and estimator: exact looks at the whole "
                               "vocabulary: use frozen")
+
+
+def _check_needs(recipe: Recipe, where: str, parts: dict[str, Any]) -> None:
+    """What a part reads of a batch must be there before its update."""
+    for kind, part in parts.items():
+        if part is None:
+            continue
+        if unknown := part.needs - EARLY:
+            raise RecipeError(where, f"{kind} {written(part)} needs {', '.join(sorted(unknown))}, which no column of a batch is called; "
+                              f"there are: {', '.join(sorted(EARLY))}")
+        if part.needs & REWARDED and not recipe.algorithm.samples:
+            raise RecipeError(where, f"{kind} {written(part)} looks at rewards, and this algorithm's data have none: use another")
 
 
 def _check_charge(where: str, regularizer: Regularizer) -> None:

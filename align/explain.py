@@ -17,6 +17,7 @@ from align.checks import data
 from align.config import location
 from align.core import reductions
 from align.describe import keys, sentence, summary, written
+from align.errors import RecipeError
 from align.recipe import Recipe
 from align.regularizers import Regularizer
 from align.regularizers.composed import CREDITS, Composed
@@ -219,7 +220,10 @@ def memory_rows(recipe: Recipe) -> list[Row]:
     from align.initial import config_of  # noqa: PLC0415
     from align.learner import memory  # noqa: PLC0415
 
-    config = config_of(recipe)
+    try:
+        config = config_of(recipe)
+    except RecipeError as error:
+        return [Row("", f"unknown: {error}")]
     if config is None:
         return [Row("", f"unknown: {recipe.model.path} is not a folder on this machine")]
     shape, say = memory.shape_of_config(config, recipe.model), memory.gigabytes

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from align.coefficients import State
 from align.recipe import Recipe
-from align.regularizers import Regularizer, active
+from align.regularizers import Regularizer
 from align.run_state import initial_states
 from align.shapings import Shaping
 from align.types import Charge, TokenBatch
@@ -27,7 +27,7 @@ def shape(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, State] |
     for name, shaping in recipe.shapings.items():
         before, rewards = rewards, shaping.rewards(batch, rewards)
         metrics |= _change(shaping, "rewards", f"shaping/{name}", before, rewards)
-    penalties = active(recipe.regularizers, batch)
+    penalties = recipe.regularizers
     judged, algorithm = replace(batch, rewards=rewards), recipe.algorithm
     if algorithm.critic is not None:
         charged = {name: r for name, r in penalties.items() if r.placement == "reward"}

@@ -197,7 +197,7 @@ class Run:
 
     def note_distances(self, batch: TokenBatch, stats: dict[str, Stat]) -> None:
         """How far the first batch is from each reference that is another model; from any other it is 0, or the learner has stopped."""
-        compared = referenced(self.recipe.regularizers, batch)
+        compared = referenced(self.recipe.regularizers)
         for name in compared:
             reference = self.recipe.regularizers[name].reference
             if not reference.starts_at_policy:

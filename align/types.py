@@ -9,8 +9,8 @@ the batch was drawn) and, inside the learner, `logp` (pi_theta).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
 from itertools import compress
 from typing import Any
 
@@ -80,6 +80,16 @@ class Charge:
     """float32 [T], nats: taken from each token's own advantage alone."""
 
 
+def by(axis: str, default: Any = MISSING) -> Any:
+    """A field of a batch with one entry for each response token, `T`, or each sequence, `S`: how it is selected is said once, here.
+
+    A new stream is a new field; `select` and `to` need no change. `dict`: tensors by name.
+    """
+    if default is dict:
+        return field(default_factory=dict, metadata={"axis": axis})
+    return field(default=default, metadata={"axis": axis})
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenBatch:
     """A batch ready for the learner. Response tokens are packed to [T]; inputs are right-padded [S, L].
@@ -89,52 +99,52 @@ class TokenBatch:
 
     input_ids: Tensor
     """int64 [S, L], prompt then response, right-padded (causal attention never looks at the padding)."""
-    prompt_lengths: Tensor
+    prompt_lengths: Tensor = by("S")
     """int64 [S]."""
-    lengths: Tensor
+    lengths: Tensor = by("S")
     """int64 [S], response tokens."""
     seq_ids: Tensor
     """int64 [T], the sequence each response token belongs to."""
-    positions: Tensor
+    positions: Tensor = by("T")
     """int64 [T], the index of each token inside its response, from 0."""
-    group_ids: Tensor
+    group_ids: Tensor = by("S")
     """int64 [S]."""
-    rows: tuple[int, ...] = ()
+    rows: tuple[int, ...] = by("S", ())
     """[S], each sequence's place in the batch that was scored: what the learner keeps of a sequence is found by it."""
-    prompt_ids: tuple[str, ...] = ()
+    prompt_ids: tuple[str, ...] = by("S", ())
     """[S], `Prompt.id` of each sequence: what a coefficient keeps a multiplier for."""
-    rewards: Tensor | None = None
+    rewards: Tensor | None = by("S", None)
     """float32 [S]."""
-    inside: Tensor | None = None
+    inside: Tensor | None = by("T", None)
     """float32 [T], the part of an answer's reward that is paid at each of its tokens; None: all of it at the last."""
-    sampler_logp: Tensor | None = None
+    sampler_logp: Tensor | None = by("T", None)
     """float32 [T]."""
-    old_logp: Tensor | None = None
+    old_logp: Tensor | None = by("T", None)
     """float32 [T]; None when the first forward pass of the update is itself pi_old."""
-    entropy: Tensor | None = None
+    entropy: Tensor | None = by("T", None)
     """float32 [T], of pi_old, nats; beside old_logp."""
-    ref_logp: Mapping[str, Tensor] = field(default_factory=dict)
+    ref_logp: Mapping[str, Tensor] = by("T", dict)
     """float32 [T] by regularizer, log ref of the sampled tokens. Of an exact form it is there before an update only where a part `needs`
     it; inside the update it always is."""
-    advantages: Tensor | None = None
+    advantages: Tensor | None = by("T", None)
     """float32 [T], detached; the learner takes the reward-placed regularizers from them at every update."""
-    values: Tensor | None = None
+    values: Tensor | None = by("T", None)
     """float32 [T], the critic's V of the state before each token, when the batch was drawn."""
-    returns: Tensor | None = None
+    returns: Tensor | None = by("T", None)
     """float32 [T], detached: what the critic is fitted to."""
-    charges: Mapping[str, Charge] = field(default_factory=dict)
+    charges: Mapping[str, Charge] = by("T", dict)
     """By reward-placed regularizer, where the algorithm has a critic: what it takes, beta included, at pi_old."""
-    loss_weights: Tensor | None = None
+    loss_weights: Tensor | None = by("T", None)
     """float32 [T], the reduction: the loss is sum_t loss_weights_t * loss_t, on any split of the batch."""
-    penalty_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    penalty_weights: Mapping[str, Tensor] = by("T", dict)
     """float32 [T] by regularizer: its weighting, detached, >= 0."""
     betas: Mapping[str, float] = field(default_factory=dict)
     """By regularizer: the coefficient of this batch."""
-    multipliers: Mapping[str, Tensor] = field(default_factory=dict)
+    multipliers: Mapping[str, Tensor] = by("S", dict)
     """float32 [S], >= 0, by regularizer whose coefficient has one for each prompt: beta times this is the coefficient of a sequence."""
     step: int = 0
     """The batch's number in the run, from 0: what a schedule or a seed of a shaping goes by."""
-    contexts: Mapping[str, Tensor] = field(default_factory=dict)
+    contexts: Mapping[str, Tensor] = by("T", dict)
     """float32 [T] by shaping that asks for it: the divergence, at each state, of pi_old after the prompt from pi_old after another."""
     shaped: Mapping[str, float] = field(default_factory=dict)
     """What each shaping did to the batch, by metric name, for the log."""
@@ -152,54 +162,45 @@ class TokenBatch:
         """The sub-batch of these sequences (int64 [s], increasing). Padding columns nobody needs are cut."""
         keep = torch.zeros(len(self.lengths), dtype=torch.bool)
         keep[sequences] = True
-        kept_tokens = keep[self.seq_ids]
-        new_id = torch.cumsum(keep, 0) - 1
+        of_axis = {"S": keep, "T": keep[self.seq_ids]}
+        changes = {f.name: _each(lambda t, mask=of_axis[f.metadata["axis"]]: _taken(t, mask), getattr(self, f.name))
+                   for f in fields(self) if "axis" in f.metadata}
         width = int((self.prompt_lengths + self.lengths)[keep].max())
-        changes: dict[str, Any] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if f.name == "input_ids":
-                changes[f.name] = value[keep][:, :width]
-            elif f.name == "seq_ids":
-                changes[f.name] = new_id[value[kept_tokens]]
-            elif f.name == "charges":
-                changes[f.name] = {k: Charge(reward=c.reward[kept_tokens], own=c.own[kept_tokens]) for k, c in value.items()}
-            elif f.name in ("ref_logp", "penalty_weights", "contexts"):
-                changes[f.name] = {k: w[kept_tokens] for k, w in value.items()}
-            elif f.name == "multipliers":
-                changes[f.name] = {k: m[keep] for k, m in value.items()}
-            elif f.name in ("rows", "prompt_ids"):
-                changes[f.name] = tuple(compress(value, keep.tolist()))
-            elif isinstance(value, Tensor):
-                changes[f.name] = value[kept_tokens if len(value) == len(self.seq_ids) and f.name in TOKEN_FIELDS else keep]
-        return replace(self, **changes)
-
+        new_ids = torch.cumsum(keep, 0) - 1
+        return replace(self, input_ids=self.input_ids[keep][:, :width], seq_ids=new_ids[self.seq_ids[of_axis["T"]]], **changes)
 
     def to(self, device: torch.device) -> TokenBatch:
         """The same batch there; itself where it is there already."""
         if self.input_ids.device == device:
             return self
-        return replace(self, **{f.name: _moved(getattr(self, f.name), device) for f in fields(self)})
+        return replace(self, **{f.name: _each(lambda t: _moved(t, device), getattr(self, f.name)) for f in fields(self)})
 
 
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        # From memory that is not pinned a copy to a GPU waits for the device, whatever non_blocking says.
-        value = value.pin_memory() if device.type == "cuda" and value.device.type == "cpu" else value
-        return value.to(device, non_blocking=True)
+def _each(change: Callable[[Any], Any], value: Any) -> Any:
+    """A value with `change` applied to each tensor, or tuple of one entry a sequence, in it."""
     if isinstance(value, Mapping):
-        return {k: _moved(v, device) for k, v in value.items()}
+        return {name: _each(change, part) for name, part in value.items()}
     if isinstance(value, Charge):
-        return replace(value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)})
-    return value
+        return replace(value, **{f.name: change(getattr(value, f.name)) for f in fields(value)})
+    return change(value) if isinstance(value, Tensor | tuple) else value
+
+
+def _taken(value: Tensor | tuple, mask: Tensor) -> Tensor | tuple:
+    return value[mask] if isinstance(value, Tensor) else tuple(compress(value, mask.tolist()))
+
+
+def _moved(value: Tensor | tuple, device: torch.device) -> Tensor | tuple:
+    if isinstance(value, tuple):
+        return value
+    # From memory that is not pinned a copy to a GPU waits for the device, whatever non_blocking says.
+    value = value.pin_memory() if device.type == "cuda" and value.device.type == "cpu" else value
+    return value.to(device, non_blocking=True)
 
 
 EARLY = frozenset({"old_logp", "entropy", "ref_logp", "rewards", "advantages"})
 """What a part may declare in `needs` of a batch that no update has seen."""
 REWARDED = frozenset({"rewards", "advantages"})
 """Those of `EARLY` that demonstrations and rankings do not have."""
-
-TOKEN_FIELDS = frozenset({"positions", "inside", "sampler_logp", "old_logp", "entropy", "advantages", "values", "returns", "loss_weights"})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from align.coefficients import Coefficient, State
 
 @dataclass(frozen=True)
 class Constant(Coefficient):
-    """beta(step) = value. In a recipe simply `coefficient: 0.1`."""
+    """beta(step) = value. In a recipe simply `coefficient: 0.1`; 0 measures the divergence and trains nothing by it."""
 
     value: float
 

@@ -25,6 +25,10 @@ FARTHEST = 300.0
 far, where f' is 0 * inf; at e^300 float64 still holds u^2."""
 
 
+POINTS = torch.linspace(-2, 2, 4, dtype=torch.float64)
+"""Nats: where one divergence is told from another."""
+
+
 class Divergence(ABC):
     """The contract. A user writes `f(self, log_u)`; the rest follows by autograd, in float64.
 
@@ -51,6 +55,11 @@ class Divergence(ABC):
     def is_f_divergence(self) -> bool:
         """No `transform` of its own."""
         return type(self).transform is Divergence.transform
+
+    @property
+    def is_reverse_kl(self) -> bool:
+        """KL(pi||ref) itself, whoever wrote it: c(u) = log u."""
+        return self.is_f_divergence and torch.allclose(self.coefficient(POINTS), POINTS, rtol=1e-9, atol=0.0)
 
     def f_prime(self, log_u: Tensor) -> Tensor:
         """df/du at u = exp(log_u)."""

@@ -37,6 +37,17 @@ class Estimator:
         """What is subtracted from the token's own reward when the estimate is placed there."""
         return divergence.coefficient(log_u)
 
+    def published_bias(self, *, placement: str, credit: str, on_policy: bool) -> str | None:
+        """What is wrong with the gradient of a form that exists as published, and what to use instead; None where none is known of.
+
+        `allow_biased: true` runs such a form. Where this is None the gradient is compared with the divergence's by enumeration.
+        """
+        return None
+
+    def refusal(self, *, placement: str) -> str | None:
+        """Why it has no meaning in this place, or None."""
+        return None
+
     def outcomes(self, logp: Tensor, ref_logp: Tensor) -> tuple[Tensor, Tensor]:
         """Both distributions over the outcomes a full-vocabulary estimator tells apart: log-probs [T, V] -> [T, K], differentiable.
 
@@ -49,3 +60,9 @@ class Estimator:
     def merges(self) -> bool:
         """Has `outcomes` of its own: what it measures is at most the divergence."""
         return type(self).outcomes is not Estimator.outcomes
+
+
+def right_on_policy_only(name: str) -> str:
+    """The published bias of a loss that has the right gradient, and no importance ratio."""
+    return (f"{name} in the loss has the gradient of KL(pi||ref) on-policy only, and here a batch serves several updates. "
+            "Use estimator: sampled")

@@ -22,3 +22,11 @@ class K1(Estimator):
 
     def reward(self, divergence: Divergence, log_u: Tensor) -> Tensor:
         return log_u
+
+    def published_bias(self, *, placement: str, credit: str, on_policy: bool) -> str | None:
+        if placement == "loss":
+            return "k1 in the loss has expected gradient zero: noise, no penalty. Use estimator: sampled, or placement: reward"
+        if credit != "local" and not on_policy:
+            return ("k1 in the reward, credited beyond its own token, has the gradient of KL(pi||ref) on-policy only: the surrogate weighs "
+                    "each token by its own ratio, not by that of the answer. Here a batch serves several updates. Use estimator: sampled")
+        return None

@@ -1,7 +1,7 @@
 from torch import Tensor
 
 from align.divergences import Divergence
-from align.estimators import Estimator
+from align.estimators import Estimator, right_on_policy_only
 
 
 class K2(Estimator):
@@ -21,3 +21,8 @@ class K2(Estimator):
 
     def reward(self, divergence: Divergence, log_u: Tensor) -> Tensor:
         return 0.5 * log_u**2
+
+    def published_bias(self, *, placement: str, credit: str, on_policy: bool) -> str | None:
+        if placement == "reward":
+            return "k2 in the reward does not have the gradient of KL(pi||ref): use estimator: sampled or k1"
+        return None if on_policy else right_on_policy_only("k2")

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from align.divergences import Divergence
-from align.estimators import Estimator
+from align.estimators import Estimator, right_on_policy_only
 from align.estimators.abs import Abs
 from align.estimators.k1 import K1
 from align.estimators.k3 import K3
@@ -37,3 +37,11 @@ class StraightThrough(Estimator):
 
     def reward(self, divergence: Divergence, log_u: Tensor) -> Tensor:
         return self.value(divergence, log_u)
+
+    def published_bias(self, *, placement: str, credit: str, on_policy: bool) -> str | None:
+        return None if on_policy else right_on_policy_only("straight_through")
+
+    def refusal(self, *, placement: str) -> str | None:
+        if placement == "reward":
+            return f"a reward has no gradient of its own, so straight_through changes nothing there: use estimator: {self.of}"
+        return None

@@ -8,10 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from align.core import reductions
-from align.core.logprobs import Compared, every_token
+from align.core.logprobs import Compared
 from align.critics import RunningCritic
 from align.divergences.reverse_kl import ReverseKl
 from align.errors import RunStopped
@@ -92,7 +91,7 @@ class Learner:
             self.version += stop.learned
             raise
         self.version += 1
-        for name in referenced(self.recipe.regularizers, batch):
+        for name in referenced(self.recipe.regularizers):
             tally.add(f"ref/{name}/version", self.references[name].version, 1)
         return tally.stats()
 
@@ -105,7 +104,7 @@ class Learner:
         if first:
             self._stop_on_engine_gap(tally, step)
         if first and self.version == 0:
-            compared = referenced(self.recipe.regularizers, mini)
+            compared = referenced(self.recipe.regularizers)
             parts = {name: self.recipe.regularizers[name].reference for name in compared}
             references.stop_unless_initial(parts, self.recipe.model.dtype, compared, tally, step)
         # Each model by itself: a critic's gradient is no measure of the policy's.
@@ -137,14 +136,10 @@ class Learner:
         return TokenContext(batch=micro, logp=fresh.logp, entropy=fresh.entropy, exact=fresh.exact, values=values)
 
     def _to_references(self, micro: TokenBatch) -> dict[str, Compared]:
-        exact = [name for name in referenced(self.recipe.regularizers, micro) if self.recipe.regularizers[name].full_vocabulary]
-        return {name: self._compared(name, hidden) for name, hidden in self.states.of(exact, micro).items()}
-
-    def _compared(self, name: str, hidden: Tensor) -> Compared:
-        regularizer = self.recipe.regularizers[name]
-        # `every_token` itself, not a method that does the same: by it the kernels see that one reading of the logits is enough.
-        outcomes = regularizer.outcomes if regularizer.merges else every_token
-        return Compared(regularizer.divergence, hidden, self.states.head(name), outcomes)
+        exact = [name for name in referenced(self.recipe.regularizers) if self.recipe.regularizers[name].full_vocabulary]
+        regularizers = self.recipe.regularizers
+        return {name: Compared(regularizers[name].divergence, hidden, self.states.head(name), regularizers[name].outcomes)
+                for name, hidden in self.states.of(exact, micro).items()}
 
     def _micro_batches(self, batch: TokenBatch) -> Iterator[TokenBatch]:
         for _, micro in micro_batches(batch, self.budgets.micro_tokens, whole_groups=self.recipe.algorithm.ranks):

@@ -10,7 +10,7 @@ from torch import Tensor
 from align.core.segments import segment_sum
 from align.learner.tally import Tally, reference_place
 from align.recipe import Recipe
-from align.regularizers import active, referenced
+from align.regularizers import referenced
 from align.types import Link, ScoreContext, TokenContext
 
 
@@ -23,18 +23,20 @@ def total(recipe: Recipe, ctx: TokenContext | ScoreContext, losses: Tally, tally
 
 def _of_policy(recipe: Recipe, ctx: TokenContext, losses: Tally, tally: Tally) -> Tensor:
     batch, advantages = ctx.batch, ctx.batch.advantages
-    compared = referenced(recipe.regularizers, batch)
+    compared = referenced(recipe.regularizers)
     penalties = torch.zeros((), device=ctx.logp.device)
-    for name, regularizer in active(recipe.regularizers, batch).items():
+    for name, regularizer in recipe.regularizers.items():
         beta = batch.betas[name]
-        penalty = regularizer.penalty(ctx, name)
+        # A coefficient of 0 measures: 0 times a gradient that overflows would be no number.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and beta > 0):
+            penalty = regularizer.penalty(ctx, name)
         multiplier = batch.multipliers[name][batch.seq_ids] if name in batch.multipliers else 1.0
         if penalty.link is not None:
             of_answer = batch.multipliers.get(name, torch.ones(len(batch.lengths), device=batch.lengths.device))
             ctx = replace(ctx, link=Link(scores=penalty.link, log_ratio=penalty.log_ratio, beta=beta * of_answer))
-        elif penalty.loss is not None:
+        elif beta > 0 and penalty.loss is not None:
             penalties = penalties + beta * (batch.loss_weights * multiplier * penalty.loss).sum()
-        elif name not in batch.charges:
+        elif beta > 0 and name not in batch.charges:
             advantages = advantages - beta * multiplier * penalty.reward
         if penalty.link is None:
             losses.add_sum(f"loss/reg/{name}", beta * (batch.loss_weights * multiplier * penalty.value).sum())

@@ -50,7 +50,7 @@ class Scorings:
         pass that the divergence needs anyway.
         """
         batch = replace(batch, rows=tuple(range(len(batch.lengths))))
-        names = [name for name in referenced(self.recipe.regularizers, batch) if not self._left_to_the_update(name)]
+        names = [name for name in referenced(self.recipe.regularizers) if not self._left_to_the_update(name)]
         contexts = {name: other for name, s in self.recipe.shapings.items() if (other := s.other_context(batch)) is not None}
         wants_old = self._wants_old() or bool(contexts)
         if not wants_old and not names:

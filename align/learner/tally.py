@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from align.divergences.reverse_kl import ReverseKl
 from align.regularizers import Regularizer
 from align.types import Stat, TokenContext
 
@@ -52,7 +51,7 @@ class Tally:
         log_u = ctx.logp.detach() - ctx.batch.ref_logp[name]
         self.add(f"{place}/k1", log_u.sum(), len(log_u))
         self.add(f"{place}/k3", (torch.expm1(-log_u) + log_u).sum(), len(log_u))
-        if name in ctx.exact and isinstance(regularizer.divergence, ReverseKl) and not regularizer.merges:
+        if name in ctx.exact and regularizer.divergence.is_reverse_kl and not regularizer.merges:
             self.add(f"{place}/exact", ctx.exact[name].detach().sum(), len(log_u))
 
     def add_engine_gap(self, ctx: TokenContext) -> None:

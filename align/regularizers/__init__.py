@@ -76,11 +76,6 @@ class Regularizer(ABC):
         return None
 
 
-def active(regularizers: Mapping[str, Regularizer], batch: TokenBatch) -> dict[str, Regularizer]:
-    """Those with a coefficient above 0 in this batch; the others cost nothing and change nothing."""
-    return {name: r for name, r in regularizers.items() if batch.betas[name] > 0}
-
-
-def referenced(regularizers: Mapping[str, Regularizer], batch: TokenBatch) -> list[str]:
-    """The active ones that have a reference, in the recipe's order."""
-    return [name for name, r in active(regularizers, batch).items() if r.reference is not None]
+def referenced(regularizers: Mapping[str, Regularizer]) -> list[str]:
+    """Those that have a reference, in the recipe's order."""
+    return [name for name, r in regularizers.items() if r.reference is not None]

@@ -1,4 +1,4 @@
-"""Which products of the axes are refused, and why. Tested over the whole product."""
+"""Which products of the axes are refused, and why: by what the parts say of themselves. Tested over the whole product."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ import torch
 
 from align import probe
 from align.divergences import Divergence
-from align.divergences.reverse_kl import ReverseKl
 from align.estimators import Estimator
-from align.estimators.abs import Abs
-from align.estimators.k1 import K1
-from align.estimators.k2 import K2
-from align.estimators.k3 import K3
-from align.estimators.straight_through import StraightThrough
 
 if TYPE_CHECKING:
     from align.regularizers.composed import Composed
@@ -43,7 +37,7 @@ def incompatible(
     if not (divergence.is_f_divergence or estimator.full_vocabulary):
         return Refusal(f"{type(divergence).__name__} is a function of an expectation at each state, which one sampled token does not tell: "
                        "use estimator: exact")
-    if estimator.only_reverse_kl and not isinstance(divergence, ReverseKl):
+    if estimator.only_reverse_kl and not divergence.is_reverse_kl:
         return Refusal(f"{word} estimates KL(pi||ref) and nothing else: use estimator: sampled or exact for this divergence")
     if estimator.full_vocabulary:
         if placement == "reward":
@@ -57,11 +51,11 @@ def incompatible(
     if placement == "loss" and credit == "summed" and estimator.only_reverse_kl:
         return Refusal(f"{word} as published is a loss of each token (local) or of the answer (sequence): "
                        "use estimator: sampled for the future term")
-    if placement == "reward" and isinstance(estimator, StraightThrough):
-        return Refusal(f"a reward has no gradient of its own, so {word} changes nothing there: use estimator: {estimator.of}")
-    if not type(estimator).__module__.startswith("align.estimators."):
-        return _measured_bias(divergence, estimator, placement, on_policy and samples)
-    return _bias(estimator, placement, credit, on_policy)
+    if reason := estimator.refusal(placement=placement):
+        return Refusal(reason)
+    if bias := estimator.published_bias(placement=placement, credit=credit, on_policy=on_policy):
+        return Refusal(bias, biased=True)
+    return _measured_bias(divergence, estimator, placement, on_policy and samples)
 
 
 def _link(divergence: Divergence, estimator: Estimator, credit: str) -> Refusal | None:
@@ -84,33 +78,8 @@ def _link(divergence: Divergence, estimator: Estimator, credit: str) -> Refusal 
     return None
 
 
-def _bias(estimator: Estimator, placement: str, credit: str, on_policy: bool) -> Refusal | None:
-    """The published forms whose gradient is not that of KL(pi||ref) (Tang and Munos 2506.09477; Liu et al. 2510.01555)."""
-    word = _word(estimator)
-    if placement == "loss":
-        if isinstance(estimator, K1):
-            return Refusal("k1 in the loss has expected gradient zero: noise, no penalty. Use estimator: sampled, or "
-                           "placement: reward", biased=True)
-        if isinstance(estimator, K3):
-            return Refusal("k3 in the loss descends the forward KL(ref||pi), not KL(pi||ref). Use estimator: sampled, or say "
-                           "divergence: forward_kl with estimator: sampled", biased=True)
-        if isinstance(estimator, Abs):
-            return Refusal("abs in the loss descends twice the total variation, not KL(pi||ref). Use estimator: sampled, or say "
-                           "divergence: total_variation with estimator: sampled", biased=True)
-        if isinstance(estimator, K2 | StraightThrough) and not on_policy:
-            return Refusal(f"{word} in the loss has the gradient of KL(pi||ref) on-policy only, and here a batch serves several updates. "
-                           "Use estimator: sampled", biased=True)
-    elif isinstance(estimator, K2 | K3 | Abs):
-        return Refusal(f"{word} in the reward does not have the gradient of KL(pi||ref): use estimator: sampled or k1", biased=True)
-    elif isinstance(estimator, K1) and credit != "local" and not on_policy:
-        return Refusal("k1 in the reward, credited beyond its own token, has the gradient of KL(pi||ref) on-policy only: the surrogate "
-                       "weighs each token by its own ratio, not by that of the answer. Here a batch serves several updates. Use "
-                       "estimator: sampled", biased=True)
-    return None
-
-
 def _measured_bias(divergence: Divergence, estimator: Estimator, placement: str, on_policy: bool) -> Refusal | None:
-    """Of a user's estimator, by enumeration: nobody has published what it is."""
+    """By enumeration: of a user's estimator as of a shipped one."""
     if estimator.full_vocabulary:
         return None
     found = probe.gradient_is(estimator, divergence, placement)

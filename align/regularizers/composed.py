@@ -13,7 +13,7 @@ from align.core.segments import segment_sum
 from align.describe import written
 from align.regularizers import Penalty, Regularizer
 from align.regularizers._incompatible import idle, incompatible
-from align.types import REWARDED, Charge, TokenBatch, TokenContext
+from align.types import Charge, TokenBatch, TokenContext
 
 CREDITS = {"local": credit.local, "summed": credit.summed, "sequence": credit.sequence}
 CLAMPS = {"local": 20.0, "summed": 20.0, "sequence": 40.0}
@@ -99,8 +99,6 @@ class Composed(Regularizer):
         return None
 
     def refusal(self, *, on_policy: bool, samples: bool) -> str | None:
-        if not samples and REWARDED & self.weighting.needs:
-            return f"weighting {written(self.weighting)} looks at rewards, and this algorithm's data have none: use another"
         reason = incompatible(self.divergence, self.estimator, self.placement, self.credit, on_policy=on_policy, samples=samples)
         if self.coefficient.compares and self.placement != "link":
             return f"coefficient {written(self.coefficient)} compares ranked answers: it goes with placement: link"

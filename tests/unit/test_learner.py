@@ -1,5 +1,6 @@
 """The learner on real (tiny) transformers models: what it computes, what it keeps, and when it stops."""
 
+import math
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -163,13 +164,23 @@ def test_equal_references_are_one(model: Path):
     assert learner.references["a"] is learner.references["b"] is not learner.references["c"]
 
 
-def test_a_coefficient_of_zero_is_no_regularizer(model: Path):
-    plain, silent = make(model), make(model, regularizers={"kl": {"coefficient": 0.0}})
-    scored = batch(silent)
-    assert not scored.ref_logp
-    stats, other = plain.update(batch(plain), 0), silent.update(scored, 0)
-    assert stats == other
+@pytest.mark.parametrize("form", [{}, {"placement": "reward"}, {"divergence": "pearson", "credit": "summed"}])
+def test_a_coefficient_of_zero_measures_and_trains_nothing(model: Path, form: dict):
+    plain, silent = make(model), make(model, regularizers={"kl": {"coefficient": 0.0, **form}})
+    for step in range(2):
+        stats, other = plain.update(batch(plain, step), step), silent.update(batch(silent, step), step)
+        assert all(other[name] == stat for name, stat in stats.items()) and other["loss/reg/kl"].mean == 0
+    assert other["divergence/kl"].mean > 0 and other["kl/ref/k3"].mean > 0
     assert all(torch.equal(p, q) for p, q in zip(parameters(plain).values(), parameters(silent).values(), strict=True))
+
+
+def test_a_divergence_that_overflows_is_measured_without_harm(model: Path):
+    learner = make(model, regularizers={"kl": {"coefficient": 0.0, "divergence": "neyman", "estimator": "exact"}})
+    for p in learner.policy.trained():
+        p[1].data *= 6.0
+    learner.version = 1
+    stats = learner.update(batch(learner), 0)
+    assert math.isfinite(stats["grad/norm"].mean)
 
 
 @pytest.mark.parametrize("lora", [0, 4])

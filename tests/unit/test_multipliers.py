@@ -89,12 +89,11 @@ def test_shape_asks_for_the_multipliers(model: Path):
     assert plain.multipliers == {} and beta_metrics(plain) == {"beta/kl": 0.25}
 
 
-def test_a_weighting_is_not_asked_where_beta_is_zero(model: Path):
-    """Nothing was scored then, so there is no reference for it to look at."""
+def test_a_weighting_weighs_what_is_measured_at_beta_zero(model: Path):
     made = learner(model, {"coefficient": {"name": "linear", "start": 0.0, "end": 0.1, "steps": 2}, "weighting": "confidence"})
     batch = scored(made)
-    assert batch.ref_logp == {} and batch.penalty_weights == {}
-    made.update(batch, 0)
+    assert batch.betas == {"kl": 0.0} and batch.ref_logp.keys() == batch.penalty_weights.keys() == {"kl"}
+    assert made.update(batch, 0)["divergence/kl"].mean > 0
 
 
 FORMS = [("sampled", "loss", "local"), ("sampled", "loss", "summed"), ("sampled", "loss", "sequence"), ("exact", "loss", "summed"),

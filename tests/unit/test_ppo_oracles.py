@@ -58,7 +58,7 @@ def drawn(values: Tensor, beta: float = BETA) -> TokenBatch:
     """Every answer by pi_old = `POLICY`, with its reward and what the critic says of its prefixes, [P]."""
     batch = TREE.context(POLICY, POLICY, REFERENCE).batch
     return replace(batch, penalty_weights={}, betas={NAME: beta}, rewards=REWARDS, values=at_tokens(values), sampler_logp=None,
-                   ref_logp=batch.ref_logp if beta else {}, prompt_ids=("",) * len(REWARDS))
+                   prompt_ids=("",) * len(REWARDS))
 
 
 def at_tokens(of_prefixes: Tensor) -> Tensor:

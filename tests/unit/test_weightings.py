@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -300,3 +301,18 @@ def test_the_sign_of_the_log_ratio_makes_another_f_divergence():
     torch.testing.assert_close(value, (ref * generator).sum().detach(), rtol=1e-12, atol=0)
     surrogate = (logp.exp().detach() * weights * Sampled().coefficient(ReverseKl(), log_u) * logp).sum()
     torch.testing.assert_close(torch.autograd.grad(surrogate, logits)[0], expected, rtol=1e-10, atol=1e-14)
+
+
+def test_a_need_that_no_column_is_called_is_refused(tmp_path: Path):
+    (tmp_path / "mine.py").write_text("""
+class Mine:
+    needs = frozenset({"reward", "entropy"})
+
+    def weights(self, batch, name):
+        return batch.entropy
+""")
+    node = {"steps": 1, "task": "countdown", "algorithm": "grpo", "reward": "exact", "model": {"path": "nowhere"},
+            "regularizers": {"kl": {"coefficient": 0.1, "weighting": f"{tmp_path}/mine.py:Mine"}}}
+    with pytest.raises(RecipeError, match=r"regularizers\.kl: weighting .*Mine.* needs reward, which no column of a batch is called; there "
+                                          r"are: advantages, entropy, old_logp, ref_logp, rewards"):
+        recipe.build(node)

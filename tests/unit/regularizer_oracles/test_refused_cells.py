@@ -6,10 +6,17 @@ from collections import Counter
 from itertools import product
 
 import pytest
+from torch import Tensor
 from unit.enumeration import Problem
 from unit.regularizer_oracles.cells import BIASED, CELLS, DIVERGENCES, ESTIMATORS, MEANINGLESS, TREES, assert_close, composed
 
-from align.regularizers._incompatible import incompatible
+from align.divergences import Divergence
+from align.divergences.forward_kl import ForwardKl
+from align.divergences.reverse_kl import ReverseKl
+from align.estimators import Estimator
+from align.estimators.k2 import K2
+from align.estimators.k3 import K3
+from align.regularizers._incompatible import Refusal, incompatible
 
 
 def test_the_enumeration_is_complete():
@@ -74,3 +81,33 @@ def test_misspelt_axes_are_refused():
         composed(("reverse_kl", "sampled", "lossy", "local", "on"))
     with pytest.raises(ValueError, match="credit must be one of local, summed, sequence"):
         composed(("reverse_kl", "sampled", "loss", "global", "on"))
+
+
+class Mine(Estimator):
+    """A user's estimator that says its bias itself, and one place where it has no meaning."""
+
+    def coefficient(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+        return 2 * divergence.coefficient(log_u)
+
+    def published_bias(self, *, placement: str, credit: str, on_policy: bool) -> str | None:
+        return "mine in the loss is twice the gradient, as its paper says"
+
+    def refusal(self, *, placement: str) -> str | None:
+        return "mine has no meaning in the reward" if placement == "reward" else None
+
+
+class MyReverseKl(Divergence):
+    def f(self, log_u: Tensor) -> Tensor:
+        return log_u.exp() * log_u
+
+
+@pytest.mark.parametrize("divergence", [ReverseKl(), MyReverseKl()])
+def test_a_users_part_is_judged_by_what_it_says_as_a_shipped_one_is(divergence: Divergence):
+    def judged(estimator: Estimator, placement: str = "loss") -> Refusal | None:
+        return incompatible(divergence, estimator, placement, "local", on_policy=True, samples=True)
+
+    assert judged(Mine()) == Refusal("mine in the loss is twice the gradient, as its paper says", biased=True)
+    assert judged(Mine(), "reward") == Refusal("mine has no meaning in the reward")
+    assert judged(K2()) is None, "KL(pi||ref) is known by its values"
+    assert not ForwardKl().is_reverse_kl
+    assert judged(K3()).biased
