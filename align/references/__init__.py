@@ -32,6 +32,8 @@ class Reference(ABC):
 
     starts_at_policy = True
     """The first batch must find it equal to the policy; the run is stopped where it does not. False: the distance is reported."""
+    tokens_only = False
+    """Gives the log-probs of the sampled tokens alone (`known`): no states, so no exact form."""
     precomputes = False
     """Gets every ranked answer before the first step (`RunningReference.prepare`), and is asked for no other."""
 

@@ -36,6 +36,7 @@ KEYS = {
     ("engine", "scripted"): {"answers": ["1,2", "345678901234567"]},
     ("estimator", "top_k"): {"k": 3},
     ("reference", "checkpoint"): {"path": "OTHER"},
+    ("reference", "context"): {"prepend": "1+2"},
     ("reference", "hard_reset"): {"every": 2},
     ("reference", "soup"): {"paths": ["OTHER"]},
     ("reference", "teacher"): {"path": "OTHER"},
