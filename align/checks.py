@@ -120,10 +120,12 @@ def _check_regularizer(recipe: Recipe, name: str, regularizer: Regularizer) -> N
             idle = "with a critic the penalty is taken at pi_old, which is this reference, so it is 0 throughout; use placement: loss"
         if idle:
             raise RecipeError(f"{where}.reference", f"changes nothing: {idle}")
-    if regularizer.reference is not None and regularizer.reference.precomputes:
-        if not algorithm.ranks:
+    if regularizer.reference is not None and regularizer.reference.tokens_only:
+        if regularizer.reference.precomputes and not algorithm.ranks:
             raise RecipeError(f"{where}.reference", f"{algorithm.recipe_name} learns from {data(recipe)}, and only rankings are known "
                               "before the first step: use frozen")
+        if not regularizer.reference.precomputes and not algorithm.samples:
+            raise RecipeError(f"{where}.reference", f"{algorithm.recipe_name} learns from {data(recipe)}, which no engine drew: use frozen")
         if regularizer.full_vocabulary:
             raise RecipeError(f"{where}.reference", "keeps the log-probs of the answers alone, and estimator: exact looks at the whole "
                               "vocabulary: use frozen")

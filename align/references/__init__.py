@@ -34,6 +34,8 @@ class Reference(ABC):
     """The first batch must find it equal to the policy; the run is stopped where it does not. False: the distance is reported."""
     changes = False
     """It becomes another during the run, and its version counts that."""
+    tokens_only = False
+    """Gives the log-probs of the sampled tokens alone (`known`): no states, so no exact form."""
     precomputes = False
     """Gets every ranked answer before the first step (`RunningReference.prepare`), and is asked for no other."""
 

@@ -28,6 +28,7 @@ class Precomputed(Reference):
     """
 
     precomputes = True
+    tokens_only = True
 
     def start(self, policy: Policy) -> RunningReference:
         return _Known(policy)

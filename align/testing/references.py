@@ -59,9 +59,15 @@ def move(policy: Policy) -> None:
 
 
 @torch.no_grad()
-def logp(r: RunningReference) -> Tensor:
-    """log ref over the vocabulary at each state, [T, V]."""
-    return torch.log_softmax(r.head().logits(r.hidden(batch()), 1.0), -1)
+def logp(r: Reference, made: RunningReference) -> Tensor:
+    """log ref over the vocabulary at each state, [T, V]; [T, 1] of one that has it of the sampled tokens alone."""
+    if _without_states(r):
+        return made.known(batch())[:, None]
+    return torch.log_softmax(made.head().logits(made.hidden(batch()), 1.0), -1)
+
+
+def _without_states(r: Reference) -> bool:
+    return r.tokens_only and not r.precomputes
 
 
 def begun(r: Reference, policy: Policy) -> RunningReference:
@@ -74,8 +80,8 @@ def begun(r: Reference, policy: Policy) -> RunningReference:
 def _scores(r: Reference, model_dir: Path) -> str | None:
     """finite log-probs over the policy's vocabulary at every state"""
     for policy in policies(model_dir):
-        found = logp(begun(r, policy))
-        wanted = (len(batch().seq_ids), policy.head().weight.shape[0])
+        found = logp(r, begun(r, policy))
+        wanted = (len(batch().seq_ids), 1 if _without_states(r) else policy.head().weight.shape[0])
         if found.shape != wanted or not found.isfinite().all():
             return f"{list(found.shape)} instead of {list(wanted)}, or not finite"
     return None
@@ -86,7 +92,7 @@ def _start(r: Reference, model_dir: Path) -> str | None:
     """where starts_at_policy is claimed, it is the policy at the first batch"""
     for policy in policies(model_dir):
         own = torch.log_softmax(policy.head().logits(policy.hidden(batch()), 1.0), -1)
-        gap = (logp(begun(r, policy)) - own).abs().max().item()
+        gap = (logp(r, begun(r, policy)) - own).abs().max().item()
         if r.starts_at_policy and gap > 1e-5:
             return f"a log-prob differs by {gap:.1e} nats"
     return None
@@ -95,7 +101,7 @@ def _start(r: Reference, model_dir: Path) -> str | None:
 @KIT.check("scored once", "replace tensors, never write into them, and clone the policy's: a batch is compared until its last update")
 def _replaced(r: Reference, model_dir: Path) -> str | None:
     """an update of the policy, and what follows from it, does not write into the head that a batch was scored with"""
-    for policy in policies(model_dir):
+    for policy in () if _without_states(r) else policies(model_dir):
         fresh = begun(r, policy)
         head = fresh.head()
         kept = head.weight.clone()
@@ -112,13 +118,13 @@ def _version(r: Reference, model_dir: Path) -> str | None:
     for policy in policies(model_dir):
         fresh = begun(r, policy)
         for step in (1, 2, 3):
-            version, stood_for = fresh.version, logp(fresh)
+            version, stood_for = fresh.version, logp(r, fresh)
             move(policy)
             fresh.after_step(step)
             fresh.before_batch()
             if fresh.version != version and not r.changes:
                 return f"after step {step} it is version {fresh.version}, and the part says that it does not change"
-            if fresh.version == version and not torch.equal(logp(fresh), stood_for):
+            if fresh.version == version and not torch.equal(logp(r, fresh), stood_for):
                 return f"after step {step} it is another, at the same version {version}"
     return None
 
@@ -128,12 +134,12 @@ def _apart(r: Reference, model_dir: Path) -> str | None:
     """what one run does to its reference changes no other that the same part made"""
     for policy, other in zip(policies(model_dir), policies(model_dir), strict=True):
         one, kept = begun(r, policy), begun(r, other)
-        version, stood_for = kept.version, logp(kept)
+        version, stood_for = kept.version, logp(r, kept)
         for step in (1, 2):
             move(policy)
             one.after_step(step)
             one.before_batch()
-        if kept.version != version or not torch.equal(logp(kept), stood_for):
+        if kept.version != version or not torch.equal(logp(r, kept), stood_for):
             return "it does"
     return None
 
@@ -142,8 +148,8 @@ def _apart(r: Reference, model_dir: Path) -> str | None:
 def _known(r: Reference, model_dir: Path) -> str | None:
     """what it knows without a forward pass is what one would give; one that precomputes knows what it was told of, and keeps it on disk"""
     answers = batch()
-    for policy in policies(model_dir):
-        fresh, expected = begun(r, policy), logp(begun(r, policy)).gather(1, answers.tokens[:, None]).squeeze(1)
+    for policy in () if _without_states(r) else policies(model_dir):
+        fresh, expected = begun(r, policy), logp(r, begun(r, policy)).gather(1, answers.tokens[:, None]).squeeze(1)
         if r.precomputes:
             with tempfile.TemporaryDirectory() as kept, patch.dict(os.environ, ALIGN_CACHE=kept):
                 told = [one.prepare(answers, 1.0, expected.clone) for one in (fresh, begun(r, policy))]
@@ -169,7 +175,7 @@ def _resumes(r: Reference, model_dir: Path) -> str | None:
         copy.restore(fresh.version, {n: v.clone() if isinstance(v, Tensor) else v for n, v in fresh.state_dict().items()})
         for one in (fresh, copy):
             one.before_batch()
-        if fresh.content_hash() != copy.content_hash() or not torch.equal(logp(fresh), logp(copy)):
+        if fresh.content_hash() != copy.content_hash() or not torch.equal(logp(r, fresh), logp(r, copy)):
             return "it is another one after a resume"
     return None
 

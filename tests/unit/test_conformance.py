@@ -38,6 +38,7 @@ KEYS = {
     ("preference", "cdpo"): {"label_smoothing": 0.1},
     ("preference", "robust"): {"label_smoothing": 0.1},
     ("reference", "checkpoint"): {"path": "OTHER"},
+    ("reference", "context"): {"prepend": "1+2"},
     ("reference", "hard_reset"): {"every": 2},
     ("reference", "soup"): {"paths": ["OTHER"]},
     ("reference", "teacher"): {"path": "OTHER"},

@@ -11,7 +11,7 @@ from rollouts import groups
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from align import recipe
+from align import recipe, registry
 from align.core.logprobs import token_stats
 from align.learner.learner import Learner
 from align.pack import pack
@@ -19,6 +19,8 @@ from align.shape import shape
 from align.types import Rewards, TokenBatch
 
 PLUGIN = Path(__file__).parents[2] / "plugins" / "systematic.py"
+WITH_STATES = [name for name in registry.shipped("reference") if not registry.resolve("reference", name, name).tokens_only]
+"""Those an exact form can be measured against."""
 INITIAL = ["frozen", "ema", "hard_reset", "behaviour"]
 """Those that begin as the policy."""
 
@@ -27,7 +29,8 @@ def reference(folder: Path, name: str) -> dict:
     """A recipe's node for each shipped reference."""
     return {"name": name} | {
         "ema": {"rate": 0.3, "every": 2}, "hard_reset": {"every": 4}, "soup": {"paths": [str(folder / "second")], "weights": [0.4]},
-        "teacher": {"path": str(folder / "second")}, "checkpoint": {"path": str(folder / "third")}}.get(name, {})
+        "teacher": {"path": str(folder / "second")}, "checkpoint": {"path": str(folder / "third")},
+        "context": {"prepend": "12"}}.get(name, {})
 
 
 def make(folder: Path, ref: str | dict, *, lora: int = 0, minibatches: int = 2, model: str = "initial", alpha: float = 32.0,

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from unit.references.learners import INITIAL, batch, hf, make, reference_logp
+from unit.references.learners import WITH_STATES, batch, hf, make, reference_logp
 
-from align import registry
 from align.errors import UserError
 
 
 @pytest.mark.parametrize("lora", [0, 4])
-@pytest.mark.parametrize("name", ["frozen", "ema", "hard_reset", "behaviour", "soup", "teacher", "checkpoint"])
+@pytest.mark.parametrize("name", WITH_STATES)
 def test_a_restart_keeps_the_reference_bit_for_bit(folder: Path, tmp_path: Path, name: str, lora: int):
     one = make(folder, name, lora=lora)
     for step in range(3):
@@ -29,13 +28,6 @@ def test_a_restart_keeps_the_reference_bit_for_bit(folder: Path, tmp_path: Path,
         assert torch.equal(reference_logp(one, a), reference_logp(other, b))
         assert one.update(a, step) == other.update(b, step)
     assert other.described_references() == one.described_references()
-
-
-def test_the_tests_above_name_every_reference():
-    names = {"frozen", "ema", "hard_reset", "behaviour", "soup", "teacher", "checkpoint"}
-    assert set(registry.shipped("reference")) == names | {"precomputed"}, "which is for rankings alone: test_dpo_references.py"
-    initial = {n for n in names if registry.resolve("reference", n, "").starts_at_policy}
-    assert initial == set(INITIAL)
 
 
 def test_a_reference_that_is_no_longer_the_same_is_refused(folder: Path, tmp_path: Path):

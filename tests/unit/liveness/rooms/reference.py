@@ -8,6 +8,7 @@ from liveness import Change
 
 REQUIRED = {
     "checkpoint": {"path": "{other}"},
+    "context": {"prepend": "1+2"},
     "soup": {"paths": ["{other}"]},
     "teacher": {"path": "{other}"},
 }
@@ -15,6 +16,8 @@ CHANGES = {
     ("*", "path"): Change("{third}"),
     ("soup", "paths"): Change(["{third}"]),
     ("soup", "weights"): Change([0.25]),
+    ("context", "prepend"): Change("7"),
+    ("context", "of"): Change("ema"),
     ("ema", "every"): Change(2),
     ("hard_reset", "every"): Change(2, {"every": 1}),
 }
