@@ -103,12 +103,15 @@ class Run:
         self.seconds: dict[str, float] = {}
         self.tokens, self.step_seconds = 0, 0.0
         self.state, self.updating = RunState(recipe), False
+        self.version = 0
+        """Of the learner's weights, as they are published: the step after the last that was learned from."""
         self.failures = Failures()
 
     def run(self, first: int) -> dict[str, Any]:
         recipe, evaluation = self.recipe, self.recipe.evaluation
         started, state = time.perf_counter(), self.state
         self.prepare()
+        self.version = first
         if first:
             checkpoints.load(self.run_dir, first, state, self.workers.learner)
             if recipe.answers:
@@ -158,7 +161,7 @@ class Run:
         if batch is None:
             self.telemetry.note(f"step {step}: every sample was dropped; nothing was learned from it")
             return
-        batch, staleness = replace(batch, step=step, betas=self.state.betas(step)), staleness_metrics(batch, self.learned)
+        batch, staleness = replace(batch, step=step, betas=self.state.betas(step)), staleness_metrics(batch, self.version)
         with self.timed("score"):
             batch = self.workers.learner.score(batch)
         batch = shape(self.recipe, batch, self.state.coefficients)
@@ -167,7 +170,8 @@ class Run:
             with self.timed("update"):
                 stats = self.workers.learner.update(batch, step)
             self.state.control(batch, stats)
-            self.state.step, self.updating = step + 1, False
+            self.state.step = self.version = step + 1
+            self.updating = False
         if step == 0:
             self.note_distances(batch, stats)
         sync = self.sync(step + 1) if self.recipe.algorithm.samples else {}

@@ -8,7 +8,6 @@ from hypothesis import settings
 from torch import Tensor
 from unit.definitions import every
 
-from align.divergences import Divergence
 from align.registry import _complete
 
 KNOWN = every()
@@ -23,7 +22,7 @@ class Hellinger:
         return torch.expm1(log_u / 2) ** 2
 
 
-OWN = _complete(Hellinger, Divergence)()
+OWN = _complete(Hellinger, "divergence", "own")()
 
 
 def assert_within(actual: Tensor, expected: Tensor, bound: Tensor | float):

@@ -21,7 +21,7 @@ log_ratios = st.lists(st.floats(1e-7, 20) | st.floats(-20, -1e-7), min_size=1, m
 
 def f_alone(divergence: Divergence) -> Divergence:
     """The same f, everything else by the contract's fallback."""
-    return _complete(type("Own", (), {"f": lambda self, log_u: divergence.f(log_u)}), Divergence)()
+    return _complete(type("Own", (), {"f": lambda self, log_u: divergence.f(log_u)}), "divergence", "own")()
 
 
 @each

@@ -36,7 +36,7 @@ G4 = (torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64), torch.tensor([0.1
 
 def written_by_a_user(f) -> Divergence:
     """A class with f alone, completed as the registry completes a plugin."""
-    return _complete(type("Own", (), {"f": lambda self, log_u: f(torch.exp(log_u))}), Divergence)()
+    return _complete(type("Own", (), {"f": lambda self, log_u: f(torch.exp(log_u))}), "divergence", "own")()
 
 
 ALPHA = 0.3

@@ -17,7 +17,6 @@ from unit.definitions import every
 from unit.enumeration import Problem, local_objective, sequence_objective, summed_objective
 
 from align.coefficients.constant import Constant
-from align.divergences import Divergence
 from align.estimators.abs import Abs
 from align.estimators.exact import Exact
 from align.estimators.k1 import K1
@@ -41,7 +40,7 @@ class SquaredHellinger:
 
 
 DIVERGENCES = {name: (known.divergence, known) for name, known in every(settings=2).items()} | {
-    "users_own": (_complete(SquaredHellinger, Divergence)(), lambda u: (u.sqrt() - 1) ** 2)}
+    "users_own": (_complete(SquaredHellinger, "divergence", "own")(), lambda u: (u.sqrt() - 1) ** 2)}
 """Every file of the room, and f of the ratio as its paper writes it."""
 NO_EXPECTATION = {"renyi_0.5", "renyi_2"}
 """Functions of a divergence at each state."""
