@@ -51,6 +51,7 @@ class LocalWorkers:
             self.learner = LocalLearner(recipe, model_dir)
             self.learner_on_gpu = self.learner.policy.device.type == "cuda"
         if recipe.answers:
+            recipe.engine.version = 0  # the recipe's own object, which an earlier run may have used
             recipe.engine.start(model_dir, recipe.sampling, max_prompt_tokens)
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:

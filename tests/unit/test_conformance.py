@@ -218,7 +218,8 @@ def test_mistakes_end_with_2(words, says):
 
 
 def test_a_kind_that_cannot_be_told_is_asked_for(tmp_path):
-    (tmp_path / "odd.py").write_text("class Both:\n    def f(self, log_u): ...\n    def beta(self, step): ...\nclass Neither:\n    pass\n")
+    (tmp_path / "odd.py").write_text("class Both:\n    def f(self, log_u): ...\n    def beta(self, step, state): ...\n"
+                                     "class Neither:\n    pass\n")
     with pytest.raises(UserError, match=r"could be coefficient, divergence: say which with --kind"):
         kind_of(f"{tmp_path}/odd.py:Both")
     with pytest.raises(UserError, match=r"of no kind by what it defines .*coefficient: beta.*: say which it is to be with --kind"):

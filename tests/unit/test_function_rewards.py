@@ -163,7 +163,8 @@ def test_explain_names_it(tmp_path):
         "base: countdown_grpo\nreward: {name: ./mine.py:keyed, penalty: 0.5}\nmodel: {path: /nowhere, recipe: null}\n")
     result = CliRunner().invoke(cli.app, ["explain", str(tmp_path / "r.yaml")], env={"COLUMNS": "300"})
     assert result.exit_code == 0, result.output
-    assert "penalty=0.5" in result.output and "Length, less a penalty" in result.output and f"mine.py:{line_of('keyed')}" in result.output
+    shown = " ".join(result.output.split())
+    assert "penalty=0.5" in shown and "Length, less a penalty" in shown and f"mine.py:{line_of('keyed')}" in shown
 
 
 def test_the_kit_and_its_command_take_it(mine, tmp_path):

@@ -190,10 +190,10 @@ def test_without_beta_it_is_the_reward_alone():
 class ByPrompt(Coefficient):
     """A factor of beta for each prompt."""
 
-    def beta(self, step):
+    def beta(self, step, state):
         return BETA
 
-    def multipliers(self, batch, name):
+    def multipliers(self, batch, name, state):
         return torch.tensor([{"a": 0.5, "b": 2.0}[prompt] for prompt in batch.prompt_ids])
 
 

@@ -221,7 +221,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(lora: int, folder: P
 
 def test_no_rollout_actor_is_wanted(folder: Path):
     of_ray = recipe.build(node(folder, {"path": "nowhere.jsonl"}, workers={"backend": "ray", "rollout": 2}))
-    assert needs(of_ray) == [Need("learner", 1, 0.5, 0.0)]
+    assert needs(of_ray, 0) == [Need("learner", 1, 0.5, 0.0)]
 
 
 # Refusals
