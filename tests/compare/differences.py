@@ -37,6 +37,9 @@ Results = Mapping[Place, Any]
 class Missing:
     """Stands for the value that one of the two runs does not have."""
 
+    def __repr__(self) -> str:
+        return "missing"
+
 
 MISSING = Missing()
 
