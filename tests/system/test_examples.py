@@ -56,12 +56,12 @@ def test_the_divergence_knows_nothing_of_align():
 @pytest.mark.parametrize("command", COMMANDS, ids=["loss", "reward", "exact"])
 def test_it_measures_the_users_divergence(command: str, tmp_path: Path):
     # A KL of the same form, too weak to matter: near the reference D_f is f''(1)/2 * sum (log u)^2, so squared Hellinger, whose
-    # f''(1) is 1/2, is half of it. What is left is of the third order.
+    # f''(1) is 1/2, is half of it. What is left is of the third order: 2.4e-3 of it on these answers.
     form = [a.replace(".mine.", ".kl.") for a in shlex.split(command) if a.startswith("regularizers")]
     first, second = run(command, tmp_path, *SMALL, *LOCAL, *form, "regularizers.kl.coefficient=1e-6")
     assert first["loss/reg/mine"] == first["divergence/mine"] == 0.0
     assert second["divergence/mine"] > 1e-5
-    assert second["divergence/mine"] == pytest.approx(second["divergence/kl"] / 2, rel=2e-3)
+    assert second["divergence/mine"] == pytest.approx(second["divergence/kl"] / 2, rel=5e-3)
     per_token = second["divergence/mine"] / second["response/length"]
     assert second["loss/reg/mine"] == pytest.approx(second["beta/mine"] * per_token, rel=1e-5)
 
