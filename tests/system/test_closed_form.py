@@ -72,4 +72,5 @@ def test_the_loop_reaches_the_regularized_optimum(form: str, model: Path, tmp_pa
     assert (logp.exp() * spread).abs().max() < 1 / SAMPLES
     if "reverse_kl" in form:
         closed = torch.log_softmax(ref + rewards / BETA, -1)
-        assert (logp - closed).abs().max() < 5e-3
+        # A token of probability p is resolved to 1/(SAMPLES p): 0.06 for the rarest here.
+        assert (logp - closed).abs().max() < 1e-2
