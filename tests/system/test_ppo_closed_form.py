@@ -37,7 +37,8 @@ def run(folder: Path, out: Path, **keys) -> None:
 def assert_reached(logp: torch.Tensor, optimum: torch.Tensor) -> None:
     """Every probability, to what the sampler resolves, and KL(pi||optimum), of which beta times is what the objective still lacks."""
     assert (logp.exp() - optimum.exp()).abs().max() < 1 / SAMPLES
-    assert (logp.exp() * (logp - optimum)).sum() < 1e-5
+    # Half of sum d^2/p, with d = 1/(4 SAMPLES) where answers of p = 0.002 are among them.
+    assert (logp.exp() * (logp - optimum)).sum() < 5e-4
 
 
 # A bandit
