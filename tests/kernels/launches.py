@@ -17,15 +17,13 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
-from triton.runtime.jit import JITFunction
 
 from align.divergences.jensen_shannon import JensenShannon
 from align.divergences.reverse_kl import ReverseKl
 from align_kernels import Compared, Elementwise, Head, linear_stats, token_stats, triton_rows
 from align_kernels.backends import Rows
 from align_kernels.bench.hand_written import reverse_kl
+from align_kernels.triton_rows.apart import NoDevice, compile_instead_of_launching
 
 FP32, BF16, FP64 = torch.float32, torch.bfloat16, torch.float64
 MODEL, ODD = 151936, 151953
@@ -34,43 +32,12 @@ BRIEF = ("power, float32", "mixture, float32", "elementwise, float32", "no diver
 """Launches of every kernel once."""
 
 
-class _Utils:
-    """What the compiler asks of the driver."""
-
-    @staticmethod
-    def get_device_properties(_: int) -> dict[str, int]:
-        return {"max_shared_mem": 232448, "multiprocessor_count": 132}
-
-
-class Driver:
-    """Says which GPUs there are, one of each architecture, and has none."""
-
-    utils = _Utils()
-
-    def __init__(self, archs: list[int]):
-        self._archs = archs
-        self.device = 0
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", self._archs[self.device], 32)
-
-    def get_current_device(self) -> int:
-        return self.device
-
-    def get_current_stream(self, _: int | None = None) -> int:
-        return 0
-
-
 compiled: Counter[str] = Counter()
 """By kernel: how many were made."""
 
 
 def _counted(*, fn: Any, **_: Any) -> None:
     compiled[fn.name] += 1
-
-
-def _without_a_launch(self: JITFunction, grid: Any) -> Callable:
-    return functools.partial(self.run, grid=grid, warmup=True)
 
 
 ROWS = Rows("triton", triton_rows.row_stats, triton_rows.row_sum, triton_rows.row_grad, triton_rows.one_pass)
@@ -137,14 +104,14 @@ def launches() -> dict[str, Callable[[], None]]:
 
 
 def main(archs: list[int]) -> None:
-    devices = Driver(archs)
-    driver.set_active(devices)
-    JITFunction.__getitem__ = _without_a_launch
+    device = NoDevice(archs[0])
+    compile_instead_of_launching(device)
     triton.knobs.runtime.jit_post_compile_hook = _counted
     found: dict[str, dict[str, int] | str] = {}
-    for devices.device, arch in enumerate(archs):
+    for arch in archs:
+        device.arch = arch
         for name, launch in launches().items():
-            if devices.device == 0 or name in BRIEF:
+            if arch == archs[0] or name in BRIEF:
                 compiled.clear()
                 try:
                     launch()

@@ -13,6 +13,7 @@ from torch import Tensor
 from align_kernels import triton_rows
 from align_kernels.codegen import DivergenceError, Fused
 from align_kernels.terms import outcome_terms
+from align_kernels.triton_rows.apart import stop_unless_compiled
 from align_kernels.triton_rows.launch import ONE_PASS, SUM
 
 RELATIVE, ABSOLUTE = 512, 32
@@ -30,8 +31,11 @@ def check(device: torch.device, fn: Fused, dtype: torch.dtype) -> None:
 
     Waits for the device once for each.
 
-    Raises DivergenceError where a value or a slope is not what float64 gives.
+    Raises DivergenceError where the kernels cannot be compiled, or where a value or a slope is not what float64 gives.
     """
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        stop_unless_compiled(fn, dtype, 10 * major + minor)
     x, z, u = _tile(dtype)
     (term, term_error), (pull, pull_error) = _expected(fn, z, u)
     terms, pulls, each_pull = _found(device, fn, z, u)
