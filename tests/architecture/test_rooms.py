@@ -37,7 +37,10 @@ def room(path: Path) -> str:
     return path.relative_to(ROOT).parts[1]
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if room(p) in ("core", "divergences", "parts.py")], ids=lambda p: str(p.relative_to(ROOT)))
+MATHS = [path for path in FILES if room(path) in ("core", "divergences", "parts.py")]
+
+
+@pytest.mark.parametrize("path", MATHS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_maths_imports_torch_only(path: Path):
     standard = {"__future__", "abc", "collections", "dataclasses", "math", "typing"}
     assert packages(path) <= standard | {"torch", "align", "align_kernels"}
