@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import Any
 
 from align.config import resolved
 from align.describe import written
@@ -14,8 +14,8 @@ from align.refusals import refusal, standing
 from align.tryout import try_divergence
 from align.writers import Writer
 
-if TYPE_CHECKING:
-    from align.recipe import Recipe
+Recipe = Any
+"""A built `align.recipe.Recipe`: that module checks by this one."""
 
 
 def check(recipe: Recipe) -> None:

@@ -111,8 +111,13 @@ class Answers(Raises):
         return False
 
 
-class Old(Raises):
+class Other(Raises):
     def refuse(self, recipe, where):
+        return None
+
+
+class Old(Raises):
+    def refusal(self, *, on_policy, samples):
         return None
 '''
 PLACES = {
@@ -177,7 +182,9 @@ def test_a_refuse_that_fails_is_one_error_with_part_file_and_line(mine: str):
     assert f"`refuse` of {mine}:Raises failed: it takes a Setting" in failed.value.problem
     with pytest.raises(RecipeError, match=r"returned False: it takes a Setting and returns None, or one sentence"):
         build("regularizers.kl.divergence", f"{mine}:Answers")
-    with pytest.raises(RecipeError, match=r"refuse\(self, recipe, where\) of Old must be refuse\(self, setting\)"):
+    with pytest.raises(RecipeError, match=r"refuse\(self, recipe, where\) of Other must be refuse\(self, setting\)"):
+        build("regularizers.kl.divergence", f"{mine}:Other")
+    with pytest.raises(RecipeError, match=r"mine.py:\d+: `refusal` is called `refuse\(self, setting\)`"):
         build("regularizers.kl.divergence", f"{mine}:Old")
 
 
