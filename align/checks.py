@@ -1,20 +1,21 @@
-"""What no single part of a recipe can know: keys that change nothing, parts that contradict each other, sizes that do not divide."""
+"""Whether a recipe can run: every part is asked whether it refuses, and what is no one part's business is looked at here."""
 
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from align.config import resolved
 from align.describe import written
 from align.divergences import Divergence
 from align.errors import RecipeError
-from align.regularizers import Regularizer
+from align.parts import Part, Setting
+from align.refusals import refusal, standing
 from align.tryout import try_divergence
-from align.types import EARLY, REWARDED
+from align.writers import Writer
 
-if TYPE_CHECKING:
-    from align.recipe import Recipe
+Recipe = Any
+"""A built `align.recipe.Recipe`: that module checks by this one."""
 
 
 def check(recipe: Recipe) -> None:
@@ -23,45 +24,34 @@ def check(recipe: Recipe) -> None:
     if algorithm.samples and recipe.reward is None:
         raise RecipeError("reward", f"{algorithm.recipe_name} learns from rewards: name one")
     _refuse_dead_keys(recipe)
-    _check_objective(recipe)
-    if recipe.batch.prompts % algorithm.minibatches:
-        raise RecipeError("batch.prompts", f"{recipe.batch.prompts} prompts do not divide into {algorithm.minibatches} "
-                          "minibatches (groups stay whole); change algorithm.minibatches or batch.prompts")
+    _check_batch(recipe)
     if recipe.model.lora.dropout and recipe.regularizers:
         raise RecipeError("model.lora.dropout", "makes policy and reference differ by noise; set it to 0 with regularizers")
-    for name, regularizer in recipe.regularizers.items():
-        _check_regularizer(recipe, name, regularizer)
-        _check_needs(recipe, f"regularizers.{name}", {"weighting": regularizer.weighting, "coefficient": regularizer.coefficient})
+    for part, setting in standing(recipe):
+        if isinstance(part, Divergence):
+            try_divergence(part, setting.where)
+        if not isinstance(part, Writer):
+            _ask(part, setting)
     _check_alike(recipe)
     _check_links(recipe)
     _check_devices(recipe)
-    for name, shaping in recipe.shapings.items():
-        _check_needs(recipe, f"shapings.{name}", {"shaping": shaping})
-        if not (algorithm.samples and algorithm.has_advantages):
-            why = "uses no advantages" if algorithm.samples else f"learns from {data(recipe)}"
-            raise RecipeError(f"shapings.{name}", f"changes nothing: {algorithm.recipe_name} {why}; delete the key")
-        reason = shaping.refusal(max_tokens=recipe.sampling.max_tokens)
-        if reason:
-            raise RecipeError(f"shapings.{name}", reason)
 
 
 def check_writers(recipe: Recipe) -> None:
     """Raises RecipeError at a writer that cannot write here. Apart from `check`: workers, `explain` and `eval` do without its package."""
-    for name, writer in recipe.writers.items():
-        if reason := writer.refusal():
-            raise RecipeError(f"writers.{name}", reason)
+    for part, setting in standing(recipe):
+        if isinstance(part, Writer):
+            _ask(part, setting)
 
 
-def data(recipe: Recipe) -> str:
-    """What the algorithm learns from, in a word."""
-    if recipe.algorithm.samples:
-        return "rollouts"
-    return "rankings" if recipe.algorithm.ranks else "demonstrations"
+def _ask(part: Part, setting: Setting) -> None:
+    if (reason := refusal(part, setting)) is not None:
+        raise RecipeError(setting.where, reason)
 
 
 def _refuse_dead_keys(recipe: Recipe) -> None:
     """A key that was given and changes nothing is an error. One that holds its default is as good as not given."""
-    offline = f"{recipe.algorithm.recipe_name} learns from {data(recipe)}; delete the key"
+    offline = f"{recipe.algorithm.recipe_name} learns from {recipe.algorithm.learns_from}; delete the key"
     switched_off = [
         (recipe.model.lora, "model.lora", "rank", recipe.model.lora.rank == 0, "rank: 0 trains every parameter"),
         (recipe.evaluation, "evaluation", "every", recipe.evaluation.every < 0, "every: -1 never evaluates"),
@@ -73,6 +63,10 @@ def _refuse_dead_keys(recipe: Recipe) -> None:
                 raise RecipeError(f"{where}.{f.name}", f"changes nothing: {why}")
     if recipe.algorithm.scores and recipe.evaluation.samples != type(recipe.evaluation).samples:
         raise RecipeError("evaluation.samples", f"changes nothing: {recipe.algorithm.recipe_name} trains a scorer, which writes no answers")
+    if recipe.algorithm.scores and recipe.regularizers:
+        name = next(iter(recipe.regularizers))
+        raise RecipeError(f"regularizers.{name}", f"changes nothing: {recipe.algorithm.recipe_name} trains a scorer, and there is no "
+                          "policy to hold; delete it")
     if not recipe.algorithm.samples:
         if recipe.reward is not None:
             raise RecipeError("reward", f"changes nothing: {offline}")
@@ -80,80 +74,15 @@ def _refuse_dead_keys(recipe: Recipe) -> None:
             raise RecipeError("batch.samples", f"changes nothing: {offline}")
 
 
-def _check_objective(recipe: Recipe) -> None:
-    """The algorithm's parts beside its data, its critic and the regularizers."""
-    algorithm = recipe.algorithm
-    if algorithm.samples and recipe.batch.samples < algorithm.least_samples:
+def _check_batch(recipe: Recipe) -> None:
+    algorithm, batch = recipe.algorithm, recipe.batch
+    if algorithm.samples and batch.samples < algorithm.least_samples:
         of = algorithm.recipe_name if algorithm.advantage is None else f"advantage {written(algorithm.advantage)}"
         raise RecipeError("batch.samples", f"{of} compares at least {algorithm.least_samples} answers to a prompt, and every advantage of "
                           f"fewer is 0: set it to {algorithm.least_samples} or more, or use an advantage with a baseline of its own")
-    for key, part in algorithm.parts().items():
-        where, word = f"algorithm.{key}", written(part)
-        if "values" in part.needs and algorithm.critic is None:
-            raise RecipeError(where, f"{word} needs the values of a critic, and {algorithm.recipe_name} trains none: use ppo, or another "
-                              f"{key}")
-        if REWARDED & part.needs and not algorithm.samples:
-            raise RecipeError(where, f"{word} looks at rewards, and {data(recipe)} have none: use another {key}")
-    reason = algorithm.refusal({name: regularizer.placement for name, regularizer in recipe.regularizers.items()})
-    if reason:
-        raise RecipeError("algorithm", reason)
-
-
-def _check_regularizer(recipe: Recipe, name: str, regularizer: Regularizer) -> None:
-    algorithm, where = recipe.algorithm, f"regularizers.{name}"
-    if algorithm.scores:
-        raise RecipeError(where, f"changes nothing: {algorithm.recipe_name} trains a scorer, and there is no policy to hold; delete it")
-    for f in fields(regularizer):
-        if f.metadata.get("kind") == "divergence" and isinstance(getattr(regularizer, f.name), Divergence):
-            try_divergence(getattr(regularizer, f.name), f"{where}.{f.name}")
-    if algorithm.critic is not None and regularizer.placement == "reward":
-        _check_charge(where, regularizer)
-    on_policy = algorithm.penalises_on_policy(regularizer.placement)
-    reason = regularizer.refusal(on_policy=on_policy, samples=algorithm.samples)
-    if reason is None and not on_policy and algorithm.surrogate is not None:
-        reason = regularizer.refuses_surrogate(algorithm.surrogate)
-    if reason:
-        raise RecipeError(where, reason)
-    if regularizer.reference is not None:
-        idle = regularizer.reference.refusal(on_policy=on_policy)
-        if idle and not algorithm.on_policy:
-            idle = "with a critic the penalty is taken at pi_old, which is this reference, so it is 0 throughout; use placement: loss"
-        if idle:
-            raise RecipeError(f"{where}.reference", f"changes nothing: {idle}")
-    if regularizer.reference is not None and regularizer.reference.tokens_only:
-        if regularizer.reference.precomputes and not algorithm.ranks:
-            raise RecipeError(f"{where}.reference", f"{algorithm.recipe_name} learns from {data(recipe)}, and only rankings are known "
-                              "before the first step: use frozen")
-        if not regularizer.reference.precomputes and not algorithm.samples:
-            raise RecipeError(f"{where}.reference", f"{algorithm.recipe_name} learns from {data(recipe)}, which no engine drew: use frozen")
-        if regularizer.full_vocabulary:
-            raise RecipeError(f"{where}.reference", "keeps the log-probs of the answers alone, and estimator: exact looks at the whole "
-                              "vocabulary: use frozen")
-
-
-def _check_needs(recipe: Recipe, where: str, parts: dict[str, Any]) -> None:
-    """What a part reads of a batch must be there before its update."""
-    for kind, part in parts.items():
-        if part is None:
-            continue
-        if unknown := part.needs - EARLY:
-            raise RecipeError(where, f"{kind} {written(part)} needs {', '.join(sorted(unknown))}, which no column of a batch is called; "
-                              f"there are: {', '.join(sorted(EARLY))}")
-        if part.needs & REWARDED and not recipe.algorithm.samples:
-            raise RecipeError(where, f"{kind} {written(part)} looks at rewards, and this algorithm's data have none: use another")
-
-
-def _check_charge(where: str, regularizer: Regularizer) -> None:
-    """With a critic the penalty is part of the token rewards it learns, taken once, at pi_old and before the advantages."""
-    if type(regularizer).charge is Regularizer.charge:
-        raise RecipeError(where, f"cannot be taken from the rewards that a critic learns: {type(regularizer).__name__} has no `charge`; "
-                          "use placement: loss")
-    for key in ("ratio_to", "ratio_cap"):
-        if getattr(regularizer, key, None) not in (None, "old"):
-            raise RecipeError(f"{where}.{key}", "changes nothing: with a critic the penalty is taken at pi_old, where no ratio enters")
-    if regularizer.weighting is not None and REWARDED & regularizer.weighting.needs:
-        raise RecipeError(f"{where}.weighting", "looks at rewards or advantages, and with a critic the penalty comes before them: use "
-                          "placement: loss, or another weighting")
+    if batch.prompts % algorithm.minibatches:
+        raise RecipeError("batch.prompts", f"{batch.prompts} prompts do not divide into {algorithm.minibatches} minibatches (groups stay "
+                          "whole); change algorithm.minibatches or batch.prompts")
 
 
 def _check_alike(recipe: Recipe) -> None:
@@ -192,8 +121,3 @@ def _check_links(recipe: Recipe) -> None:
     if linked and not algorithm.links:
         raise RecipeError(f"regularizers.{linked[0]}.placement", f"{algorithm.recipe_name} has no preference loss to link to: use "
                           "placement: loss or reward")
-    for name in linked:
-        steps = (0, recipe.steps // 2, max(recipe.steps - 1, 0))
-        coefficient = recipe.regularizers[name].coefficient
-        if any(coefficient.beta(step, coefficient.initial_state()) <= 0 for step in steps):
-            raise RecipeError(f"regularizers.{name}.coefficient", "is 0 at some step: a link without beta has no implicit reward")

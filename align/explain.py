@@ -13,10 +13,10 @@ from rich.text import Text
 
 from align import probe
 from align.algorithms import Algorithm
-from align.checks import data
 from align.describe import keys, sentence, summary, written
 from align.errors import RecipeError
 from align.formulas import definer, formula, not_stated, place, symbols
+from align.parts import Setting
 from align.recipe import Recipe
 from align.regularizers import Regularizer
 from align.regularizers.composed import CREDITS, Composed
@@ -108,9 +108,8 @@ def regularizer_rows(name: str, regularizer: Regularizer, recipe: Recipe) -> lis
     if regularizer.warning:
         rows.append(Row("warning", regularizer.warning))
     if regularizer.allow_biased:
-        reason = dataclasses.replace(regularizer, allow_biased=False).refusal(
-            on_policy=recipe.algorithm.penalises_on_policy(regularizer.placement), samples=recipe.algorithm.samples)
-        rows.append(Row("biased", f"allowed by allow_biased: true. {say((reason or '').split(', or set allow_biased')[0])}"))
+        bias = regularizer.bias(Setting(recipe=recipe, where=f"regularizers.{name}", regularizer=regularizer))
+        rows.append(Row("biased", f"allowed by allow_biased: true. {say(bias or '')}"))
     return rows
 
 
@@ -180,10 +179,10 @@ def arithmetic(recipe: Recipe) -> list[Row]:
     if algorithm.samples:
         rows = [Row("step", f"{batch.prompts} prompts × {batch.samples} samples = {count:,} rollouts"), _dealt(recipe)]
     else:
-        rows = [Row("step", f"{batch.prompts} {data(recipe)}")]
+        rows = [Row("step", f"{batch.prompts} {recipe.algorithm.learns_from}")]
     policy = "one update a batch" if not algorithm.samples and algorithm.on_policy else (
         "on-policy" if algorithm.on_policy else "the later updates of a batch are off-policy")
-    kind, most = data(recipe), f"at most {recipe.steps * count * recipe.sampling.max_tokens:,} tokens"
+    kind, most = recipe.algorithm.learns_from, f"at most {recipe.steps * count * recipe.sampling.max_tokens:,} tokens"
     if algorithm.ranks:  # of two answers or more, as the data has them
         most = f"each answer at most {recipe.sampling.max_tokens} tokens"
     return [

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from align.config import location
-from align.describe import summary
+from align.describe import summary, written
+from align.parts import Part, Setting
+from align.types import REWARDED
 
 
-class Formulated:
+class Formulated(Part):
     """What every part of an objective has: the contracts of advantages, surrogates, reductions, preferences, likelihoods, algorithms."""
 
     needs: frozenset[str] = frozenset()
@@ -24,6 +26,15 @@ class Formulated:
     def symbols(self) -> dict[str, str]:
         """What the symbols of `formula` stand for under these keys."""
         return {}
+
+    def misfit(self, setting: Setting) -> str | None:
+        algorithm = setting.recipe.algorithm
+        if "values" in self.needs and algorithm.critic is None:
+            return (f"{written(self)} needs the values of a critic, and {algorithm.recipe_name} trains none: use ppo, or another "
+                    f"{setting.key}")
+        if REWARDED & self.needs and not algorithm.samples:
+            return f"{written(self)} looks at rewards, and {algorithm.learns_from} have none: use another {setting.key}"
+        return None
 
 
 def formula(part: Formulated) -> str:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 from align import probe, registry
+from align.audit.alone import alone
 from align.audit.measure import measure
 from align.audit.published import forms
 from align.audit.targets import compose
 from align.config import build_part
 from align.describe import Key, keys, sentence, summary
+from align.divergences import Divergence
 from align.enumeration import ONE_TOKEN, TREE, UPDATE
+from align.estimators import Estimator
 from align.explain import say
-from align.regularizers._incompatible import Refusal, incompatible
-from align.regularizers.composed import CREDITS, WORDS
+from align.refusals import Refusal, judged
+from align.regularizers.composed import CREDITS, WORDS, Composed
 from align.types import REWARDED
 
 INTRODUCTION = """\
@@ -83,7 +87,8 @@ Fact = Callable[[type, str], bool | str]
 
 def page() -> str:
     """The whole page, Markdown."""
-    return "\n\n".join([INTRODUCTION, *regularizers(), *divergences(), *estimators(), *products(), *multipliers()]) + "\n"
+    cells = products(shipped("divergence"), shipped("estimator"))
+    return "\n\n".join([INTRODUCTION, *regularizers(), *divergences(), *estimators(), *cells, *multipliers()]) + "\n"
 
 
 def regularizers() -> list[str]:
@@ -98,7 +103,7 @@ def divergences() -> list[str]:
         by_default, exact = compose("divergence", name, {}), compose("divergence", name, {"estimator": "exact"})
         part = by_default.divergence
         sampled = [digits(measure(by_default, TREE, moved).variance) if part.is_f_divergence else "" for moved in (0.0, UPDATE)]
-        linked = incompatible(part, by_default.estimator, "link", "local", on_policy=True, samples=False) is None
+        linked = part.no_link is None
         link = ("yes" if part.full_support else "warned") if linked else "no"
         rows.append([*head(name, type(part)), yes(part.full_support), link, *sampled, digits(measure(exact, TREE).variance)])
     header = ["divergence", "formula", "keys", "full support", "link", "variance, `sampled`", "`sampled`, stale", "`exact`"]
@@ -120,22 +125,27 @@ def estimators() -> list[str]:
             GRADIENTS, table(["form", "gradient", "error", "error, stale", "variance", "variance, stale"], gradients)]
 
 
-def products() -> list[str]:
-    """Which combinations run, by the function that refuses the others."""
-    every = [build_part("divergence", name, name) for name in registry.shipped("divergence")]
+def shipped(kind: str) -> list[Any]:
+    """Each of the room, with its defaults."""
+    return [build_part(kind, name, name) for name in registry.shipped(kind)]
+
+
+def products(every: Sequence[Divergence], estimators: Sequence[Estimator]) -> list[str]:
+    """Which combinations run: every part is asked, a user's as a shipped one."""
     # A link scores whole answers: no other credit is legal there.
     columns, rows = [(p, c) for p, c in product(WORDS["placement"], CREDITS) if p != "link" or c == "local"], []
     reasons: dict[tuple[bool, str], dict[str, None]] = {}
-    for name in registry.shipped("estimator"):
-        part = build_part("estimator", name, name)
-        legal, cells, demonstrations = set(), [], {}
+    by_default: Composed = build_part("regularizer", {"coefficient": 1.0}, "")
+    for part in estimators:
+        name, legal, cells, demonstrations = part.recipe_name, set(), [], {}
         for placement, credit in columns:
             states = set()
             for divergence in every:
-                on, off, shown = (incompatible(divergence, part, placement, credit, on_policy=on_policy, samples=samples)
+                form = replace(by_default, divergence=divergence, estimator=part, placement=placement, credit=credit)
+                on, off, shown = (judged(form, alone(form, on_policy=on_policy, samples=samples))
                                   for on_policy, samples in ((True, True), (False, True), (False, False)))
                 for refusal in filter(None, (on, off, shown)):
-                    reasons.setdefault((refusal.biased, re.sub(f"^{name} ", "… ", refusal.text)), {})[name] = None
+                    reasons.setdefault((refusal.biased, re.sub(f"^{re.escape(name)} ", "… ", refusal.text)), {})[name] = None
                 if not shown and placement != "link":  # rankings are no demonstrations
                     demonstrations[f"{placement}, {credit}"] = None
                 if state(on, off):

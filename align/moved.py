@@ -1,7 +1,8 @@
-"""Keys that a recipe once had, and where each of them is: an old recipe is refused with the words that it needs."""
+"""Keys of a recipe and methods of a part that have another name or place: what still has the old one is refused with the new."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from align.errors import RecipeError
@@ -15,6 +16,8 @@ PARTS = {
     "dpo": {"label_smoothing": SMOOTHED},
 }
 """By algorithm and key: the part whose key it is, or how that part is written."""
+METHODS = ("refusal", "refuses_surrogate")
+"""Of a part: what `refuse` is asked for both."""
 REDUCTIONS = {"answer": "sequence_sum", "sequence": "sequence_mean"}
 
 
@@ -31,6 +34,13 @@ def refuse_moved(node: dict) -> None:
     word = reduction.get("name") if isinstance(reduction, dict) else reduction
     if isinstance(word, str) and word in REDUCTIONS:
         raise RecipeError("algorithm.reduction", f"{word} is called {REDUCTIONS[word]}: write algorithm.reduction: {REDUCTIONS[word]}")
+
+
+def refuse_moved_methods(found: type, where: str) -> None:
+    """Raises RecipeError at a method of a user's part that has another name: it would be called no more."""
+    for method in (vars(cls)[name] for cls in found.__mro__ for name in METHODS if inspect.isfunction(vars(cls).get(name))):
+        raise RecipeError(where, f"{method.__code__.co_filename}:{method.__code__.co_firstlineno}: `{method.__name__}` is called "
+                          "`refuse(self, setting)`: see align.parts.Setting for what a part may look at")
 
 
 def _place(key: str, place: Any) -> str:

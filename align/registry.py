@@ -22,6 +22,7 @@ from align import plugins
 from align.errors import RecipeError
 from align.frames import own_traceback
 from align.frozen import LIVE, freeze, refuse_other_contract
+from align.moved import refuse_moved_methods
 from align.plugins.unannotated import refuse_unannotated
 
 ROOMS = {
@@ -87,6 +88,7 @@ def as_part(kind: str, found: type | types.FunctionType, where: str) -> type:
     if not isinstance(found, type):
         raise RecipeError(where, f"names a {type(found).__name__}, not a class")
     refuse_unannotated(found, contract(kind), where)
+    refuse_moved_methods(found, where)
     refuse_other_contract(found, contract(kind), kind, where)
     return _complete(found, kind, where)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from align.advantages import charged
 from align.core.credit import Packing
 from align.formulas import Formulated, formula
+from align.parts import Setting
 from align.reductions import Reduction
 from align.surrogates import Surrogate
 from align.types import ScoreContext, TokenBatch, TokenContext
@@ -85,10 +85,6 @@ class Algorithm(Formulated, ABC):
     def symbols(self) -> dict[str, str]:
         return {} if self.advantage is None else {"A": formula(self.advantage)}
 
-    def refusal(self, placements: Mapping[str, str]) -> str | None:
-        """Why it cannot run beside these regularizers, by name and placement, or None."""
-        return None
-
     def check(self) -> None:
         """Raises ValueError for a key every algorithm has in common; to be called by `__post_init__`."""
         if not isinstance(self.reduction, Reduction):
@@ -102,6 +98,16 @@ class Algorithm(Formulated, ABC):
         """The parts it is a product of, by key."""
         held = {f.name: getattr(self, f.name) for f in fields(self) if "kind" in f.metadata}
         return {key: part for key, part in held.items() if isinstance(part, Formulated)}
+
+    def misfit(self, setting: Setting) -> str | None:
+        return None  # of its parts each has been asked
+
+    @property
+    def learns_from(self) -> str:
+        """What its data are, in a word."""
+        if self.samples:
+            return "rollouts"
+        return "rankings" if self.ranks else "demonstrations"
 
     @property
     def reads(self) -> frozenset[str]:

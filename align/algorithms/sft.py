@@ -1,4 +1,3 @@
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +6,7 @@ from torch import Tensor
 from align.algorithms import Algorithm
 from align.config import part
 from align.formulas import formula, symbols
+from align.parts import Setting
 from align.types import TokenContext
 
 
@@ -29,8 +29,8 @@ class Sft(Algorithm):
         if self.likelihood_weight < 0:
             raise ValueError(f"likelihood_weight must be >= 0, not {self.likelihood_weight:g}")
 
-    def refusal(self, placements: Mapping[str, str]) -> str | None:
-        if self.likelihood_weight == 0 and "loss" not in placements.values():
+    def refuse(self, setting: Setting) -> str | None:
+        if self.likelihood_weight == 0 and all(r.placement != "loss" for r in setting.recipe.regularizers.values()):
             return "likelihood_weight: 0 leaves nothing to learn: raise it, or add a regularizer with placement: loss"
         return None
 

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from align import probe
+from align.audit.alone import alone
 from align.audit.links import measure_links
 from align.audit.measure import Measurement, claimed, measure_all
 from align.describe import sentence, written
 from align.enumeration import ONE_TOKEN, TREE
+from align.recipe import Recipe
+from align.refusals import judged
 from align.regularizers import Regularizer
 from align.regularizers.composed import Composed
 
@@ -38,20 +41,23 @@ class Certificate:
         return self.refusal is None and (self.verdict != "biased" or self.allowed)
 
 
-def audit(regularizer: Regularizer, name: str = "kl", *, on_policy: bool = False, samples: bool = True) -> Certificate:
+def audit(regularizer: Regularizer, name: str = "kl", recipe: Recipe | None = None) -> Certificate:
     """Run the regularizer's own `penalty` on every enumerable problem and judge it.
 
-    Args: on_policy: each batch serves one update, so that what happens after a stale one does not count; samples: it will see the
-    policy's own rollouts, not demonstrations. What a recipe refuses is measured all the same, and the reason is kept.
+    Args: recipe: the one it stands in, by this name; where each batch serves one update, what happens after a stale one does not count.
+    None: `alone(regularizer)`, of several updates a batch. What the recipe refuses is measured all the same, and the reason is kept.
     """
+    recipe = alone(regularizer, name) if recipe is None else recipe
+    found = judged(regularizer, recipe, name)
+    refusal = None if found is None else found.told
     if regularizer.placement == "link":
-        return _of_link(regularizer, name, regularizer.refusal(on_policy=on_policy, samples=samples))
+        return _of_link(regularizer, name, refusal)
+    on_policy = recipe.algorithm.penalises_on_policy(regularizer.placement)
     measurements, unbounded = measure_all(regularizer), _unbounded(regularizer)
     verdict, reason = _verdict(regularizer, measurements, on_policy)
     if verdict == "biased" and unbounded != regularizer and _verdict(unbounded, measure_all(unbounded), on_policy)[0] == "exact":
         worst = max((m for m in measurements if not (on_policy and m.stale)), key=lambda m: m.error)
         verdict, reason = "bounded", f"exact but for what ratio_cap or clamp cuts ({_size(worst)})"
-    refusal = regularizer.refusal(on_policy=on_policy, samples=samples)
     if refusal is not None and verdict != "biased":
         verdict, reason = "refused", refusal
     return Certificate(name=name, form=form(regularizer), measurements=measurements, verdict=verdict, reason=reason, refusal=refusal,

@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.text import Text
 
 from align import config, registry
+from align.audit.alone import alone
 from align.audit.certificate import Certificate, audit
 from align.audit.show import STYLES, number, percent, table_of
 from align.describe import keys
 from align.enumeration import ONE_TOKEN
-from align.regularizers._incompatible import incompatible
+from align.refusals import judged
 
 
 def forms() -> list[Certificate]:
@@ -23,7 +24,7 @@ def forms() -> list[Certificate]:
             continue
         for placement in ("loss", "reward"):  # a link is computed, not estimated
             form = config.build_part("regularizer", {"estimator": name, "placement": placement, "coefficient": 1.0}, name)
-            refusal = incompatible(form.divergence, form.estimator, placement, form.credit, on_policy=False, samples=True)
+            refusal = judged(form, alone(form))
             if refusal is None or refusal.biased:
                 found.append(audit(form, f"{name} in the {placement}"))
     return found

@@ -27,9 +27,7 @@ def certificates(what: str, given: Sequence[str]) -> list[Certificate]:
         regularizer = compose(kind_of(what, KINDS), what, keys(given))
         return [audit(regularizer, what)]
     recipe = config.build(Recipe, config.load(_recipe_file(what), list(given)), "")  # not `recipe.load`, which refuses biased forms
-    algorithm = recipe.algorithm
-    return [audit(r, name, on_policy=algorithm.penalises_on_policy(r.placement), samples=algorithm.samples)
-            for name, r in recipe.regularizers.items()]
+    return [audit(r, name, recipe) for name, r in recipe.regularizers.items()]
 
 
 def compose(kind: str, name: str, node: dict[str, Any]) -> Any:

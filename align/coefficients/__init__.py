@@ -8,13 +8,16 @@ from typing import Any
 
 from torch import Tensor
 
+from align.columns import unreadable
+from align.describe import written
+from align.parts import Part, Setting
 from align.types import TokenBatch
 
 State = Mapping[str, Any]
 """What a coefficient remembers: JSON values only. It is replaced, never written into."""
 
 
-class Coefficient(ABC):
+class Coefficient(Part, ABC):
     """The contract: pure functions of a state that the run holds. The part itself is its keys, and serves any number of runs.
 
     A coefficient with a memory defines `initial_state` and the `update...` that it follows. `beta/NAME` in the metrics is its beta, and
@@ -63,3 +66,21 @@ class Coefficient(ABC):
     def update_batch(self, state: State, batch: TokenBatch, name: str) -> State:
         """The state after a step on this batch, as `multipliers` got it."""
         return state
+
+    def misfit(self, setting: Setting) -> str | None:
+        return self._unlinked(setting) or unreadable("coefficient", self, setting)
+
+    def _unlinked(self, setting: Setting) -> str | None:
+        """What a preference link asks of its beta, and what only a link offers."""
+        of = setting.regularizer
+        if of is None or of.coefficient is not self:
+            return None
+        if of.placement != "link":
+            return f"coefficient {written(self)} compares ranked answers: it goes with placement: link" if self.compares else None
+        if self.listens and not of.full_vocabulary:
+            return (f"coefficient {written(self)} follows the measured divergence, and a ranking's answers are not drawn from the policy: "
+                    "with estimator: exact it follows that at their states")
+        last = max(setting.recipe.steps - 1, 0)
+        if any(self.beta(step, self.initial_state()) <= 0 for step in (0, setting.recipe.steps // 2, last)):
+            return "is 0 at some step: a link without beta has no implicit reward"
+        return None

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.nn import Parameter
 
+from align.parts import Part
+
 if TYPE_CHECKING:
     from align.learner.policy import Policy
     from align.types import TokenBatch
 
 
-class Critic(ABC):
+class Critic(Part, ABC):
     """The contract of the part: its keys, and what `start` makes of them. It holds no parameters itself."""
 
     lr: float | None = None

@@ -20,6 +20,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from align.parts import Part
+
 FARTHEST = 300.0
 """Nats: what follows from `f` by autograd takes a log-ratio beyond as this one. An outcome that one side alone allows is infinitely
 far, where f' is 0 * inf; at e^300 float64 still holds u^2."""
@@ -29,7 +31,7 @@ POINTS = torch.linspace(-2, 2, 4, dtype=torch.float64)
 """Nats: where one divergence is told from another."""
 
 
-class Divergence(ABC):
+class Divergence(Part, ABC):
     """The contract. A user writes `f(self, log_u)`; the rest follows by autograd, in float64.
 
     Every method is elementwise in `log_u = log pi - log ref` (any shape, nats) and returns the same shape and dtype.
@@ -60,6 +62,20 @@ class Divergence(ABC):
     def is_reverse_kl(self) -> bool:
         """KL(pi||ref) itself, whoever wrote it: c(u) = log u."""
         return self.is_f_divergence and torch.allclose(self.coefficient(POINTS), POINTS, rtol=1e-9, atol=0.0)
+
+    @property
+    def no_link(self) -> str | None:
+        """Why it cannot score whole answers in a preference loss, or None."""
+        name = type(self).__name__
+        if not self.is_f_divergence:
+            return f"{name} is a function of an expectation, so an answer has no score f'(u) of its own: use an f-divergence as the link"
+        scores = self.coefficient(POINTS)
+        if torch.equal(scores, scores.sign() * scores.abs().max()):
+            return f"{name} has a constant f' on either side of 1, so a preference link would have no gradient: use another divergence"
+        if (scores.diff() < 0).any():
+            return (f"{name} is not convex: f' does not increase everywhere, so a preference link would push some preferred answers down: "
+                    "use another divergence")
+        return None
 
     def f_prime(self, log_u: Tensor) -> Tensor:
         """df/du at u = exp(log_u)."""

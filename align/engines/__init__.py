@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from align.parts import Part
 from align.types import Group, Prompt
 from align.weight_sync.packing import Weights
 
@@ -29,7 +30,7 @@ class Sampling:
             raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens}")
 
 
-class Engine(ABC):
+class Engine(Part, ABC):
     """The contract. Constructing an engine is cheap and imports nothing heavy; `start` loads the model."""
 
     version: int = 0

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from align.core.logprobs import every_token
 from align.divergences import Divergence
+from align.parts import Part
 
 
-class Estimator:
+class Estimator(Part):
     """The contract: three elementwise functions of `log_u = log pi - log ref` (any shape, nats), all detached by the caller.
 
     As they stand they are the divergence's own: the value and the gradient it claims.
@@ -42,10 +43,6 @@ class Estimator:
 
         `allow_biased: true` runs such a form. Where this is None the gradient is compared with the divergence's by enumeration.
         """
-        return None
-
-    def refusal(self, *, placement: str) -> str | None:
-        """Why it has no meaning in this place, or None."""
         return None
 
     def outcomes(self, logp: Tensor, ref_logp: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from align.estimators import Estimator, right_on_policy_only
 from align.estimators.abs import Abs
 from align.estimators.k1 import K1
 from align.estimators.k3 import K3
+from align.parts import Setting
 
 VALUES = {"k1": K1(), "k3": K3(), "abs": Abs()}
 
@@ -41,7 +42,7 @@ class StraightThrough(Estimator):
     def published_bias(self, *, placement: str, credit: str, on_policy: bool) -> str | None:
         return None if on_policy else right_on_policy_only("straight_through")
 
-    def refusal(self, *, placement: str) -> str | None:
-        if placement == "reward":
+    def refuse(self, setting: Setting) -> str | None:
+        if setting.regularizer.placement == "reward":
             return f"a reward has no gradient of its own, so straight_through changes nothing there: use estimator: {self.of}"
         return None

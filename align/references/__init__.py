@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from align.parts import Part, Setting
+
 if TYPE_CHECKING:
     from align.core.logprobs import Head
     from align.learner.policy import Policy
@@ -25,9 +27,12 @@ OWN = ...
 """The parameters the model has."""
 BASE = None
 """The base model, its adapter off."""
+CHARGED = ("changes nothing: with a critic the penalty is taken at pi_old, which is this reference, so it is 0 throughout; use placement: "
+           "loss")
+"""Of a reference that is the policy at the begin of each batch."""
 
 
-class Reference(ABC):
+class Reference(Part, ABC):
     """The contract of the part: its keys, and what `start` makes of them. It holds nothing itself."""
 
     starts_at_policy = True
@@ -54,8 +59,17 @@ class Reference(ABC):
         """The same in bytes, about: of a policy of `whole` values, `trained` of them, in `width` bytes each."""
         return 0 if lora else trained * width
 
-    def refusal(self, *, on_policy: bool) -> str | None:
-        """Why a penalty against it would be zero throughout, or None. `on_policy`: each batch serves one update."""
+    def misfit(self, setting: Setting) -> str | None:
+        algorithm = setting.recipe.algorithm
+        if not self.tokens_only or setting.regularizer.reference is not self:
+            return None
+        if self.precomputes and not algorithm.ranks:
+            return (f"{algorithm.recipe_name} learns from {algorithm.learns_from}, and only rankings are known before the first step: use "
+                    "frozen")
+        if not self.precomputes and not algorithm.samples:
+            return f"{algorithm.recipe_name} learns from {algorithm.learns_from}, which no engine drew: use frozen"
+        if setting.regularizer.full_vocabulary:
+            return "keeps the log-probs of the answers alone, and estimator: exact looks at the whole vocabulary: use frozen"
         return None
 
 

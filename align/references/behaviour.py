@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from align.core.logprobs import Head
-from align.references import OWN, Override, Reference, RunningReference
+from align.parts import Setting
+from align.references import CHARGED, OWN, Override, Reference, RunningReference
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy
@@ -31,11 +32,13 @@ class Behaviour(Reference):
     def bytes_held(self, trained: int, whole: int, width: int, lora: bool) -> int:
         return 0
 
-    def refusal(self, *, on_policy: bool) -> str | None:
-        if on_policy:
-            return ("each batch serves one update, which starts at the reference, so every divergence and its gradient are 0: raise "
-                    "algorithm.minibatches or algorithm.epochs, or use hard_reset")
-        return None
+    def refuse(self, setting: Setting) -> str | None:
+        if setting.regularizer.reference is not self or not setting.on_policy:
+            return None
+        if not setting.recipe.algorithm.on_policy:
+            return CHARGED
+        return ("changes nothing: each batch serves one update, which starts at the reference, so every divergence and its gradient are 0: "
+                "raise algorithm.minibatches or algorithm.epochs, or use hard_reset")
 
 
 class _BatchBegin(RunningReference):

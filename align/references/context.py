@@ -9,7 +9,7 @@ from torch import Tensor
 
 from align.config import part
 from align.core.logprobs import Head
-from align.errors import UserError
+from align.parts import Setting
 from align.references import Override, Reference, RunningReference
 
 if TYPE_CHECKING:
@@ -41,10 +41,12 @@ class Context(Reference):
     def changes(self) -> bool:
         return self.of.changes
 
-    def start(self, policy: Policy) -> RunningReference:
+    def refuse(self, setting: Setting) -> str | None:
         if self.of.tokens_only or self.of.precomputes:
-            raise UserError("reference context: of must be a reference that reads prompts, and this one gives the log-probs of the sampled "
-                            "tokens alone")
+            return "of must be a reference that reads prompts, and this one gives the log-probs of the sampled tokens alone"
+        return None
+
+    def start(self, policy: Policy) -> RunningReference:
         return _AfterMore(policy, self.of.start(policy), self.prepend)
 
     def holds(self, lora: bool) -> str:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from align.references import Reference, RunningReference
+from align.parts import Setting
+from align.references import CHARGED, Reference, RunningReference
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy
@@ -34,11 +35,13 @@ class HardReset(Reference):
     def bytes_held(self, trained: int, whole: int, width: int, lora: bool) -> int:
         return trained * width
 
-    def refusal(self, *, on_policy: bool) -> str | None:
-        if on_policy and self.every == 1:
-            return ("each batch serves one update, after which the reference is the policy again, so every divergence is 0: raise every, "
-                    "or algorithm.minibatches")
-        return None
+    def refuse(self, setting: Setting) -> str | None:
+        if setting.regularizer.reference is not self or not setting.on_policy or self.every > 1:
+            return None
+        if not setting.recipe.algorithm.on_policy:
+            return CHARGED
+        return ("changes nothing: each batch serves one update, after which the reference is the policy again, so every divergence is 0: "
+                "raise every, or algorithm.minibatches")
 
 
 class _Copy(RunningReference):

@@ -14,8 +14,11 @@ from typing import Any
 from torch import Tensor
 
 from align.core.logprobs import every_token
-from align.surrogates import Surrogate
+from align.parts import Part, Setting
 from align.types import Charge, TokenBatch, TokenContext
+
+ALLOW = ", or set allow_biased: true to run it as published"
+"""What a recipe is told beside a bias."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,7 @@ class Penalty:
     """bool [T] by name: `clamped: [...]` is logged as the share of tokens `clamped/NAME`."""
 
 
-class Regularizer(ABC):
+class Regularizer(Part, ABC):
     """The contract: everything the loop, `explain` and the learner ask of a regularizer."""
 
     default_name = "composed"
@@ -72,12 +75,14 @@ class Regularizer(ABC):
         """What a user of it as configured should know, though it runs."""
         return None
 
-    def refusal(self, *, on_policy: bool, samples: bool) -> str | None:
-        """Why this regularizer cannot be used as configured, or None."""
+    def bias(self, setting: Setting) -> str | None:
+        """What is wrong with the gradient of a form that has a meaning here, or None. `refuse` refuses it unless `allow_biased` is set."""
         return None
 
-    def refuses_surrogate(self, surrogate: Surrogate) -> str | None:
-        """Why it cannot be taken from advantages that this surrogate weighs off-policy, or None."""
+    def misfit(self, setting: Setting) -> str | None:
+        algorithm = setting.recipe.algorithm
+        if algorithm.critic is not None and self.placement == "reward" and type(self).charge is Regularizer.charge:
+            return f"cannot be taken from the rewards that a critic learns: {type(self).__name__} has no `charge`; use placement: loss"
         return None
 
 

@@ -11,15 +11,17 @@ from align.core.credit import Packing
 from align.core.links import link
 from align.core.segments import segment_sum
 from align.describe import written
-from align.regularizers import Penalty, Regularizer
-from align.regularizers._incompatible import idle, incompatible, misweighed
-from align.surrogates import Surrogate
+from align.parts import Setting
+from align.regularizers import ALLOW, Penalty, Regularizer
+from align.regularizers._cells import bias_of, meaningless, word_of
 from align.types import Charge, TokenBatch, TokenContext
 
 CREDITS = {"local": credit.local, "summed": credit.summed, "sequence": credit.sequence}
 CLAMPS = {"local": 20.0, "summed": 20.0, "sequence": 40.0}
 """Nats, by credit. A token: verl's bound. An answer: u^2 (Neyman, Tsallis at its ends) stays within float32; a long one is
 tens of nats away by right."""
+FAR = 5.0
+"""Nats: a log-ratio that any bound of a surrogate cuts."""
 WORDS = {"placement": ("loss", "reward", "link"), "credit": tuple(CREDITS),
          "ratio_to": ("old", "sampler"), "beyond_cap": ("truncate", "mask")}
 
@@ -99,21 +101,62 @@ class Composed(Regularizer):
                     "loss does not have it as its minimum (Wang et al. 2309.16240 need f'(0) = -inf)")
         return None
 
-    def refusal(self, *, on_policy: bool, samples: bool) -> str | None:
-        reason = incompatible(self.divergence, self.estimator, self.placement, self.credit, on_policy=on_policy, samples=samples)
-        if self.coefficient.compares and self.placement != "link":
-            return f"coefficient {written(self.coefficient)} compares ranked answers: it goes with placement: link"
-        if self.placement == "link" and self.coefficient.listens and not self.full_vocabulary:
-            return (f"coefficient {written(self.coefficient)} follows the measured divergence, and a ranking's answers are not drawn from "
-                    "the policy: with estimator: exact it follows that at their states")
-        if reason is None and self.allow_biased:
-            return "allow_biased changes nothing: this form has the gradient it claims"
-        if reason is None or (reason.biased and self.allow_biased):
-            return idle(self, on_policy=on_policy, samples=samples)
-        return reason.text + (", or set allow_biased: true to run it as published" if reason.biased else "")
+    def bias(self, setting: Setting) -> str | None:
+        if self.placement == "link":
+            return None
+        return bias_of(self.divergence, self.estimator, self.placement, self.credit, on_policy=setting.on_policy)
 
-    def refuses_surrogate(self, surrogate: Surrogate) -> str | None:
-        return misweighed(self, surrogate) if self.placement == "reward" else None
+    def refuse(self, setting: Setting) -> str | None:
+        if reason := meaningless(self.divergence, self.estimator, self.placement, self.credit, samples=setting.samples):
+            return reason
+        bias = self.bias(setting)
+        if bias is not None and not self.allow_biased:
+            return bias + ALLOW
+        if bias is None and self.allow_biased:
+            return "allow_biased changes nothing: this form has the gradient it claims"
+        return self._idle(setting) or self._misweighed(setting)
+
+    def _idle(self, setting: Setting) -> str | None:
+        """Why a key that was given changes nothing here, or None. One that holds its default is as good as not given."""
+        given = [key for key, is_given in (("ratio_to", self.ratio_to != "old"), ("ratio_cap", self.ratio_cap is not None)) if is_given]
+        why = self._weightless(setting)
+        if given and why is not None:
+            return f"{given[0]} changes nothing: {why}"
+        if self.ratio_cap is not None and setting.on_policy and self.ratio_to == "old":
+            return "ratio_cap changes nothing: each batch serves one update, so pi is pi_old and every weight is 1"
+        if self.clamp is not None and self.full_vocabulary and self.placement != "link":
+            return (f"clamp changes nothing: {word_of(self.estimator)} weighs every outcome by its probability, so no sampled token can "
+                    "be an outlier")
+        return None
+
+    def _weightless(self, setting: Setting) -> str | None:
+        """Why no importance weight enters, or None."""
+        if self.placement == "link":
+            return "a link weighs no samples"
+        if not setting.samples:
+            return "demonstrations were not sampled, so there are no sampler log-probs and no importance weight"
+        if not self.weighs_samples:
+            return ("at a visited state the exact divergence samples nothing (credit: local)" if self.full_vocabulary
+                    else f"{word_of(self.estimator)} as published has no importance weight; estimator: sampled has")
+        if setting.recipe.algorithm.critic is not None and self.placement == "reward":
+            return "with a critic the penalty is taken at pi_old, where no ratio enters"
+        return None
+
+    def _misweighed(self, setting: Setting) -> str | None:
+        """Why the penalty in the reward would not have its own gradient under the surrogate of several updates, or None."""
+        surrogate = setting.recipe.algorithm.surrogate
+        if self.placement != "reward" or setting.on_policy or surrogate is None:
+            return None
+        word = written(surrogate)
+        if self.weighs_samples:
+            varies = surrogate.ratio_varies
+            return varies and f"surrogate {word} and placement: reward do not go together off-policy: {varies}, or use placement: loss"
+        at = Packing(torch.zeros(3, dtype=torch.int64), torch.arange(3))
+        log_rho = torch.tensor([-FAR, 0.1, FAR], dtype=torch.float64)
+        if self.allow_biased or (not surrogate.ratio_varies and torch.equal(surrogate.effective_log_ratio(log_rho, at), log_rho)):
+            return None
+        return (f"{word_of(self.estimator)} in the reward is weighed by the surrogate's ratio, and that of {word} is not the token's: "
+                "use estimator: sampled")
 
     def penalty(self, ctx: TokenContext, name: str) -> Penalty:
         at = Packing(ctx.batch.seq_ids, ctx.batch.positions)

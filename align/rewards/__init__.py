@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from align.frozen import running
+from align.parts import Part
 from align.types import Group, Prompt
 
 
@@ -39,7 +40,7 @@ def total(answer: Answer) -> float:
     return answer["total"] if isinstance(answer, dict) else answer
 
 
-class Reward(ABC):
+class Reward(Part, ABC):
     """The contract. Model output is data: a reward parses it, never executes it."""
 
     @classmethod

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from align.columns import unreadable
 from align.divergences import Divergence
+from align.parts import Part, Setting
 from align.types import TokenBatch
 
 
-class Shaping:
+class Shaping(Part):
     """The contract. A part overrides what it needs; whatever it returns is detached."""
 
     needs: frozenset[str] = frozenset()
@@ -41,6 +43,9 @@ class Shaping:
         """Numbers of its own, logged as `shaping/NAME/KEY`, beside what it changed."""
         return {}
 
-    def refusal(self, *, max_tokens: int) -> str | None:
-        """Why it changes nothing under this recipe, or None. `max_tokens`: the longest answer."""
-        return None
+    def misfit(self, setting: Setting) -> str | None:
+        algorithm = setting.recipe.algorithm
+        if algorithm.samples and algorithm.has_advantages:
+            return unreadable("shaping", self, setting)
+        why = "uses no advantages" if algorithm.samples else f"learns from {algorithm.learns_from}"
+        return unreadable("shaping", self, setting) or f"changes nothing: {algorithm.recipe_name} {why}; delete the key"

@@ -3,6 +3,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from align.parts import Setting
 from align.shapings import Shaping
 from align.types import TokenBatch
 
@@ -28,7 +29,8 @@ class Overlong(Shaping):
         excess = (batch.lengths - (self.limit - self.buffer)).to(rewards.dtype)
         return rewards - self.factor * torch.clamp(excess / self.buffer, 0, 1)
 
-    def refusal(self, *, max_tokens: int) -> str | None:
+    def refuse(self, setting: Setting) -> str | None:
+        max_tokens = setting.recipe.sampling.max_tokens
         if max_tokens <= self.limit - self.buffer:
             return (f"changes nothing: no answer has more than sampling.max_tokens {max_tokens}, and the punishment starts above "
                     f"limit - buffer = {self.limit - self.buffer}")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from align.parts import Part
 from align.types import Group
 
 
@@ -37,7 +38,7 @@ class Example:
         return self.where or f"task: example {self.id}"
 
 
-class Task(ABC):
+class Task(Part, ABC):
     """The contract. The same configuration gives the same examples, in the same order, in every process."""
 
     too_long: str = "stop"

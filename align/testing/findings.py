@@ -9,7 +9,9 @@ from inspect import isfunction
 from typing import Any, NamedTuple
 
 from align import config, registry
+from align.audit.alone import around
 from align.describe import summary
+from align.refusals import refusal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +107,17 @@ def _keys_round_trip(part: Any, **_: Any) -> str | None:
     return f"{', '.join(differing)} came back otherwise" if differing else None
 
 
+def _refuses(part: Any, **_: Any) -> str | None:
+    for on_policy, samples in ((True, True), (False, True), (True, False)):
+        refusal(part, around(part, on_policy=on_policy, samples=samples))  # raises where there is no answer
+    return None
+
+
 GENERAL = (
     Check("docstring", "the class says in one sentence what it is, with units and the paper", "write a docstring under `class`",
           _says_what_it_is),
     Check("keys", "its keys are plain values that a recipe holds and builds it from again",
           "annotate every key (`power: float = 0.5`) and change none in __post_init__", _keys_round_trip),
+    Check("refuse", "asked whether it refuses a recipe, on- and off-policy and of demonstrations, it answers None or a sentence",
+          "let `refuse(self, setting)` return None, or say what is wrong and how to mend it; see align.parts.Setting", _refuses),
 )

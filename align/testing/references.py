@@ -178,10 +178,3 @@ def _resumes(r: Reference, model_dir: Path) -> str | None:
         if fresh.content_hash() != copy.content_hash() or not torch.equal(logp(r, fresh), logp(r, copy)):
             return "it is another one after a resume"
     return None
-
-
-@KIT.check("refusal", "return a sentence for the user, or None")
-def _refusal(r: Reference, model_dir: Path) -> str | None:
-    """refusal is None, or says why a penalty would be zero"""
-    found = [r.refusal(on_policy=on_policy) for on_policy in (True, False)]
-    return next((f"it is {reason!r}" for reason in found if reason is not None and not (isinstance(reason, str) and reason.strip())), None)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from align.audit import audit
+from align.audit.alone import alone
 from align.audit.measure import claimed
 from align.enumeration import TREE, UPDATE, context, setting
 from align.regularizers import Penalty, Regularizer
@@ -141,11 +142,11 @@ def _repeats(r: Regularizer) -> str | None:
     return None if torch.equal(one.value, two.value) and torch.equal(felt(one), felt(two)) else "it differs from call to call"
 
 
-@KIT.check("gradient", "see what `align audit` says of it; `refusal` must refuse what is biased on purpose, unless allow_biased is set")
+@KIT.check("gradient", "see what `align audit` says of it; `refuse` must refuse what is biased on purpose, unless allow_biased is set")
 def _gradient(r: Regularizer) -> str | None:
-    """by enumeration the gradient is that of the divergence it names, on- and off-policy, or `refusal` says that it is not"""
+    """by enumeration the gradient is that of the divergence it names, on- and off-policy, or `refuse` says that it is not"""
     for on_policy in (True, False):
-        certificate = audit(r, on_policy=on_policy)
+        certificate = audit(r, recipe=alone(r, on_policy=on_policy))
         if certificate.verdict == "biased" and certificate.refusal is None and not certificate.allowed:
             return certificate.reason
     return None

@@ -51,13 +51,6 @@ def states() -> list[Any]:
     return [random.getstate(), str(np.random.get_state(legacy=False)), torch.get_rng_state().tolist()]
 
 
-@KIT.check("refusal", "return None, or one sentence that says what is missing and how to install it")
-def _refusal(w: Writer) -> str | None:
-    """refusal answers None or a reason"""
-    reason = w.refusal()
-    return None if reason is None or (isinstance(reason, str) and reason.strip()) else f"it answers {reason!r}"
-
-
 @KIT.check("any number", "take NaN, infinities, a step that comes twice and one that never comes")
 def _numbers(w: Writer) -> str | None:
     """every metric of every step can be written; what was opened and told nothing can be closed"""

@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from align.types import TokenBatch
+from align.columns import unreadable
+from align.parts import Part, Setting
+from align.types import REWARDED, TokenBatch
 
 
-class Weighting(ABC):
+class Weighting(Part, ABC):
     """The contract."""
 
     needs: frozenset[str] = frozenset()
@@ -19,3 +21,10 @@ class Weighting(ABC):
     @abstractmethod
     def weights(self, batch: TokenBatch, name: str) -> Tensor:
         """float32 [T], >= 0. `name` finds its own `ref_logp`; groups are whole."""
+
+    def misfit(self, setting: Setting) -> str | None:
+        charged = setting.recipe.algorithm.critic is not None and setting.regularizer.placement == "reward"
+        if charged and REWARDED & self.needs:
+            return ("looks at rewards or advantages, and with a critic the penalty comes before them: use placement: loss, or another "
+                    "weighting")
+        return unreadable("weighting", self, setting)

@@ -8,16 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from align.parts import Part
 
-class Writer(ABC):
+
+class Writer(Part, ABC):
     """The contract of the part: its keys, and what `open` makes of them, in the driver alone; every worker has a copy of the part.
 
-    What `open` raises stops the run before anything is computed.
+    `refuse` is asked by the driver: a worker may lack its package. What `open` raises stops the run before anything is computed.
     """
-
-    def refusal(self) -> str | None:
-        """Why it cannot write on this machine, with the remedy, or None."""
-        return None
 
     @abstractmethod
     def open(self, folder: Path, run: str, recipe: Mapping[str, Any], done: int) -> RunningWriter:
@@ -45,7 +43,7 @@ class RunningWriter(ABC):
 
 
 def missing(package: str) -> str | None:
-    """The refusal where a package is not installed, else None. Its name is that of align's extra too."""
+    """The reason to refuse where a package is not installed, else None. Its name is that of align's extra too."""
     spec = importlib.util.find_spec(package)
     # A folder of that name in the working directory, as wandb leaves them, is a namespace package: it has no origin.
     if spec is not None and spec.origin is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from align.parts import Setting
 from align.writers import RunningWriter, Writer, missing
 
 
@@ -18,7 +19,7 @@ class TensorBoard(Writer):
     files have from there on, so no step is shown twice.
     """
 
-    def refusal(self) -> str | None:
+    def refuse(self, setting: Setting) -> str | None:
         return missing("tensorboard")
 
     def open(self, folder: Path, run: str, recipe: Mapping[str, Any], done: int) -> RunningWriter:

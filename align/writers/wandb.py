@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from align.parts import Setting
 from align.writers import RunningWriter, Writer, missing
 
 MODES = ("online", "offline", "disabled")
@@ -34,7 +35,7 @@ class Wandb(Writer):
         if not self.project:
             raise ValueError("project must be a name")
 
-    def refusal(self) -> str | None:
+    def refuse(self, setting: Setting) -> str | None:
         return missing("wandb")
 
     def open(self, folder: Path, run: str, recipe: Mapping[str, Any], done: int) -> RunningWriter:

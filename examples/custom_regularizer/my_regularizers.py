@@ -60,9 +60,9 @@ class Repetition:
         if self.window < 1:
             raise ValueError(f"window must be at least 1, not {self.window}")
 
-    def refusal(self, *, on_policy, samples):
+    def refuse(self, setting):
         """What a recipe is refused with, before anything is loaded; None where all is well."""
-        return None if samples else "demonstrations are not the policy's own answers: what they repeat says nothing of it"
+        return None if setting.samples else "demonstrations are not the policy's own answers: what they repeat says nothing of it"
 
     def penalty(self, ctx, name):
         batch, repeats = ctx.batch, torch.zeros(len(ctx.logp), dtype=torch.bool)

@@ -37,12 +37,15 @@ def room(path: Path) -> str:
     return path.relative_to(ROOT).parts[1]
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if room(p) in ("core", "divergences")], ids=lambda p: str(p.relative_to(ROOT)))
+MATHS = [path for path in FILES if room(path) in ("core", "divergences", "parts.py")]
+
+
+@pytest.mark.parametrize("path", MATHS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_maths_imports_torch_only(path: Path):
     standard = {"__future__", "abc", "collections", "dataclasses", "math", "typing"}
     assert packages(path) <= standard | {"torch", "align", "align_kernels"}
     assert {name for name in imported(path) if name.startswith("align.")} <= {
-        f"align.{r}" for r in ("divergences", "core.segments", "core.logprobs", "core.credit")}
+        f"align.{r}" for r in ("divergences", "parts", "core.segments", "core.logprobs", "core.credit")}
 
 
 @pytest.mark.parametrize(("package", "allowed"), [("ray", {"workers"}), ("vllm", {"engines", "weight_sync"}), ("wandb", {"writers"})])

@@ -291,7 +291,7 @@ DEFECTS = {
     ("shaping", "leaves the batch alone"): add("def rewards(self, batch, rewards): return rewards.sub_(1)"),
     ("shaping", "other prompts"): add("def other_context(self, batch): return batch"),
     ("shaping", "metrics"): add("def metrics(self, batch, name): return {'longest': batch.lengths.max()}"),
-    ("writer", "refusal"): add("def refusal(self): return False"),
+    ("writer", "refuse"): add("def refuse(self, setting): return False"),
     ("writer", "any number"): swap("{value:g}", "{round(value)}"),
     ("writer", "goes on"): swap('open("a")', 'open("x")'),
     ("writer", "leaves what it is given alone"): swap("for name, value in metrics.items():", "while metrics:",
@@ -310,7 +310,7 @@ DEFECTS = {
     def known(self, micro):
         return -1.0 - micro.positions
     def parameters(self):"""),
-    ("reference", "refusal"): add("def refusal(self, *, on_policy): return False"),
+    ("reference", "refuse"): add("def refuse(self, setting): return setting.absent"),
     ("engine", "log-probs"): add("""
         def generate(self, prompts, samples, seeds):
             found = super().generate(prompts, samples, seeds)

@@ -12,6 +12,7 @@ import torch
 from followed import Followed
 from torch import Tensor
 from unit.enumeration import NAME, Problem, gradient
+from unit.regularizer_oracles.cells import told
 
 from align.config import build_part
 from align.errors import RecipeError
@@ -80,8 +81,8 @@ def test_repetition_is_the_expected_number_of_repeated_tokens(window: int, off_p
 
 def test_repetition_is_refused_on_demonstrations():
     regularizer = rule("Repetition")
-    assert "demonstrations" in regularizer.refusal(on_policy=True, samples=False)
-    assert regularizer.refusal(on_policy=False, samples=True) is None
+    assert "demonstrations" in told(regularizer, on_policy=True, samples=False)
+    assert told(regularizer, on_policy=False, samples=True) is None
 
 
 @pytest.mark.parametrize(("name", "keys", "said"), [

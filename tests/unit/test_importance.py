@@ -24,6 +24,7 @@ from unit.regularizer_oracles.cells import (
     context,
     expected_gradient,
     setting,
+    told,
 )
 
 from align.core.credit import bounded
@@ -168,11 +169,11 @@ def test_a_key_that_changes_nothing_is_refused(keys):
     running = 0
     for form in product(ESTIMATORS, PLACEMENTS, CREDITS, POLICIES):
         cell, on_policy = ("reverse_kl", *form), form[3] == "on"
-        biased = "allow_biased" in (composed(cell).refusal(on_policy=on_policy, samples=True) or "")
-        if composed(cell, allow_biased=biased).refusal(on_policy=on_policy, samples=True):
+        biased = "allow_biased" in (told(composed(cell), on_policy=on_policy, samples=True) or "")
+        if told(composed(cell, allow_biased=biased), on_policy=on_policy, samples=True):
             continue
         running += 1
-        refusal = composed(cell, allow_biased=biased, **KEYS[keys]).refusal(on_policy=on_policy, samples=True)
+        refusal = told(composed(cell, allow_biased=biased, **KEYS[keys]), on_policy=on_policy, samples=True)
         if (*form, keys) in IDLE:
             assert refusal.startswith(f"{next(iter(KEYS[keys]))} changes nothing: "), (form, refusal)
         else:
@@ -183,8 +184,8 @@ def test_a_key_that_changes_nothing_is_refused(keys):
 @pytest.mark.parametrize("keys", [{"ratio_to": "sampler"}, {"ratio_cap": 2.0}])
 def test_demonstrations_have_no_sampler(keys):
     cell = ("reverse_kl", "exact", "loss", "local", "on")
-    assert composed(cell).refusal(on_policy=True, samples=False) is None
-    assert "no sampler log-probs" in composed(cell, **keys).refusal(on_policy=True, samples=False)
+    assert told(composed(cell), on_policy=True, samples=False) is None
+    assert "no sampler log-probs" in told(composed(cell, **keys), on_policy=True, samples=False)
 
 
 @pytest.mark.parametrize(("keys", "says"), [

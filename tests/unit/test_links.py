@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from unit.definitions import Known, every
 from unit.enumeration import NAME, Problem
-from unit.regularizer_oracles.cells import CREDITS, DIVERGENCES, ESTIMATORS, NO_EXPECTATION, OF_KL
+from unit.regularizer_oracles.cells import CREDITS, DIVERGENCES, ESTIMATORS, NO_EXPECTATION, OF_KL, asked, composed
 
 from align import recipe, registry
 from align.algorithms.dpo import Dpo
@@ -28,7 +28,6 @@ from align.learner import objective
 from align.learner.tally import Tally
 from align.pack import pack
 from align.recipe import Recipe
-from align.regularizers._incompatible import incompatible
 from align.types import Group, Link, Prompt, Rollout, Stat, TokenBatch, TokenContext
 from align.weightings.sampo import Sampo
 
@@ -148,9 +147,9 @@ def test_the_product_of_link_divergence_estimator_and_credit(capsys):
     """Placement link over the whole product: what is legal is credit local with `sampled`, which measures, or `exact`, which does."""
     found = Counter()
     for divergence, estimator, credit in product(DIVERGENCES, ESTIMATORS, CREDITS):
-        answers = {incompatible(DIVERGENCES[divergence][0], ESTIMATORS[estimator], "link", credit, on_policy=on, samples=samples)
-                   for on, samples in product((True, False), (True, False))}
-        assert len(answers) == 1, "who drew the answers does not matter"
+        form = composed((divergence, estimator, "link", credit, "on"))
+        answers = {asked(form, on_policy=on_policy) for on_policy in (True, False)}
+        assert len(answers) == 1, "how many updates a batch serves does not matter"
         (refusal,) = answers
         legal = divergence not in NO_EXPECTATION | {"total_variation", "k2_functional"} and estimator in ("sampled", "exact") and (
             credit == "local")

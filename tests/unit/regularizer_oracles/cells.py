@@ -16,6 +16,7 @@ from torch import Tensor
 from unit.definitions import every
 from unit.enumeration import Problem, local_objective, sequence_objective, summed_objective
 
+from align.audit.alone import alone
 from align.coefficients.constant import Constant
 from align.estimators.abs import Abs
 from align.estimators.exact import Exact
@@ -25,6 +26,7 @@ from align.estimators.k3 import K3
 from align.estimators.sampled import Sampled
 from align.estimators.straight_through import StraightThrough
 from align.estimators.top_k import TopK
+from align.refusals import Refusal, judged
 from align.registry import _complete
 from align.regularizers import Penalty
 from align.regularizers.composed import Composed
@@ -84,6 +86,17 @@ def composed(cell, allow_biased: bool = False, **keys) -> Composed:
     divergence, estimator, placement, credit, _ = cell
     return Composed(divergence=DIVERGENCES[divergence][0], estimator=ESTIMATORS[estimator], coefficient=Constant(1.0),
                     weighting=Uniform(), reference=None, placement=placement, credit=credit, allow_biased=allow_biased, **keys)
+
+
+def asked(regularizer: Composed, *, on_policy: bool, samples: bool = True) -> Refusal | None:
+    """What a recipe of defaults says of it."""
+    return judged(regularizer, alone(regularizer, on_policy=on_policy, samples=samples))
+
+
+def told(regularizer: Composed, *, on_policy: bool, samples: bool = True) -> str | None:
+    """The same in words."""
+    refusal = asked(regularizer, on_policy=on_policy, samples=samples)
+    return None if refusal is None else refusal.told
 
 
 def setting(problem: Problem, policy: str) -> tuple[Tensor, Tensor | None, Tensor]:

@@ -1,0 +1,46 @@
+"""The recipe of defaults that a part is judged in where none was given."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from typing import Any
+
+from align import config, registry
+from align.parts import Setting
+from align.recipe import Recipe
+from align.regularizers import Regularizer
+
+NAME = "kl"
+
+
+def alone(regularizer: Regularizer, name: str = NAME, *, on_policy: bool = False, samples: bool = True) -> Recipe:
+    """A recipe around it, not checked: dpo around a link, else grpo, or with `samples` False sft.
+
+    `on_policy`: each batch serves one update, as a batch of demonstrations always does here.
+    """
+    algorithm = "dpo" if regularizer.placement == "link" else "grpo" if samples else "sft"
+    return dataclasses.replace(_recipe(algorithm, on_policy), regularizers={name: regularizer})
+
+
+def around(part: Any, *, on_policy: bool, samples: bool) -> Setting:
+    """Where a part of any room stands in a recipe of defaults: in its regularizer, if regularizers have such parts."""
+    kind = next(kind for kind in registry.ROOMS if isinstance(part, registry.contract(kind)))
+    default = config.build_part("regularizer", {"coefficient": 1.0}, NAME)
+    inside = kind in {f.metadata.get("kind") for f in dataclasses.fields(default)}
+    regularizer = part if kind == "regularizer" else dataclasses.replace(default, **{kind: part}) if inside else default
+    recipe = alone(regularizer, on_policy=on_policy, samples=samples)
+    if kind == "regularizer" or inside:
+        where = f"regularizers.{NAME}" + (f".{kind}" if inside else "")
+        return Setting(recipe=recipe, where=where, regularizer=regularizer)
+    if kind == "algorithm":
+        recipe = dataclasses.replace(recipe, algorithm=part)
+    return Setting(recipe=recipe, where=kind)
+
+
+@cache
+def _recipe(algorithm: str, on_policy: bool) -> Recipe:
+    several = {} if on_policy or algorithm == "sft" else {"minibatches": 2}
+    reward = {"reward": "exact"} if algorithm == "grpo" else {}
+    node = {"steps": 1, "task": "countdown", "algorithm": {"name": algorithm} | several, "model": {"path": "."}}
+    return config.build(Recipe, node | reward, "")
