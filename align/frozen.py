@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 from align.errors import RecipeError, UserError
 
 T = TypeVar("T")
-LIVE = ("engine",)
-"""Rooms whose parts are themselves what runs."""
 RUNNING = {
     "critic": ("start", "align.critics.RunningCritic"),
+    "engine": ("start", "align.engines.RunningEngine"),
     "reference": ("start", "align.references.RunningReference"),
     "reward": ("start", "align.rewards.Reward"),
     "writer": ("open", "align.writers.RunningWriter"),

@@ -152,9 +152,12 @@ GOOD = {
                 return Copy(policy, self.every)
         ''',
     "engine": '''
-        from align.engines.transformers import Transformers
+        from align.engines.transformers import RunningTransformers, Transformers
         class Part(Transformers):
             """As it comes."""
+            def start(self, model_dir, sampling, max_prompt_tokens):
+                return Running(self, model_dir, sampling, max_prompt_tokens)
+        class Running(RunningTransformers):
             def generate(self, prompts, samples, seeds):
                 return super().generate(prompts, samples, seeds)
             def load(self, version, weights):
@@ -331,7 +334,10 @@ DEFECTS = {
         def generate(self, prompts, samples, seeds):
             return super().generate(prompts, samples, [seed + place for place, seed in enumerate(seeds)])
         """),
-    ("engine", "units"): add("def units(self, lengths, samples): return super().units(lengths, samples)[1:]"),
+    ("engine", "units"): swap("    def start(", """\
+    def units(self, lengths, samples):
+        return super().units(lengths, samples)[1:]
+    def start("""),
     ("engine", "load"): add("""
         def load(self, version, weights):
             self._layout.check(weights)
