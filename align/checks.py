@@ -139,6 +139,9 @@ def _check_needs(recipe: Recipe, where: str, parts: dict[str, Any]) -> None:
         if unknown := part.needs - EARLY:
             raise RecipeError(where, f"{kind} {written(part)} needs {', '.join(sorted(unknown))}, which no column of a batch is called; "
                               f"there are: {', '.join(sorted(EARLY))}")
+        if "values" in part.needs and recipe.algorithm.critic is None:
+            raise RecipeError(where, f"{kind} {written(part)} needs the values of a critic, and {recipe.algorithm.recipe_name} trains "
+                              "none: use ppo, or another")
         if part.needs & REWARDED and not recipe.algorithm.samples:
             raise RecipeError(where, f"{kind} {written(part)} looks at rewards, and this algorithm's data have none: use another")
 

@@ -290,6 +290,8 @@ DEFECTS = {
     ("algorithm", "measures"): add("def measures(self, batch): return {'reward': batch.rewards.mean()}"),
     ("algorithm", "explained"): add("def formula(self): return None"),
     ("shaping", "shapes"): swap("return advantages", "return advantages[:3]"),
+    ("coefficient", "what it needs"): add("def multipliers(self, batch, name, state): return 1 + 0 * batch.rewards"),
+    ("shaping", "what it needs"): add("def metrics(self, batch, name): return {'least': batch.rewards.min().item()}"),
     ("shaping", "repeats"): swap("return rewards - ", "return __import__('torch').rand(len(rewards)) - "),
     ("shaping", "leaves the batch alone"): add("def rewards(self, batch, rewards): return rewards.sub_(1)"),
     ("shaping", "other prompts"): add("def other_context(self, batch): return batch"),
