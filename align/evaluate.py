@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from align.engines import started
 from align.errors import UserError
 from align.experience import held_out_rankings, tokenize
 from align.recipe import Recipe, load
@@ -56,9 +57,9 @@ def evaluate_model(run_dir: Path, model: Path | None = None, problems: int | Non
         raise UserError(f"{run_dir} trained a scorer, which answers nothing: the accuracy on held-out rankings is in its metrics")
     suites = Suites(recipe, AutoTokenizer.from_pretrained(folder), problems)
     longest = max(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)
-    recipe.engine.start(str(folder), recipe.sampling, longest)
-    draw = partial(generate, recipe.engine, workers=recipe.workers.rollout)
+    engine = started(recipe.engine, str(folder), recipe.sampling, longest)
+    draw = partial(generate, recipe.engine, engine, workers=recipe.workers.rollout)
     try:
         return suites.evaluate(draw, samples or recipe.evaluation.samples, recipe.seed)[0]
     finally:
-        recipe.engine.close()
+        engine.close()

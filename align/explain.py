@@ -24,6 +24,9 @@ from align.workers.shards import idle
 
 GREEK = {r"(?<![A-Za-z])pi(?![A-Za-z])": "π", r"(?<![A-Za-z_])rho(?![A-Za-z])": "ρ", r"\bbeta\b": "β", r"\|\|": "‖", r"\bsum_": "Σ_"}
 
+MEASURED = "measured, not trained"
+"""What a coefficient of 0 means."""
+
 
 class Row(NamedTuple):
     label: str
@@ -62,8 +65,9 @@ def part_row(label: str, part: Any) -> Row:
 def objective(recipe: Recipe) -> list[Row]:
     """J, and what its symbols stand for."""
     algorithm, regularizers = recipe.algorithm, recipe.regularizers
-    in_loss = {n: r for n, r in regularizers.items() if r.placement == "loss"}
-    in_reward = {n: r for n, r in regularizers.items() if r.placement == "reward"}
+    trained = {n: r for n, r in regularizers.items() if not _measured(r, recipe)}
+    in_loss = {n: r for n, r in trained.items() if r.placement == "loss"}
+    in_reward = {n: r for n, r in trained.items() if r.placement == "reward"}
     links = {n: r for n, r in regularizers.items() if r.placement == "link"}
     terms = "".join(f" − {_term(n, r, recipe)}" for n, r in in_loss.items())
     rows = [Row("", f"J = E Σ_t w_t [ {formula(algorithm)}{terms} ]")]
@@ -77,7 +81,7 @@ def objective(recipe: Recipe) -> list[Row]:
     rows.append(Row("w_t", formula(algorithm.reduction)))
     rows += [Row(symbol, meaning) for symbol, meaning in symbols(algorithm.reduction).items()]
     rows += [Row("β", _beta(n, r, recipe)) for n, r in links.items()]
-    rows += [Row(n, _penalty(r)) for n, r in regularizers.items()]
+    rows += [Row(n, _penalty(r) + ("" if n in trained else f"; {MEASURED}")) for n, r in regularizers.items()]
     rows += [Row(f"β_{n}", written(r.coefficient)) for n, r in regularizers.items() if not _constant(r, recipe)]
     parts = algorithm.parts() | {"reduction": algorithm.reduction}
     return [*rows, part_row("algorithm", algorithm), *(part_row(key, part) for key, part in parts.items())]
@@ -155,6 +159,9 @@ def effective_betas(recipe: Recipe) -> list[Row]:
     rows = []
     for name, regularizer in recipe.regularizers.items():
         if regularizer.placement == "link":
+            continue
+        if _measured(regularizer, recipe):
+            rows.append(Row(name, f"β = 0: {MEASURED}"))
             continue
         beta = _first_beta(regularizer)
         rows.append(Row(name, f"β = {beta:g} at step 0" + ("" if _constant(regularizer, recipe) else ", changing")))
@@ -293,6 +300,11 @@ def _constant(regularizer: Regularizer, recipe: Recipe) -> bool:
     """No state and the same at the first, middle and last step."""
     rule, state = regularizer.coefficient, regularizer.coefficient.initial_state()
     return not state and len({rule.beta(step, state) for step in (0, recipe.steps // 2, max(recipe.steps - 1, 0))}) == 1
+
+
+def _measured(regularizer: Regularizer, recipe: Recipe) -> bool:
+    """Its coefficient is 0 throughout."""
+    return _constant(regularizer, recipe) and _first_beta(regularizer) == 0
 
 
 def _first_beta(regularizer: Regularizer) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 
 NOT_THEIRS = {"align", "importlib", "torch"}
@@ -12,6 +13,12 @@ def own_frames(error: BaseException) -> traceback.StackSummary:
     frames = traceback.walk_tb(error.__traceback__)
     return traceback.StackSummary.extract(
         (frame, line) for frame, line in frames if frame.f_globals["__name__"].partition(".")[0] not in NOT_THEIRS)
+
+
+def calling_line(file: str) -> int | None:
+    """The line of `file` that runs, of the innermost call; None where no call is of a function there."""
+    stack = traceback.walk_stack(inspect.currentframe())
+    return next((line for frame, line in stack if frame.f_code.co_filename == file), None)
 
 
 def own_traceback(error: Exception) -> str:

@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 from align.errors import RecipeError, UserError
 
 T = TypeVar("T")
-LIVE = ("engine",)
-"""Rooms whose parts are themselves what runs."""
 RUNNING = {
     "critic": ("start", "align.critics.RunningCritic"),
+    "engine": ("start", "align.engines.RunningEngine"),
     "reference": ("start", "align.references.RunningReference"),
     "reward": ("start", "align.rewards.Reward"),
     "writer": ("open", "align.writers.RunningWriter"),
@@ -32,14 +31,14 @@ def freeze(cls: type, kind: str, where: str) -> type:
     """A user's class as a frozen dataclass, whose instances say where state goes. Raises RecipeError for one that is not frozen."""
     melted = [c for c in cls.__mro__ if "__dataclass_params__" in vars(c) and not c.__dataclass_params__.frozen]
     if melted:
-        raise RecipeError(where, f"{melted[0].__name__} is a @dataclass that can be written to, and a {kind} is one object for every run: "
-                          f"write @dataclass(frozen=True), or leave the line out. What changes is kept {_place(kind)}")
+        raise RecipeError(where, f"{melted[0].__name__} is a @dataclass that can be written to, and {_named(kind)} is one object for every "
+                          f"run: write @dataclass(frozen=True), or leave the line out. What changes is kept {_place(kind)}")
     if "__dataclass_fields__" not in vars(cls):
         cls = dataclasses.dataclass(frozen=True)(cls)
 
     def refuse(self: Any, name: str, *value: Any) -> None:
-        raise PartIsFrozen(f"{type(self).__name__} writes to self.{name}: a {kind} is frozen, one object for every run. What changes is "
-                           f"kept {_place(kind)}. A key that __post_init__ completes: object.__setattr__(self, {name!r}, ...)")
+        raise PartIsFrozen(f"{type(self).__name__} writes to self.{name}: {_named(kind)} is frozen, one object for every run. What changes "
+                           f"is kept {_place(kind)}. A key that __post_init__ completes: object.__setattr__(self, {name!r}, ...)")
 
     cls.__setattr__ = cls.__delattr__ = refuse
     return cls
@@ -74,7 +73,11 @@ def running(part: Any, made: Any, contract: type[T]) -> T:
 
 
 def _place(kind: str) -> str:
-    return PLACES.get(kind, f"nowhere, for a {kind} has no state")
+    return PLACES.get(kind, f"nowhere, for {_named(kind)} has no state")
+
+
+def _named(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def _takes(method: Any, wanted: inspect.Signature) -> bool:

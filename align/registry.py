@@ -21,7 +21,7 @@ import types
 from align import plugins
 from align.errors import RecipeError
 from align.frames import own_traceback
-from align.frozen import LIVE, freeze, refuse_other_contract
+from align.frozen import freeze, refuse_other_contract
 from align.moved import refuse_moved_methods
 from align.plugins.unannotated import refuse_unannotated
 
@@ -138,11 +138,11 @@ def _complete(found: type, kind: str, where: str) -> type:
         if not dataclasses.is_dataclass(found):
             body["__annotations__"] = inspect.get_annotations(found)
         found = type(found.__name__, (found, base), body)
-    if kind not in LIVE and found.__module__.partition(".")[0] != "align":
+    if found.__module__.partition(".")[0] != "align":
         return freeze(found, kind, where)
     if "__dataclass_fields__" in found.__dict__ or (dataclasses.is_dataclass(found) and not inspect.get_annotations(found)):
         return found
-    return dataclasses.dataclass(frozen=kind not in LIVE)(found)
+    return dataclasses.dataclass(frozen=True)(found)
 
 
 def _plugin(spec: str, where: str) -> types.ModuleType:

@@ -46,7 +46,7 @@ class RunState:
             if f"divergence/{name}" in stats:
                 rule, measured = regularizer.coefficient, stats[f"divergence/{name}"]
                 state = rule.update(self.coefficients[name], measured.mean, len(batch.lengths))
-                state = rule.update_batch(state, batch, name)
+                state = rule.update_batch(state, batch.only(rule.needs, rule, f"regularizers.{name}.coefficient"), name)
                 if measured.by_prompt:
                     state = rule.update_prompts(state, {prompt: stat.mean for prompt, stat in measured.by_prompt.items()})
                 self.coefficients[name] = state

@@ -22,33 +22,39 @@ def shape(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, State] |
     `coefficients`: their states by regularizer; None: those a run begins with. With a critic the penalties in the reward come before the
     advantages, so their weightings cannot look at those.
     """
-    rewards, metrics = batch.rewards, {}
+    rewards, metrics, algorithm = batch.rewards, {}, recipe.algorithm
+    shown = {name: batch.only(s.needs, s, f"shapings.{name}") for name, s in recipe.shapings.items()}
     states = initial_states(recipe.regularizers) if coefficients is None else coefficients
     for name, shaping in recipe.shapings.items():
-        before, rewards = rewards, shaping.rewards(batch, rewards)
+        before, rewards = rewards, shaping.rewards(shown[name], rewards)
         metrics |= _change(shaping, "rewards", f"shaping/{name}", before, rewards)
     penalties = recipe.regularizers
-    judged, algorithm = replace(batch, rewards=rewards), recipe.algorithm
+    judged = replace(batch, rewards=rewards)
     if algorithm.critic is not None:
         charged = {name: r for name, r in penalties.items() if r.placement == "reward"}
         judged = _weighed(judged, charged, states)
         judged = replace(judged, charges={name: _charge(judged, r, name) for name, r in charged.items()})
-        judged = replace(judged, returns=algorithm.targets(judged))
+        judged = replace(judged, returns=algorithm.targets(judged.only(algorithm.reads | {"rewards"}, algorithm, "algorithm")))
         penalties = {name: r for name, r in penalties.items() if name not in charged}
-    advantages = algorithm.advantages(judged)
+    advantages = algorithm.advantages(judged.only(algorithm.reads, algorithm, "algorithm"))
     for name, shaping in recipe.shapings.items():
-        before, advantages = advantages, shaping.advantages(batch, advantages, name)
+        before, advantages = advantages, shaping.advantages(shown[name], advantages, name)
         metrics |= _change(shaping, "advantages", f"shaping/{name}", before, advantages)
-        metrics |= {f"shaping/{name}/{key}": value for key, value in shaping.metrics(batch, name).items()}
+        metrics |= {f"shaping/{name}/{key}": value for key, value in shaping.metrics(shown[name], name).items()}
     shaped = replace(judged, rewards=batch.rewards, advantages=advantages)
-    return _weighed(replace(shaped, shaped=metrics | algorithm.measures(shaped)), penalties, states)
+    metrics |= algorithm.measures(shaped.only(algorithm.reads | {"advantages"}, algorithm, "algorithm"))
+    return _weighed(replace(shaped, shaped=metrics), penalties, states)
 
 
 def _weighed(batch: TokenBatch, regularizers: dict[str, Regularizer], states: Mapping[str, State]) -> TokenBatch:
     """With the weighting [T] of each of these, and the multipliers [S] of its coefficient where it has some."""
     ones = torch.ones(len(batch.seq_ids))
-    weights = {name: ones if r.weighting is None else r.weighting.weights(batch, name) for name, r in regularizers.items()}
-    by_answer = {name: r.coefficient.multipliers(batch, name, states[name]) for name, r in regularizers.items()}
+    weights, by_answer = {}, {}
+    for name, regularizer in regularizers.items():
+        where, weighting, rule = f"regularizers.{name}", regularizer.weighting, regularizer.coefficient
+        shown = None if weighting is None else batch.only(weighting.needs, weighting, f"{where}.weighting")
+        weights[name] = ones if shown is None else weighting.weights(shown, name)
+        by_answer[name] = rule.multipliers(batch.only(rule.needs, rule, f"{where}.coefficient"), name, states[name])
     multipliers = {name: values for name, values in by_answer.items() if values is not None}
     return replace(batch, penalty_weights={**batch.penalty_weights, **weights}, multipliers={**batch.multipliers, **multipliers})
 

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from align.undeclared import Undeclared, undeclared
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
@@ -151,9 +153,12 @@ class TokenBatch:
     shaped: Mapping[str, float] = field(default_factory=dict)
     """What each shaping did to the batch, by metric name, for the log."""
 
-    def only(self, needs: frozenset[str]) -> TokenBatch:
-        """The batch without those of `EARLY` that are not in `needs`."""
-        return replace(self, **{name: {} if name == "ref_logp" else None for name in EARLY - needs})
+    def only(self, needs: frozenset[str] | None, part: object, where: str = "") -> TokenBatch:
+        """The batch as this part sees it, which stands at the key `where`: using one of `EARLY` that is not in `needs` raises RecipeError.
+
+        None is a part of a kind that can declare none.
+        """
+        return replace(self, **{name: undeclared(name, needs, type(part), where) for name in EARLY - (needs or frozenset())})
 
     @property
     def tokens(self) -> Tensor:
@@ -264,8 +269,9 @@ class TokenContext:
 
     @property
     def old_logp(self) -> Tensor:
-        """float32 [T], log pi_old; on-policy it is the policy's own log-prob, detached."""
-        return self.logp.detach() if self.batch.old_logp is None else self.batch.old_logp
+        """float32 [T], log pi_old; on-policy, and of a part that does not declare it, it is the policy's own log-prob, detached."""
+        known = self.batch.old_logp
+        return self.logp.detach() if known is None or isinstance(known, Undeclared) else known
 
     @property
     def log_rho(self) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from models import tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from align.engines import Engine, Sampling
+from align.engines import RunningEngine, Sampling
 from align.types import Group, Prompt
 from align.weight_sync.packing import Entry, Weights, pack
 from align.workers.shards import prompt_seeds
@@ -53,7 +53,7 @@ def gap(groups: list[Group], model: torch.nn.Module, temperature: float) -> floa
     return float(max(gaps))
 
 
-def ask(engine: Engine, prompts: list[Prompt], samples: int, seed: int) -> list[Group]:
+def ask(engine: RunningEngine, prompts: list[Prompt], samples: int, seed: int) -> list[Group]:
     return engine.generate(prompts, samples, prompt_seeds(len(prompts), seed))
 
 
@@ -93,7 +93,7 @@ class Started:
 
 
 class EngineContract:
-    """A subclass gives `tolerance` and a module-scoped fixture `new_engine`, a function that makes an engine."""
+    """A subclass gives `tolerance` and a module-scoped fixture `new_engine`, a function that makes the part."""
 
     tolerance: float
     """Nats."""
@@ -104,8 +104,7 @@ class EngineContract:
         tied, temperature = request.param
         folder = tiny_model(tmp_path_factory.mktemp("model"), tied=tied, **SHAPE)
         sampling = Sampling(temperature=temperature, max_tokens=12)
-        engine = new_engine()
-        engine.start(str(folder), sampling, LONGEST)
+        engine = new_engine().start(str(folder), sampling, LONGEST)
         yield Started(engine, AutoModelForCausalLM.from_pretrained(folder), folder, sampling, tied)
         engine.close()
 

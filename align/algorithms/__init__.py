@@ -58,12 +58,15 @@ class Algorithm(Formulated, ABC):
         """float32 [T] from the rewards of the whole batch; None where the loss uses none."""
         if self.advantage is None:
             return None
-        advantages = self.advantage.advantages(batch)
+        advantages = self.advantage.advantages(batch.only(self.advantage.needs, self.advantage, "algorithm.advantage"))
         return advantages if self.advantage.takes_charges or not batch.charges else advantages - charged(batch)
 
     def targets(self, batch: TokenBatch) -> Tensor | None:
         """float32 [T], what a critic is fitted to; None without one."""
-        return None if self.critic is None else self.advantage.returns(batch)
+        if self.critic is None:
+            return None
+        # A return is one of rewards, whatever the advantage is made of.
+        return self.advantage.returns(batch.only(self.advantage.needs | {"rewards"}, self.advantage, "algorithm.advantage"))
 
     def measures(self, batch: TokenBatch) -> dict[str, float]:
         """Metrics of the whole batch, shaped and scored."""

@@ -21,6 +21,8 @@ class Ppo(Algorithm):
     what makes it exact. An advantage that whitens rescales that beta.
     """
 
+    needs = frozenset({"values"})
+
     critic: Any = part("critic", "shared")
     advantage: Any = part("advantage", "gae")
     surrogate: Any = part("surrogate", "clipped")

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -44,4 +44,5 @@ class Sft(Algorithm):
         return symbols(self.likelihood) if self.likelihood_weight else {}
 
     def loss(self, ctx: TokenContext, advantages: None) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.likelihood_weight * self.likelihood.losses(ctx), {}
+        shown = replace(ctx, batch=ctx.batch.only(self.likelihood.needs, self.likelihood, "algorithm.likelihood"))
+        return self.likelihood_weight * self.likelihood.losses(shown), {}

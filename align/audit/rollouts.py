@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from align.core.logprobs import Compared, token_stats
 from align.divergences import Divergence
 from align.divergences.reverse_kl import ReverseKl
+from align.engines import started
 from align.errors import UserError
 from align.evaluate import Suites
 from align.initial import cache_folder, content_hash
@@ -82,11 +83,11 @@ def fresh(run_dir: Path) -> list[Estimated] | str:
     if not suites:
         return "the task has no held-out problems"
     prompts = next(iter(suites.values()))
-    recipe.engine.start(str(model), recipe.sampling, max(len(p.token_ids) for p in prompts))
+    engine = started(recipe.engine, str(model), recipe.sampling, max(len(p.token_ids) for p in prompts))
     try:
-        groups = generate(recipe.engine, prompts, SAMPLES, recipe.seed)
+        groups = generate(recipe.engine, engine, prompts, SAMPLES, recipe.seed)
     finally:
-        recipe.engine.close()
+        engine.close()
     return estimate(recipe, model, initial, groups)
 
 

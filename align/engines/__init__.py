@@ -1,4 +1,4 @@
-"""Engines: what generates rollouts. One engine lives in one process; under Ray that is a rollout actor of its own."""
+"""Engines: what generates rollouts. A process runs one at a time; under Ray that is a rollout actor of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from align.frozen import running
 from align.parts import Part
 from align.types import Group, Prompt
 from align.weight_sync.packing import Weights
@@ -31,10 +32,8 @@ class Sampling:
 
 
 class Engine(Part, ABC):
-    """The contract. Constructing an engine is cheap and imports nothing heavy; `start` loads the model."""
+    """The contract of the part: its keys, and what `start` makes of them. Constructing one is cheap and imports nothing heavy."""
 
-    version: int = 0
-    """The weights it holds: how many updates they have seen."""
     environment: ClassVar[Mapping[str, str]] = {}
     """Variables that its process must have before anything is imported."""
     device: str = "auto"
@@ -42,10 +41,6 @@ class Engine(Part, ABC):
 
     def check_share(self, share: float, why: str) -> None:
         """Raises RecipeError where it cannot work with this share of a GPU's memory, others having the rest. `why`: who they are."""
-
-    @abstractmethod
-    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> None:
-        """Load the Hugging Face model and tokenizer of `model_dir`."""
 
     def units(self, lengths: Sequence[int], samples: int) -> list[list[int]] | None:
         """How prompts of these lengths are dealt to several processes: the places of the prompts of each call of `generate`.
@@ -55,6 +50,20 @@ class Engine(Part, ABC):
         equal part of the prompts; their seeds are the same, the last bits need not be.
         """
         return None
+
+    @abstractmethod
+    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
+        """Load the Hugging Face model and tokenizer of `model_dir`. Raises UserError where that cannot work, and leaves nothing behind.
+
+        Args: max_prompt_tokens: of the longest prompt to come.
+        """
+
+
+class RunningEngine(ABC):
+    """The contract of what `start` returns: it holds a model, which `load` gives other weights."""
+
+    version: int = 0
+    """The weights it holds: how many updates they have seen."""
 
     @abstractmethod
     def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
@@ -67,7 +76,12 @@ class Engine(Part, ABC):
 
     @abstractmethod
     def load(self, version: int, weights: Weights) -> None:
-        """Replace every weight. Names and shapes are those of the checkpoint in `model_dir`, else ValueError."""
+        """Replace every weight, and set `version`. Names and shapes are those of the checkpoint in `model_dir`, else ValueError."""
 
     def close(self) -> None:
         """Give back memory and processes."""
+
+
+def started(part: Engine, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
+    """What the engine's `start` returns. Raises UserError where that is no running engine."""
+    return running(part, part.start(model_dir, sampling, max_prompt_tokens), RunningEngine)

@@ -8,12 +8,13 @@ from itertools import cycle, islice
 
 import numpy as np
 
+from align.engines import RunningEngine, Sampling
 from align.engines._responses import group
-from align.engines.transformers import Transformers
+from align.engines.transformers import RunningTransformers, Transformers
 from align.types import Group, Prompt
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Scripted(Transformers):
     """Each rollout takes the next of `answers`, from the first one in every batch, which is one unit; seeds change nothing."""
 
@@ -29,12 +30,21 @@ class Scripted(Transformers):
         """All in one: the script goes by their order."""
         return [list(range(len(lengths)))] if lengths else []
 
+    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
+        return RunningScripted(self, model_dir, sampling, max_prompt_tokens)
+
+
+class RunningScripted(RunningTransformers):
+    """The model whose log-probs the script gets."""
+
+    _part: Scripted
+
     def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
         from align.engines._sampler import score  # noqa: PLC0415  (transformers takes seconds to import)
 
         limit, end = self._sampling.max_tokens, self._tokenizer.eos_token_id
-        script = cycle([[*self._tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in self.answers])
-        size = max(1, self.max_batch // samples)
+        script = cycle([[*self._tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in self._part.answers])
+        size = max(1, self._part.max_batch // samples)
         groups = []
         for first in range(0, len(prompts), size):
             chosen = prompts[first : first + size]

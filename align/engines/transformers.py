@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from align.engines import Engine, Sampling
+from align.engines import Engine, RunningEngine, Sampling
 from align.engines._responses import check_room, end_token_ids, group
 from align.errors import UserError
 from align.types import Group, Prompt
@@ -17,7 +17,7 @@ from align.weight_sync.layout import Layout
 from align.weight_sync.packing import Weights, unpack
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Transformers(Engine):
     """A batched sampler that reads each prompt once and drops finished rows. Every causal language model of transformers."""
 
@@ -35,21 +35,37 @@ class Transformers(Engine):
             except RuntimeError as error:
                 raise ValueError(f"device must be auto or a torch device such as cpu or cuda:0, not {self.device!r}") from error
 
-    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> None:
+    def units(self, lengths: Sequence[int], samples: int) -> list[list[int]]:
+        """Batches of at most `max_batch` rows and of equal size, whatever the number of processes: each is computed by itself."""
+        if not lengths:
+            return []
+        size = max(1, self.max_batch // samples)
+        # Alike lengths together: less padding, and none at all needs no mask.
+        order = np.argsort(lengths, kind="stable")
+        return [part.tolist() for part in np.array_split(order, -(-len(order) // size))]
+
+    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
         """Raises UserError where the device or the room for prompt and response is missing."""
+        return RunningTransformers(self, model_dir, sampling, max_prompt_tokens)
+
+
+class RunningTransformers(RunningEngine):
+    """The model and its tokenizer. `generate` batches by the `units` of its part."""
+
+    def __init__(self, part: Transformers, model_dir: str, sampling: Sampling, max_prompt_tokens: int):
         # transformers takes seconds to import, and a recipe is checked without it.
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
         from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
 
         from align.engines._rows import ATTENTION, RowCache, RowLayer  # noqa: PLC0415
 
-        device = self.device
+        device = part.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(f"engine.device: {device} was asked for, but torch sees no GPU; use auto or cpu")
         disable_progress_bar()
-        self._sampling = sampling
+        self._part, self._sampling = part, sampling
         self._tokenizer = AutoTokenizer.from_pretrained(model_dir)
         self._hold(AutoModelForCausalLM.from_pretrained(model_dir, dtype="auto").to(device))
         check_room(self._model.config, sampling, max_prompt_tokens)
@@ -66,19 +82,10 @@ class Transformers(Engine):
         self._model = model.eval()
         self._tensors = model.state_dict()
 
-    def units(self, lengths: Sequence[int], samples: int) -> list[list[int]]:
-        """Batches of at most `max_batch` rows and of equal size, whatever the number of processes: each is computed by itself."""
-        if not lengths:
-            return []
-        size = max(1, self.max_batch // samples)
-        # Alike lengths together: less padding, and none at all needs no mask.
-        order = np.argsort(lengths, kind="stable")
-        return [part.tolist() for part in np.array_split(order, -(-len(order) // size))]
-
     def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
         """A prompt's answers depend on the weights and its seed; on the other prompts of its unit by rounding only."""
         groups: dict[int, Group] = {}
-        for places in self.units([len(p.token_ids) for p in prompts], samples):
+        for places in self._part.units([len(p.token_ids) for p in prompts], samples):
             groups |= zip(places, self._groups([prompts[i] for i in places], samples, [seeds[i] for i in places]), strict=True)
         return [groups[i] for i in range(len(prompts))]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from align.engines import Engine, Sampling
+from align.engines import Engine, RunningEngine, Sampling
 from align.engines._responses import check_room, end_token_ids, group
 from align.errors import RecipeError, UserError
 from align.types import Group, Prompt
@@ -31,7 +31,7 @@ ROOM = 0.9
 """Of its share of a GPU, what vLLM is proposed to take: contexts and CUDA graphs come on top."""
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Vllm(Engine):
     """vLLM in this process, whose default process group and thread settings it takes over.
 
@@ -74,9 +74,16 @@ class Vllm(Engine):
             raise RecipeError("engine.gpu_memory_utilization", f"must be given, for example {ROOM * share:.2g}: {why}, and vLLM would take "
                               f"{DEFAULT_UTILIZATION:.0%} of its memory")
 
-    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> None:
+    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
         """Raises UserError where vLLM is not installed, was imported with other settings, or cannot hold the model."""
-        self._enter_environment()
+        return RunningVllm(self, model_dir, sampling, max_prompt_tokens)
+
+
+class RunningVllm(RunningEngine):
+    """The `vllm.LLM` of this process."""
+
+    def __init__(self, part: Vllm, model_dir: str, sampling: Sampling, max_prompt_tokens: int):
+        _enter(part.environment)
         try:
             import vllm  # noqa: PLC0415  (its import takes more than ten seconds and wants the environment above)
         except ImportError as error:
@@ -95,45 +102,17 @@ class Vllm(Engine):
         self._sampling = sampling
         cpu = vllm.platforms.current_platform.is_cpu()
         length = max_prompt_tokens + sampling.max_tokens
-        dtype = (config.dtype or torch.float32) if self.dtype == "auto" else getattr(torch, self.dtype)
+        dtype = (config.dtype or torch.float32) if part.dtype == "auto" else getattr(torch, part.dtype)
         self._llm = vllm.LLM(
-            model_dir, dtype=dtype, seed=0, max_model_len=length, max_num_seqs=self.max_sequences,
-            enforce_eager=cpu if self.enforce_eager is None else self.enforce_eager, **self._limits(config, length, dtype, cpu),
-            enable_prefix_caching=self.prefix_cache, skip_tokenizer_init=True, generation_config="vllm", use_tqdm_on_load=False,
+            model_dir, dtype=dtype, seed=0, max_model_len=length, max_num_seqs=part.max_sequences,
+            enforce_eager=cpu if part.enforce_eager is None else part.enforce_eager, **limits(part, config, length, dtype, cpu),
+            enable_prefix_caching=part.prefix_cache, skip_tokenizer_init=True, generation_config="vllm", use_tqdm_on_load=False,
             logprobs_mode="processed_logprobs", weight_transfer_config={"backend": vllm_host.BACKEND})
-        vllm_host.connect(self._llm)
-
-    def _enter_environment(self) -> None:
-        for name, value in self.environment.items():
-            if "vllm" in sys.modules and os.environ.get(name) != value:
-                raise UserError(f"engine: vllm was imported before align could set {name}={value}; set it where the process starts, "
-                                "or import vllm after the run")
-            os.environ[name] = value
-
-    def _limits(self, config: Any, length: int, dtype: torch.dtype, cpu: bool) -> dict[str, Any]:
-        if not cpu:
-            return {"gpu_memory_utilization": self._utilization()}
-        if self.gpu_memory_utilization is not None:
-            raise UserError("engine.gpu_memory_utilization: changes nothing on a CPU; delete the key")
-        from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend  # noqa: PLC0415
-
-        decoder, sizes = config.get_text_config(decoder=True), CPUAttentionBackend.get_supported_head_sizes()
-        if head_size(decoder) not in sizes:
-            raise UserError(f"engine: vLLM on a CPU has no attention for heads of {head_size(decoder)}, only for {sizes}; "
-                            "use engine: transformers")
-        # Left alone, vLLM fills 92 % of a CPU machine's memory. A seeded request whose prompt is read in pieces fails there (0.32).
-        return {"kv_cache_memory_bytes": kv_cache_bytes(decoder, self.max_sequences, length, dtype),
-                "enable_chunked_prefill": False, "max_num_batched_tokens": max(BATCHED_TOKENS, length, self.max_sequences)}
-
-    def _utilization(self) -> float:
-        """Raises UserError where other processes hold what vLLM is to take: it would stop with a traceback."""
-        share = DEFAULT_UTILIZATION if self.gpu_memory_utilization is None else self.gpu_memory_utilization
-        free, total = torch.cuda.mem_get_info()
-        if share * total > free:
-            raise UserError(f"engine.gpu_memory_utilization: {share:g} of this GPU is {share * total / GIB:.1f} GiB, and others, in this "
-                            f"process or another, leave {free / GIB:.1f} of its {total / GIB:.1f} GiB free: give at most "
-                            f"{int(100 * free / total) / 100:g}, or workers.rollout_gpus: 1, by which nothing else is placed there")
-        return share
+        try:
+            vllm_host.connect(self._llm)
+        except BaseException:
+            self.close()
+            raise
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
         """A prompt's answers depend on the weights and its seed; on what vLLM's scheduler computes beside it by rounding only.
@@ -172,6 +151,42 @@ class Vllm(Engine):
         self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
         cleanup_dist_env_and_memory()
+
+
+def _enter(environment: Mapping[str, str]) -> None:
+    for name, value in environment.items():
+        if "vllm" in sys.modules and os.environ.get(name) != value:
+            raise UserError(f"engine: vllm was imported before align could set {name}={value}; set it where the process starts, "
+                            "or import vllm after the run")
+        os.environ[name] = value
+
+
+def limits(part: Vllm, config: Any, length: int, dtype: torch.dtype, cpu: bool) -> dict[str, Any]:
+    """The arguments by which vLLM takes no more memory than it needs, or than its share of a GPU."""
+    if not cpu:
+        return {"gpu_memory_utilization": _utilization(part)}
+    if part.gpu_memory_utilization is not None:
+        raise UserError("engine.gpu_memory_utilization: changes nothing on a CPU; delete the key")
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend  # noqa: PLC0415
+
+    decoder, sizes = config.get_text_config(decoder=True), CPUAttentionBackend.get_supported_head_sizes()
+    if head_size(decoder) not in sizes:
+        raise UserError(f"engine: vLLM on a CPU has no attention for heads of {head_size(decoder)}, only for {sizes}; "
+                        "use engine: transformers")
+    # Left alone, vLLM fills 92 % of a CPU machine's memory. A seeded request whose prompt is read in pieces fails there (0.32).
+    return {"kv_cache_memory_bytes": kv_cache_bytes(decoder, part.max_sequences, length, dtype),
+            "enable_chunked_prefill": False, "max_num_batched_tokens": max(BATCHED_TOKENS, length, part.max_sequences)}
+
+
+def _utilization(part: Vllm) -> float:
+    """Raises UserError where other processes hold what vLLM is to take: it would stop with a traceback."""
+    share = DEFAULT_UTILIZATION if part.gpu_memory_utilization is None else part.gpu_memory_utilization
+    free, total = torch.cuda.mem_get_info()
+    if share * total > free:
+        raise UserError(f"engine.gpu_memory_utilization: {share:g} of this GPU is {share * total / GIB:.1f} GiB, and others, in this "
+                        f"process or another, leave {free / GIB:.1f} of its {total / GIB:.1f} GiB free: give at most "
+                        f"{int(100 * free / total) / 100:g}, or workers.rollout_gpus: 1, by which nothing else is placed there")
+    return share
 
 
 def _sampled_logp(flat: Any) -> np.ndarray:

@@ -130,7 +130,7 @@ class Learner:
             return ScoreContext(batch=micro, scores=self.policy.scores(micro))
         hidden = self.policy.hidden(micro)
         fresh = stats(self.recipe, self.budgets, hidden, self.policy.head(), micro, self._to_references(micro))
-        values = None if self.critic is None else self.critic.values(micro, hidden)
+        values = None if self.critic is None else self.critic.values(micro.only(None, self.critic, "algorithm.critic"), hidden)
         micro = replace(micro, ref_logp={**micro.ref_logp, **fresh.ref_logp})
         return TokenContext(batch=micro, logp=fresh.logp, entropy=fresh.entropy, exact=fresh.exact, values=values)
 

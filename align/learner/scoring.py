@@ -51,7 +51,8 @@ class Scorings:
         """
         batch = replace(batch, rows=tuple(range(len(batch.lengths))))
         names = [name for name in referenced(self.recipe.regularizers) if not self._left_to_the_update(name)]
-        contexts = {name: other for name, s in self.recipe.shapings.items() if (other := s.other_context(batch)) is not None}
+        contexts = {name: other for name, s in self.recipe.shapings.items()
+                    if (other := s.other_context(batch.only(s.needs, s, f"shapings.{name}"))) is not None}
         wants_old = self._wants_old() or bool(contexts)
         if not wants_old and not names:
             return batch
@@ -64,7 +65,7 @@ class Scorings:
                 old.append(self._stats(hidden, self.policy.head(), placed,
                                        self._other_contexts(contexts, batch.seq_ids[chosen].unique())))
                 if self.critic is not None:
-                    values.append(self.critic.values(placed, hidden))
+                    values.append(self.critic.values(placed.only(None, self.critic, "algorithm.critic"), hidden))
             for name, logp in self._reference_logp(names, micro, placed).items():
                 logps[name].append(logp)
         whole = torch.cat(order).argsort()
@@ -92,7 +93,7 @@ class Scorings:
         regularizer = self.recipe.regularizers[name]
         if self.critic is not None and regularizer.placement == "reward":
             return True  # taken from the token rewards
-        own = (r.needs for r in (regularizer.weighting, regularizer.coefficient) if r is not None)
+        own = (r.needs for r in (regularizer.weighting, regularizer.coefficient, *self.recipe.shapings.values()) if r is not None)
         return "ref_logp" in self.recipe.algorithm.reads.union(*own)
 
     def _reference_logp(self, names: list[str], micro: TokenBatch, placed: TokenBatch) -> dict[str, Tensor]:

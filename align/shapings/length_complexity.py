@@ -17,6 +17,8 @@ class LengthComplexity(Shaping):
     advantages >= 0 (which the factor would reward for their length) stay as they are.
     """
 
+    needs = frozenset({"rewards"})
+
     base: float = 1.00001
     """The excess tokens at which the factor is 1.5 are log 2/log base: 69315 by default."""
     solved_at: float = 1.0

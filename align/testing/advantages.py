@@ -24,12 +24,12 @@ def check_advantage(part: Any, /, **keys: Any) -> list[Finding]:
 
 
 def batch(a: Advantage) -> TokenBatch:
-    """Forty answers of one to three tokens in float32, two a group, without what `a` does not say it needs."""
+    """Forty answers of one to three tokens in float32, two a group, without what `a` does not say it needs, but for rewards."""
     ctx, _ = context(setting(TREE, UPDATE), NAME, dtype=torch.float32)
     values = 0.3 * torch.cos(torch.arange(len(ctx.batch.seq_ids)) ** 2.0)
     rewards = torch.sin(torch.arange(len(ctx.batch.lengths)) ** 2.0)
     whole = replace(ctx.batch, loss_weights=None, penalty_weights={}, betas={}, values=values, rewards=rewards, advantages=None)
-    return whole.only(a.needs | {"rewards"})
+    return whole.only(a.needs | {"rewards"}, a)
 
 
 def wrong(found: Tensor, tokens: int) -> str | None:
@@ -56,7 +56,7 @@ def _returns(a: Advantage) -> str | None:
 @KIT.check("what it needs", "set `needs = frozenset({...})` to what it reads of old_logp, entropy, ref_logp, rewards, values")
 def _needs(a: Advantage) -> str | None:
     """it does without the parts of the batch it does not say it needs"""
-    a.advantages(batch(a))
+    a.advantages(batch(a).only(a.needs, a))
     return None
 
 

@@ -102,6 +102,15 @@ def _multipliers(c: Coefficient) -> str | None:
     return None if right else f"{list(found.shape)} {found.dtype} for {len(PROMPTS)} sequences"
 
 
+@KIT.check("what it needs", "set `needs = frozenset({...})` to what `multipliers` and `update_batch` read of the batch")
+def _needs(c: Coefficient) -> str | None:
+    """it does without the parts of the batch it does not say it needs"""
+    bare = batch().only(c.needs, c)
+    c.multipliers(bare, NAME, c.initial_state())
+    c.update_batch(c.initial_state(), bare, NAME)
+    return None
+
+
 @KIT.check("state", "keep JSON values in the state: numbers, strings, lists, and mappings from strings; a checkpoint holds it as JSON")
 def _state(c: Coefficient) -> str | None:
     """the state is a mapping that is the same after it went through JSON, at first and after any measurement"""

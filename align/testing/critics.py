@@ -57,7 +57,7 @@ def begun(c: Critic, model_dir: Path, noise: float = NOISE) -> Iterator[tuple[Ru
 
 
 def values(c: RunningCritic, policy: Policy, micro: TokenBatch) -> Tensor:
-    return c.values(micro, policy.hidden(micro))
+    return c.values(micro.only(None, c), policy.hidden(micro))
 
 
 @KIT.check("values", "return float32 [T], one value for each response token, finite whatever the parameters")

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from align.engines import Engine, Sampling
-from align.testing.findings import Finding, Kit, again
+from align import engines
+from align.engines import Engine, RunningEngine, Sampling
+from align.testing.findings import Finding, Kit
 from align.testing.tiny import tiny_model
 from align.types import Group, Prompt
 from align.weight_sync.packing import pack
@@ -29,7 +30,7 @@ SAMPLES = 4
 
 
 def check_engine(part: Any, /, model_dir: Path | None = None, tolerance: float = 1e-4, **keys: Any) -> list[Finding]:
-    """Every check of an engine: its name, its class with keys, or one that is built and not started.
+    """Every check of an engine: its name, its class with keys, or one that is built.
 
     Args: model_dir: a Hugging Face folder; a tiny one is made where none is given. tolerance: nats that its log-probs may be off,
     and above which another model's must be.
@@ -42,7 +43,7 @@ def check_engine(part: Any, /, model_dir: Path | None = None, tolerance: float =
 class Started:
     """An engine at work, and the model whose weights it should hold."""
 
-    engine: Engine
+    engine: RunningEngine
     model: Any
 
     def generate(self, prompts=PROMPTS, samples: int = SAMPLES, seed: int = 1) -> list[Group]:
@@ -72,8 +73,7 @@ class Started:
 def started(e: Engine, model_dir: Path) -> Iterator[Started]:
     from transformers import AutoModelForCausalLM  # noqa: PLC0415  (seconds to import)
 
-    engine = again(e)
-    engine.start(str(model_dir), SAMPLING, LONGEST)
+    engine = engines.started(e, str(model_dir), SAMPLING, LONGEST)
     try:
         yield Started(engine, AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32))
     finally:
@@ -159,11 +159,11 @@ def _company(e: Engine, model_dir: Path, tolerance: float) -> str | None:
 def _units(e: Engine, model_dir: Path, tolerance: float) -> str | None:
     """where it says how prompts are cut, each place is in one unit, and its rollouts are the same bits whatever was drawn before"""
     with started(e, model_dir) as s:
-        if (places := s.engine.units([len(p.token_ids) for p in PROMPTS], SAMPLES)) is None:
+        if (places := e.units([len(p.token_ids) for p in PROMPTS], SAMPLES)) is None:
             return None
         if sorted(chain.from_iterable(places)) != list(range(len(PROMPTS))) or not all(places):
             return f"of {len(PROMPTS)} prompts the units are {places}"
-        cut = units(s.engine, PROMPTS, SAMPLES, 5, workers=1)
+        cut = units(e, PROMPTS, SAMPLES, 5, workers=1)
         whole = s.generate(seed=5)
         backwards = [s.engine.generate(unit.prompts, SAMPLES, unit.seeds) for unit in cut[::-1]]
         same = bits(in_order(cut, backwards[::-1])) == bits(whole)

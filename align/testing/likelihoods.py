@@ -28,7 +28,7 @@ def view(likelihood: Likelihood) -> tuple[TokenContext, Tensor]:
     ctx, leaf = context(setting(TREE), NAME, dtype=torch.float32)
     shown = replace(ctx.batch, rewards=None, advantages=None, sampler_logp=None, old_logp=ctx.logp.detach(), ref_logp={},
                     penalty_weights={}, betas={}, loss_weights=torch.full_like(ctx.batch.loss_weights, 1 / len(ctx.batch.lengths)))
-    return replace(ctx, batch=shown.only(likelihood.needs)), leaf
+    return replace(ctx, batch=shown.only(likelihood.needs, likelihood)), leaf
 
 
 @KIT.check("losses", "return a float32 tensor of shape [T] from ctx.logp; read no part of the batch that `needs` does not name")

@@ -23,11 +23,11 @@ def check_shaping(part: Any, /, **keys: Any) -> list[Finding]:
 
 
 def batch(s: Shaping) -> tuple[TokenBatch, Tensor]:
-    """Forty answers in float32, two a group, and advantages [T] of both signs; without what `s` does not say it needs."""
+    """Forty answers in float32, two a group, and advantages [T] of both signs; without what `s` does not say it needs, but for rewards."""
     ctx, _ = context(setting(TREE, UPDATE), NAME, dtype=torch.float32)
     between = {NAME: ctx.entropy} if s.context_divergence is not None else {}
     bare = replace(ctx.batch, loss_weights=None, penalty_weights={}, betas={}, contexts=between)
-    return bare.only(s.needs - {"advantages", "ref_logp"} | {"rewards"}), ctx.batch.advantages
+    return bare.only(s.needs - {"advantages", "ref_logp"} | {"rewards"}, s), ctx.batch.advantages
 
 
 def shaped(s: Shaping, b: TokenBatch, advantages: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,6 +41,15 @@ def _shapes(s: Shaping) -> str | None:
     for name, found, wanted in zip(("rewards", "advantages"), shaped(s, b, advantages), (b.rewards, advantages), strict=True):
         if found.shape != wanted.shape or found.dtype != torch.float32 or found.requires_grad or not found.isfinite().all():
             return f"{name} are {list(found.shape)} {found.dtype}{', not all finite' if not found.isfinite().all() else ''}"
+    return None
+
+
+@KIT.check("what it needs", "set `needs = frozenset({...})` to what it reads of old_logp, entropy, rewards, values")
+def _needs(s: Shaping) -> str | None:
+    """it does without the parts of the batch it does not say it needs"""
+    b, advantages = batch(s)
+    bare = b.only(s.needs, s)
+    s.rewards(bare, b.rewards), s.advantages(bare, advantages, NAME), s.metrics(bare, NAME), s.other_context(bare)
     return None
 
 

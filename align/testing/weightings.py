@@ -30,7 +30,7 @@ def whole() -> TokenBatch:
 
 def batch(w: Weighting) -> TokenBatch:
     """`whole`, without what `w` does not say it needs."""
-    return whole().only(w.needs)
+    return whole().only(w.needs, w)
 
 
 @KIT.check("weights", "return float32 weights of shape [T], made from detached tensors; a negative weight drives the policy away")

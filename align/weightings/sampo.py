@@ -13,8 +13,8 @@ class Sampo(Weighting):
     """SamPO's down-sampling (Lu et al. 2406.10957): every answer of a group is felt at as many tokens as its shortest has.
 
     They are drawn uniformly without replacement and weigh 1, all others 0; the shortest answer keeps all. One set serves policy and
-    reference (the authors' code draws two, and its log-ratio is none). The draw follows from `seed` and the batch's tokens and
-    pi_old, so a resumed run repeats it and a policy that moved draws anew.
+    reference (the authors' code draws two, and its log-ratio is none). The draw follows from `seed` and the batch's tokens, so a
+    resumed run repeats it.
     """
 
     seed: int = 0
@@ -30,7 +30,6 @@ class Sampo(Weighting):
 
     def _draw(self, batch: TokenBatch) -> int:
         content = hashlib.sha256(str(self.seed).encode())
-        for tensor in (batch.lengths, batch.tokens, batch.old_logp):
-            if tensor is not None:
-                content.update(tensor.numpy().tobytes())
+        for tensor in (batch.lengths, batch.tokens):
+            content.update(tensor.numpy().tobytes())
         return int.from_bytes(content.digest()[:7])

@@ -13,10 +13,9 @@ from typing import Any
 import ray
 import torch
 
-from align import config, plugins
+from align import config, engines, plugins, rewards
 from align.errors import UserError
 from align.recipe import Recipe
-from align.rewards import started
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.weight_sync.packing import Weights
 from align.workers.exchange import changes
@@ -52,29 +51,28 @@ class RolloutActor:
     """One engine."""
 
     def __init__(self, job: Job):
-        self.job, self.recipe = job, None
+        self.job, self.engine = job, None
 
     def start(self) -> None:
-        if self.recipe is None:
+        if self.engine is None:
             recipe = self.job.recipe()
-            recipe.engine.start(self.job.model_dir, recipe.sampling, self.job.max_prompt_tokens)
-            self.recipe = recipe
+            self.engine = engines.started(recipe.engine, self.job.model_dir, recipe.sampling, self.job.max_prompt_tokens)
 
     def load(self, version: int, weights: Weights) -> None:
         self.start()
-        self.recipe.engine.load(version, weights)
+        self.engine.load(version, weights)
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int], version: int,
                  weights: Sequence[ray.ObjectRef]) -> list[Group]:
         """`version` is what the engine must hold; one that was restarted does not, and gets it from `weights` ([] before the first)."""
         self.start()
-        if self.recipe.engine.version != version:
-            self.recipe.engine.load(version, ray.get(weights[0]))
-        return self.recipe.engine.generate(prompts, samples, seeds)
+        if self.engine.version != version:
+            self.engine.load(version, ray.get(weights[0]))
+        return self.engine.generate(prompts, samples, seeds)
 
     def close(self) -> None:
-        if self.recipe is not None:
-            self.recipe.engine.close()
+        if self.engine is not None:
+            self.engine.close()
 
 
 @ray.remote
@@ -121,7 +119,7 @@ class RewardActor:
     def start(self) -> None:
         if self.reward is None:
             recipe = self.job.recipe()
-            self.reward, self.limits = started(recipe.reward), recipe.reward_limits
+            self.reward, self.limits = rewards.started(recipe.reward), recipe.reward_limits
 
     def score(self, groups: Sequence[Group]) -> Rewards:
         self.start()

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import torch
 
+from align import engines, rewards
 from align.learner.learner import Learner
 from align.recipe import Recipe
-from align.rewards import started
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.workers.exchange import Exchange, changes
 from align.workers.precision import set_precision
@@ -46,16 +46,14 @@ class LocalWorkers:
         os.environ.update(recipe.engine.environment)
         torch.set_num_threads(recipe.workers.threads)
         set_precision(recipe.model)
-        self.reward = None if recipe.reward is None else started(recipe.reward)
+        self.reward = None if recipe.reward is None else rewards.started(recipe.reward)
         if learns:
             self.learner = LocalLearner(recipe, model_dir)
             self.learner_on_gpu = self.learner.policy.device.type == "cuda"
-        if recipe.answers:
-            recipe.engine.version = 0  # the recipe's own object, which an earlier run may have used
-            recipe.engine.start(model_dir, recipe.sampling, max_prompt_tokens)
+        self.engine = engines.started(recipe.engine, model_dir, recipe.sampling, max_prompt_tokens) if recipe.answers else None
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
-        return generate(self.recipe.engine, prompts, samples, seed)
+        return generate(self.recipe.engine, self.engine, prompts, samples, seed)
 
     def score(self, groups: Sequence[Group]) -> Rewards:
         return run_rewards(self.reward, self.recipe.reward_limits, groups)
@@ -63,9 +61,9 @@ class LocalWorkers:
     def publish(self, version: int) -> dict[str, float]:
         began = time.perf_counter()
         weights = self.learner.weights()
-        self.recipe.engine.load(version, weights)
+        self.engine.load(version, weights)
         return {"sync/seconds": time.perf_counter() - began, "sync/bytes": float(weights.buffer.nbytes)}
 
     def close(self) -> None:
-        if self.recipe.answers:
-            self.recipe.engine.close()
+        if self.engine is not None:
+            self.engine.close()

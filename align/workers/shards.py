@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
-from align.engines import Engine
+from align.engines import Engine, RunningEngine
 from align.types import Group, Prompt
 
 T = TypeVar("T")
@@ -46,9 +46,9 @@ def in_order(cut: Sequence[Unit], drawn: Sequence[Sequence[Group]]) -> list[Grou
     return [groups[place] for place in range(len(groups))]
 
 
-def generate(engine: Engine, prompts: Sequence[Prompt], samples: int, seed: int, workers: int = 1) -> list[Group]:
-    """What `workers` processes generate, by one engine in this process."""
-    cut = units(engine, prompts, samples, seed, workers)
+def generate(part: Engine, engine: RunningEngine, prompts: Sequence[Prompt], samples: int, seed: int, workers: int = 1) -> list[Group]:
+    """What `workers` processes generate, by one engine in this process. `part`: what the engine was started by."""
+    cut = units(part, prompts, samples, seed, workers)
     return in_order(cut, [engine.generate(unit.prompts, samples, unit.seeds) for unit in cut])
 
 

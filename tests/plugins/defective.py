@@ -152,9 +152,12 @@ GOOD = {
                 return Copy(policy, self.every)
         ''',
     "engine": '''
-        from align.engines.transformers import Transformers
+        from align.engines.transformers import RunningTransformers, Transformers
         class Part(Transformers):
             """As it comes."""
+            def start(self, model_dir, sampling, max_prompt_tokens):
+                return Running(self, model_dir, sampling, max_prompt_tokens)
+        class Running(RunningTransformers):
             def generate(self, prompts, samples, seeds):
                 return super().generate(prompts, samples, seeds)
             def load(self, version, weights):
@@ -287,6 +290,8 @@ DEFECTS = {
     ("algorithm", "measures"): add("def measures(self, batch): return {'reward': batch.rewards.mean()}"),
     ("algorithm", "explained"): add("def formula(self): return None"),
     ("shaping", "shapes"): swap("return advantages", "return advantages[:3]"),
+    ("coefficient", "what it needs"): add("def multipliers(self, batch, name, state): return 1 + 0 * batch.rewards"),
+    ("shaping", "what it needs"): add("def metrics(self, batch, name): return {'least': batch.rewards.min().item()}"),
     ("shaping", "repeats"): swap("return rewards - ", "return __import__('torch').rand(len(rewards)) - "),
     ("shaping", "leaves the batch alone"): add("def rewards(self, batch, rewards): return rewards.sub_(1)"),
     ("shaping", "other prompts"): add("def other_context(self, batch): return batch"),
@@ -331,7 +336,10 @@ DEFECTS = {
         def generate(self, prompts, samples, seeds):
             return super().generate(prompts, samples, [seed + place for place, seed in enumerate(seeds)])
         """),
-    ("engine", "units"): add("def units(self, lengths, samples): return super().units(lengths, samples)[1:]"),
+    ("engine", "units"): swap("    def start(", """\
+    def units(self, lengths, samples):
+        return super().units(lengths, samples)[1:]
+    def start("""),
     ("engine", "load"): add("""
         def load(self, version, weights):
             self._layout.check(weights)

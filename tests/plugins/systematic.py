@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from align.engines import Engine, Sampling
+from align.engines import Engine, RunningEngine, Sampling
 from align.rewards import Reward
 from align.tasks import Example, Task
 from align.types import Group, Prompt, Rollout
@@ -17,7 +17,12 @@ from align.weight_sync.packing import Weights, unpack
 class Systematic(Engine):
     """Draws the first token by systematic sampling: counts are within one of N * pi, so the sampling noise is 1/N."""
 
-    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> None:
+    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
+        return RunningSystematic(model_dir, sampling)
+
+
+class RunningSystematic(RunningEngine):
+    def __init__(self, model_dir: str, sampling: Sampling):
         self.model = AutoModelForCausalLM.from_pretrained(model_dir)
         self.tokenizer = AutoTokenizer.from_pretrained(model_dir)
         self.temperature = sampling.temperature

@@ -6,9 +6,9 @@ from itertools import product
 
 import numpy as np
 import torch
-from plugins.systematic import Systematic
+from plugins.systematic import RunningSystematic
 
-from align.engines import Sampling
+from align.engines import Engine, RunningEngine, Sampling
 from align.rewards import Reward
 from align.types import Group, Prompt, Rollout
 
@@ -16,11 +16,16 @@ Scored = list[tuple[tuple[int, ...], torch.Tensor]]
 """Every answer and the log-prob of each of its tokens."""
 
 
-class SystematicTree(Systematic):
+class SystematicTree(Engine):
     """Draws whole answers by systematic sampling: counts are within one of N * pi(answer)."""
 
-    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> None:
-        super().start(model_dir, sampling, max_prompt_tokens)
+    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
+        return RunningTree(model_dir, sampling)
+
+
+class RunningTree(RunningSystematic):
+    def __init__(self, model_dir: str, sampling: Sampling):
+        super().__init__(model_dir, sampling)
         self.depth = sampling.max_tokens
 
     @torch.no_grad()

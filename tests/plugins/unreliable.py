@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from align.engines.transformers import Transformers
+from align.engines import RunningEngine, Sampling
+from align.engines.transformers import RunningTransformers, Transformers
 from align.errors import UserError
 from align.rewards import Reward
 from align.types import Group, Prompt
@@ -41,6 +42,11 @@ class Mortal(Transformers):
 
     environment = {"ALIGN_TEST_MARK": "seen"}  # noqa: RUF012
 
+    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
+        return RunningMortal(self, model_dir, sampling, max_prompt_tokens)
+
+
+class RunningMortal(RunningTransformers):
     def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
         for prompt in prompts:
             order = Path(prompt.fields.get("kill_once", "/nonexistent"))

@@ -254,7 +254,7 @@ MUTANTS = [
            "unit/test_local_workers.py"),
     Mutant("an actor that reserved no GPU sees all", "align/workers/cluster.py", 'variables["CUDA_VISIBLE_DEVICES"] = ""', "pass",
            "system/test_gpu_placement.py::test_zero_hides_the_gpus_and_the_others_share_theirs"),
-    Mutant("weights never published", "align/workers/local.py", "        self.recipe.engine.load(version, weights)\n", "",
+    Mutant("weights never published", "align/workers/local.py", "        self.engine.load(version, weights)\n", "",
            "unit/test_local_workers.py"),
     Mutant("stale prefix cache", "align/weight_sync/vllm_host.py", "if not llm.reset_prefix_cache():", "if not llm:",
            "system/test_vllm_engine.py::test_long_prompts_that_share_their_beginning_in_the_cache"),

@@ -245,7 +245,9 @@ def test_a_plugin_of_several_files_needs_no_folder_on_the_workers(workers, model
     """A package and a file beside it, imported at the top and inside functions; what runs is what was read, not what an edit left."""
     write(tmp_path, pkg__init="from .engine import Own\ndef judge(response, *, factor: float = 1.0):\n    from . import late\n"
                                "    return factor * late.length(response)\n",
-          pkg__engine="from align.engines.transformers import Transformers\nclass Own(Transformers):\n    def generate(self, *given):\n"
+          pkg__engine="from align.engines.transformers import RunningTransformers, Transformers\nclass Own(Transformers):\n"
+                      "    def start(self, *given):\n        return Running(self, *given)\n"
+                      "class Running(RunningTransformers):\n    def generate(self, *given):\n"
                       "        from beside import checked\n        return checked(super().generate(*given))\n",
           pkg__late="def length(text):\n    return len(text)\n", beside="def checked(groups):\n    return groups\n")
     wanted = built(model, PLUGIN, backend="ray")

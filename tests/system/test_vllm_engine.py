@@ -21,7 +21,8 @@ class EngineProcess(BaseManager):
     """Makes engines in a child process and calls them there."""
 
 
-EngineProcess.register("Vllm", Vllm)
+EngineProcess.register("Vllm", Vllm, exposed=("start",), method_to_typeid={"start": "RunningVllm"})
+EngineProcess.register("RunningVllm", exposed=("generate", "load", "close"), create_method=False)
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,7 @@ def test_long_prompts_that_share_their_beginning_in_the_cache(new_engine, tmp_pa
     """The cache of prompts is emptied when weights come: a stale entry would answer with the old ones."""
     folder, other = (tiny_model(tmp_path / str(seed), tied=False, **SHAPE, seed=seed) for seed in (0, 1))
     other = AutoModelForCausalLM.from_pretrained(other)
-    engine = new_engine(prefix_cache=True)
-    engine.start(str(folder), Sampling(max_tokens=8), LONGEST)
+    engine = new_engine(prefix_cache=True).start(str(folder), Sampling(max_tokens=8), LONGEST)
     asked = prompts(3, lengths=(LONGEST,))
     ask(engine, asked, 4, 0)
     engine.load(1, pack(other.named_parameters()))
@@ -74,7 +74,5 @@ def test_a_mixture_of_experts_is_refused_on_a_cpu(new_engine, tmp_path):
     """Its log-probs would be wrong after the first push, without a word."""
     folder = tiny_model(tmp_path, kind="qwen3_moe", tied=False, **SHAPE, head_dim=32, num_experts=4, moe_intermediate_size=32,
                         num_experts_per_tok=2)
-    engine = new_engine()
     with pytest.raises(UserError, match="vLLM on a CPU cannot take new weights for a mixture of experts; use engine: transformers"):
-        engine.start(str(folder), Sampling(max_tokens=8), 16)
-    engine.close()
+        new_engine().start(str(folder), Sampling(max_tokens=8), 16)

@@ -22,8 +22,6 @@ class Silent:
     '''Answers nothing.'''
 
     def start(self, *args): ...
-    def generate(self, *args): ...
-    def load(self, *args): ...
 
 @dataclass(frozen=True)
 class Plain(Algorithm):
@@ -92,6 +90,21 @@ def test_the_objective_holds_the_coefficient_and_every_symbol(parts):
     assert "align/reductions/token.py:" in rows["reduction"]
     assert rows["algorithm"].startswith(f"{parts}:Told(reduction=token, gain=2.0): A policy gradient that says what it maximises.")
     assert rows["algorithm"].endswith(f"{parts}:{PARTS.splitlines().index('class Told(Plain):') + 1}")
+
+
+def test_a_coefficient_of_0_is_no_term(parts):
+    regularizers = {"seen": {"coefficient": 0}, "paid": {"coefficient": 0.0, "placement": "reward", "credit": "summed"},
+                    "kl": {"coefficient": 0.03, "estimator": "exact"}}
+    sections = told(parts, algorithm=f"{parts}:Told", regularizers=regularizers)
+    rows = sections["objective, maximised"]
+    assert rows[""] == "J = E Σ_t w_t [ 1 · ρ A − 0.03 · kl_t ]"
+    assert rows["A"] == "reward − its mean"
+    assert rows["seen"].endswith("by sampled, credit local; measured, not trained")
+    assert rows["paid"].endswith("credit summed; measured, not trained") and "measured, not" not in rows["kl"]
+    assert sections["effective β"]["seen"] == sections["effective β"]["paid"] == "β = 0: measured, not trained"
+    assert sections["effective β"]["kl"].startswith("β = 0.03 at step 0")
+    later = {"seen": {"coefficient": {"name": "warmup", "to": 0.1, "steps": 4}}}
+    assert told(parts, algorithm=f"{parts}:Told", regularizers=later)["objective, maximised"][""].endswith("− β_seen · seen_t ]")
 
 
 def test_an_algorithm_that_says_nothing_is_told_by_its_docstring(parts):

@@ -135,14 +135,13 @@ def test_one_two_and_three_processes_generate_the_same_bits(model: Path, max_bat
     """The units dealt over engines of their own, each of which has drawn other units before; one prompt comes twice, in two units."""
     random = np.random.default_rng(0)
     asked = [Prompt(id=str(i), text="", token_ids=tuple(random.integers(3, 13, 3 + i % 4).tolist())) for i in range(7)] * 2
-    engines = [Transformers(max_batch=max_batch) for _ in range(3)]
-    for engine in engines:
-        engine.start(str(model), Sampling(max_tokens=12), 8)
+    part = Transformers(max_batch=max_batch)
+    engines = [part.start(str(model), Sampling(max_tokens=12), 8) for _ in range(3)]
     found = []
     for workers in (1, 2, 3):
-        cut = units(engines[0], asked, 2, 7, workers)
+        cut = units(part, asked, 2, 7, workers)
         found.append(bits(in_order(cut, [engines[i % workers].generate(u.prompts, 2, u.seeds) for i, u in enumerate(cut)])))
-    assert found[0] == found[1] == found[2] == bits(generate(engines[0], asked, 2, 7))
+    assert found[0] == found[1] == found[2] == bits(generate(part, engines[0], asked, 2, 7))
     assert [name for name, *_ in found[0][::2]] == [p.id for p in asked]
     assert found[0][:14] != found[0][14:]
 

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from align.cli import app
+from align.engines.scripted import RunningScripted
 from align.errors import UserError
 from align.learner.learner import Learner
 from align.pairs import draw
@@ -196,14 +197,12 @@ def test_a_file_is_whole_or_not_there(recipe, tmp_path, monkeypatch):
                                         r"prompts, 6 have answers of one reward and 0 fewer than two of use; of 24 answers, 0 were cut, 0 "
                                         r"empty, 12 repeated, 0 without a reward\. More --samples"):
         draw(recipe(engine=scripted("1", "2")), tmp_path / "pairs.jsonl")
-    engine = recipe(engine=scripted("1", "22"))
-
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine.engine, "generate", interrupted)
+    monkeypatch.setattr(RunningScripted, "generate", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        draw(engine, tmp_path / "pairs.jsonl")
+        draw(recipe(engine=scripted("1", "22")), tmp_path / "pairs.jsonl")
     assert set(tmp_path.iterdir()) == before
 
 

@@ -12,13 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+from liveness.leaves import REQUIRED
+from liveness.nodes import filled
+from liveness.places import made
+from liveness.rooms.engine import started_vllm
 from models import tiny_model, tiny_scorer
 from rollouts import groups
 from safetensors.torch import load_file
 
 from align import checkpoints, config, recipe, registry
+from align.engines import Sampling
 from align.errors import RecipeError, UserError
-from align.frozen import LIVE
 from align.learner.learner import Learner
 from align.learner.policy import Policy
 from align.pack import pack
@@ -26,6 +30,8 @@ from align.references import OWN
 from align.run_state import RunState
 from align.train import train
 from align.types import TokenBatch
+from align.weight_sync.packing import pack as pack_weights
+from align.workers.local import LocalWorkers
 
 STATEFUL = {"name": "adaptive", "target": 0.01, "initial": 0.1, "horizon": 40.0}
 
@@ -66,6 +72,12 @@ def held(thing: Any, seen: set[int]) -> Iterator[Any]:
         yield from held(child, seen)
 
 
+def written_to(thing: Any) -> list[Any]:
+    """What it holds of a model, and objects of dataclasses that are not frozen."""
+    return [x for x in held(thing, set()) if isinstance(x, torch.Tensor | torch.nn.Module)
+            or (dataclasses.is_dataclass(x) and not x.__dataclass_params__.frozen)]
+
+
 @pytest.fixture(scope="module")
 def twice(models: Path, tmp_path_factory) -> tuple[recipe.Recipe, list[Path]]:
     """One recipe object, trained two times."""
@@ -81,16 +93,16 @@ def test_one_recipe_object_gives_the_same_run_twice(twice):
     assert one == two
     betas = [line["beta/kl"] for line in one if "beta/kl" in line]
     assert betas[0] == 0.1 != betas[1], "the coefficient moves, and begins anew"
+    assert [line["rollout/staleness"] for line in two if "rollout/staleness" in line] == [0, 0, 0], "so do the engine's versions"
     tensors = [load_file(folder / "model" / "model.safetensors") for folder in twice[1]]
     assert all(torch.equal(t, tensors[1][name]) for name, t in tensors[0].items())
 
 
 def test_nothing_of_a_run_hangs_on_its_recipe(twice):
     built = twice[0]
-    parts = [getattr(built, f.name) for f in dataclasses.fields(built) if f.metadata.get("kind") not in LIVE]
-    found = list(held(parts, set()))
+    found = list(held(built, set()))
     assert built.regularizers["kl"].reference in found and built.reward.gold in found and built.algorithm.critic in found
-    assert not [x for x in found if isinstance(x, torch.Tensor | torch.nn.Module)]
+    assert built.engine in found and not written_to(built)
 
 
 def test_a_recipe_is_small_after_a_run(twice):
@@ -98,9 +110,34 @@ def test_a_recipe_is_small_after_a_run(twice):
     assert pickle.loads(pickle.dumps(twice[0].regularizers)) == twice[0].regularizers
 
 
-@pytest.mark.parametrize(("kind", "name"), [(k, n) for k in registry.ROOMS if k not in LIVE for n in registry.shipped(k)], ids=str)
+@pytest.mark.parametrize(("kind", "name"), [(k, n) for k in registry.ROOMS for n in registry.shipped(k)], ids=str)
 def test_every_part_is_frozen(kind: str, name: str):
     assert registry.resolve(kind, name, name).__dataclass_params__.frozen
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> dict[str, str]:
+    return made(tmp_path_factory.mktemp("places"))
+
+
+@pytest.mark.parametrize(("kind", "name"), [(k, n) for k in registry.ROOMS for n in registry.shipped(k)], ids=str)
+def test_all_that_a_part_holds_is_frozen(kind: str, name: str, places: dict[str, str]):
+    part = config.build_part(kind, filled({"name": name, **REQUIRED.get((kind, name), {})}, places), kind)
+    assert part in list(held(part, set())) and not written_to(part)
+    assert len(pickle.dumps(part)) < 20_000
+
+
+@pytest.mark.parametrize("name", registry.shipped("engine"))
+def test_an_engine_that_was_started_is_the_same_bytes(name: str, places: dict[str, str]):
+    built = recipe.build(node(Path(places["folder"]), engine={"name": name, **REQUIRED.get(("engine", name), {})}, model={"path": "x"}))
+    before = pickle.dumps(built)
+    if name == "vllm":
+        assert started_vllm(built.engine, places)
+    else:
+        engine = built.engine.start(places["model"], Sampling(max_tokens=4), 8)
+        engine.load(3, pack_weights(engine._model.named_parameters()))
+        assert engine.version == 3 and built.engine.start(places["model"], Sampling(max_tokens=4), 8).version == 0
+    assert pickle.dumps(built) == before and len(before) < 20_000
 
 
 # A user's parts
@@ -118,6 +155,8 @@ OLD = {
         "mine.py:6: `parameters` belongs to the object that `start` returns", "derives from align.references.RunningReference"]),
     "critic": ("    def start(self, policy):\n        self.x = 1\n    def values(self, policy, micro, hidden):\n        return 0\n", [
         "mine.py:6: `values` belongs to the object that `start` returns", "derives from align.critics.RunningCritic"]),
+    "engine": ("    def start(self, *model):\n        self.x = 1\n    def generate(self, prompts, samples, seeds):\n        return []\n", [
+        "mine.py:6: `generate` belongs to the object that `start` returns", "derives from align.engines.RunningEngine"]),
 }
 
 
@@ -145,6 +184,9 @@ def test_a_plugin_that_writes_to_itself_is_told_where_state_goes(tmp_path: Path)
     writes = "    def beta(self, step, state):\n        self.seen = step\n        return 1.0\n"
     with pytest.raises(UserError, match=r"Mine writes to self\.seen: a coefficient is frozen.* kept in the state, which `initial_state`"):
         config.build_part("coefficient", plugin(tmp_path, writes), "here").beta(0, {})
+    starts = "    def start(self, model_dir, sampling, max_prompt_tokens):\n        self.model = model_dir\n"
+    with pytest.raises(UserError, match=r"Mine writes to self\.model: an engine is frozen, .* `start` returns, an align\.engines\.Run"):
+        config.build_part("engine", plugin(tmp_path, starts), "here").start("x", Sampling(), 3)
     at_once = "    def __post_init__(self):\n        self._beta = self.first\n    def beta(self, step, state):\n        return 1.0\n"
     with pytest.raises(RecipeError, match=r"here: Mine writes to self\._beta: .*object\.__setattr__\(self, '_beta', \.\.\.\)"):
         config.build_part("coefficient", plugin(tmp_path, at_once), "here")
@@ -164,6 +206,9 @@ def test_a_start_that_returns_nothing_is_told_what_to_return(models: Path, tmp_p
     changed = {"regularizers": {"kl": {"coefficient": 0.1, "reference": plugin(tmp_path, body)}}}
     with pytest.raises(UserError, match=r"Mine\.start must return an object that derives from align\.references\.RunningReference, and"):
         Learner(recipe.build(node(models, **changed)), str(models / "policy"))
+    built = recipe.build(node(models, engine=plugin(tmp_path, "    def start(self, *model):\n        pass\n")))
+    with pytest.raises(UserError, match=r"Mine\.start must return an object that derives from align\.engines\.RunningEngine, and"):
+        LocalWorkers(built, str(models / "policy"), 3, learns=False)
 
 
 # State, saved and restored

@@ -16,9 +16,13 @@ from align.types import Group, Prompt, Rewards, Rollout, TokenBatch
 from align.workers.exchange import Exchange, bytes_of, changes
 
 LATE = """
-from align.engines.transformers import Transformers
+from align.engines.transformers import RunningTransformers, Transformers
 
 class Late(Transformers):
+    def start(self, *given):
+        return RunningLate(self, *given)
+
+class RunningLate(RunningTransformers):
     def load(self, version, weights):
         if version % 3 == 0:
             super().load(version, weights)

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from align.config import build_part
 from align.engines import Sampling
 from align.engines._sampler import draw, sample
-from align.engines.transformers import Transformers
+from align.engines.transformers import RunningTransformers, Transformers
 from align.errors import RecipeError, UserError
 from align.weight_sync.packing import pack
 
@@ -29,10 +29,8 @@ class TestTransformers(EngineContract):
     tolerance = 1e-5
 
 
-def started(folder, max_batch=512, **sampling) -> Transformers:
-    engine = Transformers(max_batch=max_batch)
-    engine.start(str(folder), Sampling(**sampling), 16)
-    return engine
+def started(folder, max_batch=512, **sampling) -> RunningTransformers:
+    return Transformers(max_batch=max_batch).start(str(folder), Sampling(**sampling), 16)
 
 
 @pytest.mark.parametrize(("kind", "keys"), [
@@ -140,8 +138,8 @@ def test_a_gpu_that_is_not_there(folder, monkeypatch):
 
 
 def test_the_scripted_engine_says_its_lines_with_the_models_log_probs(folder):
-    engine = build_part("engine", {"name": "scripted", "answers": ["1,2", "345678901"], "max_batch": 2}, "engine")
-    engine.start(str(folder), Sampling(temperature=0.7, max_tokens=6), 16)
+    part = build_part("engine", {"name": "scripted", "answers": ["1,2", "345678901"], "max_batch": 2}, "engine")
+    engine = part.start(str(folder), Sampling(temperature=0.7, max_tokens=6), 16)
     groups, model = ask(engine, prompts(3), 3, 0), AutoModelForCausalLM.from_pretrained(folder)
     rollouts = [r for g in groups for r in g.rollouts]
     assert [r.text for r in rollouts] == (["1,2", "345678"] * 5)[:9]

@@ -12,7 +12,7 @@ from align import recipe
 from align.config import build_part
 from align.engines import Sampling
 from align.engines.transformers import Transformers
-from align.engines.vllm import Vllm, kv_cache_bytes
+from align.engines.vllm import Vllm, kv_cache_bytes, limits
 from align.errors import RecipeError, UserError
 from align.workers import open_workers
 
@@ -99,11 +99,11 @@ def test_memory_that_another_process_holds_is_seen(monkeypatch, keys: dict, free
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free << 30, 80 << 30))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 0)
     if says is None:
-        limits = Vllm(**keys)._limits(None, 8, torch.float32, cpu=False)
-        assert limits == {"gpu_memory_utilization": keys.get("gpu_memory_utilization", 0.92)}
+        taken = limits(Vllm(**keys), None, 8, torch.float32, cpu=False)
+        assert taken == {"gpu_memory_utilization": keys.get("gpu_memory_utilization", 0.92)}
     else:
         with pytest.raises(UserError, match=says):
-            Vllm(**keys)._limits(None, 8, torch.float32, cpu=False)
+            limits(Vllm(**keys), None, 8, torch.float32, cpu=False)
 
 
 @pytest.mark.parametrize(("keys", "length", "dtype", "expected"), [

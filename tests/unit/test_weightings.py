@@ -232,7 +232,7 @@ def test_sampo_on_equal_lengths_is_uniform():
 
 
 def test_sampo_follows_from_the_batch_alone():
-    """The same batch draws the same, whatever torch drew meanwhile; other answers or another pi_old draw anew."""
+    """The same batch draws the same, whatever torch drew meanwhile; other answers draw anew."""
     long = TokenBatch(
         input_ids=torch.arange(2 * 60).reshape(2, 60), prompt_lengths=torch.tensor([10, 10]), lengths=torch.tensor([50, 20]),
         seq_ids=torch.repeat_interleave(torch.arange(2), torch.tensor([50, 20])), positions=torch.cat([torch.arange(50), torch.arange(20)]),
@@ -241,8 +241,7 @@ def test_sampo_follows_from_the_batch_alone():
     torch.rand(3)
     assert weigh("sampo", long) == first and sum(first) == 40 and first[50:] == [1.0] * 20
     assert weigh("sampo", replace(long, input_ids=long.input_ids + 1)) != first
-    moved = [weigh("sampo", replace(long, old_logp=torch.full((70,), x))) for x in (-1.0, -1.1)]
-    assert moved[0] != moved[1]
+    assert weigh("sampo", replace(long, old_logp=torch.zeros(70))) == first, "whatever else was computed"
 
 
 REFUSED = [
@@ -271,7 +270,7 @@ def test_needs_say_what_is_read(name: str):
     """A weighting works without what it does not name; on demonstrations one that needs rewards is refused."""
     weighting = build(name)
     assert weighting.needs <= EARLY
-    assert len(weighting.weights(batch().only(weighting.needs), "kl")) == 10
+    assert len(weighting.weights(batch().only(weighting.needs, weighting), "kl")) == 10
     node = {"steps": 1, "task": "countdown", "algorithm": "sft", "model": {"path": "nowhere"},
             "regularizers": {"kl": {"estimator": "exact", "coefficient": 0.1, "weighting": {"name": name, **NODES[name]}}}}
     if weighting.needs & REWARDED:

@@ -36,10 +36,10 @@ def probe(part: Any, places: dict[str, str], node: dict) -> Any:
             real = getattr(align.engines._sampler, name)
             patch.setattr(align.engines._sampler, name, lambda model, prompts, *args, _real=real: (
                 widths.append(len(prompts)), _real(model, prompts, *args))[1])
-        part.start(places["model"], Sampling(max_tokens=4), 8)
-        device = str(part._model.device)
+        engine = part.start(places["model"], Sampling(max_tokens=4), 8)
+        device = str(engine._model.device)
         prompts = [Prompt(id=str(i), text="", token_ids=(3, 4 + i)) for i in range(4)]
-        groups = [] if device == "meta" else part.generate(prompts, 2, range(4))
+        groups = [] if device == "meta" else engine.generate(prompts, 2, range(4))
     return [device, widths, [r.token_ids for g in groups for r in g.rollouts]]
 
 
