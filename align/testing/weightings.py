@@ -87,7 +87,7 @@ def _padding(w: Weighting) -> str | None:
     """what stands in input_ids outside the responses changes nothing"""
     b = batch(w)
     ids = torch.full_like(b.input_ids, 7)
-    ids[b.seq_ids, b.prompt_lengths[b.seq_ids] + b.positions] = b.tokens
+    ids[b.seq_ids, b.columns] = b.tokens
     return None if torch.equal(w.weights(replace(b, input_ids=ids), NAME), w.weights(b, NAME)) else "it does"
 
 
