@@ -1,4 +1,4 @@
-"""Packing of any episodes: every trained token stands at its column with its log-prob and version, and any selection is that of a packing."""
+"""Packing of any episodes: each trained token stands at its column with its log-prob and version, and any part is as if packed alone."""
 
 from __future__ import annotations
 
