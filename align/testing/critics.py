@@ -36,13 +36,14 @@ def check_critic(part: Any, /, model_dir: Path | None = None, **keys: Any) -> li
 
 
 def answered() -> TokenBatch:
-    """Twelve answers of one to three tokens, after prompts of two or three."""
+    """Twelve episodes of one to three trained tokens after prompts of two or three; in every other one a tool answers the first token."""
     sequences = torch.arange(12)
-    prompts, lengths = sequences % 2 + 2, sequences % 3 + 1
+    prompts, lengths, tool = sequences % 2 + 2, sequences % 3 + 1, sequences % 2
     seq_ids, positions = torch.repeat_interleave(sequences, lengths), torch.cat([torch.arange(n) for n in lengths.tolist()])
     return TokenBatch(
-        input_ids=torch.randint(3, 9, (12, 7), generator=torch.Generator().manual_seed(0)), totals=prompts + lengths,
-        lengths=lengths, seq_ids=seq_ids, positions=positions, columns=prompts[seq_ids] + positions, group_ids=sequences)
+        input_ids=torch.randint(3, 9, (12, 7), generator=torch.Generator().manual_seed(0)), totals=prompts + lengths + tool,
+        lengths=lengths, seq_ids=seq_ids, positions=positions, columns=prompts[seq_ids] + positions + tool[seq_ids] * (positions > 0),
+        group_ids=sequences)
 
 
 def begun(c: Critic, model_dir: Path, noise: float = NOISE) -> Iterator[tuple[RunningCritic, Policy]]:

@@ -220,7 +220,7 @@ DEFECTS = {
                                 ".squeeze(-1)", ".mean(-1)", "self._head.named_parameters()", "[('w', self._policy.head().weight)]"),
     ("critic", "learns"): swap("self._head(hidden", "self._head.requires_grad_(False)(hidden"),
     ("critic", "before the token"): swap("self._head(hidden", "self._head(policy.hidden("
-                                         "__import__('dataclasses').replace(micro, positions=micro.positions + 1))"),
+                                         "__import__('dataclasses').replace(micro, columns=micro.columns + 1))"),
     ("critic", "any split"): swap(".squeeze(-1)", ".squeeze(-1) - hidden.mean()"),
     ("critic", "repeats"): swap("self._head(hidden", "torch.rand(()) * self._head(hidden"),
     ("weighting", "weights"): swap("return torch.where", "return -torch.where"),
