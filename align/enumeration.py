@@ -123,18 +123,22 @@ def context(at: Setting, name: str, exact: Divergence | None = None, outcomes: O
     problem, leaf, reference = at.problem, at.policy.to(dtype, copy=True).requires_grad_(), at.reference.to(dtype)
     seq_ids, positions, prefix, tokens = problem.steps.clone()  # whoever writes into the batch spoils this one alone
     count = len(problem.answers)
-    # Prompts differ in length, and what follows an answer is no token: nobody may look there.
-    prompt_lengths = 1 + torch.arange(count) % 3
-    input_ids = torch.full((count, problem.depth + 4), -(10**6))
-    input_ids[seq_ids, prompt_lengths[seq_ids] + positions] = tokens
+    # Prompts differ in length, in every other sequence a tool's output of one token stands before each token, and no part may look at it,
+    # or at what follows an answer.
+    prompt_lengths, apart = 1 + torch.arange(count) % 3, 1 + torch.arange(count) % 2
+    lengths = torch.bincount(seq_ids, minlength=count)
+    totals, columns = prompt_lengths + apart * lengths, (prompt_lengths - 1)[seq_ids] + apart[seq_ids] * (positions + 1)
+    input_ids = torch.full((count, 2 * problem.depth + 4), -(10**6))
+    input_ids[seq_ids, columns] = tokens
     states = torch.eye(len(problem.prefixes), dtype=dtype)[prefix]
     compared = {} if exact is None else {name: Compared(exact, states, Head(reference.T), outcomes)}
     stats = token_stats(states, Head(leaf.T), tokens, compared=compared)
     behaviour = problem.token_logp(at.behaviour).to(dtype)
     signs = torch.where(torch.arange(count) % 2 == 0, 1.0, -1.0).to(dtype)
     batch = TokenBatch(
-        input_ids=input_ids, prompt_lengths=prompt_lengths, lengths=torch.bincount(seq_ids, minlength=count), seq_ids=seq_ids,
-        positions=positions, group_ids=torch.arange(count) // 2, prompt_ids=tuple(f"prompt-{i // 2}" for i in range(count)),
+        input_ids=input_ids, totals=totals, lengths=lengths, seq_ids=seq_ids,
+        positions=positions, columns=columns,
+        group_ids=torch.arange(count) // 2, prompt_ids=tuple(f"prompt-{i // 2}" for i in range(count)),
         rewards=(signs > 0).to(dtype), advantages=signs[seq_ids], sampler_logp=behaviour, old_logp=None if at.old is None else behaviour,
         entropy=stats.entropy, ref_logp={name: problem.token_logp(reference)},
         loss_weights=problem.answer_logp(at.behaviour).exp().to(dtype)[seq_ids],

@@ -10,7 +10,7 @@ import numpy as np
 from align import chat
 from align.errors import RecipeError, UserError
 from align.tasks import Example, Task
-from align.types import Group, Prompt, Rollout
+from align.types import Episode, Group, Prompt
 
 
 def tokenize(examples: Sequence[Example], tokenizer: Any) -> list[Prompt]:
@@ -88,7 +88,7 @@ class Examples:
         if missing is not None:
             raise UserError(f"{missing.place} has no answer; demonstrations are needed to imitate")
         answers = _answers([(e, p, e.answer) for e, p in dealt], self._tokenizer)
-        return [Group(prompt=p, rollouts=(answer,)) for (_, p), answer in zip(dealt, answers, strict=True)]
+        return [Group(prompt=p, episodes=(answer,)) for (_, p), answer in zip(dealt, answers, strict=True)]
 
     def rankings(self, step: int) -> list[Group]:
         """The prompts of a step with their ranked answers, best first, each closed by the end token. Raises UserError for less than two."""
@@ -113,16 +113,16 @@ def held_out_rankings(task: Task, tokenizer: Any, max_tokens: int | None = None)
 
 
 def ranked(examples: Sequence[Example], prompts: Sequence[Prompt], tokenizer: Any) -> list[Group]:
-    """Groups whose rollouts stand best first. Raises UserError for less than two answers, or two of the same tokens."""
+    """Groups whose episodes stand best first. Raises UserError for less than two answers, or two of the same tokens."""
     few = next((e for e in examples if len(e.ranked) < 2), None)
     if few is not None:
         raise UserError(f"{few.place} has {len(few.ranked)} answers in order of preference; preferences are learned from two or more (the "
                         "task `preferences` reads them, `align pairs` draws them)")
     pairs = list(zip(examples, prompts, strict=True))
     answers = iter(_answers([(e, p, answer) for e, p in pairs for answer in e.ranked], tokenizer))
-    groups = [Group(prompt=p, rollouts=tuple(next(answers) for _ in e.ranked)) for e, p in pairs]
+    groups = [Group(prompt=p, episodes=tuple(next(answers) for _ in e.ranked)) for e, p in pairs]
     for e, group in zip(examples, groups, strict=True):
-        if len({r.token_ids.tobytes() for r in group.rollouts}) < len(group.rollouts):
+        if len({a.trained_ids.tobytes() for a in group.episodes}) < len(group.episodes):
             raise UserError(f"{e.place}: two answers become the same tokens, so neither can be preferred; delete the row")
     return groups
 
@@ -131,7 +131,7 @@ def fits(task: Task, groups: Sequence[Group], examples: Sequence[Example], max_t
     """Which rankings have no answer beyond `max_tokens`. Raises UserError for the first one where `task.too_long` is not `drop`."""
     fitting = []
     for e, group in zip(examples, groups, strict=True):
-        over = [(i, len(r.token_ids)) for i, r in enumerate(group.rollouts) if len(r.token_ids) > max_tokens]
+        over = [(i, a.length) for i, a in enumerate(group.episodes) if a.length > max_tokens]
         if over and task.too_long != "drop":
             index, length = over[0]
             name = e.ranked_names[index] if e.ranked_names else f"answer {index + 1}"
@@ -143,10 +143,10 @@ def fits(task: Task, groups: Sequence[Group], examples: Sequence[Example], max_t
     return fitting
 
 
-def _answers(asked: Sequence[tuple[Example, Prompt, str]], tokenizer: Any) -> list[Rollout]:
+def _answers(asked: Sequence[tuple[Example, Prompt, str]], tokenizer: Any) -> list[Episode]:
     texts = [chat.answered(e, p.text, answer, tokenizer) if e.messages else answer for e, p, answer in asked]
     encoded = _encoded(tokenizer, texts, add_special_tokens=False)
     special = chat.special_ids(tokenizer) if any(e.messages for e, _, _ in asked) else frozenset()
     closed = (chat.closed(ids, special, tokenizer) if e.messages else [*ids, tokenizer.eos_token_id]
               for (e, _, _), ids in zip(asked, encoded, strict=True))
-    return [Rollout(token_ids=np.array(ids, dtype=np.int32), text=answer) for (_, _, answer), ids in zip(asked, closed, strict=True)]
+    return [Episode.single_turn(np.array(ids, dtype=np.int32), answer) for (_, _, answer), ids in zip(asked, closed, strict=True)]

@@ -7,19 +7,23 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from align.types import Rollout
+from align.types import Episode
 
 
-def at_tokens(rollout: Rollout, steps: Sequence[tuple[int, float]], decode: Callable[[Sequence[int]], str]) -> np.ndarray:
-    """float32 [n], what each token is paid. Args: steps: (character of the response, reward); decode: as the engine made the text."""
-    paid = np.zeros(len(rollout.token_ids), dtype=np.float32)
+def at_tokens(episode: Episode, steps: Sequence[tuple[int, float]], decode: Callable[[Sequence[int]], str]) -> np.ndarray:
+    """float32 [n], what each trained token is paid. Args: steps: (character of the text, reward); decode: as the engine made the text.
+
+    A step that ends in a tool's output is paid at the last trained token before that, which brought it about; before the first trained
+    token, at that.
+    """
+    paid, trained_at, ids = np.zeros(episode.length, dtype=np.float32), episode.trained_at, episode.response_ids.tolist()
     for character, reward in steps:
-        paid[_writing(rollout, character, decode)] += reward
+        written = _writing(ids, episode.text[: character + 1], decode)
+        paid[max(np.searchsorted(trained_at, written, side="right") - 1, 0)] += reward
     return paid
 
 
-def _writing(rollout: Rollout, character: int, decode: Callable[[Sequence[int]], str]) -> int:
-    """Index of the first token after which this character stands as the whole answer has it."""
-    ids, wanted = rollout.token_ids.tolist(), rollout.text[: character + 1]
+def _writing(ids: Sequence[int], wanted: str, decode: Callable[[Sequence[int]], str]) -> int:
+    """Index of the first token after which this beginning of the text stands as the whole answer has it."""
     # Of a character in several tokens all but the last decode to something else; the whole answer needs no asking.
     return bisect_left(range(len(ids) - 1), True, key=lambda t: decode(ids[: t + 1]).startswith(wanted))

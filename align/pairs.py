@@ -67,19 +67,19 @@ class Drawn:
     def usable(self, group: Group, rewards: np.ndarray) -> list[Scored]:
         """The answers that can stand in a row, in the order they were drawn; the others are counted."""
         found: dict[str, Scored] = {}
-        for rollout, reward in zip(group.rollouts, rewards, strict=True):
-            if not rollout.finished:
+        for episode, reward in zip(group.episodes, rewards, strict=True):
+            if not episode.finished:
                 self.cut += 1
-            elif not rollout.text.strip():
+            elif not episode.text.strip():
                 self.blank += 1
             elif np.isnan(reward):
                 self.failed += 1
-            elif rollout.text in found:
+            elif episode.text in found:
                 self.repeated += 1
             else:
                 # The shortest decimal that is this float32.
-                found[rollout.text] = Scored(rollout.text, float(str(reward)), len(rollout.token_ids))
-        self.prompts, self.answers = self.prompts + 1, self.answers + len(group.rollouts)
+                found[episode.text] = Scored(episode.text, float(str(reward)), episode.length)
+        self.prompts, self.answers = self.prompts + 1, self.answers + len(group.episodes)
         return list(found.values())
 
     def keep(self, answers: Sequence[Scored]) -> None:

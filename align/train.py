@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from align import checkpoints
 from align.checks import check_writers
 from align.config import resolved
+from align.core.segments import segment_sum
 from align.describe import written
 from align.errors import RunStopped
 from align.evaluate import Suites
@@ -260,8 +261,12 @@ def beta_metrics(batch: TokenBatch) -> dict[str, float]:
 
 
 def staleness_metrics(batch: TokenBatch, version: int) -> dict[str, float]:
-    """By how many updates the weights that drew a sequence are behind the learner's `version`, on average."""
-    return {} if batch.versions is None else {"rollout/staleness": version - batch.versions.double().mean().item()}
+    """By how many updates the weights that drew a sequence are behind the learner's `version`, on average; of a sequence the mean over its
+    tokens."""
+    if batch.versions is None:
+        return {}
+    drawn = segment_sum(batch.versions.double(), batch.seq_ids, len(batch.lengths)) / batch.lengths
+    return {"rollout/staleness": version - drawn.mean().item()}
 
 
 def reward_metrics(batch: TokenBatch, rewards: Rewards | None) -> dict[str, float]:

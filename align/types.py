@@ -1,7 +1,7 @@
 """The data that flows through a step: frozen, every field with its shape and unit.
 
-Legend: S sequences (rollouts) in the batch, T response tokens of all sequences packed end to end, L columns of the padded
-input, H hidden size. Log-probabilities are in nats, of the distribution after temperature.
+Legend: S sequences (a prompt and its episode) in the batch, T trained tokens of all sequences packed end to end, L columns of the
+padded input, H hidden size. Log-probabilities are in nats, of the distribution after temperature.
 
 Three policies, never fewer: `sampler_logp` (mu, the engine that generated), `old_logp` (pi_old, the trainer's weights when
 the batch was drawn) and, inside the learner, `logp` (pi_theta).
@@ -34,39 +34,120 @@ class Prompt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rollout:
-    """One answer to a prompt, as the engine drew it (or as a dataset demonstrates it)."""
+class Segment:
+    """Consecutive tokens of one role in an episode. Raises ValueError where log-probs or version spans do not fit the tokens."""
 
+    role: str
+    """As a chat template has it: `assistant`, `tool`, `user`, `system`."""
     token_ids: np.ndarray
-    """int32 [n], the response with its end token if it has one."""
+    """int32 [n]; of an answer with its end token if it has one."""
+    trained: bool
+    """Whether the policy learns these tokens. Others are context for the tokens behind them: a tool's output, a later question."""
+    logp: np.ndarray | None = None
+    """float32 [n], log mu of each token in nats, after temperature; None where no engine drew them."""
+    versions: tuple[tuple[int, int], ...] = ()
+    """Spans (version, count) in order: the weights that drew the next `count` tokens, by the number of updates they had seen. Where there
+    is `logp` the counts add up to n; else ()."""
+
+    def __post_init__(self):
+        n = len(self.token_ids)
+        if self.logp is not None and len(self.logp) != n:
+            raise ValueError(f"a segment of {n} tokens has {len(self.logp)} log-probs")
+        spanned = sum(count for _, count in self.versions)
+        if spanned != (0 if self.logp is None else n):
+            drawn = "no log-probs" if self.logp is None else f"{n} log-probs"
+            raise ValueError(f"the version spans of a segment cover {spanned} tokens, and it has {drawn}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """One answer to a prompt, as the engine drew it (or as a dataset demonstrates it): the segments behind the prompt.
+
+    The first segment of every episode is its group's `Prompt`, which is never trained. The group holds it once: no ids are copied, and
+    episodes whose rewards are compared cannot differ in it. A single-turn episode has one segment more, the answer.
+
+    Raises ValueError where some trained segments have log-probs and others have none.
+    """
+
+    segments: tuple[Segment, ...]
+    """Behind the prompt, in order."""
     text: str
-    """The response decoded without special tokens."""
-    sampler_logp: np.ndarray | None = None
-    """float32 [n], log mu of each token in nats, after temperature; None for a demonstration."""
-    version: int = 0
-    """The weights that drew it: the number of updates they had seen."""
+    """All of `segments`, decoded without special tokens: what a reward judges."""
     finished: bool = True
-    """Ended by the end token; False when cut at the length limit."""
+    """The last answer ended by the end token; False when cut at the length limit."""
+
+    def __post_init__(self):
+        if len({s.logp is None for s in self._trained}) > 1:
+            raise ValueError("some trained segments of an episode have log-probs and others have none")
+
+    @classmethod
+    def single_turn(cls, token_ids: np.ndarray, text: str, logp: np.ndarray | None = None, version: int = 0, finished: bool = True
+                    ) -> Episode:
+        """One answer, all of it trained. Args: token_ids: int32 [n]; logp: float32 [n], None for a demonstration."""
+        versions = () if logp is None else ((version, len(token_ids)),)
+        answer = Segment(role="assistant", token_ids=token_ids, trained=True, logp=logp, versions=versions)
+        return cls(segments=(answer,), text=text, finished=finished)
+
+    @property
+    def _trained(self) -> list[Segment]:
+        return [s for s in self.segments if s.trained]
+
+    @property
+    def length(self) -> int:
+        """The number of trained tokens."""
+        return sum(len(s.token_ids) for s in self._trained)
+
+    @property
+    def response_ids(self) -> np.ndarray:
+        """int32, every token behind the prompt, trained or not."""
+        return _joined([s.token_ids for s in self.segments], np.int32)
+
+    @property
+    def trained_ids(self) -> np.ndarray:
+        """int32 [length]."""
+        return _joined([s.token_ids for s in self._trained], np.int32)
+
+    @property
+    def trained_at(self) -> np.ndarray:
+        """int64 [length], the index of each trained token in `response_ids`."""
+        trained, counts = [s.trained for s in self.segments], [len(s.token_ids) for s in self.segments]
+        return np.flatnonzero(np.repeat(np.array(trained, bool), np.array(counts, np.int64)))
+
+    @property
+    def sampler_logp(self) -> np.ndarray | None:
+        """float32 [length], log mu of the trained tokens in nats; None for a demonstration."""
+        logp = [s.logp for s in self._trained]
+        return None if any(x is None for x in logp) else _joined(logp, np.float32)
+
+    @property
+    def versions(self) -> np.ndarray:
+        """int64 [length], the version of the weights that drew each trained token; empty for a demonstration."""
+        spans = np.array([span for s in self._trained for span in s.versions], np.int64).reshape(-1, 2)
+        return np.repeat(spans[:, 0], spans[:, 1])
+
+
+def _joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, dtype), *parts])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """All rollouts of one prompt in one batch."""
+    """All episodes of one prompt in one batch."""
 
     prompt: Prompt
-    rollouts: tuple[Rollout, ...]
+    episodes: tuple[Episode, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rewards:
-    """What the reward workers answered for a list of groups, one entry a rollout, in their order."""
+    """What the reward workers answered for a list of groups, one entry an episode, in their order."""
 
     values: np.ndarray
     """float32 [S]; NaN where the sample is to be dropped."""
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Named components, float32 [S] each."""
     inside: tuple[tuple[tuple[int, float], ...], ...] = ()
-    """Of each rollout the parts of its value that are paid inside the answer: (character, reward). () where nobody tells."""
+    """Of each episode the parts of its value that are paid inside the answer: (character, reward). () where nobody tells."""
     failed: int = 0
     """Samples whose reward raised or ran out of time."""
     first_failure: str | None = None
@@ -83,7 +164,7 @@ class Charge:
 
 
 def by(axis: str, default: Any = MISSING) -> Any:
-    """A field of a batch with one entry for each response token, `T`, or each sequence, `S`: how it is selected is said once, here.
+    """A field of a batch with one entry for each trained token, `T`, or each sequence, `S`: how it is selected is said once, here.
 
     A new stream is a new field; `select` and `to` need no change. `dict`: tensors by name.
     """
@@ -94,31 +175,39 @@ def by(axis: str, default: Any = MISSING) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenBatch:
-    """A batch ready for the learner. Response tokens are packed to [T]; inputs are right-padded [S, L].
+    """A batch ready for the learner. Trained tokens are packed to [T]; inputs are right-padded [S, L].
 
-    Example: two answers of 3 and 1 tokens give T = 4, `seq_ids = [0, 0, 0, 1]`, `positions = [0, 1, 2, 0]`.
+    Which input columns are trained is said by `columns` alone. The state before a trained token is every column before its own: the
+    prompt, earlier answers, and what stands between them untrained.
+
+    Example: after prompts of 2 tokens an answer of 3 tokens, and one of 1 token, a tool's output of 2 and an answer of 1 more, give
+    T = 5, `seq_ids = [0, 0, 0, 1, 1]`, `positions = [0, 1, 2, 0, 1]`, `columns = [2, 3, 4, 2, 5]`, `lengths = [3, 2]`, `totals = [5, 6]`.
     """
 
     input_ids: Tensor
-    """int64 [S, L], prompt then response, right-padded (causal attention never looks at the padding)."""
-    prompt_lengths: Tensor = by("S")
-    """int64 [S]."""
+    """int64 [S, L], the prompt and what followed, right-padded (causal attention never looks at the padding)."""
+    totals: Tensor = by("S")
+    """int64 [S], the input columns that are no padding."""
     lengths: Tensor = by("S")
-    """int64 [S], response tokens."""
+    """int64 [S], trained tokens, at least 1."""
     seq_ids: Tensor
-    """int64 [T], the sequence each response token belongs to."""
+    """int64 [T], the sequence each trained token belongs to, increasing."""
     positions: Tensor = by("T")
-    """int64 [T], the index of each token inside its response, from 0."""
+    """int64 [T], the index of each token among the trained ones of its sequence, from 0."""
+    columns: Tensor = by("T")
+    """int64 [T], the column of `input_ids` that holds each token, at least 1, increasing within a sequence."""
     group_ids: Tensor = by("S")
     """int64 [S]."""
     rows: tuple[int, ...] = by("S", ())
     """[S], each sequence's place in the batch that was scored: what the learner keeps of a sequence is found by it."""
-    versions: Tensor | None = by("S", None)
-    """int64 [S], the version of the weights that drew each sequence; None where nothing was drawn."""
+    versions: Tensor | None = by("T", None)
+    """int64 [T], the version of the weights that drew each token; None where nothing was drawn."""
     prompt_ids: tuple[str, ...] = by("S", ())
     """[S], `Prompt.id` of each sequence: what a coefficient keeps a multiplier for."""
     rewards: Tensor | None = by("S", None)
     """float32 [S]."""
+    reward_parts: Mapping[str, Tensor] = by("S", dict)
+    """float32 [S] by name, what the reward says its value is made of; NaN where the reward of a sequence has no such part."""
     inside: Tensor | None = by("T", None)
     """float32 [T], the part of an answer's reward that is paid at each of its tokens; None: all of it at the last."""
     sampler_logp: Tensor | None = by("T", None)
@@ -162,8 +251,13 @@ class TokenBatch:
 
     @property
     def tokens(self) -> Tensor:
-        """int64 [T], the response tokens themselves."""
-        return self.input_ids[self.seq_ids, self.prompt_lengths[self.seq_ids] + self.positions]
+        """int64 [T], the trained tokens themselves."""
+        return self.input_ids[self.seq_ids, self.columns]
+
+    @property
+    def first_columns(self) -> Tensor:
+        """int64 [S], the column of the first trained token; single-turn, the length of the prompt."""
+        return self.columns[self.positions == 0]
 
     def select(self, sequences: Tensor) -> TokenBatch:
         """The sub-batch of these sequences (int64 [s], increasing). Padding columns nobody needs are cut."""
@@ -172,7 +266,7 @@ class TokenBatch:
         of_axis = {"S": keep, "T": keep[self.seq_ids]}
         changes = {f.name: _each(lambda t, mask=of_axis[f.metadata["axis"]]: _taken(t, mask), getattr(self, f.name))
                    for f in fields(self) if "axis" in f.metadata}
-        width = int((self.prompt_lengths + self.lengths)[keep].max())
+        width = int(self.totals[keep].max())
         new_ids = torch.cumsum(keep, 0) - 1
         return replace(self, input_ids=self.input_ids[keep][:, :width], seq_ids=new_ids[self.seq_ids[of_axis["T"]]], **changes)
 
@@ -204,9 +298,9 @@ def _moved(value: Tensor | tuple, device: torch.device) -> Tensor | tuple:
     return value.to(device, non_blocking=True)
 
 
-EARLY = frozenset({"old_logp", "entropy", "ref_logp", "rewards", "advantages", "values"})
+EARLY = frozenset({"old_logp", "entropy", "ref_logp", "rewards", "reward_parts", "advantages", "values"})
 """What a part may declare in `needs` of a batch that no update has seen."""
-REWARDED = frozenset({"rewards", "advantages"})
+REWARDED = frozenset({"rewards", "reward_parts", "advantages"})
 """Those of `EARLY` that demonstrations and rankings do not have."""
 
 

@@ -45,11 +45,11 @@ def gap(groups: list[Group], model: torch.nn.Module, temperature: float) -> floa
     """The largest |log mu - log pi| of a token, nats."""
     gaps = []
     for group in groups:
-        for rollout in group.rollouts:
-            tokens = torch.from_numpy(rollout.token_ids).long()
+        for episode in group.episodes:
+            tokens = torch.from_numpy(episode.trained_ids).long()
             ids = (*group.prompt.token_ids, *tokens.tolist())
             logp = log_distribution(model, ids, temperature)[len(group.prompt.token_ids) - 1 : -1]
-            gaps.append(np.abs(rollout.sampler_logp - logp.gather(1, tokens[:, None]).squeeze(1).numpy()).max())
+            gaps.append(np.abs(episode.sampler_logp - logp.gather(1, tokens[:, None]).squeeze(1).numpy()).max())
     return float(max(gaps))
 
 
@@ -58,7 +58,7 @@ def ask(engine: RunningEngine, prompts: list[Prompt], samples: int, seed: int) -
 
 
 def answers(groups: list[Group]) -> list[list[list[int]]]:
-    return [[r.token_ids.tolist() for r in g.rollouts] for g in groups]
+    return [[e.trained_ids.tolist() for e in g.episodes] for g in groups]
 
 
 def changed(model: torch.nn.Module, seed: int) -> torch.nn.Module:
@@ -110,25 +110,25 @@ class EngineContract:
 
     def test_log_probs_are_those_of_a_full_forward_pass_after_temperature(self, started):
         groups = ask(started.engine, prompts(12), 4, 1)
-        assert all(r.sampler_logp.dtype == np.float32 for g in groups for r in g.rollouts)
+        assert all(e.sampler_logp.dtype == np.float32 for g in groups for e in g.episodes)
         started.check(groups, self.tolerance)
 
     def test_answers_end_with_the_end_token_or_at_the_limit(self, started):
         groups = ask(started.engine, prompts(12), 8, 2)
         tokenizer = AutoTokenizer.from_pretrained(started.folder)
-        rollouts = [r for g in groups for r in g.rollouts]
+        rollouts = [e for g in groups for e in g.episodes]
         assert {r.finished for r in rollouts} == {True, False}
         for r in rollouts:
-            assert r.token_ids.dtype == np.int32 and len(r.sampler_logp) == len(r.token_ids)
-            assert tokenizer.eos_token_id not in r.token_ids[:-1]
-            assert r.finished == (r.token_ids[-1] == tokenizer.eos_token_id)
-            assert r.finished or len(r.token_ids) == started.sampling.max_tokens
-            assert r.text == "".join(t for t in tokenizer.convert_ids_to_tokens(r.token_ids.tolist()) if len(t) == 1)
+            assert r.trained_ids.dtype == np.int32 and len(r.sampler_logp) == len(r.trained_ids)
+            assert tokenizer.eos_token_id not in r.trained_ids[:-1]
+            assert r.finished == (r.trained_ids[-1] == tokenizer.eos_token_id)
+            assert r.finished or len(r.trained_ids) == started.sampling.max_tokens
+            assert r.text == "".join(t for t in tokenizer.convert_ids_to_tokens(r.trained_ids.tolist()) if len(t) == 1)
 
     def test_groups_come_in_the_order_of_the_prompts(self, started):
         asked = prompts(9)
         groups = ask(started.engine, asked, 3, 3)
-        assert [g.prompt for g in groups] == asked and all(len(g.rollouts) == 3 for g in groups)
+        assert [g.prompt for g in groups] == asked and all(len(g.episodes) == 3 for g in groups)
 
     def test_a_seed_gives_the_same_answers_and_another_seed_others(self, started):
         first, again, other = (answers(ask(started.engine, prompts(6), 4, seed)) for seed in (5, 5, 6))
@@ -149,7 +149,7 @@ class EngineContract:
         """5 standard errors of each frequency, and a token's own share where it is rarer than that."""
         asked, count = prompts(1)[0], 4000
         groups = ask(started.engine, [asked], count, 9)
-        drawn = Counter(int(r.token_ids[0]) for r in groups[0].rollouts)
+        drawn = Counter(int(r.trained_ids[0]) for r in groups[0].episodes)
         probability = log_distribution(started.model, asked.token_ids, started.sampling.temperature)[-1].exp().numpy()
         frequency = np.array([drawn[v] for v in range(len(probability))]) / count
         assert (np.abs(frequency - probability) < 5 * np.sqrt(probability / count) + 1 / count).all()
@@ -166,7 +166,7 @@ class EngineContract:
             groups = ask(started.engine, prompts(12), 4, 11)
             started.check(groups, self.tolerance)
             assert gap(groups, old, started.sampling.temperature) > 0.1, "the old weights would have passed"
-            assert {r.version for g in groups for r in g.rollouts} == {started.version}
+            assert {v for g in groups for e in g.episodes for v in e.versions.tolist()} == {started.version}
 
     def test_nothing_of_the_old_weights_answers_a_long_prompt(self, started):
         asked = prompts(4, lengths=(LONGEST,), seed=2)
@@ -194,7 +194,7 @@ class EngineContract:
             started.engine.load(99, pack(given.items()))
         groups = ask(started.engine, prompts(6), 2, 13)
         started.check(groups, self.tolerance)
-        assert {r.version for g in groups for r in g.rollouts} == {started.version}
+        assert {v for g in groups for e in g.episodes for v in e.versions.tolist()} == {started.version}
 
     def test_a_tied_head_is_not_pushed_a_second_time(self, started):
         state = pack(started.model.state_dict().items())

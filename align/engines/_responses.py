@@ -9,7 +9,7 @@ import numpy as np
 
 from align.engines import Sampling
 from align.errors import UserError
-from align.types import Group, Prompt, Rollout
+from align.types import Episode, Group, Prompt
 
 
 def end_token_ids(model_dir: str, tokenizer: Any) -> list[int]:
@@ -37,7 +37,7 @@ def check_room(config: Any, sampling: Sampling, max_prompt_tokens: int) -> None:
 
 
 def group(prompt: Prompt, drawn: Sequence[tuple[np.ndarray, np.ndarray, bool]], texts: Sequence[str], version: int) -> Group:
-    """The rollouts of one prompt from (token ids int32 [n], log-probs float32 [n], finished) and their texts."""
-    return Group(prompt=prompt, rollouts=tuple(
-        Rollout(token_ids=ids, text=text, sampler_logp=logp, version=version, finished=finished)
+    """Single-turn episodes of one prompt from (token ids int32 [n], log-probs float32 [n], finished) and their texts."""
+    return Group(prompt=prompt, episodes=tuple(
+        Episode.single_turn(ids, text, logp, version, finished)
         for (ids, logp, finished), text in zip(drawn, texts, strict=True)))

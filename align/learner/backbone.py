@@ -27,13 +27,13 @@ def device_of(options: Model) -> torch.device:
 
 
 def before_each_token(batch: TokenBatch) -> tuple[Tensor, Tensor]:
-    """Rows and columns of `batch.input_ids` after which each response token is drawn: int64 [T] each."""
-    return batch.seq_ids, batch.prompt_lengths[batch.seq_ids] + batch.positions - 1
+    """Rows and columns of `batch.input_ids` after which each trained token is drawn: int64 [T] each."""
+    return batch.seq_ids, batch.columns - 1
 
 
 def at_the_end(batch: TokenBatch) -> tuple[Tensor, Tensor]:
     """Rows and columns of `batch.input_ids` where each sequence ends: int64 [S] each."""
-    return torch.arange(len(batch.lengths), device=batch.lengths.device), batch.prompt_lengths + batch.lengths - 1
+    return torch.arange(len(batch.lengths), device=batch.lengths.device), batch.totals - 1
 
 
 def add_lora(model: torch.nn.Module, options: Model, task_type: str) -> torch.nn.Module:

@@ -27,7 +27,7 @@ def micro_batches(batch: TokenBatch, micro_tokens: int, whole_groups: bool = Fal
 
     With `whole_groups` no group is split, and a part holds at least one. Yields the indices in [T] of the part's tokens, and the part.
     """
-    totals = (batch.prompt_lengths + batch.lengths).tolist()
+    totals = batch.totals.tolist()
     units = _groups(batch.group_ids) if whole_groups else [[i] for i in range(len(totals))]
     longest = [max(totals[i] for i in unit) for unit in units]
     parts, current, widest = [], [], 0

@@ -95,7 +95,7 @@ class _AfterMore(RunningReference):
         old = torch.where(before, at, at - more).clamp_min(0)
         new = (at - begins[:, None]).clamp(0, more - 1)
         ids = torch.where(added, self._ids[new], micro.input_ids.gather(1, old))
-        return replace(micro, input_ids=ids, prompt_lengths=micro.prompt_lengths + more)
+        return replace(micro, input_ids=ids, columns=micro.columns + more, totals=micro.totals + more)
 
     def before_batch(self) -> None:
         self._of.before_batch()

@@ -81,10 +81,9 @@ class _Known(RunningReference):
 
 
 def _keys(batch: TokenBatch) -> list[bytes]:
-    """Of each sequence: where its answer begins, and its tokens."""
-    ends = (batch.prompt_lengths + batch.lengths).tolist()
-    rows = zip(batch.input_ids, batch.prompt_lengths.tolist(), ends, strict=True)
-    return [hashlib.sha256(f"{begin} ".encode() + ids[:end].numpy().tobytes()).digest() for ids, begin, end in rows]
+    """Of each sequence: its trained columns, and its tokens."""
+    rows = zip(batch.input_ids, batch.totals.tolist(), batch.columns.split(batch.lengths.tolist()), strict=True)
+    return [hashlib.sha256(f"{columns.tolist()} ".encode() + ids[:end].numpy().tobytes()).digest() for ids, end, columns in rows]
 
 
 def _write(file: Path, logp: Tensor) -> None:

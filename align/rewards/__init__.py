@@ -67,7 +67,7 @@ class Reward(Part, ABC):
         A reward that does better on many answers together overrides this. All of them then have one time limit, so many times as
         long, and whatever is raised fails them all.
         """
-        return [self._attempt(g.prompt, r.text) for g in groups for r in g.rollouts]
+        return [self._attempt(g.prompt, e.text) for g in groups for e in g.episodes]
 
     def _attempt(self, prompt: Prompt, response: str) -> Answer | Exception:
         try:

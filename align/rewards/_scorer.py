@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from align.errors import UserError
 from align.learner import folders
 from align.rewards import Answer, Reward, total
-from align.types import Group, Prompt, Rollout
+from align.types import Episode, Group, Prompt
 
 
 class LoadedScorer(Reward):
@@ -30,7 +29,7 @@ class LoadedScorer(Reward):
         self._max_batch, self._gold = max_batch, gold
 
     def score(self, prompt: Prompt, response: str) -> Answer:
-        (found,) = self.score_groups([Group(prompt=prompt, rollouts=(Rollout(token_ids=np.zeros(0, np.int32), text=response),))])
+        (found,) = self.score_groups([Group(prompt=prompt, episodes=(Episode(segments=(), text=response),))])
         if isinstance(found, Exception):
             raise found
         return found
@@ -51,7 +50,7 @@ class LoadedScorer(Reward):
     def _answers(self, groups: Sequence[Group]) -> list[list[int] | Exception]:
         """The tokens of each answer after its prompt's, or why it has none."""
         prompts = [self._prompt(g.prompt.text) for g in groups]
-        return [self._tokens(prompt, r) for prompt, g in zip(prompts, groups, strict=True) for r in g.rollouts]
+        return [self._tokens(prompt, e) for prompt, g in zip(prompts, groups, strict=True) for e in g.episodes]
 
     def _prompt(self, text: str) -> list[int]:
         """As the policy's are read: with the tokenizer's leading token, unless a chat template has written it, and no closing one."""
@@ -59,14 +58,14 @@ class LoadedScorer(Reward):
         ids = self._tokenizer(text, add_special_tokens=not written)["input_ids"]
         return ids[:-1] if ids[-1:] == [self._tokenizer.eos_token_id] else ids
 
-    def _tokens(self, prompt: list[int], rollout: Rollout) -> list[int] | Exception:
+    def _tokens(self, prompt: list[int], episode: Episode) -> list[int] | Exception:
         # No tokenizer takes half a surrogate pair.
-        text, end = rollout.text.encode("utf-8", "replace").decode(), self._tokenizer.eos_token_id
+        text, end = episode.text.encode("utf-8", "replace").decode(), self._tokenizer.eos_token_id
         try:
             response = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         except Exception as error:  # tokenizers raises no narrower one for a character it lacks
             return error
-        ids = [*prompt, *response, *([end] if rollout.finished else [])] or [end]
+        ids = [*prompt, *response, *([end] if episode.finished else [])] or [end]
         return ids if self._positions is None else ids[-self._positions :]
 
     @torch.inference_mode()

@@ -15,7 +15,7 @@ class UncertaintyBonus(Shaping):
 
     `A + min(|A|/entropy_bound, entropy_gain H)`, and in the groups drawn as noisy also `+ min(|A|/divergence_bound, divergence_gain u)`
     with u = (KL(p||q) + KL(q||p))/2 at each state, p of pi_old after the prompt, q after the disturbed one. The paper adds noise to
-    an image and draws the noisy branch's answers under it; here each prompt token but the last is left out, or masked, with
+    an image and draws the noisy branch's answers under it; here each token before the answer but the last is left out, or masked, with
     probability `share`, and all answers are drawn under the prompt itself.
     """
 
@@ -25,7 +25,7 @@ class UncertaintyBonus(Shaping):
     steps: int
     """A group is noisy with probability max(0, 1 - step/steps)."""
     share: float = 0.1
-    """Of the prompt's tokens, disturbed. Ours: the paper's noise has no counterpart."""
+    """Of the tokens before the first trained one, disturbed. Ours: the paper's noise has no counterpart."""
     mask_id: int | None = None
     """The token id written over a disturbed token; null leaves it out."""
     seed: int = 0
@@ -52,16 +52,18 @@ class UncertaintyBonus(Shaping):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + batch.step)
         groups = int(batch.group_ids.max()) + 1
         noisy = torch.rand(groups, generator=generator) < 1 - batch.step / self.steps
-        # One draw for each place of each group's prompt: its rollouts share the disturbed prompt as they share the prompt.
+        # One draw for each place of each group's prompt: its episodes share the disturbed prompt as they share the prompt.
         hit = (torch.rand(groups, batch.input_ids.shape[1], generator=generator) < self.share) & noisy[:, None]
-        hit = hit[batch.group_ids] & (torch.arange(hit.shape[1]) < batch.prompt_lengths[:, None] - 1)
+        hit = hit[batch.group_ids] & (torch.arange(hit.shape[1]) < batch.first_columns[:, None] - 1)
         if not hit.any():
             return None
         if self.mask_id is not None:
             return replace(batch, input_ids=batch.input_ids.masked_fill(hit, self.mask_id))
         # What is left out moves behind the answer, where no position looks at it.
         order = torch.argsort(hit.long(), dim=1, stable=True)
-        return replace(batch, input_ids=batch.input_ids.gather(1, order), prompt_lengths=batch.prompt_lengths - hit.sum(1))
+        out = hit.sum(1)
+        return replace(batch, input_ids=batch.input_ids.gather(1, order), columns=batch.columns - out[batch.seq_ids],
+                       totals=batch.totals - out)
 
     def advantages(self, batch: TokenBatch, advantages: Tensor, name: str) -> Tensor:
         return (advantages + bounded(advantages, batch.entropy, self.entropy_gain, self.entropy_bound)

@@ -82,14 +82,14 @@ class Countdown(Task):
         `pass@1`: share of answers that are right. For countdown also `pass@k`: whether any is; `coverage`: distinct right answers
         over min(k, how many there are); `length`: tokens, the end token included.
         """
-        verdicts = [[right(g.prompt.fields, r.text) for r in g.rollouts] for g in groups]
+        verdicts = [[right(g.prompt.fields, e.text) for e in g.episodes] for g in groups]
         metrics = {"pass@1": fmean(map(fmean, verdicts))}
         if suite == "sort":
             return metrics
         return metrics | {
             f"pass@{len(verdicts[0])}": fmean(map(any, verdicts)),
             "coverage": fmean(map(coverage, groups)),
-            "length": fmean(len(r.token_ids) for g in groups for r in g.rollouts),
+            "length": fmean(e.length for g in groups for e in g.episodes),
         }
 
     def tokenizer(self) -> Any:
@@ -110,8 +110,8 @@ class Countdown(Task):
 def coverage(group: Group) -> float:
     """Distinct right answers among k, echoes aside, over min(k, how many there are)."""
     asked = group.prompt.fields
-    found = {solution(asked, r.text) for r in group.rollouts} - {None}
-    return len(found) / min(len(group.rollouts), len(valid_answers(asked["numbers"], asked["target"])))
+    found = {solution(asked, e.text) for e in group.episodes} - {None}
+    return len(found) / min(len(group.episodes), len(valid_answers(asked["numbers"], asked["target"])))
 
 
 def held_out(numbers: Sequence[int]) -> bool:

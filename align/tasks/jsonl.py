@@ -61,9 +61,9 @@ class Jsonl(Task):
         `length`: tokens, the end token included; `exact_match`, over the rows with an answer: the response is that answer, white
         space around either aside.
         """
-        rollouts = [(g.prompt.fields.get("answer"), r) for g in groups for r in g.rollouts]
-        metrics = {"length": fmean(len(r.token_ids) for _, r in rollouts)}
-        matches = [r.text.strip() == answer.strip() for answer, r in rollouts if answer is not None]
+        answered = [(g.prompt.fields.get("answer"), e) for g in groups for e in g.episodes]
+        metrics = {"length": fmean(e.length for _, e in answered)}
+        matches = [e.text.strip() == answer.strip() for answer, e in answered if answer is not None]
         return metrics | ({"exact_match": fmean(matches)} if matches else {})
 
     def _examples(self, rows: Sequence[Row]) -> list[Example]:

@@ -53,7 +53,7 @@ def _returns(a: Advantage) -> str | None:
     return wrong(a.returns(b), len(b.seq_ids))
 
 
-@KIT.check("what it needs", "set `needs = frozenset({...})` to what it reads of old_logp, entropy, ref_logp, rewards, values")
+@KIT.check("what it needs", "set `needs = frozenset({...})` to what it reads of old_logp, entropy, ref_logp, rewards, reward_parts, values")
 def _needs(a: Advantage) -> str | None:
     """it does without the parts of the batch it does not say it needs"""
     a.advantages(batch(a).only(a.needs, a))

@@ -36,13 +36,14 @@ def check_critic(part: Any, /, model_dir: Path | None = None, **keys: Any) -> li
 
 
 def answered() -> TokenBatch:
-    """Twelve answers of one to three tokens, after prompts of two or three."""
+    """Twelve episodes of one to three trained tokens after prompts of two or three; in every other one a tool answers the first token."""
     sequences = torch.arange(12)
-    lengths = sequences % 3 + 1
-    seq_ids = torch.repeat_interleave(sequences, lengths)
+    prompts, lengths, tool = sequences % 2 + 2, sequences % 3 + 1, sequences % 2
+    seq_ids, positions = torch.repeat_interleave(sequences, lengths), torch.cat([torch.arange(n) for n in lengths.tolist()])
     return TokenBatch(
-        input_ids=torch.randint(3, 9, (12, 7), generator=torch.Generator().manual_seed(0)), prompt_lengths=sequences % 2 + 2,
-        lengths=lengths, seq_ids=seq_ids, positions=torch.cat([torch.arange(n) for n in lengths.tolist()]), group_ids=sequences)
+        input_ids=torch.randint(3, 9, (12, 7), generator=torch.Generator().manual_seed(0)), totals=prompts + lengths + tool,
+        lengths=lengths, seq_ids=seq_ids, positions=positions, columns=prompts[seq_ids] + positions + tool[seq_ids] * (positions > 0),
+        group_ids=sequences)
 
 
 def begun(c: Critic, model_dir: Path, noise: float = NOISE) -> Iterator[tuple[RunningCritic, Policy]]:
@@ -92,7 +93,7 @@ def _trained(c: Critic, model_dir: Path) -> str | None:
 @KIT.check("learns", "let gradients flow from the values to the parameters of `trained`; detach none of them")
 def _learns(c: Critic, model_dir: Path) -> str | None:
     """steps down the squared error to returns make it smaller, by its own parameters alone"""
-    returns = answered().positions.float() - answered().prompt_lengths[answered().seq_ids]
+    returns = answered().positions.float() - answered().first_columns[answered().seq_ids]
     for fresh, policy in begun(c, model_dir):
         parameters = [p for _, p in fresh.trained()]
         optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.0)
@@ -115,7 +116,7 @@ def _before(c: Critic, model_dir: Path) -> str | None:
     """a value depends on the prompt and the tokens before, and not on the token itself or what follows"""
     whole = answered()
     last = replace(whole, input_ids=whole.input_ids.clone())
-    end = torch.arange(len(whole.lengths)), whole.prompt_lengths + whole.lengths - 1
+    end = torch.arange(len(whole.lengths)), whole.totals - 1
     last.input_ids[end] = 3 + (last.input_ids[end] - 2) % 6
     first = replace(whole, input_ids=whole.input_ids.clone())
     first.input_ids[:, 0] = 3 + (first.input_ids[:, 0] - 2) % 6

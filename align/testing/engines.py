@@ -18,7 +18,7 @@ from align import engines
 from align.engines import Engine, RunningEngine, Sampling
 from align.testing.findings import Finding, Kit
 from align.testing.tiny import tiny_model
-from align.types import Group, Prompt
+from align.types import Episode, Group, Prompt
 from align.weight_sync.packing import pack
 from align.workers.shards import in_order, prompt_seeds, units
 
@@ -53,11 +53,12 @@ class Started:
     def gap(self, groups: list[Group]) -> float:
         """The largest |log mu - log pi| of a token by one forward pass of the model over prompt and answer, nats."""
         worst = 0.0
-        for prompt, rollout in ((g.prompt, r) for g in groups for r in g.rollouts):
-            tokens = torch.from_numpy(np.array(rollout.token_ids)).long()
-            logits = self.model(torch.tensor([[*prompt.token_ids, *tokens.tolist()]])).logits[0, len(prompt.token_ids) - 1 : -1].float()
-            logp = torch.log_softmax(logits / SAMPLING.temperature, -1).gather(1, tokens[:, None]).squeeze(1)
-            worst = max(worst, float(np.abs(rollout.sampler_logp - logp.numpy()).max()))
+        for prompt, episode in ((g.prompt, e) for g in groups for e in g.episodes):
+            ids = torch.tensor([*prompt.token_ids, *episode.response_ids.tolist()])
+            columns = len(prompt.token_ids) + torch.from_numpy(episode.trained_at)
+            logits = self.model(ids[None]).logits[0, columns - 1].float()
+            logp = torch.log_softmax(logits / SAMPLING.temperature, -1).gather(1, ids[columns, None]).squeeze(1)
+            worst = max(worst, float(np.abs(episode.sampler_logp - logp.numpy()).max()))
         return worst
 
     def changed(self) -> Any:
@@ -81,15 +82,15 @@ def started(e: Engine, model_dir: Path) -> Iterator[Started]:
 
 
 def logps(groups: list[Group]) -> list[np.ndarray]:
-    return [r.sampler_logp for g in groups for r in g.rollouts]
+    return [e.sampler_logp for g in groups for e in g.episodes]
 
 
 def bits(groups: list[Group]) -> list[tuple[bytes, bytes]]:
-    return [(r.token_ids.tobytes(), r.sampler_logp.tobytes()) for g in groups for r in g.rollouts]
+    return [(e.trained_ids.tobytes(), e.sampler_logp.tobytes()) for g in groups for e in g.episodes]
 
 
 def drawn(groups: list[Group]) -> list[list[list[int]]]:
-    return [[list(r.token_ids) for r in g.rollouts] for g in groups]
+    return [[list(e.trained_ids) for e in g.episodes] for g in groups]
 
 
 @KIT.check("log-probs", "report log softmax(logits/temperature) of the token that was drawn, of the weights that drew it")
@@ -100,27 +101,37 @@ def _logp(e: Engine, model_dir: Path, tolerance: float) -> str | None:
         return None if gap <= tolerance else f"a token is off by {gap:.2e} nats"
 
 
-@KIT.check("rollouts", "token_ids int32 [n] and sampler_logp float32 [n], the end token included; finished only where it is the last one")
-def _rollouts(e: Engine, model_dir: Path, tolerance: float) -> str | None:
+@KIT.check("episodes", "token_ids int32 [n] and logp float32 [n], the end token included; finished only where it is the last one")
+def _episodes(e: Engine, model_dir: Path, tolerance: float) -> str | None:
     """groups in the order of the prompts, each with all its samples, ended by the end token or cut at the limit"""
     with started(e, model_dir) as s:
         groups, end = s.generate(), s.model.config.eos_token_id
-        if [g.prompt for g in groups] != list(PROMPTS) or any(len(g.rollouts) != SAMPLES for g in groups):
-            return f"{len(groups)} groups, not one of {SAMPLES} rollouts for each of {len(PROMPTS)} prompts in their order"
-        for r in (r for g in groups for r in g.rollouts):
-            ids = list(r.token_ids)
-            if r.token_ids.dtype != np.int32 or r.sampler_logp.dtype != np.float32 or len(r.sampler_logp) != len(ids):
-                return f"token_ids {r.token_ids.dtype} [{len(ids)}], sampler_logp {r.sampler_logp.dtype} [{len(r.sampler_logp)}]"
-            if not 0 < len(ids) <= SAMPLING.max_tokens or end in ids[:-1] or r.finished != (ids[-1] == end):
-                return f"an answer of {len(ids)} tokens, of at most {SAMPLING.max_tokens}, says finished={r.finished}"
-            if not r.finished and len(ids) < SAMPLING.max_tokens:
+        if [g.prompt for g in groups] != list(PROMPTS) or any(len(g.episodes) != SAMPLES for g in groups):
+            return f"{len(groups)} groups, not one of {SAMPLES} episodes for each of {len(PROMPTS)} prompts in their order"
+        for episode in chain.from_iterable(g.episodes for g in groups):
+            if (problem := _of_segments(episode)) is not None:
+                return problem
+            ids = list(episode.trained_ids)
+            if not 0 < len(ids) <= SAMPLING.max_tokens or end in ids[:-1] or episode.finished != (ids[-1] == end):
+                return f"an answer of {len(ids)} tokens, of at most {SAMPLING.max_tokens}, says finished={episode.finished}"
+            if not episode.finished and len(ids) < SAMPLING.max_tokens:
                 return "an answer stops before its end and before the limit"
+    return None
+
+
+def _of_segments(episode: Episode) -> str | None:
+    """What is wrong with the tokens or log-probs of an engine's episode: it draws one answer."""
+    if [s.trained for s in episode.segments] != [True]:
+        return f"an episode has {len(episode.segments)} segments, not one that is trained"
+    (s,) = episode.segments
+    if s.logp is None or s.token_ids.dtype != np.int32 or s.logp.dtype != np.float32:
+        return f"token_ids {s.token_ids.dtype} [{len(s.token_ids)}], logp {'None' if s.logp is None else s.logp.dtype}"
     return None
 
 
 @KIT.check("seeds", "draw with a generator of your own, made anew in each call from the seeds that it gets")
 def _seeds(e: Engine, model_dir: Path, tolerance: float) -> str | None:
-    """the same seeds give the same rollouts, and leave the process's random state alone"""
+    """the same seeds give the same episodes, and leave the process's random state alone"""
     with started(e, model_dir) as s:
         state = torch.get_rng_state()
         one, two = drawn(s.generate(seed=5)), drawn(s.generate(seed=5))
@@ -131,7 +142,7 @@ def _seeds(e: Engine, model_dir: Path, tolerance: float) -> str | None:
 
 @KIT.check("samples", "draw every sample of every prompt afresh, and other seeds' anew: a group of one answer has no advantage")
 def _samples(e: Engine, model_dir: Path, tolerance: float) -> str | None:
-    """other seeds give other rollouts, and the samples of a prompt differ"""
+    """other seeds give other episodes, and the samples of a prompt differ"""
     with started(e, model_dir) as s:
         one, two = drawn(s.generate(seed=5)), drawn(s.generate(seed=6))
         if one == two:
@@ -157,7 +168,7 @@ def _company(e: Engine, model_dir: Path, tolerance: float) -> str | None:
 
 @KIT.check("units", "units() names every place once; compute each unit by itself. Return None where that is not known")
 def _units(e: Engine, model_dir: Path, tolerance: float) -> str | None:
-    """where it says how prompts are cut, each place is in one unit, and its rollouts are the same bits whatever was drawn before"""
+    """where it says how prompts are cut, each place is in one unit, and its episodes are the same bits whatever was drawn before"""
     with started(e, model_dir) as s:
         if (places := e.units([len(p.token_ids) for p in PROMPTS], SAMPLES)) is None:
             return None
@@ -167,12 +178,12 @@ def _units(e: Engine, model_dir: Path, tolerance: float) -> str | None:
         whole = s.generate(seed=5)
         backwards = [s.engine.generate(unit.prompts, SAMPLES, unit.seeds) for unit in cut[::-1]]
         same = bits(in_order(cut, backwards[::-1])) == bits(whole)
-        return None if same else "units generated one by one, the last one first, give other rollouts than all prompts in one call"
+        return None if same else "units generated one by one, the last one first, give other episodes than all prompts in one call"
 
 
 @KIT.check("load", "replace every weight before the next token is drawn, drop what was cached of the old ones, and set `version`")
 def _load(e: Engine, model_dir: Path, tolerance: float) -> str | None:
-    """after a push the log-probs are those of the new weights, and rollouts carry their version; a read-only buffer will do"""
+    """after a push the log-probs are those of the new weights, and episodes carry their version; a read-only buffer will do"""
     with started(e, model_dir) as s:
         s.generate()
         s.model = s.changed()
@@ -182,7 +193,7 @@ def _load(e: Engine, model_dir: Path, tolerance: float) -> str | None:
         groups = s.generate()
         if (gap := s.gap(groups)) > tolerance:
             return f"a token is off by {gap:.2e} nats from the new weights"
-        versions = {s.engine.version} | {r.version for g in groups for r in g.rollouts}
+        versions = {s.engine.version} | {v for g in groups for e in g.episodes for v in e.versions.tolist()}
         return None if versions == {7} else f"version 7 was loaded, and {sorted(versions)} is reported"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from align.recipe import RewardLimits
 from align.rewards import Reward, started
 from align.testing.findings import Finding, Kit
-from align.types import Group, Prompt, Rewards, Rollout
+from align.types import Episode, Group, Prompt, Rewards
 from align.workers.reward_runner import joined, run_rewards
 
 KIT = Kit("reward")
@@ -39,7 +39,7 @@ def check_reward(part: Any, /, prompts: Sequence[Prompt] = PROMPTS, **keys: Any)
 
 
 def group(prompt: Prompt, *texts: str) -> Group:
-    return Group(prompt=prompt, rollouts=tuple(Rollout(token_ids=np.array([1], dtype=np.int32), text=text) for text in texts))
+    return Group(prompt=prompt, episodes=tuple(Episode.single_turn(np.array([1], dtype=np.int32), text) for text in texts))
 
 
 def answers(prompt: Prompt) -> list[str]:
@@ -95,7 +95,7 @@ def _prompt(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     return next((f"those of {p.id} have changed" for p, fields in zip(prompts, kept, strict=True) if dict(p.fields) != fields), None)
 
 
-@KIT.check("together", "return from score_groups one entry for each rollout, in their order, whatever stands beside it")
+@KIT.check("together", "return from score_groups one entry for each episode, in their order, whatever stands beside it")
 def _together(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """an answer has the same reward among others as alone, to five digits"""
     fresh = started(r)

@@ -11,7 +11,7 @@ import numpy as np
 
 from align.tasks import Example, Task
 from align.testing.findings import Finding, Kit, again
-from align.types import Group, Prompt, Rollout
+from align.types import Episode, Group, Prompt
 
 KIT = Kit("task")
 PROBLEMS = 8
@@ -24,11 +24,11 @@ def check_task(part: Any, /, **keys: Any) -> list[Finding]:
 
 def groups(examples: Sequence[Example]) -> list[Group]:
     """Two answers to each: the demonstrated one where there is one, and one that is none."""
-    def rollout(text: str) -> Rollout:
+    def episode(text: str) -> Episode:
         ids = np.arange(1, len(text) + 2, dtype=np.int32)
-        return Rollout(token_ids=ids, text=text, sampler_logp=np.full(len(ids), -1.0, dtype=np.float32))
+        return Episode.single_turn(ids, text, np.full(len(ids), -1.0, dtype=np.float32))
 
-    return [Group(prompt=Prompt(id=e.id, text=e.text, token_ids=(1,), fields=e.fields), rollouts=(rollout(e.answer or "1"), rollout("")))
+    return [Group(prompt=Prompt(id=e.id, text=e.text, token_ids=(1,), fields=e.fields), episodes=(episode(e.answer or "1"), episode("")))
             for e in examples]
 
 

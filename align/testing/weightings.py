@@ -45,7 +45,7 @@ def _weights(w: Weighting) -> str | None:
     return None if found.isfinite().all() and (found >= 0).all() else f"one is {found[~(found >= 0) | ~found.isfinite()][0].item()}"
 
 
-@KIT.check("what it needs", "set `needs = frozenset({...})` to what it reads of old_logp, entropy, ref_logp, rewards, advantages")
+@KIT.check("what it needs", "set `needs = frozenset({...})` to what it reads of old_logp, entropy, ref_logp, `types.REWARDED`")
 def _needs(w: Weighting) -> str | None:
     """it does without the parts of the batch it does not say it needs"""
     w.weights(batch(w), NAME)
@@ -87,7 +87,7 @@ def _padding(w: Weighting) -> str | None:
     """what stands in input_ids outside the responses changes nothing"""
     b = batch(w)
     ids = torch.full_like(b.input_ids, 7)
-    ids[b.seq_ids, b.prompt_lengths[b.seq_ids] + b.positions] = b.tokens
+    ids[b.seq_ids, b.columns] = b.tokens
     return None if torch.equal(w.weights(replace(b, input_ids=ids), NAME), w.weights(b, NAME)) else "it does"
 
 

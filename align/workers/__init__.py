@@ -42,7 +42,7 @@ class LearnerLike(Protocol):
 
 
 class Workers(Protocol):
-    """The contract of both twins. With an engine that says what its `units` are they return the same rollouts, bit for bit, on the same
+    """The contract of both twins. With an engine that says what its `units` are they return the same episodes, bit for bit, on the same
     machine, whatever the number of rollout workers."""
 
     learner: LearnerLike
@@ -51,13 +51,13 @@ class Workers(Protocol):
     """False where there is none."""
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
-        """`samples` rollouts for each prompt, in the order of the prompts, by the weights published last.
+        """`samples` episodes for each prompt, in the order of the prompts, by the weights published last.
 
-        A rollout's randomness depends on `seed`, its prompt's place among `prompts` and its own among the samples.
+        An episode's randomness depends on `seed`, its prompt's place among `prompts` and its own among the samples.
         """
 
     def score(self, groups: Sequence[Group]) -> Rewards:
-        """One reward a rollout, in their order, each within `reward_limits.seconds`."""
+        """One reward an episode, in their order, each within `reward_limits.seconds`."""
 
     def publish(self, version: int) -> dict[str, float]:
         """Give the learner's weights to every engine. Returns `sync/seconds` and `sync/bytes`."""

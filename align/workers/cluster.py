@@ -110,7 +110,7 @@ class RayWorkers:
         limits = self.recipe.reward_limits
         batched = self.recipe.reward.batched
         chunks = evenly(groups, self.recipe.workers.reward) if batched else list(group_chunks(groups, CHUNK))
-        seconds = [limits.seconds * sum(len(g.rollouts) for g in chunk) + MARGIN for chunk in chunks]
+        seconds = [limits.seconds * sum(len(g.episodes) for g in chunk) + MARGIN for chunk in chunks]
         results = self.rewards.run("score", [(chunk,) for chunk in chunks], attempts=1, seconds=seconds)
         return joined([lost(chunk, limits, r.reason) if isinstance(r, Lost) else r for chunk, r in zip(chunks, results, strict=True)])
 

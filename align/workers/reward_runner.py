@@ -51,7 +51,7 @@ class Outcome:
 
 
 def run_rewards(reward: Reward, limits: RewardLimits, groups: Sequence[Group]) -> Rewards:
-    """A reward for each rollout, in order; where it failed, NaN or `limits.failure_score`.
+    """A reward for each episode, in order; where it failed, NaN or `limits.failure_score`.
 
     A batched reward gets all answers in one call, limited to the time of all. The limit is a signal: it reaches Python code and
     interrupted system calls, but not C code that never returns to Python.
@@ -59,13 +59,13 @@ def run_rewards(reward: Reward, limits: RewardLimits, groups: Sequence[Group]) -
     """
     with _alarm() as alarm:
         judged = _together(reward, limits, alarm, groups) if reward.batched else [
-            _judge(reward, limits, alarm, g.prompt, r.text) for g in groups for r in g.rollouts]
+            _judge(reward, limits, alarm, g.prompt, e.text) for g in groups for e in g.episodes]
     return _collect(judged, limits)
 
 
 def lost(groups: Sequence[Group], limits: RewardLimits, reason: str) -> Rewards:
     """The rewards of groups whose worker died or had to be killed: all failed."""
-    return _collect([Outcome(failure=f"prompt {g.prompt.id}: {reason}") for g in groups for _ in g.rollouts], limits)
+    return _collect([Outcome(failure=f"prompt {g.prompt.id}: {reason}") for g in groups for _ in g.episodes], limits)
 
 
 def joined(shards: Sequence[Rewards]) -> Rewards:
@@ -102,7 +102,7 @@ def _judge(reward: Reward, limits: RewardLimits, alarm: Alarm, prompt: Prompt, r
 
 
 def _together(reward: Reward, limits: RewardLimits, alarm: Alarm, groups: Sequence[Group]) -> list[Outcome]:
-    asked = [(g.prompt, r.text) for g in groups for r in g.rollouts]
+    asked = [(g.prompt, e.text) for g in groups for e in g.episodes]
     if not asked:
         return []
     answers, problem = _limited(lambda: list(reward.score_groups(groups)), reward, limits.seconds * len(asked), alarm)

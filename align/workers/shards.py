@@ -69,13 +69,13 @@ def evenly(items: Sequence[T], parts: int) -> list[Sequence[T]]:
 
 
 def group_chunks(groups: Sequence[Group], answers: int) -> Iterator[list[Group]]:
-    """Consecutive whole groups with at most `answers` rollouts together, or a single group with more."""
+    """Consecutive whole groups with at most `answers` episodes together, or a single group with more."""
     chunk, count = [], 0
     for group in groups:
-        if chunk and count + len(group.rollouts) > answers:
+        if chunk and count + len(group.episodes) > answers:
             yield chunk
             chunk, count = [], 0
         chunk.append(group)
-        count += len(group.rollouts)
+        count += len(group.episodes)
     if chunk:
         yield chunk

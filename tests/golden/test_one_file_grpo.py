@@ -22,7 +22,7 @@ from align.pack import pack
 from align.recipe import build
 from align.run_state import RunState
 from align.shape import shape
-from align.types import Group, Prompt, Rewards, Rollout
+from align.types import Episode, Group, Prompt, Rewards
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "grpo_in_one_file.py"
 STEPS, PROMPTS, SAMPLES, LR = 3, 5, 4, 1e-3
@@ -85,7 +85,7 @@ def framework_updates(folder: Path, regularizers: dict):
     prompts, answers, rewards = rollouts()
     groups = [
         Group(prompt=Prompt(id=str(i), text="", token_ids=tuple(prompts[i])),
-              rollouts=tuple(Rollout(token_ids=np.array(a, dtype=np.int32), text="") for a in answers[i : i + SAMPLES]))
+              episodes=tuple(Episode.single_turn(np.array(a, dtype=np.int32), "") for a in answers[i : i + SAMPLES]))
         for i in range(0, len(prompts), SAMPLES)]
     for step in range(STEPS):
         betas = RunState(recipe).betas(step)

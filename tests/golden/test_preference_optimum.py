@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from built import algorithm
+from built import algorithm, single_turn
 from torch import Tensor
 
 from align.coefficients.constant import Constant
@@ -97,8 +97,7 @@ def gradient(pi: Tensor, ref: Tensor, divergence: Divergence, beta: float, k: in
     count = len(answers)
     ones = torch.ones(count, dtype=torch.int64)
     batch = TokenBatch(
-        input_ids=torch.full((count, 2), 7), prompt_lengths=ones, lengths=ones,
-        seq_ids=torch.arange(count), positions=torch.zeros(count, dtype=torch.int64),
+        input_ids=torch.full((count, 2), 7), **single_turn(ones, ones),
         group_ids=torch.arange(len(orders)).repeat_interleave(k), betas={"kl": beta}, ref_logp={"kl": ref.log()[answers]},
         penalty_weights={"kl": torch.ones(count, dtype=torch.float64)},
         loss_weights=torch.tensor([weight / k for _, weight in orders], dtype=torch.float64).repeat_interleave(k))

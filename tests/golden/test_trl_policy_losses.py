@@ -71,13 +71,13 @@ class Draw:
 
     def packed(self, logp: Tensor) -> TokenContext:
         kept = self.mask.bool()
-        seq_ids, positions = kept.nonzero(as_tuple=True)
+        count = int(self.lengths.sum())
         batch = TokenBatch(
-            input_ids=torch.full((6, 2 + LONGEST), 7), prompt_lengths=torch.full((6,), 2), lengths=self.lengths, seq_ids=seq_ids,
-            positions=positions, group_ids=torch.zeros(6, dtype=torch.int64), old_logp=self.old[kept],
-            ref_logp={"kl": self.ref[kept]}, penalty_weights={"kl": torch.ones(len(seq_ids), dtype=torch.float64)},
+            input_ids=torch.full((6, 2 + LONGEST), 7), **built.single_turn(torch.full((6,), 2), self.lengths),
+            group_ids=torch.zeros(6, dtype=torch.int64), old_logp=self.old[kept],
+            ref_logp={"kl": self.ref[kept]}, penalty_weights={"kl": torch.ones(count, dtype=torch.float64)},
         )
-        return TokenContext(batch=batch, logp=logp[kept], entropy=torch.zeros(len(seq_ids), dtype=torch.float64))
+        return TokenContext(batch=batch, logp=logp[kept], entropy=torch.zeros(count, dtype=torch.float64))
 
     def reduced(self, ctx: TokenContext, reduction: str) -> TokenContext:
         weights = built.weights(reduction, self.lengths, MAX_TOKENS)[ctx.batch.seq_ids].double()

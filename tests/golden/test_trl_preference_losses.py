@@ -94,10 +94,11 @@ def ours(draw: Draw, divergence: Divergence, beta: float, **keys: Any) -> tuple[
     logp, pairs = draw.logp.clone().requires_grad_(), len(draw.logp) // 2
     order = torch.arange(2 * pairs).view(2, pairs).T.flatten()
     kept, lengths = draw.mask[order], draw.lengths[order]
-    seq_ids, positions = kept.nonzero(as_tuple=True)
+    at = built.single_turn(torch.full((2 * pairs,), PROMPT), lengths)
+    seq_ids = at["seq_ids"]
     batch = TokenBatch(
-        input_ids=torch.full((2 * pairs, PROMPT + LONGEST), 7), prompt_lengths=torch.full((2 * pairs,), PROMPT), lengths=lengths,
-        seq_ids=seq_ids, positions=positions, group_ids=torch.arange(pairs).repeat_interleave(2), betas={"kl": beta},
+        input_ids=torch.full((2 * pairs, PROMPT + LONGEST), 7), **at,
+        group_ids=torch.arange(pairs).repeat_interleave(2), betas={"kl": beta},
         ref_logp={"kl": draw.ref[order][kept]}, penalty_weights={"kl": torch.ones(len(seq_ids), dtype=logp.dtype)},
         loss_weights=built.weights("sequence_sum", lengths, LONGEST)[seq_ids].to(logp.dtype))
     ctx = TokenContext(batch=batch, logp=logp[order][kept], entropy=torch.zeros(len(seq_ids)))

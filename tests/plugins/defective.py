@@ -100,7 +100,7 @@ GOOD = {
             def suites(self, problems):
                 return {"sums": [Example(id=f"eval-{i}", text=f"{i}+1=", answer=str(i + 1)) for i in range(100, 100 + problems)]}
             def judge(self, suite, groups):
-                return {"length": sum(len(r.text) for g in groups for r in g.rollouts) / len(groups)}
+                return {"length": sum(len(e.text) for g in groups for e in g.episodes) / len(groups)}
         ''',
     "algorithm": '''
         from typing import Any
@@ -223,7 +223,7 @@ DEFECTS = {
                                 ".squeeze(-1)", ".mean(-1)", "self._head.named_parameters()", "[('w', self._policy.head().weight)]"),
     ("critic", "learns"): swap("self._head(hidden", "self._head.requires_grad_(False)(hidden"),
     ("critic", "before the token"): swap("self._head(hidden", "self._head(policy.hidden("
-                                         "__import__('dataclasses').replace(micro, positions=micro.positions + 1))"),
+                                         "__import__('dataclasses').replace(micro, columns=micro.columns + 1))"),
     ("critic", "any split"): swap(".squeeze(-1)", ".squeeze(-1) - hidden.mean()"),
     ("critic", "repeats"): swap("self._head(hidden", "torch.rand(()) * self._head(hidden"),
     ("weighting", "weights"): swap("return torch.where", "return -torch.where"),
@@ -259,7 +259,7 @@ DEFECTS = {
     ("reward", "leaves the prompt alone"): swap("return {", "prompt.fields['seen'] = prompt.fields.get('seen', 0) + 1; return {"),
     ("reward", "together"): add("""
         def score_groups(self, groups):
-            return [self.score(g.prompt, r.text) for g in groups for r in reversed(g.rollouts)]
+            return [self.score(g.prompt, e.text) for g in groups for e in reversed(g.episodes)]
         """),
     ("task", "examples"): swap('id=f"train-{i}"', 'id=f"train-{i // 2}"'),
     ("task", "repeats"): swap("range(self.size)]", "__import__('random').sample(range(50), self.size)]"),
@@ -319,10 +319,10 @@ DEFECTS = {
     ("engine", "log-probs"): add("""
         def generate(self, prompts, samples, seeds):
             found = super().generate(prompts, samples, seeds)
-            found[0].rollouts[0].sampler_logp[0] += 1e-3
+            found[0].episodes[0].sampler_logp[0] += 1e-3
             return found
         """),
-    ("engine", "rollouts"): add("def generate(self, prompts, samples, seeds): return super().generate(prompts, samples, seeds)[::-1]"),
+    ("engine", "episodes"): add("def generate(self, prompts, samples, seeds): return super().generate(prompts, samples, seeds)[::-1]"),
     ("engine", "seeds"): add("""
         def generate(self, prompts, samples, seeds):
             self.calls = getattr(self, "calls", 0) + 1

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from align.engines import Engine, RunningEngine, Sampling
 from align.rewards import Reward
 from align.tasks import Example, Task
-from align.types import Group, Prompt, Rollout
+from align.types import Episode, Group, Prompt
 from align.weight_sync.packing import Weights, unpack
 
 
@@ -35,9 +35,9 @@ class RunningSystematic(RunningEngine):
             logp = torch.log_softmax(logits / self.temperature, -1).numpy()
             ticks = (np.arange(samples) + np.random.default_rng(seed).random()) / samples
             tokens = np.searchsorted(np.cumsum(np.exp(logp.astype(np.float64))), ticks).clip(max=len(logp) - 1)
-            drawn = {t: Rollout(token_ids=np.array([t], dtype=np.int32), text=self.tokenizer.decode([t]), sampler_logp=logp[[t]],
-                                version=self.version, finished=False) for t in set(tokens.tolist())}
-            groups.append(Group(prompt=prompt, rollouts=tuple(drawn[t] for t in tokens.tolist())))
+            drawn = {t: Episode.single_turn(np.array([t], dtype=np.int32), self.tokenizer.decode([t]), logp[[t]], self.version,
+                                            finished=False) for t in set(tokens.tolist())}
+            groups.append(Group(prompt=prompt, episodes=tuple(drawn[t] for t in tokens.tolist())))
         return groups
 
     def load(self, version: int, weights: Weights) -> None:

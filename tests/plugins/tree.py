@@ -10,7 +10,7 @@ from plugins.systematic import RunningSystematic
 
 from align.engines import Engine, RunningEngine, Sampling
 from align.rewards import Reward
-from align.types import Group, Prompt, Rollout
+from align.types import Episode, Group, Prompt
 
 Scored = list[tuple[tuple[int, ...], torch.Tensor]]
 """Every answer and the log-prob of each of its tokens."""
@@ -37,9 +37,9 @@ class RunningTree(RunningSystematic):
             shares = np.exp([logp.sum().item() for _, logp in scored])
             ticks = (np.arange(samples) + np.random.default_rng(seed).random()) / samples
             drawn = np.searchsorted(np.cumsum(shares), ticks).clip(max=len(scored) - 1)
-            rollouts = [Rollout(token_ids=np.array(ids, dtype=np.int32), text=self.tokenizer.decode(ids, skip_special_tokens=True),
-                                sampler_logp=logp.float().numpy(), version=self.version, finished=ids[-1] == end) for ids, logp in scored]
-            groups.append(Group(prompt=prompt, rollouts=tuple(rollouts[i] for i in drawn)))
+            episodes = [Episode.single_turn(np.array(ids, dtype=np.int32), self.tokenizer.decode(ids, skip_special_tokens=True),
+                                            logp.float().numpy(), self.version, finished=ids[-1] == end) for ids, logp in scored]
+            groups.append(Group(prompt=prompt, episodes=tuple(episodes[i] for i in drawn)))
         return groups
 
 

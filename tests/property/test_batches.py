@@ -46,15 +46,19 @@ class World:
         at = torch.cat([self.rows[s] for s in order])
         seq_ids = torch.repeat_interleave(torch.arange(len(order)), lengths)
         positions = torch.cat([torch.arange(n) for n in lengths])
-        prompts = torch.tensor([1 + s % 3 for s in order])
-        ids = torch.full((len(order), int((prompts + lengths).max()) + 2), -1)
-        ids[seq_ids, prompts[seq_ids] + positions] = self.labels[at]
+        # After prompts of 1 to 3 columns; in every other sequence one that is not trained stands before each token, and one at the end.
+        apart = torch.tensor([1 + s % 2 for s in order])
+        columns = torch.tensor([1 + s % 3 for s in order])[seq_ids] + apart[seq_ids] * positions
+        totals = torch.tensor([1 + s % 3 for s in order]) + apart * lengths
+        ids = torch.full((len(order), int(totals.max()) + 2), -1)
+        ids[seq_ids, columns] = self.labels[at]
         loss_weights = weights(reduction, lengths, 9).double()[seq_ids]
         return TokenBatch(
-            input_ids=ids, prompt_lengths=prompts, lengths=lengths, seq_ids=seq_ids, positions=positions,
+            input_ids=ids, totals=totals, lengths=lengths, seq_ids=seq_ids, positions=positions, columns=columns,
             group_ids=torch.tensor([s // 2 for s in order]), prompt_ids=tuple(str(s // 2) for s in order),
-            rewards=self.reward[order], sampler_logp=self.sampler[at], old_logp=self.old_logp[at], entropy=self.entropy[at],
-            ref_logp={"r": self.ref_logp[at]}, rows=tuple(order), versions=torch.tensor(order) % 3,
+            rewards=self.reward[order], reward_parts={"r": self.reward[order] / 2},
+            sampler_logp=self.sampler[at], old_logp=self.old_logp[at], entropy=self.entropy[at],
+            ref_logp={"r": self.ref_logp[at]}, rows=tuple(order), versions=at % 3,
             advantages=self.advantage[at], loss_weights=loss_weights,
             penalty_weights={"r": self.penalty_weight[at].abs()}, betas={"r": 0.3},
             multipliers={"r": self.reward[order].abs()}, contexts={"r": self.advantage[at].abs()},
@@ -131,13 +135,13 @@ def test_select_takes_every_field_along(world, data):
     whole, _ = world.batch(list(range(count)), "token")
     alone, _ = world.batch(chosen, "token")
     selected = whole.select(torch.tensor(chosen))
-    width = int((alone.prompt_lengths + alone.lengths).max())
+    width = int(alone.totals.max())
     alone = replace(alone, input_ids=alone.input_ids[:, :width], loss_weights=whole.loss_weights[: len(alone.seq_ids)])
     for field in fields(TokenBatch):
         found, expected = getattr(selected, field.name), getattr(alone, field.name)
         if field.name == "charges":
             assert torch.equal(found["r"].reward, expected["r"].reward) and torch.equal(found["r"].own, expected["r"].own)
-        elif field.name in ("ref_logp", "penalty_weights", "multipliers", "contexts"):
+        elif field.name in ("ref_logp", "penalty_weights", "multipliers", "contexts", "reward_parts"):
             assert torch.equal(found["r"], expected["r"])
         elif field.name in ("betas", "rows", "prompt_ids", "step", "shaped"):
             assert found == expected
@@ -150,10 +154,11 @@ def test_a_batch_moves_whole():
     whole, _ = World([2, 1], 0).batch([0, 1], "token")
     moved = whole.to(torch.device("meta"))
     tensors = [getattr(moved, f.name) for f in fields(TokenBatch)]
-    tensors += [*moved.penalty_weights.values(), *moved.multipliers.values(), *moved.contexts.values(), moved.ref_logp["r"],
+    tensors += [*moved.penalty_weights.values(), *moved.reward_parts.values(),
+                *moved.multipliers.values(), *moved.contexts.values(), moved.ref_logp["r"],
                 moved.charges["r"].reward, moved.charges["r"].own]
     tensors = [t for t in tensors if isinstance(t, Tensor)]
-    assert len(tensors) == 22 and all(t.device.type == "meta" for t in tensors)
+    assert len(tensors) == 24 and all(t.device.type == "meta" for t in tensors)
     assert moved.betas == whole.betas and whole.to(torch.device("cpu")) is whole
 
 

@@ -21,6 +21,7 @@ DIVERGENCES = "property/test_divergence_of_a_log_ratio.py"
 ORACLES = "unit/regularizer_oracles/test_unbiased_cells.py"
 STATES = "unit/regularizer_oracles/test_weighed_states.py"
 LEARNER = "unit/test_learner.py"
+EPISODES = "unit/test_episodes.py"
 SCORER = "unit/test_scorer.py"
 COEFFICIENTS = "unit/test_coefficients.py"
 LENGTHS = "unit/shapings/test_length_shapings.py"
@@ -164,7 +165,7 @@ MUTANTS = [
     Mutant("temperature forgotten for the reference", "align/learner/scoring.py",
            "self._stats(hidden, self.states.head(name), placed).logp\n        return",
            "token_stats(hidden, self.states.head(name), placed.tokens).logp\n        return", LEARNER),
-    Mutant("the state that follows a token", "align/learner/backbone.py", "+ batch.positions - 1", "+ batch.positions", LEARNER),
+    Mutant("the state that follows a token", "align/learner/backbone.py", "batch.columns - 1", "batch.columns", LEARNER),
     Mutant("adapter not switched off", "align/learner/policy.py", "return self.module.disable_adapter()", "return nullcontext()", LEARNER),
     Mutant("moving average the wrong way round", "align/references/ema.py",
            "torch.lerp(self._shadow[name], p.detach().float(), self._rate)",
@@ -233,8 +234,15 @@ MUTANTS = [
     Mutant("short wrong answers punished", "align/shapings/length_complexity.py", "(lengths - total / count.clamp_min(1)).clamp_min(0)",
            "(total / count.clamp_min(1) - lengths).clamp_min(0)", LENGTHS),
     # Engines, weights, experience, checkpoints.
-    Mutant("the version that drew a sequence forgotten", "align/pack.py", "torch.tensor([rollout.version for", "torch.tensor([0 for",
+    Mutant("the version that drew a token forgotten", "align/pack.py", "[episode.versions for", "[0 * episode.versions for",
            "unit/test_staleness.py"),
+    Mutant("answers without the tool's output between them", "align/pack.py", "+ episode.trained_at for", "+ np.arange(episode.length) for",
+           EPISODES),
+    Mutant("a step in a tool's output paid behind it", "align/inside.py", 'side="right") - 1', 'side="left")', EPISODES),
+    Mutant("a longer prompt moves no turn", "align/references/context.py", "columns=micro.columns + more", "columns=micro.columns",
+           EPISODES),
+    Mutant("parts of the rewards of other samples", "align/pack.py", "torch.from_numpy(part[kept]", "torch.from_numpy(part[: len(kept)]",
+           EPISODES),
     Mutant("a batch built on one that the learner may not have", "align/workers/exchange.py", "self._scored = None  # should",
            "pass  # should", "unit/test_staleness.py"),
     Mutant("manifest not checked", "align/engines/transformers.py", "        self._layout.check(weights)\n", "", ENGINE),
@@ -271,15 +279,15 @@ MUTANTS = [
     Mutant("a batch of rewards limited to the time of one", "align/workers/reward_runner.py", "limits.seconds * len(asked)",
            "limits.seconds", "unit/test_reward_runner.py"),
     # Scorers, critics, learned rewards.
-    Mutant("a score before the last token", "align/learner/backbone.py", "batch.prompt_lengths + batch.lengths - 1",
-           "batch.prompt_lengths + batch.lengths - 2", SCORER),
+    Mutant("a score before the last token", "align/learner/backbone.py", "batch.totals - 1",
+           "batch.totals - 2", SCORER),
     Mutant("a value after its token", "align/learner/scorer.py", "self._head(batch.input_ids[:, :-1], *before_each_token(batch))",
            "self._head(batch.input_ids, batch.seq_ids, before_each_token(batch)[1] + 1)", SCORER),
     Mutant("a scorer that pads with its end token", "align/learner/scorer.py", "(None, tokenizer.eos_token_id)", "(None,)", SCORER),
     Mutant("a scorer exported with the head it began with", "align/learner/backbone.py", "REPLACED in name", "KEPT in name", SCORER),
     Mutant("a value loss that always moves the backbone", "align/critics/shared.py", "hidden.detach() if self._detach else hidden",
            "hidden", "unit/test_critics.py"),
-    Mutant("a learned reward without the end token", "align/rewards/_scorer.py", "[end] if rollout.finished else []", "[]",
+    Mutant("a learned reward without the end token", "align/rewards/_scorer.py", "[end] if episode.finished else []", "[]",
            "unit/test_learned_reward.py"),
     Mutant("scores handed out in the order of their lengths", "align/rewards/_scorer.py", "            for i, score in zip(chosen,",
            "            for i, score in zip(range(first, first + len(chosen)),", "unit/test_learned_reward.py"),
@@ -333,7 +341,7 @@ MUTANTS = [
     Mutant("log-probs at another temperature", "align/references/precomputed.py", 'f"{self._hash} {temperature}', 'f"{self._hash}',
            PRECOMPUTED),
     Mutant("an answer that begins elsewhere in the same tokens", "align/references/precomputed.py",
-           'f"{begin} ".encode() + ids[:end]', 'b"" + ids[:end]', PRECOMPUTED),
+           'f"{columns.tolist()} ".encode() + ids[:end]', 'b"" + ids[:end]', PRECOMPUTED),
     Mutant("beta-DPO forgets what is usual", "align/run_state.py", "                state = rule.update_batch(state, batch, name)\n", "",
            "unit/dpo/test_dpo_runs.py"),
     Mutant("beta-DPO with the momentum the wrong way round", "align/coefficients/beta_dpo.py",

@@ -11,7 +11,7 @@ from models import tiny_model, tiny_scorer
 from align import recipe
 from align.errors import UserError
 from align.recipe import Recipe
-from align.types import Group, Prompt, Rollout
+from align.types import Episode, Group, Prompt
 from align.workers import open_workers
 from align.workers.reward_runner import run_rewards
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory) -> Path:
 def test_two_actors_score_as_one_process_does_and_are_asked_once_each(folder):
     groups = [Group(
         prompt=Prompt(id=str(i), text=f"{i},2={i + 2}:", token_ids=(1,), fields={"skill": "countdown", "numbers": [i, 2], "target": i + 2}),
-        rollouts=tuple(Rollout(token_ids=np.zeros(1, np.int32), text=text) for text in (f"{i}+2", "7" * i, "1"))) for i in range(1, 6)]
+        episodes=tuple(Episode.single_turn(np.zeros(1, np.int32), text) for text in (f"{i}+2", "7" * i, "1"))) for i in range(1, 6)]
     alone = built(folder, "scorer", backend="local").reward.start()
     expected = run_rewards(alone, recipe.RewardLimits(), groups)
     workers = open_workers(built(folder, "scorer", backend="ray", reward=2), str(folder / "policy"), 8)

@@ -50,7 +50,7 @@ def built(model: Path, plugin: Path, **workers) -> Recipe:
 
 
 def same(some: list[Group], others: list[Group]) -> bool:
-    pairs = zip([r for g in some for r in g.rollouts], [r for g in others for r in g.rollouts], strict=True)
+    pairs = zip([e for g in some for e in g.episodes], [e for g in others for e in g.episodes], strict=True)
     return all(a.token_ids.tolist() == b.token_ids.tolist() and a.sampler_logp.tobytes() == b.sampler_logp.tobytes()
                and (a.text, a.version, a.finished) == (b.text, b.version, b.finished) for a, b in pairs)
 
@@ -175,7 +175,7 @@ def test_an_engine_that_dies_loses_nothing(workers, local, tmp_path):
         chosen = prompts(*({"kill_once": str(order)} for order in orders))
         groups = workers.generate(chosen, 2, seed=8)
         assert not any(order.exists() for order in orders)
-        assert {r.version for g in groups for r in g.rollouts} == {1}
+        assert {v for g in groups for e in g.episodes for v in e.versions.tolist()} == {1}
         assert same(groups, local.generate(chosen, 2, 8))
 
 
@@ -207,7 +207,7 @@ def test_rewards_that_cannot_be_interrupted_cost_their_own_chunk(workers, local,
     groups = local.generate(chosen, 2, 3)
     began = time.monotonic()
     rewards = workers.score(groups)
-    lengths = np.array([len(r.text) for g in groups for r in g.rollouts], np.float32)
+    lengths = np.array([len(e.text) for g in groups for e in g.episodes], np.float32)
     lengths[2:4] /= 2
     lengths[4:16] = np.nan  # two answers a prompt, two prompts a chunk
     np.testing.assert_array_equal(rewards.values, lengths)
@@ -260,7 +260,7 @@ def test_a_plugin_of_several_files_needs_no_folder_on_the_workers(workers, model
     groups = opened.generate(PLAIN, 2, seed=5)
     rewards = opened.score(groups)
     opened.close()
-    assert rewards.values.tolist() == [2 * len(r.text) for g in groups for r in g.rollouts] and rewards.failed == 0
+    assert rewards.values.tolist() == [2 * len(e.text) for g in groups for e in g.episodes] and rewards.failed == 0
 
 
 def test_the_twins_go_through_a_step_alike_until_the_learner_dies(workers, model: Path, tmp_path):

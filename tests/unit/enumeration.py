@@ -89,11 +89,12 @@ class Problem:
         lengths = torch.bincount(seq_ids, minlength=count)
         prompt_lengths = 1 + torch.arange(count) % 3
         input_ids = torch.full((count, self.depth + 4), -(10**6))
-        input_ids[seq_ids, prompt_lengths[seq_ids] + positions] = tokens
+        columns = prompt_lengths[seq_ids] + positions
+        input_ids[seq_ids, columns] = tokens
         behaviour = next(policy for policy in (sampler, old, logits.detach()) if policy is not None)
         states = torch.eye(len(self.prefixes), dtype=torch.float64)[prefix]
         batch = TokenBatch(
-            input_ids=input_ids, prompt_lengths=prompt_lengths, lengths=lengths, seq_ids=seq_ids, positions=positions,
+            input_ids=input_ids, totals=prompt_lengths + lengths, lengths=lengths, seq_ids=seq_ids, positions=positions, columns=columns,
             group_ids=torch.zeros(count, dtype=torch.int64),
             old_logp=None if old is None else self.token_logp(old),
             sampler_logp=None if sampler is None else self.token_logp(sampler),

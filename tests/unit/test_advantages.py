@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from built import algorithm, part
+from built import algorithm, part, single_turn
 
 from align import recipe, registry
 from align.advantages import charged, token_rewards
@@ -31,8 +31,8 @@ def node(algorithm: Any, samples: int = 2) -> dict[str, Any]:
 def batch() -> TokenBatch:
     """Two answers, of three tokens and two, one group."""
     return TokenBatch(
-        input_ids=torch.zeros(2, 4, dtype=torch.int64), prompt_lengths=torch.ones(2, dtype=torch.int64), lengths=torch.tensor([3, 2]),
-        seq_ids=torch.tensor([0, 0, 0, 1, 1]), positions=torch.tensor([0, 1, 2, 0, 1]), group_ids=torch.zeros(2, dtype=torch.int64),
+        input_ids=torch.zeros(2, 4, dtype=torch.int64), **single_turn(torch.ones(2, dtype=torch.int64), torch.tensor([3, 2])),
+        group_ids=torch.zeros(2, dtype=torch.int64),
         rewards=torch.tensor([1.0, 0.0]), values=torch.tensor([0.5, 0.25, 0.0, 0.125, -0.5]),
         charges={"kl": Charge(reward=torch.tensor([0.25, 0.5, 0.0, 1.0, 2.0]), own=torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))})
 

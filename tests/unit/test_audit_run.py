@@ -16,7 +16,7 @@ from align import recipe
 from align.audit.rollouts import estimate
 from align.cli import app
 from align.config import resolved
-from align.types import Group, Prompt, Rollout
+from align.types import Episode, Group, Prompt
 
 
 def align(*arguments: str):
@@ -56,13 +56,13 @@ def test_a_run_shows_its_metrics_and_fresh_estimates(run):
 def test_estimates_by_arithmetic(run):
     """k1, k3 and exact of every token, from plain forward passes of both models."""
     built, rng = recipe.load(run / "recipe.yaml"), np.random.default_rng(0)
-    groups = [Group(prompt=Prompt(id=str(i), text="", token_ids=(3, 4, 5 + i)), rollouts=tuple(
-        Rollout(token_ids=rng.integers(3, 13, n).astype(np.int32), text="") for n in (3, 1 + i))) for i in range(3)]
+    groups = [Group(prompt=Prompt(id=str(i), text="", token_ids=(3, 4, 5 + i)), episodes=tuple(
+        Episode.single_turn(rng.integers(3, 13, n).astype(np.int32), "") for n in (3, 1 + i))) for i in range(3)]
     log_u, exact = [], []
     models = [AutoModelForCausalLM.from_pretrained(run / folder) for folder in ("model", "other")]
     for group in groups:
-        for rollout in group.rollouts:
-            answer = torch.from_numpy(rollout.token_ids).long()
+        for episode in group.episodes:
+            answer = torch.from_numpy(episode.trained_ids).long()
             ids = torch.tensor([[*group.prompt.token_ids, *answer.tolist()]])
             with torch.no_grad():
                 pi, ref = (torch.log_softmax(m(ids).logits[0, 2:-1].double() / 0.7, -1) for m in models)

@@ -8,6 +8,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+from built import single_turn
 from followed import Followed
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,8 +47,8 @@ def answers(prompts: str = "ab") -> TokenBatch:
     count = 2 * len(prompts)
     ones, log_u = torch.ones(count, dtype=torch.int64), 0.5 * torch.arange(count) * (-1) ** torch.arange(count)
     return TokenBatch(
-        input_ids=torch.zeros(count, 2, dtype=torch.int64), prompt_lengths=ones, lengths=ones, seq_ids=torch.arange(count),
-        positions=0 * ones, group_ids=torch.arange(count) // 2, prompt_ids=tuple(p for p in prompts for _ in range(2)),
+        input_ids=torch.zeros(count, 2, dtype=torch.int64), **single_turn(ones, ones),
+        group_ids=torch.arange(count) // 2, prompt_ids=tuple(p for p in prompts for _ in range(2)),
         old_logp=log_u - 2, ref_logp={"kl": torch.full((count,), -2.0)})
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from built import part, preference_loss
+from built import part, preference_loss, single_turn
 from torch import Tensor
 from unit.definitions import every
 
@@ -115,8 +115,7 @@ def two_answers(lengths: list[int], token: int) -> TokenBatch:
     """Prompts of one token, answers of the same token throughout; `token` sets another draw of positions."""
     counts = torch.tensor(lengths)
     return TokenBatch(
-        input_ids=torch.full((2, 1 + max(lengths)), token), prompt_lengths=torch.ones(2, dtype=torch.int64), lengths=counts,
-        seq_ids=torch.repeat_interleave(torch.arange(2), counts), positions=torch.cat([torch.arange(n) for n in lengths]),
+        input_ids=torch.full((2, 1 + max(lengths)), token), **single_turn(torch.ones(2, dtype=torch.int64), counts),
         group_ids=torch.zeros(2, dtype=torch.int64))
 
 

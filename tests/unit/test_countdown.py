@@ -18,7 +18,7 @@ from align.errors import RecipeError
 from align.rewards.exact import Exact
 from align.tasks._arithmetic import valid_answers
 from align.tasks.countdown import Countdown, held_out
-from align.types import Group, Prompt, Rollout
+from align.types import Episode, Group, Prompt
 
 SFT = Countdown(demonstrations=True, size=4000)
 
@@ -166,7 +166,7 @@ def test_another_process_sees_the_same_world():
 
 def group(fields: dict, *texts: str) -> Group:
     prompt = Prompt(id="p", text="?", token_ids=(1,), fields=fields)
-    return Group(prompt=prompt, rollouts=tuple(Rollout(token_ids=np.zeros(len(t) + 1, np.int32), text=t) for t in texts))
+    return Group(prompt=prompt, episodes=tuple(Episode.single_turn(np.zeros(len(t) + 1, np.int32), t) for t in texts))
 
 
 def test_judge_countdown_by_hand():

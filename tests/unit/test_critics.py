@@ -114,7 +114,7 @@ def test_a_separate_critic_may_begin_as_a_learned_reward(folder):
     beside = policy(folder)
     b, found = batch(), values(critic(beside, "separate", path=str(folder / "scorer")), beside)
     for t in range(0, 15, 4):
-        prefix = b.input_ids[b.seq_ids[t], : b.prompt_lengths[b.seq_ids[t]] + b.positions[t]]
+        prefix = b.input_ids[b.seq_ids[t], : b.columns[t]]
         assert same(found[t : t + 1].detach(), pooled(folder / "scorer", prefix[None]))
 
 

@@ -34,8 +34,8 @@ def test_a_step_depends_on_nothing_before_it():
 def test_a_prompt_keeps_its_first_token_and_a_demonstration_ends_with_the_end_token():
     (group,) = Examples(Few(Example(id="a", text="1,2=3:", answer="1+2")), TOKENIZER, 1, 0).demonstrations(0)
     assert TOKENIZER.convert_ids_to_tokens(group.prompt.token_ids) == ["<bos>", *"1,2=3:"]
-    assert TOKENIZER.convert_ids_to_tokens(group.rollouts[0].token_ids.tolist()) == [*"1+2", "<eos>"]
-    assert group.rollouts[0].sampler_logp is None
+    assert TOKENIZER.convert_ids_to_tokens(group.episodes[0].trained_ids.tolist()) == [*"1+2", "<eos>"]
+    assert group.episodes[0].sampler_logp is None
 
 
 def test_a_closing_end_token_is_not_part_of_a_prompt():

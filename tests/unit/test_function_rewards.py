@@ -17,7 +17,7 @@ from align.errors import RecipeError
 from align.recipe import RewardLimits
 from align.rewards import Reward, Stepwise
 from align.testing import check
-from align.types import Group, Prompt, Rollout
+from align.types import Episode, Group, Prompt
 from align.workers.reward_runner import run_rewards
 
 PROMPT = Prompt(id="p", text="1", token_ids=(1,), fields={"answer": "yes"})
@@ -101,7 +101,7 @@ def test_a_list_is_a_list_of_each_calls_own(tmp_path):
     ("words", "returned a str; a reward is a number, or named numbers with their `total` ({place}:{line})"),
 ])
 def test_what_fails_costs_its_own_sample(mine, tmp_path, name, says):
-    group = Group(prompt=PROMPT, rollouts=(Rollout(token_ids=np.zeros(1, np.int32), text="four"),))
+    group = Group(prompt=PROMPT, episodes=(Episode.single_turn(np.zeros(1, np.int32), "four"),))
     rewards = run_rewards(mine(name), RewardLimits(seconds=0.2), [group])
     line = line_of(name)
     assert rewards.failed == 1 and np.isnan(rewards.values).all()

@@ -10,7 +10,7 @@ from align.errors import RecipeError, UserError
 from align.rewards.match import Match
 from align.tasks import Example
 from align.tasks.jsonl import Jsonl
-from align.types import Group, Prompt, Rollout
+from align.types import Episode, Group, Prompt
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_suites_are_the_first_rows_of_the_held_out_file(write):
 
 def group(example: Example, *texts: str) -> Group:
     prompt = Prompt(id=example.id, text=example.text, token_ids=(1,), fields=example.fields)
-    return Group(prompt=prompt, rollouts=tuple(Rollout(token_ids=np.zeros(2 * len(t), np.int32), text=t) for t in texts))
+    return Group(prompt=prompt, episodes=tuple(Episode.single_turn(np.zeros(2 * len(t), np.int32), t) for t in texts))
 
 
 def test_judge_by_hand(write):

@@ -19,7 +19,7 @@ from align.errors import RecipeError, UserError
 from align.recipe import RewardLimits
 from align.rewards import Reward, started
 from align.rewards._scorer import LoadedScorer
-from align.types import Group, Prompt, Rollout
+from align.types import Episode, Group, Prompt
 from align.workers import local, open_workers
 from align.workers.reward_runner import run_rewards
 from align.workers.shards import evenly
@@ -39,8 +39,8 @@ def learned(folder: Path, **keys) -> LoadedScorer:
 
 
 def group(prompt: str, *answers: str, finished: bool = True, **fields) -> Group:
-    return Group(prompt=Prompt(id=prompt, text=prompt, token_ids=(1,), fields=fields), rollouts=tuple(
-        Rollout(token_ids=np.zeros(1, np.int32), text=a, finished=finished) for a in answers))
+    return Group(prompt=Prompt(id=prompt, text=prompt, token_ids=(1,), fields=fields), episodes=tuple(
+        Episode.single_turn(np.zeros(1, np.int32), a, finished=finished) for a in answers))
 
 
 def ids(text: str) -> list[int]:
@@ -53,7 +53,7 @@ def score(folder: Path, tokens: list[int]) -> float:
 
 def test_prompt_and_answer_and_end_token_are_scored_as_transformers_does(folder):
     groups = [group("1+2=", "3", "12", ""), group("s2,1:", "1,2")]
-    expected = [score(folder, [*ids(g.prompt.text), *ids(r.text), EOS]) for g in groups for r in g.rollouts]
+    expected = [score(folder, [*ids(g.prompt.text), *ids(e.text), EOS]) for g in groups for e in g.episodes]
     assert np.std(expected) > 0.1
     for size in (1, 2, 64):
         assert np.allclose(learned(folder, max_batch=size).score_groups(groups), expected, atol=1e-4)

@@ -63,8 +63,8 @@ def test_packed_hidden_states_are_those_of_each_sequence_alone(model: Path):
     logp = torch.log_softmax(policy.head().logits(hidden, 1.0), -1).gather(1, packed.tokens[:, None]).squeeze(1)
     row = 0
     for group in groups():
-        for rollout in group.rollouts:
-            ids = torch.tensor([[*group.prompt.token_ids, *rollout.token_ids]])
+        for episode in group.episodes:
+            ids = torch.tensor([[*group.prompt.token_ids, *episode.trained_ids]])
             alone = torch.log_softmax(whole(ids).logits[0, :-1].float(), -1).gather(1, ids[0, 1:, None]).squeeze(1)
             expected = alone[len(group.prompt.token_ids) - 1 :]
             torch.testing.assert_close(logp[packed.seq_ids == row], expected, rtol=0, atol=1e-5)

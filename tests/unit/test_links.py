@@ -13,7 +13,7 @@ from itertools import permutations, product
 
 import pytest
 import torch
-from built import algorithm
+from built import algorithm, single_turn
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from unit.definitions import Known, every
@@ -28,7 +28,7 @@ from align.learner import objective
 from align.learner.tally import Tally
 from align.pack import pack
 from align.recipe import Recipe
-from align.types import Group, Link, Prompt, Rollout, Stat, TokenBatch, TokenContext
+from align.types import Episode, Group, Link, Prompt, Stat, TokenBatch, TokenContext
 from align.weightings.sampo import Sampo
 
 TREE = Problem(3, 2, end=1)
@@ -70,8 +70,8 @@ def rankings(problem: Problem, orders: list[tuple[int, ...]], logits: Tensor, re
     share = torch.full((len(orders),), 1 / len(orders), dtype=torch.float64) if weights is None else weights
     each = share[group_ids] / torch.bincount(group_ids)[group_ids]
     batch = TokenBatch(
-        input_ids=torch.zeros(len(answers), 1 + problem.depth, dtype=torch.int64), prompt_lengths=torch.ones_like(lengths), lengths=lengths,
-        seq_ids=seq_ids, positions=torch.cat([torch.arange(len(a)) for a in answers]), group_ids=group_ids, loss_weights=each[seq_ids],
+        input_ids=torch.zeros(len(answers), 1 + problem.depth, dtype=torch.int64), **single_turn(torch.ones_like(lengths), lengths),
+        group_ids=group_ids, loss_weights=each[seq_ids],
         ref_logp={NAME: problem.token_logp(ref)[at]}, betas={NAME: BETA},
         prompt_ids=tuple(map(str, group_ids.tolist())), multipliers={} if multipliers is None else {NAME: multipliers},
         penalty_weights={NAME: torch.ones(len(seq_ids), dtype=torch.float64)})
@@ -343,8 +343,8 @@ def test_per_token_divides_each_score_by_its_length(loss: str):
 
 def sampo(lengths: list[int], logp: Tensor, seed: int = 0) -> TokenContext:
     """Pairs of answers of these lengths, weighed by SamPO."""
-    groups = [Group(prompt=Prompt(id=str(g), text="", token_ids=(3, 4)), rollouts=tuple(
-        Rollout(token_ids=torch.arange(n).int().numpy(), text="") for n in lengths[2 * g : 2 * g + 2])) for g in range(len(lengths) // 2)]
+    groups = [Group(prompt=Prompt(id=str(g), text="", token_ids=(3, 4)), episodes=tuple(
+        Episode.single_turn(torch.arange(n).int().numpy(), "") for n in lengths[2 * g : 2 * g + 2])) for g in range(len(lengths) // 2)]
     batch = replace(pack(groups, None), betas={NAME: BETA}, ref_logp={NAME: torch.zeros_like(logp)})
     weights = Sampo(seed).weights(batch, NAME)
     loss_weights = torch.full_like(logp, 1 / len(lengths))

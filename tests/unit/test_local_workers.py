@@ -14,7 +14,7 @@ from align.engines import Sampling
 from align.engines.transformers import Transformers
 from align.engines.vllm import Vllm
 from align.errors import RecipeError, UserError
-from align.types import Group, Prompt, Rollout
+from align.types import Episode, Group, Prompt
 from align.workers import open_workers
 from align.workers.local import LocalWorkers
 from align.workers.resources import Need, needs, remedy, too_busy, too_large
@@ -46,12 +46,12 @@ def workers(model: Path, monkeypatch):
 
 
 def ids(groups: list[Group]) -> list[list[int]]:
-    return [r.token_ids.tolist() for g in groups for r in g.rollouts]
+    return [e.trained_ids.tolist() for g in groups for e in g.episodes]
 
 
 def test_generation_keeps_the_prompts_order_and_follows_the_seed(workers):
     groups = workers.generate(PROMPTS, 2, seed=7)
-    assert [g.prompt.id for g in groups] == ["0", "1", "2", "3"] and [len(g.rollouts) for g in groups] == [2] * 4
+    assert [g.prompt.id for g in groups] == ["0", "1", "2", "3"] and [len(g.episodes) for g in groups] == [2] * 4
     assert ids(workers.generate(PROMPTS, 2, seed=7)) == ids(groups)
     assert ids(workers.generate(PROMPTS, 2, seed=8)) != ids(groups)
 
@@ -59,7 +59,7 @@ def test_generation_keeps_the_prompts_order_and_follows_the_seed(workers):
 def test_rewards_are_time_limited_and_in_order(workers):
     groups = workers.generate(PROMPTS, 2, seed=7)
     rewards = workers.score(groups)
-    lengths = [len(r.text) for g in groups for r in g.rollouts]
+    lengths = [len(e.text) for g in groups for e in g.episodes]
     expected = [*lengths[:2], np.nan, np.nan, lengths[4] / 2, lengths[5] / 2, np.nan, np.nan]
     np.testing.assert_array_equal(rewards.values, np.array(expected, np.float32))
     np.testing.assert_array_equal(rewards.parts["length"][4:6], np.array(lengths[4:6], np.float32))
@@ -75,7 +75,7 @@ def test_publishing_gives_the_engine_the_learners_weights(workers):
     told = workers.publish(3)
     after = workers.generate(PROMPTS, 2, seed=7)
     assert ids(unpublished) == ids(before) != ids(after)
-    assert {r.version for g in after for r in g.rollouts} == {3}
+    assert {v for g in after for e in g.episodes for v in e.versions.tolist()} == {3}
     assert told["sync/bytes"] == workers.learner.weights().buffer.nbytes and told["sync/seconds"] > 0
 
 
@@ -127,7 +127,7 @@ def test_a_seed_is_of_the_step_and_the_place():
 
 
 def bits(groups: list[Group]) -> list[tuple]:
-    return [(g.prompt.id, r.token_ids.tobytes(), r.sampler_logp.tobytes(), r.text, r.finished) for g in groups for r in g.rollouts]
+    return [(g.prompt.id, e.trained_ids.tobytes(), e.sampler_logp.tobytes(), e.text, e.finished) for g in groups for e in g.episodes]
 
 
 @pytest.mark.parametrize("max_batch", [4, 6, 512])
@@ -159,10 +159,10 @@ def test_workers_without_a_unit_are_reported(max_batch: int, workers: int, told:
     ([2, 2, 2], 4, [[2, 2], [2]]), ([5, 1, 1], 4, [[5], [1, 1]]), ([1, 5], 4, [[1], [5]]), ([], 4, []),
 ])
 def test_chunks_hold_whole_groups(sizes: list[int], answers: int, chunks: list[list[int]]):
-    rollout = Rollout(token_ids=np.zeros(1, np.int32), text="")
-    groups = [Group(prompt=Prompt(id=str(i), text="", token_ids=(1,)), rollouts=(rollout,) * n) for i, n in enumerate(sizes)]
+    episode = Episode.single_turn(np.zeros(1, np.int32), "")
+    groups = [Group(prompt=Prompt(id=str(i), text="", token_ids=(1,)), episodes=(episode,) * n) for i, n in enumerate(sizes)]
     cut = list(group_chunks(groups, answers))
-    assert [[len(g.rollouts) for g in chunk] for chunk in cut] == chunks
+    assert [[len(g.episodes) for g in chunk] for chunk in cut] == chunks
     assert list(chain.from_iterable(cut)) == groups
 
 

@@ -18,7 +18,7 @@ from align.pack import pack
 from align.run_state import RunState
 from align.shape import shape
 from align.train import beta_metrics, train
-from align.types import Group, Prompt, Rewards, Rollout, Stat, TokenBatch
+from align.types import Episode, Group, Prompt, Rewards, Stat, TokenBatch
 
 PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
 IDS = ["first", "second", "first"]
@@ -50,8 +50,8 @@ def learner(*args, **batch) -> Learner:
 
 def packed(drop: int | None = None) -> TokenBatch:
     rng = np.random.default_rng(0)
-    groups = [Group(prompt=Prompt(id=i, text="", token_ids=(3, 4, 5)), rollouts=tuple(
-        Rollout(token_ids=rng.integers(2, 26, n).astype(np.int32), text="") for n in (2 + g, 5 - g))) for g, i in enumerate(IDS)]
+    groups = [Group(prompt=Prompt(id=i, text="", token_ids=(3, 4, 5)), episodes=tuple(
+        Episode.single_turn(rng.integers(2, 26, n).astype(np.int32), "") for n in (2 + g, 5 - g))) for g, i in enumerate(IDS)]
     values = rng.random(6).astype(np.float32)
     if drop is not None:
         values[drop] = np.nan

@@ -21,7 +21,7 @@ from align.pack import pack
 from align.run_state import RunState
 from align.shape import shape
 from align.train import train
-from align.types import Group, Prompt, Rewards, Rollout, TokenBatch
+from align.types import Episode, Group, Prompt, Rewards, TokenBatch
 
 PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
 KL = {"kl": {"coefficient": 0.3, "placement": "reward", "credit": "summed", "divergence": "jensen_shannon"}}
@@ -57,8 +57,8 @@ def critic(kind: str, **keys) -> dict:
 
 def groups() -> list[Group]:
     rng = np.random.default_rng(0)
-    return [Group(prompt=Prompt(id=str(g), text="", token_ids=tuple(rng.integers(3, 26, rng.integers(2, 7)).tolist())), rollouts=tuple(
-        Rollout(token_ids=rng.integers(2, 26, rng.integers(1, 7)).astype(np.int32), text="") for _ in range(3))) for g in range(4)]
+    return [Group(prompt=Prompt(id=str(g), text="", token_ids=tuple(rng.integers(3, 26, rng.integers(2, 7)).tolist())), episodes=tuple(
+        Episode.single_turn(rng.integers(2, 26, rng.integers(1, 7)).astype(np.int32), "") for _ in range(3))) for g in range(4)]
 
 
 def scored(made: Learner) -> TokenBatch:

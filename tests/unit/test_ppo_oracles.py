@@ -68,7 +68,7 @@ def at_tokens(of_prefixes: Tensor) -> Tensor:
 
 def twice(batch: TokenBatch, first: str, second: str) -> TokenBatch:
     """Two prompts with the same answers, half of the weight each."""
-    count, fields = len(batch.lengths), ("input_ids", "prompt_lengths", "lengths", "positions", "rewards", "old_logp", "values")
+    count, fields = len(batch.lengths), ("input_ids", "totals", "lengths", "positions", "columns", "rewards", "old_logp", "values")
     both = {name: torch.cat([getattr(batch, name)] * 2) for name in fields}
     reference = batch.ref_logp[NAME]
     return replace(batch, **both, seq_ids=torch.cat([batch.seq_ids, batch.seq_ids + count]), group_ids=torch.arange(2 * count) // count,

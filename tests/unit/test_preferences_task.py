@@ -280,8 +280,8 @@ def test_the_template_opens_the_answer_and_the_end_of_its_turn_closes_it(write):
     (group,) = Examples(Preferences(write(row)), tokenizer, 1, 0).rankings(0)
     assert group.prompt.text == "<|im_start|>user\nask<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.decode(list(group.prompt.token_ids)) == group.prompt.text
-    assert [tokenizer.decode(r.token_ids.tolist()) for r in group.rollouts] == ["good<|im_end|>", "bad<|im_end|>"]
-    assert [r.text for r in group.rollouts] == ["good", "bad"]
+    assert [tokenizer.decode(e.trained_ids.tolist()) for e in group.episodes] == ["good<|im_end|>", "bad<|im_end|>"]
+    assert [e.text for e in group.episodes] == ["good", "bad"]
     # An independent reading of the same row; TRL keeps the line end behind the turn, which no engine generates.
     theirs = apply_chat_template(maybe_extract_prompt(row), tokenizer)
     assert theirs == {"prompt": group.prompt.text, "chosen": "good<|im_end|>\n", "rejected": "bad<|im_end|>\n"}
@@ -297,7 +297,7 @@ def test_the_template_opens_the_answer_and_the_end_of_its_turn_closes_it(write):
 def test_how_templates_close_a_turn(write, template, eos, answer):
     tokenizer = chat_tokenizer(template, eos)
     (group,) = Examples(Preferences(write(SAME[0])), tokenizer, 1, 0).rankings(0)
-    assert tokenizer.decode(group.rollouts[0].token_ids.tolist()) == answer
+    assert tokenizer.decode(group.episodes[0].trained_ids.tolist()) == answer
 
 
 def test_a_template_that_cannot_serve(write):
@@ -317,7 +317,7 @@ def test_prompts_of_a_jsonl_file_may_be_conversations_too(write):
     prompts = tokenize(task.examples(), tokenizer)
     assert [tokenizer.decode(list(p.token_ids)) for p in prompts] == ["<|im_start|>user\nask<|im_end|>\n<|im_start|>assistant\n", "plain"]
     groups = Examples(task, tokenizer, 2, 0).demonstrations(0)
-    assert {tokenizer.decode(g.rollouts[0].token_ids.tolist()) for g in groups} == {"good<|im_end|>", "a<|im_end|>"}
+    assert {tokenizer.decode(g.episodes[0].trained_ids.tolist()) for g in groups} == {"good<|im_end|>", "a<|im_end|>"}
 
 
 # Rankings of a step
@@ -332,9 +332,9 @@ def test_rankings_are_dealt_like_prompts_best_first_and_closed(write):
     examples = Examples(Preferences(path, answers="answers"), TOKENIZER, 1, 0)
     dealt = [examples.rankings(step)[0] for step in range(2)]
     assert [g.prompt for g in dealt] == [examples.prompts(step)[0] for step in range(2)]
-    ranked = {g.prompt.id: [TOKENIZER.decode(r.token_ids.tolist()) for r in g.rollouts] for g in dealt}
+    ranked = {g.prompt.id: [TOKENIZER.decode(e.trained_ids.tolist()) for e in g.episodes] for g in dealt}
     assert ranked == {"line-1": ["1+1<eos>", "2<eos>"], "line-2": ["3-1<eos>", "4-2<eos>", "7<eos>"]}
-    assert [g.rollouts[0].text for g in examples.demonstrations(0)] == [dealt[0].rollouts[0].text]
+    assert [g.episodes[0].text for g in examples.demonstrations(0)] == [dealt[0].episodes[0].text]
 
 
 def test_no_side_of_a_ranking_is_cut(write):

@@ -23,7 +23,7 @@ from align.learner.learner import Learner
 from align.pack import pack
 from align.shape import shape
 from align.train import train
-from align.types import Group, Prompt, Rollout, TokenBatch
+from align.types import Episode, Group, Prompt, TokenBatch
 from align.workers.resources import Need, needs
 
 SIZES = (2, 3, 2, 5)
@@ -66,8 +66,8 @@ def make(folder: Path, **changes) -> Learner:
 
 def drawn(made: Learner, sizes: tuple[int, ...] = SIZES) -> TokenBatch:
     rng = np.random.default_rng(0)
-    groups = [Group(prompt=Prompt(id=str(g), text="", token_ids=tuple(rng.integers(3, 26, rng.integers(2, 7)).tolist())), rollouts=tuple(
-        Rollout(token_ids=rng.integers(2, 26, rng.integers(1, 7)).astype(np.int32), text="") for _ in range(k)))
+    groups = [Group(prompt=Prompt(id=str(g), text="", token_ids=tuple(rng.integers(3, 26, rng.integers(2, 7)).tolist())), episodes=tuple(
+        Episode.single_turn(rng.integers(2, 26, rng.integers(1, 7)).astype(np.int32), "") for _ in range(k)))
         for g, k in enumerate(sizes)]
     return shape(made.recipe, made.score(pack(groups, None)))
 

@@ -13,7 +13,7 @@ import pytest
 from align.errors import UserError
 from align.recipe import RewardLimits
 from align.rewards import Reward
-from align.types import Group, Prompt, Rewards, Rollout
+from align.types import Episode, Group, Prompt, Rewards
 from align.workers import reward_runner
 from align.workers.reward_runner import joined, lost, run_rewards
 
@@ -32,8 +32,8 @@ class Programmed(Reward):
 
 
 def group(name: str, *responses: str) -> Group:
-    return Group(prompt=Prompt(id=name, text="", token_ids=(1,)), rollouts=tuple(
-        Rollout(token_ids=np.zeros(1, np.int32), text=text) for text in responses))
+    return Group(prompt=Prompt(id=name, text="", token_ids=(1,)), episodes=tuple(
+        Episode.single_turn(np.zeros(1, np.int32), text) for text in responses))
 
 
 def run(function: Callable[[str], Any], *responses: str, limits: RewardLimits = DROP) -> Rewards:
@@ -201,7 +201,7 @@ class Together(Reward):
         raise AssertionError("asked one by one")
 
     def score_groups(self, groups: Sequence[Group]) -> Any:
-        return self.function([r.text for g in groups for r in g.rollouts])
+        return self.function([e.text for g in groups for e in g.episodes])
 
 
 GROUPS = [group("p0", "a", "b"), group("p1", "c")]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from built import single_turn
 from models import KINDS, tiny_model, tiny_scorer, tiny_tokenizer
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -33,8 +34,7 @@ def batch(end: int | None = None) -> TokenBatch:
         ids[i, :total] = torch.randint(3, 26, (total,), generator=generator)
         if end is not None:
             ids[i, total - 1] = end
-    return TokenBatch(input_ids=ids, prompt_lengths=prompts, lengths=lengths, seq_ids=torch.repeat_interleave(torch.arange(5), lengths),
-                      positions=torch.cat([torch.arange(n) for n in lengths.tolist()]), group_ids=torch.arange(5))
+    return TokenBatch(input_ids=ids, **single_turn(prompts, lengths), group_ids=torch.arange(5))
 
 
 @torch.no_grad()
@@ -74,7 +74,7 @@ def test_a_value_is_the_score_of_what_came_before(tmp_path):
     made, b = moved(scorer(tiny_model(tmp_path / "policy"))), batch()
     made.export(tmp_path / "scorer")
     values = made.values(b)
-    prefixes = [b.input_ids[s, : b.prompt_lengths[s] + p] for s, p in zip(b.seq_ids.tolist(), b.positions.tolist(), strict=True)]
+    prefixes = [b.input_ids[s, :c] for s, c in zip(b.seq_ids.tolist(), b.columns.tolist(), strict=True)]
     assert same(values.detach(), torch.cat([pooled(tmp_path / "scorer", ids[None]) for ids in prefixes]))
     assert values.requires_grad and values.dtype == torch.float32
 
@@ -134,7 +134,7 @@ def test_the_end_token_is_read_although_it_pads(tmp_path, before, spare, pad):
     made = moved(scorer(with_pad(tiny_model(tmp_path / "policy"), before, spare)))
     made.export(tmp_path / "scorer")
     assert made.tokenizer.pad_token == pad
-    padded = torch.where(torch.arange(6) < (batch().prompt_lengths + batch().lengths)[:, None], batch(end=2).input_ids,
+    padded = torch.where(torch.arange(6) < batch().totals[:, None], batch(end=2).input_ids,
                          made.tokenizer.pad_token_id)
     assert same(pooled(tmp_path / "scorer", padded), made.scores(batch(end=2)).detach())
 
@@ -148,7 +148,7 @@ def test_a_tokenizer_without_any_pad_token_gets_one(tmp_path):
         made = moved(scorer(folder, lora=lora))
         made.export(tmp_path / f"scorer{lora}")
         assert (made.tokenizer.pad_token, made.tokenizer.pad_token_id) == ("<|pad|>", new)
-        padded = torch.where(torch.arange(6) < (batch().prompt_lengths + batch().lengths)[:, None], batch(end=2).input_ids, new)
+        padded = torch.where(torch.arange(6) < batch().totals[:, None], batch(end=2).input_ids, new)
         assert same(pooled(tmp_path / f"scorer{lora}", padded), made.scores(batch(end=2)).detach())
         assert len(AutoTokenizer.from_pretrained(tmp_path / f"scorer{lora}")) == made.classifier.get_input_embeddings().num_embeddings
 

@@ -12,7 +12,7 @@ from models import tiny_model
 from align import recipe
 from align.pack import pack
 from align.train import train
-from align.types import Group, Prompt, Rewards, Rollout, TokenBatch
+from align.types import Episode, Group, Prompt, Rewards, TokenBatch
 from align.workers.exchange import Exchange, bytes_of, changes
 
 LATE = """
@@ -52,21 +52,21 @@ def test_an_engine_that_loads_all_is_up_to_date(tmp_path: Path):
     assert max(line["bytes/to_learner"] for line in lines) < 2 * min(line["bytes/to_learner"] for line in lines), "a step's own"
 
 
-def test_a_batch_has_the_version_of_each_sequence():
+def test_a_batch_has_the_version_of_each_token():
     prompt = Prompt(id="0", text="", token_ids=(1, 2))
-    drawn = [Rollout(token_ids=np.ones(n, np.int32), text="", sampler_logp=np.zeros(n, np.float32), version=version)
+    drawn = [Episode.single_turn(np.ones(n, np.int32), "", logp=np.zeros(n, np.float32), version=version)
              for n, version in ((1, 4), (3, 5), (2, 3))]
-    groups = [Group(prompt=prompt, rollouts=tuple(drawn))]
+    groups = [Group(prompt=prompt, episodes=tuple(drawn))]
     batch = pack(groups, Rewards(values=np.array([1.0, np.nan, 0.0], np.float32)))
-    assert batch.versions.tolist() == [4, 3] and batch.versions.dtype == torch.int64
-    shown = Rollout(token_ids=np.ones(1, np.int32), text="")
-    assert pack([Group(prompt=prompt, rollouts=(shown,))], None).versions is None
+    assert batch.versions.tolist() == [4, 3, 3] and batch.versions.dtype == torch.int64
+    shown = Episode.single_turn(np.ones(1, np.int32), "")
+    assert pack([Group(prompt=prompt, episodes=(shown,))], None).versions is None
 
 
 def batch() -> TokenBatch:
     prompt = Prompt(id="0", text="", token_ids=(1, 2))
-    drawn = tuple(Rollout(token_ids=np.ones(300, np.int32), text="", sampler_logp=np.zeros(300, np.float32)) for _ in range(3))
-    return pack([Group(prompt=prompt, rollouts=drawn)], None)
+    drawn = tuple(Episode.single_turn(np.ones(300, np.int32), "", np.zeros(300, np.float32)) for _ in range(3))
+    return pack([Group(prompt=prompt, episodes=drawn)], None)
 
 
 def test_both_sides_build_the_same_batch_and_send_each_field_once():

@@ -19,7 +19,7 @@ from align.inside import at_tokens
 from align.pack import pack
 from align.recipe import RewardLimits
 from align.rewards import Answer, Reward, Stepwise, total
-from align.types import Group, Prompt, Rewards, Rollout
+from align.types import Episode, Group, Prompt, Rewards
 from align.workers.reward_runner import joined, run_rewards
 
 PIECES = [b"ab", b"c", b"=", b"\xc3", b"\xa9", b" 12", b""]
@@ -31,23 +31,23 @@ def decode(ids: Sequence[int]) -> str:
     return b"".join(PIECES[i] for i in ids).decode("utf-8", "replace")
 
 
-def rollout(*ids: int) -> Rollout:
-    return Rollout(token_ids=np.array(ids, dtype=np.int32), text=decode(ids), sampler_logp=np.zeros(len(ids), np.float32))
+def episode(*ids: int) -> Episode:
+    return Episode.single_turn(np.array(ids, dtype=np.int32), decode(ids), np.zeros(len(ids), np.float32))
 
 
-def group(*rollouts: Rollout) -> list[Group]:
-    return [Group(prompt=Prompt(id="p", text="", token_ids=(1,)), rollouts=rollouts)]
+def group(*episodes: Episode) -> list[Group]:
+    return [Group(prompt=Prompt(id="p", text="", token_ids=(1,)), episodes=episodes)]
 
 
 @pytest.mark.parametrize(("character", "token"), [(0, 0), (1, 0), (2, 1), (3, 3), (4, 4), (5, 4), (6, 4)])
 def test_a_step_is_paid_at_the_token_that_writes_its_character(character: int, token: int):
-    answer = rollout(0, 1, 3, 4, 5, END)
+    answer = episode(0, 1, 3, 4, 5, END)
     assert answer.text == "abcé 12"
     assert np.flatnonzero(at_tokens(answer, [(character, 0.5)], decode)).tolist() == [token]
 
 
 def test_the_last_token_writes_what_no_token_before_it_does():
-    cut_in_a_character = rollout(1, 3)
+    cut_in_a_character = episode(1, 3)
     assert at_tokens(cut_in_a_character, [(0, 1.0), (1, 2.0), (1, 0.25)], decode).tolist() == [1.0, 2.25]
 
 
@@ -61,7 +61,7 @@ class Returns(Reward):
 
 def judged(*answers: Any, **limits: Any) -> Rewards:
     """Of answers of three characters."""
-    return run_rewards(Returns(*answers), RewardLimits(**limits), group(*(rollout(0, 1) for _ in answers)))
+    return run_rewards(Returns(*answers), RewardLimits(**limits), group(*(episode(0, 1) for _ in answers)))
 
 
 def test_the_reward_of_an_answer_is_the_sum_of_its_steps_or_what_it_says():
@@ -87,7 +87,7 @@ def test_what_is_no_step_costs_its_sample(steps: list, says: str):
 
 
 def test_a_dropped_sample_takes_its_steps_along():
-    groups = group(rollout(0, 1, END), rollout(1, END), rollout(2, 0, 1))
+    groups = group(episode(0, 1, END), episode(1, END), episode(2, 0, 1))
     rewards = Rewards(values=np.array([np.nan, 1.0, 2.0], np.float32), inside=(((0, 9.0),), ((0, 0.5),), ((2, 0.25), (3, 0.125))))
     batch = pack(groups, rewards, decode=decode)
     assert batch.inside.tolist() == [0.5, 0, 0, 0.25, 0.125] and batch.rewards.tolist() == [1.0, 2.0]
@@ -98,7 +98,7 @@ def test_a_dropped_sample_takes_its_steps_along():
 def test_ppo_learns_each_step_where_it_stands_and_grpo_the_sum():
     """With lam 1 and values of 0 a token's advantage is what is paid from it on."""
     rewards = Rewards(values=np.array([1.0, 0.5], np.float32), inside=(((1, 0.25), (3, 0.5)), ()))
-    batch = replace(pack(group(rollout(0, 1, 2, END), rollout(1, END)), rewards, decode=decode), values=torch.zeros(6))
+    batch = replace(pack(group(episode(0, 1, 2, END), episode(1, END)), rewards, decode=decode), values=torch.zeros(6))
     ppo = built.algorithm("ppo", advantage={"lam": 1.0, "whiten": False})
     assert ppo.advantages(batch).tolist() == ppo.targets(batch).tolist() == [1.0, 0.75, 0.75, 0.25, 0.5, 0.5]
     assert built.algorithm("grpo", advantage="group_centred").advantages(batch).tolist() == [0.25] * 4 + [-0.25] * 2

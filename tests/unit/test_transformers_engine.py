@@ -106,7 +106,7 @@ def test_a_model_is_sampled_in_the_precision_it_was_saved_in(tmp_path, folder):
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
     half, full = (started(f, max_tokens=8) for f in (tmp_path, folder))
     assert (half._model.dtype, full._model.dtype) == (torch.bfloat16, torch.float32)
-    logp = np.concatenate([r.sampler_logp for r in ask(half, prompts(1), 8, 0)[0].rollouts])
+    logp = np.concatenate([r.sampler_logp for r in ask(half, prompts(1), 8, 0)[0].episodes])
     # The softmax is in float32 whatever the model is in.
     assert logp.dtype == np.float32 and not np.array_equal(logp, torch.from_numpy(logp).bfloat16().float().numpy())
 
@@ -141,15 +141,15 @@ def test_the_scripted_engine_says_its_lines_with_the_models_log_probs(folder):
     part = build_part("engine", {"name": "scripted", "answers": ["1,2", "345678901"], "max_batch": 2}, "engine")
     engine = part.start(str(folder), Sampling(temperature=0.7, max_tokens=6), 16)
     groups, model = ask(engine, prompts(3), 3, 0), AutoModelForCausalLM.from_pretrained(folder)
-    rollouts = [r for g in groups for r in g.rollouts]
+    rollouts = [e for g in groups for e in g.episodes]
     assert [r.text for r in rollouts] == (["1,2", "345678"] * 5)[:9]
     assert [r.finished for r in rollouts] == ([True, False] * 5)[:9]
-    assert rollouts[0].token_ids.tolist() == [4, 18, 5, 2] and rollouts[0].token_ids.dtype == np.int32
+    assert rollouts[0].trained_ids.tolist() == [4, 18, 5, 2] and rollouts[0].trained_ids.dtype == np.int32
     assert gap(groups, model, 0.7) < 1e-5
     model = changed(model, 1)
     engine.load(1, pack(model.named_parameters()))
     groups = ask(engine, prompts(3), 3, 0)
-    assert gap(groups, model, 0.7) < 1e-5 and {r.version for g in groups for r in g.rollouts} == {1}
+    assert gap(groups, model, 0.7) < 1e-5 and {v for g in groups for e in g.episodes for v in e.versions.tolist()} == {1}
 
 
 def test_a_scripted_engine_needs_lines():

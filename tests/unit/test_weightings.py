@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from built import single_turn
 
 from align import recipe, registry
 from align.config import build_part
@@ -34,12 +35,10 @@ TOKENS = [3, 7, 5, 7, 4, 2, 9, 7, 2, 3]
 
 def batch(rewards=REWARDS) -> TokenBatch:
     lengths = torch.tensor(LENGTHS)
-    seq_ids = torch.repeat_interleave(torch.arange(len(LENGTHS)), lengths)
-    positions = torch.cat([torch.arange(n) for n in LENGTHS])
-    old = torch.tensor(OLD)
+    at, old = single_turn(torch.ones(len(LENGTHS), dtype=torch.int64), lengths), torch.tensor(OLD)
+    seq_ids = at["seq_ids"]
     return TokenBatch(
-        input_ids=torch.zeros(len(LENGTHS), 5, dtype=torch.int64).index_put((seq_ids, 1 + positions), torch.tensor(TOKENS)),
-        prompt_lengths=torch.ones(len(LENGTHS), dtype=torch.int64), lengths=lengths, seq_ids=seq_ids, positions=positions,
+        input_ids=torch.zeros(len(LENGTHS), 5, dtype=torch.int64).index_put((seq_ids, at["columns"]), torch.tensor(TOKENS)), **at,
         group_ids=torch.tensor(GROUPS), rewards=torch.tensor(rewards), advantages=torch.tensor(SIGNS, dtype=torch.float32)[seq_ids],
         old_logp=old, entropy=torch.tensor(ENTROPY), ref_logp={"kl": old - torch.tensor(RATIOS)},
     )
@@ -234,8 +233,7 @@ def test_sampo_on_equal_lengths_is_uniform():
 def test_sampo_follows_from_the_batch_alone():
     """The same batch draws the same, whatever torch drew meanwhile; other answers draw anew."""
     long = TokenBatch(
-        input_ids=torch.arange(2 * 60).reshape(2, 60), prompt_lengths=torch.tensor([10, 10]), lengths=torch.tensor([50, 20]),
-        seq_ids=torch.repeat_interleave(torch.arange(2), torch.tensor([50, 20])), positions=torch.cat([torch.arange(50), torch.arange(20)]),
+        input_ids=torch.arange(2 * 60).reshape(2, 60), **single_turn(torch.tensor([10, 10]), torch.tensor([50, 20])),
         group_ids=torch.tensor([0, 0]))
     first = weigh("sampo", long)
     torch.rand(3)
@@ -292,7 +290,7 @@ def test_the_sign_of_the_log_ratio_makes_another_f_divergence():
     generator = torch.where(u > 1, 2.0, 0.5) * (u * u.log() - u + 1)
     expected = torch.autograd.grad((ref * generator).sum(), logits, retain_graph=True)[0]
     one = torch.arange(5)
-    given = TokenBatch(input_ids=one[:, None], prompt_lengths=one * 0, lengths=one * 0 + 1, seq_ids=one, positions=one * 0, group_ids=one,
+    given = TokenBatch(input_ids=one[:, None], **single_turn(one * 0, one * 0 + 1), group_ids=one,
                        old_logp=logp.detach(), ref_logp={"kl": ref.log()})
     weights, log_u = torch.tensor(weigh("log_ratio_sign", given)), u.detach().log()
     assert set(weights.tolist()) == {2.0, 0.5}
@@ -313,5 +311,5 @@ class Mine:
     node = {"steps": 1, "task": "countdown", "algorithm": "grpo", "reward": "exact", "model": {"path": "nowhere"},
             "regularizers": {"kl": {"coefficient": 0.1, "weighting": f"{tmp_path}/mine.py:Mine"}}}
     with pytest.raises(RecipeError, match=r"regularizers\.kl: weighting .*Mine.* needs reward, which no column of a batch is called; there "
-                                          r"are: advantages, entropy, old_logp, ref_logp, rewards"):
+                                          r"are: advantages, entropy, old_logp, ref_logp, reward_parts, rewards"):
         recipe.build(node)

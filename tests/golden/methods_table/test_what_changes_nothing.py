@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from built import algorithm
+from built import algorithm, single_turn
 from golden.methods_table.token_contexts import TG_ADVANTAGES, reduced, tg
 from golden.methods_table.toys import SHIPPED, regularizer
 from unit.enumeration import NAME
@@ -21,7 +21,7 @@ def test_row_79_padding_does_not_matter(garbage):
     prompts = torch.tensor([2, 3])
     ids = torch.arange(20).reshape(2, 10)
     used = torch.arange(10) < (prompts + batch.lengths)[:, None]
-    clean = replace(batch, input_ids=torch.where(used, ids, 0), prompt_lengths=prompts)
+    clean = replace(batch, input_ids=torch.where(used, ids, 0), **single_turn(prompts, batch.lengths))
     dirty = replace(clean, input_ids=torch.cat([torch.where(used, ids, garbage), torch.full((2, 5), garbage)], 1))
     assert clean.tokens.tolist() == dirty.tokens.tolist() == [2, 3, 4, 5, 13, 14, 15]
     for sequence in (0, 1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from built import weights
+from built import single_turn, weights
 from torch import Tensor
 from unit.enumeration import NAME
 
@@ -20,12 +20,11 @@ def random_tokens(count: int = 50) -> tuple[Tensor, Tensor, Tensor]:
 def packed(logp: Tensor, old: Tensor | None, ref: Tensor, lengths: list[int], width: int | None = None) -> TokenContext:
     """A context from bare log-probs; the ids in `input_ids` are arbitrary."""
     width = max(lengths) if width is None else width
-    seq_ids = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     batch = TokenBatch(
-        input_ids=torch.full((len(lengths), 1 + width), 7), prompt_lengths=torch.ones(len(lengths), dtype=torch.int64),
-        lengths=torch.tensor(lengths), seq_ids=seq_ids, positions=torch.cat([torch.arange(n) for n in lengths]),
+        input_ids=torch.full((len(lengths), 1 + width), 7),
+        **single_turn(torch.ones(len(lengths), dtype=torch.int64), torch.tensor(lengths)),
         group_ids=torch.zeros(len(lengths), dtype=torch.int64), old_logp=old, ref_logp={NAME: ref},
-        penalty_weights={NAME: torch.ones(len(seq_ids), dtype=logp.dtype)},
+        penalty_weights={NAME: torch.ones(len(logp), dtype=logp.dtype)},
     )
     return TokenContext(batch=batch, logp=logp, entropy=torch.zeros_like(logp.detach()))
 

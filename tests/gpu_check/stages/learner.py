@@ -18,7 +18,7 @@ from align.pack import pack
 from align.recipe import Recipe
 from align.run_state import RunState
 from align.shape import shape
-from align.types import Group, Prompt, Rewards, Rollout, TokenBatch
+from align.types import Episode, Group, Prompt, Rewards, TokenBatch
 from gpu_check.findings import Findings
 from gpu_check.measure import wait
 from gpu_check.models import SHAPES, random_model
@@ -90,8 +90,8 @@ def random_batch(recipe: Recipe, groups: int, samples: int, prompt: int, respons
     def tokens(count: int) -> np.ndarray:
         return rng.integers(3, vocabulary, count).astype(np.int32)
 
-    answered = [Group(prompt=Prompt(id=str(i), text="", token_ids=tuple(tokens(prompt).tolist())), rollouts=tuple(
-        Rollout(token_ids=tokens(int(n)), text="") for n in rng.integers(response * 9 // 10, response + 1, samples)))
+    answered = [Group(prompt=Prompt(id=str(i), text="", token_ids=tuple(tokens(prompt).tolist())), episodes=tuple(
+        Episode.single_turn(tokens(int(n)), "") for n in rng.integers(response * 9 // 10, response + 1, samples)))
         for i in range(groups)]
     rewards = Rewards(values=rng.random(groups * samples).astype(np.float32))
     batch = pack(answered, rewards)

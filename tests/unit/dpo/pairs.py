@@ -15,7 +15,7 @@ from align.learner.learner import Learner
 from align.pack import pack
 from align.run_state import RunState
 from align.shape import shape
-from align.types import Group, Prompt, Rollout, Stat, TokenBatch
+from align.types import Episode, Group, Prompt, Stat, TokenBatch
 
 BETA = 0.3
 LORA = {"rank": 4, "alpha": 8.0}
@@ -44,8 +44,8 @@ def moved(learner: Learner) -> Learner:
 def pairs(seed: int = 0, count: int = 4, answers: int = 2) -> list[Group]:
     rng = np.random.default_rng(seed)
     return [
-        Group(prompt=Prompt(id=str(g), text="", token_ids=tuple(rng.integers(3, 26, rng.integers(2, 7)).tolist())), rollouts=tuple(
-            Rollout(token_ids=rng.integers(2, 26, rng.integers(1, 8)).astype(np.int32), text="") for _ in range(answers)))
+        Group(prompt=Prompt(id=str(g), text="", token_ids=tuple(rng.integers(3, 26, rng.integers(2, 7)).tolist())), episodes=tuple(
+            Episode.single_turn(rng.integers(2, 26, rng.integers(1, 8)).astype(np.int32), "") for _ in range(answers)))
         for g in range(count)]
 
 
@@ -63,7 +63,7 @@ def gradient(learner: Learner, scored: TokenBatch) -> tuple[dict[str, Tensor], d
 def log_ratios(policy: torch.nn.Module, reference: torch.nn.Module, packed: TokenBatch, temperature: float = 0.7) -> Tensor:
     """log pi/ref of each answer by transformers alone, each sequence by itself."""
     found = []
-    for ids, start, n in zip(packed.input_ids, packed.prompt_lengths.tolist(), packed.lengths.tolist(), strict=True):
+    for ids, start, n in zip(packed.input_ids, packed.first_columns.tolist(), packed.lengths.tolist(), strict=True):
         row, answer = ids[None, : start + n], ids[start : start + n, None]
         with torch.no_grad():
             ref = torch.log_softmax(reference(row).logits[0, start - 1 : start + n - 1] / temperature, -1).gather(1, answer).sum()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from built import single_turn
 from followed import Followed
 from torch.nn.functional import logsigmoid
 from unit.dpo.pairs import BETA, batch, gradient, hf, log_ratios, make, moved
@@ -20,8 +21,8 @@ def margins(by_hand: list[list[float]]) -> TokenBatch:
     count, groups = len(log_u), torch.tensor([g for g, group in enumerate(by_hand) for _ in group])
     ones = torch.ones(count, dtype=torch.int64)
     return TokenBatch(
-        input_ids=torch.zeros(count, 2, dtype=torch.int64), prompt_lengths=ones, lengths=ones, seq_ids=torch.arange(count),
-        positions=ones * 0, group_ids=groups, old_logp=log_u - 2, ref_logp={"kl": torch.full((count,), -2.0)})
+        input_ids=torch.zeros(count, 2, dtype=torch.int64), **single_turn(ones, ones),
+        group_ids=groups, old_logp=log_u - 2, ref_logp={"kl": torch.full((count,), -2.0)})
 
 
 def test_beta_dpo_of_each_pair_by_hand():

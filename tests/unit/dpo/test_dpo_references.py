@@ -12,7 +12,7 @@ from unit.dpo.pairs import LORA, batch, make, pairs
 
 from align.learner.learner import Learner
 from align.pack import pack
-from align.types import Group, Prompt, Rollout
+from align.types import Episode, Group, Prompt
 
 
 def test_tr_dpo_reset_at_each_step_stays_at_log_two(model: Path):
@@ -63,9 +63,9 @@ def test_the_cache_is_used_again_and_told_apart_by_model_data_and_temperature(mo
     assert warm.prepare(pack(pairs(), None)) == 8
     # The prompt is part of the content, and where the answer begins in the same tokens.
     first = pairs()[0]
-    ids = (*first.prompt.token_ids, *first.rollouts[0].token_ids.tolist())
-    shifted = [Group(prompt=Prompt(id="0", text="", token_ids=ids[:n]), rollouts=(
-        Rollout(token_ids=np.array(ids[n:], dtype=np.int32), text=""),)) for n in (1, 2)]
+    ids = (*first.prompt.token_ids, *first.episodes[0].trained_ids.tolist())
+    shifted = [Group(prompt=Prompt(id="0", text="", token_ids=ids[:n]), episodes=(
+        Episode.single_turn(np.array(ids[n:], dtype=np.int32), ""),)) for n in (1, 2)]
     known = precomputed(model)
     assert [known.prepare(pack([g], None)) for g in shifted] == [1, 1]
     assert known.references["kl"].known(pack(shifted, None)).shape == (2 * len(ids) - 3,)

@@ -57,7 +57,7 @@ def logp_of(model: torch.nn.Module, packed: TokenBatch, temperature: float = 0.7
     """log-probs [T, V] at each response token by transformers alone, each sequence by itself."""
     parts = []
     for i, ids in enumerate(packed.input_ids):
-        start, n = int(packed.prompt_lengths[i]), int(packed.lengths[i])
+        start, n = int(packed.first_columns[i]), int(packed.lengths[i])
         with torch.no_grad():
             logits = model(ids[None, : start + n]).logits[0, start - 1 : start + n - 1, :rows]
         parts.append(torch.log_softmax(logits / temperature, -1))

@@ -18,7 +18,7 @@ from align.errors import RecipeError
 from align.learner.learner import Learner
 from align.pack import pack
 from align.shape import shape
-from align.types import Group, Rewards, TokenBatch
+from align.types import Episode, Group, Rewards, TokenBatch
 
 VOCABULARY = 26
 
@@ -32,7 +32,7 @@ def batch(learner: Learner, drawn: list[Group] | None = None) -> TokenBatch:
 
 def logits_of(model: torch.nn.Module, packed: TokenBatch) -> torch.Tensor:
     """[T, V] by transformers alone, each sequence by itself."""
-    starts, ends = packed.prompt_lengths - 1, packed.prompt_lengths + packed.lengths - 1
+    starts, ends = packed.first_columns - 1, packed.totals - 1
     return torch.cat([model(ids[None, : end + 1]).logits[0, start:end]
                       for ids, start, end in zip(packed.input_ids, starts.tolist(), ends.tolist(), strict=True)])
 
@@ -73,8 +73,8 @@ def test_sampled_from_uniform(folder: Path):
 
 def drawn() -> list[Group]:
     rng = np.random.default_rng(3)
-    return [replace(g, rollouts=tuple(replace(r, sampler_logp=-rng.random(len(r.token_ids)).astype(np.float32)) for r in g.rollouts))
-            for g in groups()]
+    return [replace(g, episodes=tuple(Episode.single_turn(e.trained_ids, e.text, -rng.random(e.length).astype(np.float32))
+                                      for e in g.episodes)) for g in groups()]
 
 
 def test_the_sampler_is_known_by_its_own_log_probs(folder: Path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from built import single_turn
 from torch import Tensor
 
 from align.config import build_part
@@ -23,10 +24,9 @@ GAP = [0.4, -0.1, 0.9, 0.0, -0.6, 0.1, -0.8, 0.2, 1.2, -0.2]
 
 def batch(rewards=(1.0, 0.0, 0.0, 0.5), lengths=LENGTHS, groups=(0, 0, 0, 1), **changes) -> TokenBatch:
     lengths = torch.tensor(lengths)
-    seq_ids = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     return replace(TokenBatch(
-        input_ids=torch.arange(40).reshape(4, 10), prompt_lengths=torch.tensor([5, 5, 5, 3]), lengths=lengths, seq_ids=seq_ids,
-        positions=torch.cat([torch.arange(n) for n in lengths]), group_ids=torch.tensor(groups), rewards=torch.tensor(rewards),
+        input_ids=torch.arange(40).reshape(4, 10), **single_turn(torch.tensor([5, 5, 5, 3]), lengths),
+        group_ids=torch.tensor(groups), rewards=torch.tensor(rewards),
         old_logp=torch.tensor(OLD), sampler_logp=torch.tensor(OLD) - torch.tensor(GAP), entropy=torch.tensor(ENTROPY)), **changes)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from built import single_turn
 from torch import Tensor
 from unit.shapings.batches import ADVANTAGES, ENTROPY, OLD, batch, close, shaped, shaping
 
@@ -46,7 +47,7 @@ def test_every_gain_and_bound_counts(key: str):
 
 
 def prompts(of: TokenBatch) -> list[list[int]]:
-    return [of.input_ids[i, :n].tolist() for i, n in enumerate(of.prompt_lengths.tolist())]
+    return [of.input_ids[i, :n].tolist() for i, n in enumerate(of.first_columns.tolist())]
 
 
 def test_other_context_leaves_out_prompt_tokens_and_nothing_else():
@@ -65,8 +66,8 @@ def test_other_context_leaves_out_prompt_tokens_and_nothing_else():
 
 def test_the_share_the_schedule_and_the_seed_of_the_noise():
     groups = torch.arange(2000)
-    wide = TokenBatch(input_ids=torch.ones(2000, 13, dtype=torch.int64), prompt_lengths=torch.full((2000,), 11),
-                      lengths=torch.ones(2000).long(), seq_ids=groups, positions=torch.zeros(2000).long(), group_ids=groups)
+    wide = TokenBatch(input_ids=torch.ones(2000, 13, dtype=torch.int64), **single_turn(torch.full((2000,), 11), torch.ones(2000).long()),
+                      group_ids=groups)
 
     def hit(step: int, **keys) -> Tensor:
         other = shaping("uncertainty_bonus", steps=100, mask_id=0, **keys).other_context(replace(wide, step=step))

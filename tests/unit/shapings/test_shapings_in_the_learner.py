@@ -17,7 +17,7 @@ from align import recipe, registry
 from align.learner.learner import Learner
 from align.pack import pack
 from align.shape import shape
-from align.types import Group, Prompt, Rewards, Rollout, TokenBatch
+from align.types import Episode, Group, Prompt, Rewards, TokenBatch
 
 
 def learner(folder: Path, shapings: dict, **changes) -> Learner:
@@ -26,8 +26,8 @@ def learner(folder: Path, shapings: dict, **changes) -> Learner:
 
 def drawn() -> list[Group]:
     rng = np.random.default_rng(0)
-    return [Group(prompt=Prompt(id=str(g), text="", token_ids=tuple(rng.integers(3, 26, 5 + g).tolist())), rollouts=tuple(
-        Rollout(token_ids=rng.integers(2, 26, 2 + i).astype(np.int32), text="", sampler_logp=-rng.random(2 + i).astype(np.float32))
+    return [Group(prompt=Prompt(id=str(g), text="", token_ids=tuple(rng.integers(3, 26, 5 + g).tolist())), episodes=tuple(
+        Episode.single_turn(rng.integers(2, 26, 2 + i).astype(np.int32), "", -rng.random(2 + i).astype(np.float32))
         for i in range(2))) for g in range(2)]
 
 
@@ -47,7 +47,7 @@ def test_the_divergence_between_contexts_is_that_of_two_forward_passes(tmp_path:
 
     def table(of: TokenBatch) -> Tensor:
         parts = []
-        for ids, start, n in zip(of.input_ids, of.prompt_lengths.tolist(), of.lengths.tolist(), strict=True):
+        for ids, start, n in zip(of.input_ids, of.first_columns.tolist(), of.lengths.tolist(), strict=True):
             with torch.no_grad():
                 parts.append(torch.log_softmax(model(ids[None, : start + n]).logits[0, start - 1 : start + n - 1].double() / 0.8, -1))
         return torch.cat(parts)

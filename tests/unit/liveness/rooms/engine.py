@@ -40,7 +40,7 @@ def probe(part: Any, places: dict[str, str], node: dict) -> Any:
         device = str(engine._model.device)
         prompts = [Prompt(id=str(i), text="", token_ids=(3, 4 + i)) for i in range(4)]
         groups = [] if device == "meta" else engine.generate(prompts, 2, range(4))
-    return [device, widths, [r.token_ids for g in groups for r in g.rollouts]]
+    return [device, widths, [e.trained_ids for g in groups for e in g.episodes]]
 
 
 def started_vllm(part: Any, places: dict[str, str]) -> Any:

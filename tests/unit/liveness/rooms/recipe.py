@@ -11,7 +11,7 @@ from align import config, recipe
 from align.initial import model_folder
 from align.recipe import Recipe, RewardLimits
 from align.rewards import Reward
-from align.types import Group, Prompt, Rollout
+from align.types import Episode, Group, Prompt
 from align.workers.resources import needs
 from align.workers.reward_runner import run_rewards
 from liveness import Change
@@ -119,8 +119,8 @@ def limits(limits: RewardLimits) -> Any:
             time.sleep(0.03)
             return 1.0 / len(response)
 
-    rollouts = tuple(Rollout(token_ids=torch.ones(1).int().numpy(), text=t) for t in ("1", ""))
-    scored = run_rewards(Slow(), limits, [Group(prompt=Prompt(id="0", text="", token_ids=(1,)), rollouts=rollouts)])
+    episodes = tuple(Episode.single_turn(torch.ones(1).int().numpy(), t) for t in ("1", ""))
+    scored = run_rewards(Slow(), limits, [Group(prompt=Prompt(id="0", text="", token_ids=(1,)), episodes=episodes)])
     return [scored.values, scored.failed]
 
 

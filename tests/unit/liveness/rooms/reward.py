@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from align.types import Group, Prompt, Rollout
+from align.types import Episode, Group, Prompt
 from liveness import Change
 
 REQUIRED = {
@@ -24,5 +24,5 @@ def probe(part: Any, **_) -> Any:
     reward = part.start()
     if reward.batched:
         reward._model.register_forward_pre_hook(lambda model, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True)
-    group = Group(prompt=prompt, rollouts=tuple(Rollout(token_ids=torch.ones(1).int().numpy(), text=a) for a in answers))
+    group = Group(prompt=prompt, episodes=tuple(Episode.single_turn(torch.ones(1).int().numpy(), a) for a in answers))
     return [reward.score_groups([group]), sizes]

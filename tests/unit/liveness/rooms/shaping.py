@@ -30,5 +30,5 @@ def probe(part: Any, **_) -> Any:
     for step in range(5):
         batch = dataclasses.replace(batch, step=step)
         other = part.other_context(batch)
-        seen.append(None if other is None else [other.input_ids, other.prompt_lengths])
+        seen.append(None if other is None else [other.input_ids, other.first_columns])
     return [*seen, part.rewards(batch, batch.rewards), part.advantages(batch, batch.advantages, NAME), part.metrics(batch, NAME)]
