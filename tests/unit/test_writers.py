@@ -19,7 +19,7 @@ from tensorboard.summary.writer import event_file_writer
 from align import recipe, telemetry, train
 from align.config import build_part
 from align.errors import RecipeError
-from align.explain import explain
+from align.explain import show
 from align.telemetry import Telemetry
 from align.telemetry.writers import read
 from align.writers import RunningWriter, Writer
@@ -254,7 +254,7 @@ def test_a_run_writes_to_tensorboard_what_metrics_jsonl_has(tmp_path, screen):
 
 def test_explain_names_the_writers(tmp_path):
     out = io.StringIO()
-    explain(built(tmp_path, writers={"wb": {"name": "wandb", "mode": "offline"}}), Console(file=out, width=200))
+    show(built(tmp_path, writers={"wb": {"name": "wandb", "mode": "offline"}}), Console(file=out, width=200))
     assert "writer wb" in out.getvalue() and "wandb(project=align, entity=None, group=None, mode=offline)" in out.getvalue()
 
 
