@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import align
-from align.config import build_part, resolved
 from align.coefficients.warmup import Warmup
+from align.config import build_part, resolved
 from align.divergences.tsallis import Tsallis
 from align.errors import RecipeError
 from align.references.context import Context
@@ -87,8 +87,7 @@ def test_its_example_is_what_happens(name: str, tmp_path: Path, monkeypatch):
 
 def test_importing_it_imports_nothing_heavy():
     heavy = ("torch", "transformers", "ray", "omegaconf", "rich", "numpy", "yaml")
-    assert fresh(f"import align, sys; print([m for m in {heavy} if m in sys.modules], [m for m in sys.modules if m.startswith('align.')])") == (
-        "[] []")
+    assert fresh(f"import align, sys; print([m for m in sys.modules if m in {heavy} or m.startswith('align.')])") == "[]"
 
 
 def test_importing_it_takes_no_time():
@@ -150,7 +149,7 @@ class Concave:
 
 
 @pytest.mark.parametrize(("make", "message"), [
-    (lambda: Composed(divergence="tsalis", coefficient=0.1), "Composed.divergence: no divergence is called 'tsalis'; did you mean 'tsallis'"),
+    (lambda: Composed(divergence="tsalis", coefficient=0.1), "divergence: no divergence is called 'tsalis'; did you mean 'tsallis'"),
     (lambda: Composed(divergence="reverse_kl"), "Composed.coefficient: must name its coefficient"),
     (lambda: Composed(coefficient=Warmup), "Composed.coefficient.steps: must be given"),
     (lambda: Composed(divergence=Own(), coefficient=0.1), "derive Own from align.divergences.Divergence, or give the class itself"),
@@ -182,7 +181,7 @@ def test_a_run_does_not_start_in_a_folder_with_something_in_it(tmp_path: Path):
     recipe = align.load("countdown_sft")
     with pytest.raises(align.UserError, match="is not empty"):
         align.train(recipe, str(tmp_path))
-    with pytest.raises(align.UserError, match="there is no run .*gone to resume"):
+    with pytest.raises(align.UserError, match=r"there is no run .*gone to resume"):
         align.train(recipe, tmp_path / "gone", resume=True)
     with pytest.raises(align.UserError, match="is not the folder of a run"):
         align.evaluate(tmp_path)
