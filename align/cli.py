@@ -57,14 +57,12 @@ def train(
 
     The folder holds the metrics, the checkpoints, the final model and the plot.
     """
+    from align.leftovers import check_folder
     from align.lookup import find_recipe
 
     file = find_recipe(recipe)
     run_dir = out or Path("runs") / file.stem
-    if not resume and run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        raise UserError(f"{run_dir} is not empty: choose another folder with --out, or continue that run with --resume")
-    if resume and not run_dir.is_dir():
-        raise UserError(f"there is no run {run_dir} to resume: give its folder with --out, or leave out --resume")
+    check_folder(run_dir, resume)  # before what takes seconds to import
 
     from align.recipe import load
     from align.train import train as run
@@ -94,10 +92,11 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on held-out problems."""
-    from align.evaluate import evaluate_model
+    from align.evaluate import evaluate as measure
+    from align.evaluate import recipe_of
     from align.telemetry.units import show, unit
 
-    metrics = evaluate_model(run_dir, model, problems, samples)
+    metrics = measure(model or run_dir, recipe_of(run_dir), problems=problems, samples=samples)
     if as_json:
         print(json.dumps(metrics, indent=2))
         return
@@ -117,12 +116,12 @@ def explain(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     file = find_recipe(recipe)
 
-    from align.explain import explain as describe
+    from align.explain import show
     from align.recipe import load
 
     out = _wide()
     out.print(Text(f"{file}\n", style="dim"))
-    describe(load(file, overrides or []), out)
+    show(load(file, overrides or []), out)
 
 
 @app.command("list", epilog=_example("align list", "align list coefficient", "align list recipe", "align list --json"))

@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import inspect
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -31,9 +32,37 @@ LOCAL_FILE = re.compile(r"^(?!/)[^:\n]*\.(py:\w+|yaml)$|^(\.{1,2}|~)/[^:\n]*:[^\
 
 
 def part(kind: str, default: Any = dataclasses.MISSING, *, many: bool = False, optional: bool = False, learns: bool = True) -> Any:
-    """A dataclass field that holds a part of this kind (with `many`, a mapping from names to parts). `learns`: see `section`."""
+    """A dataclass field that holds a part of this kind (with `many`, a mapping from names to parts). `learns`: see `section`.
+
+    In Python too it takes what a recipe may write there (a word, a mapping with `name`, a number where the room allows one), a part or
+    the class of one, and builds its default. None stands for no part.
+    """
     metadata = {"kind": kind, "many": many, "default": {} if many else None if optional else default, "learns": learns}
-    return dataclasses.field(metadata=metadata, default=None, kw_only=True)
+    return dataclasses.field(metadata=metadata, default=_Held(metadata), kw_only=True)
+
+
+class _Held:
+    """The attribute behind `part`: whatever it is set to is a part afterwards."""
+
+    def __init__(self, metadata: dict[str, Any]):
+        self._metadata = metadata
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name, self._where = name, f"{_title(owner)}.{name}"
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return None if instance is None else instance.__dict__[self._name]
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        if value is self:  # the dataclass's default: nothing was given
+            value = _parts(self._metadata, self._metadata["default"], self._where)
+        elif value is not None:
+            value = _parts(self._metadata, absolute_files(value, Path.cwd()), self._where)
+        instance.__dict__[self._name] = value
+
+    def __repr__(self) -> str:
+        default = self._metadata["default"]
+        return f"<a {self._metadata['kind']}>" if default is dataclasses.MISSING else repr(default)
 
 
 def section(cls: type, *, learns: bool = True) -> Any:
@@ -55,12 +84,14 @@ def learned_from(cls: type, node: dict) -> dict:
     return found
 
 
-def load(path: str | Path, overrides: list[str] = ()) -> dict:
+def load(path: str | Path, overrides: Sequence[str] = ()) -> dict:
     """The recipe as plain data, bases merged and overrides applied. Plugin paths become absolute.
 
     Args: path of a YAML file; overrides as `key.path=value`.
     Raises: RecipeError for a missing or malformed file, a base that loops, or a malformed override.
     """
+    if isinstance(overrides, str):
+        raise RecipeError("", f"overrides are a list, each key=value: write [{overrides!r}]")
     node = _load_file(Path(path).absolute(), seen=())
     for override in overrides:
         if "=" not in override:
@@ -69,7 +100,7 @@ def load(path: str | Path, overrides: list[str] = ()) -> dict:
             change = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
         except (OmegaConfBaseException, yaml.YAMLError) as error:
             raise RecipeError(override, f"cannot be read: {error}") from error
-        node = _merge(node, _absolute_files(change, Path.cwd()))
+        node = _merge(node, absolute_files(change, Path.cwd()))
     return node
 
 
@@ -85,7 +116,7 @@ def _load_file(path: Path, seen: tuple[Path, ...]) -> dict:
     if not isinstance(node, dict):
         raise RecipeError(str(path), "a recipe is a mapping of keys to values")
     base = node.pop("base", None)
-    node = _absolute_files(node, path.parent)
+    node = absolute_files(node, path.parent)
     return node if base is None else _merge(_load_file(_base(base, path), (*seen, path)), node)
 
 
@@ -113,18 +144,29 @@ def _merge(base: Any, change: Any) -> Any:
     return base | {key: _merge(base[key], value) if key in base else value for key, value in change.items()}
 
 
-def _absolute_files(node: Any, folder: Path) -> Any:
+def absolute_files(node: Any, folder: Path) -> Any:
+    """The node with the paths of plugins and recipes in it made absolute, from `folder`."""
     if isinstance(node, dict):
-        return {key: _absolute_files(value, folder) for key, value in node.items()}
+        return {key: absolute_files(value, folder) for key, value in node.items()}
     if isinstance(node, list):
-        return [_absolute_files(value, folder) for value in node]
+        return [absolute_files(value, folder) for value in node]
     if isinstance(node, str) and LOCAL_FILE.match(node):
         return str((folder / Path(node).expanduser()).resolve())
     return node
 
 
 def build_part(kind: str, node: Any, where: str) -> Any:
-    """The part that a recipe node names: `"tsallis"`, `{name: tsallis, q: 0.5}`, or a scalar where the room allows one."""
+    """The part that a recipe node names: `"tsallis"`, `{name: tsallis, q: 0.5}`, or a scalar where the room allows one.
+
+    In Python the node may also be a part that exists, or the class of one.
+    """
+    if isinstance(node, registry.contract(kind)):
+        return _named(node)
+    if inspect.isclass(node) or inspect.isfunction(node):
+        return _named(build(registry.as_part(kind, node, where), {}, where))
+    if not isinstance(node, str | int | float | dict | list | None):
+        raise RecipeError(where, f"must be a {kind}, and {node!r:.80} is none: derive {type(node).__name__} from "
+                          f"{registry.ROOMS[kind]}.{registry.contract(kind).__name__}, or give the class itself")
     if not isinstance(node, dict | str):
         shorthand = getattr(registry.contract(kind), "shorthand", None)
         if shorthand is None or node is None:
@@ -140,6 +182,14 @@ def build_part(kind: str, node: Any, where: str) -> Any:
     built = build(cls, node, where)
     object.__setattr__(built, "recipe_name", name)
     object.__setattr__(built, "recipe_plugin", plugin)
+    return built
+
+
+def _named(built: P) -> P:
+    """The part with the name that a recipe would have for it, so that a worker can build it again."""
+    if not hasattr(built, "recipe_name"):
+        object.__setattr__(built, "recipe_name", registry.name_of(type(built)))
+        object.__setattr__(built, "recipe_plugin", None)
     return built
 
 
@@ -163,22 +213,22 @@ def build(cls: type[P], node: dict, where: str) -> P:
             inner = node.get(f.name)
             values[f.name] = build(f.metadata["section"], {} if inner is None else inner, _join(where, f.name))
         elif "kind" in f.metadata:
-            values[f.name] = _parts(f, node.get(f.name, f.metadata["default"]), _join(where, f.name))
+            values[f.name] = _parts(f.metadata, node.get(f.name, f.metadata["default"]), _join(where, f.name))
     try:
         return cls(**values)
     except (ValueError, TypeError) as error:
         raise RecipeError(where or _title(cls), str(error)) from error
 
 
-def _parts(f: dataclasses.Field, node: Any, where: str) -> Any:
-    kind = f.metadata["kind"]
-    if f.metadata["many"]:
+def _parts(metadata: Mapping[str, Any], node: Any, where: str) -> Any:
+    kind = metadata["kind"]
+    if metadata["many"]:
         if node is None:
             return {}
         if not isinstance(node, dict):
             raise RecipeError(where, f"must map a name of your choice to a {kind}")
         return {name: build_part(kind, child, _join(where, name)) for name, child in node.items() if child is not None}
-    default = f.metadata["default"]
+    default = metadata["default"]
     if node is dataclasses.MISSING or (node is None and default is not None):
         raise RecipeError(where, f"must name its {kind}: {', '.join(registry.shipped(kind))}, or your own as \"./file.py:Class\"")
     if isinstance(node, dict) and isinstance(default, str):

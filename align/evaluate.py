@@ -16,6 +16,8 @@ from align.recipe import Recipe, load
 from align.types import Group, Prompt
 from align.workers.shards import generate
 
+RECIPE = "recipe.yaml"
+"""In the folder of a run."""
 Generate = Callable[[Sequence[Prompt], int, int], list[Group]]
 
 
@@ -39,22 +41,44 @@ class Suites:
         return metrics, first
 
 
-def evaluate_model(run_dir: Path, model: Path | None = None, problems: int | None = None, samples: int | None = None) -> dict[str, float]:
-    """Metrics of a run's final model, or of another model folder, on the task of that run. One process, the run's engine.
+def evaluate(model: str | Path, recipe: Recipe | None = None, *, problems: int | None = None,
+             samples: int | None = None) -> dict[str, float]:
+    """Measure a model on the held-out problems of a recipe's task, in this process, by the recipe's engine and sampling.
 
-    Seeds and units are those of the run, so that the final model gives the figures of its summary again.
+    Seeds and units are those of a run, so that its final model gives the figures of its summary again.
 
-    Args: problems and samples, where not given, are those of the run's recipe.
+    Args:
+        model: The folder of a run, whose final model is measured, or a Hugging Face model folder.
+        recipe: Whose task, engine, sampling and seed. None: that of the run.
+        problems: Held-out problems of each suite. None: the recipe's `evaluation.problems`.
+        samples: Answers to each. None: the recipe's `evaluation.samples`.
+
+    Returns:
+        `suite/metric` to its value: shares from 0 to 1 (`countdown/pass@1`), lengths in tokens (`countdown/length`).
+
+    Raises:
+        UserError: For a folder without a model or without a recipe, and for a recipe that trains a scorer.
+
+    `pass@k` is the unbiased estimate of Chen et al. 2107.03374.
+
+    Example:
+        >>> import align
+        >>> recipe = align.load("countdown_sft", ["steps=2", "batch.prompts=8", "evaluation.every=-1"])
+        >>> summary = align.train(recipe, "runs/measured")  # doctest: +ELLIPSIS
+        step  1/2 ...
+        >>> metrics = align.evaluate("runs/measured", problems=4, samples=2)
+        >>> sorted(metrics)
+        ['countdown/coverage', 'countdown/length', 'countdown/pass@1', 'countdown/pass@2', 'sort/pass@1']
     """
-    recipe_file = run_dir / "recipe.yaml"
-    if not recipe_file.is_file():
-        raise UserError(f"{run_dir} is not the folder of a run: it has no recipe.yaml")
-    recipe = load(recipe_file)
-    folder = model or run_dir / "model"
+    folder = Path(model)
+    recipe = recipe_of(folder) if recipe is None else recipe
+    # A run keeps its model in a folder of its own; one that has not finished has none there.
+    folder = folder / "model" if (folder / RECIPE).is_file() else folder
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model (no config.json); the run has not finished, or give --model DIR")
     if recipe.algorithm.scores:
-        raise UserError(f"{run_dir} trained a scorer, which answers nothing: the accuracy on held-out rankings is in its metrics")
+        raise UserError(f"{recipe.algorithm.recipe_name} trained a scorer, which answers nothing: the accuracy on held-out rankings is in "
+                        "the metrics of its run")
     suites = Suites(recipe, AutoTokenizer.from_pretrained(folder), problems)
     longest = max(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)
     engine = started(recipe.engine, str(folder), recipe.sampling, longest)
@@ -63,3 +87,10 @@ def evaluate_model(run_dir: Path, model: Path | None = None, problems: int | Non
         return suites.evaluate(draw, samples or recipe.evaluation.samples, recipe.seed)[0]
     finally:
         engine.close()
+
+
+def recipe_of(run_dir: Path) -> Recipe:
+    """The recipe of a run. Raises UserError where the folder is of none."""
+    if not (run_dir / RECIPE).is_file():
+        raise UserError(f"{run_dir} is not the folder of a run: it has no {RECIPE}")
+    return load(run_dir / RECIPE)

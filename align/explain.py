@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
 from typing import Any, NamedTuple
 
@@ -35,8 +36,35 @@ class Row(NamedTuple):
     """file:line."""
 
 
-def explain(recipe: Recipe, out: Console) -> None:
-    """Print a built recipe. Loads no model and no data."""
+def explain(recipe: Recipe, width: int = 140) -> str:
+    """What a recipe optimises, as maths: the objective, every axis of each regularizer, what beta comes to, sizes, memory, and the file
+    and line of every part. Loads no model and no data.
+
+    Args:
+        recipe: Of `align.load`.
+        width: Columns of the text.
+
+    Returns:
+        Text of several sections, without colours; `align explain` prints the same.
+
+    Raises:
+        UserError: Where a part of one's own fails while it is described.
+
+    The formula of a part is its own `formula()`; docs/objective.md and docs/regularizers.md name their sources.
+
+    Example:
+        >>> import align
+        >>> text = align.explain(align.load("countdown_grpo"))
+        >>> print(text.splitlines()[1].strip())
+        J = E Σ_t w_t [ min(ρ A, clip(ρ, 1−0.2, 1+0.2) A) − 0.1 · kl_t ]
+    """
+    out = Console(file=io.StringIO(), width=width, color_system=None)
+    show(recipe, out)
+    return out.file.getvalue()
+
+
+def show(recipe: Recipe, out: Console) -> None:
+    """Print what `explain` says."""
     sections = {"objective, maximised": objective(recipe)}
     for name, regularizer in recipe.regularizers.items():
         sections[f"regularizer {name}"] = regularizer_rows(name, regularizer, recipe)

@@ -1,9 +1,20 @@
-"""What a start that failed leaves in its folder, and whether it is worth keeping."""
+"""Which folder a run may start in, and whether what a start that failed leaves there is worth keeping."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+
+from align.errors import UserError
+
+
+def check_folder(run_dir: Path, resume: bool) -> None:
+    """Raises UserError for a new run in a folder that is not empty, and for a run to resume that is not there."""
+    if not resume and run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise UserError(f"{run_dir} is not empty: choose another folder with --out, or continue that run with --resume (in Python run_dir "
+                        "and resume=True)")
+    if resume and not run_dir.is_dir():
+        raise UserError(f"there is no run {run_dir} to resume: give its folder with --out, or leave out --resume")
 
 
 def remove_failed_start(run_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from align.checks import check
 from align.config import part, section
 from align.engines import Sampling
 from align.errors import RecipeError
+from align.lookup import find_recipe
 from align.moved import refuse_moved
 
 BACKENDS = ("auto", "triton", "compile", "torch")
@@ -255,9 +257,28 @@ class Recipe:
         return not self.algorithm.scores
 
 
-def load(path: str | Path, overrides: list[str] = ()) -> Recipe:
-    """The recipe, built and checked as a whole. Raises RecipeError before anything heavy is loaded."""
-    return build(config.load(path, overrides))
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, build its parts and check it as a whole; loads no model and no data.
+
+    Args:
+        path: A YAML file, or the name of a recipe that comes with align.
+        overrides: `key.path=value` each, as on the command line.
+
+    Returns:
+        A frozen `Recipe`, which may be trained any number of times.
+
+    Raises:
+        RecipeError: At the key at fault, with the remedy.
+
+    The keys are those of `align list recipe`; a recipe file names the paper it follows.
+
+    Example:
+        >>> import align
+        >>> recipe = align.load("countdown_grpo", ["steps=2", "regularizers.kl.coefficient=0.03"])
+        >>> recipe.steps, recipe.regularizers["kl"].coefficient
+        (2, Constant(value=0.03))
+    """
+    return build(config.load(find_recipe(str(path)), overrides))
 
 
 def build(node: dict) -> Recipe:

@@ -63,6 +63,12 @@ def installed(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
     return {e.name: e for e in importlib.metadata.entry_points(group=ROOMS[kind])}
 
 
+def name_of(cls: type) -> str:
+    """The word in a recipe that means this class: the file's name of one that ships, else `package.module:Class`."""
+    room, _, word = cls.__module__.rpartition(".")
+    return word if room in ROOMS.values() else f"{cls.__module__}:{cls.__qualname__}"
+
+
 def resolve(kind: str, name: str, where: str) -> type:
     """The class called `name`. Raises RecipeError naming `where`, the known names and the nearest one."""
     if ":" in name:

@@ -26,7 +26,7 @@ from align.initial import model_folder
 from align.interrupts import after_this
 from align.learner.model_advice import model_notes
 from align.learner.tally import reference_place
-from align.leftovers import remove_failed_start
+from align.leftovers import check_folder, remove_failed_start
 from align.pack import pack
 from align.recipe import Recipe
 from align.regularizers import referenced
@@ -41,12 +41,36 @@ PREPARED = 1024
 """Rankings that a precomputing reference is told of at a time, and keeps in one file."""
 
 
-def train(recipe: Recipe, run_dir: Path, address: str | None = None, resume: bool = False) -> dict[str, Any]:
-    """Run a recipe into a folder and return its summary.
+def train(recipe: Recipe, run_dir: str | Path, address: str | None = None, resume: bool = False) -> dict[str, Any]:
+    """Run a recipe into a folder: metrics.jsonl, summary.json, plots/, checkpoints/ and model/, which `from_pretrained` loads.
 
-    Args: address: a Ray cluster to attach to; resume: continue from the newest checkpoint in `run_dir`.
-    Raises: UserError, with a checkpoint kept where work was done.
+    Args:
+        recipe: Of `align.load`, or one changed by `dataclasses.replace`.
+        run_dir: A folder that is empty or not there; with `resume` that of the run.
+        address: A Ray cluster to attach to: HOST:PORT, ray://HOST:PORT or auto. None starts a private one, unless the recipe says
+            `workers.backend: local`.
+        resume: Continue from the newest checkpoint in `run_dir`.
+
+    Returns:
+        What summary.json holds: `before` and `after`, held-out metrics by name (shares, tokens, nats an answer), `steps`, and times in
+        seconds.
+
+    Raises:
+        UserError: For a folder or a recipe that cannot be run.
+        RunStopped: A UserError, for a run that stopped by itself; what was computed is kept, with a checkpoint where work was done.
+
+    The objective is the one that `align.explain` prints.
+
+    Example:
+        >>> import align
+        >>> recipe = align.load("countdown_sft", ["steps=2", "batch.prompts=8", "evaluation.every=-1"])
+        >>> summary = align.train(recipe, "runs/tiny")  # doctest: +ELLIPSIS
+        step  1/2 ...
+        >>> summary["steps"], summary["model"]
+        (2, 'runs/tiny/model')
     """
+    run_dir = Path(run_dir)
+    check_folder(run_dir, resume)
     check_writers(recipe)
     created = not run_dir.exists()
     run_dir.mkdir(parents=True, exist_ok=True)

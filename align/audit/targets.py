@@ -1,20 +1,56 @@
-"""What `align audit` is asked about: the regularizers of a recipe, or one composed around a single part."""
+"""What is audited: a regularizer, those of a recipe, or one composed around a single part."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 from align import config, registry
-from align.audit.certificate import Certificate, audit
+from align.audit import certificate
+from align.audit.certificate import Certificate
 from align.errors import RecipeError, UserError
 from align.lookup import find_recipe
 from align.recipe import Recipe
+from align.regularizers import Regularizer
 from align.testing.targets import keys, kind_of, known
 
 KINDS = ("divergence", "estimator", "regularizer")
+
+
+@overload
+def audit(what: Regularizer) -> Certificate: ...
+@overload
+def audit(what: Recipe) -> dict[str, Certificate]: ...
+
+
+def audit(what: Regularizer | Recipe) -> Certificate | dict[str, Certificate]:
+    """Compare value and gradient of a regularizer's own code with exact enumeration, in float64, on-policy and after a stale update.
+
+    Args:
+        what: A regularizer (of `align.regularizer`, or any `Regularizer`), judged on- and off-policy; or a recipe, each of whose
+            regularizers is judged as the recipe uses it. Weighting and coefficient count as 1: they scale what is measured.
+
+    Returns:
+        A `Certificate`: `verdict` (exact, bounded, biased, no claim or refused), `reason`, `passes`, and `measurements`, whose values are
+        in nats an answer and whose errors are relative. Of a recipe one by name.
+
+    Raises:
+        UserError: Where a part of one's own fails on tensors.
+
+    The identity it is measured by is `grad D_f = E_pi[f'(u) grad log pi]` (Go et al. 2302.08215), by autograd through f itself.
+
+    Example:
+        >>> import align
+        >>> align.audit(align.regularizer("jensen_shannon", coefficient=0.1)).verdict
+        'exact'
+        >>> align.audit(align.regularizer(estimator="k3", coefficient=0.1)).verdict
+        'biased'
+    """
+    if not isinstance(what, Recipe):
+        return certificate.audit(what)
+    return {name: certificate.audit(r, name, what) for name, r in what.regularizers.items()}
 
 
 def certificates(what: str, given: Sequence[str]) -> list[Certificate]:
@@ -25,9 +61,9 @@ def certificates(what: str, given: Sequence[str]) -> list[Certificate]:
     """
     if ":" in what or any(what in known(kind) for kind in KINDS):
         regularizer = compose(kind_of(what, KINDS), what, keys(given))
-        return [audit(regularizer, what)]
+        return [certificate.audit(regularizer, what)]
     recipe = config.build(Recipe, config.load(_recipe_file(what), list(given)), "")  # not `recipe.load`, which refuses biased forms
-    return [audit(r, name, recipe) for name, r in recipe.regularizers.items()]
+    return list(audit(recipe).values())
 
 
 def compose(kind: str, name: str, node: dict[str, Any]) -> Any:

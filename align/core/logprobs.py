@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from align_kernels import Compared, Head, every_token, exact_divergence, linear_stats
+from align_kernels import token_stats as logits_stats
 
-__all__ = ["Compared", "Head", "TokenStats", "every_token", "exact_divergence", "token_stats"]
+__all__ = ["Compared", "Head", "TokenStats", "every_token", "exact_divergence", "logits_stats", "token_stats"]
 
 
 class TokenStats(NamedTuple):

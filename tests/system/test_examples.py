@@ -125,3 +125,19 @@ def test_the_reward_in_several_files_is_checked():
     program, *arguments = shlex.split(line)
     done = subprocess.run([Path(sys.executable).with_name(program), *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_loop_of_ones_own_learns_and_is_held(tmp_path: Path):
+    """Its first policy is the reference, and the coefficient falls while the answers cost less than the target and rises above it."""
+    example = ROOT / "examples" / "your_own_loop.py"
+    assert len(example.read_text().splitlines()) <= 60
+    done = subprocess.run([sys.executable, example], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    heading, *lines = done.stdout.splitlines()
+    assert heading.split() == ["step", "reward", "nats/answer", "beta"]
+    rows = [[float(number) for number in line.split()] for line in lines]
+    assert [row[0] for row in rows] == [0, 10, 20, 30, 39]
+    rewards, nats, betas = ([row[i] for row in rows] for i in (1, 2, 3))
+    assert nats[0] == 0.0 and betas[0] == 0.05
+    assert rewards[-1] > rewards[0] + 0.2
+    assert max(nats) > 1.0 and betas[1] < betas[0] and betas[-1] > betas[1]

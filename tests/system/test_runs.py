@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from align.evaluate import evaluate_model
+from align.evaluate import evaluate
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TINY = (
@@ -69,7 +69,7 @@ def test_lora_on_ray(tmp_path: Path):
     changed = {name for name in start if not torch.equal(start[name], end[name])}
     assert changed and all("_proj" in name for name in changed), "LoRA touches the linear layers alone"
     after = json.loads((out / "summary.json").read_text())["after"]
-    again = evaluate_model(out)
+    again = evaluate(out)
     assert again["countdown/length"] > 1 and again == {name: after[name] for name in again}, "eval draws what the run's end drew"
 
 

@@ -135,7 +135,8 @@ def test_a_folder_with_something_in_it_is_not_overwritten(recipe, loop):
     Path("mine/metrics.jsonl").touch()
     result = align("train", "small", "--out", "mine")
     assert result.exit_code == 2
-    assert result.stderr == "mine is not empty: choose another folder with --out, or continue that run with --resume\n"
+    assert result.stderr == ("mine is not empty: choose another folder with --out, or continue that run with --resume (in Python "
+                             "run_dir and resume=True)\n")
     assert align("train", "small", "--out", "mine", "--resume").exit_code == 0
     assert [call[3] for call in loop.made] == [False, True]
     assert align("train", "small", "--out", "silent.py").exit_code == 2  # a file is no folder
@@ -183,11 +184,11 @@ def test_a_stopped_run_says_why_and_how_to_go_on(recipe, loop):
 def measured(monkeypatch):
     calls = []
 
-    def evaluate_model(*arguments):
-        calls.append(arguments)
+    def evaluate(*arguments, **keys):
+        calls.append((*arguments, *keys.values()))
         return {"countdown/pass@1": 0.25}
 
-    monkeypatch.setitem(sys.modules, "align.evaluate", SimpleNamespace(evaluate_model=evaluate_model))
+    monkeypatch.setitem(sys.modules, "align.evaluate", SimpleNamespace(evaluate=evaluate, recipe_of="recipe of {}".format))
     return calls
 
 
@@ -195,7 +196,7 @@ def test_eval_prints_a_table_or_json(measured):
     assert json.loads(align("eval", "run", "--json").stdout) == {"countdown/pass@1": 0.25}
     shown = align("eval", "run", "--model", "other", "--problems", "5", "--samples", "2").stdout
     assert "countdown/pass@1" in shown and "0.250" in shown
-    assert measured == [(Path("run"), None, None, None), (Path("run"), Path("other"), 5, 2)]
+    assert measured == [(Path("run"), "recipe of run", None, None), (Path("other"), "recipe of run", 5, 2)]
 
 
 def test_eval_of_what_is_no_run(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from align import probe, registry
 from align.describe import keys, sentence, summary, written
-from align.explain import explain
+from align.explain import show
 from align.recipe import build, load
 
 PARTS = """
@@ -68,7 +68,7 @@ def told(parts: str, **changes) -> dict[str, dict[str, str]]:
         "sampling": {"max_tokens": 24}, "workers": {"rollout": 2}, "regularizers": {"kl": {"coefficient": 0.03}},
     } | changes
     console = Console(file=io.StringIO(), width=400)
-    explain(build(node), console)
+    show(build(node), console)
     sections, label = {}, ""
     for line in console.file.getvalue().splitlines():
         if line.strip() and not line.startswith(" "):
@@ -246,7 +246,7 @@ def test_relatives_of_grpo_are_told_by_their_functions(parts):
 @pytest.mark.parametrize("name", ["countdown_dpo", "countdown_ppo", "countdown_reward_model", "countdown_ppo_learned", "countdown_rloo"])
 def test_the_shipped_recipes_are_told(name):
     console = Console(file=io.StringIO(), width=200)
-    explain(load(Path(__file__).parents[2] / "recipes" / f"{name}.yaml"), console)
+    show(load(Path(__file__).parents[2] / "recipes" / f"{name}.yaml"), console)
     assert "objective, maximised" in console.file.getvalue() and "other parts" in console.file.getvalue()
 
 

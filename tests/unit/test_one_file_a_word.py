@@ -132,7 +132,7 @@ from pathlib import Path
 from rich.console import Console
 import align
 from align import catalogue, recipe
-from align.explain import explain
+from align.explain import show
 from align.testing import check
 from align.testing.tiny import tiny_model
 from align.train import train
@@ -143,7 +143,7 @@ for kind, (word, node) in json.loads((folder / "nodes.json").read_text().replace
     built = recipe.build(node | {"steps": 2, "model": {"path": str(model)}, "sampling": {"max_tokens": 8},
                                  "optimizer": {"lr": 1e-2}, "workers": {"backend": "local"}, "evaluation": {"every": -1}})
     console = Console(file=io.StringIO(), width=300)
-    explain(built, console)
+    show(built, console)
     train(built, folder / kind)
     (listed,) = [part for part in catalogue.catalogue(kind) if part["name"] == word]
     metrics = [json.loads(line) for line in (folder / kind / "metrics.jsonl").read_text().splitlines()]

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from align import recipe
 from align.engines.transformers import Transformers
 from align.errors import RecipeError, UserError
-from align.evaluate import evaluate_model
+from align.evaluate import evaluate
 from align.learner.learner import Learner
 from align.pack import pack
 from align.shape import shape
@@ -196,7 +196,7 @@ def test_what_can_be_told_apart_is_learned_and_exported(kind: str, lora: int, fo
     assert after["rankings/preference/margin"] == pytest.approx(np.mean(margins), rel=1e-3)
     assert after["rankings/loss/policy"] == pytest.approx(np.mean(losses), rel=1e-2, abs=1e-4)
     with pytest.raises(UserError, match="trained a scorer, which answers nothing"):
-        evaluate_model(tmp_path)
+        evaluate(tmp_path)
 
 
 @pytest.mark.parametrize("lora", [0, 2])

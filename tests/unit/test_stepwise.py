@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from models import tiny_model
 from transformers import AutoTokenizer
 
-from align import recipe, train
+from align import recipe
 from align.inside import at_tokens
 from align.pack import pack
 from align.recipe import RewardLimits
@@ -120,9 +121,10 @@ class Digits(Reward):
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 def test_a_run_pays_the_tokens(algorithm: str, tmp_path: Path, monkeypatch):
     (tmp_path / "digits.py").write_text(REWARD)
-    folder, seen, shape = tiny_model(tmp_path / "model"), [], train.shape
-    monkeypatch.setattr(train, "shape", lambda built, batch, states: (seen.append(batch), shape(built, batch, states))[1])
-    train.train(recipe.build({
+    loop, folder, seen = import_module("align.train"), tiny_model(tmp_path / "model"), []
+    shape = loop.shape
+    monkeypatch.setattr(loop, "shape", lambda built, batch, states: (seen.append(batch), shape(built, batch, states))[1])
+    loop.train(recipe.build({
         "steps": 1, "task": {"name": "countdown", "size": 8}, "algorithm": algorithm, "reward": f"{tmp_path}/digits.py:Digits",
         "model": {"path": str(folder)}, "batch": {"prompts": 4, "samples": 4}, "sampling": {"max_tokens": 6},
         "workers": {"backend": "local"}, "evaluation": {"every": -1}}), tmp_path / "run")

@@ -16,12 +16,13 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
-from align import recipe, telemetry, train
+from align import recipe, telemetry
 from align.config import build_part
 from align.errors import RecipeError
-from align.explain import explain
+from align.explain import show
 from align.telemetry import Telemetry
 from align.telemetry.writers import read
+from align.train import train
 from align.writers import RunningWriter, Writer
 
 NODE = {"steps": 4, "model": {"path": "somewhere"}, "optimizer": {"betas": [0.9, 0.99]}}
@@ -238,12 +239,12 @@ def test_a_package_that_is_missing_stops_the_run_before_its_folder_is_made(tmp_p
     for spec in (None, ModuleSpec(name, None)):  # nowhere; a folder of that name in the working directory
         monkeypatch.setattr(importlib.util, "find_spec", lambda package, spec=spec: spec)
         with pytest.raises(RecipeError, match=rf"writers\.w: needs the package {name}, which is not installed: `pip install {name}`"):
-            train.train(present, tmp_path / "run")
+            train(present, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_writes_to_tensorboard_what_metrics_jsonl_has(tmp_path, screen):
-    train.train(built(tmp_path, writers={"board": "tensorboard"}), tmp_path / "run")
+    train(built(tmp_path, writers={"board": "tensorboard"}), tmp_path / "run")
     expected: dict[str, list] = {}
     for row in read(tmp_path / "run" / "metrics.jsonl"):
         step = row.pop("step")
@@ -254,7 +255,7 @@ def test_a_run_writes_to_tensorboard_what_metrics_jsonl_has(tmp_path, screen):
 
 def test_explain_names_the_writers(tmp_path):
     out = io.StringIO()
-    explain(built(tmp_path, writers={"wb": {"name": "wandb", "mode": "offline"}}), Console(file=out, width=200))
+    show(built(tmp_path, writers={"wb": {"name": "wandb", "mode": "offline"}}), Console(file=out, width=200))
     assert "writer wb" in out.getvalue() and "wandb(project=align, entity=None, group=None, mode=offline)" in out.getvalue()
 
 
@@ -263,7 +264,7 @@ def test_a_writer_of_ones_own(tmp_path, screen):
         "from align.writers import RunningWriter\nclass Count(RunningWriter):\n    def __init__(self, file):\n        self.file = file\n"
         "    def write(self, step, metrics):\n        self.file.write_text(str(step))\n"
         "class Mine:\n    '''Counts.'''\n    def open(self, folder, run, recipe, done):\n        return Count(folder / 'count')\n")
-    train.train(built(tmp_path, writers={"mine": f"{tmp_path}/mine.py:Mine"}), tmp_path / "run")
+    train(built(tmp_path, writers={"mine": f"{tmp_path}/mine.py:Mine"}), tmp_path / "run")
     assert (tmp_path / "run" / "writers" / "mine" / "count").read_text() == "2"
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from align import recipe, train
+from align import checkpoints, recipe
 from align.core.logprobs import Head
 from align.learner.policy import Policy
 from align.recipe import Recipe
+from align.train import train
 from liveness.nodes import START, filled, merged, text
 
 RANKED = {
@@ -40,17 +41,17 @@ def run(node: dict, places: dict[str, str]) -> str:
 
 def _run(built: Recipe, folder: Path) -> Any:
     sizes, threads = [], []
-    hidden, logits, save = Policy.hidden, Head.logits, train.checkpoints.save
+    hidden, logits, save = Policy.hidden, Head.logits, checkpoints.save
     kept: list[list[str]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Policy, "hidden", lambda self, batch, *args: (
             sizes.append([*batch.input_ids.shape, self.causal_lm.is_gradient_checkpointing]), hidden(self, batch, *args))[1])
         patch.setattr(Head, "logits", lambda self, x, *args: (sizes.append(len(x)), logits(self, x, *args))[1])
         patch.setattr(torch, "set_num_threads", threads.append)
-        patch.setattr(train.checkpoints, "save", lambda run_dir, *args: (
+        patch.setattr(checkpoints, "save", lambda run_dir, *args: (
             save(run_dir, *args), kept.append(sorted(p.name for p in (run_dir / "checkpoints").iterdir())))[0])
         patch.setattr("align.telemetry.plots.draw", lambda metrics, plot: plot)
-        summary = train.train(built, folder)
+        summary = train(built, folder)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     numbers = [{k: v for k, v in line.items() if not k.startswith(("time/", "tokens/s", "sync/"))} for line in lines]
     weights = hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()

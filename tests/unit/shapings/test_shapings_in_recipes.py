@@ -15,7 +15,7 @@ from unit.shapings.batches import SEQUENCES, batch, close, node
 from align import recipe, registry
 from align.catalogue import catalogue
 from align.errors import RecipeError
-from align.explain import explain
+from align.explain import show
 from align.shape import shape
 
 
@@ -87,7 +87,7 @@ def test_every_shaping_and_key_is_listed_explained_and_tested():
         "munchausen": {"alpha", "tau", "floor", "q", "credit"}, "off_policy_mask": {"threshold"},
         "importance": {"level", "cap", "beyond_cap"}}, "the tests of shapings are of these"
     console = Console(file=io.StringIO(), width=300)
-    explain(recipe.build(node({"long": {"name": "overlong", "limit": 4, "buffer": 2}, "sure": "importance"})), console)
+    show(recipe.build(node({"long": {"name": "overlong", "limit": 4, "buffer": 2}, "sure": "importance"})), console)
     text = console.file.getvalue()
     assert "shaped by long, sure: see below" in text
     section = text.split("shapings, in this order")[1].split("batch")[0]
