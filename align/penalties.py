@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from align.audit.alone import alone
 from align.config import absolute_files, build_part
 from align.core.logprobs import logits_stats
 from align.errors import RecipeError
 from align.plain_tensors import Rows, check_numbers, columns, kept, rows_of
+from align.refusals import judged
 from align.regularizers import Penalty
 from align.regularizers.composed import Composed
 from align.tryout import try_divergence
@@ -120,8 +122,8 @@ def penalty(logp: Tensor, ref_logp: Tensor, mask: Tensor | None = None, *, diver
         tensor([[0.1065, 0.7183, 0.0000]])
     """
     form = _form(regularizer, {"divergence": divergence, "estimator": estimator, "credit": credit})
-    if reason := form.refusal(on_policy=old_logp is None, samples=True):
-        raise RecipeError("penalty", reason)
+    if refused := judged(form, alone(form, on_policy=old_logp is None)):
+        raise RecipeError("penalty", refused.told)
     if form.placement == "link":
         raise RecipeError("penalty", "placement: link is inside a preference loss: use placement: loss or reward")
     given = columns(form, logp, ref_logp, old_logp, tokens, weights)

@@ -322,8 +322,8 @@ IN_REWARD = {"coefficient": 0.1, "placement": "reward"}
 @pytest.mark.parametrize(("changes", "where", "says"), [
     ({"regularizers": {"kl": IN_REWARD | {"ratio_to": "sampler"}}}, "regularizers.kl", "ratio_to changes nothing: with a critic"),
     ({"regularizers": {"kl": IN_REWARD | {"ratio_cap": 2.0}}}, "regularizers.kl", "ratio_cap changes nothing: with a critic"),
-    *(({"regularizers": {"kl": IN_REWARD | {"weighting": weighting}}}, "regularizers.kl.weighting", "use placement: loss, or another")
-      for weighting in ("difficulty", "reward_guided", {"name": "normalized", "of": "kl_covariance"})),
+    *(({"regularizers": {"kl": IN_REWARD | {"weighting": weighting}}}, f"regularizers.kl.weighting{inner}", "use placement: loss, or")
+      for weighting, inner in (("difficulty", ""), ("reward_guided", ""), ({"name": "normalized", "of": "kl_covariance"}, ".of"))),
     *(({"regularizers": {"kl": IN_REWARD | {"reference": reference}}}, "regularizers.kl.reference", "which is this reference, so it is 0")
       for reference in ("behaviour", {"name": "hard_reset", "every": 1})),
     ({"regularizers": {"kl": IN_REWARD | {"estimator": "k3"}}}, "regularizers.kl", "k3 in the reward does not have the gradient"),
