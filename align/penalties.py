@@ -44,8 +44,8 @@ def regularizer(divergence: Any = "reverse_kl", *, coefficient: Any, estimator: 
         placement: `loss`, `reward`, or the `link` of a preference loss.
         credit: Which tokens answer for it: `local`, `summed` or `sequence` (`align/core/credit.py`).
         weighting: Which tokens feel it.
-        reference: Whom the policy is held to, where `align.train` holds the models.
-        ratio_to: Whom samples are weighed against: `old` or `sampler`.
+        reference: The model that the policy is compared with, under `align.train`; `align.penalty` takes its log-probs.
+        ratio_to: Which log-probs samples are weighed against: `old`, or the `sampler`'s.
         ratio_cap: Largest importance weight, above 1.
         beyond_cap: `truncate` or `mask`.
         clamp: Nats: the largest |log pi/ref| that counts.
@@ -95,7 +95,7 @@ def penalty(logp: Tensor, ref_logp: Tensor, mask: Tensor | None = None, *, diver
         tokens: int [B, T] or [T], the sampled tokens: needed by an estimator over the vocabulary with `credit: summed`.
         weights: float [B, T] or [T], >= 0, detached: how much each token feels it.
         regularizer: Of `align.regularizer`, in place of divergence, estimator and credit. Its coefficient is not applied, and its
-            reference is whoever computed `ref_logp`; a weighting that reads a batch is given as `weights`.
+            reference is the model that computed `ref_logp`; a weighting that reads a batch is given as `weights`.
 
     Returns:
         A `Penalty` of tensors [B, T] or [T], 0 where the mask is: `loss`, differentiable (with `placement: reward` instead `reward`,
