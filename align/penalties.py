@@ -166,8 +166,8 @@ def _context(form: Composed, packed: dict[str, Tensor], rows: Rows) -> TokenCont
         logp, exact = stats.logp, {NAME: stats.div}
     old, none = packed.get("old_logp"), torch.zeros_like(lengths)
     batch = TokenBatch(
-        input_ids=none[:, None], prompt_lengths=none, lengths=lengths, seq_ids=at.seq_ids, positions=at.positions,
-        group_ids=torch.arange(len(lengths), device=lengths.device), old_logp=old,
+        input_ids=none[:, None], totals=none, lengths=lengths, columns=torch.zeros_like(at.seq_ids),
+        seq_ids=at.seq_ids, positions=at.positions, group_ids=torch.arange(len(lengths), device=lengths.device), old_logp=old,
         sampler_logp=logp.detach() if old is None else old, ref_logp={} if exact else {NAME: packed["ref_logp"]},
         penalty_weights={NAME: packed.get("weights", torch.ones_like(logp.detach()))})
     return TokenContext(batch=batch, logp=logp, entropy=torch.zeros_like(logp.detach()), exact=exact)
