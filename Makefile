@@ -51,7 +51,7 @@ compare: setup  ## does a refactor change a number? Eight short runs in BASE=REF
 	PYTHONPATH=tests $(BIN)/python -m compare $(BASE) $(if $(EXPECT),--expect $(EXPECT)) $(ARGS)
 
 docs: setup  ## generate docs/regularizers.md again
-	$(BIN)/python -m align.handbook > docs/regularizers.md
+	$(BIN)/python -m align.tools.reference_page > docs/regularizers.md
 
 lock:  ## resolve the lock files again after a change of pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --overrides requirements/cpu-overrides.txt \

@@ -15,28 +15,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from align.audit import Certificate
     from align.audit.targets import audit
+    from align.config.recipes import load
+    from align.config.schema import Recipe
     from align.errors import RecipeError, UserError
-    from align.evaluate import evaluate
-    from align.explain import explain
-    from align.penalties import penalty, regularizer
-    from align.recipe import Recipe, load
+    from align.inspect.explain import explain
+    from align.integrations.penalties import penalty, regularizer
     from align.regularizers import Penalty
     from align.regularizers.composed import Composed
+    from align.run.evaluation import evaluate
     from align.train import train
 
 _HOMES = {
     "Certificate": "align.audit",
     "Composed": "align.regularizers.composed",
     "Penalty": "align.regularizers",
-    "Recipe": "align.recipe",
+    "Recipe": "align.config.schema",
     "RecipeError": "align.errors",
     "UserError": "align.errors",
     "audit": "align.audit.targets",
-    "evaluate": "align.evaluate",
-    "explain": "align.explain",
-    "load": "align.recipe",
-    "penalty": "align.penalties",
-    "regularizer": "align.penalties",
+    "evaluate": "align.run.evaluation",
+    "explain": "align.inspect.explain",
+    "load": "align.config.recipes",
+    "penalty": "align.integrations.penalties",
+    "regularizer": "align.integrations.penalties",
     "train": "align.train",
 }
 """Where each public name is defined: imported when it is asked for, since torch and transformers take seconds."""

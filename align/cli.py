@@ -57,14 +57,14 @@ def train(
 
     The folder holds the metrics, the checkpoints, the final model and the plot.
     """
-    from align.leftovers import check_folder
-    from align.lookup import find_recipe
+    from align.config.find import find_recipe
+    from align.run.folder import check_folder
 
     file = find_recipe(recipe)
     run_dir = out or Path("runs") / file.stem
     check_folder(run_dir, resume)  # before what takes seconds to import
 
-    from align.recipe import load
+    from align.config.recipes import load
     from align.train import train as run
 
     built = load(file, overrides or [])
@@ -92,8 +92,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on held-out problems."""
-    from align.evaluate import evaluate as measure
-    from align.evaluate import recipe_of
+    from align.run.evaluation import evaluate as measure
+    from align.run.evaluation import recipe_of
     from align.telemetry.units import show, unit
 
     metrics = measure(model or run_dir, recipe_of(run_dir), problems=problems, samples=samples)
@@ -112,12 +112,12 @@ def explain(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     And what beta comes to, the sizes, and what would be loaded; nothing is.
     """
-    from align.lookup import find_recipe
+    from align.config.find import find_recipe
 
     file = find_recipe(recipe)
 
-    from align.explain import show
-    from align.recipe import load
+    from align.config.recipes import load
+    from align.inspect.explain import show
 
     out = _wide()
     out.print(Text(f"{file}\n", style="dim"))
@@ -134,7 +134,7 @@ def list_parts(
 
     Those of align, and those that installed packages bring.
     """
-    from align.catalogue import catalogue, tables
+    from align.inspect.catalogue import catalogue, tables
 
     parts = catalogue(kind)
     if as_json:
@@ -242,12 +242,12 @@ def pairs(
 
     The recipe's engine answers the prompts that it trains on, and its reward compares: JSONL that the task `preferences` reads.
     """
-    from align.lookup import find_recipe
+    from align.config.find import find_recipe
 
     file = find_recipe(recipe)
 
-    from align.pairs import draw
-    from align.recipe import load
+    from align.config.recipes import load
+    from align.tools.pairs import draw
 
     drawn = draw(load(file, overrides or []), out, prompts=prompts, samples=samples, model=model, reward=reward, per_prompt=per_prompt,
                  rankings=rankings, seed=seed, address=address)
@@ -289,7 +289,7 @@ def sweep(
     if recipe is None or out is None:
         raise UserError("give a RECIPE and the --out of the sweep, or --report DIR alone")
 
-    from align.lookup import find_recipe
+    from align.config.find import find_recipe
     from align.sweep.plan import Axis, Plan
 
     axes = tuple(Axis.parse(text) for text in over or [])
@@ -319,7 +319,7 @@ def kernels(
     source: Annotated[Path | None, typer.Option("--read", help="Draw a measurement made elsewhere; measure nothing.")] = None,
 ) -> None:
     """Measure the head's kernels beside other ways to compute the same: time, memory and error against float64."""
-    from align import bench
+    from align.tools import bench
 
     result = bench.read(source) if source else bench.bench(out, seconds=seconds, rounds=rounds, jobs=jobs or [], console=_wide())
     bench.show(result, _wide())

@@ -13,25 +13,25 @@ from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from align import checkpoints
-from align.checks import check_writers
-from align.config import resolved
+from align.config.checks import check_writers
+from align.config.docstrings import written
+from align.config.nodes import resolved
+from align.config.schema import Recipe
 from align.core.segments import segment_sum
-from align.describe import written
 from align.errors import RunStopped
-from align.evaluate import Suites
-from align.experience import Examples
-from align.failures import Failures
-from align.initial import model_folder
-from align.interrupts import after_this
+from align.experience.examples import Examples
+from align.experience.packing import pack
+from align.experience.prepare import shape
 from align.learner.model_advice import model_notes
 from align.learner.tally import reference_place
-from align.leftovers import check_folder, remove_failed_start
-from align.pack import pack
-from align.recipe import Recipe
 from align.regularizers import referenced
-from align.run_state import RunState
-from align.shape import shape
+from align.run import checkpoints
+from align.run.evaluation import Suites
+from align.run.folder import check_folder, remove_failed_start
+from align.run.initial_policy import model_folder
+from align.run.reward_failures import Failures
+from align.run.signals import after_this
+from align.run.state import RunState
 from align.telemetry import Telemetry
 from align.types import Group, Rewards, Stat, TokenBatch
 from align.workers import Workers, open_workers

@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
+from align.config.tracebacks import calling_line
 from align.errors import RecipeError
-from align.frames import calling_line
 
 OPERATIONS = (
     "abs", "add", "and", "array", "bool", "call", "contains", "eq", "float", "floordiv", "ge", "getitem", "gt", "index", "int",

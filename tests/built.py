@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from align.algorithms import Algorithm
-from align.config import build_part
+from align.config.nodes import build_part
 from align.core.credit import Packing
 from align.preferences import Pairs, Preference
 from align.types import TokenBatch

@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from align.config.formulas import Formulated
 from align.core.returns import paid
 from align.core.segments import suffix_sum
-from align.formulas import Formulated
 from align.types import TokenBatch
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from align.advantages import charged
+from align.config.formulas import Formulated, formula
+from align.config.parts import Setting
 from align.core.credit import Packing
-from align.formulas import Formulated, formula
-from align.parts import Setting
 from align.reductions import Reduction
 from align.surrogates import Surrogate
 from align.types import ScoreContext, TokenBatch, TokenContext
@@ -92,7 +92,7 @@ class Algorithm(Formulated, ABC):
         """Raises ValueError for a key every algorithm has in common; to be called by `__post_init__`."""
         if not isinstance(self.reduction, Reduction):
             raise ValueError(f"reduction must be a Reduction, not {self.reduction!r}: annotate the key as "
-                             '`reduction: Any = align.config.part("reduction", "token")`, which builds one')
+                             '`reduction: Any = align.config.nodes.part("reduction", "token")`, which builds one')
         for key in ("epochs", "minibatches"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")

@@ -4,8 +4,8 @@ from typing import Any
 from torch import Tensor
 
 from align.algorithms import Algorithm, policy_loss
-from align.config import part
-from align.formulas import formula, symbols
+from align.config.formulas import formula, symbols
+from align.config.nodes import part
 from align.types import TokenContext
 
 

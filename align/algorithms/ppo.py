@@ -5,10 +5,10 @@ from typing import Any
 from torch import Tensor
 
 from align.algorithms import Algorithm, policy_loss
-from align.config import part
+from align.config.docstrings import summary
+from align.config.formulas import formula, symbols
+from align.config.nodes import part
 from align.core.values import clipped_squared, explained_variance, itakura_saito
-from align.describe import summary
-from align.formulas import formula, symbols
 from align.types import TokenBatch, TokenContext
 
 

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from align.algorithms import Algorithm, at_first_tokens
-from align.config import build_part, part
+from align.config.formulas import formula, symbols
+from align.config.nodes import build_part, part
 from align.core.links import accuracy
-from align.formulas import formula, symbols
 from align.preferences import Rankings
 from align.types import ScoreContext
 

@@ -4,9 +4,9 @@ from typing import Any
 from torch import Tensor
 
 from align.algorithms import Algorithm
-from align.config import part
-from align.formulas import formula, symbols
-from align.parts import Setting
+from align.config.formulas import formula, symbols
+from align.config.nodes import part
+from align.config.parts import Setting
 from align.types import TokenContext
 
 

@@ -6,9 +6,9 @@ import dataclasses
 from functools import cache
 from typing import Any
 
-from align import config, registry
-from align.parts import Setting
-from align.recipe import Recipe
+from align.config import nodes, registry
+from align.config.parts import Setting
+from align.config.schema import Recipe
 from align.regularizers import Regularizer
 
 NAME = "kl"
@@ -26,7 +26,7 @@ def alone(regularizer: Regularizer, name: str = NAME, *, on_policy: bool = False
 def around(part: Any, *, on_policy: bool, samples: bool) -> Setting:
     """Where a part of any room stands in a recipe of defaults: in its regularizer, if regularizers have such parts."""
     kind = next(kind for kind in registry.ROOMS if isinstance(part, registry.contract(kind)))
-    default = config.build_part("regularizer", {"coefficient": 1.0}, NAME)
+    default = nodes.build_part("regularizer", {"coefficient": 1.0}, NAME)
     inside = kind in {f.metadata.get("kind") for f in dataclasses.fields(default)}
     regularizer = part if kind == "regularizer" else dataclasses.replace(default, **{kind: part}) if inside else default
     recipe = alone(regularizer, on_policy=on_policy, samples=samples)
@@ -43,4 +43,4 @@ def _recipe(algorithm: str, on_policy: bool) -> Recipe:
     several = {} if on_policy or algorithm == "sft" else {"minibatches": 2}
     reward = {"reward": "exact"} if algorithm == "grpo" else {}
     node = {"steps": 1, "task": "countdown", "algorithm": {"name": algorithm} | several, "model": {"path": "."}}
-    return config.build(Recipe, node | reward, "")
+    return nodes.build(Recipe, node | reward, "")

@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from align import probe
 from align.audit.alone import alone
 from align.audit.links import measure_links
 from align.audit.measure import Measurement, claimed, measure_all
-from align.describe import sentence, written
-from align.enumeration import ONE_TOKEN, TREE
-from align.recipe import Recipe
-from align.refusals import judged
+from align.config.docstrings import sentence, written
+from align.config.refusals import judged
+from align.config.schema import Recipe
+from align.oracle import estimator_bias
+from align.oracle.enumeration import ONE_TOKEN, TREE
 from align.regularizers import Regularizer
 from align.regularizers.composed import Composed
 
@@ -115,7 +115,7 @@ def _verdict(regularizer: Regularizer, measurements: Sequence[Measurement], on_p
 def _instead(regularizer: Regularizer) -> str:
     if not isinstance(regularizer, Composed):
         return "not that of the divergence it names"
-    found = probe.gradient_is(regularizer.estimator, regularizer.divergence, regularizer.placement)
+    found = estimator_bias.gradient_is(regularizer.estimator, regularizer.divergence, regularizer.placement)
     return "that of its `coefficient`, which is not f' - f'(1)" if found == "that of this divergence" else found
 
 

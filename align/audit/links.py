@@ -10,7 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from align.audit.measure import NAME, Measurement
 from align.divergences import Divergence
-from align.enumeration import ONE_TOKEN, TREE, Problem, context, setting
+from align.oracle.enumeration import ONE_TOKEN, TREE, Problem, context, setting
 from align.regularizers import Regularizer
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from align.core.segments import segment_sum
 from align.divergences import Divergence
-from align.enumeration import ONE_TOKEN, TREE, UPDATE, Problem, Setting, context, gradient, objective, setting
+from align.oracle.enumeration import ONE_TOKEN, TREE, UPDATE, Problem, Setting, context, gradient, objective, setting
 from align.regularizers import Regularizer
 from align.types import TokenContext
 

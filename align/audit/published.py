@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from align import config, registry
 from align.audit.alone import alone
 from align.audit.certificate import Certificate, audit
 from align.audit.show import STYLES, number, percent, table_of
-from align.describe import keys
-from align.enumeration import ONE_TOKEN
-from align.refusals import judged
+from align.config import nodes, registry
+from align.config.docstrings import keys
+from align.config.refusals import judged
+from align.oracle.enumeration import ONE_TOKEN
 
 
 def forms() -> list[Certificate]:
@@ -23,7 +23,7 @@ def forms() -> list[Certificate]:
         if any(key.required for key in keys(registry.resolve("estimator", name, name))):
             continue
         for placement in ("loss", "reward"):  # a link is computed, not estimated
-            form = config.build_part("regularizer", {"estimator": name, "placement": placement, "coefficient": 1.0}, name)
+            form = nodes.build_part("regularizer", {"estimator": name, "placement": placement, "coefficient": 1.0}, name)
             refusal = judged(form, alone(form))
             if refusal is None or refusal.biased:
                 found.append(audit(form, f"{name} in the {placement}"))

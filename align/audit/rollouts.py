@@ -12,18 +12,19 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from align.config.recipes import load
+from align.config.schema import Lora, Recipe
 from align.core.logprobs import Compared, token_stats
 from align.divergences import Divergence
 from align.divergences.reverse_kl import ReverseKl
 from align.engines import started
 from align.errors import UserError
-from align.evaluate import Suites
-from align.initial import cache_folder, content_hash
+from align.experience.packing import pack
 from align.learner.budgets import chosen
 from align.learner.micro_batches import micro_batches
 from align.learner.policy import Policy
-from align.pack import pack
-from align.recipe import Lora, Recipe, load
+from align.run.evaluation import Suites
+from align.run.initial_policy import cache_folder, content_hash
 from align.telemetry.writers import read
 from align.types import Group
 from align.workers.shards import generate

@@ -7,12 +7,12 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, overload
 
-from align import config, registry
 from align.audit import certificate
 from align.audit.certificate import Certificate
+from align.config import nodes, registry, yaml_files
+from align.config.find import find_recipe
+from align.config.schema import Recipe
 from align.errors import RecipeError, UserError
-from align.lookup import find_recipe
-from align.recipe import Recipe
 from align.regularizers import Regularizer
 from align.testing.targets import keys, kind_of, known
 
@@ -62,21 +62,21 @@ def certificates(what: str, given: Sequence[str]) -> list[Certificate]:
     if ":" in what or any(what in known(kind) for kind in KINDS):
         regularizer = compose(kind_of(what, KINDS), what, keys(given))
         return [certificate.audit(regularizer, what)]
-    recipe = config.build(Recipe, config.load(_recipe_file(what), list(given)), "")  # not `recipe.load`, which refuses biased forms
+    recipe = nodes.build(Recipe, yaml_files.load(_recipe_file(what), list(given)), "")  # not `recipe.load`, which refuses biased forms
     return list(audit(recipe).values())
 
 
 def compose(kind: str, name: str, node: dict[str, Any]) -> Any:
     """The regularizer that a recipe's defaults make of one part, at coefficient 1."""
     if kind == "regularizer":
-        return config.build_part(kind, _with_coefficient({"name": name} | node, registry.resolve(kind, name, name)), name)
+        return nodes.build_part(kind, _with_coefficient({"name": name} | node, registry.resolve(kind, name, name)), name)
     cls = registry.resolve(kind, name, name)
     own = {f.name for f in dataclasses.fields(cls)} & node.keys()
     part = {"name": name} | {key: node[key] for key in own}
     around = {key: value for key, value in node.items() if key not in own}
-    if kind == "divergence" and "estimator" not in around and not config.build_part(kind, part, name).is_f_divergence:
+    if kind == "divergence" and "estimator" not in around and not nodes.build_part(kind, part, name).is_f_divergence:
         around["estimator"] = "exact"  # nothing else measures it
-    return config.build_part("regularizer", {"coefficient": 1.0, kind: part} | around, name)
+    return nodes.build_part("regularizer", {"coefficient": 1.0, kind: part} | around, name)
 
 
 def _with_coefficient(node: dict[str, Any], cls: type) -> dict[str, Any]:

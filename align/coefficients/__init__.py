@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from align.columns import unreadable
-from align.describe import written
-from align.parts import Part, Setting
+from align.config.docstrings import written
+from align.config.needed_columns import unreadable
+from align.config.parts import Part, Setting
 from align.types import TokenBatch
 
 State = Mapping[str, Any]

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from align.coefficients import Coefficient, State
-from align.config import part
+from align.config.nodes import part
 from align.types import TokenBatch
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.nn import Parameter
 
-from align.parts import Part
+from align.config.parts import Part
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy

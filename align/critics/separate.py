@@ -38,8 +38,8 @@ class Separate(Critic):
             object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
 
     def start(self, policy: Policy) -> RunningCritic:
+        from align.config.schema import Lora  # noqa: PLC0415
         from align.learner.scorer import Scorer  # noqa: PLC0415  (the learner's libraries take seconds to import)
-        from align.recipe import Lora  # noqa: PLC0415
 
         where = "critic separate: path"
         scorer = Scorer(self.path or policy.model_dir, replace(policy.options, lora=Lora()), where)

@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from align.parts import Part
+from align.config.parts import Part
 
 FARTHEST = 300.0
 """Nats: what follows from `f` by autograd takes a log-ratio beyond as this one. An outcome that one side alone allows is infinitely

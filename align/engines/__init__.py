@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from align.frozen import running
-from align.parts import Part
+from align.config.frozen import running
+from align.config.parts import Part
 from align.types import Group, Prompt
 from align.weight_sync.packing import Weights
 

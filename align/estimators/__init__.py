@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from align.config.parts import Part
 from align.core.logprobs import every_token
 from align.divergences import Divergence
-from align.parts import Part
 
 
 class Estimator(Part):

@@ -2,12 +2,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from align.config.parts import Setting
 from align.divergences import Divergence
 from align.estimators import Estimator, right_on_policy_only
 from align.estimators.abs import Abs
 from align.estimators.k1 import K1
 from align.estimators.k3 import K3
-from align.parts import Setting
 
 VALUES = {"k1": K1(), "k3": K3(), "abs": Abs()}
 

@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
+from align.config.schema import Model
 from align.errors import UserError
-from align.recipe import Model
 from align.types import TokenBatch
 
 KEPT, REPLACED = ".modules_to_save.default.", ".original_module."

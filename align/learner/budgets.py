@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import torch
 
+from align.config.schema import Batch, Recipe
 from align.errors import UserError
 from align.learner.memory import ModelShape, activations, gigabytes, logits, shape_of, sides, standing
 from align.learner.policy import Policy
 from align.learner.scorer import Scorer
-from align.recipe import Batch, Recipe
 
 ON_HOST = {"micro_tokens": 1 << 16, "head_elements": 1 << 24}
 """64 MiB of float32 logits: what a core's caches and a laptop's memory like."""

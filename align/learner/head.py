@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from align.config.schema import Recipe
 from align.errors import UserError
-from align.recipe import Recipe
 from align_kernels.backends import Rows, rows
 
 

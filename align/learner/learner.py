@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
+from align.config.frozen import running
+from align.config.schema import Recipe
 from align.core.logprobs import Compared
 from align.critics import RunningCritic
 from align.divergences.reverse_kl import ReverseKl
 from align.errors import RunStopped
-from align.frozen import running
 from align.learner import budgets, checkpoint, objective, references
 from align.learner.head import stop_unless_ready
 from align.learner.initial_policy import InitialPolicy
@@ -24,7 +25,6 @@ from align.learner.reference_states import ReferenceStates
 from align.learner.scorer import Scorer
 from align.learner.scoring import Scorings, stats
 from align.learner.tally import Tally
-from align.recipe import Recipe
 from align.regularizers import referenced
 from align.types import ScoreContext, Stat, TokenBatch, TokenContext
 from align.weight_sync.packing import Packer, Weights

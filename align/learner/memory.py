@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from align.config.schema import Model, Recipe
 from align.learner.backbone import add_lora
-from align.recipe import Model, Recipe
 
 WIDTH = {"float32": 4, "bfloat16": 2}
 """Of one value, by `model.dtype`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import AutoConfig
 
-from align.recipe import Model
+from align.config.schema import Model
 
 
 def model_notes(options: Model, model_dir: str, on_gpu: bool) -> list[str]:

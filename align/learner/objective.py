@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from align.config.schema import Recipe
 from align.core.segments import segment_sum
 from align.learner.tally import Tally, reference_place
-from align.recipe import Recipe
 from align.regularizers import referenced
 from align.types import Link, ScoreContext, TokenContext
 

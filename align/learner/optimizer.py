@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from align.config.schema import Optimizer
 from align.learner.masters import MasterAdamW
-from align.recipe import Optimizer
 
 if TYPE_CHECKING:
     from align.critics import RunningCritic

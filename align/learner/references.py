@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from align.config import resolved
-from align.describe import written
+from align.config.docstrings import written
+from align.config.frozen import running
+from align.config.nodes import resolved
+from align.config.schema import Recipe
 from align.errors import RunStopped, UserError
-from align.frozen import running
 from align.learner.policy import Policy
 from align.learner.tally import Tally, reference_place
-from align.recipe import Recipe
 from align.references import Reference, RunningReference
 from align.regularizers import Regularizer
 

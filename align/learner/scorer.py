@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from align.config.schema import Model
 from align.learner import folders
 from align.learner.backbone import add_lora, at_the_end, before_each_token, device_of, merged, set_mode
-from align.recipe import Model
 from align.types import TokenBatch
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from align.coefficients import Coefficient
+from align.config.schema import Recipe
 from align.core.logprobs import Compared, Head, TokenStats, token_stats
 from align.critics import RunningCritic
 from align.learner.budgets import Budgets
@@ -16,7 +17,6 @@ from align.learner.micro_batches import micro_batches
 from align.learner.policy import Policy
 from align.learner.reference_states import ReferenceStates
 from align.learner.references import distinct
-from align.recipe import Recipe
 from align.references import RunningReference
 from align.regularizers import referenced
 from align.shapings import Shaping

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from align.formulas import Formulated
+from align.config.formulas import Formulated
 from align.types import TokenContext
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from align.config.formulas import Formulated
 from align.core import ranking
 from align.core.segments import segment_sum
-from align.formulas import Formulated
 
 
 @dataclass(frozen=True, kw_only=True)

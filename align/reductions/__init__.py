@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from align.formulas import Formulated
+from align.config.formulas import Formulated
 
 
 class Reduction(Formulated, ABC):

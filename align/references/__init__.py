@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from align.parts import Part, Setting
+from align.config.parts import Part, Setting
 
 if TYPE_CHECKING:
     from align.core.logprobs import Head

@@ -3,8 +3,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from align.config.parts import Setting
 from align.core.logprobs import Head
-from align.parts import Setting
 from align.references import CHARGED, OWN, Override, Reference, RunningReference
 
 if TYPE_CHECKING:

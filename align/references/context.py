@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from align.config import part
+from align.config.nodes import part
+from align.config.parts import Setting
 from align.core.logprobs import Head
-from align.parts import Setting
 from align.references import Override, Reference, RunningReference
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from align.parts import Setting
+from align.config.parts import Setting
 from align.references import CHARGED, Reference, RunningReference
 
 if TYPE_CHECKING:

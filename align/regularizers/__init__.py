@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from align.config.parts import Part, Setting
 from align.core.logprobs import every_token
-from align.parts import Part, Setting
 from align.types import Charge, TokenBatch, TokenContext
 
 ALLOW = ", or set allow_biased: true to run it as published"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from align import probe
 from align.divergences import Divergence
 from align.estimators import Estimator
+from align.oracle import estimator_bias
 
 
 def meaningless(divergence: Divergence, estimator: Estimator, placement: str, credit: str, *, samples: bool) -> str | None:
@@ -37,7 +37,7 @@ def bias_of(divergence: Divergence, estimator: Estimator, placement: str, credit
         return published
     if estimator.full_vocabulary:
         return None
-    word, found = word_of(estimator), probe.gradient_is(estimator, divergence, placement)
+    word, found = word_of(estimator), estimator_bias.gradient_is(estimator, divergence, placement)
     if found != "that of this divergence":
         return f"{word} in the {placement} has a gradient that is {found}: use estimator: sampled"
     if placement == "loss" and not (estimator.weighted or on_policy):

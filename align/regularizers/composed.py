@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align.config import part
+from align.config.docstrings import written
+from align.config.nodes import part
+from align.config.parts import Setting
 from align.core import credit
 from align.core.credit import Packing
 from align.core.links import link
 from align.core.segments import segment_sum
-from align.describe import written
-from align.parts import Setting
 from align.regularizers import ALLOW, Penalty, Regularizer
 from align.regularizers._cells import bias_of, meaningless, word_of
 from align.types import Charge, TokenBatch, TokenContext

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from align.frozen import running
-from align.parts import Part
+from align.config.frozen import running
+from align.config.parts import Part
 from align.types import Group, Prompt
 
 

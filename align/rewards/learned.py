@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from align.config import part
+from align.config.nodes import part
 from align.rewards import Answer, Reward, started
 from align.types import Group, Prompt
 

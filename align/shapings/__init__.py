@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from align.columns import unreadable
+from align.config.needed_columns import unreadable
+from align.config.parts import Part, Setting
 from align.divergences import Divergence
-from align.parts import Part, Setting
 from align.types import TokenBatch
 
 

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from align.parts import Setting
+from align.config.parts import Setting
 from align.shapings import Shaping
 from align.types import TokenBatch
 

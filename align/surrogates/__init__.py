@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from align.config.formulas import Formulated
 from align.core.credit import Packing
-from align.formulas import Formulated
 
 
 class Surrogate(Formulated, ABC):

@@ -6,9 +6,10 @@ from typing import Any
 
 import yaml
 
-from align import config
+from align.config import nodes
+from align.config.recipes import build, load
+from align.config.schema import Recipe
 from align.errors import RecipeError, UserError
-from align.recipe import Recipe, build, load
 from align.sweep.plan import Cell, Plan, Run
 
 
@@ -27,12 +28,12 @@ def checked(plan: Plan) -> dict[Cell, Recipe]:
                 load(recipe.model.recipe)
         except RecipeError as error:
             raise UserError(f"the cell {' '.join(cell.changes) or cell.name} cannot run, so none was started: {error}") from error
-        same = seen.setdefault(repr(config.resolved(recipe)), cell)
+        same = seen.setdefault(repr(nodes.resolved(recipe)), cell)
         if same is not cell:
             raise UserError(f"the cells {' '.join(same.changes)} and {' '.join(cell.changes)} are the same recipe; leave one out")
         recipes[cell] = recipe
     for run in plan.runs:
-        _same_as_before(run, config.resolved(recipes[run.cell]) | {"seed": run.seed})
+        _same_as_before(run, nodes.resolved(recipes[run.cell]) | {"seed": run.seed})
     return recipes
 
 
@@ -42,7 +43,7 @@ def _same_as_before(run: Run, now: dict) -> None:
         return
     try:
         # Built anew, so that a key which came after the run has its default.
-        before = config.resolved(build(yaml.safe_load(kept.read_text())))
+        before = nodes.resolved(build(yaml.safe_load(kept.read_text())))
     except (RecipeError, yaml.YAMLError) as error:
         raise UserError(f"{kept} can no longer be read, so its run cannot be kept: {error}; choose another --out") from error
     different = _first_difference(before, now)

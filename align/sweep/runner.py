@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from align.config.schema import Recipe
 from align.errors import UserError
-from align.recipe import Recipe
 from align.sweep.plan import Cell, Plan, Run
 from align.sweep.progress import View
 

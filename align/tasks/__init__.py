@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from align.parts import Part
+from align.config.parts import Part
 from align.types import Group
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from itertools import combinations
 from typing import Any
 
-from align.config import part
+from align.config.nodes import part
 from align.errors import UserError
 from align.tasks import Example, Task
 from align.tasks._fields import Turns, asked, distinct, known, missing, name, others, question, text, turns

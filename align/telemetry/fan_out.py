@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from align.config.frozen import running
 from align.errors import RecipeError
-from align.frozen import running
 from align.writers import RunningWriter, Writer
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from align.advantages import Advantage
-from align.enumeration import TREE, UPDATE, context, setting
+from align.oracle.enumeration import TREE, UPDATE, context, setting
 from align.testing.findings import Finding, Kit, again
 from align.testing.formulas import explained
 from align.types import TokenBatch

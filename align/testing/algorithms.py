@@ -11,7 +11,7 @@ from torch import Tensor
 from align.algorithms import Algorithm
 from align.core.ranking import pairs
 from align.core.segments import segment_sum
-from align.enumeration import TREE, UPDATE, context, setting
+from align.oracle.enumeration import TREE, UPDATE, context, setting
 from align.testing.findings import Finding, Kit
 from align.testing.formulas import explained
 from align.types import Link, ScoreContext, TokenContext

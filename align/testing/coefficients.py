@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from align.coefficients import Coefficient, State
-from align.enumeration import TREE, UPDATE, context, setting
+from align.oracle.enumeration import TREE, UPDATE, context, setting
 from align.testing.findings import Finding, Kit
 from align.types import TokenBatch
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from align.catalogue import catalogue
 from align.errors import UserError
+from align.inspect.catalogue import catalogue
 from align.tasks.jsonl import Jsonl
 from align.testing import CHECKS, Finding, check
 from align.testing.targets import keys, kind_of

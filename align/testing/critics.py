@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from align.config.frozen import running
 from align.critics import Critic, RunningCritic
-from align.frozen import running
 from align.testing.findings import Finding, Kit
 from align.testing.references import policies
 from align.testing.tiny import tiny_model

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from align.audit import audit
-from align.config import build_part
+from align.config.nodes import build_part
 from align.divergences import Divergence
 from align.testing.findings import Finding, Kit
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from align.audit import audit
 from align.audit.alone import alone
-from align.config import build_part
+from align.config.nodes import build_part
 from align.divergences.reverse_kl import ReverseKl
-from align.enumeration import ONE_TOKEN, setting
 from align.estimators import Estimator
+from align.oracle.enumeration import ONE_TOKEN, setting
 from align.testing.divergences import digits, elementwise, first, holds
 from align.testing.findings import Finding, Kit
 

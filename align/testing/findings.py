@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from inspect import isfunction
 from typing import Any, NamedTuple
 
-from align import config, registry
 from align.audit.alone import around
-from align.describe import summary
-from align.refusals import refusal
+from align.config import nodes, registry
+from align.config.docstrings import summary
+from align.config.refusals import refusal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +61,9 @@ class Kit:
 
     def _build(self, part: Any, keys: dict[str, Any]) -> Any:
         if isinstance(part, str):
-            return config.build_part(self.kind, {"name": part} | keys, part)
+            return nodes.build_part(self.kind, {"name": part} | keys, part)
         if isinstance(part, type) or isfunction(part):
-            return config.build(registry.as_part(self.kind, part, part.__name__), keys, part.__name__)
+            return nodes.build(registry.as_part(self.kind, part, part.__name__), keys, part.__name__)
         if not isinstance(part, registry.contract(self.kind)):
             raise TypeError(f"a {type(part).__name__} is no {self.kind} yet: give the class, and its keys")
         return part
@@ -76,9 +76,9 @@ def must_define(kind: str) -> frozenset[str]:
 
 def again(part: Any) -> Any:
     """The same part built a second time, from the keys a recipe would hold."""
-    node = config.resolved(part)
+    node = nodes.resolved(part)
     node.pop("name", None)
-    return config.build(type(part), node, type(part).__name__)
+    return nodes.build(type(part), node, type(part).__name__)
 
 
 def _found(call: Callable[[], Any]) -> Any:
@@ -98,10 +98,10 @@ def _says_what_it_is(part: Any, **_: Any) -> str | None:
 
 
 def _keys_round_trip(part: Any, **_: Any) -> str | None:
-    node = config.resolved(part)
+    node = nodes.resolved(part)
     json.dumps(node)
     node.pop("name", None)
-    copied = config.resolved(again(part))
+    copied = nodes.resolved(again(part))
     copied.pop("name", None)
     differing = [key for key in node if copied[key] != node[key]]
     return f"{', '.join(differing)} came back otherwise" if differing else None
@@ -119,5 +119,5 @@ GENERAL = (
     Check("keys", "its keys are plain values that a recipe holds and builds it from again",
           "annotate every key (`power: float = 0.5`) and change none in __post_init__", _keys_round_trip),
     Check("refuse", "asked whether it refuses a recipe, on- and off-policy and of demonstrations, it answers None or a sentence",
-          "let `refuse(self, setting)` return None, or say what is wrong and how to mend it; see align.parts.Setting", _refuses),
+          "let `refuse(self, setting)` return None, or say what is wrong and how to mend it; see align.config.parts.Setting", _refuses),
 )

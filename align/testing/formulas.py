@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from align.formulas import Formulated
+from align.config.formulas import Formulated
 
 
 def explained(part: Formulated) -> str | None:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align.enumeration import TREE, context, setting
 from align.likelihoods import Likelihood
+from align.oracle.enumeration import TREE, context, setting
 from align.testing.findings import Finding, Kit
 from align.testing.formulas import explained
 from align.types import TokenContext

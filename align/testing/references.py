@@ -13,8 +13,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from align.enumeration import ONE_TOKEN, context, setting
-from align.frozen import running
+from align.config.frozen import running
+from align.oracle.enumeration import ONE_TOKEN, context, setting
 from align.references import Reference, RunningReference
 from align.testing.findings import Finding, Kit
 from align.testing.tiny import tiny_model
@@ -42,8 +42,8 @@ def batch() -> TokenBatch:
 
 
 def policies(model_dir: Path) -> Iterator[Policy]:
+    from align.config.schema import Lora, Model  # noqa: PLC0415
     from align.learner.policy import Policy  # noqa: PLC0415  (the learner's libraries take seconds to import)
-    from align.recipe import Lora, Model  # noqa: PLC0415
 
     for lora in (Lora(), Lora(rank=2)):
         torch.manual_seed(0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from align.audit import audit
 from align.audit.alone import alone
 from align.audit.measure import claimed
-from align.enumeration import TREE, UPDATE, context, setting
+from align.oracle.enumeration import TREE, UPDATE, context, setting
 from align.regularizers import Penalty, Regularizer
 from align.testing.divergences import first
 from align.testing.findings import Finding, Kit

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from align.recipe import RewardLimits
+from align.config.schema import RewardLimits
 from align.rewards import Reward, started
 from align.testing.findings import Finding, Kit
 from align.types import Episode, Group, Prompt, Rewards

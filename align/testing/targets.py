@@ -11,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from align import registry
+from align.config import registry
 from align.errors import RecipeError, UserError
 from align.testing.findings import must_define
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align.enumeration import TREE, UPDATE, context, setting
+from align.oracle.enumeration import TREE, UPDATE, context, setting
 from align.testing.findings import Finding, Kit, again
 from align.types import TokenBatch
 from align.weightings import Weighting

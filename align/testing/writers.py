@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from align.frozen import running
+from align.config.frozen import running
 from align.testing.findings import Finding, Kit
 from align.writers import RunningWriter, Writer
 

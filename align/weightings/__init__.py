@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from align.columns import unreadable
-from align.parts import Part, Setting
+from align.config.needed_columns import unreadable
+from align.config.parts import Part, Setting
 from align.types import REWARDED, TokenBatch
 
 

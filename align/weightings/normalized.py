@@ -3,7 +3,7 @@ from typing import Any
 
 from torch import Tensor
 
-from align.config import part
+from align.config.nodes import part
 from align.types import TokenBatch
 from align.weightings import Weighting
 

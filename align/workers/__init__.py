@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from align.config.schema import Recipe
 from align.errors import UserError
-from align.recipe import Recipe
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.weight_sync.packing import Weights
 from align.workers.exchange import Exchange

@@ -13,9 +13,10 @@ from typing import Any
 import ray
 import torch
 
-from align import config, engines, plugins, rewards
+from align import engines, plugins, rewards
+from align.config import nodes
+from align.config.schema import Recipe
 from align.errors import UserError
-from align.recipe import Recipe
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.weight_sync.packing import Weights
 from align.workers.exchange import changes
@@ -37,7 +38,7 @@ class Job:
     def recipe(self) -> Recipe:
         """The recipe, built in this process. Raises UserError where this node cannot read the model."""
         plugins.install(self.plugins)
-        recipe = config.build(Recipe, self.node, "")
+        recipe = nodes.build(Recipe, self.node, "")
         torch.set_num_threads(recipe.workers.threads)
         set_precision(recipe.model)
         if not os.path.isdir(self.model_dir):

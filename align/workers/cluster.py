@@ -13,9 +13,9 @@ from typing import Any
 
 import ray
 
-from align.config import plugins_of, resolved
+from align.config.nodes import plugins_of, resolved
+from align.config.schema import Recipe
 from align.errors import RunStopped, UserError
-from align.recipe import Recipe
 from align.types import Group, Prompt, Rewards
 from align.workers.actors import Job, LearnerActor, RewardActor, RolloutActor
 from align.workers.calls import DIED, RemoteLearner, answer, reason

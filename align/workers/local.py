@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 
 from align import engines, rewards
+from align.config.schema import Recipe
 from align.learner.learner import Learner
-from align.recipe import Recipe
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.workers.exchange import Exchange, changes
 from align.workers.precision import set_precision

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from align.recipe import Model
+from align.config.schema import Model
 
 
 def set_precision(model: Model) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from align.recipe import Recipe
+from align.config.schema import Recipe
 
 KEYS = (("CPU", "cpus"), ("GPU", "gpus"))
 LARGER = "or attach to a larger cluster with --address"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from align.parts import Part
+from align.config.parts import Part
 
 
 class Writer(Part, ABC):

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from align.parts import Setting
+from align.config.parts import Setting
 from align.writers import RunningWriter, Writer, missing
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from align.parts import Setting
+from align.config.parts import Setting
 from align.writers import RunningWriter, Writer, missing
 
 MODES = ("online", "offline", "disabled")

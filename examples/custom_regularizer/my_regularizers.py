@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from align.config import part
+from align.config.nodes import part
 from align.divergences.total_variation import TotalVariation
 from align.regularizers import Penalty
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from align import registry
+from align.config import registry
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "align").rglob("*.py")) + sorted((ROOT / "kernels").rglob("*.py"))
@@ -45,7 +45,7 @@ def test_the_maths_imports_torch_only(path: Path):
     standard = {"__future__", "abc", "collections", "dataclasses", "math", "typing"}
     assert packages(path) <= standard | {"torch", "align", "align_kernels"}
     assert {name for name in imported(path) if name.startswith("align.")} <= {
-        f"align.{r}" for r in ("divergences", "parts", "core.segments", "core.logprobs", "core.credit")}
+        f"align.{r}" for r in ("divergences", "config.parts", "core.segments", "core.logprobs", "core.credit")}
 
 
 @pytest.mark.parametrize(("package", "allowed"), [("ray", {"workers"}), ("vllm", {"engines", "weight_sync"}), ("wandb", {"writers"})])

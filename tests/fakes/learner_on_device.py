@@ -16,11 +16,11 @@ import torch
 from fakes import device
 from rollouts import groups
 
-from align import recipe
+from align.config import recipes
+from align.experience.packing import pack
+from align.experience.prepare import shape
 from align.learner import learner as learners
 from align.learner import policy as policies
-from align.pack import pack
-from align.shape import shape
 from align.types import Rewards
 
 PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
@@ -29,7 +29,7 @@ PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
 def main(folder: str, micro_tokens: str, estimator: str, minibatches: str) -> None:
     simulated = device.install()
     policies.device_of = lambda options: simulated
-    made = recipe.build({
+    made = recipes.build({
         "steps": 4, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic",
         "algorithm": {"name": "grpo", "minibatches": int(minibatches)}, "model": {"path": folder}, "sampling": {"max_tokens": 6},
         "batch": {"prompts": 4, "samples": 3, "micro_tokens": int(micro_tokens)}, "head": {"backend": "torch"},

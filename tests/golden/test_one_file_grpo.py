@@ -16,12 +16,12 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from align.config import build_part
+from align.config.nodes import build_part
+from align.config.recipes import build
+from align.experience.packing import pack
+from align.experience.prepare import shape
 from align.learner.learner import Learner
-from align.pack import pack
-from align.recipe import build
-from align.run_state import RunState
-from align.shape import shape
+from align.run.state import RunState
 from align.types import Episode, Group, Prompt, Rewards
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "grpo_in_one_file.py"

@@ -123,7 +123,7 @@ def test_the_command_draws_a_measurement_made_elsewhere(result, tmp_path):
 
 
 def test_the_command_measures(tmp_path, monkeypatch):
-    monkeypatch.setattr("align.bench.SMALL", [SHAPE])
+    monkeypatch.setattr("align.tools.bench.SMALL", [SHAPE])
     monkeypatch.setattr("align_kernels.bench.measure.available", lambda job, device: {
         name: make for name, make in available(job, device).items() if name in (FLOOR, "torch eager")})
     asked = ["logp", "logp frozen head"]

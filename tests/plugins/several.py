@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from align.config import build_part
+from align.config.nodes import build_part
 from align.errors import RecipeError
 from align.types import Prompt
 

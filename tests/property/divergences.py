@@ -8,7 +8,7 @@ from hypothesis import settings
 from torch import Tensor
 from unit.definitions import every
 
-from align.registry import _complete
+from align.config.registry import _complete
 
 KNOWN = every()
 SHIPPED = {name: known.divergence for name, known in KNOWN.items()}

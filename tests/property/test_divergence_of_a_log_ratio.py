@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from property.divergences import KNOWN, OF_EACH, OWN, SHIPPED, assert_within, each
 
+from align.config.registry import _complete, resolve
 from align.divergences import Divergence
-from align.registry import _complete, resolve
 
 EPS64 = torch.finfo(torch.float64).eps
 log_ratios = st.lists(st.floats(1e-7, 20) | st.floats(-20, -1e-7), min_size=1, max_size=40).map(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from property.divergences import QUICK
 from torch import Tensor
 
+from align.experience.packing import pack
 from align.learner.micro_batches import micro_batches
-from align.pack import pack
 from align.types import Episode, Group, Prompt, Rewards, Segment, TokenBatch
 
 PAD = -1

@@ -12,8 +12,8 @@ from models import tiny_model
 from plugins.systematic import by_token
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from align import recipe
-from align.config import build_part
+from align.config import recipes
+from align.config.nodes import build_part
 from align.train import train
 
 PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
@@ -50,7 +50,7 @@ def log_policy(folder: Path) -> torch.Tensor:
 @pytest.mark.parametrize("form", FORMS)
 def test_the_loop_reaches_the_regularized_optimum(form: str, model: Path, tmp_path: Path):
     regularizer = FORMS[form] | {"coefficient": BETA}
-    train(recipe.build({
+    train(recipes.build({
         "steps": STEPS.get(form, 120), "seed": SEEDS.get(form, 0),
         "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic",
         # TRL's and our group mean contains the sample itself, which scales the policy gradient by 1 - 1/SAMPLES.

@@ -7,9 +7,9 @@ import pytest
 import ray
 from models import tiny_model
 
-from align import recipe
+from align.config import recipes
+from align.config.schema import Recipe
 from align.errors import UserError
-from align.recipe import Recipe
 from align.workers import cluster, open_workers
 
 
@@ -26,7 +26,7 @@ def two_gpus():
 
 
 def built(model: Path, **workers) -> Recipe:
-    return recipe.build({
+    return recipes.build({
         "steps": 1, "task": "countdown", "algorithm": "grpo", "reward": "exact", "model": {"path": str(model)},
         "batch": {"prompts": 6, "samples": 2}, "sampling": {"max_tokens": 4}, "workers": {"cpus": 0.1, **workers}})
 

@@ -14,8 +14,8 @@ from plugins.tree import by_answer, every_answer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from align import recipe
-from align.config import build_part
+from align.config import recipes
+from align.config.nodes import build_part
 from align.train import train
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
@@ -28,7 +28,7 @@ IN_LOSS = {"placement": "loss", "credit": "summed", "coefficient": BETA}
 
 
 def run(folder: Path, out: Path, **keys) -> None:
-    train(recipe.build({
+    train(recipes.build({
         "task": f"{PLUGINS}/systematic.py:OnePrompt", "model": {"path": str(folder)}, "batch": {"prompts": 1, "samples": SAMPLES},
         "optimizer": {"lr": 0.01, "betas": [0.9, 0.95], "schedule": "cosine", "max_grad_norm": 100.0}, "workers": {"backend": "local"},
         "evaluation": {"every": -1}} | keys), out)

@@ -17,13 +17,13 @@ import torch
 from models import tiny_model
 from plugins.several import write
 
-from align import recipe
-from align.config import resolved
+from align.config import recipes
+from align.config.nodes import resolved
+from align.config.schema import Recipe
 from align.errors import RunStopped, UserError
-from align.pack import pack
-from align.recipe import Recipe
-from align.run_state import RunState
-from align.shape import shape
+from align.experience.packing import pack
+from align.experience.prepare import shape
+from align.run.state import RunState
 from align.types import Group, Prompt
 from align.workers import cluster, open_workers
 from align.workers.connect import connect
@@ -40,7 +40,7 @@ PLAIN = prompts({}, {}, {}, {})
 
 
 def built(model: Path, plugin: Path, **workers) -> Recipe:
-    return recipe.build({
+    return recipes.build({
         "steps": 2, "task": "countdown", "algorithm": "grpo", "reward": f"{plugin}:Unreliable",
         "engine": {"name": f"{plugin}:Mortal", "max_batch": 4},
         "model": {"path": str(model)}, "batch": {"prompts": 4, "samples": 2}, "sampling": {"max_tokens": 6}, "optimizer": {"lr": 1e-2},
@@ -252,9 +252,9 @@ def test_a_plugin_of_several_files_needs_no_folder_on_the_workers(workers, model
           pkg__late="def length(text):\n    return len(text)\n", beside="def checked(groups):\n    return groups\n")
     wanted = built(model, PLUGIN, backend="ray")
     node = resolved(wanted) | {"engine": f"{tmp_path}/pkg:Own", "reward": {"name": f"{tmp_path}/pkg:judge", "factor": 2.0}}
-    wanted = recipe.build(node)
+    wanted = recipes.build(node)
     write(tmp_path, pkg__late="def length(text):\n    return 0\n")
-    assert recipe.build(node).reward.score(PLAIN[0], "four") == 0
+    assert recipes.build(node).reward.score(PLAIN[0], "four") == 0
     shutil.rmtree(tmp_path / "pkg")
     opened = open_workers(wanted, str(model), 3, None, False)
     groups = opened.generate(PLAIN, 2, seed=5)

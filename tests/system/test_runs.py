@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from align.evaluate import evaluate
+from align.run.evaluation import evaluate
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TINY = (

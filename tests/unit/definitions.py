@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from align import registry
+from align.config import registry
 from align.divergences import Divergence
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from built import algorithm, part, single_turn
 
-from align import recipe, registry
 from align.advantages import charged, token_rewards
+from align.config import recipes, registry
 from align.errors import RecipeError
 from align.types import Charge, TokenBatch
 
@@ -40,17 +40,17 @@ def batch() -> TokenBatch:
 def test_one_sample_a_prompt_is_enough_for_an_advantage_without_a_group(tmp_path):
     (tmp_path / "mine.py").write_text(SINGLE)
     mine = f"{tmp_path}/mine.py:Global"
-    assert recipe.build(node({"name": "grpo", "advantage": mine}, samples=1)).algorithm.least_samples == 1
-    assert recipe.build(node({"name": "ppo", "advantage": mine}, samples=1)).algorithm.least_samples == 1
-    assert recipe.build(node("ppo", samples=1)).algorithm.least_samples == 1
+    assert recipes.build(node({"name": "grpo", "advantage": mine}, samples=1)).algorithm.least_samples == 1
+    assert recipes.build(node({"name": "ppo", "advantage": mine}, samples=1)).algorithm.least_samples == 1
+    assert recipes.build(node("ppo", samples=1)).algorithm.least_samples == 1
     with pytest.raises(RecipeError, match="compares at least 2 answers to a prompt") as refused:
-        recipe.build(node("grpo", samples=1))
+        recipes.build(node("grpo", samples=1))
     assert refused.value.where == "batch.samples"
 
 
 def test_values_need_a_critic():
     with pytest.raises(RecipeError, match="needs the values of a critic, and grpo trains none: use ppo") as refused:
-        recipe.build(node({"name": "grpo", "advantage": "gae"}))
+        recipes.build(node({"name": "grpo", "advantage": "gae"}))
     assert refused.value.where == "algorithm.advantage"
 
 
@@ -71,4 +71,4 @@ def test_a_critics_advantage_pays_what_is_taken_from_the_token_rewards(name: str
 
 @pytest.mark.parametrize("name", registry.shipped("surrogate"))
 def test_ppo_takes_every_surrogate(name: str):
-    assert recipe.build(node({"name": "ppo", "surrogate": name})).algorithm.surrogate.recipe_name == name
+    assert recipes.build(node({"name": "ppo", "surrogate": name})).algorithm.surrogate.recipe_name == name

@@ -15,8 +15,8 @@ from unit.definitions import every
 from align.audit import audit, published
 from align.audit.targets import certificates
 from align.cli import app
-from align.config import build_part
-from align.enumeration import ONE_TOKEN, TREE, UPDATE, objective, setting
+from align.config.nodes import build_part
+from align.oracle.enumeration import ONE_TOKEN, TREE, UPDATE, objective, setting
 
 ROOT = Path(__file__).parents[2]
 

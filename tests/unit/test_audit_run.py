@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from align import recipe
 from align.audit.rollouts import estimate
 from align.cli import app
-from align.config import resolved
+from align.config import recipes
+from align.config.nodes import resolved
 from align.types import Episode, Group, Prompt
 
 
@@ -28,7 +28,7 @@ def run(tmp_path_factory) -> Path:
     """A run's folder as `align train` leaves it: metrics, a model, and the model it came from."""
     folder = tmp_path_factory.mktemp("run")
     initial, _ = (tiny_model(folder / name, seed=seed) for seed, name in enumerate(("other", "model")))
-    built = recipe.build({
+    built = recipes.build({
         "steps": 2, "task": "countdown", "reward": "exact", "algorithm": "grpo", "model": {"path": str(initial)},
         "workers": {"backend": "local"}, "sampling": {"max_tokens": 8, "temperature": 0.7},
         "regularizers": {"kl": {"coefficient": 0.1}, "js": {"divergence": "jensen_shannon", "coefficient": 0.1}}})
@@ -55,7 +55,7 @@ def test_a_run_shows_its_metrics_and_fresh_estimates(run):
 
 def test_estimates_by_arithmetic(run):
     """k1, k3 and exact of every token, from plain forward passes of both models."""
-    built, rng = recipe.load(run / "recipe.yaml"), np.random.default_rng(0)
+    built, rng = recipes.load(run / "recipe.yaml"), np.random.default_rng(0)
     groups = [Group(prompt=Prompt(id=str(i), text="", token_ids=(3, 4, 5 + i)), episodes=tuple(
         Episode.single_turn(rng.integers(3, 13, n).astype(np.int32), "") for n in (3, 1 + i))) for i in range(3)]
     log_u, exact = [], []

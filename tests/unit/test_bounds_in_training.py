@@ -9,7 +9,7 @@ import torch
 from models import tiny_model
 from unit.test_learner import batch, capture_gradient, make, node
 
-from align import recipe
+from align.config import recipes
 from align.learner.learner import Learner
 from align.train import train
 from align.types import TokenBatch
@@ -67,5 +67,5 @@ def test_top_k_of_the_whole_vocabulary_trains_as_exact_does(model: Path):
 @pytest.mark.parametrize(("regularizer", "biased"), [({"estimator": "k3", "allow_biased": True}, ["kl"]), ({}, [])])
 def test_the_summary_names_what_ran_biased(regularizer, biased, model: Path, tmp_path: Path):
     regularizers = {"kl": {"coefficient": 0.1} | regularizer, "other": {"coefficient": 0.1, "divergence": "forward_kl"}}
-    summary = train(recipe.build(node(model, steps=1, sampling={"max_tokens": 1}, regularizers=regularizers)), tmp_path)
+    summary = train(recipes.build(node(model, steps=1, sampling={"max_tokens": 1}, regularizers=regularizers)), tmp_path)
     assert summary["biased"] == json.loads((tmp_path / "summary.json").read_text())["biased"] == biased

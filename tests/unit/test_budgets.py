@@ -7,11 +7,11 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from align import recipe
+from align.config import recipes
+from align.config.schema import Batch, Recipe
 from align.errors import UserError
 from align.learner.budgets import ENOUGH_TOKENS, MOST_RECOMPUTED, MOST_TOKENS, Budgets, on_host, planned
 from align.learner.memory import ModelShape, activations, gigabytes, logits, shape_of_config, standing
-from align.recipe import Batch, Recipe
 
 QWEN = Qwen2Config(hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2,
                    vocab_size=151936, tie_word_embeddings=True)
@@ -19,7 +19,7 @@ GB = 1e9
 
 
 def made(*overrides: str) -> Recipe:
-    return recipe.load("recipes/countdown_grpo.yaml", ["model.recipe=null", "model.path=nowhere", "model.dtype=bfloat16", *overrides])
+    return recipes.load("recipes/countdown_grpo.yaml", ["model.recipe=null", "model.path=nowhere", "model.dtype=bfloat16", *overrides])
 
 
 def plan(gigabytes: float, *overrides: str) -> Budgets:

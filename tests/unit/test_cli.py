@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from align import lookup, registry
 from align.cli import app
+from align.config import find, registry
 from align.errors import RecipeError, RunStopped
 
 ENGINE = """
@@ -188,7 +188,7 @@ def measured(monkeypatch):
         calls.append((*arguments, *keys.values()))
         return {"countdown/pass@1": 0.25}
 
-    monkeypatch.setitem(sys.modules, "align.evaluate", SimpleNamespace(evaluate=evaluate, recipe_of="recipe of {}".format))
+    monkeypatch.setitem(sys.modules, "align.run.evaluation", SimpleNamespace(evaluate=evaluate, recipe_of="recipe of {}".format))
     return calls
 
 
@@ -270,18 +270,18 @@ def test_a_recipe_is_looked_for_here_and_then_among_the_shipped(tmp_path, monkey
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / f"{name}.yaml").touch()
-    monkeypatch.setattr(lookup, "shipped_folder", lambda: ours)
+    monkeypatch.setattr(find, "shipped_folder", lambda: ours)
     monkeypatch.chdir(here)
-    assert lookup.find_recipe("a") == lookup.find_recipe("a.yaml") == lookup.find_recipe("recipes/a.yaml") == ours / "a.yaml"
-    assert lookup.find_recipe("papers/c") == ours / "papers" / "c.yaml"
-    assert lookup.find_recipe("b") == Path("b.yaml")
-    assert lookup.find_recipe(str(ours / "b.yaml")) == ours / "b.yaml"
+    assert find.find_recipe("a") == find.find_recipe("a.yaml") == find.find_recipe("recipes/a.yaml") == ours / "a.yaml"
+    assert find.find_recipe("papers/c") == ours / "papers" / "c.yaml"
+    assert find.find_recipe("b") == Path("b.yaml")
+    assert find.find_recipe(str(ours / "b.yaml")) == ours / "b.yaml"
     (here / "a").mkdir()  # a folder is no recipe
-    assert lookup.find_recipe("a") == ours / "a.yaml"
+    assert find.find_recipe("a") == ours / "a.yaml"
     with pytest.raises(RecipeError, match=r"there is no recipe papers/d; did you mean papers/c\? With align come: a, b, papers/c"):
-        lookup.find_recipe("papers/d")
+        find.find_recipe("papers/d")
 
 
 def test_the_shipped_recipes_are_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert lookup.find_recipe("countdown_grpo").read_text().startswith("#")
+    assert find.find_recipe("countdown_grpo").read_text().startswith("#")

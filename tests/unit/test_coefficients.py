@@ -13,11 +13,11 @@ from followed import Followed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from align import registry
 from align.coefficients.adaptive import Adaptive
 from align.coefficients.constant import Constant
 from align.coefficients.feasible import Feasible
-from align.config import build_part, resolved
+from align.config import registry
+from align.config.nodes import build_part, resolved
 from align.errors import RecipeError
 from align.types import TokenBatch
 

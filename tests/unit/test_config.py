@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from align import config, lookup, registry
 from align.coefficients.constant import Constant
-from align.config import build, build_part, part, resolved, section
+from align.config import find, nodes, registry, yaml_files
+from align.config.nodes import build, build_part, part, resolved, section
 from align.divergences import Divergence
 from align.divergences.reverse_kl import ReverseKl
 from align.divergences.tsallis import Tsallis
@@ -137,7 +137,7 @@ def test_resolved_writes_every_default_and_builds_the_same_again():
 
 
 def test_location_is_the_line_of_the_class():
-    file, line = config.location(Tsallis).rsplit(":", 1)
+    file, line = nodes.location(Tsallis).rsplit(":", 1)
     text = Path(file).read_text().splitlines()
     assert file.endswith("align/divergences/tsallis.py")
     # inspect counts the decorator as the first line of a class.
@@ -151,7 +151,7 @@ def test_bases_merge_key_by_key_from_the_far_one_in(tmp_path):
     write(tmp_path, "shared/root.yaml", "steps: 1\nbatch: {prompts: 8, samples: 4}\ntask: a\n")
     write(tmp_path, "shared/mid.yaml", "base: root.yaml\nbatch: {samples: 2}\n")
     leaf = write(tmp_path, "leaf.yaml", "base: shared/mid.yaml\nsteps: 9\n")
-    assert config.load(leaf) == {"steps": 9, "batch": {"prompts": 8, "samples": 2}, "task": "a"}
+    assert yaml_files.load(leaf) == {"steps": 9, "batch": {"prompts": 8, "samples": 2}, "task": "a"}
 
 
 @pytest.mark.parametrize(
@@ -173,52 +173,52 @@ def test_bases_merge_key_by_key_from_the_far_one_in(tmp_path):
 )
 def test_merging_one_node(tmp_path, base, change, merged):
     write(tmp_path, "base.yaml", f"x: {base}\n")
-    assert config.load(write(tmp_path, "new.yaml", f"base: base.yaml\nx: {change}\n")) == {"x": merged}
+    assert yaml_files.load(write(tmp_path, "new.yaml", f"base: base.yaml\nx: {change}\n")) == {"x": merged}
 
 
 def test_overrides_win_and_keep_their_types(tmp_path):
     path = write(tmp_path, "r.yaml", "steps: 1\nrules: {kl: 0.1, other: 2}\n")
     overrides = ["steps=5", "rules.kl=null", "rules.new.value=1e-3", "inner.rates=[1,2]", "inner.label=a=b"]
-    assert config.load(path, overrides) == {
+    assert yaml_files.load(path, overrides) == {
         "steps": 5,
         "rules": {"kl": None, "other": 2, "new": {"value": 0.001}},
         "inner": {"rates": [1, 2], "label": "a=b"},
     }
-    assert "is not of the form key=value" in str(refusal(config.load, path, ["--steps"]))
-    assert "cannot be read" in str(refusal(config.load, path, ["a=[1"]))
+    assert "is not of the form key=value" in str(refusal(yaml_files.load, path, ["--steps"]))
+    assert "cannot be read" in str(refusal(yaml_files.load, path, ["a=[1"]))
 
 
 def test_files_that_cannot_be_recipes(tmp_path):
     loop = write(tmp_path, "a.yaml", "base: b.yaml\n")
     write(tmp_path, "b.yaml", "base: a.yaml\n")
-    error = refusal(config.load, loop)
+    error = refusal(yaml_files.load, loop)
     assert error.where == "base" and "a.yaml -> " in str(error) and "b.yaml" in str(error)
-    assert "there is no recipe" in str(refusal(config.load, tmp_path / "absent.yaml"))
-    assert "not valid YAML" in str(refusal(config.load, write(tmp_path, "c.yaml", "a: [1\n")))
-    assert "a recipe is a mapping" in str(refusal(config.load, write(tmp_path, "d.yaml", "- a\n")))
+    assert "there is no recipe" in str(refusal(yaml_files.load, tmp_path / "absent.yaml"))
+    assert "not valid YAML" in str(refusal(yaml_files.load, write(tmp_path, "c.yaml", "a: [1\n")))
+    assert "a recipe is a mapping" in str(refusal(yaml_files.load, write(tmp_path, "d.yaml", "- a\n")))
 
 
 def test_a_base_is_beside_its_recipe_or_comes_with_align(tmp_path, monkeypatch):
     shipped = tmp_path / "shipped"
-    monkeypatch.setattr(lookup, "shipped_folder", lambda: shipped)
+    monkeypatch.setattr(find, "shipped_folder", lambda: shipped)
     monkeypatch.chdir(write(tmp_path, "elsewhere/beside.yaml", "x: of the working directory\n").parent)
     for name in ("one", "beside"):
         write(shipped, f"{name}.yaml", f"x: {name} that comes with align\nfile: ./part.py:Part\n")
     write(tmp_path, "mine/beside.yaml", "x: beside\n")
     for base in ("one", "one.yaml", "recipes/one.yaml"):
-        found = config.load(write(tmp_path, "mine/r.yaml", f"base: {base}\n"))
+        found = yaml_files.load(write(tmp_path, "mine/r.yaml", f"base: {base}\n"))
         assert found == {"x": "one that comes with align", "file": f"{shipped}/part.py:Part"}
     for base in ("beside", "beside.yaml", "./beside.yaml", "../mine/beside.yaml", str(tmp_path / "mine" / "beside.yaml")):
-        assert config.load(write(tmp_path, "mine/r.yaml", f"base: {base}\n")) == {"x": "beside"}
+        assert yaml_files.load(write(tmp_path, "mine/r.yaml", f"base: {base}\n")) == {"x": "beside"}
 
 
 @pytest.mark.parametrize(("base", "says"), [("on.yaml", "there is no recipe on.yaml; did you mean one?"),
                                             ("3", "must name a recipe, not 3")])
 def test_a_base_that_is_not_there_names_the_key_and_who_asks(tmp_path, monkeypatch, base, says):
     write(tmp_path, "shipped/one.yaml", "x: 1\n")
-    monkeypatch.setattr(lookup, "shipped_folder", lambda: tmp_path / "shipped")
+    monkeypatch.setattr(find, "shipped_folder", lambda: tmp_path / "shipped")
     write(tmp_path, "mid.yaml", f"base: {base}\n")
-    error = refusal(config.load, write(tmp_path, "r.yaml", "base: mid.yaml\n"))
+    error = refusal(yaml_files.load, write(tmp_path, "r.yaml", "base: mid.yaml\n"))
     assert error.where == "base" and str(error).startswith(f"base: {tmp_path}/mid.yaml: {says}")
 
 
@@ -261,7 +261,7 @@ def test_a_plugin_file_with_only_f_is_completed_by_the_contract(tmp_path):
     u = [math.exp(-1), 1.0, math.exp(0.5)]
     torch.testing.assert_close(built.coefficient(log_u), torch.tensor([4 * (x - 1) for x in u]))
     torch.testing.assert_close(built.value(log_u), torch.tensor([2 * (x - 1) ** 2 / x for x in u]))
-    assert config.location(type(built)) == f"{path}:2"
+    assert nodes.location(type(built)) == f"{path}:2"
     error = refusal(build_part, "divergence", {"name": f"{path}:Squared", "scal": 2.0}, "d")
     assert str(error) == "d.scal: unknown key; did you mean 'scale'? Squared takes: scale"
 
@@ -329,8 +329,8 @@ def test_a_relative_plugin_path_starts_at_the_recipe_or_at_the_working_directory
     on_the_line = write(tmp_path, "elsewhere/own.py", PLUGIN)
     recipe = write(tmp_path, "recipes/r.yaml", "divergence: ./parts/mine.py:Squared\n")
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert config.load(recipe) == {"divergence": f"{in_recipe}:Squared"}
-    assert config.load(recipe, ["divergence=own.py:Squared"]) == {"divergence": f"{on_the_line}:Squared"}
+    assert yaml_files.load(recipe) == {"divergence": f"{in_recipe}:Squared"}
+    assert yaml_files.load(recipe, ["divergence=own.py:Squared"]) == {"divergence": f"{on_the_line}:Squared"}
 
 
 def test_entry_points_are_parts_and_a_broken_one_shows_its_traceback(tmp_path, monkeypatch):

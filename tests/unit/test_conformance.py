@@ -12,10 +12,10 @@ from models import tiny_scorer
 from plugins.defective import DEFECTS, GOOD, source
 from typer.testing import CliRunner
 
-from align import registry
 from align.cli import app
+from align.config import registry
+from align.config.schema import RewardLimits
 from align.errors import UserError
-from align.recipe import RewardLimits
 from align.testing import CHECKS, check, check_divergence, check_reward, rewards
 from align.testing.findings import Kit
 from align.testing.targets import kind_of

@@ -10,6 +10,7 @@ from built import part, preference_loss, single_turn
 from torch import Tensor
 from unit.definitions import every
 
+from align.config.registry import _complete
 from align.core.links import accuracy, link
 from align.core.logprobs import exact_divergence
 from align.core.segments import segment_sum
@@ -18,7 +19,6 @@ from align.divergences.forward_kl import ForwardKl
 from align.divergences.neyman import Neyman
 from align.divergences.reverse_kl import ReverseKl
 from align.divergences.total_variation import TotalVariation
-from align.registry import _complete
 from align.types import TokenBatch
 from align.weightings.sampo import Sampo
 

@@ -14,7 +14,7 @@ from built import advantages as of_answers
 from built import part, surrogate, weights
 from torch import Tensor
 
-from align import registry
+from align.config import registry
 from align.core.credit import Packing
 from align.divergences.reverse_kl import ReverseKl
 from align.errors import RecipeError

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from align.config import build_part, resolved
+from align.config.nodes import build_part, resolved
 from align.errors import RecipeError
 from align.rewards.exact import Exact
 from align.tasks._arithmetic import valid_answers

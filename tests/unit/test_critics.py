@@ -11,11 +11,11 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from unit.test_scorer import batch, pooled, same
 
-from align.config import build_part
+from align.config.nodes import build_part
+from align.config.schema import Lora, Model
 from align.critics import RunningCritic
 from align.errors import RecipeError, UserError
 from align.learner.policy import Policy
-from align.recipe import Lora, Model
 
 
 @pytest.fixture(scope="module")

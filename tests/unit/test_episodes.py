@@ -14,14 +14,14 @@ from models import tiny_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from align import recipe
+from align.config import recipes
 from align.core.segments import suffix_sum
 from align.errors import UserError
-from align.inside import at_tokens
+from align.experience.packing import pack
+from align.experience.prepare import shape
+from align.experience.process_rewards import at_tokens
 from align.learner.learner import Learner
-from align.pack import pack
 from align.references.precomputed import _keys as keys_of
-from align.shape import shape
 from align.train import staleness_metrics
 from align.types import Episode, Group, Prompt, Rewards, Segment, TokenBatch
 
@@ -79,7 +79,7 @@ def test_a_packed_episode_by_hand():
 
 def learner(folder: Path, algorithm: dict, regularizers: dict, micro_tokens: int = 10_000) -> Learner:
     """In float64, away from its reference."""
-    made = Learner(recipe.build({
+    made = Learner(recipes.build({
         "steps": 1, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic", "algorithm": algorithm,
         "model": {"path": str(folder)}, "batch": {"prompts": 2, "samples": 2, "micro_tokens": micro_tokens},
         "sampling": {"max_tokens": 6, "temperature": TEMPERATURE}, "optimizer": {"max_grad_norm": 1e9}, "workers": {"backend": "local"},

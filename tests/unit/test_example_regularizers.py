@@ -14,7 +14,7 @@ from torch import Tensor
 from unit.enumeration import NAME, Problem, gradient
 from unit.regularizer_oracles.cells import told
 
-from align.config import build_part
+from align.config.nodes import build_part
 from align.errors import RecipeError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

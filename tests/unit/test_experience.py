@@ -3,7 +3,7 @@
 import pytest
 
 from align.errors import RecipeError, UserError
-from align.experience import Examples, chosen, tokenize
+from align.experience.examples import Examples, chosen, tokenize
 from align.tasks import Example
 from align.tasks.countdown import Countdown
 

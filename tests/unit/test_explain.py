@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from align import probe, registry
-from align.describe import keys, sentence, summary, written
-from align.explain import show
-from align.recipe import build, load
+from align.config import registry
+from align.config.docstrings import keys, sentence, summary, written
+from align.config.recipes import build, load
+from align.inspect.explain import show
+from align.oracle import estimator_bias
 
 PARTS = """
 from align.algorithms import Algorithm
@@ -323,9 +324,9 @@ MERGED = "that of this divergence between the merged distributions"
 def test_published_estimators_are_found_out_by_enumeration(estimator, value, in_loss, in_reward):
     divergence = registry.resolve("divergence", "reverse_kl", "")()
     subject = registry.resolve("estimator", estimator, "")()
-    assert probe.value_is(subject, divergence) == value
-    assert probe.gradient_is(subject, divergence, "loss") == in_loss
-    assert probe.gradient_is(subject, divergence, "reward") == in_reward
+    assert estimator_bias.value_is(subject, divergence) == value
+    assert estimator_bias.gradient_is(subject, divergence, "loss") == in_loss
+    assert estimator_bias.gradient_is(subject, divergence, "reward") == in_reward
 
 
 def test_an_estimator_of_ones_own_is_found_out_too():
@@ -337,8 +338,8 @@ def test_an_estimator_of_ones_own_is_found_out_too():
             return 2 * divergence.coefficient(log_u)
 
     divergence = registry.resolve("divergence", "reverse_kl", "")()
-    assert probe.value_is(Doubled(), divergence) == "biased"
-    assert probe.gradient_is(Doubled(), divergence, "loss") == "2 × that of reverse_kl, not of this divergence"
+    assert estimator_bias.value_is(Doubled(), divergence) == "biased"
+    assert estimator_bias.gradient_is(Doubled(), divergence, "loss") == "2 × that of reverse_kl, not of this divergence"
 
 
 # What parts say of themselves

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from align.explain import objective
-from align.recipe import build
+from align.config.recipes import build
+from align.inspect.explain import objective
 
 OVERRIDDEN = """
 from align.algorithms.grpo import Grpo

@@ -10,11 +10,12 @@ import pytest
 from plugins.several import write
 from typer.testing import CliRunner
 
-from align import cli, config, recipe, registry
-from align.config import build_part, resolved
-from align.describe import keys, summary, written
+from align import cli
+from align.config import nodes, recipes, registry
+from align.config.docstrings import keys, summary, written
+from align.config.nodes import build_part, resolved
+from align.config.schema import RewardLimits
 from align.errors import RecipeError
-from align.recipe import RewardLimits
 from align.rewards import Reward, Stepwise
 from align.testing import check
 from align.types import Episode, Group, Prompt
@@ -153,7 +154,7 @@ def test_it_is_shown_with_its_docstring_and_its_place(mine, tmp_path):
     part = mine("keyed")
     assert summary(type(part)) == "Length, less a penalty." and summary(type(mine("alone"))) == ""
     assert written(part) == "keyed(penalty=0.1, words=['a'], mark=None)".replace("keyed", f"{tmp_path}/mine.py:keyed")
-    assert config.location(type(part)) == f"{tmp_path}/mine.py:{line_of('keyed')}"
+    assert nodes.location(type(part)) == f"{tmp_path}/mine.py:{line_of('keyed')}"
     assert inspect.getsource(type(part)).startswith("def keyed(")
 
 
@@ -195,4 +196,4 @@ def test_a_recipe_of_it_can_be_built_again(tmp_path):
     write(tmp_path, mine=FUNCTIONS)
     node = {"steps": 1, "task": "countdown", "algorithm": "grpo", "model": {"path": "/nowhere"},
             "reward": {"name": f"{tmp_path}/mine.py:keyed", "penalty": 0.5}}
-    assert recipe.build(resolved(recipe.build(node))).reward.penalty == 0.5
+    assert recipes.build(resolved(recipes.build(node))).reward.penalty == 0.5

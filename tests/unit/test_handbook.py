@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from align import objective_page, registry
-from align.handbook import page, prose
+from align.config import registry
+from align.tools import objective_page
+from align.tools.reference_page import page, prose
 
 COMMITTED = (Path(__file__).parents[2] / "docs" / "regularizers.md").read_text()
 
@@ -21,12 +22,12 @@ def tables() -> list[list[list[str]]]:
 
 
 def test_the_page_is_what_the_command_makes_now():
-    assert page() == COMMITTED, "run: python -m align.handbook > docs/regularizers.md"
+    assert page() == COMMITTED, "run: python -m align.tools.reference_page > docs/regularizers.md"
 
 
 def test_the_page_of_the_objective_is_what_the_command_makes_now():
     committed = (Path(__file__).parents[2] / "docs" / "objective.md").read_text()
-    assert objective_page.page() == committed, "run: python -m align.objective_page > docs/objective.md"
+    assert objective_page.page() == committed, "run: python -m align.tools.objective_page > docs/objective.md"
 
 
 def test_every_row_has_a_cell_for_every_column():

@@ -4,11 +4,12 @@ import pytest
 import torch
 from models import tiny_model
 
+from align.config.recipes import build
+from align.config.schema import BACKENDS
 from align.divergences.reverse_kl import ReverseKl
 from align.errors import RecipeError, UserError
 from align.learner.head import stop_unless_ready
 from align.learner.learner import Learner
-from align.recipe import BACKENDS, build
 from align_kernels import backends
 
 NODE = {"steps": 1, "task": "countdown", "algorithm": "grpo", "reward": "exact",

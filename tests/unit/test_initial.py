@@ -8,18 +8,18 @@ from models import tiny_model
 from plugins.several import write
 from safetensors.torch import load_file
 
-from align import recipe
+from align.config import recipes, schema
 from align.errors import RecipeError, UserError
-from align.initial import content_hash, model_folder
 from align.learner.folders import load_causal_lm
+from align.run.initial_policy import content_hash, model_folder
 from align.train import train
 
 CONFIG = {"model_type": "qwen2", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
           "intermediate_size": 16}
 
 
-def build(model: dict, **changes) -> recipe.Recipe:
-    return recipe.build({"steps": 0, "task": {"name": "countdown", "size": 8, "demonstrations": True}, "algorithm": "sft", "model": model,
+def build(model: dict, **changes) -> schema.Recipe:
+    return recipes.build({"steps": 0, "task": {"name": "countdown", "size": 8, "demonstrations": True}, "algorithm": "sft", "model": model,
                          "batch": {"prompts": 4}, "workers": {"backend": "local"}, "evaluation": {"every": -1}} | changes)
 
 

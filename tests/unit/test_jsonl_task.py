@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from align.config import build_part
+from align.config.nodes import build_part
 from align.errors import RecipeError, UserError
 from align.rewards.match import Match
 from align.tasks import Example

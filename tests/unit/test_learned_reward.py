@@ -13,10 +13,10 @@ import torch
 from models import tiny_model, tiny_scorer, tiny_tokenizer
 from unit.test_scorer import pooled
 
-from align import recipe
-from align.config import build_part
+from align.config import recipes
+from align.config.nodes import build_part
+from align.config.schema import RewardLimits
 from align.errors import RecipeError, UserError
-from align.recipe import RewardLimits
 from align.rewards import Reward, started
 from align.rewards._scorer import LoadedScorer
 from align.types import Episode, Group, Prompt
@@ -157,7 +157,7 @@ def test_a_folder_that_cannot_serve_stops_the_run_before_any_work(make, problem,
             "model": {"path": str(policy)}, "workers": {"backend": "local"}}
     monkeypatch.setattr(local, "Learner", lambda *_: pytest.fail("the learner was loaded"))
     with pytest.raises(UserError, match=f"reward learned: path: .*{problem}"):
-        open_workers(recipe.build(node), str(policy), 4)
+        open_workers(recipes.build(node), str(policy), 4)
 
 
 def without(folder: Path, pattern: str) -> Path:
@@ -194,7 +194,7 @@ def test_a_reward_is_started_once_with_its_workers(folder, tmp_path):
                       "        return Running()\n")
     node = {"steps": 1, "task": "countdown", "algorithm": "grpo", "reward": f"{plugin}:Part", "model": {"path": str(policy)},
             "workers": {"backend": "local"}}
-    workers = open_workers(recipe.build(node), str(policy), 4)
+    workers = open_workers(recipes.build(node), str(policy), 4)
     for _ in range(2):
         assert workers.score([group("1=", "1")]).values.tolist() == [1.0]
     workers.close()

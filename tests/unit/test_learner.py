@@ -12,16 +12,16 @@ from models import tiny_model
 from rollouts import groups
 from transformers import AutoModelForCausalLM
 
-from align import recipe
+from align.config import recipes
+from align.config.schema import Model, Optimizer
 from align.errors import RunStopped, UserError
+from align.experience.packing import pack
+from align.experience.prepare import shape
 from align.learner.learner import Learner
 from align.learner.micro_batches import micro_batches, minibatches
 from align.learner.optimizer import schedule
 from align.learner.policy import Policy
-from align.pack import pack
-from align.recipe import Model, Optimizer
-from align.run_state import RunState
-from align.shape import shape
+from align.run.state import RunState
 from align.types import Rewards, TokenBatch
 from align.weight_sync.packing import unpack
 
@@ -42,7 +42,7 @@ def node(folder: Path, **changes) -> dict:
 
 
 def make(folder: Path, **changes) -> Learner:
-    return Learner(recipe.build(node(folder, **changes)), str(folder))
+    return Learner(recipes.build(node(folder, **changes)), str(folder))
 
 
 def batch(learner: Learner, seed: int = 0) -> TokenBatch:

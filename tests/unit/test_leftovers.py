@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from align import recipe
+from align.config import recipes, schema
 from align.errors import UserError
-from align.leftovers import remove_failed_start
+from align.run.folder import remove_failed_start
 from align.train import train
 
 
-def built(folder: Path, prompts: str) -> recipe.Recipe:
+def built(folder: Path, prompts: str) -> schema.Recipe:
     (folder / "prompts.jsonl").write_text(prompts)
-    return recipe.build({
+    return recipes.build({
         "steps": 1, "task": {"name": "jsonl", "path": str(folder / "prompts.jsonl")}, "reward": "match", "algorithm": "grpo",
         "model": {"path": str(folder / "no model")}, "batch": {"prompts": 1}, "workers": {"backend": "local"}})
 

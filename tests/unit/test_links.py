@@ -20,14 +20,14 @@ from unit.definitions import Known, every
 from unit.enumeration import NAME, Problem
 from unit.regularizer_oracles.cells import CREDITS, DIVERGENCES, ESTIMATORS, NO_EXPECTATION, OF_KL, asked, composed
 
-from align import recipe, registry
 from align.algorithms.dpo import Dpo
 from align.algorithms.reward_model import RewardModel
+from align.config import recipes, registry
+from align.config.schema import Recipe
 from align.errors import RecipeError
+from align.experience.packing import pack
 from align.learner import objective
 from align.learner.tally import Tally
-from align.pack import pack
-from align.recipe import Recipe
 from align.types import Episode, Group, Link, Prompt, Stat, TokenBatch, TokenContext
 from align.weightings.sampo import Sampo
 
@@ -46,7 +46,7 @@ LINKED = {name: known for name, known in EVERY.items() if name not in REFUSED}
 
 def built(algorithm: dict | str = "dpo", **regularizer) -> Recipe:
     """A recipe that learns preferences through this link, checked as every recipe is."""
-    return recipe.build({
+    return recipes.build({
         "steps": 4, "task": {"name": "preferences", "path": "nowhere.jsonl"}, "algorithm": algorithm, "model": {"path": "nowhere"},
         "regularizers": {NAME: {"placement": "link", "coefficient": BETA} | regularizer}})
 

@@ -20,7 +20,7 @@ from liveness.nodes import text
 from liveness.places import made
 from liveness.runs import LINK, RANKED, RUNS, updated
 
-from align import registry
+from align.config import registry
 from align.errors import UserError
 
 LINKED: dict[str, Change] = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from models import tiny_model
 
-from align import recipe
+from align.config import recipes
 from align.engines import Sampling
 from align.engines.transformers import Transformers
 from align.engines.vllm import Vllm
@@ -40,7 +40,7 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture
 def workers(model: Path, monkeypatch):
     monkeypatch.setenv("ALIGN_TEST_MARK", "not yet")
-    built = open_workers(recipe.build(node(model)), str(model), 3)
+    built = open_workers(recipes.build(node(model)), str(model), 3)
     yield built
     built.close()
 
@@ -88,12 +88,12 @@ def test_whether_the_learner_has_a_gpu_is_seen_on_it(workers):
 
 
 def test_prompts_need_not_divide_over_the_rollout_workers():
-    assert recipe.build(node("m", workers={"rollout": 3})).workers.rollout == 3
+    assert recipes.build(node("m", workers={"rollout": 3})).workers.rollout == 3
 
 
 def test_an_address_without_ray_is_refused(model: Path):
     with pytest.raises(UserError, match="backend: local"):
-        open_workers(recipe.build(node(model)), str(model), 3, address="auto")
+        open_workers(recipes.build(node(model)), str(model), 3, address="auto")
 
 
 def test_a_recipe_error_survives_the_way_from_a_worker():
@@ -169,10 +169,10 @@ def test_chunks_hold_whole_groups(sizes: list[int], answers: int, chunks: list[l
 def test_a_recipe_needs_its_actors():
     workers = {"rollout": 2, "reward": 3, "cpus": 0.5, "learner_gpus": 1, "rollout_gpus": 0.5}
     learner, rollout = Need("learner", 1, 0.5, 1.0), Need("rollout", 2, 0.5, 0.5)
-    assert needs(recipe.build(node("m", workers=workers)), there=0) == [learner, rollout, Need("reward", 3, 0.5, 0.0)]
+    assert needs(recipes.build(node("m", workers=workers)), there=0) == [learner, rollout, Need("reward", 3, 0.5, 0.0)]
     demonstrations = {k: v for k, v in node("m", algorithm="sft", workers=workers, batch={}).items() if not k.startswith("reward")}
-    assert needs(recipe.build(demonstrations), there=8) == [learner, rollout]
-    assert needs(recipe.build(demonstrations), there=8, learns=False) == [rollout]
+    assert needs(recipes.build(demonstrations), there=8) == [learner, rollout]
+    assert needs(recipes.build(demonstrations), there=8, learns=False) == [rollout]
 
 
 @pytest.mark.parametrize(("there", "stated", "model_device", "engine_device", "gpus"), [
@@ -185,7 +185,7 @@ def test_a_recipe_needs_its_actors():
 def test_each_process_takes_a_gpu_where_there_is_one(there, stated, model_device, engine_device, gpus):
     changes = {"workers": stated, "model": {"path": "m", "device": model_device},
                "engine": {"name": "transformers", "device": engine_device}}
-    assert [need.gpus for need in needs(recipe.build(node("m", **changes)), there)] == [*gpus, 0]
+    assert [need.gpus for need in needs(recipes.build(node("m", **changes)), there)] == [*gpus, 0]
 
 
 @pytest.mark.parametrize(("nodes", "reason"), [

@@ -9,12 +9,12 @@ import torch
 from models import tiny_model
 from rollouts import groups
 
-from align import recipe
+from align.config import recipes
+from align.experience.packing import pack
+from align.experience.prepare import shape
 from align.learner.learner import Learner
 from align.learner.masters import MasterAdamW
-from align.pack import pack
-from align.run_state import RunState
-from align.shape import shape
+from align.run.state import RunState
 from align.types import Rewards
 from align.weight_sync.packing import unpack
 
@@ -28,7 +28,7 @@ def model(tmp_path_factory) -> Path:
 
 
 def make(folder: Path, dtype: str, **changes) -> Learner:
-    return Learner(recipe.build({
+    return Learner(recipes.build({
         "steps": 99, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic", "algorithm": "grpo",
         "model": {"path": str(folder), "dtype": dtype}, "batch": {"prompts": 4, "samples": 3}, "sampling": {"max_tokens": 6},
         "optimizer": {"lr": 1e-6}, "workers": {"backend": "local"}, "evaluation": {"every": -1}, "max_engine_gap": 99.0} | changes),

@@ -7,10 +7,10 @@ import torch
 from models import tiny_model
 from transformers import AutoModelForCausalLM
 
-from align import config, recipe
+from align.config import nodes, recipes
+from align.config.schema import Model
 from align.errors import RecipeError, UserError
 from align.learner.model_advice import model_notes
-from align.recipe import Model
 from align.workers import open_workers
 from align.workers.actors import Job
 
@@ -53,25 +53,25 @@ def node(folder: Path | str, **options) -> dict:
 @pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"device": "cpu"}])
 def test_tf32_that_changes_nothing_is_refused(options: dict):
     with pytest.raises(RecipeError, match=r"model: tf32 changes nothing with d"):
-        recipe.build(node("m", tf32=True, **options))
+        recipes.build(node("m", tf32=True, **options))
 
 
 @pytest.mark.parametrize(("tf32", "expected", "other"), [(True, "high", "highest"), (False, "highest", "high")])
 def test_an_actor_multiplies_as_the_recipe_states(folders, precision, tf32: bool, expected: str, other: str):
     torch.set_float32_matmul_precision(other)
-    built = recipe.build(node(folders["float32"], tf32=tf32))
-    Job(config.resolved(built), {}, str(folders["float32"]), 3).recipe()
+    built = recipes.build(node(folders["float32"], tf32=tf32))
+    Job(nodes.resolved(built), {}, str(folders["float32"]), 3).recipe()
     assert precision() == expected
 
 
 def test_one_process_multiplies_as_the_recipe_states(folders, precision):
     torch.set_float32_matmul_precision("high")
-    open_workers(recipe.build(node(folders["float32"])), str(folders["float32"]), 3).close()
+    open_workers(recipes.build(node(folders["float32"])), str(folders["float32"]), 3).close()
     assert precision() == "highest"
 
 
 def test_tf32_without_a_gpu_is_told_by_the_learner(folders, precision, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"^model\.tf32: changes nothing: the learner computes on the CPU; delete the key"):
-        open_workers(recipe.build(node(folders["float32"], tf32=True)), str(folders["float32"]), 3)
+        open_workers(recipes.build(node(folders["float32"], tf32=True)), str(folders["float32"]), 3)
     assert precision() == "high"

@@ -11,12 +11,12 @@ import pytest
 import torch
 from models import tiny_model
 
-from align import recipe
+from align.config import recipes, schema
+from align.experience.packing import pack
+from align.experience.prepare import shape
 from align.learner.learner import Learner
 from align.learner.tally import Tally
-from align.pack import pack
-from align.run_state import RunState
-from align.shape import shape
+from align.run.state import RunState
 from align.train import beta_metrics, train
 from align.types import Episode, Group, Prompt, Rewards, Stat, TokenBatch
 
@@ -31,8 +31,8 @@ def model(tmp_path_factory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("model"))
 
 
-def build(folder: Path, regularizer: dict, algorithm: dict | None = None, **batch) -> recipe.Recipe:
-    return recipe.build({
+def build(folder: Path, regularizer: dict, algorithm: dict | None = None, **batch) -> schema.Recipe:
+    return recipes.build({
         "steps": 3, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic",
         "algorithm": {"name": "grpo"} | (algorithm or {}), "model": {"path": str(folder)}, "batch": {"prompts": 3, "samples": 2} | batch,
         "sampling": {"max_tokens": 6}, "optimizer": {"lr": 1e-2}, "workers": {"backend": "local"}, "evaluation": {"every": -1},

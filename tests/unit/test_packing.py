@@ -12,9 +12,9 @@ import torch
 from models import tiny_model
 from transformers import AutoModelForCausalLM
 
+from align.config.schema import Lora, Model
 from align.learner import backbone
 from align.learner.policy import Policy
-from align.recipe import Lora, Model
 from align.weight_sync.layout import Layout
 from align.weight_sync.packing import ALIGNMENT, Entry, Packer, Weights, pack, unpack
 

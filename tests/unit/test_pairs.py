@@ -8,15 +8,15 @@ import pytest
 from typer.testing import CliRunner
 
 from align.cli import app
+from align.config.recipes import build
 from align.engines.scripted import RunningScripted
 from align.errors import UserError
 from align.learner.learner import Learner
-from align.pairs import draw
-from align.recipe import build
 from align.rewards.wordy import Wordy
 from align.tasks.countdown import Countdown
 from align.tasks.preferences import Preferences
 from align.testing.tiny import tiny_model
+from align.tools.pairs import draw
 from align.types import Prompt
 
 DIGITS = """

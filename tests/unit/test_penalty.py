@@ -23,7 +23,7 @@ from unit.regularizer_oracles.cells import (
 
 import align
 from align.errors import RecipeError
-from align.plain_tensors import PenaltyInputError
+from align.integrations.plain_tensors import PenaltyInputError
 from align.regularizers import Penalty, Regularizer
 
 SOME = ("reverse_kl", "jensen_shannon", "tsallis_0.3", "users_own", "renyi_2")

@@ -3,7 +3,7 @@
 import pytest
 from plugins.several import write
 
-from align.config import build_part
+from align.config.nodes import build_part
 from align.errors import RecipeError
 
 

@@ -9,8 +9,9 @@ import pytest
 from plugins.several import PROMPT, refusal, reward, score, write
 from typer.testing import CliRunner
 
-from align import cli, config
-from align.config import build_part, plugins_of
+from align import cli
+from align.config import yaml_files
+from align.config.nodes import build_part, plugins_of
 from align.plugins import files
 
 
@@ -140,7 +141,7 @@ def test_the_recipe_and_the_command_line_name_a_folder(tmp_path, monkeypatch):
     write(tmp_path, lab__mypkg__init=reward("1.0"))
     (tmp_path / "lab" / "r.yaml").write_text("reward: ./mypkg:Mine\nother: {path: org/name:tag, module: mypkg.sub:Mine}\n")
     monkeypatch.chdir(tmp_path)
-    node = config.load(tmp_path / "lab" / "r.yaml", ["task=./lab/mypkg:Mine"])
+    node = yaml_files.load(tmp_path / "lab" / "r.yaml", ["task=./lab/mypkg:Mine"])
     assert node == {"reward": f"{tmp_path}/lab/mypkg:Mine", "task": f"{tmp_path}/lab/mypkg:Mine",
                     "other": {"path": "org/name:tag", "module": "mypkg.sub:Mine"}}
     assert score("./lab/mypkg:Mine") == 1.0

@@ -13,13 +13,13 @@ from interrupted import stopped_at
 from models import tiny_model
 from torch import Tensor
 
-from align import recipe
-from align.config import build_part
+from align.config import recipes
+from align.config.nodes import build_part
 from align.errors import RecipeError, UserError
+from align.experience.packing import pack
+from align.experience.prepare import shape
 from align.learner.learner import Learner
-from align.pack import pack
-from align.run_state import RunState
-from align.shape import shape
+from align.run.state import RunState
 from align.train import train
 from align.types import Episode, Group, Prompt, Rewards, TokenBatch
 
@@ -44,7 +44,7 @@ def node(folder: Path, *, lora: int = 0, micro_tokens: int = 10_000, algorithm: 
 
 def make(folder: Path, **changes) -> Learner:
     """Away from its reference, and its critic away from 0."""
-    made = Learner(recipe.build(node(folder, **changes)), str(folder))
+    made = Learner(recipes.build(node(folder, **changes)), str(folder))
     for _, p in made.trained():
         p.data += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
     made.version = 1  # the first batch must find it at the reference, and stops the run
@@ -258,7 +258,7 @@ def test_a_shaped_advantage_is_the_policys_alone(folder: Path):
 
 
 def start(folder: Path, out: Path, resume: bool = False, **changes) -> list[dict]:
-    train(recipe.build(node(folder, **{
+    train(recipes.build(node(folder, **{
         "task": {"name": "countdown", "size": 32}, "reward": "wordy", "engine": "transformers", "batch": {"prompts": 4, "samples": 3},
         "checkpoint": {"every": 2}} | changes)), out, resume=resume)
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -266,7 +266,7 @@ def start(folder: Path, out: Path, resume: bool = False, **changes) -> list[dict
 
 def state(folder: Path, out: Path, **changes) -> dict[str, Tensor]:
     """Trained parameters, the critic's too, and Adam's moments after the last step."""
-    made = Learner(recipe.build(node(folder, **changes)), str(folder))
+    made = Learner(recipes.build(node(folder, **changes)), str(folder))
     made.load(str(out / "checkpoints" / "step_000004" / "learner"))
     moments = {f"{n}/{key}": made.optimizer.state[p][key] for n, p in made.trained() for key in ("exp_avg", "exp_avg_sq")}
     return parameters(made) | moments
@@ -340,21 +340,21 @@ IN_REWARD = {"coefficient": 0.1, "placement": "reward"}
 ])
 def test_what_makes_no_sense_is_refused_at_its_key(changes: dict, where: str, says: str):
     with pytest.raises(RecipeError) as refused:
-        recipe.build(node(Path("nowhere"), **changes))
+        recipes.build(node(Path("nowhere"), **changes))
     assert refused.value.where == where and says in str(refused.value)
 
 
 def test_in_the_loss_all_of_that_has_a_meaning():
     for keys in ({"ratio_to": "sampler"}, {"ratio_cap": 2.0}, {"weighting": "difficulty"}, {"weighting": "reward_guided"},
                  {"reference": "behaviour"}):
-        recipe.build(node(Path("nowhere"), regularizers={"kl": {"coefficient": 0.1} | keys}))
+        recipes.build(node(Path("nowhere"), regularizers={"kl": {"coefficient": 0.1} | keys}))
 
 
 def test_the_classic_penalty_is_no_biased_form():
     """k1 at pi_old, learned by the critic, and several updates: what `sampled` has no better gradient than."""
-    recipe.build(node(Path("nowhere"), regularizers={"kl": IN_REWARD | {"estimator": "k1", "credit": "summed"}}))
+    recipes.build(node(Path("nowhere"), regularizers={"kl": IN_REWARD | {"estimator": "k1", "credit": "summed"}}))
     with pytest.raises(RecipeError, match="on-policy only"):
-        recipe.build(node(Path("nowhere"), algorithm={"name": "grpo", "epochs": 2}, regularizers={
+        recipes.build(node(Path("nowhere"), algorithm={"name": "grpo", "epochs": 2}, regularizers={
             "kl": IN_REWARD | {"estimator": "k1", "credit": "summed"}}))
 
 
@@ -369,8 +369,8 @@ def test_a_regularizer_that_cannot_charge_is_told_so(tmp_path: Path):
     (tmp_path / "own.py").write_text(OWN)
     own = {"x": {"name": f"{tmp_path}/own.py:Own", "coefficient": 0.1}}
     with pytest.raises(RecipeError, match="x: cannot be taken from the rewards that a critic learns: Own has no `charge`; use"):
-        recipe.build(node(Path("nowhere"), regularizers=own))
+        recipes.build(node(Path("nowhere"), regularizers=own))
     (tmp_path / "fine.py").write_text(OWN.replace('"reward"', '"loss"'))
     for regularizer, algorithm in (("own.py", "grpo"), ("fine.py", "ppo")):
-        recipe.build(node(Path("nowhere"), algorithm={"name": algorithm}, regularizers={
+        recipes.build(node(Path("nowhere"), algorithm={"name": algorithm}, regularizers={
             "x": {"name": f"{tmp_path}/{regularizer}:Own", "coefficient": 0.1}}))

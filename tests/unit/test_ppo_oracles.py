@@ -16,12 +16,12 @@ from torch import Tensor
 from unit.definitions import DEFINITIONS, KEYS
 from unit.enumeration import NAME, Problem, gradient, local_objective, sequence_objective, state_divergence, summed_objective
 
-from align import recipe
 from align.coefficients import Coefficient
+from align.config import recipes
+from align.config.schema import Recipe
+from align.experience.prepare import shape
 from align.learner import objective
 from align.learner.tally import Tally
-from align.recipe import Recipe
-from align.shape import shape
 from align.types import TokenBatch, TokenContext
 
 TREE = Problem(4, 3, end=1)
@@ -50,7 +50,7 @@ def made(divergence: str = "reverse_kl", algorithm: dict | None = None, **regula
     on_policy, given = {"name": "ppo", "epochs": 1}, dict(algorithm or {})
     advantage = {"advantage": {"gamma": 1.0, "lam": 1.0, "whiten": False} | given.pop("advantage", {})}
     term = {"divergence": {"name": divergence} | keys(divergence), "placement": "reward", "credit": "summed", "coefficient": BETA}
-    return recipe.build({
+    return recipes.build({
         "steps": 1, "task": "countdown", "reward": "exact", "model": {"path": "nowhere"}, "batch": {"prompts": 1},
         "algorithm": on_policy | given | advantage, "regularizers": {NAME: term | regularizer}})
 

@@ -11,9 +11,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from trl.data_utils import apply_chat_template, maybe_extract_prompt
 
-from align.config import build_part, resolved
+from align.config.nodes import build_part, resolved
 from align.errors import RecipeError, UserError
-from align.experience import Examples, held_out_rankings, tokenize
+from align.experience.examples import Examples, held_out_rankings, tokenize
 from align.tasks import Example
 from align.tasks.countdown import Countdown
 from align.tasks.jsonl import Jsonl

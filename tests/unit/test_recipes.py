@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from align import config, recipe
+from align.config import nodes, recipes, yaml_files
 from align.errors import RecipeError
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -13,10 +13,10 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_it_loads_and_round_trips(path: Path):
-    loaded = recipe.load(path)
-    node = config.resolved(loaded)
-    assert config.resolved(recipe.build(node)) == node
-    assert config.resolved(recipe.build(OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.create(node)))))) == node
+    loaded = recipes.load(path)
+    node = nodes.resolved(loaded)
+    assert nodes.resolved(recipes.build(node)) == node
+    assert nodes.resolved(recipes.build(OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.create(node)))))) == node
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
@@ -24,7 +24,7 @@ def test_it_repeats_nothing_of_its_base(path: Path):
     own = OmegaConf.to_container(OmegaConf.load(path))
     if "base" not in own:
         return
-    base = config.load(path.parent / own.pop("base"))
+    base = yaml_files.load(path.parent / own.pop("base"))
     assert not list(repeats(own, base, ""))
 
 
@@ -89,20 +89,20 @@ def minimal(**changes) -> dict:
 ])
 def test_a_recipe_that_makes_no_sense_is_refused_at_its_key(changes: dict, where: str, says: str):
     with pytest.raises(RecipeError) as refused:
-        recipe.build(minimal(**changes))
+        recipes.build(minimal(**changes))
     assert refused.value.where == where
     assert says in str(refused.value)
 
 
 def test_one_answer_a_prompt_is_enough_for_a_critic_and_alike_is_not_the_same():
-    recipe.build(minimal(algorithm="ppo", batch={"prompts": 4, "samples": 1}))
-    recipe.build(minimal(regularizers={"kl": {"coefficient": 0.1}, "tsallis": {"coefficient": 0.1, "divergence": "tsallis"}}))
+    recipes.build(minimal(algorithm="ppo", batch={"prompts": 4, "samples": 1}))
+    recipes.build(minimal(regularizers={"kl": {"coefficient": 0.1}, "tsallis": {"coefficient": 0.1, "divergence": "tsallis"}}))
 
 
 def test_the_published_forms_run_when_allowed():
     for estimator in ("k1", "k3"):
-        recipe.build(minimal(regularizers={"kl": {"coefficient": 0.1, "estimator": estimator, "allow_biased": True}}))
+        recipes.build(minimal(regularizers={"kl": {"coefficient": 0.1, "estimator": estimator, "allow_biased": True}}))
     several = {"name": "grpo", "epochs": 2}
-    recipe.build(minimal(regularizers={"kl": {"coefficient": 0.1, "estimator": "k2"}}))
+    recipes.build(minimal(regularizers={"kl": {"coefficient": 0.1, "estimator": "k2"}}))
     with pytest.raises(RecipeError, match="on-policy only"):
-        recipe.build(minimal(algorithm=several, regularizers={"kl": {"coefficient": 0.1, "estimator": "k2"}}))
+        recipes.build(minimal(algorithm=several, regularizers={"kl": {"coefficient": 0.1, "estimator": "k2"}}))

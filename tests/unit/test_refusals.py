@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from align import config, handbook, recipe, registry
-from align.checks import check_writers
 from align.cli import app
+from align.config import nodes, recipes, registry, schema
+from align.config.checks import check_writers
+from align.config.refusals import standing
 from align.errors import RecipeError
-from align.refusals import standing
+from align.tools import reference_page
 
 PLUGINS = '''
 from align.algorithms.grpo import Grpo
@@ -148,8 +149,8 @@ def node(where: str, part: str | dict, prompts: int = 8, **regularizer) -> dict:
     return found
 
 
-def build(*args, **keys) -> recipe.Recipe:
-    built = recipe.build(node(*args, **keys))
+def build(*args, **keys) -> schema.Recipe:
+    built = recipes.build(node(*args, **keys))
     check_writers(built)
     return built
 
@@ -165,7 +166,7 @@ def test_a_part_of_any_room_refuses_a_recipe_at_its_key(kind: str, mine: str):
 def test_every_room_has_the_contract_and_every_part_is_asked_after_those_inside_it(mine: str):
     assert all("refuse" in dir(registry.contract(kind)) for kind in registry.ROOMS)
     warm = {"name": "warmup", "steps": 4, "to": f"{mine}:Coefficient"}
-    asked = [setting.where for _, setting in standing(config.build(recipe.Recipe, node("regularizers.kl.coefficient", warm), ""))]
+    asked = [setting.where for _, setting in standing(nodes.build(schema.Recipe, node("regularizers.kl.coefficient", warm), ""))]
     assert len(set(asked)) == len(asked) and {"task", "engine", "algorithm.advantage", "algorithm.reduction"} <= set(asked)
     inner, outer, whole = (asked.index(f"regularizers.kl{end}") for end in (".coefficient.to", ".coefficient", ""))
     assert inner < outer < whole
@@ -204,10 +205,10 @@ def test_a_bias_is_allowed_and_told(name: str, says: str, mine: str):
 def test_a_penalty_in_the_reward_is_refused_under_a_surrogate_whose_ratio_varies(mine: str, tmp_path: Path):
     """What a user's surrogate states counts off-policy, and for the audit of the recipe too."""
     varies = {"surrogate": f"{mine}:Varies"}
-    recipe.build(node("algorithm", {"name": "grpo"} | varies, placement="reward"))
+    recipes.build(node("algorithm", {"name": "grpo"} | varies, placement="reward"))
     wrong = node("algorithm", {"name": "grpo", "minibatches": 2} | varies, placement="reward")
     with pytest.raises(RecipeError, match=r"^regularizers.kl: surrogate .*Varies.* do not go together off-policy: mine has two ratios"):
-        recipe.build(wrong)
+        recipes.build(wrong)
     file = tmp_path / "r.yaml"
     file.write_text(json.dumps(wrong))
     (certificate,) = json.loads(CliRunner().invoke(app, ["audit", str(file), "--json"]).stdout)
@@ -224,9 +225,9 @@ def test_explain_and_audit_refuse_what_check_refuses(mine: str, tmp_path: Path):
 
 
 def test_the_table_of_legal_cells_is_that_of_the_parts_a_users_too(mine: str):
-    divergences = [config.build_part("divergence", name, name) for name in ("reverse_kl", "pearson", f"{mine}:Divergence")]
-    estimators = [config.build_part("estimator", f"{mine}:{name}", name) for name in ("Estimator", "Doubled")]
-    page = handbook.products(divergences, estimators)
+    divergences = [nodes.build_part("divergence", name, name) for name in ("reverse_kl", "pearson", f"{mine}:Divergence")]
+    estimators = [nodes.build_part("estimator", f"{mine}:{name}", name) for name in ("Estimator", "Doubled")]
+    page = reference_page.products(divergences, estimators)
     header, _, own, doubled = ([cell.strip() for cell in line.split("|")[1:-1]] for line in page[4].splitlines())
     own, doubled = (dict(zip(header, row, strict=True)) for row in (own, doubled))
     # The recipe of defaults has 128 prompts, which `Estimator` and `Divergence` refuse.

@@ -15,13 +15,13 @@ from models import tiny_model
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from align import recipe
+from align.config import recipes
 from align.engines.transformers import Transformers
 from align.errors import RecipeError, UserError
-from align.evaluate import evaluate
+from align.experience.packing import pack
+from align.experience.prepare import shape
 from align.learner.learner import Learner
-from align.pack import pack
-from align.shape import shape
+from align.run.evaluation import evaluate
 from align.train import train
 from align.types import Episode, Group, Prompt, TokenBatch
 from align.workers.resources import Need, needs
@@ -60,7 +60,7 @@ def of(rankings: Path, kind: str = "") -> dict:
 
 
 def make(folder: Path, **changes) -> Learner:
-    return Learner(recipe.build(node(folder, {"path": "nowhere.jsonl"}, batch={"prompts": 4} | changes.pop("batch", {}), **changes)),
+    return Learner(recipes.build(node(folder, {"path": "nowhere.jsonl"}, batch={"prompts": 4} | changes.pop("batch", {}), **changes)),
                    str(folder))
 
 
@@ -174,7 +174,7 @@ def test_what_can_be_told_apart_is_learned_and_exported(kind: str, lora: int, fo
         raise AssertionError("no engine is needed")
 
     monkeypatch.setattr(Transformers, "start", started)
-    summary = train(recipe.build(node(folder, of(rankings, kind), lora=lora)), tmp_path)
+    summary = train(recipes.build(node(folder, of(rankings, kind), lora=lora)), tmp_path)
     before, after = summary["before"], summary["after"]
     assert before.keys() == after.keys() == {"rankings/loss/policy", "rankings/preference/margin", "rankings/preference/accuracy",
                                              "rankings/score/mean"}
@@ -202,7 +202,7 @@ def test_what_can_be_told_apart_is_learned_and_exported(kind: str, lora: int, fo
 @pytest.mark.parametrize("lora", [0, 2])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(lora: int, folder: Path, rankings: Path, tmp_path: Path, monkeypatch):
     def start(name: str, resume: bool = False) -> list[dict]:
-        train(recipe.build(node(folder, of(rankings), lora=lora, steps=4, algorithm={"epochs": 2, "minibatches": 2},
+        train(recipes.build(node(folder, of(rankings), lora=lora, steps=4, algorithm={"epochs": 2, "minibatches": 2},
                                 checkpoint={"every": 2})), tmp_path / name, resume=resume)
         return lines(tmp_path / name)
 
@@ -220,7 +220,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(lora: int, folder: P
 
 
 def test_no_rollout_actor_is_wanted(folder: Path):
-    of_ray = recipe.build(node(folder, {"path": "nowhere.jsonl"}, workers={"backend": "ray", "rollout": 2}))
+    of_ray = recipes.build(node(folder, {"path": "nowhere.jsonl"}, workers={"backend": "ray", "rollout": 2}))
     assert needs(of_ray, 0) == [Need("learner", 1, 0.5, 0.0)]
 
 
@@ -241,14 +241,14 @@ def test_no_rollout_actor_is_wanted(folder: Path):
 ])
 def test_what_makes_no_sense_is_refused_at_its_key(changes: dict, where: str, says: str):
     with pytest.raises(RecipeError) as refused:
-        recipe.build(node(Path("nowhere"), {"path": "nowhere.jsonl"}, **changes))
+        recipes.build(node(Path("nowhere"), {"path": "nowhere.jsonl"}, **changes))
     assert refused.value.where == where and says in str(refused.value)
 
 
 def test_demonstrations_are_no_rankings(folder: Path, tmp_path: Path):
     one = node(folder, {}) | {"task": {"name": "countdown", "size": 16, "demonstrations": True}}
     with pytest.raises(UserError, match="preferences are learned from two or more"):
-        train(recipe.build(one), tmp_path)
+        train(recipes.build(one), tmp_path)
 
 
 def test_a_checkpoint_of_a_policy_is_none_of_a_scorer(folder: Path, tmp_path: Path):

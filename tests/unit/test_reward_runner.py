@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from align.config.schema import RewardLimits
 from align.errors import UserError
-from align.recipe import RewardLimits
 from align.rewards import Reward
 from align.types import Episode, Group, Prompt, Rewards
 from align.workers import reward_runner

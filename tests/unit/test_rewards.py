@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from align.config import build_part
+from align.config.nodes import build_part
 from align.errors import RecipeError
 from align.rewards.exact import Exact
 from align.rewards.loose import Loose

@@ -20,14 +20,15 @@ from models import tiny_model, tiny_scorer
 from rollouts import groups
 from safetensors.torch import load_file
 
-from align import checkpoints, config, recipe, registry
+from align.config import nodes, recipes, registry, schema
 from align.engines import Sampling
 from align.errors import RecipeError, UserError
+from align.experience.packing import pack
 from align.learner.learner import Learner
 from align.learner.policy import Policy
-from align.pack import pack
 from align.references import OWN
-from align.run_state import RunState
+from align.run import checkpoints
+from align.run.state import RunState
 from align.train import train
 from align.types import TokenBatch
 from align.weight_sync.packing import pack as pack_weights
@@ -79,9 +80,9 @@ def written_to(thing: Any) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def twice(models: Path, tmp_path_factory) -> tuple[recipe.Recipe, list[Path]]:
+def twice(models: Path, tmp_path_factory) -> tuple[schema.Recipe, list[Path]]:
     """One recipe object, trained two times."""
-    built, root = recipe.build(node(models)), tmp_path_factory.mktemp("runs")
+    built, root = recipes.build(node(models)), tmp_path_factory.mktemp("runs")
     folders = [root / name for name in ("first", "second")]
     for folder in folders:
         train(built, folder)
@@ -122,14 +123,14 @@ def places(tmp_path_factory) -> dict[str, str]:
 
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k in registry.ROOMS for n in registry.shipped(k)], ids=str)
 def test_all_that_a_part_holds_is_frozen(kind: str, name: str, places: dict[str, str]):
-    part = config.build_part(kind, filled({"name": name, **REQUIRED.get((kind, name), {})}, places), kind)
+    part = nodes.build_part(kind, filled({"name": name, **REQUIRED.get((kind, name), {})}, places), kind)
     assert part in list(held(part, set())) and not written_to(part)
     assert len(pickle.dumps(part)) < 20_000
 
 
 @pytest.mark.parametrize("name", registry.shipped("engine"))
 def test_an_engine_that_was_started_is_the_same_bytes(name: str, places: dict[str, str]):
-    built = recipe.build(node(Path(places["folder"]), engine={"name": name, **REQUIRED.get(("engine", name), {})}, model={"path": "x"}))
+    built = recipes.build(node(Path(places["folder"]), engine={"name": name, **REQUIRED.get(("engine", name), {})}, model={"path": "x"}))
     before = pickle.dumps(built)
     if name == "vllm":
         assert started_vllm(built.engine, places)
@@ -165,48 +166,48 @@ def test_a_plugin_of_the_contract_before_is_told_of_this_one(tmp_path: Path, kin
     body, says = OLD[kind]
     for message in says:
         with pytest.raises(RecipeError, match=message) as refused:
-            config.build_part(kind, plugin(tmp_path, body), "here")
+            nodes.build_part(kind, plugin(tmp_path, body), "here")
         assert refused.value.where == "here"
 
 
 def test_update_alone_of_the_contract_before(tmp_path: Path):
     body = "    def beta(self, step, state):\n        return 1.0\n    def update(self, divergence, rollouts):\n        pass\n"
     with pytest.raises(RecipeError, match=r"update\(self, divergence, rollouts\) of Mine must be update\(self, state, divergence, rol"):
-        config.build_part("coefficient", plugin(tmp_path, body), "here")
+        nodes.build_part("coefficient", plugin(tmp_path, body), "here")
 
 
 def test_a_method_may_take_more_than_its_contract_gives(tmp_path: Path):
     body = "    def beta(self, step, state=None, *more):\n        return self.first\n"
-    assert config.build_part("coefficient", plugin(tmp_path, body), "here").beta(0, {}) == 0.1
+    assert nodes.build_part("coefficient", plugin(tmp_path, body), "here").beta(0, {}) == 0.1
 
 
 def test_a_plugin_that_writes_to_itself_is_told_where_state_goes(tmp_path: Path):
     writes = "    def beta(self, step, state):\n        self.seen = step\n        return 1.0\n"
     with pytest.raises(UserError, match=r"Mine writes to self\.seen: a coefficient is frozen.* kept in the state, which `initial_state`"):
-        config.build_part("coefficient", plugin(tmp_path, writes), "here").beta(0, {})
+        nodes.build_part("coefficient", plugin(tmp_path, writes), "here").beta(0, {})
     starts = "    def start(self, model_dir, sampling, max_prompt_tokens):\n        self.model = model_dir\n"
     with pytest.raises(UserError, match=r"Mine writes to self\.model: an engine is frozen, .* `start` returns, an align\.engines\.Run"):
-        config.build_part("engine", plugin(tmp_path, starts), "here").start("x", Sampling(), 3)
+        nodes.build_part("engine", plugin(tmp_path, starts), "here").start("x", Sampling(), 3)
     at_once = "    def __post_init__(self):\n        self._beta = self.first\n    def beta(self, step, state):\n        return 1.0\n"
     with pytest.raises(RecipeError, match=r"here: Mine writes to self\._beta: .*object\.__setattr__\(self, '_beta', \.\.\.\)"):
-        config.build_part("coefficient", plugin(tmp_path, at_once), "here")
+        nodes.build_part("coefficient", plugin(tmp_path, at_once), "here")
 
 
 def test_a_dataclass_that_can_be_written_to_is_refused(tmp_path: Path):
     (tmp_path / "mine.py").write_text("from dataclasses import dataclass\n@dataclass\nclass Mine:\n    def beta(self, step, state):\n"
                                       "        return 1.0\n")
     with pytest.raises(RecipeError, match=r"write @dataclass\(frozen=True\), or leave the line out"):
-        config.build_part("coefficient", f"{tmp_path}/mine.py:Mine", "here")
+        nodes.build_part("coefficient", f"{tmp_path}/mine.py:Mine", "here")
     (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text().replace("@dataclass", "@dataclass(frozen=True)"))
-    assert config.build_part("coefficient", f"{tmp_path}/mine.py:Mine", "here").beta(0, {}) == 1.0
+    assert nodes.build_part("coefficient", f"{tmp_path}/mine.py:Mine", "here").beta(0, {}) == 1.0
 
 
 def test_a_start_that_returns_nothing_is_told_what_to_return(models: Path, tmp_path: Path):
     body = "    def start(self, policy):\n        pass\n"
     changed = {"regularizers": {"kl": {"coefficient": 0.1, "reference": plugin(tmp_path, body)}}}
     with pytest.raises(UserError, match=r"Mine\.start must return an object that derives from align\.references\.RunningReference, and"):
-        Learner(recipe.build(node(models, **changed)), str(models / "policy"))
-    built = recipe.build(node(models, engine=plugin(tmp_path, "    def start(self, *model):\n        pass\n")))
+        Learner(recipes.build(node(models, **changed)), str(models / "policy"))
+    built = recipes.build(node(models, engine=plugin(tmp_path, "    def start(self, *model):\n        pass\n")))
     with pytest.raises(UserError, match=r"Mine\.start must return an object that derives from align\.engines\.RunningEngine, and"):
         LocalWorkers(built, str(models / "policy"), 3, learns=False)
 
@@ -215,7 +216,7 @@ def test_a_start_that_returns_nothing_is_told_what_to_return(models: Path, tmp_p
 
 
 def test_the_state_is_json_and_comes_back(models: Path):
-    built = recipe.build(node(models))
+    built = recipes.build(node(models))
     state, other = RunState(built), RunState(built)
     state.step, state.before, state.coefficients["kl"] = 2, {"x": 1.0}, {"beta": 0.3}
     other.load_state_dict(json.loads(json.dumps(state.state_dict())))
@@ -229,14 +230,14 @@ def test_the_state_is_json_and_comes_back(models: Path):
 ])
 def test_a_checkpoint_of_another_recipe_is_refused(models: Path, coefficients: dict, says: str):
     with pytest.raises(UserError, match=says):
-        RunState(recipe.build(node(models))).load_state_dict({"step": 1, "before": {}, "coefficients": coefficients})
+        RunState(recipes.build(node(models))).load_state_dict({"step": 1, "before": {}, "coefficients": coefficients})
 
 
 def test_what_changes_nothing_that_is_learned_says_so_itself(models: Path, tmp_path: Path):
-    whole = config.resolved(recipe.build(node(models)))
-    assert whole.keys() - config.learned_from(recipe.Recipe, whole).keys() == {"steps", "evaluation", "checkpoint", "writers", "workers"}
+    whole = nodes.resolved(recipes.build(node(models)))
+    assert whole.keys() - nodes.learned_from(schema.Recipe, whole).keys() == {"steps", "evaluation", "checkpoint", "writers", "workers"}
     (tmp_path / "recipe.yaml").write_text(json.dumps(whole))
-    other = config.resolved(recipe.build(node(models, steps=9, evaluation={"every": -1}, workers={"backend": "ray", "reward": 2})))
+    other = nodes.resolved(recipes.build(node(models, steps=9, evaluation={"every": -1}, workers={"backend": "ray", "reward": 2})))
     assert checkpoints.changes(tmp_path, other) == []
     other["optimizer"]["lr"] = 0.5
     assert checkpoints.changes(tmp_path, other) == ["optimizer.lr: 0.01 -> 0.5"]
@@ -248,7 +249,7 @@ def test_what_changes_nothing_that_is_learned_says_so_itself(models: Path, tmp_p
 @pytest.mark.parametrize(("reference", "lora", "loads"), [("ema", 0, 1), ("frozen", 0, 0), ("ema", 4, 0)])
 def test_the_initial_policy_is_loaded_once_at_most(models: Path, monkeypatch, reference: str, lora: int, loads: int):
     """And the divergence from it is, bit for bit, that from a model which is loaded for it."""
-    built = recipe.build(node(models, model={"path": str(models / "policy"), "lora": {"rank": lora} if lora else {}}, regularizers={
+    built = recipes.build(node(models, model={"path": str(models / "policy"), "lora": {"rank": lora} if lora else {}}, regularizers={
         "kl": {"coefficient": 0.1, "reference": reference}}))
     learner, loaded, initial = Learner(built, str(models / "policy")), [], Policy.initial
     monkeypatch.setattr(Policy, "initial", lambda policy: loaded.append(1) or initial(policy))
@@ -277,7 +278,7 @@ def test_a_reference_is_read_once_a_version(models: Path, tmp_path: Path, monkey
     """However often it is saved and described; a restart reads it again, so that a folder that has changed is found."""
     regularizers = {name: {"coefficient": 0.1, "reference": reference, "estimator": estimator} for name, reference, estimator in (
         ("a", "frozen", "exact"), ("b", {"name": "ema", "every": 2}, "exact"), ("c", "frozen", "sampled"))}
-    built = recipe.build(node(models, regularizers=regularizers))
+    built = recipes.build(node(models, regularizers=regularizers))
     learner, hashed, content_hash = Learner(built, str(models / "policy")), [], Policy.content_hash
     monkeypatch.setattr(Policy, "content_hash", lambda policy, *values: hashed.append(1) or content_hash(policy, *values))
     for step in range(3):

@@ -13,10 +13,10 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
+from align.config.schema import Lora, Model
 from align.errors import UserError
 from align.learner.policy import Policy
 from align.learner.scorer import Scorer
-from align.recipe import Lora, Model
 from align.types import TokenBatch
 
 

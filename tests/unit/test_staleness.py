@@ -9,8 +9,8 @@ import pytest
 import torch
 from models import tiny_model
 
-from align import recipe
-from align.pack import pack
+from align.config import recipes
+from align.experience.packing import pack
 from align.train import train
 from align.types import Episode, Group, Prompt, Rewards, TokenBatch
 from align.workers.exchange import Exchange, bytes_of, changes
@@ -31,7 +31,7 @@ class RunningLate(RunningTransformers):
 
 def steps(folder: Path, engine: str) -> list[dict]:
     model = tiny_model(folder / "start")
-    train(recipe.build({
+    train(recipes.build({
         "steps": 5, "task": "countdown", "reward": "wordy", "engine": engine, "algorithm": "grpo", "max_engine_gap": 10.0,
         "regularizers": {"kl": {"estimator": "exact", "coefficient": 0.1}},
         "model": {"path": str(model)}, "batch": {"prompts": 4, "samples": 4}, "sampling": {"max_tokens": 8},

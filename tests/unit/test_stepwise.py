@@ -15,10 +15,10 @@ import torch
 from models import tiny_model
 from transformers import AutoTokenizer
 
-from align import recipe
-from align.inside import at_tokens
-from align.pack import pack
-from align.recipe import RewardLimits
+from align.config import recipes
+from align.config.schema import RewardLimits
+from align.experience.packing import pack
+from align.experience.process_rewards import at_tokens
 from align.rewards import Answer, Reward, Stepwise, total
 from align.types import Episode, Group, Prompt, Rewards
 from align.workers.reward_runner import joined, run_rewards
@@ -124,7 +124,7 @@ def test_a_run_pays_the_tokens(algorithm: str, tmp_path: Path, monkeypatch):
     loop, folder, seen = import_module("align.train"), tiny_model(tmp_path / "model"), []
     shape = loop.shape
     monkeypatch.setattr(loop, "shape", lambda built, batch, states: (seen.append(batch), shape(built, batch, states))[1])
-    loop.train(recipe.build({
+    loop.train(recipes.build({
         "steps": 1, "task": {"name": "countdown", "size": 8}, "algorithm": algorithm, "reward": f"{tmp_path}/digits.py:Digits",
         "model": {"path": str(folder)}, "batch": {"prompts": 4, "samples": 4}, "sampling": {"max_tokens": 6},
         "workers": {"backend": "local"}, "evaluation": {"every": -1}}), tmp_path / "run")

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from models import tiny_model
 
-from align import checkpoints, recipe
+from align.config import recipes
 from align.errors import RunStopped, UserError
 from align.learner.learner import Learner
+from align.run import checkpoints
 from align.train import train
 from align.workers.local import LocalWorkers
 
@@ -38,7 +39,7 @@ PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
 
 def start(folder: Path, resume: bool = False, **changes) -> None:
     model = tiny_model(folder / "start")
-    train(recipe.build({
+    train(recipes.build({
         "steps": 4, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic", "algorithm": "grpo",
         "model": {"path": str(model)}, "batch": {"prompts": 1, "samples": 4}, "sampling": {"max_tokens": 1},
         "workers": {"backend": "local"}, "evaluation": {"every": -1}} | changes), folder / "run", resume=resume)

@@ -16,8 +16,8 @@ from built import algorithm, part
 from torch import Tensor
 from unit.enumeration import NAME, Problem
 
-from align import recipe, registry
 from align.coefficients.constant import Constant
+from align.config import recipes, registry
 from align.core.credit import Packing
 from align.divergences.hellinger import Hellinger
 from align.divergences.reverse_kl import ReverseKl
@@ -83,7 +83,7 @@ def test_the_soft_bound_of_sapo_is_finite_far_out():
 
 
 def built(surrogate: Any, name: str = "grpo", epochs: int = 2, **regularizer: Any) -> Any:
-    return recipe.build({
+    return recipes.build({
         "steps": 2, "task": "countdown", "reward": "exact", "model": {"path": "nowhere"}, "batch": {"prompts": 4},
         "algorithm": {"name": name, "surrogate": surrogate, "epochs": epochs},
         "regularizers": {"kl": {"coefficient": 0.1, "placement": "reward"} | regularizer}})

@@ -12,10 +12,10 @@ import yaml
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
-from align import config
 from align.cli import app
+from align.config import nodes
+from align.config.recipes import load
 from align.errors import UserError
-from align.recipe import load
 from align.sweep import runner
 from align.sweep.plan import Axis, Plan, split
 from align.sweep.progress import latest
@@ -160,7 +160,7 @@ def test_a_recipe_and_a_folder_are_needed(recipe):
 def test_a_folder_that_holds_other_runs_is_refused(stand_in):
     folder = Path("out/tiny/seed_0")
     folder.mkdir(parents=True)
-    OmegaConf.save(OmegaConf.create(config.resolved(load("tiny.yaml", ["optimizer.lr=0.5"]))), folder / "recipe.yaml")
+    OmegaConf.save(OmegaConf.create(nodes.resolved(load("tiny.yaml", ["optimizer.lr=0.5"]))), folder / "recipe.yaml")
     done = align("sweep", "tiny.yaml", "--seeds", 1, "--out", "out")
     assert done.exit_code == 2 and "optimizer.lr=0.5, and is now to have 1e-06" in done.output
     assert not stand_in()
@@ -204,7 +204,7 @@ def test_an_unfinished_run_goes_on_from_its_checkpoint_or_starts_anew(stand_in, 
     (folder / "checkpoints" / ("step_000001" if checkpoint else "unfinished_000001")).mkdir(parents=True)
     next((folder / "checkpoints").iterdir()).joinpath("driver.json").touch()
     (folder / "x").touch()
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(config.resolved(load("tiny.yaml"))))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(nodes.resolved(load("tiny.yaml"))))
     assert align("sweep", "tiny.yaml", "--seeds", 1, "--out", "out").exit_code == 0
     (started,) = stand_in()
     assert started["resume"] == started["kept"] == checkpoint

@@ -8,7 +8,7 @@ from models import tiny_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from align.config import build_part
+from align.config.nodes import build_part
 from align.engines import Sampling
 from align.engines._sampler import draw, sample
 from align.engines.transformers import RunningTransformers, Transformers

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from align import recipe, registry
+from align.config import recipes, registry, schema
 from align.errors import RecipeError
 
 HEAD = """
@@ -24,8 +24,8 @@ def write(folder: Path, body: str) -> str:
     return f"{path}:Mine"
 
 
-def build(divergence: str, **regularizer) -> recipe.Recipe:
-    return recipe.build({
+def build(divergence: str, **regularizer) -> schema.Recipe:
+    return recipes.build({
         "steps": 2, "task": "countdown", "reward": "exact", "algorithm": "grpo", "model": {"path": "nowhere"}, "batch": {"prompts": 4},
         "regularizers": {"kl": {"divergence": divergence, "coefficient": 0.1} | regularizer}})
 

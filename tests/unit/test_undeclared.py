@@ -15,15 +15,15 @@ import torch
 from models import tiny_model
 from rollouts import groups
 
-from align import recipe
-from align.config import build_part
-from align.enumeration import TREE, UPDATE, context, setting
+from align.config import recipes
+from align.config.nodes import build_part
+from align.config.schema import Recipe
 from align.errors import RecipeError
+from align.experience.packing import pack
+from align.experience.prepare import shape
 from align.learner.learner import Learner
-from align.pack import pack
-from align.recipe import Recipe
-from align.run_state import RunState
-from align.shape import shape
+from align.oracle.enumeration import TREE, UPDATE, context, setting
+from align.run.state import RunState
 from align.types import EARLY, Stat, TokenBatch
 
 READS = {"rewards": "batch.rewards[batch.seq_ids]", "old_logp": "batch.old_logp", "values": "batch.values",
@@ -72,7 +72,7 @@ def built(folder: Path, what: str, column: str, declared: bool) -> Recipe:
         node["regularizers"]["kl"]["weighting"] = mine
     if key.startswith("shapings"):
         node["shapings"] = {"mine": mine}
-    return recipe.build(node)
+    return recipes.build(node)
 
 
 @pytest.mark.parametrize(("what", "column"), [(w, c) for w, c in product(PARTS, READS) if (w, c) not in ALLOWED])
@@ -101,7 +101,7 @@ def test_what_a_coefficient_follows_is_declared_too(batch: TokenBatch, tmp_path:
     node = {"steps": 3, "task": "countdown", "reward": "wordy", "model": {"path": "x"}, "batch": {"prompts": 4, "samples": 2},
             "algorithm": "grpo", "regularizers": {"kl": {"coefficient": f"{tmp_path}/mine.py:Mine"}}}
     with pytest.raises(RecipeError, match=r"^regularizers\.kl\.coefficient: .*mine\.py:4: Mine reads batch\.rewards .*\{'rewards'\}"):
-        RunState(recipe.build(node)).control(batch, {"divergence/kl": Stat(sum=1.0, count=1.0)})
+        RunState(recipes.build(node)).control(batch, {"divergence/kl": Stat(sum=1.0, count=1.0)})
 
 
 def test_a_likelihood_that_reads_rewards(tmp_path: Path):
@@ -135,7 +135,7 @@ def test_a_critic_sees_the_tokens_alone(tmp_path: Path):
     folder = tiny_model(tmp_path / "model")
     node = {"steps": 3, "task": "countdown", "reward": "wordy", "model": {"path": str(folder)}, "batch": {"prompts": 4, "samples": 3},
             "algorithm": {"name": "ppo", "critic": f"{tmp_path}/mine.py:Mine"}}
-    learner = Learner(recipe.build(node), str(folder))
+    learner = Learner(recipes.build(node), str(folder))
     with pytest.raises(RecipeError, match=r"^algorithm\.critic: .*mine\.py:15: Running reads batch\.rewards .*: a part of this kind gets"):
         learner.score(pack(groups(), None))
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from align import recipe
-from align.config import build_part
+from align.config import recipes
+from align.config.nodes import build_part
 from align.engines import Sampling
 from align.engines.transformers import Transformers
 from align.engines.vllm import Vllm, kv_cache_bytes, limits
@@ -77,17 +77,17 @@ def node(workers: dict, engine: dict) -> dict:
 def test_with_a_part_of_a_gpu_it_must_be_told_its_share():
     with pytest.raises(RecipeError, match=r"^engine\.gpu_memory_utilization: must be given, for example 0\.45: workers\.rollout_gpus: 0\.5 "
                                           r"lets others work on its GPU, and vLLM would take 92% of its memory$"):
-        recipe.build(node({"rollout_gpus": 0.5}, {}))
-    recipe.build(node({"rollout_gpus": 0.5}, {"gpu_memory_utilization": 0.4}))
+        recipes.build(node({"rollout_gpus": 0.5}, {}))
+    recipes.build(node({"rollout_gpus": 0.5}, {"gpu_memory_utilization": 0.4}))
     for alone in ({}, {"rollout_gpus": 1}, {"rollout_gpus": 0}):
-        recipe.build(node(alone, {}))
+        recipes.build(node(alone, {}))
 
 
 def test_in_the_process_of_a_learner_on_a_gpu_it_must_be_told_its_share(monkeypatch):
     """Before the model is looked at: there is none."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(RecipeError, match=r"must be given, for example 0\.45: with workers\.backend: local the learner works on its GPU"):
-        open_workers(recipe.build(node({"backend": "local"}, {})), "nowhere", 3)
+        open_workers(recipes.build(node({"backend": "local"}, {})), "nowhere", 3)
 
 
 @pytest.mark.parametrize(("keys", "free", "says"), [

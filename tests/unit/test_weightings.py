@@ -10,8 +10,8 @@ import pytest
 import torch
 from built import single_turn
 
-from align import recipe, registry
-from align.config import build_part
+from align.config import recipes, registry
+from align.config.nodes import build_part
 from align.errors import RecipeError
 from align.types import EARLY, REWARDED, TokenBatch
 from align.weightings import Weighting
@@ -273,9 +273,9 @@ def test_needs_say_what_is_read(name: str):
             "regularizers": {"kl": {"estimator": "exact", "coefficient": 0.1, "weighting": {"name": name, **NODES[name]}}}}
     if weighting.needs & REWARDED:
         with pytest.raises(RecipeError, match=r"kl\.weighting(\.\w+)*: weighting .* looks at rewards, and this algorithm's data"):
-            recipe.build(node)
+            recipes.build(node)
     else:
-        recipe.build(node)
+        recipes.build(node)
 
 
 def test_the_sign_of_the_log_ratio_makes_another_f_divergence():
@@ -312,4 +312,4 @@ class Mine:
             "regularizers": {"kl": {"coefficient": 0.1, "weighting": f"{tmp_path}/mine.py:Mine"}}}
     with pytest.raises(RecipeError, match=r"kl\.weighting: weighting .*Mine.* needs reward, which no column of a batch is called; there "
                                           r"are: advantages, entropy, old_logp, ref_logp, reward_parts, rewards"):
-        recipe.build(node)
+        recipes.build(node)

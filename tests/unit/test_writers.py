@@ -16,10 +16,11 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
-from align import recipe, telemetry
-from align.config import build_part
+from align import telemetry
+from align.config import recipes
+from align.config.nodes import build_part
 from align.errors import RecipeError
-from align.explain import show
+from align.inspect.explain import show
 from align.telemetry import Telemetry
 from align.telemetry.writers import read
 from align.train import train
@@ -227,7 +228,7 @@ def test_a_key_that_makes_no_sense_is_refused(keys, says):
 
 
 def built(tmp_path: Path, **change):
-    return recipe.build({
+    return recipes.build({
         "steps": 2, "task": {"name": "countdown", "size": 8}, "algorithm": "grpo", "reward": "wordy", "optimizer": {"lr": 1e-2},
         "model": {"path": str(tiny_model(tmp_path / "tiny"))}, "batch": {"prompts": 4, "samples": 2}, "sampling": {"max_tokens": 6},
         "workers": {"backend": "local"}, "evaluation": {"every": 1, "problems": 2, "samples": 2}} | change)
@@ -269,7 +270,7 @@ def test_a_writer_of_ones_own(tmp_path, screen):
 
 
 def test_a_worker_that_builds_a_recipe_with_writers_imports_none_of_their_packages():
-    program = ("import sys; from align.config import build_part\n"
+    program = ("import sys; from align.config.nodes import build_part\n"
                "for name in ('tensorboard', 'wandb'): build_part('writer', name, name)\n"
                "assert not {'wandb', 'tensorboard', 'torch.utils.tensorboard'} & set(sys.modules)")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

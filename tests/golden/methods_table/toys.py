@@ -12,6 +12,7 @@ from torch import Tensor
 from unit.enumeration import NAME, Problem
 
 from align.coefficients.constant import Constant
+from align.config.registry import _complete
 from align.divergences import Divergence
 from align.divergences.alpha import Alpha
 from align.divergences.chi_squared_kl import ChiSquaredKl
@@ -25,7 +26,6 @@ from align.divergences.pearson import Pearson
 from align.divergences.reverse_kl import ReverseKl
 from align.divergences.total_variation import TotalVariation
 from align.divergences.tsallis import Tsallis
-from align.registry import _complete
 from align.regularizers.composed import Composed
 from align.types import TokenContext
 from align.weightings.uniform import Uniform

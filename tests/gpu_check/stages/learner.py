@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from align import recipe as recipes
+from align.config import recipes as recipes
+from align.config.schema import Recipe
+from align.experience.packing import pack
+from align.experience.prepare import shape
 from align.learner.learner import Learner
-from align.pack import pack
-from align.recipe import Recipe
-from align.run_state import RunState
-from align.shape import shape
+from align.run.state import RunState
 from align.types import Episode, Group, Prompt, Rewards, TokenBatch
 from gpu_check.findings import Findings
 from gpu_check.measure import wait

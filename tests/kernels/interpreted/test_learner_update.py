@@ -10,10 +10,10 @@ from kernels.interpreted.passes import small_tiles
 from models import tiny_model
 from rollouts import groups
 
-from align import recipe
+from align.config import recipes
+from align.experience.packing import pack
+from align.experience.prepare import shape
 from align.learner.learner import Learner
-from align.pack import pack
-from align.shape import shape
 from align.types import Rewards
 from align_kernels import backends, triton_rows
 
@@ -38,7 +38,7 @@ def launched(monkeypatch):
 
 def updated(folder: Path, divergence: str, launched: list) -> int:
     """One update after the checks of the kernels. Returns the number of tokens learned from."""
-    built = recipe.build({
+    built = recipes.build({
         "steps": 1, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic", "algorithm": "grpo",
         "model": {"path": str(tiny_model(folder))}, "sampling": {"max_tokens": 6}, "optimizer": {"lr": 1e-2},
         "batch": {"prompts": 4, "samples": 3, "micro_tokens": 10_000, "head_elements": 2 * CHUNK * VOCABULARY},

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from align import recipe
+from align.config import recipes
+from align.experience.packing import pack
+from align.experience.prepare import shape
 from align.learner.learner import Learner
-from align.pack import pack
-from align.run_state import RunState
-from align.shape import shape
+from align.run.state import RunState
 from align.types import Episode, Group, Prompt, Stat, TokenBatch
 
 BETA = 0.3
@@ -30,7 +30,7 @@ def node(folder: Path, *, link: dict | None = None, **changes) -> dict:
 
 
 def make(folder: Path, **changes) -> Learner:
-    return Learner(recipe.build(node(folder, **changes)), str(folder))
+    return Learner(recipes.build(node(folder, **changes)), str(folder))
 
 
 def moved(learner: Learner) -> Learner:

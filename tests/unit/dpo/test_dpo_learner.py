@@ -12,9 +12,9 @@ from torch.nn.functional import logsigmoid
 from unit.dpo.pairs import BETA, LORA, batch, gradient, hf, log_ratios, make, moved, pairs
 
 from align.errors import RunStopped
+from align.experience.packing import pack
 from align.learner.learner import Learner
 from align.learner.micro_batches import micro_batches, minibatches
-from align.pack import pack
 from align.types import TokenBatch
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from unit.dpo.pairs import node
 
-from align import recipe
+from align.config import recipes
 from align.errors import RecipeError
 
 LINK = {"placement": "link", "coefficient": 0.1}
@@ -46,7 +46,7 @@ GRPO = {"algorithm": "grpo", "reward": "exact", "task": "countdown"}
 ], ids=lambda x: x if isinstance(x, str) else "")
 def test_a_recipe_that_makes_no_sense_is_refused_at_its_key(changes: dict, where: str, says: str):
     with pytest.raises(RecipeError) as refused:
-        recipe.build({k: v for k, v in node(Path("nowhere")).items() if k not in ("evaluation", "workers")} | changes)
+        recipes.build({k: v for k, v in node(Path("nowhere")).items() if k not in ("evaluation", "workers")} | changes)
     assert refused.value.where == where
     assert says in str(refused.value)
 
@@ -54,5 +54,5 @@ def test_a_recipe_that_makes_no_sense_is_refused_at_its_key(changes: dict, where
 def test_what_looks_alike_and_is_right_is_built():
     for link in ({"coefficient": {"name": "adaptive", "target": 0.1}, "estimator": "exact"}, {"coefficient": {"name": "beta_dpo"}},
                  {"weighting": "sampo"}, {"reference": "precomputed"}):
-        recipe.build(node(Path("nowhere"), link=link))
-    recipe.build(node(Path("nowhere"), regularizers={"kl": LINK, "far": {"coefficient": 0.1, "estimator": "exact"}}))
+        recipes.build(node(Path("nowhere"), link=link))
+    recipes.build(node(Path("nowhere"), regularizers={"kl": LINK, "far": {"coefficient": 0.1, "estimator": "exact"}}))

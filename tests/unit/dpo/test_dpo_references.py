@@ -10,8 +10,8 @@ import torch
 from models import tiny_model
 from unit.dpo.pairs import LORA, batch, make, pairs
 
+from align.experience.packing import pack
 from align.learner.learner import Learner
-from align.pack import pack
 from align.types import Episode, Group, Prompt
 
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from unit.dpo.pairs import BETA, LORA, hf, log_ratios, node
 
-from align import recipe
-from align.evaluate import Suites
-from align.pack import pack
+from align.config import recipes, schema
+from align.experience.packing import pack
+from align.run.evaluation import Suites
 from align.train import train
 
 
@@ -33,7 +33,7 @@ def preferences(tmp_path: Path) -> dict:
     return {"name": "preferences", "path": rows(tmp_path / "pairs.jsonl", 24, 0), "eval_path": rows(tmp_path / "held_out.jsonl", 9, 1)}
 
 
-def ran(made: recipe.Recipe, folder: Path, **options) -> list[dict]:
+def ran(made: schema.Recipe, folder: Path, **options) -> list[dict]:
     train(made, folder, **options)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith(("time/", "tokens/s", "sync/"))} for line in lines]
@@ -49,7 +49,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(model: Path, tmp_path: P
     lora = changes.get("lora", {})
     keys = {"task": preferences, "model": {"path": str(model), "lora": lora}, "evaluation": {"every": 2}, "link": link,
             "checkpoint": {"every": 2}, "algorithm": changes.get("algorithm", "dpo")}
-    built = [recipe.build(node(model, **keys)) for _ in range(3)]
+    built = [recipes.build(node(model, **keys)) for _ in range(3)]
     whole = ran(built[0], tmp_path / "whole")
     ran(replace(built[1], steps=2), tmp_path / "parts")
     resumed = ran(built[2], tmp_path / "parts", resume=True)
@@ -63,7 +63,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(model: Path, tmp_path: P
 
 
 def test_held_out_rankings_are_measured_before_and_after(model: Path, tmp_path: Path, preferences: dict):
-    lines = ran(recipe.build(node(model, task=preferences, steps=6, evaluation={"every": 3}, optimizer={"lr": 3e-2})), tmp_path / "run")
+    lines = ran(recipes.build(node(model, task=preferences, steps=6, evaluation={"every": 3}, optimizer={"lr": 3e-2})), tmp_path / "run")
     held_out = [{k.removeprefix("eval/"): v for k, v in line.items()} for line in lines if "eval/rankings/preference/accuracy" in line]
     assert len(held_out) == 3
     assert held_out[0]["rankings/loss/policy"] == pytest.approx(np.log(2), abs=1e-6)
@@ -73,7 +73,7 @@ def test_held_out_rankings_are_measured_before_and_after(model: Path, tmp_path: 
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["after"]["rankings/preference/accuracy"] == held_out[-1]["rankings/preference/accuracy"]
     trained, initial = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model"), hf(model)
-    made = recipe.build(node(model, task=preferences))
+    made = recipes.build(node(model, task=preferences))
     # The exported model gives the last figures, by transformers alone.
     packed = pack(Suites(made, tiny_tokenizer()).rankings, None)
     x = log_ratios(trained, initial, packed).detach()
@@ -88,6 +88,6 @@ def test_what_was_precomputed_is_told(model: Path, tmp_path: Path, preferences: 
     made = node(model, task=preferences, steps=1, link={"reference": "precomputed"}, evaluation={"every": 0})
     for name, says in (("one", "log-probs of answers computed, the others were kept from before"),
                        ("two", "references: the log-probs of all answers were kept from before")):
-        train(recipe.build(made), tmp_path / name)
+        train(recipes.build(made), tmp_path / name)
         assert any(says in note for note in notes), notes
         notes.clear()

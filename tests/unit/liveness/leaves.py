@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from align import config, registry
+from align.config import nodes, registry
 from liveness import Change, rooms
 from liveness.nodes import START, filled, merged, sections, text
 from liveness.rooms import recipe
@@ -67,4 +67,4 @@ def seen(kind: str, part: str, field: str, node: dict, places: dict[str, str]) -
     if kind == "recipe":
         return recipe.seen(part, field, node, places)
     node = filled({"name": part, **node}, places)
-    return text(ROOMS[kind].probe(config.build_part(kind, node, kind), places=places, node=node))
+    return text(ROOMS[kind].probe(nodes.build_part(kind, node, kind), places=places, node=node))

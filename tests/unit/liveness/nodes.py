@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from align.recipe import Recipe
+from align.config.schema import Recipe
 
 
 def sections(cls: type = Recipe, place: str = "") -> list[tuple[str, str, Any]]:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from align import checkpoints, recipe
+from align.config import recipes
+from align.config.schema import Recipe
 from align.core.logprobs import Head
 from align.learner.policy import Policy
-from align.recipe import Recipe
+from align.run import checkpoints
 from align.train import train
 from liveness.nodes import START, filled, merged, text
 
@@ -35,7 +36,7 @@ def run(node: dict, places: dict[str, str]) -> str:
     """A whole run in this process: its numbers, its checkpoints, its weights, and the sizes of what it computed at a time."""
     node = filled(node, places)
     if text(node) not in RUNS:
-        RUNS[text(node)] = text(_run(recipe.build(node), Path(tempfile.mkdtemp(dir=places["folder"]))))
+        RUNS[text(node)] = text(_run(recipes.build(node), Path(tempfile.mkdtemp(dir=places["folder"]))))
     return RUNS[text(node)]
 
 

@@ -11,11 +11,11 @@ from rollouts import groups
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from align import recipe, registry
+from align.config import recipes, registry
 from align.core.logprobs import token_stats
+from align.experience.packing import pack
+from align.experience.prepare import shape
 from align.learner.learner import Learner
-from align.pack import pack
-from align.shape import shape
 from align.types import Rewards, TokenBatch
 
 PLUGIN = Path(__file__).parents[2] / "plugins" / "systematic.py"
@@ -37,7 +37,7 @@ def make(folder: Path, ref: str | dict, *, lora: int = 0, minibatches: int = 2, 
          **keys) -> Learner:
     node = reference(folder, ref) if isinstance(ref, str) else ref
     options = {"rank": lora, "alpha": alpha} if lora else {}
-    return Learner(recipe.build({
+    return Learner(recipes.build({
         "steps": 8, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic",
         "algorithm": {"name": "grpo", "minibatches": minibatches} | keys.pop("algorithm", {}),
         "model": {"path": str(folder / model), "lora": options},

@@ -11,7 +11,7 @@ from torch import Tensor
 from unit.enumeration import NAME, Problem
 from unit.references.learners import batch, hf, logp_of, make, sampled
 
-from align.config import build_part
+from align.config.nodes import build_part
 from align.types import TokenContext
 
 

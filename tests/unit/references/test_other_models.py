@@ -13,8 +13,8 @@ from models import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from unit.references.learners import batch, exact_kl, hf, logp_of, make, reference_logp, sampled, trained
 
-from align import recipe
-from align.config import build_part
+from align.config import schema
+from align.config.nodes import build_part
 from align.errors import RecipeError, UserError
 from align.learner.learner import Learner
 
@@ -87,7 +87,7 @@ def test_a_folder_with_an_adapter_is_no_initial_policy(folder: Path, tmp_path: P
 def test_a_head_with_an_adapter_is_refused(folder: Path):
     node = copy.deepcopy(make(folder, "frozen").recipe)
     with pytest.raises(UserError, match="the head cannot have an adapter"):
-        Learner(replace(node, model=replace(node.model, lora=recipe.Lora(rank=2, targets="q_proj,lm_head"))), str(folder / "initial"))
+        Learner(replace(node, model=replace(node.model, lora=schema.Lora(rank=2, targets="q_proj,lm_head"))), str(folder / "initial"))
 
 
 @pytest.mark.parametrize("lora", [0, 4])

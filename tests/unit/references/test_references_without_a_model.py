@@ -13,11 +13,11 @@ from rollouts import groups
 from transformers import AutoModelForCausalLM
 from unit.references.learners import PLUGIN, hf, make, reference_logp
 
-from align import recipe
+from align.config import recipes
 from align.errors import RecipeError
+from align.experience.packing import pack
+from align.experience.prepare import shape
 from align.learner.learner import Learner
-from align.pack import pack
-from align.shape import shape
 from align.types import Episode, Group, Rewards, TokenBatch
 
 VOCABULARY = 26
@@ -125,11 +125,11 @@ def test_what_has_no_meaning_is_refused(changes: dict, message: str):
     node = {"steps": 1, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "algorithm": "grpo", "model": {"path": "nowhere"},
             "regularizers": {"kl": {"coefficient": 0.1} | changes}}
     with pytest.raises(RecipeError, match=message):
-        recipe.build(node)
+        recipes.build(node)
 
 
 def test_demonstrations_have_no_sampler():
     node = {"steps": 1, "task": "countdown", "algorithm": "dpo", "model": {"path": "nowhere"},
             "regularizers": {"kl": {"coefficient": 0.1, "placement": "link", "reference": "sampler"}}}
     with pytest.raises(RecipeError, match=r"regularizers\.kl\.reference: dpo learns from rankings, which no engine drew"):
-        recipe.build(node)
+        recipes.build(node)

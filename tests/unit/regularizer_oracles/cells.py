@@ -18,6 +18,8 @@ from unit.enumeration import Problem, local_objective, sequence_objective, summe
 
 from align.audit.alone import alone
 from align.coefficients.constant import Constant
+from align.config.refusals import Refusal, judged
+from align.config.registry import _complete
 from align.estimators.abs import Abs
 from align.estimators.exact import Exact
 from align.estimators.k1 import K1
@@ -26,8 +28,6 @@ from align.estimators.k3 import K3
 from align.estimators.sampled import Sampled
 from align.estimators.straight_through import StraightThrough
 from align.estimators.top_k import TopK
-from align.refusals import Refusal, judged
-from align.registry import _complete
 from align.regularizers import Penalty
 from align.regularizers.composed import Composed
 from align.types import TokenContext

@@ -11,14 +11,14 @@ from torch import Tensor
 from unit.enumeration import Problem
 from unit.regularizer_oracles.cells import BIASED, CELLS, DIVERGENCES, ESTIMATORS, MEANINGLESS, TREES, asked, assert_close, composed, told
 
+from align.config.parts import Setting
+from align.config.refusals import Refusal
 from align.divergences import Divergence
 from align.divergences.forward_kl import ForwardKl
 from align.divergences.reverse_kl import ReverseKl
 from align.estimators import Estimator
 from align.estimators.k2 import K2
 from align.estimators.k3 import K3
-from align.parts import Setting
-from align.refusals import Refusal
 
 
 def test_the_enumeration_is_complete():

@@ -9,7 +9,7 @@ import torch
 from built import single_turn
 from torch import Tensor
 
-from align.config import build_part
+from align.config.nodes import build_part
 from align.types import TokenBatch
 
 PLUGIN = Path(__file__).parents[2] / "plugins" / "systematic.py"

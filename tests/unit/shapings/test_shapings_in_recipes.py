@@ -12,17 +12,17 @@ from built import advantages
 from rich.console import Console
 from unit.shapings.batches import SEQUENCES, batch, close, node
 
-from align import recipe, registry
-from align.catalogue import catalogue
+from align.config import recipes, registry
 from align.errors import RecipeError
-from align.explain import show
-from align.shape import shape
+from align.experience.prepare import shape
+from align.inspect.catalogue import catalogue
+from align.inspect.explain import show
 
 
 def test_rewards_are_shaped_before_the_advantages_and_stay_what_they_were():
     two = {"short": {"name": "overlong", "limit": 4, "buffer": 2, "factor": 0.5},
            "shorter": {"name": "overlong", "limit": 3, "buffer": 3}, "entropy": "entropy_bonus"}
-    made = recipe.build(node(two))
+    made = recipes.build(node(two))
     one = replace(batch(), betas={})
     done = shape(made, one)
     rewards = torch.tensor([1.0 - 2 / 3, -1 / 3, -0.25 - 1, 0.5 - 0.5 - 1])
@@ -58,7 +58,7 @@ def test_rewards_are_shaped_before_the_advantages_and_stay_what_they_were():
 ])
 def test_one_that_makes_no_sense_is_refused_at_its_key(shapings, changes: dict, where: str, says: str):
     with pytest.raises(RecipeError) as refused:
-        recipe.build(node(shapings, **changes))
+        recipes.build(node(shapings, **changes))
     assert refused.value.where == where and says in str(refused.value)
 
 
@@ -66,15 +66,15 @@ def test_an_algorithm_without_advantages_has_nothing_to_shape(tmp_path: Path):
     file = tmp_path / "own.py"
     file.write_text("class Own:\n    reduction: str = 'token'\n    def loss(self, ctx, advantages): ...\n")
     with pytest.raises(RecipeError, match="uses no advantages"):
-        recipe.build(node({"x": "entropy_bonus"}, algorithm=f"{file}:Own"))
+        recipes.build(node({"x": "entropy_bonus"}, algorithm=f"{file}:Own"))
 
 
 def test_a_shaping_of_ones_own(tmp_path: Path):
     file = tmp_path / "own.py"
     file.write_text("class Halved:\n    '''Half of it.'''\n    by: float = 2.0\n    def advantages(self, batch, advantages, name):\n"
                     "        return advantages / self.by\n")
-    made = recipe.build(node({"x": {"name": f"{file}:Halved", "by": 4.0}}))
-    plain = shape(recipe.build(node({})), replace(batch(), betas={}))
+    made = recipes.build(node({"x": {"name": f"{file}:Halved", "by": 4.0}}))
+    plain = shape(recipes.build(node({})), replace(batch(), betas={}))
     assert torch.equal(shape(made, replace(batch(), betas={})).advantages, plain.advantages / 4)
 
 
@@ -87,7 +87,7 @@ def test_every_shaping_and_key_is_listed_explained_and_tested():
         "munchausen": {"alpha", "tau", "floor", "q", "credit"}, "off_policy_mask": {"threshold"},
         "importance": {"level", "cap", "beyond_cap"}}, "the tests of shapings are of these"
     console = Console(file=io.StringIO(), width=300)
-    show(recipe.build(node({"long": {"name": "overlong", "limit": 4, "buffer": 2}, "sure": "importance"})), console)
+    show(recipes.build(node({"long": {"name": "overlong", "limit": 4, "buffer": 2}, "sure": "importance"})), console)
     text = console.file.getvalue()
     assert "shaped by long, sure: see below" in text
     section = text.split("shapings, in this order")[1].split("batch")[0]

@@ -13,15 +13,15 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from unit.shapings.batches import node
 
-from align import recipe, registry
+from align.config import recipes, registry
+from align.experience.packing import pack
+from align.experience.prepare import shape
 from align.learner.learner import Learner
-from align.pack import pack
-from align.shape import shape
 from align.types import Episode, Group, Prompt, Rewards, TokenBatch
 
 
 def learner(folder: Path, shapings: dict, **changes) -> Learner:
-    return Learner(recipe.build(node(shapings, model={"path": str(folder)}, **changes)), str(folder))
+    return Learner(recipes.build(node(shapings, model={"path": str(folder)}, **changes)), str(folder))
 
 
 def drawn() -> list[Group]:

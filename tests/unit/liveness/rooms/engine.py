@@ -9,7 +9,7 @@ import torch
 
 import align.engines._sampler
 import align.weight_sync
-from align import registry
+from align.config import registry
 from align.engines import Sampling
 from align.types import Prompt
 from liveness import Change

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from align import config, recipe
-from align.initial import model_folder
-from align.recipe import Recipe, RewardLimits
+from align.config import nodes, recipes
+from align.config.schema import Recipe, RewardLimits
 from align.rewards import Reward
+from align.run.initial_policy import model_folder
 from align.types import Episode, Group, Prompt
 from align.workers.resources import needs
 from align.workers.reward_runner import run_rewards
@@ -67,7 +67,7 @@ CHANGES = {
 
 
 def seen(place: str, field: str, node: dict, places: dict[str, str]) -> str:
-    built = recipe.build(filled(node, places))
+    built = recipes.build(filled(node, places))
     if place == "workers":
         return text(workers(built)) if built.workers.backend == "ray" or field == "backend" else run(node, places)
     if place == "reward_limits":
@@ -129,7 +129,7 @@ def warm_start(built: Recipe, folder: Path) -> Any:
     run_first: list[Any] = []
 
     def first(warm: Recipe, unfinished: Path) -> None:
-        run_first.append(config.resolved(warm))
+        run_first.append(nodes.resolved(warm))
         (unfinished / "model").mkdir(parents=True)
         (unfinished / "model" / "config.json").write_text("{}")
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from align.config.schema import Model
 from align.learner.policy import Policy
-from align.recipe import Model
 from liveness import Change
 
 REQUIRED = {

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from align.experience import Examples
+from align.experience.examples import Examples
 from align.tasks.countdown import Countdown
 from liveness import Change
 

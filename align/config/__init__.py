@@ -1,0 +1,1 @@
+"""A recipe as frozen data, and who builds what from it."""

@@ -1,0 +1,120 @@
+"""Whether a recipe can run: every part is asked whether it refuses, and what is no one part's business is looked at here."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from align.config.docstrings import written
+from align.config.nodes import resolved
+from align.config.parts import Part, Setting
+from align.config.refusals import refusal, standing
+from align.config.schema import Recipe
+from align.divergences import Divergence
+from align.errors import RecipeError
+from align.oracle.divergence_check import try_divergence
+from align.writers import Writer
+
+
+def check(recipe: Recipe) -> None:
+    """Raises RecipeError at the key at fault."""
+    algorithm = recipe.algorithm
+    if algorithm.samples and recipe.reward is None:
+        raise RecipeError("reward", f"{algorithm.recipe_name} learns from rewards: name one")
+    _refuse_dead_keys(recipe)
+    _check_batch(recipe)
+    if recipe.model.lora.dropout and recipe.regularizers:
+        raise RecipeError("model.lora.dropout", "makes policy and reference differ by noise; set it to 0 with regularizers")
+    for part, setting in standing(recipe):
+        if isinstance(part, Divergence):
+            try_divergence(part, setting.where)
+        if not isinstance(part, Writer):
+            _ask(part, setting)
+    _check_alike(recipe)
+    _check_links(recipe)
+    _check_devices(recipe)
+
+
+def check_writers(recipe: Recipe) -> None:
+    """Raises RecipeError at a writer that cannot write here. Apart from `check`: workers, `explain` and `eval` do without its package."""
+    for part, setting in standing(recipe):
+        if isinstance(part, Writer):
+            _ask(part, setting)
+
+
+def _ask(part: Part, setting: Setting) -> None:
+    if (reason := refusal(part, setting)) is not None:
+        raise RecipeError(setting.where, reason)
+
+
+def _refuse_dead_keys(recipe: Recipe) -> None:
+    """A key that was given and changes nothing is an error. One that holds its default is as good as not given."""
+    offline = f"{recipe.algorithm.recipe_name} learns from {recipe.algorithm.learns_from}; delete the key"
+    switched_off = [
+        (recipe.model.lora, "model.lora", "rank", recipe.model.lora.rank == 0, "rank: 0 trains every parameter"),
+        (recipe.evaluation, "evaluation", "every", recipe.evaluation.every < 0, "every: -1 never evaluates"),
+        (recipe.reward_limits, "reward_limits", None, not recipe.algorithm.samples, offline),
+    ]
+    for keys, where, switch, off, why in switched_off:
+        for f in fields(keys):
+            if off and f.name != switch and getattr(keys, f.name) != f.default:
+                raise RecipeError(f"{where}.{f.name}", f"changes nothing: {why}")
+    if recipe.algorithm.scores and recipe.evaluation.samples != type(recipe.evaluation).samples:
+        raise RecipeError("evaluation.samples", f"changes nothing: {recipe.algorithm.recipe_name} trains a scorer, which writes no answers")
+    if recipe.algorithm.scores and recipe.regularizers:
+        name = next(iter(recipe.regularizers))
+        raise RecipeError(f"regularizers.{name}", f"changes nothing: {recipe.algorithm.recipe_name} trains a scorer, and there is no "
+                          "policy to hold; delete it")
+    if not recipe.algorithm.samples:
+        if recipe.reward is not None:
+            raise RecipeError("reward", f"changes nothing: {offline}")
+        if recipe.batch.samples != type(recipe.batch).samples:
+            raise RecipeError("batch.samples", f"changes nothing: {offline}")
+
+
+def _check_batch(recipe: Recipe) -> None:
+    algorithm, batch = recipe.algorithm, recipe.batch
+    if algorithm.samples and batch.samples < algorithm.least_samples:
+        of = algorithm.recipe_name if algorithm.advantage is None else f"advantage {written(algorithm.advantage)}"
+        raise RecipeError("batch.samples", f"{of} compares at least {algorithm.least_samples} answers to a prompt, and every advantage of "
+                          f"fewer is 0: set it to {algorithm.least_samples} or more, or use an advantage with a baseline of its own")
+    if batch.prompts % algorithm.minibatches:
+        raise RecipeError("batch.prompts", f"{batch.prompts} prompts do not divide into {algorithm.minibatches} minibatches (groups stay "
+                          "whole); change algorithm.minibatches or batch.prompts")
+
+
+def _check_alike(recipe: Recipe) -> None:
+    """Two regularizers that differ in name and coefficient alone are one, whose strength no key shows."""
+    seen: list[tuple[str, dict]] = []
+    for name, regularizer in recipe.regularizers.items():
+        node = {key: value for key, value in resolved(regularizer).items() if key != "coefficient"}
+        twin = next((other for other, before in seen if before == node), None)
+        if twin is not None:
+            raise RecipeError(f"regularizers.{name}", f"is the same as regularizers.{twin} in everything but its coefficient: keep one of "
+                              "them, with the sum of the coefficients")
+        seen.append((name, node))
+
+
+def _check_devices(recipe: Recipe) -> None:
+    """Who must have a GPU keeps it: 0 in `workers` hides the GPUs from a process."""
+    roles = [("workers.learner_gpus", recipe.workers.learner_gpus, "model.device", recipe.model.device)]
+    if recipe.answers:
+        roles.append(("workers.rollout_gpus", recipe.workers.rollout_gpus, "engine.device", recipe.engine.device))
+    for key, gpus, where, device in roles:
+        if gpus == 0 and device.startswith("cuda"):
+            raise RecipeError(key, f"0 hides the GPUs, and {where}: {device} wants one: leave one of the two out")
+        if gpus and device == "cpu":
+            raise RecipeError(key, f"{gpus:g} reserves GPUs, and {where}: cpu uses none: leave one of the two out")
+    share = recipe.workers.rollout_gpus
+    if recipe.answers and share and share < 1:
+        recipe.engine.check_share(share, f"workers.rollout_gpus: {share:g} lets others work on its GPU")
+
+
+def _check_links(recipe: Recipe) -> None:
+    algorithm, linked = recipe.algorithm, [name for name, r in recipe.regularizers.items() if r.placement == "link"]
+    if algorithm.links and len(linked) != 1:
+        raise RecipeError("regularizers", f"{algorithm.recipe_name} needs exactly one regularizer with placement: link, whose divergence "
+                          f"and coefficient make the implicit reward; there are {len(linked)}. Write for example "
+                          "regularizers: {kl: {divergence: reverse_kl, placement: link, coefficient: 0.1}}")
+    if linked and not algorithm.links:
+        raise RecipeError(f"regularizers.{linked[0]}.placement", f"{algorithm.recipe_name} has no preference loss to link to: use "
+                          "placement: loss or reward")

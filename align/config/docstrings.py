@@ -1,0 +1,90 @@
+"""What a part says of itself: the first line of its docstring, its keys with their defaults, and the line under each key."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import re
+import textwrap
+from typing import Any, NamedTuple
+
+from align.config.nodes import resolved
+
+
+class Key(NamedTuple):
+    name: str
+    type: str
+    default: Any
+    """As a recipe would write it; None also where there is none (then `required`)."""
+    required: bool
+    doc: str
+
+
+def summary(thing: Any) -> str:
+    """The first paragraph of a class's or function's docstring, in one line; empty where the author wrote none."""
+    doc = thing.__doc__ or ""
+    if isinstance(thing, type) and doc.startswith(f"{thing.__name__}("):
+        return ""  # dataclass wrote the signature there
+    return " ".join(inspect.cleandoc(doc).split("\n\n")[0].split())
+
+
+def sentence(thing: Any) -> str:
+    """The first sentence of the docstring."""
+    return re.split(r"(?<!\bal)\.\s", summary(thing))[0].removesuffix(".")
+
+
+def keys(cls: type) -> list[Key]:
+    """The recipe keys of a part."""
+    docs = _attribute_docs(cls)
+    found = []
+    for f in dataclasses.fields(cls):
+        if not f.init:
+            continue
+        default, required = _default(f)
+        kind = f.metadata.get("kind")
+        found.append(Key(f.name, f"{kind}s" if f.metadata.get("many") else kind or _type_name(f.type), default, required,
+                         docs.get(f.name, "")))
+    return found
+
+
+def written(part: Any) -> str:
+    """The part as a recipe would name it: `tsallis(q=0.5)`."""
+    return _call({"name": type(part).__name__} | resolved(part))
+
+
+def _call(node: dict[str, Any]) -> str:
+    inner = ", ".join(f"{key}={_call(value) if isinstance(value, dict) and 'name' in value else value}"
+                      for key, value in node.items() if key != "name")
+    return f"{node['name']}({inner})" if inner else str(node["name"])
+
+
+def _default(f: dataclasses.Field) -> tuple[Any, bool]:
+    if "section" in f.metadata:
+        return {}, False
+    if "kind" in f.metadata:
+        default = f.metadata["default"]
+        return (None, True) if default is dataclasses.MISSING else (default, False)
+    if f.default is not dataclasses.MISSING:
+        return f.default, False
+    return (None, True) if f.default_factory is dataclasses.MISSING else (f.default_factory(), False)
+
+
+def _type_name(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+
+
+def _attribute_docs(cls: type) -> dict[str, str]:
+    """The string under each field, which Python keeps in the source only. None for a plugin whose file is not here."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body
+        except (OSError, TypeError):
+            continue
+        for field, doc in itertools.pairwise(body):
+            if (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+                    and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant) and isinstance(doc.value.value, str)):
+                docs[field.target.id] = " ".join(doc.value.value.split())
+    return docs

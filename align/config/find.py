@@ -1,0 +1,32 @@
+"""Which file the name of a recipe means."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from align.errors import RecipeError
+
+
+def shipped_folder() -> Path:
+    """The recipes that come with align: inside the package where it was installed, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def find_recipe(name: str, folder: Path = Path()) -> Path:
+    """`recipes/x.yaml`, `x.yaml` or `x`: looked for from `folder`, the working directory by default, then among the shipped recipes.
+
+    Raises: RecipeError with the nearest names.
+    """
+    wanted = Path(name).expanduser()
+    names = [wanted] if wanted.suffix in (".yaml", ".yml") else [wanted, wanted.with_name(f"{wanted.name}.yaml")]
+    bare = [Path(*n.parts[1:]) if n.parts[:1] == ("recipes",) else n for n in names]
+    for file in (*(folder / n for n in names), *(shipped_folder() / n for n in bare)):
+        if file.is_file():
+            return file
+    shipped = sorted(str(f.relative_to(shipped_folder()).with_suffix("")) for f in shipped_folder().rglob("*.yaml"))
+    near = difflib.get_close_matches(str(bare[0].with_suffix("")), shipped, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise RecipeError("", f"there is no recipe {name}; {hint}With align come: {', '.join(shipped)}")

@@ -1,0 +1,235 @@
+"""Parts from a recipe's nodes. Every node is checked against the dataclass it builds, so an unknown key or a wrong type is an error that
+names the path and the nearest key.
+
+OmegaConf cannot choose between schemas from YAML by itself (a base-typed field rejects a subclass's keys, and a Union merges
+into its default), so the name is resolved to its class first and the node is merged into that class's schema after.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from align import plugins
+from align.config import registry
+from align.config.yaml_files import absolute_files
+from align.errors import RecipeError
+from align.plugins import Plugin
+
+P = TypeVar("P")
+
+
+def part(kind: str, default: Any = dataclasses.MISSING, *, many: bool = False, optional: bool = False, learns: bool = True) -> Any:
+    """A dataclass field that holds a part of this kind (with `many`, a mapping from names to parts). `learns`: see `section`.
+
+    In Python too it takes what a recipe may write there (a word, a mapping with `name`, a number where the room allows one), a part or
+    the class of one, and builds its default. None stands for no part.
+    """
+    metadata = {"kind": kind, "many": many, "default": {} if many else None if optional else default, "learns": learns}
+    return dataclasses.field(metadata=metadata, default=_Held(metadata), kw_only=True)
+
+
+class _Held:
+    """The attribute behind `part`: whatever it is set to is a part afterwards."""
+
+    def __init__(self, metadata: dict[str, Any]):
+        self._metadata = metadata
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name, self._where = name, f"{_title(owner)}.{name}"
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return None if instance is None else instance.__dict__[self._name]
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        if value is self:  # the dataclass's default: nothing was given
+            value = _parts(self._metadata, self._metadata["default"], self._where)
+        elif value is not None:
+            value = _parts(self._metadata, absolute_files(value, Path.cwd()), self._where)
+        instance.__dict__[self._name] = value
+
+    def __repr__(self) -> str:
+        default = self._metadata["default"]
+        return f"<a {self._metadata['kind']}>" if default is dataclasses.MISSING else repr(default)
+
+
+def section(cls: type, *, learns: bool = True) -> Any:
+    """A dataclass field that holds a nested group of keys described by the dataclass `cls`.
+
+    `learns`: whether these keys can change what is learned. A run that is resumed may have others where they cannot.
+    """
+    return dataclasses.field(metadata={"section": cls, "learns": learns}, default_factory=cls, kw_only=True)
+
+
+def learned_from(cls: type, node: dict) -> dict:
+    """The keys of a resolved node of `cls` that can change what is learned, by what its fields say (`learns`)."""
+    known = {f.name: f.metadata for f in dataclasses.fields(cls)}
+    found = {}
+    for key, value in node.items():
+        metadata = known.get(key, {})
+        if metadata.get("learns", True):
+            found[key] = learned_from(metadata["section"], value) if "section" in metadata and isinstance(value, dict) else value
+    return found
+
+
+def build_part(kind: str, node: Any, where: str) -> Any:
+    """The part that a recipe node names: `"tsallis"`, `{name: tsallis, q: 0.5}`, or a scalar where the room allows one.
+
+    In Python the node may also be a part that exists, or the class of one.
+    """
+    if isinstance(node, registry.contract(kind)):
+        return _named(node)
+    if inspect.isclass(node) or inspect.isfunction(node):
+        return _named(build(registry.as_part(kind, node, where), {}, where))
+    if not isinstance(node, str | int | float | dict | list | None):
+        raise RecipeError(where, f"must be a {kind}, and {node!r:.80} is none: derive {type(node).__name__} from "
+                          f"{registry.ROOMS[kind]}.{registry.contract(kind).__name__}, or give the class itself")
+    if not isinstance(node, dict | str):
+        shorthand = getattr(registry.contract(kind), "shorthand", None)
+        if shorthand is None or node is None:
+            raise RecipeError(where, f"names no {kind}: write the name of one, or {{name: ..., its keys}}")
+        node = shorthand(node)
+    node = {"name": node} if isinstance(node, str) else dict(node)
+    default_name = getattr(registry.contract(kind), "default_name", None)
+    name = node.pop("name", default_name)
+    if not isinstance(name, str):
+        raise RecipeError(where, f"has no `name`; {kind}s are: {', '.join(registry.shipped(kind))}")
+    cls = registry.resolve(kind, name, where)
+    plugin = plugins.loaded(name.rpartition(":")[0])
+    built = build(cls, node, where)
+    object.__setattr__(built, "recipe_name", name)
+    object.__setattr__(built, "recipe_plugin", plugin)
+    return built
+
+
+def _named(built: P) -> P:
+    """The part with the name that a recipe would have for it, so that a worker can build it again."""
+    if not hasattr(built, "recipe_name"):
+        object.__setattr__(built, "recipe_name", registry.name_of(type(built)))
+        object.__setattr__(built, "recipe_plugin", None)
+    return built
+
+
+def build(cls: type[P], node: dict, where: str) -> P:
+    """An instance of the dataclass `cls` from a recipe node, its parts and sections built first.
+
+    Raises: RecipeError at the dotted path of the key at fault.
+    """
+    if not isinstance(node, dict):
+        raise RecipeError(where, f"must be a mapping of keys, not {node!r}")
+    known = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    for key in node:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise RecipeError(_join(where, key), f"unknown key; {hint}{_title(cls)} takes: {', '.join(known) or 'no keys'}")
+    plain = [f for f in known.values() if not {"section", "kind"} & f.metadata.keys()]
+    values = _typed(cls, plain, {f.name: node[f.name] for f in plain if f.name in node}, where)
+    for f in known.values():
+        if "section" in f.metadata:
+            inner = node.get(f.name)
+            values[f.name] = build(f.metadata["section"], {} if inner is None else inner, _join(where, f.name))
+        elif "kind" in f.metadata:
+            values[f.name] = _parts(f.metadata, node.get(f.name, f.metadata["default"]), _join(where, f.name))
+    try:
+        return cls(**values)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(where or _title(cls), str(error)) from error
+
+
+def _parts(metadata: Mapping[str, Any], node: Any, where: str) -> Any:
+    kind = metadata["kind"]
+    if metadata["many"]:
+        if node is None:
+            return {}
+        if not isinstance(node, dict):
+            raise RecipeError(where, f"must map a name of your choice to a {kind}")
+        return {name: build_part(kind, child, _join(where, name)) for name, child in node.items() if child is not None}
+    default = metadata["default"]
+    if node is dataclasses.MISSING or (node is None and default is not None):
+        raise RecipeError(where, f"must name its {kind}: {', '.join(registry.shipped(kind))}, or your own as \"./file.py:Class\"")
+    if isinstance(node, dict) and isinstance(default, str):
+        node = {"name": default} | node
+    return None if node is None else build_part(kind, node, where)
+
+
+def _typed(cls: type, plain: list[dataclasses.Field], node: dict, where: str) -> dict:
+    hints = get_type_hints(cls)
+    required = [(f.name, hints[f.name]) for f in plain if f.default is f.default_factory is dataclasses.MISSING]
+    with_default = [(f.name, hints[f.name], dataclasses.field(default=f.default) if f.default is not dataclasses.MISSING
+                     else dataclasses.field(default_factory=f.default_factory)) for f in plain if f.name not in dict(required)]
+    try:
+        schema = OmegaConf.structured(dataclasses.make_dataclass(cls.__name__, [*required, *with_default]))
+    except OmegaConfBaseException as error:
+        raise RecipeError(where, f"{_title(cls)} has a key of a type that YAML cannot hold: {error}") from error
+    for key, value in node.items():
+        try:
+            OmegaConf.update(schema, key, value, merge=True)
+            if OmegaConf.is_interpolation(schema, key):
+                raise RecipeError(_join(where, key), f"{value!r}: recipes hold values, not interpolations; write the value")
+        except OmegaConfBaseException as error:
+            wanted = getattr(hints[key], "__name__", str(hints[key]))
+            raise RecipeError(_join(where, key), f"{value!r} is not of type {wanted} ({str(error).splitlines()[0]})") from error
+    missing = [f.name for f in plain if OmegaConf.is_missing(schema, f.name)]
+    if missing:
+        raise RecipeError(_join(where, missing[0]), f"must be given: {_title(cls)} has no default for it")
+    values = OmegaConf.to_container(schema)
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def resolved(built: Any) -> Any:
+    """The recipe node that builds the same object again, with every default written out."""
+    if isinstance(built, dict):
+        return {k: resolved(v) for k, v in built.items()}
+    if not dataclasses.is_dataclass(built):
+        return list(built) if isinstance(built, tuple) else built
+    name = getattr(built, "recipe_name", None)
+    node = {} if name is None else {"name": name}
+    return node | {f.name: resolved(getattr(built, f.name)) for f in dataclasses.fields(built) if f.init}
+
+
+def plugins_of(built: Any) -> tuple[Plugin, ...]:
+    """What the parts in it were loaded from, which a worker needs to build them again."""
+    found: dict[str, Plugin] = {}
+    _gather(built, found)
+    return tuple(found.values())
+
+
+def _gather(built: Any, found: dict[str, Plugin]) -> None:
+    if isinstance(built, dict):
+        inner = list(built.values())
+    elif dataclasses.is_dataclass(built):
+        inner = [getattr(built, f.name) for f in dataclasses.fields(built) if f.init]
+        plugin = getattr(built, "recipe_plugin", None)
+        found |= {} if plugin is None else {plugin.package: plugin}
+    else:
+        return
+    for child in inner:
+        _gather(child, found)
+
+
+def location(cls: type) -> str:
+    """`file:line` of a class, for `explain` and error messages."""
+    try:
+        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):
+        return getattr(sys_module(cls), "__file__", cls.__module__)
+
+
+def sys_module(cls: type):
+    return inspect.getmodule(cls)
+
+
+def _title(cls: type) -> str:
+    return getattr(cls, "title", None) or cls.__name__
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else str(key)

@@ -1,0 +1,161 @@
+"""From the word in a recipe to the part it names.
+
+`divergence: tsallis` is the file `align/divergences/tsallis.py`, imported when asked for. A user's part is an installed
+entry point of the group `align.divergences`, or `"package.module:Class"`, or `"./file.py:Class"`. Parts are named by strings
+everywhere, so nothing is pickled on the way to a worker: a local file's source travels as text (`align.plugins`).
+
+A part is a dataclass: its fields are its recipe keys. A class that does not derive from its room's contract is completed
+by it, so a plugin need not import align. Where the contract has `of_function`, a plain function is a part too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.metadata
+import inspect
+import pkgutil
+import types
+
+from align import plugins
+from align.config.frozen import freeze, refuse_other_contract
+from align.config.renamed_keys import refuse_moved_methods
+from align.config.tracebacks import own_traceback
+from align.errors import RecipeError
+from align.plugins.unannotated import refuse_unannotated
+
+ROOMS = {
+    "advantage": "align.advantages",
+    "algorithm": "align.algorithms",
+    "coefficient": "align.coefficients",
+    "critic": "align.critics",
+    "divergence": "align.divergences",
+    "engine": "align.engines",
+    "estimator": "align.estimators",
+    "likelihood": "align.likelihoods",
+    "preference": "align.preferences",
+    "reduction": "align.reductions",
+    "reference": "align.references",
+    "regularizer": "align.regularizers",
+    "reward": "align.rewards",
+    "shaping": "align.shapings",
+    "surrogate": "align.surrogates",
+    "task": "align.tasks",
+    "weighting": "align.weightings",
+    "writer": "align.writers",
+}
+
+
+def contract(kind: str) -> type:
+    """The class every part of this kind satisfies: the one named like the kind in its room's `__init__`."""
+    return getattr(importlib.import_module(ROOMS[kind]), kind.capitalize())
+
+
+def shipped(kind: str) -> list[str]:
+    """Names of the parts that come with align: the files of the room."""
+    room = importlib.import_module(ROOMS[kind])
+    return sorted(m.name for m in pkgutil.iter_modules(room.__path__) if not m.name.startswith("_"))
+
+
+def installed(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
+    """Parts other packages bring, by name: entry points of the group `align.<kind>s`."""
+    return {e.name: e for e in importlib.metadata.entry_points(group=ROOMS[kind])}
+
+
+def name_of(cls: type) -> str:
+    """The word in a recipe that means this class: the file's name of one that ships, else `package.module:Class`."""
+    room, _, word = cls.__module__.rpartition(".")
+    return word if room in ROOMS.values() else f"{cls.__module__}:{cls.__qualname__}"
+
+
+def resolve(kind: str, name: str, where: str) -> type:
+    """The class called `name`. Raises RecipeError naming `where`, the known names and the nearest one."""
+    if ":" in name:
+        found = written(name, where)
+    elif name in shipped(kind):
+        found = _only_part(importlib.import_module(f"{ROOMS[kind]}.{name}"), contract(kind))
+    elif name in installed(kind):
+        try:
+            found = installed(kind)[name].load()
+        except Exception as error:
+            raise RecipeError(where, f"the plugin {name!r} failed to import\n{own_traceback(error)}") from error
+    else:
+        known = [*shipped(kind), *installed(kind)]
+        raise RecipeError(where, f"no {kind} is called {name!r}{_nearest(name, known)}; there are: {', '.join(known)}, "
+                          f'or your own as "./file.py:Class"')
+    return as_part(kind, found, where)
+
+
+def as_part(kind: str, found: type | types.FunctionType, where: str) -> type:
+    """A class or function as its author wrote it, completed to a part of this kind. Raises RecipeError at `where`."""
+    if inspect.isfunction(found):
+        found = _of_function(kind, found, where)
+    if not isinstance(found, type):
+        raise RecipeError(where, f"names a {type(found).__name__}, not a class")
+    refuse_unannotated(found, contract(kind), where)
+    refuse_moved_methods(found, where)
+    refuse_other_contract(found, contract(kind), kind, where)
+    return _complete(found, kind, where)
+
+
+def written(name: str, where: str) -> type | types.FunctionType:
+    """The class or function that `file.py:Name` or `package.module:Name` names, as its author wrote it. Raises RecipeError."""
+    spec, _, wanted = name.rpartition(":")
+    module = _plugin(spec, where)
+    found = getattr(module, wanted, None)
+    if isinstance(found, type) or inspect.isfunction(found):
+        return found
+    own = {n: v for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__ and not n.startswith("_")}
+    classes = ", ".join(sorted(n for n, v in own.items() if isinstance(v, type))) or "none"
+    functions = ", ".join(sorted(n for n, v in own.items() if inspect.isfunction(v)))
+    raise RecipeError(where, f"{spec} has no class {wanted}; it has: {classes}" + (f"; functions: {functions}" if functions else ""))
+
+
+def _of_function(kind: str, found: types.FunctionType, where: str) -> type:
+    make = getattr(contract(kind), "of_function", None)
+    place = f"{found.__code__.co_filename}:{found.__code__.co_firstlineno}"
+    if make is None:
+        raise RecipeError(where, f"{place}: {found.__name__} is a function; a {kind} is a class with "
+                          f"{', '.join(sorted(contract(kind).__abstractmethods__)) or 'the methods of its contract'}")
+    try:
+        return make(found)
+    except TypeError as error:
+        raise RecipeError(where, f"{place}: {error}") from error
+
+
+def _nearest(name: str, known) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _only_part(module: types.ModuleType, base: type) -> type:
+    parts = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, base) and v.__module__ == module.__name__]
+    if len(parts) != 1:
+        raise TypeError(f"{module.__name__} must define exactly one {base.__name__}, not {len(parts)}")
+    return parts[0]
+
+
+def _complete(found: type, kind: str, where: str) -> type:
+    """A plugin that does not derive from its contract gets the contract's methods behind its own."""
+    base = contract(kind)
+    if not issubclass(found, base):
+        body = {"__module__": found.__module__, "__doc__": found.__doc__}
+        if not dataclasses.is_dataclass(found):
+            body["__annotations__"] = inspect.get_annotations(found)
+        found = type(found.__name__, (found, base), body)
+    if found.__module__.partition(".")[0] != "align":
+        return freeze(found, kind, where)
+    if "__dataclass_fields__" in found.__dict__ or (dataclasses.is_dataclass(found) and not inspect.get_annotations(found)):
+        return found
+    return dataclasses.dataclass(frozen=True)(found)
+
+
+def _plugin(spec: str, where: str) -> types.ModuleType:
+    try:
+        return plugins.load(spec, where) if plugins.is_path(spec) else importlib.import_module(spec)
+    except RecipeError:
+        raise
+    except Exception as error:
+        # The author of the plugin needs the traceback; everyone else's mistakes are told in one line.
+        raise RecipeError(where, f"the plugin {spec} failed to import\n{own_traceback(error)}") from error

@@ -1,0 +1,250 @@
+"""The schema of a recipe: every key, its default and its meaning. `align explain RECIPE` prints what a recipe resolves to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from align.config.nodes import part, section
+from align.engines import Sampling
+
+BACKENDS = ("auto", "triton", "compile", "torch")
+"""Of the head; those of align_kernels."""
+GAPS = {"float32": 1e-3, "bfloat16": 5e-2}
+"""Nats, by dtype: the default of `max_engine_gap`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters through peft; the reference is the model with the adapter off."""
+
+    rank: int = 0
+    """0 trains every parameter."""
+    alpha: float = 32.0
+    dropout: float = 0.0
+    """Anything above 0 makes the step-0 divergence noisy; refused with regularizers."""
+    targets: str = "all-linear"
+    """Module names joined by commas, or `all-linear`."""
+
+    def __post_init__(self):
+        if self.rank < 0:
+            raise ValueError(f"rank must be >= 0, not {self.rank}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Where the initial policy comes from: exactly one of `path`, `recipe`, `config`."""
+
+    path: str | None = None
+    """A Hugging Face model folder (or a hub id already in the local cache)."""
+    recipe: str | None = None
+    """Another recipe, run first where no run of exactly that content is cached; its model is the initial policy."""
+    config: dict[str, Any] | None = None
+    """A transformers configuration (`model_type` and its keys) initialised at random, with the task's tokenizer."""
+    dtype: str = "float32"
+    """float32 or bfloat16: of the forward pass and of what engines get. What is trained keeps float32 values beside it, which the
+    optimizer moves, so no update is too small: 18 bytes a trained parameter, where float32 alone takes 16."""
+    tf32: bool = False
+    """float32 matrix products with TensorFloat-32 on CUDA: about eight times faster, with 10 bits of mantissa. Engines and learned rewards
+    too."""
+    device: str = "auto"
+    """Of the learner: `auto` is cuda where its process sees a GPU, else cpu."""
+    activation_checkpointing: bool = False
+    lora: Lora = section(Lora)
+
+    def __post_init__(self):
+        given = [k for k in ("path", "recipe", "config") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of path, recipe, config; given: {', '.join(given) or 'none'}")
+        if self.dtype not in GAPS:
+            raise ValueError(f"dtype must be float32 or bfloat16, not {self.dtype!r}")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"device must be auto, cpu or cuda, not {self.device!r}")
+        if self.tf32 and (self.dtype != "float32" or self.device == "cpu"):
+            raise ValueError("tf32 changes nothing with " + ("device: cpu" if self.device == "cpu" else f"dtype: {self.dtype}"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One step's data and how it is cut for memory."""
+
+    prompts: int = 128
+    """Prompts (or demonstrations) a step."""
+    samples: int = 8
+    """Rollouts a prompt."""
+    micro_tokens: int | None = None
+    """Padded input tokens in one forward pass; more are accumulated. The gradient does not depend on it. null: 65,536 on a CPU; on a GPU as
+    many as fit it, at most that (`align explain` estimates what a token takes)."""
+    head_elements: int | None = None
+    """Logits that exist at once. null: 2^24 on a CPU; on a GPU all of a micro-batch where they fit, for then none is computed twice."""
+
+    def __post_init__(self):
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value is not None and value < 1:
+                raise ValueError(f"{f.name} must be at least 1, not {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """How log-probs, entropies and exact divergences come out of hidden states."""
+
+    backend: str = "auto"
+    """`auto`: Triton kernels made from the divergence on CUDA, torch elsewhere. Or one of `triton`, `compile` (torch.compile of the same
+    passes) and `torch`; one that cannot run on the learner's device stops the run before it begins."""
+
+    def __post_init__(self):
+        if self.backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {self.backend!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """AdamW with warm-up, then a schedule down to a fraction of the learning rate."""
+
+    lr: float = 1e-6
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    schedule: str = "constant"
+    """After the warm-up: constant, linear or cosine."""
+    final_fraction: float = 0.0
+    """Of lr, reached at the last step by linear and cosine."""
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self):
+        if self.schedule not in ("constant", "linear", "cosine"):
+            raise ValueError(f"schedule must be constant, linear or cosine, not {self.schedule!r}")
+        if self.schedule == "constant" and self.final_fraction:
+            raise ValueError("final_fraction changes nothing with schedule: constant")
+        if self.lr <= 0 or self.max_grad_norm <= 0:
+            raise ValueError("lr and max_grad_norm must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Which processes work."""
+
+    backend: str = "ray"
+    """`ray`: rollout actors, a learner actor and reward actors. `local`: the same classes in this one process."""
+    rollout: int = 1
+    """Rollout actors, one engine each."""
+    reward: int = 1
+    """Reward actors."""
+    cpus: float = 0.5
+    """Ray CPUs reserved by each actor."""
+    learner_gpus: float | None = None
+    """Ray GPUs reserved by the learner. null: 1 where the cluster has GPUs or model.device is cuda, but 0 with model.device: cpu. At 0
+    the GPUs are hidden from it, and it works on the CPU."""
+    rollout_gpus: float | None = None
+    """Ray GPUs reserved by each rollout actor; null and 0 as for the learner, by engine.device. Below 1 actors share a GPU."""
+    reward_gpus: float = 0.0
+    """Ray GPUs reserved by each reward actor, for a learned reward."""
+    threads: int = 1
+    """Torch threads in each process."""
+    start_timeout: float = 300.0
+    """Seconds for the actors to come up before the run stops with what was wanted and what there is."""
+
+    def __post_init__(self):
+        if self.backend not in ("ray", "local"):
+            raise ValueError(f"backend must be ray or local, not {self.backend!r}")
+        if self.rollout < 1 or self.reward < 1 or self.threads < 1:
+            raise ValueError("rollout, reward and threads must be at least 1")
+        for name in ("learner_gpus", "rollout_gpus", "reward_gpus"):
+            gpus = getattr(self, name) or 0.0
+            if gpus < 0 or (gpus > 1 and gpus % 1):
+                raise ValueError(f"{name} must be a fraction of one GPU or a whole number, not {gpus:g}")
+        counts = ("rollout", "reward", "learner_gpus", "rollout_gpus", "reward_gpus")
+        idle = [f for f in fields(self) if f.name in counts and getattr(self, f.name) != f.default]
+        if self.backend == "local" and idle:
+            raise ValueError(f"backend: local is one process, where {', '.join(f.name for f in idle)} changes nothing: set "
+                             + " ".join(f"workers.{f.name}={'null' if f.default is None else f'{f.default:g}'}" for f in idle))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardLimits:
+    """What happens to an answer whose reward raises or does not come back."""
+
+    seconds: float = 5.0
+    """For one answer."""
+    on_failure: str = "drop"
+    """`drop` leaves the sample out of the batch; `score` gives it `failure_score`."""
+    failure_score: float = 0.0
+
+    def __post_init__(self):
+        if self.on_failure not in ("drop", "score"):
+            raise ValueError(f"on_failure must be drop or score, not {self.on_failure!r}")
+        if self.on_failure == "drop" and self.failure_score:
+            raise ValueError("failure_score changes nothing with on_failure: drop")
+        if self.seconds <= 0:
+            raise ValueError("seconds must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Held-out problems, answered before and after training and every few steps."""
+
+    every: int = 0
+    """Steps between evaluations; 0: before and after only. -1: never."""
+    problems: int = 192
+    samples: int = 8
+
+    def __post_init__(self):
+        if self.every < -1 or self.problems < 1 or self.samples < 1:
+            raise ValueError("problems and samples must be at least 1, and every -1, 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What `--resume` continues from."""
+
+    every: int = 0
+    """Steps between checkpoints; 0: only the end (and a stopped run)."""
+    keep: int = 2
+
+    def __post_init__(self):
+        if self.keep < 1:
+            raise ValueError("keep must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole run."""
+
+    steps: int = field(metadata={"learns": False})
+    """Batches."""
+    seed: int = 0
+    max_engine_gap: float | None = None
+    """Nats: a step whose mean |log mu - log pi_old| is above stops the run. float32 engines stay below 1e-5, bfloat16 near 1e-2; null is
+    0.001 for float32 and 0.05 for bfloat16 (model.dtype)."""
+    task: Any = part("task")
+    algorithm: Any = part("algorithm")
+    reward: Any = part("reward", optional=True)
+    engine: Any = part("engine", "transformers")
+    regularizers: Any = part("regularizer", many=True)
+    shapings: Any = part("shaping", many=True)
+    writers: Any = part("writer", many=True, learns=False)
+    """Who is told the numbers beside metrics.jsonl, which is always written."""
+    model: Model = section(Model)
+    batch: Batch = section(Batch)
+    head: Head = section(Head)
+    sampling: Sampling = section(Sampling)
+    optimizer: Optimizer = section(Optimizer)
+    workers: Workers = section(Workers, learns=False)
+    reward_limits: RewardLimits = section(RewardLimits)
+    evaluation: Evaluation = section(Evaluation, learns=False)
+    checkpoint: Checkpoint = section(Checkpoint, learns=False)
+
+    def __post_init__(self):
+        if self.steps < 0:
+            raise ValueError(f"steps must be >= 0, not {self.steps}")
+
+    @property
+    def largest_engine_gap(self) -> float:
+        """Nats: `max_engine_gap`, or its default for this dtype."""
+        return GAPS[self.model.dtype] if self.max_engine_gap is None else self.max_engine_gap
+
+    @property
+    def answers(self) -> bool:
+        """An engine is needed: to sample, or to evaluate what a policy answers. A scorer writes nothing."""
+        return not self.algorithm.scores

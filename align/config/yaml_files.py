@@ -1,0 +1,92 @@
+"""Recipes as plain data: read from YAML, bases merged, overrides applied.
+
+A recipe is YAML. `base: other.yaml` inherits; a recipe holds only what differs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from align.config.find import find_recipe
+from align.errors import RecipeError
+
+LOCAL_FILE = re.compile(r"^(?!/)[^:\n]*\.(py:\w+|yaml)$|^(\.{1,2}|~)/[^:\n]*:[^\W\d]\w*$")
+"""A plugin, a file or `./folder:Class`, or another recipe, by a path that starts at the folder of the recipe that names it."""
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> dict:
+    """The recipe as plain data, bases merged and overrides applied. Plugin paths become absolute.
+
+    Args: path of a YAML file; overrides as `key.path=value`.
+    Raises: RecipeError for a missing or malformed file, a base that loops, or a malformed override.
+    """
+    if isinstance(overrides, str):
+        raise RecipeError("", f"overrides are a list, each key=value: write [{overrides!r}]")
+    node = _load_file(Path(path).absolute(), seen=())
+    for override in overrides:
+        if "=" not in override:
+            raise RecipeError("", f"the override {override!r} is not of the form key=value")
+        try:
+            change = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise RecipeError(override, f"cannot be read: {error}") from error
+        node = _merge(node, absolute_files(change, Path.cwd()))
+    return node
+
+
+def _load_file(path: Path, seen: tuple[Path, ...]) -> dict:
+    if path in seen:
+        raise RecipeError("base", f"{path} inherits from itself: {' -> '.join(str(p) for p in (*seen, path))}")
+    if not path.is_file():
+        raise RecipeError("", f"there is no recipe {path}")
+    try:
+        node = OmegaConf.to_container(OmegaConf.load(path))
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise RecipeError(str(path), f"is not valid YAML: {error}") from error
+    if not isinstance(node, dict):
+        raise RecipeError(str(path), "a recipe is a mapping of keys to values")
+    base = node.pop("base", None)
+    node = absolute_files(node, path.parent)
+    return node if base is None else _merge(_load_file(_base(base, path), (*seen, path)), node)
+
+
+def _base(name: Any, asked_by: Path) -> Path:
+    """A recipe beside the one that asks, or one that comes with align."""
+    if not isinstance(name, str):
+        raise RecipeError("base", f"{asked_by}: must name a recipe, not {name!r}")
+    try:
+        return find_recipe(name, asked_by.parent).resolve()
+    except RecipeError as error:
+        raise RecipeError("base", f"{asked_by}: {error.problem}") from error
+
+
+def _merge(base: Any, change: Any) -> Any:
+    """Mappings merge key by key; naming another part, or null, replaces the node."""
+    # A part without keys is written as its name alone: `divergence: tsallis` and `divergence: {name: tsallis}` merge alike.
+    if isinstance(base, str) and isinstance(change, dict):
+        base = {"name": base}
+    if isinstance(base, dict) and "name" in base and isinstance(change, str):
+        change = {"name": change}
+    if not (isinstance(base, dict) and isinstance(change, dict)):
+        return change
+    if "name" in change and change["name"] != base.get("name"):
+        return change
+    return base | {key: _merge(base[key], value) if key in base else value for key, value in change.items()}
+
+
+def absolute_files(node: Any, folder: Path) -> Any:
+    """The node with the paths of plugins and recipes in it made absolute, from `folder`."""
+    if isinstance(node, dict):
+        return {key: absolute_files(value, folder) for key, value in node.items()}
+    if isinstance(node, list):
+        return [absolute_files(value, folder) for value in node]
+    if isinstance(node, str) and LOCAL_FILE.match(node):
+        return str((folder / Path(node).expanduser()).resolve())
+    return node

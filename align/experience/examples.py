@@ -1,0 +1,152 @@
+"""What each step learns from: a function of the seed and the step alone, so a resumed run sees what it would have seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from align.errors import RecipeError, UserError
+from align.experience import chat_template
+from align.tasks import Example, Task
+from align.types import Episode, Group, Prompt
+
+
+def tokenize(examples: Sequence[Example], tokenizer: Any) -> list[Prompt]:
+    """The tokenizer's own special tokens around a text (a leading <bos>, say) are kept, a closing <eos> is not.
+
+    A conversation is what the chat template makes of it, special tokens and all, up to where the answer begins.
+    """
+    texts = [chat_template.opened(e, tokenizer) if e.messages else e.text for e in examples]
+    plain = iter(_encoded(tokenizer, [text for e, text in zip(examples, texts, strict=True) if not e.messages]))
+    chats = iter(_encoded(tokenizer, [text for e, text in zip(examples, texts, strict=True) if e.messages], add_special_tokens=False))
+    end = tokenizer.eos_token_id
+    prompts = []
+    for e, text in zip(examples, texts, strict=True):
+        ids = next(chats) if e.messages else next(plain)
+        ids = ids[:-1] if ids and ids[-1] == end and not e.messages else ids
+        prompts.append(Prompt(id=e.id, text=text, token_ids=tuple(ids), fields=e.fields))
+    return prompts
+
+
+def _encoded(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[list[int]]:
+    return tokenizer(list(texts), **options)["input_ids"] if texts else []
+
+
+def chosen(step: int, count: int, total: int, seed: int) -> list[int]:
+    """Indices of the examples of a step: permutations of the whole set one after the other, each from its own seed."""
+    first = step * count
+    indices = []
+    for position in range(first, first + count):
+        epoch, offset = divmod(position, total)
+        indices.append(int(_permutation(epoch, total, seed)[offset]))
+    return indices
+
+
+_last: dict[tuple[int, int, int], np.ndarray] = {}
+
+
+def _permutation(epoch: int, total: int, seed: int) -> np.ndarray:
+    key = (epoch, total, seed)
+    if key not in _last:
+        _last.clear()
+        _last[key] = np.random.default_rng([seed, epoch]).permutation(total)
+    return _last[key]
+
+
+class Examples:
+    """The training examples of a task, tokenized, dealt out step by step."""
+
+    def __init__(self, task: Task, tokenizer: Any, per_step: int, seed: int, max_tokens: int | None = None):
+        """Args: max_tokens: of a ranked answer, its end token included, for who learns from `rankings`; `dropped` counts the examples
+        that are left out for it, as `task.too_long` says. Raises UserError where nothing is left or nothing may be left out."""
+        self.examples = list(task.examples())
+        if not self.examples:
+            raise RecipeError("task", "gives no examples to train on")
+        self._tokenizer, self._per_step, self._seed = tokenizer, per_step, seed
+        self._prompts = tokenize(self.examples, tokenizer)
+        self.dropped = 0
+        if max_tokens is not None:
+            fitting = fits(task, ranked(self.examples, self._prompts, tokenizer), self.examples, max_tokens)
+            self.dropped = len(fitting) - sum(fitting)
+            self.examples = [e for e, fit in zip(self.examples, fitting, strict=True) if fit]
+            self._prompts = [p for p, fit in zip(self._prompts, fitting, strict=True) if fit]
+        self.max_prompt_tokens = max(len(p.token_ids) for p in self._prompts)
+
+    def _deal(self, step: int) -> list[int]:
+        return chosen(step, self._per_step, len(self.examples), self._seed)
+
+    def prompts(self, step: int) -> list[Prompt]:
+        """The prompts of a step, from 0."""
+        return [self._prompts[i] for i in self._deal(step)]
+
+    def demonstrations(self, step: int) -> list[Group]:
+        """The prompts of a step with their demonstrated answers, closed by the end token. Raises UserError where one has none."""
+        dealt = [(self.examples[i], self._prompts[i]) for i in self._deal(step)]
+        missing = next((e for e, _ in dealt if e.answer is None), None)
+        if missing is not None:
+            raise UserError(f"{missing.place} has no answer; demonstrations are needed to imitate")
+        answers = _answers([(e, p, e.answer) for e, p in dealt], self._tokenizer)
+        return [Group(prompt=p, episodes=(answer,)) for (_, p), answer in zip(dealt, answers, strict=True)]
+
+    def rankings(self, step: int) -> list[Group]:
+        """The prompts of a step with their ranked answers, best first, each closed by the end token. Raises UserError for less than two."""
+        dealt = self._deal(step)
+        return ranked([self.examples[i] for i in dealt], [self._prompts[i] for i in dealt], self._tokenizer)
+
+    def all_rankings(self, count: int) -> Iterator[list[Group]]:
+        """Every ranking once, in the task's order, so many at a time."""
+        for i in range(0, len(self.examples), count):
+            yield ranked(self.examples[i : i + count], self._prompts[i : i + count], self._tokenizer)
+
+
+def held_out_rankings(task: Task, tokenizer: Any, max_tokens: int | None = None) -> list[Group]:
+    """The held-out rankings of a task, best first; empty where it has none. Those beyond `max_tokens` as in `Examples`."""
+    examples = list(task.rankings())
+    if not examples:
+        return []
+    groups = ranked(examples, tokenize(examples, tokenizer), tokenizer)
+    if max_tokens is None:
+        return groups
+    return [group for group, fit in zip(groups, fits(task, groups, examples, max_tokens), strict=True) if fit]
+
+
+def ranked(examples: Sequence[Example], prompts: Sequence[Prompt], tokenizer: Any) -> list[Group]:
+    """Groups whose episodes stand best first. Raises UserError for less than two answers, or two of the same tokens."""
+    few = next((e for e in examples if len(e.ranked) < 2), None)
+    if few is not None:
+        raise UserError(f"{few.place} has {len(few.ranked)} answers in order of preference; preferences are learned from two or more (the "
+                        "task `preferences` reads them, `align pairs` draws them)")
+    pairs = list(zip(examples, prompts, strict=True))
+    answers = iter(_answers([(e, p, answer) for e, p in pairs for answer in e.ranked], tokenizer))
+    groups = [Group(prompt=p, episodes=tuple(next(answers) for _ in e.ranked)) for e, p in pairs]
+    for e, group in zip(examples, groups, strict=True):
+        if len({a.trained_ids.tobytes() for a in group.episodes}) < len(group.episodes):
+            raise UserError(f"{e.place}: two answers become the same tokens, so neither can be preferred; delete the row")
+    return groups
+
+
+def fits(task: Task, groups: Sequence[Group], examples: Sequence[Example], max_tokens: int) -> list[bool]:
+    """Which rankings have no answer beyond `max_tokens`. Raises UserError for the first one where `task.too_long` is not `drop`."""
+    fitting = []
+    for e, group in zip(examples, groups, strict=True):
+        over = [(i, a.length) for i, a in enumerate(group.episodes) if a.length > max_tokens]
+        if over and task.too_long != "drop":
+            index, length = over[0]
+            name = e.ranked_names[index] if e.ranked_names else f"answer {index + 1}"
+            raise UserError(f"{e.place}: {name} has {length} tokens, its end token included; sampling.max_tokens is {max_tokens}; raise "
+                            "it, shorten the answer, or leave such rows out whole with task.too_long: drop")
+        fitting.append(not over)
+    if not any(fitting):
+        raise UserError(f"task: every one of {len(fitting)} rankings has an answer beyond sampling.max_tokens, {max_tokens}; raise it")
+    return fitting
+
+
+def _answers(asked: Sequence[tuple[Example, Prompt, str]], tokenizer: Any) -> list[Episode]:
+    texts = [chat_template.answered(e, p.text, answer, tokenizer) if e.messages else answer for e, p, answer in asked]
+    encoded = _encoded(tokenizer, texts, add_special_tokens=False)
+    special = chat_template.special_ids(tokenizer) if any(e.messages for e, _, _ in asked) else frozenset()
+    closed = (chat_template.closed(ids, special, tokenizer) if e.messages else [*ids, tokenizer.eos_token_id]
+              for (e, _, _), ids in zip(asked, encoded, strict=True))
+    return [Episode.single_turn(np.array(ids, dtype=np.int32), answer) for (_, _, answer), ids in zip(asked, closed, strict=True)]

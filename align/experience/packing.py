@@ -1,0 +1,77 @@
+"""From groups of episodes to the batch a learner takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from align.errors import UserError
+from align.experience.process_rewards import at_tokens
+from align.types import Episode, Group, Prompt, Rewards, TokenBatch
+
+
+def pack(groups: Sequence[Group], rewards: Rewards | None, pad_id: int = 0,
+         decode: Callable[[Sequence[int]], str] | None = None) -> TokenBatch | None:
+    """Trained tokens end to end, inputs right-padded. Samples whose reward is NaN are left out; None when nothing is left.
+
+    Groups keep their order and are numbered anew, so a group that lost all its samples leaves no gap. `decode` makes text of tokens as
+    the engine does, where rewards are paid inside answers.
+
+    Raises UserError for an episode without a trained token, for a trained token with nothing before it, and where some episodes have
+    log-probs and others have none. What draws episodes that may end before the policy speaks gives these a reward of NaN.
+    """
+    rows = [(i, group.prompt, episode) for i, group in enumerate(groups) for episode in group.episodes]
+    kept = np.arange(len(rows)) if rewards is None else np.flatnonzero(~np.isnan(rewards.values))
+    rows = [rows[i] for i in kept]
+    if not rows:
+        return None
+    for _, prompt, episode in rows:
+        _check(prompt, episode)
+    logp = [episode.sampler_logp for _, _, episode in rows]
+    sampled = logp[0] is not None
+    if any((x is not None) != sampled for x in logp):
+        raise UserError("some episodes of a batch have log-probs and others have none; an engine reports those of every token it draws")
+    totals = torch.tensor([len(prompt.token_ids) + len(episode.response_ids) for _, prompt, episode in rows])
+    lengths = torch.tensor([episode.length for _, _, episode in rows])
+    input_ids = torch.full((len(rows), int(totals.max())), pad_id)
+    flat = np.concatenate([ids for _, prompt, episode in rows for ids in (prompt.token_ids, episode.response_ids)]).astype(np.int64)
+    input_ids[torch.arange(input_ids.shape[1]) < totals[:, None]] = torch.from_numpy(flat)
+    seq_ids = torch.repeat_interleave(torch.arange(len(rows)), lengths)
+    starts = torch.cumsum(lengths, 0) - lengths
+    return TokenBatch(
+        input_ids=input_ids,
+        totals=totals,
+        lengths=lengths,
+        seq_ids=seq_ids,
+        positions=torch.arange(len(seq_ids)) - starts[seq_ids],
+        columns=torch.from_numpy(np.concatenate([len(prompt.token_ids) + episode.trained_at for _, prompt, episode in rows])),
+        group_ids=torch.unique(torch.tensor([i for i, _, _ in rows]), return_inverse=True)[1],
+        versions=torch.from_numpy(np.concatenate([episode.versions for _, _, episode in rows])) if sampled else None,
+        prompt_ids=tuple(prompt.id for _, prompt, _ in rows),
+        sampler_logp=torch.from_numpy(np.concatenate(logp)) if sampled else None,
+        **({} if rewards is None else _judged(rewards, kept, [episode for _, _, episode in rows], decode)),
+    )
+
+
+def _judged(rewards: Rewards, kept: np.ndarray, episodes: Sequence[Episode], decode: Callable[[Sequence[int]], str] | None
+            ) -> dict[str, Any]:
+    """Fields of the batch: the rewards of these `episodes`, which stand at `kept` (int64 [S]) among all."""
+    inside = None
+    if any(rewards.inside):
+        inside = torch.from_numpy(np.concatenate([at_tokens(episode, rewards.inside[i], decode)
+                                                  for i, episode in zip(kept, episodes, strict=True)]))
+    return {"rewards": torch.from_numpy(rewards.values[kept].astype(np.float32)),
+            "reward_parts": {name: torch.from_numpy(part[kept].astype(np.float32)) for name, part in rewards.parts.items()},
+            "inside": inside}
+
+
+def _check(prompt: Prompt, episode: Episode) -> None:
+    if not episode.length:
+        raise UserError(f"prompt {prompt.id}: an episode has no trained token, so there is nothing to learn from it; mark what the policy "
+                        "wrote as trained, or give the episode a reward of NaN, which leaves it out")
+    if len(prompt.token_ids) + episode.trained_at[0] == 0:
+        raise UserError(f"prompt {prompt.id}: it has no tokens, so the first token of an answer is drawn after nothing; give it a text, or "
+                        "a tokenizer that begins texts with a token of its own")

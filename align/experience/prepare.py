@@ -1,0 +1,74 @@
+"""What the whole batch decides, once, before it is split: advantages, and who feels which regularizer how much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from align.coefficients import State
+from align.config.schema import Recipe
+from align.regularizers import Regularizer
+from align.run.state import initial_states
+from align.shapings import Shaping
+from align.types import Charge, TokenBatch
+
+
+def shape(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, State] | None = None) -> TokenBatch:
+    """The batch with its advantages [T], what a critic is fitted to, and what weighs each active regularizer.
+
+    `coefficients`: their states by regularizer; None: those a run begins with. With a critic the penalties in the reward come before the
+    advantages, so their weightings cannot look at those.
+    """
+    rewards, metrics, algorithm = batch.rewards, {}, recipe.algorithm
+    shown = {name: batch.only(s.needs, s, f"shapings.{name}") for name, s in recipe.shapings.items()}
+    states = initial_states(recipe.regularizers) if coefficients is None else coefficients
+    for name, shaping in recipe.shapings.items():
+        before, rewards = rewards, shaping.rewards(shown[name], rewards)
+        metrics |= _change(shaping, "rewards", f"shaping/{name}", before, rewards)
+    penalties = recipe.regularizers
+    judged = replace(batch, rewards=rewards)
+    if algorithm.critic is not None:
+        charged = {name: r for name, r in penalties.items() if r.placement == "reward"}
+        judged = _weighed(judged, charged, states)
+        judged = replace(judged, charges={name: _charge(judged, r, name) for name, r in charged.items()})
+        judged = replace(judged, returns=algorithm.targets(judged.only(algorithm.reads | {"rewards"}, algorithm, "algorithm")))
+        penalties = {name: r for name, r in penalties.items() if name not in charged}
+    advantages = algorithm.advantages(judged.only(algorithm.reads, algorithm, "algorithm"))
+    for name, shaping in recipe.shapings.items():
+        before, advantages = advantages, shaping.advantages(shown[name], advantages, name)
+        metrics |= _change(shaping, "advantages", f"shaping/{name}", before, advantages)
+        metrics |= {f"shaping/{name}/{key}": value for key, value in shaping.metrics(shown[name], name).items()}
+    shaped = replace(judged, rewards=batch.rewards, advantages=advantages)
+    metrics |= algorithm.measures(shaped.only(algorithm.reads | {"advantages"}, algorithm, "algorithm"))
+    return _weighed(replace(shaped, shaped=metrics), penalties, states)
+
+
+def _weighed(batch: TokenBatch, regularizers: dict[str, Regularizer], states: Mapping[str, State]) -> TokenBatch:
+    """With the weighting [T] of each of these, and the multipliers [S] of its coefficient where it has some."""
+    ones = torch.ones(len(batch.seq_ids))
+    weights, by_answer = {}, {}
+    for name, regularizer in regularizers.items():
+        where, weighting, rule = f"regularizers.{name}", regularizer.weighting, regularizer.coefficient
+        shown = None if weighting is None else batch.only(weighting.needs, weighting, f"{where}.weighting")
+        weights[name] = ones if shown is None else weighting.weights(shown, name)
+        by_answer[name] = rule.multipliers(batch.only(rule.needs, rule, f"{where}.coefficient"), name, states[name])
+    multipliers = {name: values for name, values in by_answer.items() if values is not None}
+    return replace(batch, penalty_weights={**batch.penalty_weights, **weights}, multipliers={**batch.multipliers, **multipliers})
+
+
+def _charge(batch: TokenBatch, regularizer: Regularizer, name: str) -> Charge:
+    """What the regularizer takes of the token rewards, its coefficient included."""
+    charge, beta = regularizer.charge(batch, name), torch.full((len(batch.seq_ids),), batch.betas[name])
+    if name in batch.multipliers:
+        beta = beta * batch.multipliers[name][batch.seq_ids]
+    return Charge(reward=beta * charge.reward, own=beta * charge.own)
+
+
+def _change(shaping: Shaping, what: str, place: str, before: Tensor, after: Tensor) -> dict[str, float]:
+    """Mean change of the rewards [S] or advantages [T], and the share of them that changed; nothing where the shaping leaves them alone."""
+    if getattr(type(shaping), what) is getattr(Shaping, what):
+        return {}
+    return {f"{place}/{what}": (after - before).mean().item(), f"{place}/share/{what}": (after != before).float().mean().item()}

@@ -1,0 +1,354 @@
+"""What a recipe resolves to, before anything is loaded: the objective as maths, what beta comes to, the sizes, where each part is."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from align.algorithms import Algorithm
+from align.config.docstrings import keys, sentence, summary, written
+from align.config.formulas import definer, formula, not_stated, place, symbols
+from align.config.parts import Setting
+from align.config.schema import Recipe
+from align.errors import RecipeError
+from align.oracle import estimator_bias
+from align.regularizers import Regularizer
+from align.regularizers.composed import CREDITS, Composed
+from align.workers.shards import idle
+
+GREEK = {r"(?<![A-Za-z])pi(?![A-Za-z])": "π", r"(?<![A-Za-z_])rho(?![A-Za-z])": "ρ", r"\bbeta\b": "β", r"\|\|": "‖", r"\bsum_": "Σ_"}
+
+MEASURED = "measured, not trained"
+"""What a coefficient of 0 means."""
+
+
+class Row(NamedTuple):
+    label: str
+    text: str
+    place: str = ""
+    """file:line."""
+
+
+def explain(recipe: Recipe, width: int = 140) -> str:
+    """What a recipe optimises, as maths: the objective, every axis of each regularizer, what beta comes to, sizes, memory, and the file
+    and line of every part. Loads no model and no data.
+
+    Args:
+        recipe: Of `align.load`.
+        width: Columns of the text.
+
+    Returns:
+        Text of several sections, without colours; `align explain` prints the same.
+
+    Raises:
+        UserError: Where a part of one's own fails while it is described.
+
+    The formula of a part is its own `formula()`; docs/objective.md and docs/regularizers.md name their sources.
+
+    Example:
+        >>> import align
+        >>> text = align.explain(align.load("countdown_grpo"))
+        >>> print(text.splitlines()[1].strip())
+        J = E Σ_t w_t [ min(ρ A, clip(ρ, 1−0.2, 1+0.2) A) − 0.1 · kl_t ]
+    """
+    out = Console(file=io.StringIO(), width=width, color_system=None)
+    show(recipe, out)
+    return out.file.getvalue()
+
+
+def show(recipe: Recipe, out: Console) -> None:
+    """Print what `explain` says."""
+    sections = {"objective, maximised": objective(recipe)}
+    for name, regularizer in recipe.regularizers.items():
+        sections[f"regularizer {name}"] = regularizer_rows(name, regularizer, recipe)
+    if betas := effective_betas(recipe):
+        sections["effective β"] = betas
+    if recipe.shapings:
+        sections["shapings, in this order"] = [part_row(name, shaping) for name, shaping in recipe.shapings.items()]
+    sections |= {"batch": arithmetic(recipe), "what is loaded": loaded(recipe), "memory, estimated": memory_rows(recipe),
+                 "other parts": other_parts(recipe)}
+    for title, rows in sections.items():
+        _print(title, rows, out)
+
+
+def say(text: str) -> str:
+    """A docstring's mathematics in its own letters."""
+    for word, letter in GREEK.items():
+        text = re.sub(word, letter, text)
+    return text
+
+
+def part_row(label: str, part: Any) -> Row:
+    """Name, keys, what it says of itself, and where it is."""
+    return Row(label, f"{written(part)}: {say(summary(type(part)))}", place(type(part)))
+
+
+def objective(recipe: Recipe) -> list[Row]:
+    """J, and what its symbols stand for."""
+    algorithm, regularizers = recipe.algorithm, recipe.regularizers
+    trained = {n: r for n, r in regularizers.items() if not _measured(r, recipe)}
+    in_loss = {n: r for n, r in trained.items() if r.placement == "loss"}
+    in_reward = {n: r for n, r in trained.items() if r.placement == "reward"}
+    links = {n: r for n, r in regularizers.items() if r.placement == "link"}
+    terms = "".join(f" − {_term(n, r, recipe)}" for n, r in in_loss.items())
+    rows = [Row("", f"J = E Σ_t w_t [ {formula(algorithm)}{terms} ]")]
+    if in_reward:
+        when = "of the current policy, after any normalisation" if algorithm.critic is None else (
+            "of π_old: taken from the reward of each token, which the critic learns")
+        rows.append(Row("A", "less " + " and ".join(_term(n, r, recipe) for n, r in in_reward.items()) + f", {when}"))
+    rows += [Row(symbol, meaning) for symbol, meaning in _symbols(algorithm).items()]
+    if recipe.shapings:
+        rows.append(Row("A", f"shaped by {', '.join(recipe.shapings)}: see below"))
+    rows.append(Row("w_t", formula(algorithm.reduction)))
+    rows += [Row(symbol, meaning) for symbol, meaning in symbols(algorithm.reduction).items()]
+    rows += [Row("β", _beta(n, r, recipe)) for n, r in links.items()]
+    rows += [Row(n, _penalty(r) + ("" if n in trained else f"; {MEASURED}")) for n, r in regularizers.items()]
+    rows += [Row(f"β_{n}", written(r.coefficient)) for n, r in regularizers.items() if not _constant(r, recipe)]
+    parts = algorithm.parts() | {"reduction": algorithm.reduction}
+    return [*rows, part_row("algorithm", algorithm), *(part_row(key, part) for key, part in parts.items())]
+
+
+def _symbols(algorithm: Algorithm) -> dict[str, str]:
+    """Those of its formula, where that is its own, and A, where `advantages` is what `symbols` speaks of."""
+    found, order = symbols(algorithm), type(algorithm).__mro__
+    owner = definer(type(algorithm), "advantages")
+    if order.index(owner) < order.index(definer(type(algorithm), "symbols")):
+        return {"A": not_stated(owner)} | {symbol: meaning for symbol, meaning in found.items() if symbol != "A"}
+    advantage = {} if algorithm.advantage is None or owner is not Algorithm else {"A": formula(algorithm.advantage)}
+    return advantage | found
+
+
+def regularizer_rows(name: str, regularizer: Regularizer, recipe: Recipe) -> list[Row]:
+    """Every axis of one regularizer: what it is, what it is estimated by, where its gradient goes."""
+    rows = [Row("kind", f"{_name(regularizer)}: {say(summary(type(regularizer)))}", place(type(regularizer)))]
+    docs = {key.name: key for key in keys(type(regularizer))}
+    for field in dataclasses.fields(regularizer):
+        value = getattr(regularizer, field.name)
+        if field.metadata.get("kind") and value is not None:
+            rows.append(part_row(field.name, value))
+        elif value is not None and not isinstance(regularizer, Composed):
+            rows.append(Row(field.name, f"{value}  {docs[field.name].doc}"))
+    if isinstance(regularizer, Composed):
+        rows += _estimate(regularizer, charged=recipe.algorithm.critic is not None and regularizer.placement == "reward")
+    if regularizer.warning:
+        rows.append(Row("warning", regularizer.warning))
+    if regularizer.allow_biased:
+        bias = regularizer.bias(Setting(recipe=recipe, where=f"regularizers.{name}", regularizer=regularizer))
+        rows.append(Row("biased", f"allowed by allow_biased: true. {say(bias or '')}"))
+    return rows
+
+
+def _estimate(regularizer: Composed, charged: bool) -> list[Row]:
+    """Value and gradient by name: they are different things. `charged`: taken from the token rewards that a critic learns."""
+    estimator, divergence, credit = regularizer.estimator, regularizer.divergence, CREDITS[regularizer.credit]
+    if regularizer.placement == "link":
+        return [
+            Row("placement", "link: the implicit reward of an answer is β (f'(u) − f'(1)) at u = π/π_ref of the whole of it"),
+            Row("optimum", "u = f'⁻¹((R − λ)/β), R the reward behind the preferences; for KL(π‖π_ref) that is π_ref exp(R/β)/Z"),
+            Row("value", f"{written(estimator)} measures the divergence at the answers' states; it is logged, and no part of the loss"),
+            Row("clamp", f"beyond |log π/π_ref| = {regularizer.largest_log_ratio:g} nats of an answer the score goes on along its tangent"),
+        ]
+    rows = [
+        Row("value", f"{estimator_bias.value_is(estimator, divergence)} for the divergence; it is logged, and an adaptive coefficient "
+                     "sees it"),
+        Row("gradient", f"{estimator_bias.gradient_is(estimator, divergence, regularizer.placement)}; {_weighed(regularizer, charged)}"),
+        Row("placement", f"{regularizer.placement}; credit {regularizer.credit}: {re.split('[,;] ', sentence(credit))[0]}", place(credit)),
+    ]
+    if not estimator.full_vocabulary:
+        whose = "an answer" if regularizer.credit == "sequence" else "a token"
+        rows.append(Row("clamp", f"|log π/ref| of {whose} counts up to {regularizer.largest_log_ratio:g} nats; biased where that cuts"))
+    return rows
+
+
+def _weighed(regularizer: Composed, charged: bool) -> str:
+    """By which importance ratio, and who cuts it."""
+    if charged:
+        return "taken once a batch, at π_old; later updates weigh it by the surrogate's own ratio"
+    if not regularizer.estimator.weighted:
+        own = "weighed by the surrogate's own ratio" if regularizer.placement == "reward" else "not weighed by ρ"
+        return f"{own}, as published"
+    if not regularizer.weighs_samples:
+        return "nothing is sampled at a visited state: no ratio enters"
+    ratio = "ρ = π/π_old" if regularizer.ratio_to == "old" else "π/μ (μ: the sampler)"
+    span = {"local": "", "summed": " of the answer so far", "sequence": " of the answer"}[regularizer.credit]
+    cap, verb = regularizer.ratio_cap, {"truncate": "truncated to it", "mask": "masked"}[regularizer.beyond_cap]
+    return f"weighed by {ratio}{span}" + ("" if cap is None else f", above {cap:g} {verb}: biased where that cuts")
+
+
+def effective_betas(recipe: Recipe) -> list[Row]:
+    """What beta multiplies once the reduction has been applied, computed by the reduction itself for answers of equal length."""
+    limit, sequences = recipe.sampling.max_tokens, rollouts(recipe)
+    rows = []
+    for name, regularizer in recipe.regularizers.items():
+        if regularizer.placement == "link":
+            continue
+        if _measured(regularizer, recipe):
+            rows.append(Row(name, f"β = 0: {MEASURED}"))
+            continue
+        beta = _first_beta(regularizer)
+        rows.append(Row(name, f"β = {beta:g} at step 0" + ("" if _constant(regularizer, recipe) else ", changing")))
+        for length in dict.fromkeys((limit, max(limit // 2, 1))):
+            weight = recipe.algorithm.reduction.weights(torch.full((sequences,), length), limit)[0].item()
+            rows.append(Row("", f"answers of {length} tokens: {beta * weight * sequences * length:.4g} × the mean nats of a token = "
+                            f"{beta * weight * sequences:.4g} × the mean nats of an answer"))
+    if not rows:
+        return []
+    return [*rows, Row("", "The policy term is reduced alike: one nat costs β of the advantage of the token it is counted at.")]
+
+
+def rollouts(recipe: Recipe) -> int:
+    """Sequences in a batch."""
+    return recipe.batch.prompts * (recipe.batch.samples if recipe.algorithm.samples else 1)
+
+
+def arithmetic(recipe: Recipe) -> list[Row]:
+    """From prompts to updates."""
+    algorithm, batch = recipe.algorithm, recipe.batch
+    count, updates = rollouts(recipe), algorithm.epochs * algorithm.minibatches
+    if algorithm.samples:
+        rows = [Row("step", f"{batch.prompts} prompts × {batch.samples} samples = {count:,} rollouts"), _dealt(recipe)]
+    else:
+        rows = [Row("step", f"{batch.prompts} {recipe.algorithm.learns_from}")]
+    policy = "one update a batch" if not algorithm.samples and algorithm.on_policy else (
+        "on-policy" if algorithm.on_policy else "the later updates of a batch are off-policy")
+    kind, most = recipe.algorithm.learns_from, f"at most {recipe.steps * count * recipe.sampling.max_tokens:,} tokens"
+    if algorithm.ranks:  # of two answers or more, as the data has them
+        most = f"each answer at most {recipe.sampling.max_tokens} tokens"
+    return [
+        *rows,
+        Row("updates", f"{algorithm.epochs} epochs × {algorithm.minibatches} minibatches = {updates} a step, "
+            f"{count // algorithm.minibatches:,} {kind if algorithm.ranks else 'sequences'} each; {policy}"),
+        Row("run", f"{recipe.steps:,} steps: {recipe.steps * updates:,} updates, {recipe.steps * count:,} {kind}, {most}"),
+    ]
+
+
+def _dealt(recipe: Recipe) -> Row:
+    """What a rollout worker gets at a time."""
+    batch, workers = recipe.batch, recipe.workers.rollout
+    cut = recipe.engine.units([1] * batch.prompts, batch.samples)
+    share = -(-batch.prompts // workers) if cut is None else max(map(len, cut))
+    at_once = f"{share} prompts × {batch.samples} = {share * batch.samples:,} rollouts"
+    if cut is None:
+        return Row("worker", f"at most {at_once}, on each of {workers}")
+    text = f"units of at most {at_once}, {len(cut)} of them, dealt to {workers}"
+    return Row("worker", "; ".join(filter(None, [text, idle(recipe.engine, batch.prompts, batch.samples, workers)])))
+
+
+def loaded(recipe: Recipe) -> list[Row]:
+    """Models and processes."""
+    model, workers = recipe.model, recipe.workers
+    source = model.path or model.recipe or f"a new {model.config.get('model_type', 'model')}, at random"
+    how = f"LoRA of rank {model.lora.rank}" if model.lora.rank else "every parameter trained"
+    how += " in float32" if model.dtype != "float32" else ""
+    rows = [Row("scorer" if recipe.algorithm.scores else "policy", f"{source}; {model.dtype}, {how}")]
+    if recipe.algorithm.critic is not None:
+        rows.append(part_row("critic", recipe.algorithm.critic))
+    references = {}
+    for name, regularizer in recipe.regularizers.items():
+        if regularizer.reference is not None:
+            references.setdefault(written(regularizer.reference), (regularizer.reference, []))[1].append(name)
+    rows += [Row("reference", f"{word} for {', '.join(names)}: {reference.holds(model.lora.rank > 0)}")
+             for word, (reference, names) in references.items()]
+    if not references and not recipe.algorithm.scores:
+        rows.append(Row("reference", "none: nothing compares the policy with where it started"))
+    copies, actors = f"{workers.rollout} × " if workers.backend == "ray" else "", ["1 learner"]
+    engine = recipe.engine
+    if recipe.answers:
+        rows.append(Row("engine", f"{copies}{written(engine)}: {say(summary(type(engine)))}", place(type(engine))))
+        if recipe.algorithm.samples:
+            rows.append(Row("engine gap", f"above {recipe.largest_engine_gap:g} nats a token the run stops (max_engine_gap)"))
+        actors.append(f"{workers.rollout} rollout")
+    if recipe.reward is not None:
+        actors.append(f"{workers.reward} reward")
+    return [*rows, Row("processes", f"ray actors: {', '.join(actors)}" if workers.backend == "ray" else "this one process")]
+
+
+def memory_rows(recipe: Recipe) -> list[Row]:
+    """What each process holds, from the configuration of the model alone."""
+    # transformers and peft take seconds to import, which no other command that only reads a recipe needs.
+    from align.learner import memory  # noqa: PLC0415
+    from align.run.initial_policy import config_of  # noqa: PLC0415
+
+    try:
+        config = config_of(recipe)
+    except RecipeError as error:
+        return [Row("", f"unknown: {error}")]
+    if config is None:
+        return [Row("", f"unknown: {recipe.model.path} is not a folder on this machine")]
+    shape, say = memory.shape_of_config(config, recipe.model), memory.gigabytes
+    holds = memory.standing(recipe, shape)
+    forward, head = (count(recipe, shape, 1) for count in (memory.activations, memory.logits))
+    rows = [
+        Row("learner", f"{say(sum(holds.values()))}: " + ", ".join(f"{name} {say(held)}" for name, held in holds.items())),
+        Row("", f"and for each input token of a forward pass {say(forward)}, with its logits {say(forward + head)} "
+            f"(batch.micro_tokens: {recipe.batch.micro_tokens or 'by the device'})"),
+    ]
+    if recipe.answers:
+        width = memory.WIDTH[recipe.model.dtype]
+        weights, cache = say(shape.parameters * width), say(shape.cache_a_token * width)
+        rows.append(Row("engine", f"each {weights} of weights and {cache} for each token it holds at once"))
+    return rows
+
+
+def other_parts(recipe: Recipe) -> list[Row]:
+    """What the sections above do not name."""
+    parts = {"task": recipe.task, "reward": recipe.reward} | {f"writer {name}": writer for name, writer in recipe.writers.items()}
+    return [part_row(kind, part) for kind, part in parts.items() if part is not None]
+
+
+def _name(part: Any) -> str:
+    return getattr(part, "recipe_name", type(part).__name__)
+
+
+def _term(name: str, regularizer: Regularizer, recipe: Recipe) -> str:
+    weighting = regularizer.weighting
+    weight = "" if weighting is None or _name(weighting) == "uniform" else f" · {_name(weighting)}"
+    return f"{_beta(name, regularizer, recipe)}{weight} · {name}_t"
+
+
+def _beta(name: str, regularizer: Regularizer, recipe: Recipe) -> str:
+    return f"{_first_beta(regularizer):g}" if _constant(regularizer, recipe) else f"β_{name}"
+
+
+def _penalty(regularizer: Regularizer) -> str:
+    if not isinstance(regularizer, Composed):
+        return say(sentence(type(regularizer)))
+    if regularizer.placement == "link":
+        return say(sentence(type(regularizer.divergence)))
+    return f"{say(sentence(type(regularizer.divergence)))}; by {written(regularizer.estimator)}, credit {regularizer.credit}"
+
+
+def _constant(regularizer: Regularizer, recipe: Recipe) -> bool:
+    """No state and the same at the first, middle and last step."""
+    rule, state = regularizer.coefficient, regularizer.coefficient.initial_state()
+    return not state and len({rule.beta(step, state) for step in (0, recipe.steps // 2, max(recipe.steps - 1, 0))}) == 1
+
+
+def _measured(regularizer: Regularizer, recipe: Recipe) -> bool:
+    """Its coefficient is 0 throughout."""
+    return _constant(regularizer, recipe) and _first_beta(regularizer) == 0
+
+
+def _first_beta(regularizer: Regularizer) -> float:
+    return regularizer.coefficient.beta(0, regularizer.coefficient.initial_state())
+
+
+def _print(title: str, rows: list[Row], out: Console) -> None:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(ratio=1)
+    for row in rows:
+        cell = Text(row.text)
+        if row.place:
+            cell.append(f"  {row.place}", style="dim")
+        table.add_row(f"  {row.label}", cell)
+    out.print(Text(title, style="bold"))
+    out.print(table)
+    out.print()

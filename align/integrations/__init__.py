@@ -1,0 +1,1 @@
+"""A regularizer in a training loop that is not align's."""

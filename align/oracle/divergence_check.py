@@ -1,0 +1,39 @@
+"""A first call of what a user may have written as a formula, so that a slip stops a recipe and not a run."""
+
+from __future__ import annotations
+
+import torch
+
+from align.config.nodes import location
+from align.config.tracebacks import own_frames
+from align.divergences import Divergence
+from align.errors import RecipeError
+
+FAR = 3.0
+"""Nats."""
+
+
+def try_divergence(divergence: Divergence, where: str) -> None:
+    """Raises RecipeError at `where` if f cannot be called on tensors, or is below its tangent at u = 1 for some |log u| <= 3.
+
+    Every convex f is above it; a sign error is below. `align check` looks at all of a divergence.
+    """
+    command = f"`align check {divergence.recipe_name}`"
+    log_u = torch.linspace(-FAR, FAR, 13, dtype=torch.float64)
+    zero = torch.zeros_like(log_u)
+    try:
+        divergence.f(torch.tensor([-1.0, 0.0, 1.0]))
+        terms = torch.stack([divergence.f(log_u), -divergence.f(zero), -divergence.f_prime(zero) * torch.expm1(log_u)])
+    except Exception as error:
+        frames = own_frames(error)
+        place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else location(type(divergence))
+        raise RecipeError(where, f"{place}: {type(error).__name__}: {error}\nf(log_u) takes a tensor of any shape and returns one like it: "
+                          f"write it with torch functions (log_u.exp(), not math.exp(log_u)); {command} tries all of it") from error
+    above = terms.sum(0) / (terms.abs().sum(0) + 1e-300)
+    wrong = ~(above >= -1e-9)
+    if wrong.any():
+        at = int(wrong.nonzero()[0])
+        is_at, tangent = terms[:2, at].sum().item(), -terms[2, at].item()
+        raise RecipeError(where, f"{location(type(divergence))}: f must be convex in u = pi/ref, but f(u) - f(1) is {is_at:.3g} at log u = "
+                          f"{log_u[at].item():.3g}, where its tangent at u = 1 is {tangent:.3g}: check its sign, and that it is finite; "
+                          f"{command} tries all of it")

@@ -1,0 +1,75 @@
+"""Checkpoints of a run: its whole state, complete or absent, the newest few kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from align.config import nodes, yaml_files
+from align.config.schema import Recipe
+from align.errors import UserError
+from align.run.state import RunState
+from align.workers import LearnerLike
+
+
+def _folder(run_dir: Path, step: int) -> Path:
+    return run_dir / "checkpoints" / f"step_{step:06d}"
+
+
+def _steps(run_dir: Path) -> list[int]:
+    return sorted(int(p.parent.name.removeprefix("step_")) for p in (run_dir / "checkpoints").glob("step_*/driver.json"))
+
+
+def newest_step(run_dir: Path, recipe: Recipe) -> int:
+    """The step to continue at. Raises UserError where there is nothing to resume, or nothing left to do."""
+    steps = _steps(run_dir)
+    if not steps:
+        raise UserError(f"--resume: {run_dir} holds no complete checkpoint; start without --resume, or give the --out of the run")
+    finished = (run_dir / "summary.json").is_file()  # killed after its last step, a run has still to export and evaluate
+    if steps[-1] > recipe.steps or (steps[-1] == recipe.steps and finished):
+        raise UserError(f"--resume: the run in {run_dir} has already done {steps[-1]} of {recipe.steps} steps; raise steps to go on")
+    return steps[-1]
+
+
+def changes(run_dir: Path, node: dict[str, Any]) -> list[str]:
+    """`KEY: OLD -> NEW` for what the run in the folder learned with and the resolved recipe `node` has otherwise."""
+    before, now = (nodes.learned_from(Recipe, recipe) for recipe in (yaml_files.load(run_dir / "recipe.yaml"), node))
+    return list(_changes(before, now, ""))
+
+
+def _changes(old: Any, new: Any, where: str) -> Iterator[str]:
+    # Under another name the keys are those of another part.
+    if isinstance(old, dict) and isinstance(new, dict) and old.get("name") == new.get("name"):
+        for key in dict.fromkeys([*old, *new]):
+            yield from _changes(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
+    elif old != new:
+        yield f"{where}: {_written(old)} -> {_written(new)}"
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def save(run_dir: Path, state: RunState, learner: LearnerLike, keep: int) -> None:
+    """The state of a run, and of older ones the newest, `keep` in all.
+
+    Written beside its final place and renamed, so a killed run leaves no half of one.
+    """
+    final = _folder(run_dir, state.step)
+    if final.exists():
+        return
+    unfinished = final.with_name(f"unfinished_{state.step:06d}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    state.save(unfinished, learner)
+    unfinished.rename(final)
+    for old in _steps(run_dir)[:-keep]:
+        shutil.rmtree(_folder(run_dir, old))
+
+
+def load(run_dir: Path, step: int, state: RunState, learner: LearnerLike) -> None:
+    """Take back the state after `step` steps. Raises UserError where the checkpoint is of another recipe."""
+    state.load(_folder(run_dir, step), learner)

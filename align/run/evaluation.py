@@ -1,0 +1,97 @@
+"""How good a policy is on held-out problems, and how far it went from where it started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from align.config.recipes import load
+from align.config.schema import Recipe
+from align.engines import started
+from align.errors import UserError
+from align.experience.examples import held_out_rankings, tokenize
+from align.types import Group, Prompt
+from align.workers.shards import generate
+
+RECIPE = "recipe.yaml"
+"""In the folder of a run."""
+Generate = Callable[[Sequence[Prompt], int, int], list[Group]]
+
+
+class Suites:
+    """What a task holds out, tokenized once: problems by suite, none for a scorer, and for who learns from them rankings."""
+
+    def __init__(self, recipe: Recipe, tokenizer: Any, problems: int | None = None):
+        self._task, algorithm = recipe.task, recipe.algorithm
+        suites = {} if algorithm.scores else self._task.suites(problems or recipe.evaluation.problems)
+        self.prompts = {name: tokenize(examples, tokenizer) for name, examples in suites.items()}
+        self.rankings = held_out_rankings(self._task, tokenizer, recipe.sampling.max_tokens) if algorithm.ranks else []
+        self.dropped = len(self._task.rankings()) - len(self.rankings) if algorithm.ranks else 0
+
+    def evaluate(self, generate: Generate, samples: int, seed: int) -> tuple[dict[str, float], list[Group]]:
+        """`suite/metric` for every suite, and the answers to the first one, from which divergences are measured."""
+        metrics, first = {}, []
+        for name, prompts in self.prompts.items():
+            groups = generate(prompts, samples, seed)
+            first = first or groups
+            metrics |= {f"{name}/{metric}": value for metric, value in self._task.judge(name, groups).items()}
+        return metrics, first
+
+
+def evaluate(model: str | Path, recipe: Recipe | None = None, *, problems: int | None = None,
+             samples: int | None = None) -> dict[str, float]:
+    """Measure a model on the held-out problems of a recipe's task, in this process, by the recipe's engine and sampling.
+
+    Seeds and units are those of a run, so that its final model gives the figures of its summary again.
+
+    Args:
+        model: The folder of a run, whose final model is measured, or a Hugging Face model folder.
+        recipe: Whose task, engine, sampling and seed. None: that of the run.
+        problems: Held-out problems of each suite. None: the recipe's `evaluation.problems`.
+        samples: Answers to each. None: the recipe's `evaluation.samples`.
+
+    Returns:
+        `suite/metric` to its value: shares from 0 to 1 (`countdown/pass@1`), lengths in tokens (`countdown/length`).
+
+    Raises:
+        UserError: For a folder without a model or without a recipe, and for a recipe that trains a scorer.
+
+    `pass@k` is the unbiased estimate of Chen et al. 2107.03374.
+
+    Example:
+        >>> import align
+        >>> recipe = align.load("countdown_sft", ["steps=2", "batch.prompts=8", "evaluation.every=-1"])
+        >>> summary = align.train(recipe, "runs/measured")  # doctest: +ELLIPSIS
+        step  1/2 ...
+        >>> metrics = align.evaluate("runs/measured", problems=4, samples=2)
+        >>> sorted(metrics)
+        ['countdown/coverage', 'countdown/length', 'countdown/pass@1', 'countdown/pass@2', 'sort/pass@1']
+    """
+    folder = Path(model)
+    recipe = recipe_of(folder) if recipe is None else recipe
+    # A run keeps its model in a folder of its own; one that has not finished has none there.
+    folder = folder / "model" if (folder / RECIPE).is_file() else folder
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} holds no model (no config.json); the run has not finished, or give --model DIR")
+    if recipe.algorithm.scores:
+        raise UserError(f"{recipe.algorithm.recipe_name} trained a scorer, which answers nothing: the accuracy on held-out rankings is in "
+                        "the metrics of its run")
+    suites = Suites(recipe, AutoTokenizer.from_pretrained(folder), problems)
+    longest = max(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)
+    engine = started(recipe.engine, str(folder), recipe.sampling, longest)
+    draw = partial(generate, recipe.engine, engine, workers=recipe.workers.rollout)
+    try:
+        return suites.evaluate(draw, samples or recipe.evaluation.samples, recipe.seed)[0]
+    finally:
+        engine.close()
+
+
+def recipe_of(run_dir: Path) -> Recipe:
+    """The recipe of a run. Raises UserError where the folder is of none."""
+    if not (run_dir / RECIPE).is_file():
+        raise UserError(f"{run_dir} is not the folder of a run: it has no {RECIPE}")
+    return load(run_dir / RECIPE)

@@ -1,0 +1,107 @@
+"""The initial policy as a Hugging Face folder, wherever the recipe says it comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import align_kernels
+from align.cache import cache_folder
+from align.config import nodes
+from align.config.recipes import load
+from align.config.schema import Recipe
+from align.errors import RecipeError, UserError
+
+NOT_HASHED = {"cli.py", "find.py", "docstrings.py", "tracebacks.py", "reward_failures.py", "folder.py", "oracle", "inspect", "tools",
+              "integrations", "telemetry", "writers", "workers", "audit", "testing", "sweep", "bench"}
+"""Files and folders whose change changes no model."""
+
+
+def content_hash(recipe: Recipe) -> str:
+    """Of the resolved recipe, its plugins, align's own sources, the kernels' and the libraries that train: what could change the model."""
+    digest = hashlib.sha256(json.dumps(nodes.resolved(recipe), sort_keys=True).encode())
+    for plugin in nodes.plugins_of(recipe):
+        digest.update(repr(sorted(plugin.files.items())).encode("utf-8", "replace"))
+    for package in (Path(__file__).parents[1], Path(align_kernels.__file__).parent):
+        for source in sorted(package.rglob("*.py")):
+            if not NOT_HASHED & set(source.relative_to(package).parts):
+                digest.update(source.read_bytes())
+    digest.update(f"{torch.__version__} {transformers.__version__}".encode())
+    return digest.hexdigest()[:16]
+
+
+def model_folder(recipe: Recipe, run_dir: Path, train: Callable[[Recipe, Path], Any], note: Callable[[str], None]) -> str:
+    """A folder that `from_pretrained` loads. A warm start that is not cached is run by `train`, into a folder of its own.
+
+    Raises: RecipeError naming the key when the model cannot be had.
+    """
+    model = recipe.model
+    if model.path is not None:
+        if not (Path(model.path) / "config.json").is_file():
+            raise RecipeError("model.path", f"there is no model folder {model.path} (no config.json in it); give a folder that "
+                              "from_pretrained loads")
+        return str(Path(model.path).resolve())
+    if model.config is not None:
+        return str(_from_config(recipe, run_dir / "initial"))
+    return str(_warm_start(model.recipe, train, note))
+
+
+def config_of(recipe: Recipe) -> transformers.PretrainedConfig | None:
+    """Of the initial policy, from its folder or its recipe; None where that is not on this machine yet."""
+    if recipe.model.recipe is not None:
+        return config_of(load(recipe.model.recipe))
+    if recipe.model.config is not None:
+        return _configured(recipe, recipe.task.tokenizer())
+    folder = Path(recipe.model.path)
+    return transformers.AutoConfig.from_pretrained(folder, local_files_only=True) if (folder / "config.json").is_file() else None
+
+
+def _from_config(recipe: Recipe, folder: Path) -> Path:
+    if (folder / "config.json").is_file():
+        return folder
+    tokenizer = recipe.task.tokenizer()
+    options = _configured(recipe, tokenizer)
+    torch.manual_seed(recipe.seed)
+    model = transformers.AutoModelForCausalLM.from_config(options)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _configured(recipe: Recipe, tokenizer: Any) -> transformers.PretrainedConfig:
+    if tokenizer is None:
+        raise RecipeError("model.config", "a model trained from nothing needs a tokenizer, and this task brings none: use model.path")
+    keys = dict(recipe.model.config)
+    try:
+        kind = keys.pop("model_type")
+        return transformers.AutoConfig.for_model(kind, **{
+            "vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id, **keys})
+    except (KeyError, ValueError, TypeError) as error:
+        raise RecipeError("model.config", f"transformers cannot build it: {error}") from error
+
+
+def _warm_start(path: str, train: Callable[[Recipe, Path], Any], note: Callable[[str], None]) -> Path:
+    recipe = load(path)
+    folder = cache_folder() / f"{Path(path).stem}-{content_hash(recipe)}"
+    if not (folder / "model" / "config.json").is_file():
+        note(f"warm start: running {path} once; kept in {folder}")
+        unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        train(recipe, unfinished)
+        try:
+            unfinished.rename(folder)
+        except OSError as error:
+            # Another process finished the same warm start first; its result is the same.
+            if not (folder / "model" / "config.json").is_file():
+                raise UserError(f"{folder}: the warm start cannot be kept there: {error}; set ALIGN_CACHE to a writable folder") from error
+            shutil.rmtree(unfinished)
+    return folder / "model"

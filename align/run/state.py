@@ -1,0 +1,78 @@
+"""What changes in a run. A recipe is frozen data, so that one object can be trained any number of times; its parts put nothing into it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from align.coefficients import State
+from align.config.schema import Recipe
+from align.errors import UserError
+from align.regularizers import Regularizer
+from align.types import Stat, TokenBatch
+from align.workers import LearnerLike
+
+
+def initial_states(regularizers: Mapping[str, Regularizer]) -> dict[str, State]:
+    """What each regularizer's coefficient begins with."""
+    return {name: r.coefficient.initial_state() for name, r in regularizers.items()}
+
+
+class RunState:
+    """The state of one run, in two halves that are saved and restored together.
+
+    The loop's half is here, JSON values only: the steps done, the coefficients' states and the evaluation before the first step. The
+    learner's half (policy, critic, optimizer, references, counters) are tensors in the learner's process, on another node perhaps:
+    `Learner.state_dict`. `save` writes both into one folder, each from where it is: `driver.json` and `learner/`.
+    """
+
+    def __init__(self, recipe: Recipe):
+        self._regularizers = recipe.regularizers
+        self.step = 0
+        """The next one: the steps that a resumed run need not do again."""
+        self.before: dict[str, float] = {}
+        """The evaluation before the first step."""
+        self.coefficients = initial_states(recipe.regularizers)
+
+    def betas(self, step: int) -> dict[str, float]:
+        """By regularizer: the coefficient of the batch of this step."""
+        return {name: r.coefficient.beta(step, self.coefficients[name]) for name, r in self._regularizers.items()}
+
+    def control(self, batch: TokenBatch, stats: Mapping[str, Stat]) -> None:
+        """After a step on this batch, scored and shaped: the coefficients of the regularizers that were active follow what it measured."""
+        for name, regularizer in self._regularizers.items():
+            if f"divergence/{name}" in stats:
+                rule, measured = regularizer.coefficient, stats[f"divergence/{name}"]
+                state = rule.update(self.coefficients[name], measured.mean, len(batch.lengths))
+                state = rule.update_batch(state, batch.only(rule.needs, rule, f"regularizers.{name}.coefficient"), name)
+                if measured.by_prompt:
+                    state = rule.update_prompts(state, {prompt: stat.mean for prompt, stat in measured.by_prompt.items()})
+                self.coefficients[name] = state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The loop's half. JSON values only."""
+        return {"step": self.step, "coefficients": dict(self.coefficients), "before": self.before}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises UserError for the state of other regularizers, or of other coefficients."""
+        found = state["coefficients"]
+        if found.keys() != self.coefficients.keys():
+            raise UserError(f"the checkpoint has the regularizers {', '.join(found) or 'none'}, the recipe has "
+                            f"{', '.join(self.coefficients) or 'none'}: resume with the recipe the run was started with")
+        for name, first in self.coefficients.items():
+            if missing := first.keys() - found[name].keys():
+                raise UserError(f"regularizers.{name}.coefficient: the checkpoint is of another one, whose state has no "
+                                f"{', '.join(sorted(missing))}: resume with the recipe the run was started with")
+        self.step, self.before, self.coefficients = state["step"], state["before"], dict(found)
+
+    def save(self, folder: Path, learner: LearnerLike) -> None:
+        """Both halves."""
+        learner.save(str(folder / "learner"))
+        (folder / "driver.json").write_text(json.dumps(self.state_dict(), indent=1))
+
+    def load(self, folder: Path, learner: LearnerLike) -> None:
+        """Both halves. Raises UserError where the folder is not a checkpoint of this recipe."""
+        self.load_state_dict(json.loads((folder / "driver.json").read_text()))
+        learner.load(str(folder / "learner"))

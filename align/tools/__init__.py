@@ -1,0 +1,1 @@
+"""Programs beside training: preference pairs, the kernels' benchmark, the pages of the documentation."""

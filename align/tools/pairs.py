@@ -1,0 +1,234 @@
+"""Preferences from the project itself: answers drawn from a model and told apart by a reward, as rows that the task `preferences` reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import permutations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from align.config.nodes import build_part
+from align.config.schema import Recipe
+from align.errors import UserError
+from align.experience.examples import chosen, tokenize
+from align.run.initial_policy import model_folder
+from align.tasks import Example
+from align.telemetry import note
+from align.train import train
+from align.types import Group
+from align.workers import open_workers
+
+NAMES = ("id", "prompt", "chosen", "rejected", "answers")
+REWARDS = ("chosen_reward", "rejected_reward", "rewards")
+
+
+class Scored(NamedTuple):
+    text: str
+    reward: float
+    tokens: int
+    """The end token included."""
+
+
+@dataclass(kw_only=True)
+class Drawn:
+    """What became of every prompt and every answer."""
+
+    rankings: bool
+    prompts: int = 0
+    answers: int = 0
+    cut: int = 0
+    """Answers at the length limit: with an end token they would be other answers than the model gave."""
+    blank: int = 0
+    failed: int = 0
+    """Answers without a reward, of the others; the first reason is `first_failure`."""
+    first_failure: str | None = None
+    repeated: int = 0
+    """Answers whose text the prompt had already."""
+    few: int = 0
+    """Prompts left with fewer than two answers."""
+    even: int = 0
+    """Prompts with two answers or more, all of one reward."""
+    best: list[Scored] = field(default_factory=list)
+    """Of each row: the chosen answer, or the first of the ranking."""
+    worst: list[Scored] = field(default_factory=list)
+
+    def usable(self, group: Group, rewards: np.ndarray) -> list[Scored]:
+        """The answers that can stand in a row, in the order they were drawn; the others are counted."""
+        found: dict[str, Scored] = {}
+        for episode, reward in zip(group.episodes, rewards, strict=True):
+            if not episode.finished:
+                self.cut += 1
+            elif not episode.text.strip():
+                self.blank += 1
+            elif np.isnan(reward):
+                self.failed += 1
+            elif episode.text in found:
+                self.repeated += 1
+            else:
+                # The shortest decimal that is this float32.
+                found[episode.text] = Scored(episode.text, float(str(reward)), episode.length)
+        self.prompts, self.answers = self.prompts + 1, self.answers + len(group.episodes)
+        return list(found.values())
+
+    def keep(self, answers: Sequence[Scored]) -> None:
+        self.best.append(answers[0])
+        self.worst.append(answers[-1])
+
+    def tables(self) -> Iterator[Table]:
+        counts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        counts.add_column()
+        counts.add_column(justify="right")
+        rows = {"rankings" if self.rankings else "pairs": len(self.best), "prompts": self.prompts,
+                "  without a difference in reward": self.even, "  with fewer than two answers of use": self.few,
+                "answers": self.answers, "  cut at the length limit, left out": self.cut, "  empty, left out": self.blank,
+                "  given before to the same prompt, left out": self.repeated, "  whose reward failed, left out": self.failed}
+        for label, count in rows.items():
+            counts.add_row(label, str(count))
+        yield counts
+        means = Table("mean", *(("best", "worst") if self.rankings else ("chosen", "rejected")), box=None, padding=(0, 2, 0, 0),
+                      header_style="dim")
+        means.add_row("reward", *(f"{np.mean([a.reward for a in side]):.4g}" for side in (self.best, self.worst)))
+        means.add_row("length, tokens", *(f"{np.mean([a.tokens for a in side]):.4g}" for side in (self.best, self.worst)))
+        yield means
+
+
+def draw(recipe: Recipe, out: Path, *, prompts: int | None = None, samples: int | None = None, model: Path | None = None,
+         reward: str | None = None, per_prompt: int = 1, rankings: bool = False, seed: int | None = None,
+         address: str | None = None) -> Drawn:
+    """Draw answers to the training prompts of a recipe's task and write what its reward tells apart, in JSONL, whole or not at all.
+
+    The same recipe, model and seed give the same bytes. A pair is drawn evenly from those of one prompt whose texts and rewards differ;
+    a ranking has one answer of each reward, drawn evenly from those that share it.
+    Args: prompts: how many of them, drawn by the seed, None for all; samples: answers to each, None for `batch.samples`; model: a folder
+    in place of the recipe's initial policy; reward: a name in place of the recipe's; per_prompt: pairs at most of each prompt; seed: None
+    for the recipe's; address: of a Ray cluster.
+    Raises: UserError, also where nothing could be written.
+    """
+    samples = recipe.batch.samples if samples is None else samples
+    seed = recipe.seed if seed is None else seed
+    if rankings and per_prompt != 1:
+        raise UserError("--per-prompt changes nothing with --rankings, which writes one row a prompt")
+    if samples < 2:
+        raise UserError("a single answer has none to be compared with: give --samples 2 or more")
+    recipe = _drawing(recipe, reward)
+    examples = _asked(list(recipe.task.examples()), prompts, seed)
+    drawn, lines = Drawn(rankings=rankings), []
+    unfinished = _reserve(out)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            model_dir = _model(recipe, model, Path(folder))
+            for example, group, rewards in _answered(recipe, examples, samples, seed, model_dir, address, drawn):
+                answers = drawn.usable(group, rewards)
+                rows = list(_rows(answers, per_prompt, rankings, random.Random(f"{seed} {example.id}")))
+                drawn.few += len(answers) < 2
+                drawn.even += len(answers) >= 2 and not rows
+                for i, row in enumerate(rows, start=1):
+                    drawn.keep(row)
+                    name = example.id if per_prompt == 1 else f"{example.id}-{i}"
+                    lines.append(json.dumps(_row(example, name, row, rankings), ensure_ascii=False) + "\n")
+        if not drawn.best:
+            raise UserError(f"{out} was not written: no prompt has two answers that the reward tells apart. Of {drawn.prompts} prompts, "
+                            f"{drawn.even} have answers of one reward and {drawn.few} fewer than two of use; of {drawn.answers} answers, "
+                            f"{drawn.cut} were cut, {drawn.blank} empty, {drawn.repeated} repeated, {drawn.failed} without a reward"
+                            f"{f' ({drawn.first_failure})' if drawn.first_failure else ''}. More --samples, a higher sampling.temperature "
+                            "or sampling.max_tokens, or a reward with finer grades is the usual remedy")
+        unfinished.write_text("".join(lines), encoding="utf-8", newline="\n")
+        os.replace(unfinished, out)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return drawn
+
+
+def _drawing(recipe: Recipe, reward: str | None) -> Recipe:
+    """The recipe without what only training needs and what only it refuses: regularizers, shapings, an algorithm that draws no answers."""
+    judge = recipe.reward if reward is None else build_part("reward", reward, "--reward")
+    if judge is None:
+        raise UserError("the recipe names no reward to tell answers apart by: give --reward NAME")
+    return replace(recipe, reward=judge, regularizers={}, shapings={}, algorithm=build_part("algorithm", "grpo", "algorithm"))
+
+
+def _asked(examples: list[Example], prompts: int | None, seed: int) -> list[Example]:
+    if prompts is not None:
+        if prompts > len(examples):
+            raise UserError(f"--prompts {prompts}: the task has {len(examples)} training prompts")
+        examples = [examples[i] for i in sorted(chosen(0, prompts, len(examples), seed))]
+    for example in examples:
+        taken = [name for name in NAMES if name in example.fields]
+        if taken:
+            raise UserError(f"{example.place}: its field {taken[0]!r} is what a pair calls its own; give it another name")
+    return examples
+
+
+def _model(recipe: Recipe, model: Path | None, run_dir: Path) -> str:
+    if model is None:
+        return model_folder(recipe, run_dir, train, note)
+    if not (model / "config.json").is_file():
+        raise UserError(f"{model} holds no model (no config.json); give --model the folder of one")
+    return str(model.resolve())
+
+
+def _answered(recipe: Recipe, examples: Sequence[Example], samples: int, seed: int, model_dir: str, address: str | None,
+              drawn: Drawn) -> Iterator[tuple[Example, Group, np.ndarray]]:
+    """Each example with its answers and their rewards, NaN where one failed; a step of the recipe's size at a time."""
+    transformers_logging.disable_progress_bar()
+    asked = tokenize(examples, AutoTokenizer.from_pretrained(model_dir))
+    workers = open_workers(recipe, model_dir, max(len(p.token_ids) for p in asked), address, learns=False)
+    columns = (TextColumn("prompts"), MofNCompleteColumn(), TextColumn("{task.fields[rows]} rows"), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            bar = progress.add_task("", total=len(examples), rows=0)
+            for step, first in enumerate(range(0, len(examples), recipe.batch.prompts)):
+                groups = workers.generate(asked[first : first + recipe.batch.prompts], samples, seed * 1_000_003 + step)
+                rewards = workers.score(groups)
+                drawn.first_failure = drawn.first_failure or rewards.first_failure
+                yield from zip(examples[first : first + len(groups)], groups, rewards.values.reshape(len(groups), samples), strict=True)
+                progress.update(bar, advance=len(groups), rows=len(drawn.best))
+    finally:
+        workers.close()
+
+
+def _rows(answers: Sequence[Scored], per_prompt: int, rankings: bool, rng: random.Random) -> Iterator[list[Scored]]:
+    """Answers of strictly falling rewards."""
+    if rankings:
+        rewards = sorted({a.reward for a in answers}, reverse=True)
+        if len(rewards) > 1:
+            yield [rng.choice([a for a in answers if a.reward == reward]) for reward in rewards]
+        return
+    differing = [[a, b] for a, b in permutations(answers, 2) if a.reward > b.reward]
+    yield from rng.sample(differing, min(per_prompt, len(differing)))
+
+
+def _row(example: Example, name: str, answers: Sequence[Scored], rankings: bool) -> dict[str, Any]:
+    asked = {"id": name, "prompt": list(example.messages) or example.text}
+    if rankings:
+        told = {"answers": [a.text for a in answers], "rewards": [a.reward for a in answers]}
+    else:
+        better, worse = answers
+        told = {"chosen": better.text, "rejected": worse.text, "chosen_reward": better.reward, "rejected_reward": worse.reward}
+    # The rewards of an earlier file of pairs are of other answers.
+    return asked | told | {k: v for k, v in example.fields.items() if k not in REWARDS}
+
+
+def _reserve(out: Path) -> Path:
+    """An empty file beside `out`, which becomes it when all is written. Raises UserError before any answer is drawn."""
+    if out.exists():
+        raise UserError(f"{out} is there already: choose another file with --out, or delete it")
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.touch()
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error}") from error
+    return unfinished
