@@ -5,7 +5,7 @@ entry point of the group `align.divergences`, or `"package.module:Class"`, or `"
 everywhere, so nothing is pickled on the way to a worker: a local file's source travels as text (`align.plugins`).
 
 A part is a dataclass: its fields are its recipe keys. A class that does not derive from its room's contract is completed
-by it, so a plugin need not import align. Where the contract has `of_function`, a plain function is a part too.
+by it, so a plugin need not import align. Of the kinds in `OF_FUNCTION` a plain function is a part too.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ ROOMS = {
     "weighting": "align.weightings",
     "writer": "align.writers",
 }
+OF_FUNCTION = {"reward": "align.rewards._function.reward_of"}
+"""By kind: what makes a part of a plain function."""
 
 
 def contract(kind: str) -> type:
@@ -113,13 +115,13 @@ def written(name: str, where: str) -> type | types.FunctionType:
 
 
 def _of_function(kind: str, found: types.FunctionType, where: str) -> type:
-    make = getattr(contract(kind), "of_function", None)
     place = f"{found.__code__.co_filename}:{found.__code__.co_firstlineno}"
-    if make is None:
+    if kind not in OF_FUNCTION:
         raise RecipeError(where, f"{place}: {found.__name__} is a function; a {kind} is a class with "
                           f"{', '.join(sorted(contract(kind).__abstractmethods__)) or 'the methods of its contract'}")
+    module, _, make = OF_FUNCTION[kind].rpartition(".")
     try:
-        return make(found)
+        return getattr(importlib.import_module(module), make)(found)
     except TypeError as error:
         raise RecipeError(where, f"{place}: {error}") from error
 

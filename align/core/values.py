@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from align.divergences import _accurate
+from align.core import closed_forms
 
 
 def clipped_squared(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> tuple[Tensor, Tensor]:
@@ -34,7 +34,7 @@ def itakura_saito(values: Tensor, targets: Tensor, alpha: float, clamp: float = 
     else:
         z = alpha * difference
         inner = z.clamp_max(clamp)
-        loss = (_accurate.power_value(-inner, 0.0) + (z - inner) * math.expm1(clamp)) / alpha**2
+        loss = (closed_forms.power_value(-inner, 0.0) + (z - inner) * math.expm1(clamp)) / alpha**2
         slope = torch.expm1(inner) / alpha
     # The gradient is given, not derived: autograd would take it as (e^z) - 1, which loses its digits near z = 0.
     return loss + slope * (values - values.detach())

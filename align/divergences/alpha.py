@@ -2,7 +2,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from align.divergences import Divergence, _accurate
+from align.core import closed_forms
+from align.divergences import Divergence
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,10 @@ class Alpha(Divergence):
         return self.coefficient(log_u)
 
     def coefficient(self, log_u: Tensor) -> Tensor:
-        return _accurate.power_slope(log_u, -self.alpha)
+        return closed_forms.power_slope(log_u, -self.alpha)
 
     def generator(self, log_u: Tensor) -> Tensor:
-        return _accurate.power_generator(log_u, -self.alpha)
+        return closed_forms.power_generator(log_u, -self.alpha)
 
     def value(self, log_u: Tensor) -> Tensor:
-        return _accurate.power_value(log_u, -self.alpha)
+        return closed_forms.power_value(log_u, -self.alpha)

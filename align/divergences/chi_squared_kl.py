@@ -1,7 +1,8 @@
 import torch
 from torch import Tensor
 
-from align.divergences import Divergence, _accurate
+from align.core import closed_forms
+from align.divergences import Divergence
 
 
 class ChiSquaredKl(Divergence):
@@ -21,7 +22,7 @@ class ChiSquaredKl(Divergence):
         return torch.expm1(log_u) + log_u
 
     def generator(self, log_u: Tensor) -> Tensor:
-        return 0.5 * torch.expm1(log_u) ** 2 + _accurate.power_generator(log_u, 0.0)
+        return 0.5 * torch.expm1(log_u) ** 2 + closed_forms.power_generator(log_u, 0.0)
 
     def value(self, log_u: Tensor) -> Tensor:
-        return -0.5 * torch.expm1(log_u) * torch.expm1(-log_u) + _accurate.power_value(log_u, 0.0)
+        return -0.5 * torch.expm1(log_u) * torch.expm1(-log_u) + closed_forms.power_value(log_u, 0.0)

@@ -1,7 +1,8 @@
 import torch
 from torch import Tensor
 
-from align.divergences import Divergence, _accurate
+from align.core import closed_forms
+from align.divergences import Divergence
 
 
 class ForwardKl(Divergence):
@@ -20,7 +21,7 @@ class ForwardKl(Divergence):
         return -torch.expm1(-log_u)
 
     def generator(self, log_u: Tensor) -> Tensor:
-        return _accurate.power_generator(log_u, -1.0)
+        return closed_forms.power_generator(log_u, -1.0)
 
     def value(self, log_u: Tensor) -> Tensor:
-        return _accurate.power_value(log_u, -1.0)
+        return closed_forms.power_value(log_u, -1.0)

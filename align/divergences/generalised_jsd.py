@@ -3,7 +3,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from align.divergences import Divergence, _accurate
+from align.core import closed_forms
+from align.divergences import Divergence
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class GeneralisedJsd(Divergence):
 
     def _logs(self, log_u: Tensor) -> tuple[Tensor, Tensor]:
         """log M and log(u/M)."""
-        return _accurate.log_mixture(log_u, 1 - self.b), -_accurate.log_mixture(-log_u, self.b)
+        return closed_forms.log_mixture(log_u, 1 - self.b), -closed_forms.log_mixture(-log_u, self.b)
 
     def f(self, log_u: Tensor) -> Tensor:
         log_m, ratio = self._logs(log_u)
@@ -40,10 +41,10 @@ class GeneralisedJsd(Divergence):
     def generator(self, log_u: Tensor) -> Tensor:
         # f as a sum of what is positive: each KL's own generator, at u/M and at M.
         log_m, ratio = self._logs(log_u)
-        from_policy = torch.exp(log_m) * _accurate.power_generator(ratio, 0.0)
-        return (1 - self.b) * from_policy + self.b * _accurate.power_generator(log_m, -1.0)
+        from_policy = torch.exp(log_m) * closed_forms.power_generator(ratio, 0.0)
+        return (1 - self.b) * from_policy + self.b * closed_forms.power_generator(log_m, -1.0)
 
     def value(self, log_u: Tensor) -> Tensor:
         log_m, ratio = self._logs(log_u)
-        from_reference = torch.exp(-ratio) * _accurate.power_value(log_m, -1.0)
-        return (1 - self.b) * _accurate.power_value(ratio, 0.0) + self.b * from_reference
+        from_reference = torch.exp(-ratio) * closed_forms.power_value(log_m, -1.0)
+        return (1 - self.b) * closed_forms.power_value(ratio, 0.0) + self.b * from_reference

@@ -1,7 +1,8 @@
 import torch
 from torch import Tensor
 
-from align.divergences import Divergence, _accurate
+from align.core import closed_forms
+from align.divergences import Divergence
 
 
 class ReverseKl(Divergence):
@@ -20,7 +21,7 @@ class ReverseKl(Divergence):
         return log_u
 
     def generator(self, log_u: Tensor) -> Tensor:
-        return _accurate.power_generator(log_u, 0.0)
+        return closed_forms.power_generator(log_u, 0.0)
 
     def value(self, log_u: Tensor) -> Tensor:
-        return _accurate.power_value(log_u, 0.0)
+        return closed_forms.power_value(log_u, 0.0)

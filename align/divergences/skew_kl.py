@@ -3,7 +3,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from align.divergences import Divergence, _accurate
+from align.core import closed_forms
+from align.divergences import Divergence
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class SkewKl(Divergence):
 
     def _logs(self, log_u: Tensor) -> tuple[Tensor, Tensor]:
         """log M and log(M/u)."""
-        return _accurate.log_mixture(log_u, 1 - self.lam), _accurate.log_mixture(-log_u, self.lam)
+        return closed_forms.log_mixture(log_u, 1 - self.lam), closed_forms.log_mixture(-log_u, self.lam)
 
     def f(self, log_u: Tensor) -> Tensor:
         return -self._logs(log_u)[0]
@@ -40,8 +41,8 @@ class SkewKl(Divergence):
 
     def generator(self, log_u: Tensor) -> Tensor:
         # The line f'(1)(u - 1) is that of -log M in M: forward KL's generator at M.
-        return _accurate.power_generator(self._logs(log_u)[0], -1.0)
+        return closed_forms.power_generator(self._logs(log_u)[0], -1.0)
 
     def value(self, log_u: Tensor) -> Tensor:
         log_m, log_m_u = self._logs(log_u)
-        return torch.exp(log_m_u) * _accurate.power_value(log_m, -1.0)
+        return torch.exp(log_m_u) * closed_forms.power_value(log_m, -1.0)

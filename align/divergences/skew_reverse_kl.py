@@ -3,7 +3,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from align.divergences import Divergence, _accurate
+from align.core import closed_forms
+from align.divergences import Divergence
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class SkewReverseKl(Divergence):
 
     def _log_ratio(self, log_u: Tensor) -> Tensor:
         """log(u/M)."""
-        return -_accurate.log_mixture(-log_u, 1 - self.lam)
+        return -closed_forms.log_mixture(-log_u, 1 - self.lam)
 
     def f(self, log_u: Tensor) -> Tensor:
         return torch.exp(log_u) * self._log_ratio(log_u)
@@ -34,11 +35,11 @@ class SkewReverseKl(Divergence):
     def coefficient(self, log_u: Tensor) -> Tensor:
         ratio = self._log_ratio(log_u)
         # log(u/M) - lam (u/M - 1), whose two terms cancel as lam -> 1. Without skew u/M is unbounded, and 0 * inf no number.
-        return (1 - self.lam) * ratio - self.lam * _accurate.power_value(-ratio, 0.0) if self.lam else ratio
+        return (1 - self.lam) * ratio - self.lam * closed_forms.power_value(-ratio, 0.0) if self.lam else ratio
 
     def generator(self, log_u: Tensor) -> Tensor:
         # u - M = (1 - lam)(u - 1), so this is M times reverse KL's generator at u/M.
-        return torch.exp(_accurate.log_mixture(log_u, self.lam)) * _accurate.power_generator(self._log_ratio(log_u), 0.0)
+        return torch.exp(closed_forms.log_mixture(log_u, self.lam)) * closed_forms.power_generator(self._log_ratio(log_u), 0.0)
 
     def value(self, log_u: Tensor) -> Tensor:
-        return _accurate.power_value(self._log_ratio(log_u), 0.0)
+        return closed_forms.power_value(self._log_ratio(log_u), 0.0)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from align.divergences import Divergence, _accurate
+from align.core import closed_forms
+from align.divergences import Divergence
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,16 @@ class Tsallis(Divergence):
 
     def f(self, log_u: Tensor) -> Tensor:
         # u ln'_q(u), its powers arranged so that none overflows where the product does not.
-        return torch.exp(min(self.q, 1.0) * log_u) * _accurate.power_slope(log_u, abs(self.q - 1))
+        return torch.exp(min(self.q, 1.0) * log_u) * closed_forms.power_slope(log_u, abs(self.q - 1))
 
     def f_prime(self, log_u: Tensor) -> Tensor:
         return self.coefficient(log_u) + 1
 
     def coefficient(self, log_u: Tensor) -> Tensor:
-        return self.q * _accurate.power_slope(log_u, self.q - 1)
+        return self.q * closed_forms.power_slope(log_u, self.q - 1)
 
     def generator(self, log_u: Tensor) -> Tensor:
-        return self.q * _accurate.power_generator(log_u, self.q - 1)
+        return self.q * closed_forms.power_generator(log_u, self.q - 1)
 
     def value(self, log_u: Tensor) -> Tensor:
-        return self.q * _accurate.power_value(log_u, self.q - 1)
+        return self.q * closed_forms.power_value(log_u, self.q - 1)

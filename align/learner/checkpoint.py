@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed.checkpoint as dcp
 
+from align.config.schema import Recipe
 from align.errors import UserError
 from align.learner import references
+from align.learner.masters import MasterAdamW
+from align.references import RunningReference
 
-if TYPE_CHECKING:
-    from align.learner.learner import Learner
+
+class Checkpointed(Protocol):
+    """What a learner is saved by."""
+
+    recipe: Recipe
+    optimizer: MasterAdamW
+    references: dict[str, RunningReference]
+    version: int
+    updates: int
+
+    def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...
 
 
-def state_dict(learner: Learner) -> dict[str, Any]:
+def state_dict(learner: Checkpointed) -> dict[str, Any]:
     """Tensors: what is trained (the critic too) in float32, Adam's moments, reference states with hashes, counts of batches and updates."""
     return {**_trained(learner), "references": references.saved(learner.references)}
 
 
-def _trained(learner: Learner) -> dict[str, Any]:
+def _trained(learner: Checkpointed) -> dict[str, Any]:
     parameters = {name: learner.optimizer.master(p) for name, p in learner.trained()}
     moments = {
         name: {key: learner.optimizer.state[p][key] for key in ("step", "exp_avg", "exp_avg_sq")} if p in learner.optimizer.state
@@ -37,13 +50,13 @@ def _trained(learner: Learner) -> dict[str, Any]:
     }
 
 
-def save(learner: Learner, folder: str) -> None:
+def save(learner: Checkpointed, folder: str) -> None:
     """`state_dict`, into a folder."""
     with _single_process():
         dcp.save(state_dict(learner), checkpoint_id=folder, no_dist=True)
 
 
-def load(learner: Learner, folder: str) -> None:
+def load(learner: Checkpointed, folder: str) -> None:
     """Raises UserError when the folder is not a checkpoint of this recipe's model, or a reference is not what it was."""
     if not (Path(folder) / ".metadata").is_file():
         raise UserError(f"{folder} is not a complete checkpoint: delete it to resume from the one before")
@@ -57,7 +70,7 @@ def load(learner: Learner, folder: str) -> None:
     load_state_dict(learner, state)
 
 
-def load_state_dict(learner: Learner, state: dict[str, Any]) -> None:
+def load_state_dict(learner: Checkpointed, state: dict[str, Any]) -> None:
     """Take back what `state_dict` gave. Raises UserError where a reference is not what it was."""
     for name, p in learner.trained():
         learner.optimizer.assign(p, state["policy"][name])

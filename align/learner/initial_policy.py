@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from align.learner.parameters import BASE, OWN, Override
 from align.learner.policy import Policy
-from align.references import BASE, OWN, Override, RunningReference
+from align.references import RunningReference
 
 
 class InitialPolicy:

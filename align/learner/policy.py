@@ -15,7 +15,7 @@ from align.config.schema import Lora, Model
 from align.core.logprobs import Head
 from align.learner import folders
 from align.learner.backbone import add_lora, before_each_token, device_of, merged, set_mode, unmerged
-from align.references import BASE, OWN, Override
+from align.learner.parameters import BASE, OWN, Override
 from align.types import TokenBatch
 
 

@@ -9,24 +9,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from align.config.parts import Part, Setting
+from align.learner.parameters import OWN, Override
 
 if TYPE_CHECKING:
     from align.core.logprobs import Head
     from align.learner.policy import Policy
     from align.types import TokenBatch
 
-Override = dict[str, Tensor] | None | EllipsisType
-"""Values for the parameters of a model, by name, or one of the two below."""
-OWN = ...
-"""The parameters the model has."""
-BASE = None
-"""The base model, its adapter off."""
 CHARGED = ("changes nothing: with a critic the penalty is taken at pi_old, which is this reference, so it is 0 throughout; use placement: "
            "loss")
 """Of a reference that is the policy at the begin of each batch."""

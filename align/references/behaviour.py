@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from align.config.parts import Setting
 from align.core.logprobs import Head
-from align.references import CHARGED, OWN, Override, Reference, RunningReference
+from align.learner.parameters import OWN, Override
+from align.references import CHARGED, Reference, RunningReference
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy

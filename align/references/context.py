@@ -10,7 +10,8 @@ from torch import Tensor
 from align.config.nodes import part
 from align.config.parts import Setting
 from align.core.logprobs import Head
-from align.references import Override, Reference, RunningReference
+from align.learner.parameters import Override
+from align.references import Reference, RunningReference
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy

@@ -3,7 +3,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from align.references import BASE, Override, Reference, RunningReference
+from align.learner.parameters import BASE, Override
+from align.references import Reference, RunningReference
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from align.cache import cache_folder
-from align.references import BASE, OWN, Override, Reference, RunningReference
+from align.learner.parameters import BASE, OWN, Override
+from align.references import Reference, RunningReference
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy

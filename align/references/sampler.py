@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from align.references import OWN, Override, Reference, RunningReference
+from align.learner.parameters import OWN, Override
+from align.references import Reference, RunningReference
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from align.core.logprobs import Head
-from align.references import OWN, Override, Reference, RunningReference
+from align.learner.parameters import OWN, Override
+from align.references import Reference, RunningReference
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy

@@ -201,7 +201,7 @@ class Composed(Regularizer):
         log_ratio = segment_sum(ctx.batch.penalty_weights[name] * log_u, at.seq_ids, answers)
         value = ctx.exact[name].detach() if self.full_vocabulary else self.estimator.value(self.divergence, log_u.detach())
         beyond = log_ratio.detach().abs() > self.largest_log_ratio
-        return Penalty(value=value, link=link(self.divergence, log_ratio, self.largest_log_ratio), log_ratio=log_ratio.detach(),
+        return Penalty(value=value, link=link(self.divergence.coefficient, log_ratio, self.largest_log_ratio), log_ratio=log_ratio.detach(),
                        shares={"clamped": beyond})
 
     def _importance(self, ctx: TokenContext, at: Packing) -> tuple[Tensor | float, dict[str, Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from align.config.frozen import running
@@ -42,13 +42,6 @@ def total(answer: Answer) -> float:
 
 class Reward(Part, ABC):
     """The contract. Model output is data: a reward parses it, never executes it."""
-
-    @classmethod
-    def of_function(cls, function: Callable[..., Answer]) -> type[Reward]:
-        """The reward that is this function of `prompt` and `response`, or one of them. Raises TypeError for another signature."""
-        from align.rewards._function import reward_of  # noqa: PLC0415  (which derives from this class)
-
-        return reward_of(function)
 
     def start(self) -> Reward:
         """What scores in this process: the reward itself, or an object that holds what it needs, loaded once.

@@ -57,7 +57,7 @@ def keys(given: Iterable[str]) -> dict[str, Any]:
 def _kinds_of_class(name: str, kinds: tuple[str, ...]) -> list[str]:
     found = registry.written(name, name)
     if not isinstance(found, type):
-        return [k for k in kinds if hasattr(registry.contract(k), "of_function")]
+        return [k for k in kinds if k in registry.OF_FUNCTION]
     derived = [k for k in kinds if issubclass(found, registry.contract(k))]
     if derived:
         return derived

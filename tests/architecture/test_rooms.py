@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,19 +14,21 @@ from align.config import registry
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "align").rglob("*.py")) + sorted((ROOT / "kernels").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
+SOURCES = {"align": ROOT, "kernels": ROOT / "kernels"}
+"""By folder of the repository: what modules are named from."""
+MODULES = {".".join(p.relative_to(SOURCES[p.relative_to(ROOT).parts[0]]).with_suffix("").parts).removesuffix(".__init__"): p
+           for p in FILES}
 PARTS = [(kind, name) for kind in registry.ROOMS for name in registry.shipped(kind)]
 
 
-def imported(path: Path, top_level_only: bool = False) -> set[str]:
-    """The modules a file imports, wherever in the file; with `top_level_only`, those not needed by a type checker alone."""
-    tree = ast.parse(path.read_text())
-    nodes = tree.body if top_level_only else ast.walk(tree)
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports, anywhere in it and for a type checker alone too: `from package import module` is the module."""
     names = set()
-    for node in nodes:
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names.add(node.module)
+            names |= {inner if (inner := f"{node.module}.{alias.name}") in MODULES else node.module for alias in node.names}
     return names
 
 
@@ -37,15 +40,13 @@ def room(path: Path) -> str:
     return path.relative_to(ROOT).parts[1]
 
 
-MATHS = [path for path in FILES if room(path) in ("core", "divergences", "parts.py")]
-
-
-@pytest.mark.parametrize("path", MATHS, ids=lambda p: str(p.relative_to(ROOT)))
-def test_the_maths_imports_torch_only(path: Path):
+@pytest.mark.parametrize(("room_name", "may_import"), [("core", ("align.core",)),
+                                                        ("divergences", ("align.core", "align.divergences", "align.config.parts"))])
+def test_the_maths_imports_torch_only(room_name: str, may_import: tuple[str, ...]):
     standard = {"__future__", "abc", "collections", "dataclasses", "math", "typing"}
-    assert packages(path) <= standard | {"torch", "align", "align_kernels"}
-    assert {name for name in imported(path) if name.startswith("align.")} <= {
-        f"align.{r}" for r in ("divergences", "config.parts", "core.segments", "core.logprobs", "core.credit")}
+    for path in (p for p in FILES if room(p) == room_name):
+        assert packages(path) <= standard | {"torch", "align", "align_kernels"}, path
+        assert not [name for name in imported(path) if name.startswith("align.") and not name.startswith(may_import)], path
 
 
 @pytest.mark.parametrize(("package", "allowed"), [("ray", {"workers"}), ("vllm", {"engines", "weight_sync"}), ("wandb", {"writers"})])
@@ -61,21 +62,21 @@ def test_nothing_imports_the_command_line():
     assert not [p for p in FILES if "align.cli" in imported(p)]
 
 
-def test_no_room_is_imported_in_a_circle_at_start_up():
-    """Every module imports first in a fresh order: cycles show as a name missing from a half-loaded module."""
+def test_no_modules_import_each_other():
+    TopologicalSorter({module: imported(path) & MODULES.keys() for module, path in MODULES.items()}).prepare()
+
+
+@pytest.mark.parametrize(("a", "line_a", "b", "line_b"), [
+    ("align.learner.learner", "from align.learner import optimizer", "align.learner.optimizer", "from align.learner import learner"),
+    ("align_kernels.parallel", "import align_kernels.chunk", "align_kernels.chunk", "from align_kernels import parallel"),
+])
+def test_a_planted_circle_is_seen(a, line_a, b, line_b, tmp_path):
     graph = {}
-    for path in FILES:
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        graph[module] = {n for n in imported(path, top_level_only=True) if n and n.startswith("align.")}
-    for start in graph:
-        path, seen = [start], set()
-        while path:
-            node = path.pop()
-            for target in graph.get(node, ()):
-                assert target != start, f"{start} is imported in a circle through {node}"
-                if target not in seen:
-                    seen.add(target)
-                    path.append(target)
+    for module, line in ((a, line_a), (b, line_b)):
+        (tmp_path / "planted.py").write_text(f"if TYPE_CHECKING:\n    {line}\n")
+        graph[module] = imported(tmp_path / "planted.py")
+    with pytest.raises(CycleError):
+        TopologicalSorter(graph).prepare()
 
 
 @pytest.mark.parametrize("path", FILES + TESTS, ids=lambda p: str(p.relative_to(ROOT)))

@@ -8,10 +8,10 @@ from typer.testing import CliRunner
 
 from align.cli import app
 from align_kernels.bench import divergences, report
-from align_kernels.bench.jobs import JOBS
+from align_kernels.bench.jobs import BY_HAND, JOBS
 from align_kernels.bench.measure import _peak, measure, run
 from align_kernels.bench.problem import Shape, problem, truth
-from align_kernels.bench.providers import BY_HAND, FLOOR, available
+from align_kernels.bench.providers import FLOOR, available
 
 SHAPE = Shape(48, 8, 50)
 

@@ -25,8 +25,8 @@ from align.engines import Sampling
 from align.errors import RecipeError, UserError
 from align.experience.packing import pack
 from align.learner.learner import Learner
+from align.learner.parameters import OWN
 from align.learner.policy import Policy
-from align.references import OWN
 from align.run import checkpoints
 from align.run.state import RunState
 from align.train import train

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from align_kernels import triton_rows
 from align_kernels.backends import Rows
-from align_kernels.bench.providers import BY_HAND
+from align_kernels.bench.jobs import BY_HAND
 from align_kernels.codegen import lib
 from align_kernels.row import RowStats
 from align_kernels.triton_rows.launch import launch_rows

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from align_kernels.bench.divergences import DIVERGENCES, Measured
 
+BY_HAND = "hand-written"
+
 
 @dataclass(frozen=True)
 class Job:

@@ -11,10 +11,9 @@ from torch import Tensor
 from align_kernels import linear_token_stats, token_stats
 from align_kernels.backends import Rows, unavailable
 from align_kernels.bench.divergences import DIVERGENCES
-from align_kernels.bench.jobs import Job
+from align_kernels.bench.jobs import BY_HAND, Job
 from align_kernels.bench.problem import Problem
 
-BY_HAND = "hand-written"
 FLOOR = "floor"
 """The provider that does only what cannot be avoided, and computes nothing: GEMMs for a head, one read and one write for logits."""
 CHUNK = 1024

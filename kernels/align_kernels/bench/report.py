@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from align_kernels.bench.jobs import JOBS
-from align_kernels.bench.providers import BY_HAND, FLOOR
+from align_kernels.bench.jobs import BY_HAND, JOBS
+from align_kernels.bench.providers import FLOOR
 
 COLUMNS = ("provider", "ms", "quartiles", "/ own logp", "/ best other", "of floor", f"/ {BY_HAND}", "peak MiB", "loss error", "dX error",
            "dW error")
