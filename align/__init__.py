@@ -43,8 +43,19 @@ _HOMES = {
 """Where each public name is defined: imported when it is asked for, since torch and transformers take seconds."""
 
 __all__ = [
-    "Certificate", "Composed", "Penalty", "Recipe", "RecipeError", "UserError", "audit", "evaluate", "explain", "load", "penalty",
-    "regularizer", "train",
+    "Certificate",
+    "Composed",
+    "Penalty",
+    "Recipe",
+    "RecipeError",
+    "UserError",
+    "audit",
+    "evaluate",
+    "explain",
+    "load",
+    "penalty",
+    "regularizer",
+    "train",
 ]
 
 

@@ -32,8 +32,14 @@ class Commands(TyperGroup):
             raise typer.Exit(2) from error
 
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  help="Align language models, with the regularizer as an object.")
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Align language models, with the regularizer as an object.",
+)
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that comes with align.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to change, by their path in the recipe.")]
@@ -44,8 +50,11 @@ def _example(*lines: str) -> str:
     return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-@app.command(epilog=_example("align train countdown_grpo regularizers.kl.coefficient=0.03 --out runs/weak",
-                             "align train countdown_grpo --out runs/weak --resume"))
+@app.command(
+    epilog=_example(
+        "align train countdown_grpo regularizers.kl.coefficient=0.03 --out runs/weak", "align train countdown_grpo --out runs/weak --resume"
+    )
+)
 def train(
     recipe: RecipeName,
     overrides: Overrides = None,
@@ -77,13 +86,15 @@ def train(
             _complain(f"To go on from what was kept: {again}")
         raise
     except KeyboardInterrupt:
-        _complain(f"Stopped by hand. To go on from the last checkpoint: {again}" if run_dir.is_dir() else
-                  "Stopped by hand: nothing was kept.")
+        _complain(
+            f"Stopped by hand. To go on from the last checkpoint: {again}" if run_dir.is_dir() else "Stopped by hand: nothing was kept."
+        )
         raise typer.Exit(STOPPED_BY_HAND) from None
 
 
-@app.command("eval", epilog=_example("align eval runs/countdown_grpo",
-                                    "align eval runs/countdown_grpo --model other/model --samples 16 --json"))
+@app.command(
+    "eval", epilog=_example("align eval runs/countdown_grpo", "align eval runs/countdown_grpo --model other/model --samples 16 --json")
+)
 def evaluate(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run: its recipe names task, engine and sampling.")],
     model: Annotated[Path | None, typer.Option(help="A model folder.  [default: the run's final model]", show_default=False)] = None,
@@ -126,8 +137,10 @@ def explain(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 @app.command("list", epilog=_example("align list", "align list coefficient", "align list recipe", "align list --json"))
 def list_parts(
-    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="One kind of part, with the meaning of its keys; or `recipe`, whose "
-                                               "own keys are no part's.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Argument(metavar="KIND", help="One kind of part, with the meaning of its keys; or `recipe`, whose own keys are no part's."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the parts a recipe can name.
@@ -144,11 +157,24 @@ def list_parts(
         _wide().print(table)
 
 
-@app.command(epilog=_example("align audit countdown_k3", "align audit tsallis q=0.5 placement=reward", "align audit ./mine.py:Mine --json",
-                             "align audit --table", "align audit runs/demo"))
+@app.command(
+    epilog=_example(
+        "align audit countdown_k3",
+        "align audit tsallis q=0.5 placement=reward",
+        "align audit ./mine.py:Mine --json",
+        "align audit --table",
+        "align audit runs/demo",
+    )
+)
 def audit(
-    what: Annotated[str | None, typer.Argument(metavar="RECIPE|NAME|FILE.py:CLASS|RUN", show_default=False, help="A recipe; a divergence, "
-                                               "estimator or regularizer, or the class of one; or the folder of a run.")] = None,
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RECIPE|NAME|FILE.py:CLASS|RUN",
+            show_default=False,
+            help="A recipe; a divergence, estimator or regularizer, or the class of one; or the folder of a run.",
+        ),
+    ] = None,
     overrides: Overrides = None,
     table: Annotated[bool, typer.Option("--table", help="The published forms side by side.")] = False,
     as_json: AsJson = False,
@@ -191,16 +217,24 @@ def _audit_run(run_dir: Path, overrides: list[str] | None, as_json: bool) -> Non
         show_run(rows, measured, _wide())
 
 
-@app.command(epilog=_example("align check ./mine.py:Mine power=0.3", "align check ./mine.py:Judge --kind reward --prompts questions.jsonl",
-                             "align check tsallis --json"))
+@app.command(
+    epilog=_example(
+        "align check ./mine.py:Mine power=0.3",
+        "align check ./mine.py:Judge --kind reward --prompts questions.jsonl",
+        "align check tsallis --json",
+    )
+)
 def check(
     what: Annotated[str, typer.Argument(metavar="FILE.py:CLASS|NAME", help="A class of your own, or the name of a part.")],
     keys: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Its keys, as a recipe would give them.")] = None,
     kind: Annotated[str | None, typer.Option(help="What it is to be.  [default: what it defines]", show_default=False)] = None,
-    model: Annotated[Path | None, typer.Option(help="Folder of the model that engines and references are checked on.  [default: tiny]",
-                                               show_default=False)] = None,
-    prompts: Annotated[Path | None, typer.Option(help="JSONL of prompts with what a reward judges by.  [default: countdown's]",
-                                                 show_default=False)] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the model that engines and references are checked on.  [default: tiny]", show_default=False),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="JSONL of prompts with what a reward judges by.  [default: countdown's]", show_default=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a part against what its kind must be.
@@ -221,17 +255,23 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command(epilog=_example("align pairs countdown_grpo --samples 8 --prompts 2000 --out pairs.jsonl",
-                             "align pairs countdown_grpo --model runs/demo/model --rankings --out ranked.jsonl"))
+@app.command(
+    epilog=_example(
+        "align pairs countdown_grpo --samples 8 --prompts 2000 --out pairs.jsonl",
+        "align pairs countdown_grpo --model runs/demo/model --rankings --out ranked.jsonl",
+    )
+)
 def pairs(
     recipe: RecipeName,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="The JSONL file to write.", show_default=False)] = ...,
-    prompts: Annotated[int | None, typer.Option(min=1, help="Prompts, drawn by the seed.  [default: all that the recipe trains on]",
-                                                show_default=False)] = None,
+    prompts: Annotated[
+        int | None, typer.Option(min=1, help="Prompts, drawn by the seed.  [default: all that the recipe trains on]", show_default=False)
+    ] = None,
     samples: Annotated[int | None, typer.Option(min=2, help="Answers to each.  [default: batch.samples]", show_default=False)] = None,
-    model: Annotated[Path | None, typer.Option(help="Folder of the model that answers.  [default: the recipe's initial policy]",
-                                               show_default=False)] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of the model that answers.  [default: the recipe's initial policy]", show_default=False)
+    ] = None,
     reward: Annotated[str | None, typer.Option(help="The reward that compares.  [default: the recipe's]", show_default=False)] = None,
     per_prompt: Annotated[int, typer.Option(min=1, help="Pairs of one prompt, at most.")] = 1,
     rankings: Annotated[bool, typer.Option("--rankings", help="Whole rankings, best first, instead of pairs.")] = False,
@@ -249,30 +289,55 @@ def pairs(
     from align.config.recipes import load
     from align.tools.pairs import draw
 
-    drawn = draw(load(file, overrides or []), out, prompts=prompts, samples=samples, model=model, reward=reward, per_prompt=per_prompt,
-                 rankings=rankings, seed=seed, address=address)
+    drawn = draw(
+        load(file, overrides or []),
+        out,
+        prompts=prompts,
+        samples=samples,
+        model=model,
+        reward=reward,
+        per_prompt=per_prompt,
+        rankings=rankings,
+        seed=seed,
+        address=address,
+    )
     for table in drawn.tables():
         _wide().print(table)
     Console(soft_wrap=True).print(Text(f"written to {out}"))
 
 
-@app.command(epilog=_example("align sweep countdown_grpo --over regularizers.kl.coefficient=0.03,0.1,0.3 --seeds 3 --out runs/strength",
-                             "align sweep countdown_grpo steps=80 --over 'regularizers.kl.divergence=reverse_kl,{name: tsallis, q: 0.5}' "
-                             "--over regularizers.kl.placement=loss,reward --out runs/grid", "align sweep --report runs/strength"))
+@app.command(
+    epilog=_example(
+        "align sweep countdown_grpo --over regularizers.kl.coefficient=0.03,0.1,0.3 --seeds 3 --out runs/strength",
+        "align sweep countdown_grpo steps=80 --over 'regularizers.kl.divergence=reverse_kl,{name: tsallis, q: 0.5}' "
+        "--over regularizers.kl.placement=loss,reward --out runs/grid",
+        "align sweep --report runs/strength",
+    )
+)
 def sweep(
-    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", show_default=False,
-                                                 help="A YAML file, or the name of a recipe that comes with align.")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", show_default=False, help="A YAML file, or the name of a recipe that comes with align.")
+    ] = None,
     overrides: Overrides = None,
-    over: Annotated[list[str] | None, typer.Option(metavar="KEY=V1,V2,...", help="A key and its values. Given again: every combination.",
-                                                   show_default=False)] = None,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=V1,V2,...", help="A key and its values. Given again: every combination.", show_default=False),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Each cell runs with the seeds 0 to N-1.")] = 3,
     out: Annotated[Path | None, typer.Option(help="Folder of the sweep: CELL/seed_N are its runs.", show_default=False)] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
-    metric: Annotated[list[str] | None, typer.Option(metavar="PATTERN", show_default=False, help="Training metrics in the table, such as "
-                                                     "'kl/ref/*'.  [default: reward, preference accuracy, KL, entropy]")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            show_default=False,
+            help="Training metrics in the table, such as 'kl/ref/*'.  [default: reward, preference accuracy, KL, entropy]",
+        ),
+    ] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster to attach to: HOST:PORT, ray://HOST:PORT or auto.")] = None,
-    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Only print the table of a sweep, as far as it has come.",
-                                                show_default=False)] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Only print the table of a sweep, as far as it has come.", show_default=False)
+    ] = None,
 ) -> None:
     """Run a recipe with many values and seeds, and compare.
 
@@ -308,11 +373,16 @@ benchmarks = typer.Typer(no_args_is_help=True, help="Measure this machine.", ric
 app.add_typer(benchmarks, name="bench")
 
 
-@benchmarks.command(epilog=_example("align bench kernels", "align bench kernels logp reverse_kl --seconds 5",
-                                    "align bench kernels --read runs/gpu/results.json"))
+@benchmarks.command(
+    epilog=_example(
+        "align bench kernels", "align bench kernels logp reverse_kl --seconds 5", "align bench kernels --read runs/gpu/results.json"
+    )
+)
 def kernels(
-    jobs: Annotated[list[str] | None, typer.Argument(
-        metavar="JOB", help="logits, logp or a divergence; 'logp frozen head', 'reverse_kl frozen head'.  [default: all]")] = None,
+    jobs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="JOB", help="logits, logp or a divergence; 'logp frozen head', 'reverse_kl frozen head'.  [default: all]"),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for results.json and bench.png.")] = Path("runs/bench-kernels"),
     seconds: Annotated[float, typer.Option(min=0, help="For each job and shape, after the first calls.")] = 20.0,
     rounds: Annotated[int, typer.Option(min=3, help="At most.")] = 30,

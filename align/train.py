@@ -14,23 +14,23 @@ from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from align.config.checks import check_writers
-from align.config.docstrings import written
+from align.config.docstrings import format_part
 from align.config.nodes import resolved
 from align.config.schema import Recipe
 from align.core.segments import segment_sum
 from align.errors import RunStopped
 from align.experience.examples import Examples
 from align.experience.packing import pack
-from align.experience.prepare import shape
+from align.experience.prepare import prepare_batch
+from align.learner.metric_accumulator import reference_place
 from align.learner.model_advice import model_notes
-from align.learner.tally import reference_place
 from align.regularizers import referenced
 from align.run import checkpoints
 from align.run.evaluation import Suites
-from align.run.folder import check_folder, remove_failed_start
+from align.run.folder import check_folder, remove_empty_run
 from align.run.initial_policy import model_folder
-from align.run.reward_failures import Failures
-from align.run.signals import after_this
+from align.run.reward_failures import RewardFailures
+from align.run.signals import defer_sigint
 from align.run.state import RunState
 from align.telemetry import Telemetry
 from align.types import Group, Rewards, Stat, TokenBatch
@@ -87,7 +87,7 @@ def train(recipe: Recipe, run_dir: str | Path, address: str | None = None, resum
     finally:
         telemetry.close()
         if created:
-            remove_failed_start(run_dir)
+            remove_empty_run(run_dir)
 
 
 def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telemetry: Telemetry) -> dict[str, Any]:
@@ -121,8 +121,9 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telem
 class Run:
     """One run of a recipe: its state, its workers and its telemetry."""
 
-    def __init__(self, recipe: Recipe, run_dir: Path, workers: Workers, telemetry: Telemetry, examples: Examples, suites: Suites,
-                 tokenizer: Any):
+    def __init__(
+        self, recipe: Recipe, run_dir: Path, workers: Workers, telemetry: Telemetry, examples: Examples, suites: Suites, tokenizer: Any
+    ):
         self.recipe, self.run_dir, self.workers, self.telemetry = recipe, run_dir, workers, telemetry
         self.examples, self.suites, self.tokenizer = examples, suites, tokenizer
         self.seconds: dict[str, float] = {}
@@ -130,7 +131,7 @@ class Run:
         self.state, self.updating = RunState(recipe), False
         self.version = 0
         """Of the learner's weights, as they are published: the step after the last that was learned from."""
-        self.failures = Failures()
+        self.failures = RewardFailures()
 
     def run(self, first: int) -> dict[str, Any]:
         recipe, evaluation = self.recipe, self.recipe.evaluation
@@ -162,11 +163,16 @@ class Run:
         self.workers.learner.export(str(self.run_dir / "model"))
         after = self.evaluate(recipe.steps) if evaluation.every >= 0 else {}
         summary = {
-            "before": state.before, "after": after, "steps": recipe.steps, "resumed_from": first,
+            "before": state.before,
+            "after": after,
+            "steps": recipe.steps,
+            "resumed_from": first,
             "tokens/s": self.tokens / self.step_seconds if self.tokens else None,
-            "train_seconds": self.step_seconds, "wall_seconds": time.perf_counter() - started,
-            "model": str(self.run_dir / "model"), "biased": [name for name, r in recipe.regularizers.items() if r.allow_biased],
-            "references": self.workers.learner.described_references(),
+            "train_seconds": self.step_seconds,
+            "wall_seconds": time.perf_counter() - started,
+            "model": str(self.run_dir / "model"),
+            "biased": [name for name, r in recipe.regularizers.items() if r.allow_biased],
+            "references": self.workers.learner.reference_info(),
         }
         self.telemetry.finish(summary)
         return summary
@@ -182,16 +188,16 @@ class Run:
         began = time.perf_counter()
         groups, rewards = self.experience(step)
         batch = pack(groups, rewards, self.pad_id, partial(self.tokenizer.decode, skip_special_tokens=True))
-        self.failures.look(step, rewards)
+        self.failures.check(step, rewards)
         if batch is None:
             self.telemetry.note(f"step {step}: every sample was dropped; nothing was learned from it")
             return
         batch, staleness = replace(batch, step=step, betas=self.state.betas(step)), staleness_metrics(batch, self.version)
         with self.timed("score"):
             batch = self.workers.learner.score(batch)
-        batch = shape(self.recipe, batch, self.state.coefficients)
+        batch = prepare_batch(self.recipe, batch, self.state.coefficients)
         self.updating = True
-        with after_this():
+        with defer_sigint():
             with self.timed("update"):
                 stats = self.workers.learner.update(batch, step)
             self.state.control(batch, stats)
@@ -205,19 +211,35 @@ class Run:
         self.tokens, self.step_seconds = self.tokens + count, self.step_seconds + seconds
         means = {name: stat.mean for name, stat in stats.items()}
         counted = sync | staleness | self.workers.learner.exchange.take()
-        self.telemetry.step(step, means | reward_metrics(batch, rewards) | beta_metrics(batch) | batch.shaped | counted | {
-            "response/length": count / len(batch.lengths), "tokens/s": count / seconds, "time/step": seconds,
-            **{f"time/{k}": v for k, v in self.seconds.items()}})
+        self.telemetry.step(
+            step,
+            means
+            | reward_metrics(batch, rewards)
+            | beta_metrics(batch)
+            | batch.shaped
+            | counted
+            | {
+                "response/length": count / len(batch.lengths),
+                "tokens/s": count / seconds,
+                "time/step": seconds,
+                **{f"time/{k}": v for k, v in self.seconds.items()},
+            },
+        )
 
     def prepare(self) -> None:
         """Tell the references that precompute of every ranking there is."""
         if not any(r.reference is not None and r.reference.precomputes for r in self.recipe.regularizers.values()):
             return
-        computed = sum(self.workers.learner.prepare(pack(groups, None, self.pad_id))
-                       for groups in (*self.examples.all_rankings(PREPARED), *([self.suites.rankings] if self.suites.rankings else [])))
+        computed = sum(
+            self.workers.learner.prepare(pack(groups, None, self.pad_id))
+            for groups in (*self.examples.all_rankings(PREPARED), *([self.suites.rankings] if self.suites.rankings else []))
+        )
         self.workers.learner.prepare(None)
-        self.telemetry.note(f"references: {computed} log-probs of answers computed, the others were kept from before" if computed else
-                            "references: the log-probs of all answers were kept from before")
+        self.telemetry.note(
+            f"references: {computed} log-probs of answers computed, the others were kept from before"
+            if computed
+            else "references: the log-probs of all answers were kept from before"
+        )
 
     def experience(self, step: int) -> tuple[list[Group], Rewards | None]:
         if not self.recipe.algorithm.samples:
@@ -237,8 +259,10 @@ class Run:
             reference = self.recipe.regularizers[name].reference
             if not reference.starts_at_policy:
                 k3 = stats[f"{reference_place(name, compared)}/k3"].mean
-                self.telemetry.note(f"step 0: the policy is {k3:.3g} nats a token (k3) away from {written(reference)}, the reference of "
-                                    f"regularizers.{name}")
+                self.telemetry.note(
+                    f"step 0: the policy is {k3:.3g} nats a token (k3) away from {format_part(reference)}, the reference of "
+                    f"regularizers.{name}"
+                )
 
     def checkpoint(self) -> None:
         checkpoints.save(self.run_dir, self.state, self.workers.learner, self.recipe.checkpoint.keep)
@@ -265,7 +289,7 @@ class Run:
         if not self.suites.rankings:
             return {}
         batch = replace(pack(self.suites.rankings, None, self.pad_id), step=step, betas=self.state.betas(max(step - 1, 0)))
-        stats = self.workers.learner.measure(shape(self.recipe, self.workers.learner.score(batch), self.state.coefficients))
+        stats = self.workers.learner.measure(prepare_batch(self.recipe, self.workers.learner.score(batch), self.state.coefficients))
         return {f"rankings/{name}": stat.mean for name, stat in stats.items()}
 
     @contextmanager

@@ -81,8 +81,9 @@ class Episode:
             raise ValueError("some trained segments of an episode have log-probs and others have none")
 
     @classmethod
-    def single_turn(cls, token_ids: np.ndarray, text: str, logp: np.ndarray | None = None, version: int = 0, finished: bool = True
-                    ) -> Episode:
+    def single_turn(
+        cls, token_ids: np.ndarray, text: str, logp: np.ndarray | None = None, version: int = 0, finished: bool = True
+    ) -> Episode:
         """One answer, all of it trained. Args: token_ids: int32 [n]; logp: float32 [n], None for a demonstration."""
         versions = () if logp is None else ((version, len(token_ids)),)
         answer = Segment(role="assistant", token_ids=token_ids, trained=True, logp=logp, versions=versions)
@@ -154,7 +155,7 @@ class Rewards:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Charge:
+class RewardPenalty:
     """What a regularizer takes from token rewards, so that a critic learns it too."""
 
     reward: Tensor
@@ -225,7 +226,7 @@ class TokenBatch:
     """float32 [T], the critic's V of the state before each token, when the batch was drawn."""
     returns: Tensor | None = by("T", None)
     """float32 [T], detached: what the critic is fitted to."""
-    charges: Mapping[str, Charge] = by("T", dict)
+    reward_penalties: Mapping[str, RewardPenalty] = by("T", dict)
     """By reward-placed regularizer, where the algorithm has a critic: what it takes, beta included, at pi_old."""
     loss_weights: Tensor | None = by("T", None)
     """float32 [T], the reduction: the loss is sum_t loss_weights_t * loss_t, on any split of the batch."""
@@ -264,8 +265,11 @@ class TokenBatch:
         keep = torch.zeros(len(self.lengths), dtype=torch.bool)
         keep[sequences] = True
         of_axis = {"S": keep, "T": keep[self.seq_ids]}
-        changes = {f.name: _each(lambda t, mask=of_axis[f.metadata["axis"]]: _taken(t, mask), getattr(self, f.name))
-                   for f in fields(self) if "axis" in f.metadata}
+        changes = {
+            f.name: _each(lambda t, mask=of_axis[f.metadata["axis"]]: _taken(t, mask), getattr(self, f.name))
+            for f in fields(self)
+            if "axis" in f.metadata
+        }
         width = int(self.totals[keep].max())
         new_ids = torch.cumsum(keep, 0) - 1
         return replace(self, input_ids=self.input_ids[keep][:, :width], seq_ids=new_ids[self.seq_ids[of_axis["T"]]], **changes)
@@ -281,7 +285,7 @@ def _each(change: Callable[[Any], Any], value: Any) -> Any:
     """A value with `change` applied to each tensor, or tuple of one entry a sequence, in it."""
     if isinstance(value, Mapping):
         return {name: _each(change, part) for name, part in value.items()}
-    if isinstance(value, Charge):
+    if isinstance(value, RewardPenalty):
         return replace(value, **{f.name: change(getattr(value, f.name)) for f in fields(value)})
     return change(value) if isinstance(value, Tensor | tuple) else value
 
@@ -335,7 +339,7 @@ class Link:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreContext:
+class RewardModelContext:
     """What the loss of an algorithm that trains a scorer may look at: one micro-batch and its fresh scores."""
 
     batch: TokenBatch

@@ -10,9 +10,49 @@ from align.config.tracebacks import calling_line
 from align.errors import RecipeError
 
 OPERATIONS = (
-    "abs", "add", "and", "array", "bool", "call", "contains", "eq", "float", "floordiv", "ge", "getitem", "gt", "index", "int",
-    "invert", "iter", "len", "lt", "le", "matmul", "mod", "mul", "ne", "neg", "or", "pos", "pow", "radd", "rand", "rfloordiv",
-    "rmatmul", "rmod", "rmul", "ror", "rpow", "rsub", "rtruediv", "rxor", "setitem", "sub", "truediv", "xor",
+    "abs",
+    "add",
+    "and",
+    "array",
+    "bool",
+    "call",
+    "contains",
+    "eq",
+    "float",
+    "floordiv",
+    "ge",
+    "getitem",
+    "gt",
+    "index",
+    "int",
+    "invert",
+    "iter",
+    "len",
+    "lt",
+    "le",
+    "matmul",
+    "mod",
+    "mul",
+    "ne",
+    "neg",
+    "or",
+    "pos",
+    "pow",
+    "radd",
+    "rand",
+    "rfloordiv",
+    "rmatmul",
+    "rmod",
+    "rmul",
+    "ror",
+    "rpow",
+    "rsub",
+    "rtruediv",
+    "rxor",
+    "setitem",
+    "sub",
+    "truediv",
+    "xor",
 )
 """What `__NAME__` does with an object: each of them refuses."""
 
@@ -42,8 +82,9 @@ class Undeclared:
     def _refuse(self, *_: Any) -> NoReturn:
         file = inspect.getsourcefile(self._part)
         line = calling_line(file) or inspect.getsourcelines(self._part)[1]
-        raise RecipeError(self._where, f"{file}:{line}: {self._part.__name__} reads batch.{self._column} and does not declare it: "
-                          f"{self._remedy}")
+        raise RecipeError(
+            self._where, f"{file}:{line}: {self._part.__name__} reads batch.{self._column} and does not declare it: {self._remedy}"
+        )
 
 
 for _operation in OPERATIONS:
@@ -53,8 +94,9 @@ for _operation in OPERATIONS:
 def undeclared(column: str, needs: frozenset[str] | None, part: type, where: str) -> Any:
     """In place of this column, for a part of this class that declares `needs`; None: a part that can declare none."""
     declared = ", ".join(map(repr, sorted({column, *(needs or ())})))
-    return Undeclared(column, where, part, "a part of this kind gets the tokens alone" if needs is None
-                      else f"declare needs = frozenset({{{declared}}})")
+    return Undeclared(
+        column, where, part, "a part of this kind gets the tokens alone" if needs is None else f"declare needs = frozenset({{{declared}}})"
+    )
 
 
 def _first(values: Iterable[Any]) -> Undeclared:

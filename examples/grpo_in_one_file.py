@@ -77,11 +77,21 @@ def draw_problem(rng: random.Random, held_out: bool) -> Problem:
 
 def make_model() -> Qwen2ForCausalLM:
     """83,904 random parameters, float32. It has no dropout, so policy and reference differ by their weights alone."""
-    return Qwen2ForCausalLM(Qwen2Config(
-        vocab_size=len(VOCABULARY), hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
-        intermediate_size=128, max_position_embeddings=64, tie_word_embeddings=True,
-        pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS,
-    )).eval()
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(VOCABULARY),
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            intermediate_size=128,
+            max_position_embeddings=64,
+            tie_word_embeddings=True,
+            pad_token_id=PAD,
+            bos_token_id=BOS,
+            eos_token_id=EOS,
+        )
+    ).eval()
 
 
 def make_optimizer(model: Qwen2ForCausalLM, betas: tuple[float, float], weight_decay: float = 0.0) -> torch.optim.AdamW:

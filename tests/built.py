@@ -26,15 +26,21 @@ def single_turn(prompt_lengths: Tensor, lengths: Tensor) -> dict[str, Tensor]:
     """Where the tokens of a batch stand that has one answer after each prompt: fields of a TokenBatch. Args: int64 [S] each."""
     seq_ids = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     positions = torch.arange(len(seq_ids)) - (torch.cumsum(lengths, 0) - lengths)[seq_ids]
-    return {"totals": prompt_lengths + lengths, "lengths": lengths, "seq_ids": seq_ids, "positions": positions,
-            "columns": prompt_lengths[seq_ids] + positions}
+    return {
+        "totals": prompt_lengths + lengths,
+        "lengths": lengths,
+        "seq_ids": seq_ids,
+        "positions": positions,
+        "columns": prompt_lengths[seq_ids] + positions,
+    }
 
 
 def answers(rewards: Tensor, group_ids: Tensor) -> TokenBatch:
     """A batch of answers of one token each."""
     ones = torch.ones(len(rewards), dtype=torch.int64)
-    return TokenBatch(input_ids=torch.zeros(len(rewards), 2, dtype=torch.int64), **single_turn(ones, ones), group_ids=group_ids,
-                      rewards=rewards)
+    return TokenBatch(
+        input_ids=torch.zeros(len(rewards), 2, dtype=torch.int64), **single_turn(ones, ones), group_ids=group_ids, rewards=rewards
+    )
 
 
 def advantages(name: str, rewards: Tensor, group_ids: Tensor, **keys: Any) -> Tensor:

@@ -174,12 +174,15 @@ class EngineContract:
         started.push(3)
         started.check(ask(started.engine, asked, 2, 12), self.tolerance)
 
-    @pytest.mark.parametrize(("fault", "says"), [
-        ("missing", r"missing: model\.layers\.0\.self_attn\.q_proj\.weight"),
-        ("unknown", r"unknown: base_model\.norm\.weight"),
-        ("shape", r"of another shape: model\.norm\.weight \[32\] instead of \[64\]"),
-        ("half", r"missing: .* and \d+ more"),
-    ])
+    @pytest.mark.parametrize(
+        ("fault", "says"),
+        [
+            ("missing", r"missing: model\.layers\.0\.self_attn\.q_proj\.weight"),
+            ("unknown", r"unknown: base_model\.norm\.weight"),
+            ("shape", r"of another shape: model\.norm\.weight \[32\] instead of \[64\]"),
+            ("half", r"missing: .* and \d+ more"),
+        ],
+    )
     def test_weights_that_do_not_fit_are_named_and_change_nothing(self, started, fault, says):
         given = dict(changed(started.model, 4).named_parameters())
         if fault == "missing":

@@ -16,8 +16,13 @@ KINDS = {
     "qwen2": {},
     "llama": {},
     "mistral": {"sliding_window": 5},
-    "gemma2": {"sliding_window": 5, "head_dim": 8, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 2.0,
-               "final_logit_softcapping": 3.0},
+    "gemma2": {
+        "sliding_window": 5,
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0,
+    },
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4},
 }
 """Keys of the configuration that `SHAPE` does not give, for model types that need some."""
@@ -48,8 +53,16 @@ def tiny_scorer(folder: Path, *, kind: str = "qwen2", seed: int = 0, spread: flo
 
 def _saved(made_by, folder: Path, kind: str, seed: int, spread: float, **keys) -> Path:
     tokenizer = tiny_tokenizer()
-    config = AutoConfig.for_model(kind, **({} if kind == "gpt2" else SHAPE) | KINDS.get(kind, {}) | keys, vocab_size=len(tokenizer),
-                                  initializer_range=spread, max_position_embeddings=512, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    config = AutoConfig.for_model(
+        kind,
+        **({} if kind == "gpt2" else SHAPE) | KINDS.get(kind, {}) | keys,
+        vocab_size=len(tokenizer),
+        initializer_range=spread,
+        max_position_embeddings=512,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         made_by.from_config(config, dtype=torch.float32).save_pretrained(folder)

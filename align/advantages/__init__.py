@@ -22,25 +22,26 @@ class Advantage(Formulated, ABC):
     least_samples: int = 1
     """Answers to a prompt without which it is 0: 2 where the baseline is the others of the group."""
     takes_charges: bool = False
-    """Takes `batch.charges`, what reward-placed regularizers take from token rewards, into account itself."""
+    """Takes `batch.reward_penalties`, what reward-placed regularizers take from token rewards, into account itself."""
 
     @abstractmethod
     def advantages(self, batch: TokenBatch) -> Tensor:
         """float32 [T], detached. `batch.rewards` [S] are the shaped ones; groups are whole."""
 
     def returns(self, batch: TokenBatch) -> Tensor:
-        """float32 [T], what a critic is fitted to: the rewards of a token and of those after it, undiscounted, less `batch.charges`."""
+        """float32 [T], what a critic is fitted to: the rewards of a token and of those after it, undiscounted, less
+        `batch.reward_penalties`."""
         rewards = token_rewards(batch)
         return rewards + suffix_sum(rewards, batch.seq_ids, batch.positions)
 
 
 def token_rewards(batch: TokenBatch) -> Tensor:
     """The reward of each token, [T]: what is paid there, less what regularizers take from it."""
-    return paid(batch.rewards, batch.inside, batch.seq_ids) - sum(c.reward for c in batch.charges.values())
+    return paid(batch.rewards, batch.inside, batch.seq_ids) - sum(c.reward for c in batch.reward_penalties.values())
 
 
 def charged(batch: TokenBatch) -> Tensor:
     """What reward-placed regularizers take from the advantage of each token, [T]: its own part, and the rewards from it on."""
-    own = sum((c.own for c in batch.charges.values()), torch.zeros(len(batch.seq_ids)))
-    reward = sum((c.reward for c in batch.charges.values()), torch.zeros(len(batch.seq_ids)))
+    own = sum((c.own for c in batch.reward_penalties.values()), torch.zeros(len(batch.seq_ids)))
+    reward = sum((c.reward for c in batch.reward_penalties.values()), torch.zeros(len(batch.seq_ids)))
     return own + reward + suffix_sum(reward, batch.seq_ids, batch.positions)

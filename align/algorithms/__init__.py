@@ -15,7 +15,7 @@ from align.config.parts import Setting
 from align.core.credit import Packing
 from align.reductions import Reduction
 from align.surrogates import Surrogate
-from align.types import ScoreContext, TokenBatch, TokenContext
+from align.types import RewardModelContext, TokenBatch, TokenContext
 
 
 def at_first_tokens(of_answer: Tensor, batch: TokenBatch) -> Tensor:
@@ -40,7 +40,7 @@ class Algorithm(Formulated, ABC):
     links = False
     """Its loss is of `ctx.link`: exactly one regularizer is placed as the link."""
     scores = False
-    """Trains a scorer, one number for a whole answer, instead of a policy: `loss` gets a ScoreContext."""
+    """Trains a scorer, one number for a whole answer, instead of a policy: `loss` gets a RewardModelContext."""
     critic: Any = None
     """A Critic, trained beside the policy: `ctx.values`, `batch.values` and `targets`."""
     advantage: Any = None
@@ -59,7 +59,7 @@ class Algorithm(Formulated, ABC):
         if self.advantage is None:
             return None
         advantages = self.advantage.advantages(batch.only(self.advantage.needs, self.advantage, "algorithm.advantage"))
-        return advantages if self.advantage.takes_charges or not batch.charges else advantages - charged(batch)
+        return advantages if self.advantage.takes_charges or not batch.reward_penalties else advantages - charged(batch)
 
     def targets(self, batch: TokenBatch) -> Tensor | None:
         """float32 [T], what a critic is fitted to; None without one."""
@@ -73,7 +73,7 @@ class Algorithm(Formulated, ABC):
         return {}
 
     @abstractmethod
-    def loss(self, ctx: TokenContext | ScoreContext, advantages: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, ctx: TokenContext | RewardModelContext, advantages: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each token, [T], to be minimised, and statistics to be averaged, each one number a token, an answer or a pair.
 
         `advantages` are the batch's, minus what the reward-placed regularizers take. The loss of a whole answer stands at its first token.
@@ -91,8 +91,10 @@ class Algorithm(Formulated, ABC):
     def check(self) -> None:
         """Raises ValueError for a key every algorithm has in common; to be called by `__post_init__`."""
         if not isinstance(self.reduction, Reduction):
-            raise ValueError(f"reduction must be a Reduction, not {self.reduction!r}: annotate the key as "
-                             '`reduction: Any = align.config.nodes.part("reduction", "token")`, which builds one')
+            raise ValueError(
+                f"reduction must be a Reduction, not {self.reduction!r}: annotate the key as "
+                '`reduction: Any = align.config.nodes.part("reduction", "token")`, which builds one'
+            )
         for key in ("epochs", "minibatches"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")

@@ -41,15 +41,24 @@ class Dpo(Algorithm):
     def symbols(self) -> dict[str, str]:
         over = " over its length" if self.per_token else ""
         return symbols(self.preference) | {
-            "s": f"f'(u) − f'(1) at u = π/π_ref of the whole answer{over}, of the chosen (w) and the rejected (l)"}
+            "s": f"f'(u) − f'(1) at u = π/π_ref of the whole answer{over}, of the chosen (w) and the rejected (l)"
+        }
 
     def loss(self, ctx: TokenContext, advantages: None) -> tuple[Tensor, dict[str, Tensor]]:
         link, batch = ctx.link, ctx.batch
         _, ids = batch.group_ids.unique_consecutive(return_inverse=True)
         rankings = Rankings(
-            scores=link.scores / batch.lengths if self.per_token else link.scores, beta=link.beta, lengths=batch.lengths, ids=ids,
-            logp=segment_sum(ctx.logp, batch.seq_ids, len(batch.lengths)), log_ratio=link.log_ratio)
+            scores=link.scores / batch.lengths if self.per_token else link.scores,
+            beta=link.beta,
+            lengths=batch.lengths,
+            ids=ids,
+            logp=segment_sum(ctx.logp, batch.seq_ids, len(batch.lengths)),
+            log_ratio=link.log_ratio,
+        )
         pairs, _ = rankings.pairs()
         return at_first_tokens(self.preference.of_rankings(rankings)[ids], batch), {
-            "preference/margin": pairs.beta * pairs.margin.detach(), "preference/accuracy": accuracy(pairs.better, pairs.worse),
-            "preference/chosen": pairs.better_log_ratio, "preference/rejected": pairs.worse_log_ratio}
+            "preference/margin": pairs.beta * pairs.margin.detach(),
+            "preference/accuracy": accuracy(pairs.better, pairs.worse),
+            "preference/chosen": pairs.better_log_ratio,
+            "preference/rejected": pairs.worse_log_ratio,
+        }

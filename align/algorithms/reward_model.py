@@ -9,7 +9,7 @@ from align.config.formulas import formula, symbols
 from align.config.nodes import build_part, part
 from align.core.links import accuracy
 from align.preferences import Rankings
-from align.types import ScoreContext
+from align.types import RewardModelContext
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,13 @@ class RewardModel(Algorithm):
     def symbols(self) -> dict[str, str]:
         return symbols(self.preference) | {"s": "the score of an answer", "β": "1"}
 
-    def loss(self, ctx: ScoreContext, advantages: None) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, ctx: RewardModelContext, advantages: None) -> tuple[Tensor, dict[str, Tensor]]:
         scores, (_, ids) = ctx.scores, ctx.batch.group_ids.unique_consecutive(return_inverse=True)
         rankings = Rankings(scores=scores, beta=torch.ones_like(scores), lengths=ctx.batch.lengths, ids=ids)
         losses = self.preference.of_rankings(rankings)[ids] + self.centre * scores.square()
         pairs, _ = rankings.pairs()
         return at_first_tokens(losses, ctx.batch), {
-            "preference/margin": pairs.margin.detach(), "preference/accuracy": accuracy(pairs.better, pairs.worse),
-            "score/mean": scores.detach()}
+            "preference/margin": pairs.margin.detach(),
+            "preference/accuracy": accuracy(pairs.better, pairs.worse),
+            "score/mean": scores.detach(),
+        }

@@ -41,6 +41,6 @@ def around(part: Any, *, on_policy: bool, samples: bool) -> Setting:
 @cache
 def _recipe(algorithm: str, on_policy: bool) -> Recipe:
     several = {} if on_policy or algorithm == "sft" else {"minibatches": 2}
-    reward = {"reward": "exact"} if algorithm == "grpo" else {}
+    reward = {"reward": "countdown_exact"} if algorithm == "grpo" else {}
     node = {"steps": 1, "task": "countdown", "algorithm": {"name": algorithm} | several, "model": {"path": "."}}
     return nodes.build(Recipe, node | reward, "")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from align.audit.alone import alone
 from align.audit.links import measure_links
 from align.audit.measure import Measurement, claimed, measure_all
-from align.config.docstrings import sentence, written
+from align.config.docstrings import format_part, sentence
 from align.config.refusals import judged
 from align.config.schema import Recipe
 from align.oracle import estimator_bias
@@ -60,20 +60,35 @@ def audit(regularizer: Regularizer, name: str = "kl", recipe: Recipe | None = No
         verdict, reason = "bounded", f"exact but for what ratio_cap or clamp cuts ({_size(worst)})"
     if refusal is not None and verdict != "biased":
         verdict, reason = "refused", refusal
-    return Certificate(name=name, form=form(regularizer), measurements=measurements, verdict=verdict, reason=reason, refusal=refusal,
-                       allowed=regularizer.allow_biased)
+    return Certificate(
+        name=name,
+        form=form(regularizer),
+        measurements=measurements,
+        verdict=verdict,
+        reason=reason,
+        refusal=refusal,
+        allowed=regularizer.allow_biased,
+    )
 
 
 def _of_link(regularizer: Regularizer, name: str, refusal: str | None) -> Certificate:
     if refusal is not None:
-        return Certificate(name=name, form=form(regularizer), measurements=(), verdict="refused", reason=refusal, refusal=refusal,
-                           allowed=False)
+        return Certificate(
+            name=name, form=form(regularizer), measurements=(), verdict="refused", reason=refusal, refusal=refusal, allowed=False
+        )
     measurements = measure_links(regularizer)
     worst = max(m.error for m in measurements)
     at = "at the policy that is optimal for a reward, preferences by that reward"
     verdict, reason = ("exact", f"{at} leave no gradient") if worst <= EXACT else ("biased", f"{at} still move it (gradient {worst:.1%})")
-    return Certificate(name=name, form=form(regularizer), measurements=measurements, verdict=verdict, reason=reason, refusal=None,
-                       allowed=regularizer.allow_biased)
+    return Certificate(
+        name=name,
+        form=form(regularizer),
+        measurements=measurements,
+        verdict=verdict,
+        reason=reason,
+        refusal=None,
+        allowed=regularizer.allow_biased,
+    )
 
 
 def form(regularizer: Regularizer) -> str:
@@ -81,9 +96,11 @@ def form(regularizer: Regularizer) -> str:
     if not isinstance(regularizer, Composed):
         return sentence(type(regularizer)) or type(regularizer).__name__
     if regularizer.placement == "link":
-        return f"{written(regularizer.divergence)}, as the link of a preference loss"
-    return (f"{written(regularizer.divergence)}, by {written(regularizer.estimator)}, in the {regularizer.placement}, "
-            f"credit {regularizer.credit}")
+        return f"{format_part(regularizer.divergence)}, as the link of a preference loss"
+    return (
+        f"{format_part(regularizer.divergence)}, by {format_part(regularizer.estimator)}, in the {regularizer.placement}, "
+        f"credit {regularizer.credit}"
+    )
 
 
 def _unbounded(regularizer: Regularizer) -> Regularizer:

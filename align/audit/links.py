@@ -27,8 +27,17 @@ def _measure(regularizer: Regularizer, problem: Problem) -> Measurement:
     better = torch.sigmoid(reward[:, None] - reward[None, :])
     size = _gradient(regularizer, problem, torch.full_like(better, 0.5)).norm()
     left = _gradient(regularizer, problem, better).norm()
-    return Measurement(problem=problem.name, stale=False, exact=math.nan, value=math.nan, value_bias=math.nan, value_spread=math.nan,
-                       error=(left / size).item(), cosine=math.nan, variance=math.nan)
+    return Measurement(
+        problem=problem.name,
+        stale=False,
+        exact=math.nan,
+        value=math.nan,
+        value_bias=math.nan,
+        value_spread=math.nan,
+        error=(left / size).item(),
+        cosine=math.nan,
+        variance=math.nan,
+    )
 
 
 def _slope(divergence: Divergence, log_u: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from align.core.segments import segment_sum
 from align.divergences import Divergence
-from align.oracle.enumeration import ONE_TOKEN, TREE, UPDATE, Problem, Setting, context, gradient, objective, setting
+from align.oracle.enumeration import ONE_TOKEN, TREE, UPDATE, Policies, Problem, context, gradient, objective, setting
 from align.regularizers import Regularizer
 from align.types import TokenContext
 
@@ -61,9 +61,16 @@ def measure(regularizer: Regularizer, problem: Problem, moved: float = 0.0) -> M
     size = exact.norm()
     cosine = (mean @ exact / (mean.norm() * size)).item() if mean.norm() > 1e-12 * size else math.nan
     return Measurement(
-        problem=problem.name, stale=moved > 0, exact=exact_value.item(), value=mean_value.item(),
-        value_bias=(mean_value / exact_value - 1).item(), value_spread=spread.item(),
-        error=((mean - exact).norm() / size).item(), cosine=cosine, variance=(covariance / size**2).item())
+        problem=problem.name,
+        stale=moved > 0,
+        exact=exact_value.item(),
+        value=mean_value.item(),
+        value_bias=(mean_value / exact_value - 1).item(),
+        value_spread=spread.item(),
+        error=((mean - exact).norm() / size).item(),
+        cosine=cosine,
+        variance=(covariance / size**2).item(),
+    )
 
 
 def measure_all(regularizer: Regularizer) -> tuple[Measurement, ...]:
@@ -77,7 +84,7 @@ def claimed(regularizer: Regularizer) -> Divergence | None:
     return found if isinstance(found, Divergence) else None
 
 
-def _exact(regularizer: Regularizer, divergence: Divergence | None, at: Setting) -> tuple[Tensor, Tensor]:
+def _exact(regularizer: Regularizer, divergence: Divergence | None, at: Policies) -> tuple[Tensor, Tensor]:
     if divergence is None:
         return torch.tensor(math.nan), torch.full_like(at.policy, math.nan).flatten()
     credit = getattr(regularizer, "credit", "local")

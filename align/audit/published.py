@@ -34,10 +34,19 @@ def show(certificates: Sequence[Certificate], out: Console) -> None:
     """Gradient error and cosine of a single token, on-policy and one update later, and what the gradient is."""
     table = table_of("form", "on-policy", "cosine", "variance", "one update ago", "cosine", "variance", "verdict", right=range(1, 7))
     for c in certificates:
-        row = [text for stale in (False, True) for m in c.measurements if (m.problem, m.stale) == (ONE_TOKEN.name, stale)
-               for text in (percent(m.error).lstrip("+"), number(m.cosine), number(m.variance))]
+        row = [
+            text
+            for stale in (False, True)
+            for m in c.measurements
+            if (m.problem, m.stale) == (ONE_TOKEN.name, stale)
+            for text in (percent(m.error).lstrip("+"), number(m.cosine), number(m.variance))
+        ]
         reason = "" if c.verdict == "exact" else f": {c.reason.partition(' (')[0]}"
         table.add_row(c.name, *row, Text.assemble((c.verdict, STYLES[c.verdict]), reason))
     out.print(table)
-    out.print(Text("relative error of the gradient of KL(pi||ref) on a vocabulary of 6, by enumeration; `sampled` is k3 with the ratio",
-                   style="dim"))
+    out.print(
+        Text(
+            "relative error of the gradient of KL(pi||ref) on a vocabulary of 6, by enumeration; `sampled` is k3 with the ratio",
+            style="dim",
+        )
+    )

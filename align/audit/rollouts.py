@@ -106,7 +106,8 @@ def estimate(recipe: Recipe, model: Path, initial: Path, groups: Sequence[Group]
     """On the tokens of these answers: KL(pi||initial) by k1, by k3 and exactly, and so each other divergence of the recipe."""
     named = {name: getattr(r, "divergence", None) for name, r in recipe.regularizers.items()}
     divergences = {"reverse_kl": ReverseKl()} | {
-        name: d for name, d in named.items() if isinstance(d, Divergence) and not isinstance(d, ReverseKl)}
+        name: d for name, d in named.items() if isinstance(d, Divergence) and not isinstance(d, ReverseKl)
+    }
     policy, reference = (Policy(str(folder), replace(recipe.model, lora=Lora())) for folder in (model, initial))
     budgets = chosen(recipe, policy)
     options = {"temperature": recipe.sampling.temperature, "elements": budgets.head_elements}

@@ -41,8 +41,13 @@ def show(certificates: Sequence[Certificate], out: Console) -> None:
         out.print(table)
         out.print(verdict(certificate))
         out.print()
-    out.print(Text("value in nats an answer, bias and gradient against the exact divergence, variance of one answer's gradient over "
-                   "|g|^2; at weighting and coefficient 1, over every answer", style="dim"))
+    out.print(
+        Text(
+            "value in nats an answer, bias and gradient against the exact divergence, variance of one answer's gradient over "
+            "|g|^2; at weighting and coefficient 1, over every answer",
+            style="dim",
+        )
+    )
 
 
 def show_run(logged: Sequence[Logged], fresh: Sequence[Estimated] | str, out: Console) -> None:
@@ -60,8 +65,13 @@ def show_run(logged: Sequence[Logged], fresh: Sequence[Estimated] | str, out: Co
     for row in fresh:
         table.add_row(row.divergence, row.estimator, number(row.mean), percent(row.off), number(row.spread))
     out.print(table)
-    out.print(Text("the final model against the initial one, on its own answers to held-out prompts; off and std/mean against `exact` on "
-                   "the same tokens, so that off is sampling noise", style="dim"))
+    out.print(
+        Text(
+            "the final model against the initial one, on its own answers to held-out prompts; off and std/mean against `exact` on "
+            "the same tokens, so that off is sampling noise",
+            style="dim",
+        )
+    )
 
 
 def table_of(*columns: str, right: Sequence[int]) -> Table:
@@ -75,14 +85,27 @@ def verdict(certificate: Certificate) -> Text:
     """One paragraph."""
     text = Text.assemble("  ", (certificate.verdict, STYLES[certificate.verdict]), f": {certificate.reason}")
     if certificate.verdict == "biased":
-        text.append("; allowed by allow_biased: true" if certificate.passes else
-                    f". A recipe refuses it: {certificate.refusal}" if certificate.refusal else "")
+        text.append(
+            "; allowed by allow_biased: true"
+            if certificate.passes
+            else f". A recipe refuses it: {certificate.refusal}"
+            if certificate.refusal
+            else ""
+        )
     return text
 
 
 def cells(m: Measurement) -> tuple[str, ...]:
-    return (m.problem, "one update ago" if m.stale else "on-policy", number(m.value), percent(m.value_bias), number(m.value_spread),
-            percent(m.error).lstrip("+"), number(m.cosine), number(m.variance))
+    return (
+        m.problem,
+        "one update ago" if m.stale else "on-policy",
+        number(m.value),
+        percent(m.value_bias),
+        number(m.value_spread),
+        percent(m.error).lstrip("+"),
+        number(m.cosine),
+        number(m.variance),
+    )
 
 
 def number(x: float) -> str:

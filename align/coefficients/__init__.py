@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from align.config.docstrings import written
+from align.config.docstrings import format_part
 from align.config.needed_columns import unreadable
 from align.config.parts import Part, Setting
 from align.types import TokenBatch
@@ -76,10 +76,12 @@ class Coefficient(Part, ABC):
         if of is None or of.coefficient is not self:
             return None
         if of.placement != "link":
-            return f"coefficient {written(self)} compares ranked answers: it goes with placement: link" if self.compares else None
+            return f"coefficient {format_part(self)} compares ranked answers: it goes with placement: link" if self.compares else None
         if self.listens and not of.full_vocabulary:
-            return (f"coefficient {written(self)} follows the measured divergence, and a ranking's answers are not drawn from the policy: "
-                    "with estimator: exact it follows that at their states")
+            return (
+                f"coefficient {format_part(self)} follows the measured divergence, and a ranking's answers are not drawn from the policy: "
+                "with estimator: exact it follows that at their states"
+            )
         last = max(setting.recipe.steps - 1, 0)
         if any(self.beta(step, self.initial_state()) <= 0 for step in (0, setting.recipe.steps // 2, last)):
             return "is 0 at some step: a link without beta has no implicit reward"

@@ -28,5 +28,6 @@ def between(part: Any) -> None:
     """`initial` lies in [`minimum`, `maximum`], and these leave room."""
     positive(part, "minimum", "maximum", "initial")
     if not (part.minimum < part.maximum and part.minimum <= part.initial <= part.maximum):
-        raise ValueError(f"initial must lie between minimum and maximum, and {part.initial} does not lie between {part.minimum} "
-                         f"and {part.maximum}")
+        raise ValueError(
+            f"initial must lie between minimum and maximum, and {part.initial} does not lie between {part.minimum} and {part.maximum}"
+        )

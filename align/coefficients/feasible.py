@@ -29,8 +29,9 @@ class Feasible(Coefficient):
         not_negative(self, "tolerance", "initial")
         positive(self, "rate")
         if not self.rate < 2 * self.resilience:
-            raise ValueError(f"resilience must be above rate/2 = {self.rate / 2:g}, not {self.resilience:g}: the multipliers would swing "
-                             "ever wider")
+            raise ValueError(
+                f"resilience must be above rate/2 = {self.rate / 2:g}, not {self.resilience:g}: the multipliers would swing ever wider"
+            )
 
     def initial_state(self) -> State:
         return {"multipliers": {}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from align.config.docstrings import written
+from align.config.docstrings import format_part
 from align.config.nodes import resolved
 from align.config.parts import Part, Setting
 from align.config.refusals import refusal, standing
@@ -62,8 +62,10 @@ def _refuse_dead_keys(recipe: Recipe) -> None:
         raise RecipeError("evaluation.samples", f"changes nothing: {recipe.algorithm.recipe_name} trains a scorer, which writes no answers")
     if recipe.algorithm.scores and recipe.regularizers:
         name = next(iter(recipe.regularizers))
-        raise RecipeError(f"regularizers.{name}", f"changes nothing: {recipe.algorithm.recipe_name} trains a scorer, and there is no "
-                          "policy to hold; delete it")
+        raise RecipeError(
+            f"regularizers.{name}",
+            f"changes nothing: {recipe.algorithm.recipe_name} trains a scorer, and there is no policy to hold; delete it",
+        )
     if not recipe.algorithm.samples:
         if recipe.reward is not None:
             raise RecipeError("reward", f"changes nothing: {offline}")
@@ -74,12 +76,18 @@ def _refuse_dead_keys(recipe: Recipe) -> None:
 def _check_batch(recipe: Recipe) -> None:
     algorithm, batch = recipe.algorithm, recipe.batch
     if algorithm.samples and batch.samples < algorithm.least_samples:
-        of = algorithm.recipe_name if algorithm.advantage is None else f"advantage {written(algorithm.advantage)}"
-        raise RecipeError("batch.samples", f"{of} compares at least {algorithm.least_samples} answers to a prompt, and every advantage of "
-                          f"fewer is 0: set it to {algorithm.least_samples} or more, or use an advantage with a baseline of its own")
+        of = algorithm.recipe_name if algorithm.advantage is None else f"advantage {format_part(algorithm.advantage)}"
+        raise RecipeError(
+            "batch.samples",
+            f"{of} compares at least {algorithm.least_samples} answers to a prompt, and every advantage of "
+            f"fewer is 0: set it to {algorithm.least_samples} or more, or use an advantage with a baseline of its own",
+        )
     if batch.prompts % algorithm.minibatches:
-        raise RecipeError("batch.prompts", f"{batch.prompts} prompts do not divide into {algorithm.minibatches} minibatches (groups stay "
-                          "whole); change algorithm.minibatches or batch.prompts")
+        raise RecipeError(
+            "batch.prompts",
+            f"{batch.prompts} prompts do not divide into {algorithm.minibatches} minibatches (groups stay "
+            "whole); change algorithm.minibatches or batch.prompts",
+        )
 
 
 def _check_alike(recipe: Recipe) -> None:
@@ -89,8 +97,10 @@ def _check_alike(recipe: Recipe) -> None:
         node = {key: value for key, value in resolved(regularizer).items() if key != "coefficient"}
         twin = next((other for other, before in seen if before == node), None)
         if twin is not None:
-            raise RecipeError(f"regularizers.{name}", f"is the same as regularizers.{twin} in everything but its coefficient: keep one of "
-                              "them, with the sum of the coefficients")
+            raise RecipeError(
+                f"regularizers.{name}",
+                f"is the same as regularizers.{twin} in everything but its coefficient: keep one of them, with the sum of the coefficients",
+            )
         seen.append((name, node))
 
 
@@ -112,9 +122,14 @@ def _check_devices(recipe: Recipe) -> None:
 def _check_links(recipe: Recipe) -> None:
     algorithm, linked = recipe.algorithm, [name for name, r in recipe.regularizers.items() if r.placement == "link"]
     if algorithm.links and len(linked) != 1:
-        raise RecipeError("regularizers", f"{algorithm.recipe_name} needs exactly one regularizer with placement: link, whose divergence "
-                          f"and coefficient make the implicit reward; there are {len(linked)}. Write for example "
-                          "regularizers: {kl: {divergence: reverse_kl, placement: link, coefficient: 0.1}}")
+        raise RecipeError(
+            "regularizers",
+            f"{algorithm.recipe_name} needs exactly one regularizer with placement: link, whose divergence "
+            f"and coefficient make the implicit reward; there are {len(linked)}. Write for example "
+            "regularizers: {kl: {divergence: reverse_kl, placement: link, coefficient: 0.1}}",
+        )
     if linked and not algorithm.links:
-        raise RecipeError(f"regularizers.{linked[0]}.placement", f"{algorithm.recipe_name} has no preference loss to link to: use "
-                          "placement: loss or reward")
+        raise RecipeError(
+            f"regularizers.{linked[0]}.placement",
+            f"{algorithm.recipe_name} has no preference loss to link to: use placement: loss or reward",
+        )

@@ -44,19 +44,21 @@ def keys(cls: type) -> list[Key]:
             continue
         default, required = _default(f)
         kind = f.metadata.get("kind")
-        found.append(Key(f.name, f"{kind}s" if f.metadata.get("many") else kind or _type_name(f.type), default, required,
-                         docs.get(f.name, "")))
+        found.append(
+            Key(f.name, f"{kind}s" if f.metadata.get("many") else kind or _type_name(f.type), default, required, docs.get(f.name, ""))
+        )
     return found
 
 
-def written(part: Any) -> str:
+def format_part(part: Any) -> str:
     """The part as a recipe would name it: `tsallis(q=0.5)`."""
     return _call({"name": type(part).__name__} | resolved(part))
 
 
 def _call(node: dict[str, Any]) -> str:
-    inner = ", ".join(f"{key}={_call(value) if isinstance(value, dict) and 'name' in value else value}"
-                      for key, value in node.items() if key != "name")
+    inner = ", ".join(
+        f"{key}={_call(value) if isinstance(value, dict) and 'name' in value else value}" for key, value in node.items() if key != "name"
+    )
     return f"{node['name']}({inner})" if inner else str(node["name"])
 
 
@@ -84,7 +86,12 @@ def _attribute_docs(cls: type) -> dict[str, str]:
         except (OSError, TypeError):
             continue
         for field, doc in itertools.pairwise(body):
-            if (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-                    and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant) and isinstance(doc.value.value, str)):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(doc, ast.Expr)
+                and isinstance(doc.value, ast.Constant)
+                and isinstance(doc.value.value, str)
+            ):
                 docs[field.target.id] = " ".join(doc.value.value.split())
     return docs

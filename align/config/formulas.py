@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from align.config.docstrings import summary, written
+from align.config.docstrings import format_part, summary
 from align.config.nodes import location
 from align.config.parts import Part, Setting
 from align.types import REWARDED
@@ -30,10 +30,12 @@ class Formulated(Part):
     def misfit(self, setting: Setting) -> str | None:
         algorithm = setting.recipe.algorithm
         if "values" in self.needs and algorithm.critic is None:
-            return (f"{written(self)} needs the values of a critic, and {algorithm.recipe_name} trains none: use ppo, or another "
-                    f"{setting.key}")
+            return (
+                f"{format_part(self)} needs the values of a critic, and {algorithm.recipe_name} trains none: use ppo, or another "
+                f"{setting.key}"
+            )
         if REWARDED & self.needs and not algorithm.samples:
-            return f"{written(self)} looks at rewards, and {algorithm.learns_from} have none: use another {setting.key}"
+            return f"{format_part(self)} looks at rewards, and {algorithm.learns_from} have none: use another {setting.key}"
         return None
 
 

@@ -19,7 +19,8 @@ RUNNING = {
 }
 """By kind: the method that makes what runs, and the contract of that."""
 PLACES = {kind: f"in the object that `{method}` returns, an {name}" for kind, (method, name) in RUNNING.items()} | {
-    "coefficient": "in the state, which `initial_state` begins and `update` replaces"}
+    "coefficient": "in the state, which `initial_state` begins and `update` replaces"
+}
 """Where the parts of a kind keep what changes."""
 
 
@@ -31,14 +32,19 @@ def freeze(cls: type, kind: str, where: str) -> type:
     """A user's class as a frozen dataclass, whose instances say where state goes. Raises RecipeError for one that is not frozen."""
     melted = [c for c in cls.__mro__ if "__dataclass_params__" in vars(c) and not c.__dataclass_params__.frozen]
     if melted:
-        raise RecipeError(where, f"{melted[0].__name__} is a @dataclass that can be written to, and {_named(kind)} is one object for every "
-                          f"run: write @dataclass(frozen=True), or leave the line out. What changes is kept {_place(kind)}")
+        raise RecipeError(
+            where,
+            f"{melted[0].__name__} is a @dataclass that can be written to, and {_named(kind)} is one object for every "
+            f"run: write @dataclass(frozen=True), or leave the line out. What changes is kept {_place(kind)}",
+        )
     if "__dataclass_fields__" not in vars(cls):
         cls = dataclasses.dataclass(frozen=True)(cls)
 
     def refuse(self: Any, name: str, *value: Any) -> None:
-        raise PartIsFrozen(f"{type(self).__name__} writes to self.{name}: {_named(kind)} is frozen, one object for every run. What changes "
-                           f"is kept {_place(kind)}. A key that __post_init__ completes: object.__setattr__(self, {name!r}, ...)")
+        raise PartIsFrozen(
+            f"{type(self).__name__} writes to self.{name}: {_named(kind)} is frozen, one object for every run. What changes "
+            f"is kept {_place(kind)}. A key that __post_init__ completes: object.__setattr__(self, {name!r}, ...)"
+        )
 
     cls.__setattr__ = cls.__delattr__ = refuse
     return cls
@@ -46,20 +52,31 @@ def freeze(cls: type, kind: str, where: str) -> type:
 
 def refuse_other_contract(found: type, contract: type, kind: str, where: str) -> None:
     """Raises RecipeError for a user's method that is called otherwise than it is written, or that belongs to what `start` returns."""
-    own = {name: method for cls in reversed(found.__mro__) if cls.__module__.partition(".")[0] != "align" and cls is not object
-           for name, method in vars(cls).items() if inspect.isfunction(method)}
+    own = {
+        name: method
+        for cls in reversed(found.__mro__)
+        if cls.__module__.partition(".")[0] != "align" and cls is not object
+        for name, method in vars(cls).items()
+        if inspect.isfunction(method)
+    }
     if kind in RUNNING:
         starts, path = RUNNING[kind]
         module, _, name = path.rpartition(".")
         of_running = vars(getattr(importlib.import_module(module), name)).keys() - dir(contract)
         for misplaced in (n for n in own if n in of_running):
-            raise RecipeError(where, f"{_line(own[misplaced])}: `{misplaced}` belongs to the object that `{starts}` returns, of a class "
-                              f"of its own that derives from {path}: the {kind} itself is frozen and holds its keys alone")
+            raise RecipeError(
+                where,
+                f"{_line(own[misplaced])}: `{misplaced}` belongs to the object that `{starts}` returns, of a class "
+                f"of its own that derives from {path}: the {kind} itself is frozen and holds its keys alone",
+            )
     for name, method in own.items():
         wanted = inspect.getattr_static(contract, name, None)
         if inspect.isfunction(wanted) and not _takes(method, inspect.signature(wanted)):
-            raise RecipeError(where, f"{_line(method)}: {name}{_bare(inspect.signature(method))} of {found.__name__} must be "
-                              f"{name}{_bare(inspect.signature(wanted))}; what changes in a run is kept {_place(kind)}")
+            raise RecipeError(
+                where,
+                f"{_line(method)}: {name}{_bare(inspect.signature(method))} of {found.__name__} must be "
+                f"{name}{_bare(inspect.signature(wanted))}; what changes in a run is kept {_place(kind)}",
+            )
 
 
 def running(part: Any, made: Any, contract: type[T]) -> T:
@@ -67,8 +84,10 @@ def running(part: Any, made: Any, contract: type[T]) -> T:
     if not isinstance(made, contract):
         wanted = f"{contract.__module__}.{contract.__name__}"
         starts = next(method for method, path in RUNNING.values() if path == wanted)
-        raise UserError(f"{type(part).__name__}.{starts} must return an object that derives from {wanted}, and returned {made!r:.60}: the "
-                        "part is frozen, and what changes in a run lives in that object")
+        raise UserError(
+            f"{type(part).__name__}.{starts} must return an object that derives from {wanted}, and returned {made!r:.60}: the "
+            "part is frozen, and what changes in a run lives in that object"
+        )
     return made
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from align.config.docstrings import written
+from align.config.docstrings import format_part
 from align.config.parts import Setting
 from align.types import EARLY, REWARDED
 
@@ -12,11 +12,15 @@ from align.types import EARLY, REWARDED
 def unreadable(kind: str, part: Any, setting: Setting) -> str | None:
     """Why what the part of this kind states in `needs` is not in this recipe's batches, or None."""
     if unknown := part.needs - EARLY:
-        return (f"{kind} {written(part)} needs {', '.join(sorted(unknown))}, which no column of a batch is called; there are: "
-                f"{', '.join(sorted(EARLY))}")
+        return (
+            f"{kind} {format_part(part)} needs {', '.join(sorted(unknown))}, which no column of a batch is called; there are: "
+            f"{', '.join(sorted(EARLY))}"
+        )
     if "values" in part.needs and setting.recipe.algorithm.critic is None:
-        return (f"{kind} {written(part)} needs the values of a critic, and {setting.recipe.algorithm.recipe_name} trains none: use ppo, or "
-                "another")
+        return (
+            f"{kind} {format_part(part)} needs the values of a critic, and {setting.recipe.algorithm.recipe_name} trains none: use ppo, or "
+            "another"
+        )
     if part.needs & REWARDED and not setting.samples:
-        return f"{kind} {written(part)} looks at rewards, and this algorithm's data have none: use another"
+        return f"{kind} {format_part(part)} looks at rewards, and this algorithm's data have none: use another"
     return None

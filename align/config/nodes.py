@@ -89,8 +89,11 @@ def build_part(kind: str, node: Any, where: str) -> Any:
     if inspect.isclass(node) or inspect.isfunction(node):
         return _named(build(registry.as_part(kind, node, where), {}, where))
     if not isinstance(node, str | int | float | dict | list | None):
-        raise RecipeError(where, f"must be a {kind}, and {node!r:.80} is none: derive {type(node).__name__} from "
-                          f"{registry.ROOMS[kind]}.{registry.contract(kind).__name__}, or give the class itself")
+        raise RecipeError(
+            where,
+            f"must be a {kind}, and {node!r:.80} is none: derive {type(node).__name__} from "
+            f"{registry.ROOMS[kind]}.{registry.contract(kind).__name__}, or give the class itself",
+        )
     if not isinstance(node, dict | str):
         shorthand = getattr(registry.contract(kind), "shorthand", None)
         if shorthand is None or node is None:
@@ -154,7 +157,7 @@ def _parts(metadata: Mapping[str, Any], node: Any, where: str) -> Any:
         return {name: build_part(kind, child, _join(where, name)) for name, child in node.items() if child is not None}
     default = metadata["default"]
     if node is dataclasses.MISSING or (node is None and default is not None):
-        raise RecipeError(where, f"must name its {kind}: {', '.join(registry.shipped(kind))}, or your own as \"./file.py:Class\"")
+        raise RecipeError(where, f'must name its {kind}: {", ".join(registry.shipped(kind))}, or your own as "./file.py:Class"')
     if isinstance(node, dict) and isinstance(default, str):
         node = {"name": default} | node
     return None if node is None else build_part(kind, node, where)
@@ -163,8 +166,17 @@ def _parts(metadata: Mapping[str, Any], node: Any, where: str) -> Any:
 def _typed(cls: type, plain: list[dataclasses.Field], node: dict, where: str) -> dict:
     hints = get_type_hints(cls)
     required = [(f.name, hints[f.name]) for f in plain if f.default is f.default_factory is dataclasses.MISSING]
-    with_default = [(f.name, hints[f.name], dataclasses.field(default=f.default) if f.default is not dataclasses.MISSING
-                     else dataclasses.field(default_factory=f.default_factory)) for f in plain if f.name not in dict(required)]
+    with_default = [
+        (
+            f.name,
+            hints[f.name],
+            dataclasses.field(default=f.default)
+            if f.default is not dataclasses.MISSING
+            else dataclasses.field(default_factory=f.default_factory),
+        )
+        for f in plain
+        if f.name not in dict(required)
+    ]
     try:
         schema = OmegaConf.structured(dataclasses.make_dataclass(cls.__name__, [*required, *with_default]))
     except OmegaConfBaseException as error:

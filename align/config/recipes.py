@@ -49,5 +49,8 @@ def build(node: dict) -> Recipe:
 def _refuse_gpus(node: dict) -> None:
     workers = node.get("workers")
     if isinstance(workers, dict) and "gpus" in workers:
-        raise RecipeError("workers.gpus", "is two keys: workers.learner_gpus, of the learner, and workers.rollout_gpus, of each rollout "
-                          "actor; where neither is given, each takes a GPU if there is one")
+        raise RecipeError(
+            "workers.gpus",
+            "is two keys: workers.learner_gpus, of the learner, and workers.rollout_gpus, of each rollout "
+            "actor; where neither is given, each takes a GPU if there is one",
+        )

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from align.config.docstrings import written
+from align.config.docstrings import format_part
 from align.config.nodes import location
 from align.config.parts import Part, Setting
 from align.config.tracebacks import own_frames
@@ -46,10 +46,10 @@ def refusal(part: Part, setting: Setting) -> str | None:
         if not frames:
             raise
         line = f"{frames[-1].filename}:{frames[-1].lineno}: {type(error).__name__}: {error}"
-        raise RecipeError(setting.where, f"{line}\n`refuse` of {written(part)} failed: {WANTED}") from error
+        raise RecipeError(setting.where, f"{line}\n`refuse` of {format_part(part)} failed: {WANTED}") from error
     if reason is None or (isinstance(reason, str) and reason.strip()):
         return reason
-    raise RecipeError(setting.where, f"{location(type(part))}: `refuse` of {written(part)} returned {reason!r:.60}: {WANTED}")
+    raise RecipeError(setting.where, f"{location(type(part))}: `refuse` of {format_part(part)} returned {reason!r:.60}: {WANTED}")
 
 
 def judged(regularizer: Regularizer, recipe: Any, name: str = "kl") -> Refusal | None:

@@ -20,7 +20,7 @@ import types
 
 from align import plugins
 from align.config.frozen import freeze, refuse_other_contract
-from align.config.renamed_keys import refuse_moved_methods
+from align.config.renamed_keys import refuse_moved_methods, refuse_moved_word
 from align.config.tracebacks import own_traceback
 from align.errors import RecipeError
 from align.plugins.unannotated import refuse_unannotated
@@ -83,9 +83,11 @@ def resolve(kind: str, name: str, where: str) -> type:
         except Exception as error:
             raise RecipeError(where, f"the plugin {name!r} failed to import\n{own_traceback(error)}") from error
     else:
+        refuse_moved_word(kind, name, where)
         known = [*shipped(kind), *installed(kind)]
-        raise RecipeError(where, f"no {kind} is called {name!r}{_nearest(name, known)}; there are: {', '.join(known)}, "
-                          f'or your own as "./file.py:Class"')
+        raise RecipeError(
+            where, f'no {kind} is called {name!r}{_nearest(name, known)}; there are: {", ".join(known)}, or your own as "./file.py:Class"'
+        )
     return as_part(kind, found, where)
 
 
@@ -117,8 +119,11 @@ def written(name: str, where: str) -> type | types.FunctionType:
 def _of_function(kind: str, found: types.FunctionType, where: str) -> type:
     place = f"{found.__code__.co_filename}:{found.__code__.co_firstlineno}"
     if kind not in OF_FUNCTION:
-        raise RecipeError(where, f"{place}: {found.__name__} is a function; a {kind} is a class with "
-                          f"{', '.join(sorted(contract(kind).__abstractmethods__)) or 'the methods of its contract'}")
+        raise RecipeError(
+            where,
+            f"{place}: {found.__name__} is a function; a {kind} is a class with "
+            f"{', '.join(sorted(contract(kind).__abstractmethods__)) or 'the methods of its contract'}",
+        )
     module, _, make = OF_FUNCTION[kind].rpartition(".")
     try:
         return getattr(importlib.import_module(module), make)(found)

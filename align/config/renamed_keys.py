@@ -1,4 +1,4 @@
-"""Keys of a recipe and methods of a part that have another name or place: what still has the old one is refused with the new."""
+"""Keys of a recipe, words for its parts and methods of a part that were renamed or moved: the old one is refused with the new."""
 
 from __future__ import annotations
 
@@ -10,19 +10,27 @@ from align.errors import RecipeError
 CLIPS = {"clip_low": "surrogate", "clip_high": "surrogate"}
 SMOOTHED = "preference: {name: cdpo, label_smoothing: ...} or {name: robust, ...}"
 PARTS = {
-    "grpo": CLIPS | {"ceiling": "surrogate: {name: dual_clip, ceiling: ...}", "temperature": "surrogate: {name: sapo, temperature: ...}",
-                     "temperature_negative": "surrogate: {name: sapo, temperature_negative: ...}"},
+    "grpo": CLIPS
+    | {
+        "ceiling": "surrogate: {name: dual_clip, ceiling: ...}",
+        "temperature": "surrogate: {name: sapo, temperature: ...}",
+        "temperature_negative": "surrogate: {name: sapo, temperature_negative: ...}",
+    },
     "ppo": CLIPS | {"gamma": "advantage", "lam": "advantage", "whiten": "advantage"},
     "dpo": {"label_smoothing": SMOOTHED},
 }
 """By algorithm and key: the part whose key it is, or how that part is written."""
 METHODS = ("refusal", "refuses_surrogate")
 """Of a part: what `refuse` is asked for both."""
-REDUCTIONS = {"answer": "sequence_sum", "sequence": "sequence_mean"}
+WORDS = {
+    "reduction": {"answer": "sequence_sum", "sequence": "sequence_mean"},
+    "reward": {"exact": "countdown_exact", "loose": "countdown_loose", "wordy": "countdown_wordy"},
+}
+"""By kind of part: what it once was called, and is called."""
 
 
 def refuse_moved(node: dict) -> None:
-    """Raises RecipeError at a key or word of the algorithm that has another place or name."""
+    """Raises RecipeError at a key of the algorithm that has another place."""
     algorithm = node.get("algorithm")
     if not isinstance(algorithm, dict):
         return
@@ -30,17 +38,22 @@ def refuse_moved(node: dict) -> None:
     for key in algorithm:
         if key in PARTS.get(name, {}):
             raise RecipeError(f"algorithm.{key}", f"is a key of the part that reads it: write algorithm.{_place(key, PARTS[name][key])}")
-    reduction = algorithm.get("reduction")
-    word = reduction.get("name") if isinstance(reduction, dict) else reduction
-    if isinstance(word, str) and word in REDUCTIONS:
-        raise RecipeError("algorithm.reduction", f"{word} is called {REDUCTIONS[word]}: write algorithm.reduction: {REDUCTIONS[word]}")
+
+
+def refuse_moved_word(kind: str, word: str, where: str) -> None:
+    """Raises RecipeError where a part of this kind has another name."""
+    if (name := WORDS.get(kind, {}).get(word)) is not None:
+        raise RecipeError(where, f"{word} is called {name}: write {where}: {name}")
 
 
 def refuse_moved_methods(found: type, where: str) -> None:
     """Raises RecipeError at a method of a user's part that has another name: it would be called no more."""
     for method in (vars(cls)[name] for cls in found.__mro__ for name in METHODS if inspect.isfunction(vars(cls).get(name))):
-        raise RecipeError(where, f"{method.__code__.co_filename}:{method.__code__.co_firstlineno}: `{method.__name__}` is called "
-                          "`refuse(self, setting)`: see align.config.parts.Setting for what a part may look at")
+        raise RecipeError(
+            where,
+            f"{method.__code__.co_filename}:{method.__code__.co_firstlineno}: `{method.__name__}` is called "
+            "`refuse(self, setting)`: see align.config.parts.Setting for what a part may look at",
+        )
 
 
 def _place(key: str, place: Any) -> str:

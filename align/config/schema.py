@@ -157,8 +157,10 @@ class Workers:
         counts = ("rollout", "reward", "learner_gpus", "rollout_gpus", "reward_gpus")
         idle = [f for f in fields(self) if f.name in counts and getattr(self, f.name) != f.default]
         if self.backend == "local" and idle:
-            raise ValueError(f"backend: local is one process, where {', '.join(f.name for f in idle)} changes nothing: set "
-                             + " ".join(f"workers.{f.name}={'null' if f.default is None else f'{f.default:g}'}" for f in idle))
+            raise ValueError(
+                f"backend: local is one process, where {', '.join(f.name for f in idle)} changes nothing: set "
+                + " ".join(f"workers.{f.name}={'null' if f.default is None else f'{f.default:g}'}" for f in idle)
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ def own_frames(error: BaseException) -> traceback.StackSummary:
     """The frames outside align, torch and the import machinery, innermost last."""
     frames = traceback.walk_tb(error.__traceback__)
     return traceback.StackSummary.extract(
-        (frame, line) for frame, line in frames if frame.f_globals["__name__"].partition(".")[0] not in NOT_THEIRS)
+        (frame, line) for frame, line in frames if frame.f_globals["__name__"].partition(".")[0] not in NOT_THEIRS
+    )
 
 
 def calling_line(file: str) -> int | None:

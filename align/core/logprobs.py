@@ -30,8 +30,14 @@ class TokenStats(NamedTuple):
 
 
 def token_stats(
-    hidden: Tensor, head: Head, labels: Tensor, *, temperature: float = 1.0, compared: Mapping[str, Compared] | None = None,
-    elements: int | None = None, backend: str = "auto",
+    hidden: Tensor,
+    head: Head,
+    labels: Tensor,
+    *,
+    temperature: float = 1.0,
+    compared: Mapping[str, Compared] | None = None,
+    elements: int | None = None,
+    backend: str = "auto",
 ) -> TokenStats:
     """Statistics of each token under `softmax(head(hidden)/temperature)`.
 
@@ -40,6 +46,15 @@ def token_stats(
     `backend`: auto, triton, compile or torch.
     """
     # Logits are float32 whether or not a divergence is asked: a log-prob must not depend on what else was.
-    stats = linear_stats(hidden, head, labels, temperature=temperature, compared=compared, elements=elements, backend=backend,
-                         logits_dtype=torch.promote_types(hidden.dtype, torch.float32), ignore_index=None)
+    stats = linear_stats(
+        hidden,
+        head,
+        labels,
+        temperature=temperature,
+        compared=compared,
+        elements=elements,
+        backend=backend,
+        logits_dtype=torch.promote_types(hidden.dtype, torch.float32),
+        ignore_index=None,
+    )
     return TokenStats(logp=stats.logp, entropy=stats.entropy.detach(), exact=stats.div, ref_logp=stats.ref_logp)

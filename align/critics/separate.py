@@ -13,7 +13,7 @@ from align.errors import UserError
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy
-    from align.learner.scorer import Scorer
+    from align.learner.reward_model import RewardModel
     from align.types import TokenBatch
 
 
@@ -39,15 +39,17 @@ class Separate(Critic):
 
     def start(self, policy: Policy) -> RunningCritic:
         from align.config.schema import Lora  # noqa: PLC0415
-        from align.learner.scorer import Scorer  # noqa: PLC0415  (the learner's libraries take seconds to import)
+        from align.learner.reward_model import RewardModel  # noqa: PLC0415  (the learner's libraries take seconds to import)
 
         where = "critic separate: path"
-        scorer = Scorer(self.path or policy.model_dir, replace(policy.options, lora=Lora()), where)
+        scorer = RewardModel(self.path or policy.model_dir, replace(policy.options, lora=Lora()), where)
         other = scorer.tokenizer.get_vocab()
         differing = sorted(t for t, i in policy.tokenizer.get_vocab().items() if other.get(t) != i)
         if differing:
-            raise UserError(f"{where}: {self.path} has another vocabulary: {len(differing)} of the policy's tokens differ, the first "
-                            f"{differing[0]!r}. It reads the policy's tokens as they are: give a model of the same tokenizer")
+            raise UserError(
+                f"{where}: {self.path} has another vocabulary: {len(differing)} of the policy's tokens differ, the first "
+                f"{differing[0]!r}. It reads the policy's tokens as they are: give a model of the same tokenizer"
+            )
         return _Model(scorer)
 
     def values_trained(self, whole: int) -> int:
@@ -55,7 +57,7 @@ class Separate(Critic):
 
 
 class _Model(RunningCritic):
-    def __init__(self, scorer: Scorer):
+    def __init__(self, scorer: RewardModel):
         self._scorer = scorer
 
     def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:

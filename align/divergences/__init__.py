@@ -73,8 +73,10 @@ class Divergence(Part, ABC):
         if torch.equal(scores, scores.sign() * scores.abs().max()):
             return f"{name} has a constant f' on either side of 1, so a preference link would have no gradient: use another divergence"
         if (scores.diff() < 0).any():
-            return (f"{name} is not convex: f' does not increase everywhere, so a preference link would push some preferred answers down: "
-                    "use another divergence")
+            return (
+                f"{name} is not convex: f' does not increase everywhere, so a preference link would push some preferred answers down: "
+                "use another divergence"
+            )
         return None
 
     def f_prime(self, log_u: Tensor) -> Tensor:

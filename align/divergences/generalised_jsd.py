@@ -21,8 +21,10 @@ class GeneralisedJsd(Divergence):
 
     def __post_init__(self):
         if not 0 < self.b < 1:
-            raise ValueError(f"b must lie between 0 and 1, where the divergence vanishes, not {self.b}: say forward_kl for the limit "
-                             "of value/b at 0, reverse_kl for that of value/(1 - b) at 1")
+            raise ValueError(
+                f"b must lie between 0 and 1, where the divergence vanishes, not {self.b}: say forward_kl for the limit "
+                "of value/b at 0, reverse_kl for that of value/(1 - b) at 1"
+            )
 
     def _logs(self, log_u: Tensor) -> tuple[Tensor, Tensor]:
         """log M and log(u/M)."""

@@ -83,8 +83,9 @@ class RowCache(DynamicCache):
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config=config)
-        self.layers = [RowLayer(layer.is_sliding) if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) else layer
-                       for layer in self.layers]
+        self.layers = [
+            RowLayer(layer.is_sliding) if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) else layer for layer in self.layers
+        ]
 
     def repeat(self, rows: int, copies: int, device: torch.device) -> None:
         """From one row a prompt to `copies` rows a prompt, next to each other."""
@@ -98,8 +99,16 @@ class RowCache(DynamicCache):
             layer.keep(order, holes) if isinstance(layer, RowLayer) else layer.reorder_cache(order)
 
 
-def decode_attention(module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float | None = None,
-                     dropout: float = 0.0, **kwargs) -> tuple[Tensor, None]:
+def decode_attention(
+    module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[Tensor, None]:
     """transformers' sdpa attention; for one new token, query heads that share a key head become the queries of one head.
 
     With a mask transformers would copy keys and values once a query head instead, at every token.
@@ -108,8 +117,9 @@ def decode_attention(module, query: Tensor, key: Tensor, value: Tensor, attentio
     shared = key.shape[1]
     if tokens > 1 or heads == shared or kwargs.get("position_bias") is not None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
-    out = scaled_dot_product_attention(query.reshape(rows, shared, heads // shared, size), key, value, attn_mask=attention_mask,
-                                       scale=scaling)
+    out = scaled_dot_product_attention(
+        query.reshape(rows, shared, heads // shared, size), key, value, attn_mask=attention_mask, scale=scaling
+    )
     return out.reshape(rows, 1, heads, -1), None
 
 

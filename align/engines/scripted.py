@@ -53,6 +53,8 @@ class RunningScripted(RunningTransformers):
             logp = score(self._model, [p.token_ids for p in chosen for _ in range(samples)], cut, self._sampling.temperature)
             texts = self._tokenizer.batch_decode(cut, skip_special_tokens=True)
             drawn = [(np.array(c, dtype=np.int32), lp.numpy(), len(f) <= limit) for c, f, lp in zip(cut, full, logp, strict=True)]
-            groups += [group(p, drawn[i * samples : (i + 1) * samples], texts[i * samples : (i + 1) * samples], self.version)
-                       for i, p in enumerate(chosen)]
+            groups += [
+                group(p, drawn[i * samples : (i + 1) * samples], texts[i * samples : (i + 1) * samples], self.version)
+                for i, p in enumerate(chosen)
+            ]
         return groups

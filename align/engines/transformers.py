@@ -92,24 +92,34 @@ class RunningTransformers(RunningEngine):
     def _groups(self, prompts: list[Prompt], samples: int, seeds: list[int]) -> list[Group]:
         from align.engines._sampler import sample  # noqa: PLC0415
 
-        uniforms = torch.cat([torch.rand(self._sampling.max_tokens, samples, dtype=torch.float64,
-                                         generator=torch.Generator().manual_seed(s)) for s in seeds], 1)
+        uniforms = torch.cat(
+            [
+                torch.rand(self._sampling.max_tokens, samples, dtype=torch.float64, generator=torch.Generator().manual_seed(s))
+                for s in seeds
+            ],
+            1,
+        )
         draws = sample(self._model, [p.token_ids for p in prompts], samples, self._sampling.temperature, self._is_end, uniforms)
         lengths, finished = draws.lengths.tolist(), draws.finished.tolist()
         tokens, logp = draws.tokens.numpy(), draws.logp.numpy()
         rollouts = [(tokens[r, :n], logp[r, :n], finished[r]) for r, n in enumerate(lengths)]
         # Lists: the tokenizer would convert arrays one by one, slowly.
         texts = self._tokenizer.batch_decode([ids[:n] for ids, n in zip(tokens.tolist(), lengths, strict=True)], skip_special_tokens=True)
-        return [group(p, rollouts[i * samples : (i + 1) * samples], texts[i * samples : (i + 1) * samples], self.version)
-                for i, p in enumerate(prompts)]
+        return [
+            group(p, rollouts[i * samples : (i + 1) * samples], texts[i * samples : (i + 1) * samples], self.version)
+            for i, p in enumerate(prompts)
+        ]
 
     def load(self, version: int, weights: Weights) -> None:
         """Copies in place, casting to the engine's dtype. Raises ValueError naming the tensors that do not fit."""
         self._layout.check(weights)
         if self._layout.fused:
             kind, old = type(self._model), self._model
-            self._hold(kind.from_pretrained(None, config=old.config, dtype=old.dtype,
-                                            state_dict={name: t.clone() for name, t in unpack(weights)}).to(old.device))
+            self._hold(
+                kind.from_pretrained(
+                    None, config=old.config, dtype=old.dtype, state_dict={name: t.clone() for name, t in unpack(weights)}
+                ).to(old.device)
+            )
         else:
             with torch.no_grad():
                 for name, tensor in unpack(weights):

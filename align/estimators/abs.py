@@ -25,5 +25,7 @@ class Abs(Estimator):
     def published_bias(self, *, placement: str, credit: str, on_policy: bool) -> str | None:
         if placement == "reward":
             return "abs in the reward does not have the gradient of KL(pi||ref): use estimator: sampled or k1"
-        return ("abs in the loss descends twice the total variation, not KL(pi||ref). Use estimator: sampled, or say divergence: "
-                "total_variation with estimator: sampled")
+        return (
+            "abs in the loss descends twice the total variation, not KL(pi||ref). Use estimator: sampled, or say divergence: "
+            "total_variation with estimator: sampled"
+        )

@@ -27,6 +27,8 @@ class K1(Estimator):
         if placement == "loss":
             return "k1 in the loss has expected gradient zero: noise, no penalty. Use estimator: sampled, or placement: reward"
         if credit != "local" and not on_policy:
-            return ("k1 in the reward, credited beyond its own token, has the gradient of KL(pi||ref) on-policy only: the surrogate weighs "
-                    "each token by its own ratio, not by that of the answer. Here a batch serves several updates. Use estimator: sampled")
+            return (
+                "k1 in the reward, credited beyond its own token, has the gradient of KL(pi||ref) on-policy only: the surrogate weighs "
+                "each token by its own ratio, not by that of the answer. Here a batch serves several updates. Use estimator: sampled"
+            )
         return None

@@ -26,5 +26,7 @@ class K3(Estimator):
     def published_bias(self, *, placement: str, credit: str, on_policy: bool) -> str | None:
         if placement == "reward":
             return "k3 in the reward does not have the gradient of KL(pi||ref): use estimator: sampled or k1"
-        return ("k3 in the loss descends the forward KL(ref||pi), not KL(pi||ref). Use estimator: sampled, or say "
-                "divergence: forward_kl with estimator: sampled")
+        return (
+            "k3 in the loss descends the forward KL(ref||pi), not KL(pi||ref). Use estimator: sampled, or say "
+            "divergence: forward_kl with estimator: sampled"
+        )

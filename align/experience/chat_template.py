@@ -20,9 +20,11 @@ def answered(example: Example, prompt: str, answer: str, tokenizer: Any) -> str:
     """What follows `prompt`, which `opened` wrote, when the assistant's turn is `answer`."""
     whole = _written(example, (*example.messages, {"role": "assistant", "content": answer}), tokenizer)
     if not whole.startswith(prompt):
-        raise UserError(f"{example.place}: with an answer, the tokenizer's chat template writes the prompt otherwise than without, so "
-                        "where the answer begins cannot be told; use a model whose template does not, or prompts of plain text")
-    return whole[len(prompt):]
+        raise UserError(
+            f"{example.place}: with an answer, the tokenizer's chat template writes the prompt otherwise than without, so "
+            "where the answer begins cannot be told; use a model whose template does not, or prompts of plain text"
+        )
+    return whole[len(prompt) :]
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
@@ -45,8 +47,10 @@ def closed(ids: Sequence[int], special: frozenset[int], tokenizer: Any) -> list[
 
 def _written(example: Example, messages: Sequence[Any], tokenizer: Any, **options: Any) -> str:
     if not tokenizer.chat_template:
-        raise UserError(f"{example.place}: is a conversation, and this model's tokenizer has no chat template; use a model that was tuned "
-                        "for conversations, or prompts of plain text")
+        raise UserError(
+            f"{example.place}: is a conversation, and this model's tokenizer has no chat template; use a model that was tuned "
+            "for conversations, or prompts of plain text"
+        )
     try:
         return tokenizer.apply_chat_template([dict(turn) for turn in messages], tokenize=False, **options)
     except TemplateError as error:

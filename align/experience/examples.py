@@ -116,8 +116,10 @@ def ranked(examples: Sequence[Example], prompts: Sequence[Prompt], tokenizer: An
     """Groups whose episodes stand best first. Raises UserError for less than two answers, or two of the same tokens."""
     few = next((e for e in examples if len(e.ranked) < 2), None)
     if few is not None:
-        raise UserError(f"{few.place} has {len(few.ranked)} answers in order of preference; preferences are learned from two or more (the "
-                        "task `preferences` reads them, `align pairs` draws them)")
+        raise UserError(
+            f"{few.place} has {len(few.ranked)} answers in order of preference; preferences are learned from two or more (the "
+            "task `preferences` reads them, `align pairs` draws them)"
+        )
     pairs = list(zip(examples, prompts, strict=True))
     answers = iter(_answers([(e, p, answer) for e, p in pairs for answer in e.ranked], tokenizer))
     groups = [Group(prompt=p, episodes=tuple(next(answers) for _ in e.ranked)) for e, p in pairs]
@@ -135,8 +137,10 @@ def fits(task: Task, groups: Sequence[Group], examples: Sequence[Example], max_t
         if over and task.too_long != "drop":
             index, length = over[0]
             name = e.ranked_names[index] if e.ranked_names else f"answer {index + 1}"
-            raise UserError(f"{e.place}: {name} has {length} tokens, its end token included; sampling.max_tokens is {max_tokens}; raise "
-                            "it, shorten the answer, or leave such rows out whole with task.too_long: drop")
+            raise UserError(
+                f"{e.place}: {name} has {length} tokens, its end token included; sampling.max_tokens is {max_tokens}; raise "
+                "it, shorten the answer, or leave such rows out whole with task.too_long: drop"
+            )
         fitting.append(not over)
     if not any(fitting):
         raise UserError(f"task: every one of {len(fitting)} rankings has an answer beyond sampling.max_tokens, {max_tokens}; raise it")
@@ -147,6 +151,8 @@ def _answers(asked: Sequence[tuple[Example, Prompt, str]], tokenizer: Any) -> li
     texts = [chat_template.answered(e, p.text, answer, tokenizer) if e.messages else answer for e, p, answer in asked]
     encoded = _encoded(tokenizer, texts, add_special_tokens=False)
     special = chat_template.special_ids(tokenizer) if any(e.messages for e, _, _ in asked) else frozenset()
-    closed = (chat_template.closed(ids, special, tokenizer) if e.messages else [*ids, tokenizer.eos_token_id]
-              for (e, _, _), ids in zip(asked, encoded, strict=True))
+    closed = (
+        chat_template.closed(ids, special, tokenizer) if e.messages else [*ids, tokenizer.eos_token_id]
+        for (e, _, _), ids in zip(asked, encoded, strict=True)
+    )
     return [Episode.single_turn(np.array(ids, dtype=np.int32), answer) for (_, _, answer), ids in zip(asked, closed, strict=True)]

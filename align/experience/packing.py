@@ -13,8 +13,9 @@ from align.experience.process_rewards import at_tokens
 from align.types import Episode, Group, Prompt, Rewards, TokenBatch
 
 
-def pack(groups: Sequence[Group], rewards: Rewards | None, pad_id: int = 0,
-         decode: Callable[[Sequence[int]], str] | None = None) -> TokenBatch | None:
+def pack(
+    groups: Sequence[Group], rewards: Rewards | None, pad_id: int = 0, decode: Callable[[Sequence[int]], str] | None = None
+) -> TokenBatch | None:
     """Trained tokens end to end, inputs right-padded. Samples whose reward is NaN are left out; None when nothing is left.
 
     Groups keep their order and are numbered anew, so a group that lost all its samples leaves no gap. `decode` makes text of tokens as
@@ -56,22 +57,30 @@ def pack(groups: Sequence[Group], rewards: Rewards | None, pad_id: int = 0,
     )
 
 
-def _judged(rewards: Rewards, kept: np.ndarray, episodes: Sequence[Episode], decode: Callable[[Sequence[int]], str] | None
-            ) -> dict[str, Any]:
+def _judged(
+    rewards: Rewards, kept: np.ndarray, episodes: Sequence[Episode], decode: Callable[[Sequence[int]], str] | None
+) -> dict[str, Any]:
     """Fields of the batch: the rewards of these `episodes`, which stand at `kept` (int64 [S]) among all."""
     inside = None
     if any(rewards.inside):
-        inside = torch.from_numpy(np.concatenate([at_tokens(episode, rewards.inside[i], decode)
-                                                  for i, episode in zip(kept, episodes, strict=True)]))
-    return {"rewards": torch.from_numpy(rewards.values[kept].astype(np.float32)),
-            "reward_parts": {name: torch.from_numpy(part[kept].astype(np.float32)) for name, part in rewards.parts.items()},
-            "inside": inside}
+        inside = torch.from_numpy(
+            np.concatenate([at_tokens(episode, rewards.inside[i], decode) for i, episode in zip(kept, episodes, strict=True)])
+        )
+    return {
+        "rewards": torch.from_numpy(rewards.values[kept].astype(np.float32)),
+        "reward_parts": {name: torch.from_numpy(part[kept].astype(np.float32)) for name, part in rewards.parts.items()},
+        "inside": inside,
+    }
 
 
 def _check(prompt: Prompt, episode: Episode) -> None:
     if not episode.length:
-        raise UserError(f"prompt {prompt.id}: an episode has no trained token, so there is nothing to learn from it; mark what the policy "
-                        "wrote as trained, or give the episode a reward of NaN, which leaves it out")
+        raise UserError(
+            f"prompt {prompt.id}: an episode has no trained token, so there is nothing to learn from it; mark what the policy "
+            "wrote as trained, or give the episode a reward of NaN, which leaves it out"
+        )
     if len(prompt.token_ids) + episode.trained_at[0] == 0:
-        raise UserError(f"prompt {prompt.id}: it has no tokens, so the first token of an answer is drawn after nothing; give it a text, or "
-                        "a tokenizer that begins texts with a token of its own")
+        raise UserError(
+            f"prompt {prompt.id}: it has no tokens, so the first token of an answer is drawn after nothing; give it a text, or "
+            "a tokenizer that begins texts with a token of its own"
+        )

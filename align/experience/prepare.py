@@ -13,10 +13,10 @@ from align.config.schema import Recipe
 from align.regularizers import Regularizer
 from align.run.state import initial_states
 from align.shapings import Shaping
-from align.types import Charge, TokenBatch
+from align.types import RewardPenalty, TokenBatch
 
 
-def shape(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, State] | None = None) -> TokenBatch:
+def prepare_batch(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, State] | None = None) -> TokenBatch:
     """The batch with its advantages [T], what a critic is fitted to, and what weighs each active regularizer.
 
     `coefficients`: their states by regularizer; None: those a run begins with. With a critic the penalties in the reward come before the
@@ -33,7 +33,7 @@ def shape(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, State] |
     if algorithm.critic is not None:
         charged = {name: r for name, r in penalties.items() if r.placement == "reward"}
         judged = _weighed(judged, charged, states)
-        judged = replace(judged, charges={name: _charge(judged, r, name) for name, r in charged.items()})
+        judged = replace(judged, reward_penalties={name: _charge(judged, r, name) for name, r in charged.items()})
         judged = replace(judged, returns=algorithm.targets(judged.only(algorithm.reads | {"rewards"}, algorithm, "algorithm")))
         penalties = {name: r for name, r in penalties.items() if name not in charged}
     advantages = algorithm.advantages(judged.only(algorithm.reads, algorithm, "algorithm"))
@@ -59,12 +59,12 @@ def _weighed(batch: TokenBatch, regularizers: dict[str, Regularizer], states: Ma
     return replace(batch, penalty_weights={**batch.penalty_weights, **weights}, multipliers={**batch.multipliers, **multipliers})
 
 
-def _charge(batch: TokenBatch, regularizer: Regularizer, name: str) -> Charge:
+def _charge(batch: TokenBatch, regularizer: Regularizer, name: str) -> RewardPenalty:
     """What the regularizer takes of the token rewards, its coefficient included."""
     charge, beta = regularizer.charge(batch, name), torch.full((len(batch.seq_ids),), batch.betas[name])
     if name in batch.multipliers:
         beta = beta * batch.multipliers[name][batch.seq_ids]
-    return Charge(reward=beta * charge.reward, own=beta * charge.own)
+    return RewardPenalty(reward=beta * charge.reward, own=beta * charge.own)
 
 
 def _change(shaping: Shaping, what: str, place: str, before: Tensor, after: Tensor) -> dict[str, float]:

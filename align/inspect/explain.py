@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from align.algorithms import Algorithm
-from align.config.docstrings import keys, sentence, summary, written
+from align.config.docstrings import format_part, keys, sentence, summary
 from align.config.formulas import definer, formula, not_stated, place, symbols
 from align.config.parts import Setting
 from align.config.schema import Recipe
@@ -72,8 +72,12 @@ def show(recipe: Recipe, out: Console) -> None:
         sections["effective β"] = betas
     if recipe.shapings:
         sections["shapings, in this order"] = [part_row(name, shaping) for name, shaping in recipe.shapings.items()]
-    sections |= {"batch": arithmetic(recipe), "what is loaded": loaded(recipe), "memory, estimated": memory_rows(recipe),
-                 "other parts": other_parts(recipe)}
+    sections |= {
+        "batch": arithmetic(recipe),
+        "what is loaded": loaded(recipe),
+        "memory, estimated": memory_rows(recipe),
+        "other parts": other_parts(recipe),
+    }
     for title, rows in sections.items():
         _print(title, rows, out)
 
@@ -87,7 +91,7 @@ def say(text: str) -> str:
 
 def part_row(label: str, part: Any) -> Row:
     """Name, keys, what it says of itself, and where it is."""
-    return Row(label, f"{written(part)}: {say(summary(type(part)))}", place(type(part)))
+    return Row(label, f"{format_part(part)}: {say(summary(type(part)))}", place(type(part)))
 
 
 def objective(recipe: Recipe) -> list[Row]:
@@ -100,8 +104,11 @@ def objective(recipe: Recipe) -> list[Row]:
     terms = "".join(f" − {_term(n, r, recipe)}" for n, r in in_loss.items())
     rows = [Row("", f"J = E Σ_t w_t [ {formula(algorithm)}{terms} ]")]
     if in_reward:
-        when = "of the current policy, after any normalisation" if algorithm.critic is None else (
-            "of π_old: taken from the reward of each token, which the critic learns")
+        when = (
+            "of the current policy, after any normalisation"
+            if algorithm.critic is None
+            else ("of π_old: taken from the reward of each token, which the critic learns")
+        )
         rows.append(Row("A", "less " + " and ".join(_term(n, r, recipe) for n, r in in_reward.items()) + f", {when}"))
     rows += [Row(symbol, meaning) for symbol, meaning in _symbols(algorithm).items()]
     if recipe.shapings:
@@ -110,7 +117,7 @@ def objective(recipe: Recipe) -> list[Row]:
     rows += [Row(symbol, meaning) for symbol, meaning in symbols(algorithm.reduction).items()]
     rows += [Row("β", _beta(n, r, recipe)) for n, r in links.items()]
     rows += [Row(n, _penalty(r) + ("" if n in trained else f"; {MEASURED}")) for n, r in regularizers.items()]
-    rows += [Row(f"β_{n}", written(r.coefficient)) for n, r in regularizers.items() if not _constant(r, recipe)]
+    rows += [Row(f"β_{n}", format_part(r.coefficient)) for n, r in regularizers.items() if not _constant(r, recipe)]
     parts = algorithm.parts() | {"reduction": algorithm.reduction}
     return [*rows, part_row("algorithm", algorithm), *(part_row(key, part) for key, part in parts.items())]
 
@@ -152,12 +159,14 @@ def _estimate(regularizer: Composed, charged: bool) -> list[Row]:
         return [
             Row("placement", "link: the implicit reward of an answer is β (f'(u) − f'(1)) at u = π/π_ref of the whole of it"),
             Row("optimum", "u = f'⁻¹((R − λ)/β), R the reward behind the preferences; for KL(π‖π_ref) that is π_ref exp(R/β)/Z"),
-            Row("value", f"{written(estimator)} measures the divergence at the answers' states; it is logged, and no part of the loss"),
+            Row("value", f"{format_part(estimator)} measures the divergence at the answers' states; it is logged, and no part of the loss"),
             Row("clamp", f"beyond |log π/π_ref| = {regularizer.largest_log_ratio:g} nats of an answer the score goes on along its tangent"),
         ]
     rows = [
-        Row("value", f"{estimator_bias.value_is(estimator, divergence)} for the divergence; it is logged, and an adaptive coefficient "
-                     "sees it"),
+        Row(
+            "value",
+            f"{estimator_bias.value_is(estimator, divergence)} for the divergence; it is logged, and an adaptive coefficient sees it",
+        ),
         Row("gradient", f"{estimator_bias.gradient_is(estimator, divergence, regularizer.placement)}; {_weighed(regularizer, charged)}"),
         Row("placement", f"{regularizer.placement}; credit {regularizer.credit}: {re.split('[,;] ', sentence(credit))[0]}", place(credit)),
     ]
@@ -196,8 +205,13 @@ def effective_betas(recipe: Recipe) -> list[Row]:
         rows.append(Row(name, f"β = {beta:g} at step 0" + ("" if _constant(regularizer, recipe) else ", changing")))
         for length in dict.fromkeys((limit, max(limit // 2, 1))):
             weight = recipe.algorithm.reduction.weights(torch.full((sequences,), length), limit)[0].item()
-            rows.append(Row("", f"answers of {length} tokens: {beta * weight * sequences * length:.4g} × the mean nats of a token = "
-                            f"{beta * weight * sequences:.4g} × the mean nats of an answer"))
+            rows.append(
+                Row(
+                    "",
+                    f"answers of {length} tokens: {beta * weight * sequences * length:.4g} × the mean nats of a token = "
+                    f"{beta * weight * sequences:.4g} × the mean nats of an answer",
+                )
+            )
     if not rows:
         return []
     return [*rows, Row("", "The policy term is reduced alike: one nat costs β of the advantage of the token it is counted at.")]
@@ -216,15 +230,21 @@ def arithmetic(recipe: Recipe) -> list[Row]:
         rows = [Row("step", f"{batch.prompts} prompts × {batch.samples} samples = {count:,} rollouts"), _dealt(recipe)]
     else:
         rows = [Row("step", f"{batch.prompts} {recipe.algorithm.learns_from}")]
-    policy = "one update a batch" if not algorithm.samples and algorithm.on_policy else (
-        "on-policy" if algorithm.on_policy else "the later updates of a batch are off-policy")
+    policy = (
+        "one update a batch"
+        if not algorithm.samples and algorithm.on_policy
+        else ("on-policy" if algorithm.on_policy else "the later updates of a batch are off-policy")
+    )
     kind, most = recipe.algorithm.learns_from, f"at most {recipe.steps * count * recipe.sampling.max_tokens:,} tokens"
     if algorithm.ranks:  # of two answers or more, as the data has them
         most = f"each answer at most {recipe.sampling.max_tokens} tokens"
     return [
         *rows,
-        Row("updates", f"{algorithm.epochs} epochs × {algorithm.minibatches} minibatches = {updates} a step, "
-            f"{count // algorithm.minibatches:,} {kind if algorithm.ranks else 'sequences'} each; {policy}"),
+        Row(
+            "updates",
+            f"{algorithm.epochs} epochs × {algorithm.minibatches} minibatches = {updates} a step, "
+            f"{count // algorithm.minibatches:,} {kind if algorithm.ranks else 'sequences'} each; {policy}",
+        ),
         Row("run", f"{recipe.steps:,} steps: {recipe.steps * updates:,} updates, {recipe.steps * count:,} {kind}, {most}"),
     ]
 
@@ -253,15 +273,17 @@ def loaded(recipe: Recipe) -> list[Row]:
     references = {}
     for name, regularizer in recipe.regularizers.items():
         if regularizer.reference is not None:
-            references.setdefault(written(regularizer.reference), (regularizer.reference, []))[1].append(name)
-    rows += [Row("reference", f"{word} for {', '.join(names)}: {reference.holds(model.lora.rank > 0)}")
-             for word, (reference, names) in references.items()]
+            references.setdefault(format_part(regularizer.reference), (regularizer.reference, []))[1].append(name)
+    rows += [
+        Row("reference", f"{word} for {', '.join(names)}: {reference.holds(model.lora.rank > 0)}")
+        for word, (reference, names) in references.items()
+    ]
     if not references and not recipe.algorithm.scores:
         rows.append(Row("reference", "none: nothing compares the policy with where it started"))
     copies, actors = f"{workers.rollout} × " if workers.backend == "ray" else "", ["1 learner"]
     engine = recipe.engine
     if recipe.answers:
-        rows.append(Row("engine", f"{copies}{written(engine)}: {say(summary(type(engine)))}", place(type(engine))))
+        rows.append(Row("engine", f"{copies}{format_part(engine)}: {say(summary(type(engine)))}", place(type(engine))))
         if recipe.algorithm.samples:
             rows.append(Row("engine gap", f"above {recipe.largest_engine_gap:g} nats a token the run stops (max_engine_gap)"))
         actors.append(f"{workers.rollout} rollout")
@@ -287,8 +309,11 @@ def memory_rows(recipe: Recipe) -> list[Row]:
     forward, head = (count(recipe, shape, 1) for count in (memory.activations, memory.logits))
     rows = [
         Row("learner", f"{say(sum(holds.values()))}: " + ", ".join(f"{name} {say(held)}" for name, held in holds.items())),
-        Row("", f"and for each input token of a forward pass {say(forward)}, with its logits {say(forward + head)} "
-            f"(batch.micro_tokens: {recipe.batch.micro_tokens or 'by the device'})"),
+        Row(
+            "",
+            f"and for each input token of a forward pass {say(forward)}, with its logits {say(forward + head)} "
+            f"(batch.micro_tokens: {recipe.batch.micro_tokens or 'by the device'})",
+        ),
     ]
     if recipe.answers:
         width = memory.WIDTH[recipe.model.dtype]
@@ -322,7 +347,7 @@ def _penalty(regularizer: Regularizer) -> str:
         return say(sentence(type(regularizer)))
     if regularizer.placement == "link":
         return say(sentence(type(regularizer.divergence)))
-    return f"{say(sentence(type(regularizer.divergence)))}; by {written(regularizer.estimator)}, credit {regularizer.credit}"
+    return f"{say(sentence(type(regularizer.divergence)))}; by {format_part(regularizer.estimator)}, credit {regularizer.credit}"
 
 
 def _constant(regularizer: Regularizer, recipe: Recipe) -> bool:

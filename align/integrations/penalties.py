@@ -31,10 +31,21 @@ AXES = {"divergence": "reverse_kl", "estimator": "sampled", "credit": "local"}
 """The axes that `penalty` takes by itself, with their defaults."""
 
 
-def regularizer(divergence: Any = "reverse_kl", *, coefficient: Any, estimator: Any = "sampled", placement: str = "loss",
-                credit: str = "local", weighting: Any = "uniform", reference: Any = "frozen", ratio_to: str = "old",
-                ratio_cap: float | None = None, beyond_cap: str = "truncate", clamp: float | None = None,
-                allow_biased: bool = False) -> Composed:
+def regularizer(
+    divergence: Any = "reverse_kl",
+    *,
+    coefficient: Any,
+    estimator: Any = "sampled",
+    placement: str = "loss",
+    credit: str = "local",
+    weighting: Any = "uniform",
+    reference: Any = "frozen",
+    ratio_to: str = "old",
+    ratio_cap: float | None = None,
+    beyond_cap: str = "truncate",
+    clamp: float | None = None,
+    allow_biased: bool = False,
+) -> Composed:
     """Compose a regularizer, `coefficient * weighting * D_f(pi||ref)`, with the keys and the defaults that a recipe has.
 
     Args:
@@ -67,17 +78,39 @@ def regularizer(divergence: Any = "reverse_kl", *, coefficient: Any, estimator: 
         >>> held.divergence, held.estimator, held.coefficient
         (Tsallis(q=0.5), Sampled(), Constant(value=0.1))
     """
-    node = {"divergence": divergence, "estimator": estimator, "placement": placement, "credit": credit, "coefficient": coefficient,
-            "weighting": weighting, "reference": reference, "ratio_to": ratio_to, "ratio_cap": ratio_cap, "beyond_cap": beyond_cap,
-            "clamp": clamp, "allow_biased": allow_biased}
+    node = {
+        "divergence": divergence,
+        "estimator": estimator,
+        "placement": placement,
+        "credit": credit,
+        "coefficient": coefficient,
+        "weighting": weighting,
+        "reference": reference,
+        "ratio_to": ratio_to,
+        "ratio_cap": ratio_cap,
+        "beyond_cap": beyond_cap,
+        "clamp": clamp,
+        "allow_biased": allow_biased,
+    }
     built = build_part("regularizer", absolute_files(node, Path.cwd()), "regularizer")
     try_divergence(built.divergence, "regularizer.divergence")
     return built
 
 
-def penalty(logp: Tensor, ref_logp: Tensor, mask: Tensor | None = None, *, divergence: Any = "reverse_kl", estimator: Any = "sampled",
-            credit: str = "local", old_logp: Tensor | None = None, seq_ids: Tensor | None = None, tokens: Tensor | None = None,
-            weights: Tensor | None = None, regularizer: Composed | None = None) -> Penalty:
+def penalty(
+    logp: Tensor,
+    ref_logp: Tensor,
+    mask: Tensor | None = None,
+    *,
+    divergence: Any = "reverse_kl",
+    estimator: Any = "sampled",
+    credit: str = "local",
+    old_logp: Tensor | None = None,
+    seq_ids: Tensor | None = None,
+    tokens: Tensor | None = None,
+    weights: Tensor | None = None,
+    regularizer: Composed | None = None,
+) -> Penalty:
     """The penalty of each token, before the coefficient and before any mean: add `beta * (penalty.loss * w).sum()` to your loss.
 
     Its gradient is that of the composed regularizer and its value an estimate of the divergence; neither is an accident of the other.
@@ -167,8 +200,16 @@ def _context(form: Composed, packed: dict[str, Tensor], rows: Rows) -> TokenCont
         logp, exact = stats.logp, {NAME: stats.div}
     old, none = packed.get("old_logp"), torch.zeros_like(lengths)
     batch = TokenBatch(
-        input_ids=none[:, None], totals=none, lengths=lengths, columns=torch.zeros_like(at.seq_ids),
-        seq_ids=at.seq_ids, positions=at.positions, group_ids=torch.arange(len(lengths), device=lengths.device), old_logp=old,
-        sampler_logp=logp.detach() if old is None else old, ref_logp={} if exact else {NAME: packed["ref_logp"]},
-        penalty_weights={NAME: packed.get("weights", torch.ones_like(logp.detach()))})
+        input_ids=none[:, None],
+        totals=none,
+        lengths=lengths,
+        columns=torch.zeros_like(at.seq_ids),
+        seq_ids=at.seq_ids,
+        positions=at.positions,
+        group_ids=torch.arange(len(lengths), device=lengths.device),
+        old_logp=old,
+        sampler_logp=logp.detach() if old is None else old,
+        ref_logp={} if exact else {NAME: packed["ref_logp"]},
+        penalty_weights={NAME: packed.get("weights", torch.ones_like(logp.detach()))},
+    )
     return TokenContext(batch=batch, logp=logp, entropy=torch.zeros_like(logp.detach()), exact=exact)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from align.config.docstrings import written
+from align.config.docstrings import format_part
 from align.core.credit import Packing
 from align.errors import UserError
 from align.regularizers.composed import Composed
@@ -42,8 +42,9 @@ class Rows(NamedTuple):
         return Packing(self.answers, positions), lengths
 
 
-def columns(form: Composed, logp: Tensor, ref_logp: Tensor, old_logp: Tensor | None, tokens: Tensor | None,
-             weights: Tensor | None) -> dict[str, Tensor]:
+def columns(
+    form: Composed, logp: Tensor, ref_logp: Tensor, old_logp: Tensor | None, tokens: Tensor | None, weights: Tensor | None
+) -> dict[str, Tensor]:
     """Those that were given, in one floating type, all but `logp` detached."""
     floats = {"logp": logp, "ref_logp": ref_logp, "old_logp": old_logp, "weights": weights}
     given = {name: x for name, x in (*floats.items(), ("tokens", tokens)) if x is not None}
@@ -58,15 +59,19 @@ def columns(form: Composed, logp: Tensor, ref_logp: Tensor, old_logp: Tensor | N
         raise PenaltyInputError(f"logp {list(logp.shape)} and ref_logp {list(ref_logp.shape)} must be of one shape")
     summed = form.full_vocabulary and form.credit == "summed"
     if (tokens is not None) != summed:
-        raise PenaltyInputError(f"{written(form.estimator)} with credit: {form.credit} "
-                                + ("needs the sampled tokens: give tokens=" if summed else "looks at no tokens: leave out tokens="))
+        raise PenaltyInputError(
+            f"{format_part(form.estimator)} with credit: {form.credit} "
+            + ("needs the sampled tokens: give tokens=" if summed else "looks at no tokens: leave out tokens=")
+        )
     if not isinstance(form.weighting, Uniform) and weights is None:
-        raise PenaltyInputError(f"weighting {written(form.weighting)} reads a whole batch: compute its weights and give weights=")
+        raise PenaltyInputError(f"weighting {format_part(form.weighting)} reads a whole batch: compute its weights and give weights=")
     dtype = torch.float32
     for x in (x for name, x in given.items() if name in floats):
         dtype = torch.promote_types(dtype, x.dtype)
-    return {name: x if name == "logp" else x.detach() for name, x in (
-        (name, x.to(dtype) if name in floats else x.long()) for name, x in given.items())}
+    return {
+        name: x if name == "logp" else x.detach()
+        for name, x in ((name, x.to(dtype) if name in floats else x.long()) for name, x in given.items())
+    }
 
 
 def rows_of(logp: Tensor, full_vocabulary: bool, mask: Tensor | None, seq_ids: Tensor | None, needs_answers: bool) -> Rows:
@@ -93,8 +98,9 @@ def rows_of(logp: Tensor, full_vocabulary: bool, mask: Tensor | None, seq_ids: T
 
 def _mask(mask: Tensor, shape: torch.Size, device: torch.device) -> Tensor:
     if not isinstance(mask, Tensor) or mask.shape != shape:
-        raise PenaltyInputError(f"mask must be a tensor {list(shape)}, as the tokens are"
-                                + (f", not {list(mask.shape)}" if isinstance(mask, Tensor) else ""))
+        raise PenaltyInputError(
+            f"mask must be a tensor {list(shape)}, as the tokens are" + (f", not {list(mask.shape)}" if isinstance(mask, Tensor) else "")
+        )
     mask = mask.to(device)
     if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
         raise PenaltyInputError("mask must hold 0 and 1 alone: how much a token counts is weights=")
@@ -103,7 +109,7 @@ def _mask(mask: Tensor, shape: torch.Size, device: torch.device) -> Tensor:
 
 def kept(name: str, x: Tensor, rows: Rows) -> Tensor:
     """The entries that count, [t] or [t, V]. Raises PenaltyInputError for another shape than that of the tokens."""
-    if x.shape[:rows.counts.dim()] != rows.counts.shape or (name not in ("logp", "ref_logp") and x.shape != rows.counts.shape):
+    if x.shape[: rows.counts.dim()] != rows.counts.shape or (name not in ("logp", "ref_logp") and x.shape != rows.counts.shape):
         raise PenaltyInputError(f"{name} must be {list(rows.counts.shape)}, one for each token, not {list(x.shape)}")
     return x[rows.counts]
 
@@ -115,13 +121,17 @@ def check_numbers(packed: dict[str, Tensor], full_vocabulary: bool) -> None:
         # A token that is never sampled has -inf among the logits; a token that was sampled has a probability.
         wrong = ~(x < torch.inf) if over_vocabulary else ~x.isfinite()
         if wrong.any():
-            raise PenaltyInputError(f"{name} is {x[wrong][0].item()} at {int(wrong.sum())} of the numbers that count: mask those tokens "
-                                    "out, or look at what computed them")
+            raise PenaltyInputError(
+                f"{name} is {x[wrong][0].item()} at {int(wrong.sum())} of the numbers that count: mask those tokens "
+                "out, or look at what computed them"
+            )
         if name == "weights" and (x < 0).any():
             raise PenaltyInputError(f"weights must be >= 0, and one is {x.min().item():.3g}: it would drive the policy away")
         if name != "weights" and not over_vocabulary and (x > ROUNDING).any():
-            raise PenaltyInputError(f"{name} holds log-probs, which are at most 0, and one is {x.max().item():.3g}: give "
-                                    "log_softmax(logits) of the sampled tokens")
+            raise PenaltyInputError(
+                f"{name} holds log-probs, which are at most 0, and one is {x.max().item():.3g}: give "
+                "log_softmax(logits) of the sampled tokens"
+            )
     if full_vocabulary and "tokens" in packed and len(packed["tokens"]):
         tokens, size = packed["tokens"], packed["logp"].shape[-1]
         if tokens.min() < 0 or tokens.max() >= size:

@@ -42,8 +42,17 @@ def add_lora(model: torch.nn.Module, options: Model, task_type: str) -> torch.nn
     try:
         # By default peft makes adapters float32, and each layer of a bfloat16 model would compute them so, without tensor cores. Their
         # float32 values are the optimizer's masters.
-        adapted = get_peft_model(model, LoraConfig(r=options.lora.rank, lora_alpha=options.lora.alpha, lora_dropout=options.lora.dropout,
-                                                   target_modules=targets, task_type=task_type), autocast_adapter_dtype=False)
+        adapted = get_peft_model(
+            model,
+            LoraConfig(
+                r=options.lora.rank,
+                lora_alpha=options.lora.alpha,
+                lora_dropout=options.lora.dropout,
+                target_modules=targets,
+                task_type=task_type,
+            ),
+            autocast_adapter_dtype=False,
+        )
     except ValueError as error:
         raise UserError(f"model.lora.targets: {error}") from error
     if hasattr(model.get_output_embeddings(), "lora_A"):

@@ -11,7 +11,7 @@ from align.config.schema import Batch, Recipe
 from align.errors import UserError
 from align.learner.memory import ModelShape, activations, gigabytes, logits, shape_of, sides, standing
 from align.learner.policy import Policy
-from align.learner.scorer import Scorer
+from align.learner.reward_model import RewardModel
 
 ON_HOST = {"micro_tokens": 1 << 16, "head_elements": 1 << 24}
 """64 MiB of float32 logits: what a core's caches and a laptop's memory like."""
@@ -36,7 +36,7 @@ class Budgets(NamedTuple):
     """Reference states of a batch that serves several updates may take this much of the device."""
 
 
-def chosen(recipe: Recipe, policy: Policy | Scorer) -> Budgets:
+def chosen(recipe: Recipe, policy: Policy | RewardModel) -> Budgets:
     """For the device of `policy`. Raises UserError where the recipe cannot fit."""
     if policy.device.type != "cuda":
         return on_host(recipe.batch)
@@ -56,16 +56,21 @@ def planned(recipe: Recipe, shape: ModelShape, device_bytes: float) -> Budgets:
     holds, batch = standing(recipe, shape), recipe.batch
     room = USABLE * device_bytes - sum(holds.values())
     if room <= 0:
-        raise UserError(f"the learner does not fit into {gigabytes(device_bytes)} of device memory: " + ", ".join(
-            f"{name} {gigabytes(held)}" for name, held in holds.items()) + ". Train adapters (model.lora.rank), hold the model in bfloat16 "
-            "(model.dtype), or use a smaller model")
+        raise UserError(
+            f"the learner does not fit into {gigabytes(device_bytes)} of device memory: "
+            + ", ".join(f"{name} {gigabytes(held)}" for name, held in holds.items())
+            + ". Train adapters (model.lora.rank), hold the model in bfloat16 "
+            "(model.dtype), or use a smaller model"
+        )
     forward, head = activations(recipe, shape, 1), logits(recipe, shape, 1)
     tokens = batch.micro_tokens or _micro_tokens(room, forward, head)
     needed = batch.micro_tokens or min(recipe.sampling.max_tokens, MULTIPLE)
     if max(tokens, needed) * forward > room:
-        raise UserError(f"batch.micro_tokens: a forward pass over {needed:,} tokens keeps {gigabytes(needed * forward)} for its backward "
-                        f"pass, and beside the model there are {gigabytes(room)} of device memory: lower it" + (
-                            "" if recipe.model.activation_checkpointing else ", or set model.activation_checkpointing: true"))
+        raise UserError(
+            f"batch.micro_tokens: a forward pass over {needed:,} tokens keeps {gigabytes(needed * forward)} for its backward "
+            f"pass, and beside the model there are {gigabytes(room)} of device memory: lower it"
+            + ("" if recipe.model.activation_checkpointing else ", or set model.activation_checkpointing: true")
+        )
     rest = room - tokens * forward
     elements = batch.head_elements
     if elements is None:

@@ -14,7 +14,7 @@ import torch.distributed.checkpoint as dcp
 from align.config.schema import Recipe
 from align.errors import UserError
 from align.learner import references
-from align.learner.masters import MasterAdamW
+from align.learner.mixed_precision_adamw import MasterAdamW
 from align.references import RunningReference
 
 
@@ -38,7 +38,8 @@ def state_dict(learner: Checkpointed) -> dict[str, Any]:
 def _trained(learner: Checkpointed) -> dict[str, Any]:
     parameters = {name: learner.optimizer.master(p) for name, p in learner.trained()}
     moments = {
-        name: {key: learner.optimizer.state[p][key] for key in ("step", "exp_avg", "exp_avg_sq")} if p in learner.optimizer.state
+        name: {key: learner.optimizer.state[p][key] for key in ("step", "exp_avg", "exp_avg_sq")}
+        if p in learner.optimizer.state
         else {"step": torch.zeros((), device=p.device), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         for name, p in parameters.items()
     }
@@ -65,8 +66,9 @@ def load(learner: Checkpointed, folder: str) -> None:
         with _single_process():
             dcp.load(state, checkpoint_id=folder, no_dist=True)
     except (dcp.api.CheckpointException, ValueError, RuntimeError) as error:
-        raise UserError(f"{folder} does not fit this recipe's model: resume with the recipe.yaml of the run "
-                        f"({str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"{folder} does not fit this recipe's model: resume with the recipe.yaml of the run ({str(error).splitlines()[0]})"
+        ) from error
     load_state_dict(learner, state)
 
 

@@ -16,17 +16,17 @@ from align.critics import RunningCritic
 from align.divergences.reverse_kl import ReverseKl
 from align.errors import RunStopped
 from align.learner import budgets, checkpoint, objective, references
-from align.learner.head import stop_unless_ready
 from align.learner.initial_policy import InitialPolicy
+from align.learner.kernel_preflight import stop_unless_ready
+from align.learner.logprobs import LogprobPass, stats
+from align.learner.metric_accumulator import MetricAccumulator
 from align.learner.micro_batches import micro_batches, minibatches
 from align.learner.optimizer import make_optimizer, schedule
 from align.learner.policy import Policy
 from align.learner.reference_states import ReferenceStates
-from align.learner.scorer import Scorer
-from align.learner.scoring import Scorings, stats
-from align.learner.tally import Tally
+from align.learner.reward_model import RewardModel
 from align.regularizers import referenced
-from align.types import ScoreContext, Stat, TokenBatch, TokenContext
+from align.types import RewardModelContext, Stat, TokenBatch, TokenContext
 from align.weight_sync.packing import Packer, Weights
 
 
@@ -38,7 +38,7 @@ class Learner:
         self.version = 0
         self.updates = 0
         torch.manual_seed(recipe.seed)  # the first values of LoRA and of new heads
-        self.policy = Scorer(model_dir, recipe.model) if recipe.algorithm.scores else Policy(model_dir, recipe.model)
+        self.policy = RewardModel(model_dir, recipe.model) if recipe.algorithm.scores else Policy(model_dir, recipe.model)
         stop_unless_ready(recipe, self.policy.device)
         critic = recipe.algorithm.critic
         self.critic = None if critic is None else running(critic, critic.start(self.policy), RunningCritic)
@@ -47,7 +47,7 @@ class Learner:
         self.initial = InitialPolicy(self.policy, self.references)
         self.budgets = budgets.chosen(recipe, self.policy)
         self.states = ReferenceStates(self.references, self.budgets.kept_bytes)
-        self._scorings = Scorings(recipe, self.policy, self.references, self.critic, self.states, self.budgets)
+        self._scorings = LogprobPass(recipe, self.policy, self.references, self.critic, self.states, self.budgets)
         self._packer = Packer()
 
     @torch.no_grad()
@@ -79,7 +79,7 @@ class Learner:
         Those before it stay, and then the batch counts as learned from: drawn again, they would be applied twice.
         """
         torch.manual_seed(self.recipe.seed * 1_000_003 + step)  # LoRA's dropout; a resumed run draws the same
-        algorithm, tally = self.recipe.algorithm, Tally()
+        algorithm, tally = self.recipe.algorithm, MetricAccumulator()
         before = self.updates
         try:
             for epoch in range(algorithm.epochs):
@@ -94,9 +94,9 @@ class Learner:
             tally.add(f"ref/{name}/version", self.references[name].version, 1)
         return tally.stats()
 
-    def _one_update(self, mini: TokenBatch, step: int, tally: Tally, first: bool) -> None:
+    def _one_update(self, mini: TokenBatch, step: int, tally: MetricAccumulator, first: bool) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        losses = Tally()
+        losses = MetricAccumulator()
         for micro in self._micro_batches(self._weighed(mini)):
             objective.total(self.recipe, self._context(micro), losses, tally).backward()
         self._stop_unless_finite(losses, step)
@@ -110,8 +110,10 @@ class Learner:
         norms = [torch.nn.utils.clip_grad_norm_(g["params"], self.recipe.optimizer.max_grad_norm) for g in self.optimizer.param_groups]
         for norm in norms:
             if not torch.isfinite(norm):
-                raise RunStopped(f"step {step}: the gradient norm is {norm.item()} although every loss is finite; a smaller "
-                                 "optimizer.lr or float32 (model.dtype) is the usual remedy")
+                raise RunStopped(
+                    f"step {step}: the gradient norm is {norm.item()} although every loss is finite; a smaller "
+                    "optimizer.lr or float32 (model.dtype) is the usual remedy"
+                )
         fraction = schedule(self.recipe.optimizer, step, self.recipe.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = fraction * group["full_lr"]
@@ -124,10 +126,10 @@ class Learner:
             tally.add(name, norm, 1)
         tally.add("lr", fraction * self.recipe.optimizer.lr, 1)
 
-    def _context(self, micro: TokenBatch) -> TokenContext | ScoreContext:
+    def _context(self, micro: TokenBatch) -> TokenContext | RewardModelContext:
         """What the loss of a micro-batch may look at: a forward pass."""
         if self.recipe.algorithm.scores:
-            return ScoreContext(batch=micro, scores=self.policy.scores(micro))
+            return RewardModelContext(batch=micro, scores=self.policy.scores(micro))
         hidden = self.policy.hidden(micro)
         fresh = stats(self.recipe, self.budgets, hidden, self.policy.head(), micro, self._to_references(micro))
         values = None if self.critic is None else self.critic.values(micro.only(None, self.critic, "algorithm.critic"), hidden)
@@ -137,8 +139,10 @@ class Learner:
     def _to_references(self, micro: TokenBatch) -> dict[str, Compared]:
         exact = [name for name in referenced(self.recipe.regularizers) if self.recipe.regularizers[name].full_vocabulary]
         regularizers = self.recipe.regularizers
-        return {name: Compared(regularizers[name].divergence, hidden, self.states.head(name), regularizers[name].outcomes)
-                for name, hidden in self.states.of(exact, micro).items()}
+        return {
+            name: Compared(regularizers[name].divergence, hidden, self.states.head(name), regularizers[name].outcomes)
+            for name, hidden in self.states.of(exact, micro).items()
+        }
 
     def _micro_batches(self, batch: TokenBatch) -> Iterator[TokenBatch]:
         for _, micro in micro_batches(batch, self.budgets.micro_tokens, whole_groups=self.recipe.algorithm.ranks):
@@ -151,28 +155,34 @@ class Learner:
     @torch.no_grad()
     def measure(self, batch: TokenBatch) -> dict[str, Stat]:
         """The statistics and losses of a batch, scored and shaped, without an update."""
-        losses, tally = Tally(), Tally()
+        losses, tally = MetricAccumulator(), MetricAccumulator()
         for micro in self._micro_batches(self._weighed(batch)):
             objective.total(self.recipe, self._context(micro), losses, tally)
         tally.merge(losses)
         return tally.stats()
 
-    def _stop_unless_finite(self, losses: Tally, step: int) -> None:
+    def _stop_unless_finite(self, losses: MetricAccumulator, step: int) -> None:
         for name, stat in losses.stats().items():
             if not torch.isfinite(torch.tensor(stat.sum)):
-                raise RunStopped(f"step {step}: {name} is {stat.sum}; the update was not applied and the state before it is kept. Look at "
-                                 "this term in metrics.jsonl; a smaller optimizer.lr is the usual remedy")
+                raise RunStopped(
+                    f"step {step}: {name} is {stat.sum}; the update was not applied and the state before it is kept. Look at "
+                    "this term in metrics.jsonl; a smaller optimizer.lr is the usual remedy"
+                )
 
-    def _stop_on_engine_gap(self, tally: Tally, step: int) -> None:
+    def _stop_on_engine_gap(self, tally: MetricAccumulator, step: int) -> None:
         gap = tally.stats().get("engine/gap")
         largest = self.recipe.largest_engine_gap
         if gap is not None and not gap.mean <= largest:
             why = "the engine does not hold the learner's weights, or computes in another precision (then raise max_engine_gap knowingly)"
             if step == 0 and math.isfinite(gap.mean):
-                why = ("nothing is learned yet, so both began with the same weights and compute differently, and --resume alone stops "
-                       f"here again. Where another precision explains it, add max_engine_gap={2 * gap.mean:.1g} to the command")
-            raise RunStopped(f"step {step}: the engine's log-probs differ from the learner's by {gap.mean:.2e} nats a token on average, "
-                             f"above max_engine_gap {largest:g}: {why}")
+                why = (
+                    "nothing is learned yet, so both began with the same weights and compute differently, and --resume alone stops "
+                    f"here again. Where another precision explains it, add max_engine_gap={2 * gap.mean:.1g} to the command"
+                )
+            raise RunStopped(
+                f"step {step}: the engine's log-probs differ from the learner's by {gap.mean:.2e} nats a token on average, "
+                f"above max_engine_gap {largest:g}: {why}"
+            )
 
     @torch.no_grad()
     def exact_kl(self, batch: TokenBatch) -> Stat:
@@ -189,7 +199,7 @@ class Learner:
                 total += found.exact["kl"].sum().item()
         return Stat(sum=total, count=len(batch.lengths))
 
-    def described_references(self) -> dict[str, dict[str, Any]]:
+    def reference_info(self) -> dict[str, dict[str, Any]]:
         """By regularizer: its reference, how often that has changed, and the hash of its parameters."""
         return references.described(self.references, self.recipe.regularizers)
 

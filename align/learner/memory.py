@@ -51,10 +51,15 @@ def shape_of(module: torch.nn.Module, config: PretrainedConfig) -> ModelShape:
     dense = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
     return ModelShape(
-        parameters=sum(n for n, _ in sizes), trained=sum(n for n, grad in sizes if grad), vocabulary=text.vocab_size,
-        hidden=text.hidden_size, layers=text.num_hidden_layers,
+        parameters=sum(n for n, _ in sizes),
+        trained=sum(n for n, grad in sizes if grad),
+        vocabulary=text.vocab_size,
+        hidden=text.hidden_size,
+        layers=text.num_hidden_layers,
         intermediate=experts * (getattr(text, "moe_intermediate_size", None) or dense) if experts else dense,
-        queries=text.num_attention_heads * head_width, keys=key_heads * head_width)
+        queries=text.num_attention_heads * head_width,
+        keys=key_heads * head_width,
+    )
 
 
 def shape_of_config(config: PretrainedConfig, options: Model) -> ModelShape:

@@ -21,6 +21,8 @@ def model_notes(options: Model, model_dir: str, on_gpu: bool) -> list[str]:
         return []
     if saved not in (torch.bfloat16, torch.float16):
         return []
-    return [f"model.dtype: float32 is about 12x slower than bfloat16 on a GPU's tensor cores, and the saved model is "
-            f"{str(saved).removeprefix('torch.')}: model.dtype=bfloat16 trains with float32 values of the weights all the same; "
-            "model.tf32=true lies between the two"]
+    return [
+        f"model.dtype: float32 is about 12x slower than bfloat16 on a GPU's tensor cores, and the saved model is "
+        f"{str(saved).removeprefix('torch.')}: model.dtype=bfloat16 trains with float32 values of the weights all the same; "
+        "model.tf32=true lies between the two"
+    ]

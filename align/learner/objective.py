@@ -9,19 +9,19 @@ from torch import Tensor
 
 from align.config.schema import Recipe
 from align.core.segments import segment_sum
-from align.learner.tally import Tally, reference_place
+from align.learner.metric_accumulator import MetricAccumulator, reference_place
 from align.regularizers import referenced
-from align.types import Link, ScoreContext, TokenContext
+from align.types import Link, RewardModelContext, TokenContext
 
 
-def total(recipe: Recipe, ctx: TokenContext | ScoreContext, losses: Tally, tally: Tally) -> Tensor:
+def total(recipe: Recipe, ctx: TokenContext | RewardModelContext, losses: MetricAccumulator, tally: MetricAccumulator) -> Tensor:
     """The scalar to be minimised: sum_t loss_weights_t * loss_t, its parts added to `losses`, statistics to `tally`."""
     if isinstance(ctx, TokenContext):
         return _of_policy(recipe, ctx, losses, tally)
     return _of_algorithm(recipe, ctx, None, losses, tally)
 
 
-def _of_policy(recipe: Recipe, ctx: TokenContext, losses: Tally, tally: Tally) -> Tensor:
+def _of_policy(recipe: Recipe, ctx: TokenContext, losses: MetricAccumulator, tally: MetricAccumulator) -> Tensor:
     batch, advantages = ctx.batch, ctx.batch.advantages
     ctx = replace(ctx, surrogate_log_ratio=recipe.algorithm.effective_log_ratio(ctx))
     compared = referenced(recipe.regularizers)
@@ -37,7 +37,7 @@ def _of_policy(recipe: Recipe, ctx: TokenContext, losses: Tally, tally: Tally) -
             ctx = replace(ctx, link=Link(scores=penalty.link, log_ratio=penalty.log_ratio, beta=beta * of_answer))
         elif beta > 0 and penalty.loss is not None:
             penalties = penalties + beta * (batch.loss_weights * multiplier * penalty.loss).sum()
-        elif beta > 0 and name not in batch.charges:
+        elif beta > 0 and name not in batch.reward_penalties:
             advantages = advantages - beta * multiplier * penalty.reward
         if penalty.link is None:
             losses.add_sum(f"loss/reg/{name}", beta * (batch.loss_weights * multiplier * penalty.value).sum())
@@ -53,7 +53,9 @@ def _of_policy(recipe: Recipe, ctx: TokenContext, losses: Tally, tally: Tally) -
     return penalties + _of_algorithm(recipe, ctx, advantages, losses, tally)
 
 
-def _of_algorithm(recipe: Recipe, ctx: TokenContext | ScoreContext, advantages: Tensor | None, losses: Tally, tally: Tally) -> Tensor:
+def _of_algorithm(
+    recipe: Recipe, ctx: TokenContext | RewardModelContext, advantages: Tensor | None, losses: MetricAccumulator, tally: MetricAccumulator
+) -> Tensor:
     per_token, statistics = recipe.algorithm.loss(ctx, advantages)
     loss = (ctx.batch.loss_weights * per_token).sum()
     losses.add_sum("loss/policy", loss)

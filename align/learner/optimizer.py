@@ -6,15 +6,15 @@ import math
 from typing import TYPE_CHECKING
 
 from align.config.schema import Optimizer
-from align.learner.masters import MasterAdamW
+from align.learner.mixed_precision_adamw import MasterAdamW
 
 if TYPE_CHECKING:
     from align.critics import RunningCritic
     from align.learner.policy import Policy
-    from align.learner.scorer import Scorer
+    from align.learner.reward_model import RewardModel
 
 
-def make_optimizer(options: Optimizer, policy: Policy | Scorer, critic: RunningCritic | None, critic_lr: float | None) -> MasterAdamW:
+def make_optimizer(options: Optimizer, policy: Policy | RewardModel, critic: RunningCritic | None, critic_lr: float | None) -> MasterAdamW:
     """One optimizer; the critic is a group of its own, for it may have its own rate."""
     groups = [{"params": [p for _, p in policy.trained()], "full_lr": options.lr}]
     if critic is not None:

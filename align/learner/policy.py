@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from align.config.schema import Lora, Model
 from align.core.logprobs import Head
-from align.learner import folders
+from align.learner import model_loading
 from align.learner.backbone import add_lora, before_each_token, device_of, merged, set_mode, unmerged
 from align.learner.parameters import BASE, OWN, Override
 from align.types import TokenBatch
@@ -25,8 +25,8 @@ class Policy:
     def __init__(self, model_dir: str, options: Model, where: str = "model.path"):
         self.model_dir, self.options = model_dir, options
         self.device = device_of(options)
-        self.causal_lm = folders.load_causal_lm(model_dir, options.dtype, where).to(self.device)
-        self.tokenizer = folders.load_tokenizer(model_dir, where)
+        self.causal_lm = model_loading.load_causal_lm(model_dir, options.dtype, where).to(self.device)
+        self.tokenizer = model_loading.load_tokenizer(model_dir, where)
         self.lora = options.lora.rank > 0
         self.module = add_lora(self.causal_lm, options, "CAUSAL_LM") if self.lora else self.causal_lm
         self._decoder = self.causal_lm.get_decoder()
@@ -47,8 +47,11 @@ class Policy:
         with self._adapter_off() if parameters is BASE else nullcontext():
             if isinstance(parameters, dict):
                 # Each in the precision of the parameter it replaces: a reference may keep its values in float32.
-                inside = {n.removeprefix(self._prefix): parameters[n].to(p.dtype)
-                          for n, p in self.trained() if n in parameters and n.startswith(self._prefix)}
+                inside = {
+                    n.removeprefix(self._prefix): parameters[n].to(p.dtype)
+                    for n, p in self.trained()
+                    if n in parameters and n.startswith(self._prefix)
+                }
                 out = functional_call(self._decoder, inside, kwargs=call)
             else:
                 out = self._decoder(**call)
@@ -74,7 +77,8 @@ class Policy:
 
     def _tied_names(self) -> set[str]:
         return {n for n in self.causal_lm.state_dict() if n not in dict(self.causal_lm.named_parameters())} & set(
-            getattr(self.causal_lm, "_tied_weights_keys", None) or ())
+            getattr(self.causal_lm, "_tied_weights_keys", None) or ()
+        )
 
     def _adapter_off(self):
         return self.module.disable_adapter()
@@ -98,17 +102,17 @@ class Policy:
 
     def whole(self, folder: str, where: str) -> dict[str, Tensor]:
         """float32 values for every parameter of the whole model, from a folder of its architecture or an adapter on its initial model."""
-        return self._placed(folders.whole_values(folder, self.model_dir, dict(self.causal_lm.named_parameters()), where))
+        return self._placed(model_loading.whole_values(folder, self.model_dir, dict(self.causal_lm.named_parameters()), where))
 
     def adapter(self, folder: str, where: str) -> dict[str, Tensor]:
         """Values for this policy's adapter, from an adapter of its shape."""
         lora = self.options.lora
-        return self._placed(folders.adapter_values(folder, dict(self.trained()), lora.alpha / lora.rank, where))
+        return self._placed(model_loading.adapter_values(folder, dict(self.trained()), lora.alpha / lora.rank, where))
 
     def _placed(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.device) for name, value in values.items()}
 
-    is_adapter = staticmethod(folders.is_adapter)
+    is_adapter = staticmethod(model_loading.is_adapter)
 
     @torch.no_grad()
     def assign(self, values: Mapping[str, Tensor]) -> None:
@@ -119,5 +123,5 @@ class Policy:
     def content_hash(self, parameters: Override = OWN) -> str:
         """16 hex digits of the parameters this stands for."""
         if isinstance(parameters, dict):
-            return folders.content_hash(parameters.items())
-        return folders.content_hash((n, p) for n, p in self.module.named_parameters() if p.requires_grad is (parameters is not BASE))
+            return model_loading.content_hash(parameters.items())
+        return model_loading.content_hash((n, p) for n, p in self.module.named_parameters() if p.requires_grad is (parameters is not BASE))

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from align.config.docstrings import written
+from align.config.docstrings import format_part
 from align.config.frozen import running
 from align.config.nodes import resolved
 from align.config.schema import Recipe
 from align.errors import RunStopped, UserError
+from align.learner.metric_accumulator import MetricAccumulator, reference_place
 from align.learner.policy import Policy
-from align.learner.tally import Tally, reference_place
 from align.references import Reference, RunningReference
 from align.regularizers import Regularizer
 
@@ -41,23 +41,29 @@ def distinct(references: dict[str, RunningReference]) -> dict[str, RunningRefere
     return {name: r for name, r in references.items() if name == next(n for n, other in references.items() if other is r)}
 
 
-def stop_unless_initial(references: Mapping[str, Reference], dtype: str, referenced: list[str], tally: Tally, step: int) -> None:
+def stop_unless_initial(
+    references: Mapping[str, Reference], dtype: str, referenced: list[str], tally: MetricAccumulator, step: int
+) -> None:
     """Raises RunStopped where a reference that begins as the policy does not give the first batch the policy's log-probs."""
     measured = tally.stats()
     for name in referenced:
         if references[name].starts_at_policy:
             k3 = measured[f"{reference_place(name, referenced)}/k3"].mean
             if not abs(k3) <= TOLERANCE[dtype]:
-                raise RunStopped(f"step {step}: before the first update the policy is {k3:.2e} nats a token away from the reference of "
-                                 f"regularizers.{name} ({written(references[name])}), which is to be the policy itself; nothing was "
-                                 "applied. An adapter that the policy has on and the reference off, or anything random in the forward "
-                                 "pass, does this. Where another model is meant, name it: reference: {name: checkpoint, path: ...}")
+                raise RunStopped(
+                    f"step {step}: before the first update the policy is {k3:.2e} nats a token away from the reference of "
+                    f"regularizers.{name} ({format_part(references[name])}), which is to be the policy itself; nothing was "
+                    "applied. An adapter that the policy has on and the reference off, or anything random in the forward "
+                    "pass, does this. Where another model is meant, name it: reference: {name: checkpoint, path: ...}"
+                )
 
 
 def described(references: dict[str, RunningReference], regularizers: Mapping[str, Regularizer]) -> dict[str, dict[str, Any]]:
     """By regularizer: what its reference is, how often it has changed, and the hash of its parameters now."""
-    return {name: {"reference": written(regularizers[name].reference), "version": r.version, "hash": r.content_hash()}
-            for name, r in references.items()}
+    return {
+        name: {"reference": format_part(regularizers[name].reference), "version": r.version, "hash": r.content_hash()}
+        for name, r in references.items()
+    }
 
 
 def saved(references: dict[str, RunningReference]) -> dict[str, Any]:
@@ -81,9 +87,11 @@ def restore(references: dict[str, RunningReference], regularizers: Mapping[str, 
         now = reference.content_hash()
         if not torch.equal(_bytes(now), state[name]["hash"]):
             before = bytes(state[name]["hash"].tolist()).hex()
-            raise UserError(f"the reference of regularizers.{name} ({written(regularizers[name].reference)}) is not the one the run was "
-                            f"started with (hash {now}, was {before}): the folder it is taken from has changed. Put it back, or "
-                            "start a new run")
+            raise UserError(
+                f"the reference of regularizers.{name} ({format_part(regularizers[name].reference)}) is not the one the run was "
+                f"started with (hash {now}, was {before}): the folder it is taken from has changed. Put it back, or "
+                "start a new run"
+            )
 
 
 def _bytes(hexadecimal: str) -> torch.Tensor:

@@ -27,13 +27,19 @@ def try_divergence(divergence: Divergence, where: str) -> None:
     except Exception as error:
         frames = own_frames(error)
         place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else location(type(divergence))
-        raise RecipeError(where, f"{place}: {type(error).__name__}: {error}\nf(log_u) takes a tensor of any shape and returns one like it: "
-                          f"write it with torch functions (log_u.exp(), not math.exp(log_u)); {command} tries all of it") from error
+        raise RecipeError(
+            where,
+            f"{place}: {type(error).__name__}: {error}\nf(log_u) takes a tensor of any shape and returns one like it: "
+            f"write it with torch functions (log_u.exp(), not math.exp(log_u)); {command} tries all of it",
+        ) from error
     above = terms.sum(0) / (terms.abs().sum(0) + 1e-300)
     wrong = ~(above >= -1e-9)
     if wrong.any():
         at = int(wrong.nonzero()[0])
         is_at, tangent = terms[:2, at].sum().item(), -terms[2, at].item()
-        raise RecipeError(where, f"{location(type(divergence))}: f must be convex in u = pi/ref, but f(u) - f(1) is {is_at:.3g} at log u = "
-                          f"{log_u[at].item():.3g}, where its tangent at u = 1 is {tangent:.3g}: check its sign, and that it is finite; "
-                          f"{command} tries all of it")
+        raise RecipeError(
+            where,
+            f"{location(type(divergence))}: f must be convex in u = pi/ref, but f(u) - f(1) is {is_at:.3g} at log u = "
+            f"{log_u[at].item():.3g}, where its tangent at u = 1 is {tangent:.3g}: check its sign, and that it is finite; "
+            f"{command} tries all of it",
+        )

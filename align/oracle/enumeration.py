@@ -62,7 +62,7 @@ class Problem:
         row = {prefix: i for i, prefix in enumerate(self.prefixes)}
         return torch.tensor([(s, t, row[a[:t]], token) for s, a in enumerate(self.answers) for t, token in enumerate(a)]).T
 
-    def wave(self, frequency: int) -> Tensor:
+    def test_logits(self, frequency: int) -> Tensor:
         """Logits [P, V] of unit variance without an order, the same in every language: sqrt(2) sin(frequency (1 + i)^2) at entry i."""
         places = 1 + torch.arange(len(self.prefixes) * self.vocabulary, dtype=torch.float64)
         return math.sqrt(2) * torch.sin(frequency * places**2).view(len(self.prefixes), self.vocabulary)
@@ -90,7 +90,7 @@ TREE = Problem("tree", vocabulary=4, depth=3, end=3)
 
 
 @dataclass(frozen=True)
-class Setting:
+class Policies:
     """Three policies over one problem, logits float64 [P, V]."""
 
     problem: Problem
@@ -104,18 +104,19 @@ class Setting:
         return self.policy if self.old is None else self.old
 
 
-def setting(problem: Problem, moved: float = 0.0) -> Setting:
+def setting(problem: Problem, moved: float = 0.0) -> Policies:
     """A policy that drifted away from its reference, as one under a reward does.
 
     `moved`: what it has moved by since its answers were drawn, half of it along that drift; `UPDATE` is one stale update.
     """
-    reference, drift = problem.wave(REFERENCE), problem.wave(DRIFT)
+    reference, drift = problem.test_logits(REFERENCE), problem.test_logits(DRIFT)
     policy = reference + drift
-    return Setting(problem, policy, policy - moved * (drift + problem.wave(NOISE)) if moved else None, reference)
+    return Policies(problem, policy, policy - moved * (drift + problem.test_logits(NOISE)) if moved else None, reference)
 
 
-def context(at: Setting, name: str, exact: Divergence | None = None, outcomes: Outcomes = every_token,
-            dtype: torch.dtype = torch.float64) -> tuple[TokenContext, Tensor]:
+def context(
+    at: Policies, name: str, exact: Divergence | None = None, outcomes: Outcomes = every_token, dtype: torch.dtype = torch.float64
+) -> tuple[TokenContext, Tensor]:
     """The learner's view of the whole enumeration, and the leaf [P, V] its gradients arrive at.
 
     Args: name of the regularizer, for its entries in the batch; `exact` fills `ctx.exact` with this divergence over the outcomes.
@@ -136,17 +137,28 @@ def context(at: Setting, name: str, exact: Divergence | None = None, outcomes: O
     behaviour = problem.token_logp(at.behaviour).to(dtype)
     signs = torch.where(torch.arange(count) % 2 == 0, 1.0, -1.0).to(dtype)
     batch = TokenBatch(
-        input_ids=input_ids, totals=totals, lengths=lengths, seq_ids=seq_ids,
-        positions=positions, columns=columns,
-        group_ids=torch.arange(count) // 2, prompt_ids=tuple(f"prompt-{i // 2}" for i in range(count)),
-        rewards=(signs > 0).to(dtype), advantages=signs[seq_ids], sampler_logp=behaviour, old_logp=None if at.old is None else behaviour,
-        entropy=stats.entropy, ref_logp={name: problem.token_logp(reference)},
+        input_ids=input_ids,
+        totals=totals,
+        lengths=lengths,
+        seq_ids=seq_ids,
+        positions=positions,
+        columns=columns,
+        group_ids=torch.arange(count) // 2,
+        prompt_ids=tuple(f"prompt-{i // 2}" for i in range(count)),
+        rewards=(signs > 0).to(dtype),
+        advantages=signs[seq_ids],
+        sampler_logp=behaviour,
+        old_logp=None if at.old is None else behaviour,
+        entropy=stats.entropy,
+        ref_logp={name: problem.token_logp(reference)},
         loss_weights=problem.answer_logp(at.behaviour).exp().to(dtype)[seq_ids],
-        penalty_weights={name: torch.ones(len(seq_ids), dtype=dtype)}, betas={name: 1.0})
+        penalty_weights={name: torch.ones(len(seq_ids), dtype=dtype)},
+        betas={name: 1.0},
+    )
     return TokenContext(batch=batch, logp=stats.logp, entropy=stats.entropy, exact=stats.exact), leaf
 
 
-def objective(divergence: Divergence, credit: str, at: Setting, logits: Tensor, outcomes: Outcomes = every_token) -> Tensor:
+def objective(divergence: Divergence, credit: str, at: Policies, logits: Tensor, outcomes: Outcomes = every_token) -> Tensor:
     """The divergence to the reference that a credit means, as a differentiable function of the policy's logits [P, V].
 
     Written from the definition `E_ref[f(u)]` and differentiated by autograd through f: no estimate of it and no closed form enters.

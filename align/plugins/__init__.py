@@ -68,7 +68,9 @@ def _file(spec: str, where: str) -> Path:
     if path.is_dir() and not file.is_file():
         raise RecipeError(where, f"the folder {spec} has no __init__.py, so it is no package: write one, or name a file in it")
     if not file.is_file() or file.suffix != ".py":
-        raise RecipeError(where, f"there is no plugin file {spec} (a relative path starts at the recipe's folder, "
-                          "or at the working directory when it is given on the command line)")
+        raise RecipeError(
+            where,
+            f"there is no plugin file {spec} (a relative path starts at the recipe's folder, "
+            "or at the working directory when it is given on the command line)",
+        )
     return file
-

@@ -151,9 +151,11 @@ class _Collected:
         self._bytes += len(text.encode("utf-8", "replace"))
         if len(self.files) > MOST_FILES or self._bytes > MOST_BYTES:
             raise RecipeError(
-                self.where, f"the plugin in {self.disk.root} is too large to send to every worker: its imports and packages come to more "
+                self.where,
+                f"the plugin in {self.disk.root} is too large to send to every worker: its imports and packages come to more "
                 f"than {MOST_FILES} files or {MOST_BYTES // 1_000_000} MB, {path} among them; put it into a folder of its own, or install "
-                "its package on every machine and name it as package.module:Class")
+                "its package on every machine and name it as package.module:Class",
+            )
 
 
 def _python_files(folder: Path) -> Iterator[Path]:

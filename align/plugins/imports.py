@@ -132,8 +132,10 @@ class _Loader(importlib.abc.InspectLoader):
 
 def _importing(plugin: Plugin, importer: str, is_package: bool) -> Callable[..., types.ModuleType]:
     """`__import__` for one module of a plugin: its siblings first, by their private names."""
-    def import_(name: str, globals: Mapping | None = None, locals: Mapping | None = None, fromlist: Sequence[str] | None = (),
-                level: int = 0) -> types.ModuleType:
+
+    def import_(
+        name: str, globals: Mapping | None = None, locals: Mapping | None = None, fromlist: Sequence[str] | None = (), level: int = 0
+    ) -> types.ModuleType:
         own = sibling(name, importer, is_package, plugin) if level == 0 else None
         if level:
             package = f"{plugin.package}.{importer}" if is_package else f"{plugin.package}.{importer}".rpartition(".")[0]

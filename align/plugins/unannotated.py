@@ -18,8 +18,11 @@ def refuse_unannotated(found: type, contract: type, where: str) -> None:
     for cls in (c for c in found.__mro__ if c.__module__.partition(".")[0] == package != "align"):
         for name, value in vars(cls).items():
             if type(value) in KEY_TYPES and _looks_like_a_key(name) and not _annotated(name, cls) and _has_no_meaning(name, cls, contract):
-                raise RecipeError(where, f"{_place(cls, name)}: {cls.__name__}.{name} has no annotation, so it is no key; annotate it: "
-                                  f"`{name}: {type(value).__name__} = {value!r}` (or, for a constant, {name.upper()} = {value!r})")
+                raise RecipeError(
+                    where,
+                    f"{_place(cls, name)}: {cls.__name__}.{name} has no annotation, so it is no key; annotate it: "
+                    f"`{name}: {type(value).__name__} = {value!r}` (or, for a constant, {name.upper()} = {value!r})",
+                )
 
 
 def _looks_like_a_key(name: str) -> bool:

@@ -63,10 +63,20 @@ class Rankings:
     def pairs(self) -> tuple[Pairs, Tensor]:
         """Every two answers of a ranking, and which ranking each pair is of, int64 [P]."""
         better, worse = ranking.pairs(self.ids)
-        given = {f"{side}_{name}": getattr(self, name)[rows] for side, rows in (("better", better), ("worse", worse))
-                 for name in ("logp", "log_ratio") if getattr(self, name) is not None}
-        return Pairs(better=self.scores[better], worse=self.scores[worse], beta=self.beta[better], better_length=self.lengths[better],
-                     worse_length=self.lengths[worse], **given), self.ids[better]
+        given = {
+            f"{side}_{name}": getattr(self, name)[rows]
+            for side, rows in (("better", better), ("worse", worse))
+            for name in ("logp", "log_ratio")
+            if getattr(self, name) is not None
+        }
+        return Pairs(
+            better=self.scores[better],
+            worse=self.scores[worse],
+            beta=self.beta[better],
+            better_length=self.lengths[better],
+            worse_length=self.lengths[worse],
+            **given,
+        ), self.ids[better]
 
 
 class Preference(Formulated, ABC):
@@ -87,5 +97,6 @@ class Preference(Formulated, ABC):
 def check_smoothing(label_smoothing: float) -> None:
     """Raises ValueError for what is no probability of a label that is the wrong way round."""
     if not 0 < label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing must lie in (0, 1/2), not {label_smoothing}: at 1/2 the labels say nothing, and 0 is "
-                         "preference: sigmoid")
+        raise ValueError(
+            f"label_smoothing must lie in (0, 1/2), not {label_smoothing}: at 1/2 the labels say nothing, and 0 is preference: sigmoid"
+        )

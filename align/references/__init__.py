@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from align.learner.policy import Policy
     from align.types import TokenBatch
 
-CHARGED = ("changes nothing: with a critic the penalty is taken at pi_old, which is this reference, so it is 0 throughout; use placement: "
-           "loss")
+CHARGED = (
+    "changes nothing: with a critic the penalty is taken at pi_old, which is this reference, so it is 0 throughout; use placement: loss"
+)
 """Of a reference that is the policy at the begin of each batch."""
 
 
@@ -58,8 +59,10 @@ class Reference(Part, ABC):
         if not self.tokens_only or setting.regularizer.reference is not self:
             return None
         if self.precomputes and not algorithm.ranks:
-            return (f"{algorithm.recipe_name} learns from {algorithm.learns_from}, and only rankings are known before the first step: use "
-                    "frozen")
+            return (
+                f"{algorithm.recipe_name} learns from {algorithm.learns_from}, and only rankings are known before the first step: use "
+                "frozen"
+            )
         if not self.precomputes and not algorithm.samples:
             return f"{algorithm.recipe_name} learns from {algorithm.learns_from}, which no engine drew: use frozen"
         if setting.regularizer.full_vocabulary:

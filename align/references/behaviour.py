@@ -38,8 +38,10 @@ class Behaviour(Reference):
             return None
         if not setting.recipe.algorithm.on_policy:
             return CHARGED
-        return ("changes nothing: each batch serves one update, which starts at the reference, so every divergence and its gradient are 0: "
-                "raise algorithm.minibatches or algorithm.epochs, or use hard_reset")
+        return (
+            "changes nothing: each batch serves one update, which starts at the reference, so every divergence and its gradient are 0: "
+            "raise algorithm.minibatches or algorithm.epochs, or use hard_reset"
+        )
 
 
 class _BatchBegin(RunningReference):

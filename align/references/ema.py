@@ -27,8 +27,9 @@ class Ema(Reference):
 
     def __post_init__(self):
         if not 0 < self.rate < 1 or self.every < 1:
-            raise ValueError("rate must lie in (0, 1) and every must be at least 1 (rate: 0 is `reference: frozen`, rate: 1 is "
-                             "`reference: hard_reset`)")
+            raise ValueError(
+                "rate must lie in (0, 1) and every must be at least 1 (rate: 0 is `reference: frozen`, rate: 1 is `reference: hard_reset`)"
+            )
 
     def start(self, policy: Policy) -> RunningReference:
         return _Average(policy, self.rate, self.every)

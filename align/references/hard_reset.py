@@ -40,8 +40,10 @@ class HardReset(Reference):
             return None
         if not setting.recipe.algorithm.on_policy:
             return CHARGED
-        return ("changes nothing: each batch serves one update, after which the reference is the policy again, so every divergence is 0: "
-                "raise every, or algorithm.minibatches")
+        return (
+            "changes nothing: each batch serves one update, after which the reference is the policy again, so every divergence is 0: "
+            "raise every, or algorithm.minibatches"
+        )
 
 
 class _Copy(RunningReference):

@@ -36,12 +36,16 @@ class Teacher(Reference):
         own, other = ({t: i for t, i in p.tokenizer.get_vocab().items() if i < rows} for p in (policy, model))
         differing = sorted(t for t in own.keys() | other.keys() if own.get(t) != other.get(t))
         if differing:
-            raise UserError(f"reference teacher: {self.path} has another vocabulary than the policy: {len(differing)} tokens differ, the "
-                            f"first {differing[0]!r} (id {own.get(differing[0])} here, {other.get(differing[0])} there). Log-probs of one "
-                            "token can only be compared over one vocabulary: use a teacher of the same tokenizer")
+            raise UserError(
+                f"reference teacher: {self.path} has another vocabulary than the policy: {len(differing)} tokens differ, the "
+                f"first {differing[0]!r} (id {own.get(differing[0])} here, {other.get(differing[0])} there). Log-probs of one "
+                "token can only be compared over one vocabulary: use a teacher of the same tokenizer"
+            )
         if model.head().weight.shape[0] < rows:
-            raise UserError(f"reference teacher: the head of {self.path} has {model.head().weight.shape[0]} rows, the policy's has "
-                            f"{rows}: it gives no probability to the others. Use a teacher with as many")
+            raise UserError(
+                f"reference teacher: the head of {self.path} has {model.head().weight.shape[0]} rows, the policy's has "
+                f"{rows}: it gives no probability to the others. Use a teacher with as many"
+            )
         return _Cut(policy, model)
 
     def holds(self, lora: bool) -> str:

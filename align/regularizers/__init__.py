@@ -15,7 +15,7 @@ from torch import Tensor
 
 from align.config.parts import Part, Setting
 from align.core.logprobs import every_token
-from align.types import Charge, TokenBatch, TokenContext
+from align.types import RewardPenalty, TokenBatch, TokenContext
 
 ALLOW = ", or set allow_biased: true to run it as published"
 """What a recipe is told beside a bias."""
@@ -66,7 +66,7 @@ class Regularizer(Part, ABC):
     def penalty(self, ctx: TokenContext, name: str) -> Penalty:
         """The penalty on a micro-batch; `name` finds its own entries in the batch."""
 
-    def charge(self, batch: TokenBatch, name: str) -> Charge | None:
+    def charge(self, batch: TokenBatch, name: str) -> RewardPenalty | None:
         """What it takes from token rewards at pi_old, before beta, where a critic learns them; None: it cannot be placed there."""
         return None
 

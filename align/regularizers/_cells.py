@@ -13,21 +13,28 @@ def meaningless(divergence: Divergence, estimator: Estimator, placement: str, cr
         return divergence.no_link or _idle_in_a_link(estimator, credit)
     word = word_of(estimator)
     if not (divergence.is_f_divergence or estimator.full_vocabulary):
-        return (f"{type(divergence).__name__} is a function of an expectation at each state, which one sampled token does not tell: use "
-                "estimator: exact")
+        return (
+            f"{type(divergence).__name__} is a function of an expectation at each state, which one sampled token does not tell: use "
+            "estimator: exact"
+        )
     if estimator.only_reverse_kl and not divergence.is_reverse_kl:
         return f"{word} estimates KL(pi||ref) and nothing else: use estimator: sampled or exact for this divergence"
     if estimator.full_vocabulary and placement == "reward":
-        return ("an exact divergence does not depend on the token drawn, so as a reward it is a constant without gradient: use placement: "
-                "loss, or estimator: sampled")
+        return (
+            "an exact divergence does not depend on the token drawn, so as a reward it is a constant without gradient: use placement: "
+            "loss, or estimator: sampled"
+        )
     if estimator.full_vocabulary and credit == "sequence":
         return "the divergence over whole answers cannot be enumerated: use credit: summed, or estimator: sampled"
     if not samples and not (estimator.full_vocabulary and credit == "local"):
-        return ("demonstrations are not drawn from the policy, so a sampled estimate of D(pi||ref) has no meaning on them: use estimator: "
-                "exact with credit: local")
+        return (
+            "demonstrations are not drawn from the policy, so a sampled estimate of D(pi||ref) has no meaning on them: use estimator: "
+            "exact with credit: local"
+        )
     if placement == "loss" and credit == "summed" and estimator.only_reverse_kl:
-        return (f"{word} as published is a loss of each token (local) or of the answer (sequence): use estimator: sampled for the future "
-                "term")
+        return (
+            f"{word} as published is a loss of each token (local) or of the answer (sequence): use estimator: sampled for the future term"
+        )
     return None
 
 
@@ -41,8 +48,10 @@ def bias_of(divergence: Divergence, estimator: Estimator, placement: str, credit
     if found != "that of this divergence":
         return f"{word} in the {placement} has a gradient that is {found}: use estimator: sampled"
     if placement == "loss" and not (estimator.weighted or on_policy):
-        return (f"{word} in the loss is not weighed by pi/pi_old (`weighted`), so its gradient is right on-policy only: here a batch "
-                "serves several updates. Use estimator: sampled")
+        return (
+            f"{word} in the loss is not weighed by pi/pi_old (`weighted`), so its gradient is right on-policy only: here a batch "
+            "serves several updates. Use estimator: sampled"
+        )
     return None
 
 
@@ -56,6 +65,8 @@ def _idle_in_a_link(estimator: Estimator, credit: str) -> str | None:
     if credit != "local":
         return f"credit: {credit} changes nothing: a link scores whole answers"
     if estimator.only_reverse_kl or estimator.merges:
-        return (f"{word_of(estimator)} changes nothing: a link is computed and not estimated; estimator: exact measures the divergence at "
-                "the answers' states, beside the loss")
+        return (
+            f"{word_of(estimator)} changes nothing: a link is computed and not estimated; estimator: exact measures the divergence at "
+            "the answers' states, beside the loss"
+        )
     return None

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align.config.docstrings import written
+from align.config.docstrings import format_part
 from align.config.nodes import part
 from align.config.parts import Setting
 from align.core import credit
@@ -14,7 +14,7 @@ from align.core.links import link
 from align.core.segments import segment_sum
 from align.regularizers import ALLOW, Penalty, Regularizer
 from align.regularizers._cells import bias_of, meaningless, word_of
-from align.types import Charge, TokenBatch, TokenContext
+from align.types import RewardPenalty, TokenBatch, TokenContext
 
 CREDITS = {"local": credit.local, "summed": credit.summed, "sequence": credit.sequence}
 CLAMPS = {"local": 20.0, "summed": 20.0, "sequence": 40.0}
@@ -22,8 +22,12 @@ CLAMPS = {"local": 20.0, "summed": 20.0, "sequence": 40.0}
 tens of nats away by right."""
 FAR = 5.0
 """Nats: a log-ratio that any bound of a surrogate cuts."""
-WORDS = {"placement": ("loss", "reward", "link"), "credit": tuple(CREDITS),
-         "ratio_to": ("old", "sampler"), "beyond_cap": ("truncate", "mask")}
+WORDS = {
+    "placement": ("loss", "reward", "link"),
+    "credit": tuple(CREDITS),
+    "ratio_to": ("old", "sampler"),
+    "beyond_cap": ("truncate", "mask"),
+}
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,10 @@ class Composed(Regularizer):
     @property
     def warning(self) -> str | None:
         if self.placement == "link" and not self.divergence.full_support:
-            return (f"{written(self.divergence)} as a link: f'(0) is finite, so the optimum may give up answers altogether, and the f-DPO "
-                    "loss does not have it as its minimum (Wang et al. 2309.16240 need f'(0) = -inf)")
+            return (
+                f"{format_part(self.divergence)} as a link: f'(0) is finite, so the optimum may give up answers altogether, and the f-DPO "
+                "loss does not have it as its minimum (Wang et al. 2309.16240 need f'(0) = -inf)"
+            )
         return None
 
     def bias(self, setting: Setting) -> str | None:
@@ -125,8 +131,10 @@ class Composed(Regularizer):
         if self.ratio_cap is not None and setting.on_policy and self.ratio_to == "old":
             return "ratio_cap changes nothing: each batch serves one update, so pi is pi_old and every weight is 1"
         if self.clamp is not None and self.full_vocabulary and self.placement != "link":
-            return (f"clamp changes nothing: {word_of(self.estimator)} weighs every outcome by its probability, so no sampled token can "
-                    "be an outlier")
+            return (
+                f"clamp changes nothing: {word_of(self.estimator)} weighs every outcome by its probability, so no sampled token can "
+                "be an outlier"
+            )
         return None
 
     def _weightless(self, setting: Setting) -> str | None:
@@ -136,8 +144,11 @@ class Composed(Regularizer):
         if not setting.samples:
             return "demonstrations were not sampled, so there are no sampler log-probs and no importance weight"
         if not self.weighs_samples:
-            return ("at a visited state the exact divergence samples nothing (credit: local)" if self.full_vocabulary
-                    else f"{word_of(self.estimator)} as published has no importance weight; estimator: sampled has")
+            return (
+                "at a visited state the exact divergence samples nothing (credit: local)"
+                if self.full_vocabulary
+                else f"{word_of(self.estimator)} as published has no importance weight; estimator: sampled has"
+            )
         if setting.recipe.algorithm.critic is not None and self.placement == "reward":
             return "with a critic the penalty is taken at pi_old, where no ratio enters"
         return None
@@ -147,7 +158,7 @@ class Composed(Regularizer):
         surrogate = setting.recipe.algorithm.surrogate
         if self.placement != "reward" or setting.on_policy or surrogate is None:
             return None
-        word = written(surrogate)
+        word = format_part(surrogate)
         if self.weighs_samples:
             varies = surrogate.ratio_varies
             return varies and f"surrogate {word} and placement: reward do not go together off-policy: {varies}, or use placement: loss"
@@ -155,8 +166,10 @@ class Composed(Regularizer):
         log_rho = torch.tensor([-FAR, 0.1, FAR], dtype=torch.float64)
         if self.allow_biased or (not surrogate.ratio_varies and torch.equal(surrogate.effective_log_ratio(log_rho, at), log_rho)):
             return None
-        return (f"{word_of(self.estimator)} in the reward is weighed by the surrogate's ratio, and that of {word} is not the token's: "
-                "use estimator: sampled")
+        return (
+            f"{word_of(self.estimator)} in the reward is weighed by the surrogate's ratio, and that of {word} is not the token's: "
+            "use estimator: sampled"
+        )
 
     def penalty(self, ctx: TokenContext, name: str) -> Penalty:
         at = Packing(ctx.batch.seq_ids, ctx.batch.positions)
@@ -177,12 +190,12 @@ class Composed(Regularizer):
             return Penalty(value=credited.value, reward=credited.coefficient * owned, shares=shares)
         return Penalty(value=credited.value, loss=credited.value + credited.coefficient * (ctx.logp - ctx.logp.detach()), shares=shares)
 
-    def charge(self, batch: TokenBatch, name: str) -> Charge:
+    def charge(self, batch: TokenBatch, name: str) -> RewardPenalty:
         """Under `credit: summed` a token's reward loses the value, and its own advantage what the derivative has beyond that."""
         value, own, _ = self._estimates(batch.old_logp, batch, name, Packing(batch.seq_ids, batch.positions))
         if self.credit == "summed":
-            return Charge(reward=value, own=own - value)
-        return Charge(reward=torch.zeros_like(own), own=own)
+            return RewardPenalty(reward=value, own=own - value)
+        return RewardPenalty(reward=torch.zeros_like(own), own=own)
 
     def _estimates(self, logp: Tensor, batch: TokenBatch, name: str, at: Packing) -> tuple[Tensor, Tensor, Tensor]:
         """Value and coefficient of each token, weighted, and which log-ratios were clamped, [T] each."""
@@ -201,8 +214,12 @@ class Composed(Regularizer):
         log_ratio = segment_sum(ctx.batch.penalty_weights[name] * log_u, at.seq_ids, answers)
         value = ctx.exact[name].detach() if self.full_vocabulary else self.estimator.value(self.divergence, log_u.detach())
         beyond = log_ratio.detach().abs() > self.largest_log_ratio
-        return Penalty(value=value, link=link(self.divergence.coefficient, log_ratio, self.largest_log_ratio), log_ratio=log_ratio.detach(),
-                       shares={"clamped": beyond})
+        return Penalty(
+            value=value,
+            link=link(self.divergence.coefficient, log_ratio, self.largest_log_ratio),
+            log_ratio=log_ratio.detach(),
+            shares={"clamped": beyond},
+        )
 
     def _importance(self, ctx: TokenContext, at: Packing) -> tuple[Tensor | float, dict[str, Tensor]]:
         """What each token is weighed by, and which of them the cap cut."""

@@ -13,8 +13,10 @@ from align.types import Prompt
 
 GIVEN = ("prompt", "response")
 """What `score` gets."""
-WANTED = ("a reward function takes `prompt` and `response`, or one of them, then its keys, each with annotation and default: "
-          "def my_reward(prompt, response, *, penalty: float = 0.1)")
+WANTED = (
+    "a reward function takes `prompt` and `response`, or one of them, then its keys, each with annotation and default: "
+    "def my_reward(prompt, response, *, penalty: float = 0.1)"
+)
 BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -62,8 +64,9 @@ def _key(function: str, parameter: inspect.Parameter, hints: dict[str, Any]) -> 
     if default is parameter.empty:
         raise TypeError(f"{function} takes {name}, which has no default and is neither `prompt` nor `response`; {WANTED}")
     if name not in hints:
-        raise TypeError(f"{function} takes {name}={default!r} without an annotation; annotate it: "
-                        f"{name}: {type(default).__name__} = {default!r}")
+        raise TypeError(
+            f"{function} takes {name}={default!r} without an annotation; annotate it: {name}: {type(default).__name__} = {default!r}"
+        )
     if hasattr(Reward, name) or name == "name":
         raise TypeError(f"{function} takes a key {name}, which every reward has; call it otherwise")
     return name, hints[name], dataclasses.field(default_factory=lambda: copy.deepcopy(default))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from align.errors import UserError
-from align.learner import folders
+from align.learner import model_loading
 from align.rewards import Answer, Reward, total
 from align.types import Episode, Group, Prompt
 
@@ -18,13 +18,15 @@ class LoadedScorer(Reward):
 
     def __init__(self, path: str, dtype: str, max_batch: int, gold: Reward | None):
         where = "reward learned: path"
-        self._model = folders.load_scorer(path, dtype, where, fresh=False).eval()
-        self._tokenizer = folders.load_tokenizer(path, where)
+        self._model = model_loading.load_reward_model(path, dtype, where, fresh=False).eval()
+        self._tokenizer = model_loading.load_tokenizer(path, where)
         config = self._model.config.get_text_config()
         self._pad, self._positions = config.pad_token_id, getattr(config, "max_position_embeddings", None)
         if self._pad is None or self._tokenizer.eos_token_id is None:
-            raise UserError(f"{where}: {path} needs a pad_token_id in its config.json, by which it finds the end of a text in a "
-                            "batch, and a tokenizer with an end token")
+            raise UserError(
+                f"{where}: {path} needs a pad_token_id in its config.json, by which it finds the end of a text in a "
+                "batch, and a tokenizer with an end token"
+            )
         self._model.to("cuda" if torch.cuda.is_available() else "cpu")
         self._max_batch, self._gold = max_batch, gold
 

@@ -42,8 +42,9 @@ class Suites:
         return metrics, first
 
 
-def evaluate(model: str | Path, recipe: Recipe | None = None, *, problems: int | None = None,
-             samples: int | None = None) -> dict[str, float]:
+def evaluate(
+    model: str | Path, recipe: Recipe | None = None, *, problems: int | None = None, samples: int | None = None
+) -> dict[str, float]:
     """Measure a model on the held-out problems of a recipe's task, in this process, by the recipe's engine and sampling.
 
     Seeds and units are those of a run, so that its final model gives the figures of its summary again.
@@ -78,8 +79,10 @@ def evaluate(model: str | Path, recipe: Recipe | None = None, *, problems: int |
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model (no config.json); the run has not finished, or give --model DIR")
     if recipe.algorithm.scores:
-        raise UserError(f"{recipe.algorithm.recipe_name} trained a scorer, which answers nothing: the accuracy on held-out rankings is in "
-                        "the metrics of its run")
+        raise UserError(
+            f"{recipe.algorithm.recipe_name} trained a scorer, which answers nothing: the accuracy on held-out rankings is in "
+            "the metrics of its run"
+        )
     suites = Suites(recipe, AutoTokenizer.from_pretrained(folder), problems)
     longest = max(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)
     engine = started(recipe.engine, str(folder), recipe.sampling, longest)

@@ -11,13 +11,15 @@ from align.errors import UserError
 def check_folder(run_dir: Path, resume: bool) -> None:
     """Raises UserError for a new run in a folder that is not empty, and for a run to resume that is not there."""
     if not resume and run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        raise UserError(f"{run_dir} is not empty: choose another folder with --out, or continue that run with --resume (in Python run_dir "
-                        "and resume=True)")
+        raise UserError(
+            f"{run_dir} is not empty: choose another folder with --out, or continue that run with --resume (in Python run_dir "
+            "and resume=True)"
+        )
     if resume and not run_dir.is_dir():
         raise UserError(f"there is no run {run_dir} to resume: give its folder with --out, or leave out --resume")
 
 
-def remove_failed_start(run_dir: Path) -> None:
+def remove_empty_run(run_dir: Path) -> None:
     """Removes the folder of a run if it holds only what the next start makes again, so that the next may use it.
 
     That is recipe.yaml, the initial model, empty files (metrics.jsonl before its first line) and empty folders.

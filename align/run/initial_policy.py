@@ -20,8 +20,25 @@ from align.config.recipes import load
 from align.config.schema import Recipe
 from align.errors import RecipeError, UserError
 
-NOT_HASHED = {"cli.py", "find.py", "docstrings.py", "tracebacks.py", "reward_failures.py", "folder.py", "oracle", "inspect", "tools",
-              "integrations", "telemetry", "writers", "workers", "audit", "testing", "sweep", "bench"}
+NOT_HASHED = {
+    "cli.py",
+    "find.py",
+    "docstrings.py",
+    "tracebacks.py",
+    "reward_failures.py",
+    "folder.py",
+    "oracle",
+    "inspect",
+    "tools",
+    "integrations",
+    "telemetry",
+    "writers",
+    "workers",
+    "audit",
+    "testing",
+    "sweep",
+    "bench",
+}
 """Files and folders whose change changes no model."""
 
 
@@ -46,8 +63,9 @@ def model_folder(recipe: Recipe, run_dir: Path, train: Callable[[Recipe, Path], 
     model = recipe.model
     if model.path is not None:
         if not (Path(model.path) / "config.json").is_file():
-            raise RecipeError("model.path", f"there is no model folder {model.path} (no config.json in it); give a folder that "
-                              "from_pretrained loads")
+            raise RecipeError(
+                "model.path", f"there is no model folder {model.path} (no config.json in it); give a folder that from_pretrained loads"
+            )
         return str(Path(model.path).resolve())
     if model.config is not None:
         return str(_from_config(recipe, run_dir / "initial"))
@@ -82,9 +100,16 @@ def _configured(recipe: Recipe, tokenizer: Any) -> transformers.PretrainedConfig
     keys = dict(recipe.model.config)
     try:
         kind = keys.pop("model_type")
-        return transformers.AutoConfig.for_model(kind, **{
-            "vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id, **keys})
+        return transformers.AutoConfig.for_model(
+            kind,
+            **{
+                "vocab_size": len(tokenizer),
+                "bos_token_id": tokenizer.bos_token_id,
+                "eos_token_id": tokenizer.eos_token_id,
+                "pad_token_id": tokenizer.pad_token_id,
+                **keys,
+            },
+        )
     except (KeyError, ValueError, TypeError) as error:
         raise RecipeError("model.config", f"transformers cannot build it: {error}") from error
 

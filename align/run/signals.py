@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def after_this() -> Iterator[None]:
+def defer_sigint() -> Iterator[None]:
     """The first Ctrl-C waits until the block is through; a second one does not. Elsewhere than in the main thread nothing is changed."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):

@@ -59,12 +59,16 @@ class RunState:
         """Raises UserError for the state of other regularizers, or of other coefficients."""
         found = state["coefficients"]
         if found.keys() != self.coefficients.keys():
-            raise UserError(f"the checkpoint has the regularizers {', '.join(found) or 'none'}, the recipe has "
-                            f"{', '.join(self.coefficients) or 'none'}: resume with the recipe the run was started with")
+            raise UserError(
+                f"the checkpoint has the regularizers {', '.join(found) or 'none'}, the recipe has "
+                f"{', '.join(self.coefficients) or 'none'}: resume with the recipe the run was started with"
+            )
         for name, first in self.coefficients.items():
             if missing := first.keys() - found[name].keys():
-                raise UserError(f"regularizers.{name}.coefficient: the checkpoint is of another one, whose state has no "
-                                f"{', '.join(sorted(missing))}: resume with the recipe the run was started with")
+                raise UserError(
+                    f"regularizers.{name}.coefficient: the checkpoint is of another one, whose state has no "
+                    f"{', '.join(sorted(missing))}: resume with the recipe the run was started with"
+                )
         self.step, self.before, self.coefficients = state["step"], state["before"], dict(found)
 
     def save(self, folder: Path, learner: LearnerLike) -> None:

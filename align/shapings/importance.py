@@ -40,8 +40,11 @@ class Importance(Shaping):
     def metrics(self, batch: TokenBatch, name: str) -> dict[str, float]:
         """Before the cap: afterwards the outliers would not show."""
         weight = self._log_weight(batch).exp()
-        return {"weight": weight.mean().item(), "weight/largest": weight.max().item(),
-                "share/capped": (weight > self.cap).float().mean().item()}
+        return {
+            "weight": weight.mean().item(),
+            "weight/largest": weight.max().item(),
+            "share/capped": (weight > self.cap).float().mean().item(),
+        }
 
     def _log_weight(self, batch: TokenBatch) -> Tensor:
         return log_weight(LEVELS[self.level], batch.old_logp - batch.sampler_logp, Packing(batch.seq_ids, batch.positions))

@@ -32,6 +32,8 @@ class Overlong(Shaping):
     def refuse(self, setting: Setting) -> str | None:
         max_tokens = setting.recipe.sampling.max_tokens
         if max_tokens <= self.limit - self.buffer:
-            return (f"changes nothing: no answer has more than sampling.max_tokens {max_tokens}, and the punishment starts above "
-                    f"limit - buffer = {self.limit - self.buffer}")
+            return (
+                f"changes nothing: no answer has more than sampling.max_tokens {max_tokens}, and the punishment starts above "
+                f"limit - buffer = {self.limit - self.buffer}"
+            )
         return None

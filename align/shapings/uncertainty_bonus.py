@@ -62,12 +62,16 @@ class UncertaintyBonus(Shaping):
         # What is left out moves behind the answer, where no position looks at it.
         order = torch.argsort(hit.long(), dim=1, stable=True)
         out = hit.sum(1)
-        return replace(batch, input_ids=batch.input_ids.gather(1, order), columns=batch.columns - out[batch.seq_ids],
-                       totals=batch.totals - out)
+        return replace(
+            batch, input_ids=batch.input_ids.gather(1, order), columns=batch.columns - out[batch.seq_ids], totals=batch.totals - out
+        )
 
     def advantages(self, batch: TokenBatch, advantages: Tensor, name: str) -> Tensor:
-        return (advantages + bounded(advantages, batch.entropy, self.entropy_gain, self.entropy_bound)
-                + bounded(advantages, self._uncertainty(batch, name), self.divergence_gain, self.divergence_bound))
+        return (
+            advantages
+            + bounded(advantages, batch.entropy, self.entropy_gain, self.entropy_bound)
+            + bounded(advantages, self._uncertainty(batch, name), self.divergence_gain, self.divergence_bound)
+        )
 
     def metrics(self, batch: TokenBatch, name: str) -> dict[str, float]:
         return {"divergence": self._uncertainty(batch, name).mean().item()}

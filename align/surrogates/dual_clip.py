@@ -22,8 +22,10 @@ class DualClip(Surrogate):
     def __post_init__(self):
         _clipping.check_clips(self.clip_low, self.clip_high)
         if self.ceiling <= 1 + self.clip_high:
-            raise ValueError(f"ceiling must be above 1 + clip_high, {1 + self.clip_high:g}, not {self.ceiling:g}: the clip would never be "
-                             "reached where A < 0")
+            raise ValueError(
+                f"ceiling must be above 1 + clip_high, {1 + self.clip_high:g}, not {self.ceiling:g}: the clip would never be "
+                "reached where A < 0"
+            )
 
     def formula(self) -> str:
         return f"max({_clipping.formula('ρ', self.clip_low, self.clip_high)}, c A)"

@@ -20,8 +20,9 @@ class Sapo(Surrogate):
 
     def __post_init__(self):
         if self.temperature <= 0 or self.temperature_negative <= 0:
-            raise ValueError(f"temperature and temperature_negative must be positive, not {self.temperature:g} and "
-                             f"{self.temperature_negative:g}")
+            raise ValueError(
+                f"temperature and temperature_negative must be positive, not {self.temperature:g} and {self.temperature_negative:g}"
+            )
 
     def formula(self) -> str:
         return "A σ(τ (ρ − 1)) 4/τ"
@@ -43,5 +44,7 @@ class Sapo(Surrogate):
     def ratio_varies(self) -> str | None:
         if self.temperature == self.temperature_negative:
             return None
-        return (f"its temperatures differ, so the sign of an advantage decides what multiplies it; with temperature_negative: "
-                f"{self.temperature:g} it does not")
+        return (
+            f"its temperatures differ, so the sign of an advantage decides what multiplies it; with temperature_negative: "
+            f"{self.temperature:g} it does not"
+        )

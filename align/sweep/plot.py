@@ -35,22 +35,30 @@ def draw(found: Mapping[str, Any], picture: Path) -> Path | None:
             known = [(run["seed"], run["metrics"][name]) for run in cell["runs"] if run["metrics"].get(name) is not None]
             middle = (found["seeds"] - 1) / 2
             shift = min(SHIFT, 0.6 / found["seeds"])
-            axis.scatter([place + (seed - middle) * shift for seed, _ in known], [value for _, value in known], s=18, alpha=0.75,
-                         color=COLOURS[0], linewidths=0, clip_on=False)
+            axis.scatter(
+                [place + (seed - middle) * shift for seed, _ in known],
+                [value for _, value in known],
+                s=18,
+                alpha=0.75,
+                color=COLOURS[0],
+                linewidths=0,
+                clip_on=False,
+            )
             if known:
                 axis.hlines(cell["metrics"][name]["mean"], place - 0.3, place + 0.3, color=COLOURS[1], linewidth=2)
         before = found["before"].get(name)
         if before:
             axis.axhline(before["mean"], color=GREY, linewidth=1, linestyle=":")
-            axis.annotate("before", (1, before["mean"]), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7,
-                          color=GREY)
+            axis.annotate(
+                "before", (1, before["mean"]), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7, color=GREY
+            )
         axis.set_title(title(name), fontsize=9, loc="left", fontweight="bold")
         axis.set_xlim(-0.6, len(cells) - 0.4)
         axis.set_xticks(range(len(cells)), labels, fontsize=8, rotation=90 if crowded else 0)
         axis.tick_params(labelsize=8, color=GREY)
         axis.grid(axis="y", alpha=0.25, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
-    for axis in axes[len(names):]:
+    for axis in axes[len(names) :]:
         axis.set_axis_off()
     figure.supxlabel("a dot: one seed; the bar: their mean", fontsize=8, color=GREY)
     figure.savefig(picture)

@@ -102,14 +102,22 @@ class LiveView(View):
     def render(self) -> Group:
         total, now = len(self._plan.runs), time.monotonic()
         head = Table.grid(padding=(0, 2))
-        head.add_row(Text(f"run {self._done}/{total}", style="bold"), ProgressBar(total=total, completed=self._done, width=32),
-                     Text(f"{duration(now - self._began)} gone", style="dim"))
+        head.add_row(
+            Text(f"run {self._done}/{total}", style="bold"),
+            ProgressBar(total=total, completed=self._done, width=32),
+            Text(f"{duration(now - self._began)} gone", style="dim"),
+        )
         rows = Table(box=None, show_header=False, padding=(0, 2))
         for run, began in list(self._running.items()):
             step, headline = latest(run.metrics)
             steps = self._steps[run.cell]
-            rows.add_row(str(run), f"step {step}/{steps}" if step else "starting", ProgressBar(total=steps or 1, completed=step, width=20),
-                         headline, Text(duration(now - began), style="dim"))
+            rows.add_row(
+                str(run),
+                f"step {step}/{steps}" if step else "starting",
+                ProgressBar(total=steps or 1, completed=step, width=20),
+                headline,
+                Text(duration(now - began), style="dim"),
+            )
         return Group(head, rows)
 
 

@@ -43,8 +43,10 @@ def read(out: Path) -> tuple[Plan, dict[str, str]]:
         plan = Plan(found["recipe"], Path(found["file"]), tuple(found["overrides"]), axes, found["seeds"], out)
         errors = {f"{cell['name']} seed {run['seed']}": run["error"] for cell in found["cells"] for run in cell["runs"] if run["error"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{out / FILE} is not the file of a sweep ({error!r}); the command of the sweep, given again, writes it "
-                        "anew and keeps the runs that have finished") from error
+        raise UserError(
+            f"{out / FILE} is not the file of a sweep ({error!r}); the command of the sweep, given again, writes it "
+            "anew and keeps the runs that have finished"
+        ) from error
     return plan, errors
 
 
@@ -55,11 +57,25 @@ def collect(plan: Plan, errors: Mapping[str, str], metrics: Sequence[str]) -> di
         runs = [_run(run, errors.get(str(run)), metrics) for run in plan.runs if run.cell == cell]
         names = dict.fromkeys(name for run in runs for name in run["metrics"])
         over_seeds = {name: statistics_of([run["metrics"].get(name) for run in runs]) for name in names}
-        cells.append({"name": cell.name, "changes": dict(zip([a.key for a in plan.axes], cell.values, strict=True)),
-                      "metrics": over_seeds, "runs": runs})
-    return {"recipe": plan.recipe, "file": str(plan.file), "overrides": list(plan.overrides),
-            "over": {axis.key: list(axis.values) for axis in plan.axes}, "labels": list(plan.labels), "seeds": plan.seeds,
-            "training": list(metrics), "before": _before(cells), "cells": cells}
+        cells.append(
+            {
+                "name": cell.name,
+                "changes": dict(zip([a.key for a in plan.axes], cell.values, strict=True)),
+                "metrics": over_seeds,
+                "runs": runs,
+            }
+        )
+    return {
+        "recipe": plan.recipe,
+        "file": str(plan.file),
+        "overrides": list(plan.overrides),
+        "over": {axis.key: list(axis.values) for axis in plan.axes},
+        "labels": list(plan.labels),
+        "seeds": plan.seeds,
+        "training": list(metrics),
+        "before": _before(cells),
+        "cells": cells,
+    }
 
 
 def statistics_of(values: Sequence[float | None]) -> dict[str, float | int] | None:
@@ -82,14 +98,20 @@ def _run(run: Run, error: str | None, metrics: Sequence[str]) -> dict[str, Any]:
         raise UserError(f"{file} was cut short ({problem}); delete it, and the sweep finishes that run again") from problem
     numbers = (summary["after"] or {}) | training(writers.read(run.metrics), metrics)
     # A plot that could not be drawn, say, fails a run that has its numbers.
-    return found | {"state": "finished", "error": error, "before": summary["before"] or {}, "metrics": numbers,
-                    "train_seconds": summary.get("train_seconds"), "tokens/s": summary.get("tokens/s")}
+    return found | {
+        "state": "finished",
+        "error": error,
+        "before": summary["before"] or {},
+        "metrics": numbers,
+        "train_seconds": summary.get("train_seconds"),
+        "tokens/s": summary.get("tokens/s"),
+    }
 
 
 def training(records: Sequence[dict], patterns: Sequence[str]) -> dict[str, float | None]:
     """`train/NAME`: the mean over the last tenth of the steps; None where one of them is not finite."""
     steps = [record for record in records if any(name != "step" and not name.startswith("eval/") for name in record)]
-    last = steps[-max(math.ceil(len(steps) / 10), 1):]
+    last = steps[-max(math.ceil(len(steps) / 10), 1) :]
     names = dict.fromkeys(name for p in patterns for record in last for name in record if name != "step" and fnmatch.fnmatchcase(name, p))
     columns = {name: [record[name] for record in last if name in record] for name in names}
     return {f"train/{name}": None if None in values else statistics.fmean(values) for name, values in columns.items()}
@@ -105,6 +127,8 @@ def _before(cells: Sequence[dict]) -> dict[str, dict | None]:
         for name, value in run["before"].items():
             if value is not None:
                 by_seed.setdefault(name, {}).setdefault(run["seed"], []).append(value)
-    alike = {name: all(math.isclose(min(values), max(values), rel_tol=1e-6, abs_tol=1e-9) for values in seeds.values())
-             for name, seeds in by_seed.items()}
+    alike = {
+        name: all(math.isclose(min(values), max(values), rel_tol=1e-6, abs_tol=1e-9) for values in seeds.values())
+        for name, seeds in by_seed.items()
+    }
     return {name: statistics_of([values[0] for values in seeds.values()]) if alike[name] else None for name, seeds in by_seed.items()}

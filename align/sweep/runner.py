@@ -42,6 +42,7 @@ def locked(out: Path) -> Iterator[IO]:
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
     """A scheduler's SIGTERM and a closed terminal end the runs as Ctrl-C does: they are in sessions of their own and would go on."""
+
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
@@ -105,12 +106,28 @@ class Runner:
         if not resumable and (run.folder / "recipe.yaml").is_file():
             shutil.rmtree(run.folder)  # of a run that left nothing to go on from
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "align.cli", "train", str(self._plan.file), *self._plan.changes(run), "--out", str(run.folder),
-                   *(["--address", self._address] if self._address else []), *(["--resume"] if resumable else [])]
+        command = [
+            sys.executable,
+            "-m",
+            "align.cli",
+            "train",
+            str(self._plan.file),
+            *self._plan.changes(run),
+            "--out",
+            str(run.folder),
+            *(["--address", self._address] if self._address else []),
+            *(["--resume"] if resumable else []),
+        ]
         with run.log.open("ab") as log:
             # A session of its own: a Ctrl-C on the terminal reaches it once, through `_stop`, and not in the middle of its checkpoint.
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                                       pass_fds=(self._lock.fileno(),))
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=(self._lock.fileno(),),
+            )
             return Child(process, time.monotonic(), log.tell())
 
     def _stop(self) -> None:

@@ -62,8 +62,7 @@ def tables(found: Mapping[str, Any], width: int) -> list[Table]:
     """Rich tables that together have every metric, each with as many as `width` columns of a terminal hold."""
     names, left = metric_names(found), [*(found["labels"] or ["recipe"]), "seeds"]
     rows = _rows(found, names)
-    fixed = sum(max(len(text) for text in column) + GAP
-                for column in zip(left, *([*cell, seeds] for cell, seeds, _ in rows), strict=True))
+    fixed = sum(max(len(text) for text in column) + GAP for column in zip(left, *([*cell, seeds] for cell, seeds, _ in rows), strict=True))
     parts, room = [[]], width - fixed
     for number, name in enumerate(names):
         heading = _heading(name)
@@ -126,8 +125,11 @@ def absent(found: Mapping[str, Any]) -> list[str]:
     """A line for each training metric that was asked for and no finished run has."""
     if found["training"] == list(TRAINING) or not metric_names(found):
         return []
-    return [f"no run has a training metric {pattern}" for pattern in found["training"]
-            if not any(fnmatch.fnmatchcase(name, f"train/{pattern}") for name in metric_names(found))]
+    return [
+        f"no run has a training metric {pattern}"
+        for pattern in found["training"]
+        if not any(fnmatch.fnmatchcase(name, f"train/{pattern}") for name in metric_names(found))
+    ]
 
 
 def missing(found: Mapping[str, Any]) -> list[str]:

@@ -14,8 +14,10 @@ Turns = tuple[dict[str, Any], ...]
 
 
 def missing(row: Row, field: str, what: str, key: str) -> UserError:
-    return UserError(f"{row.where}: has no field {field!r}; name the one that holds the {what} with task.{key}; "
-                     f"the row has: {', '.join(row.values) or 'none'}")
+    return UserError(
+        f"{row.where}: has no field {field!r}; name the one that holds the {what} with task.{key}; "
+        f"the row has: {', '.join(row.values) or 'none'}"
+    )
 
 
 def text(row: Row, field: str, value: Any, remedy: str = "put it in quotes") -> str:
@@ -30,18 +32,17 @@ def text(row: Row, field: str, value: Any, remedy: str = "put it in quotes") -> 
 def turns(row: Row, field: str, value: Any) -> Turns:
     """A conversation; entries that are null, as in a table where other rows have them, are left out."""
     if not isinstance(value, list) or not value:
-        raise UserError(f"{row.where}: {field} must be a list of turns {{\"role\": ..., \"content\": ...}}, not {shown(value)}")
+        raise UserError(f'{row.where}: {field} must be a list of turns {{"role": ..., "content": ...}}, not {shown(value)}')
     for i, turn in enumerate(value):
         if not (isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)):
-            raise UserError(f"{row.where}: {field}[{i}] must be a turn {{\"role\": ..., \"content\": ...}}, both strings, "
-                            f"not {shown(turn)}")
+            raise UserError(f'{row.where}: {field}[{i}] must be a turn {{"role": ..., "content": ...}}, both strings, not {shown(turn)}')
     return tuple({k: v for k, v in turn.items() if v is not None} for turn in value)
 
 
 def question(row: Row, field: str, value: Any) -> tuple[str, Turns]:
     """The prompt, and its turns where it is a conversation."""
     if not isinstance(value, list):
-        return text(row, field, value, "or a list of turns {\"role\": ..., \"content\": ...}"), ()
+        return text(row, field, value, 'or a list of turns {"role": ..., "content": ...}'), ()
     return asked(row, field, turns(row, field, value))
 
 

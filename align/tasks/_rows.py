@@ -70,7 +70,7 @@ def _json_lines(path: str) -> list[Row]:
             problem = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
             raise UserError(f"{path}, line {line}: is not JSON: {problem}; write one object a line") from error
         if not isinstance(row, dict):
-            raise UserError(f"{path}, line {line}: is not an object but {shown(row)}; write {{\"prompt\": ...}}")
+            raise UserError(f'{path}, line {line}: is not an object but {shown(row)}; write {{"prompt": ...}}')
         rows.append(Row(f"{path}, line {line}", f"line-{line}", row))
     return rows
 
@@ -85,18 +85,23 @@ def _parquet(path: str) -> list[Row]:
 
 def _dataset(path: str, split: str, subset: str | None) -> list[Row]:
     if not Path(path).is_dir() and (path.endswith(FILES) or not HUB_NAME.fullmatch(path)):
-        raise UserError(f"{path}: there is no such file or folder of data (a relative path starts at the working directory, {Path.cwd()}; "
-                        "a dataset of the Hugging Face Hub is named owner/name)")
+        raise UserError(
+            f"{path}: there is no such file or folder of data (a relative path starts at the working directory, {Path.cwd()}; "
+            "a dataset of the Hugging Face Hub is named owner/name)"
+        )
     datasets = _library()
     try:
         return _plain(datasets.load_dataset(path, subset, split=split), f"{path} ({split})")
     except (datasets.exceptions.DataFilesNotFoundError, datasets.data_files.EmptyDatasetError) as error:
-        raise UserError(f"{path}: there is no such file or folder of data (a relative path starts at the working directory, "
-                        f"{Path.cwd()})") from error
+        raise UserError(
+            f"{path}: there is no such file or folder of data (a relative path starts at the working directory, {Path.cwd()})"
+        ) from error
     # What `datasets` raises for a Hub that is not reached, a split or subset that is not there, and files of other forms.
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"{path}: cannot be loaded as a dataset: {_first_line(error)}; it must be a file or folder (a relative path starts "
-                        f"at the working directory, {Path.cwd()}) or a dataset of the Hugging Face Hub, its split named") from error
+        raise UserError(
+            f"{path}: cannot be loaded as a dataset: {_first_line(error)}; it must be a file or folder (a relative path starts "
+            f"at the working directory, {Path.cwd()}) or a dataset of the Hugging Face Hub, its split named"
+        ) from error
 
 
 def _library() -> Any:

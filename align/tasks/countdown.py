@@ -73,8 +73,10 @@ class Countdown(Task):
         return Example(id=f"train-{i}", text=text, fields=asked, answer=answer)
 
     def suites(self, problems: int) -> Mapping[str, Sequence[Example]]:
-        return {name: _suite(draw, name, problems, random.Random(f"{self.seed} {name}"))
-                for name, draw in (("countdown", countdown_problem), ("sort", sort_problem))}
+        return {
+            name: _suite(draw, name, problems, random.Random(f"{self.seed} {name}"))
+            for name, draw in (("countdown", countdown_problem), ("sort", sort_problem))
+        }
 
     def judge(self, suite: str, groups: Sequence[Group]) -> dict[str, float]:
         """Means over problems with k answers each.
@@ -100,11 +102,14 @@ class Countdown(Task):
         tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(VOCABULARY)}))
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
         tokenizer.decoder = decoders.Fuse()
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="<bos> $A", special_tokens=[("<bos>", VOCABULARY.index("<bos>"))])
+        tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", VOCABULARY.index("<bos>"))])
         return PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>",
-            model_input_names=["input_ids", "attention_mask"])
+            tokenizer_object=tokenizer,
+            pad_token="<pad>",
+            bos_token="<bos>",
+            eos_token="<eos>",
+            model_input_names=["input_ids", "attention_mask"],
+        )
 
 
 def coverage(group: Group) -> float:

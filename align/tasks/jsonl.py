@@ -77,5 +77,11 @@ class Jsonl(Task):
         if not isinstance(answer, str | None):
             raise UserError(f"{row.where}: {self.answer} must be a string, not {shown(answer)}; put it in quotes")
         travelling = others(row, (self.prompt, self.answer, self.id, "answer"))
-        return Example(id=name(row, self.id), text=text, messages=messages, answer=answer, where=row.where,
-                       fields=travelling if answer is None else {**travelling, "answer": answer})
+        return Example(
+            id=name(row, self.id),
+            text=text,
+            messages=messages,
+            answer=answer,
+            where=row.where,
+            fields=travelling if answer is None else {**travelling, "answer": answer},
+        )

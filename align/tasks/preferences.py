@@ -100,9 +100,16 @@ class Preferences(Task):
         for i, j in combinations(range(len(ranked)), 2):
             if ranked[i] == ranked[j]:
                 raise UserError(f"{row.where}: {answers[i][0]} and {answers[j][0]} are the same text, so neither is better; delete the row")
-        return Example(id=name(row, self.id), text=asks, messages=messages, answer=ranked[0], ranked=ranked, where=row.where,
-                       ranked_names=tuple(label for label, _ in answers),
-                       fields=others(row, (self.prompt, *self._sources(), self.id)))
+        return Example(
+            id=name(row, self.id),
+            text=asks,
+            messages=messages,
+            answer=ranked[0],
+            ranked=ranked,
+            where=row.where,
+            ranked_names=tuple(label for label, _ in answers),
+            fields=others(row, (self.prompt, *self._sources(), self.id)),
+        )
 
     def _answers(self, row: Row) -> list[Answer]:
         absent = next((key for key in self._sources() if key not in row.values), None)
@@ -127,7 +134,7 @@ class Preferences(Task):
         given = row.values.get(self.prompt)
         if isinstance(given, list):
             begun = turns(row, self.prompt, given)
-            rests = [conversation[len(begun):] if conversation[: len(begun)] == begun else conversation for _, conversation in answers]
+            rests = [conversation[len(begun) :] if conversation[: len(begun)] == begun else conversation for _, conversation in answers]
             field = self.prompt
         else:
             shared = _shared([conversation for _, conversation in answers])
@@ -137,8 +144,10 @@ class Preferences(Task):
                 begun = ({"role": "user", "content": text(row, self.prompt, self._prompt(row))},)
         for (label, _), rest in zip(answers, rests, strict=True):
             if len(rest) != 1 or rest[0]["role"] != "assistant":
-                raise UserError(f"{row.where}: {label} must add one turn by the assistant to the prompt, not {len(rest)} turns "
-                                f"({', '.join(turn['role'] for turn in rest) or 'none'}); cut it there or delete the row")
+                raise UserError(
+                    f"{row.where}: {label} must add one turn by the assistant to the prompt, not {len(rest)} turns "
+                    f"({', '.join(turn['role'] for turn in rest) or 'none'}); cut it there or delete the row"
+                )
         ranked = tuple(text(row, label, rest[0]["content"]) for (label, _), rest in zip(answers, rests, strict=True))
         return *asked(row, field, begun), ranked
 

@@ -40,8 +40,10 @@ class FanOut:
                 writer.write(step, plain)
             except Exception as error:
                 del self._open[name]
-                self._note(f"writers.{name}: failed at step {step}: {_said(error)}; it is left out from here on. The run goes on, and "
-                           "metrics.jsonl has every number")
+                self._note(
+                    f"writers.{name}: failed at step {step}: {_said(error)}; it is left out from here on. The run goes on, and "
+                    "metrics.jsonl has every number"
+                )
 
     def close(self, finished: bool) -> None:
         """Close those that still write. Calling it again does nothing."""

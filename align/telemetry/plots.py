@@ -103,8 +103,18 @@ def _draw_panel(axis: Axes, panel: Panel, lines: dict[str, Points], last: int, h
     axis.set_title(panel.title, fontsize=10, loc="left", fontweight="bold", pad=6 + 12 * headroom)
     if len(lines) > 1:
         # Between title and axes, where it hides no data.
-        axis.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=_legend(list(lines))[0], fontsize=7, frameon=False,
-                    handlelength=1.2, columnspacing=1.0, handletextpad=0.4, labelspacing=0.3, borderaxespad=0.2).set_in_layout(False)
+        axis.legend(
+            loc="lower left",
+            bbox_to_anchor=(-0.02, 1.0),
+            ncols=_legend(list(lines))[0],
+            fontsize=7,
+            frameon=False,
+            handlelength=1.2,
+            columnspacing=1.0,
+            handletextpad=0.4,
+            labelspacing=0.3,
+            borderaxespad=0.2,
+        ).set_in_layout(False)
     axis.set_xlim(0, last)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axis.set_xlabel("steps", fontsize=8, color=GREY)

@@ -12,8 +12,19 @@ from rich.text import Text
 
 from align.telemetry.units import duration, show, unit
 
-HEADLINE = ("reward/mean", "preference/accuracy", "preference/margin", "critic/explained_variance", "kl/ref/k3", "entropy", "loss",
-            "loss/policy", "grad/norm", "response/length", "tokens/s")
+HEADLINE = (
+    "reward/mean",
+    "preference/accuracy",
+    "preference/margin",
+    "critic/explained_variance",
+    "kl/ref/k3",
+    "entropy",
+    "loss",
+    "loss/policy",
+    "grad/norm",
+    "response/length",
+    "tokens/s",
+)
 BLOCKS = "▁▂▃▄▅▆▇█"
 TREND = 24
 """Characters of a trend."""

@@ -31,9 +31,26 @@ from align.testing.weightings import check_weighting
 from align.testing.writers import check_writer
 
 __all__ = [
-    "Finding", "check", "check_advantage", "check_algorithm", "check_coefficient", "check_critic", "check_divergence", "check_engine",
-    "check_estimator", "check_likelihood", "check_preference", "check_reduction", "check_reference", "check_regularizer", "check_reward",
-    "check_shaping", "check_surrogate", "check_task", "check_weighting", "check_writer",
+    "Finding",
+    "check",
+    "check_advantage",
+    "check_algorithm",
+    "check_coefficient",
+    "check_critic",
+    "check_divergence",
+    "check_engine",
+    "check_estimator",
+    "check_likelihood",
+    "check_preference",
+    "check_reduction",
+    "check_reference",
+    "check_regularizer",
+    "check_reward",
+    "check_shaping",
+    "check_surrogate",
+    "check_task",
+    "check_weighting",
+    "check_writer",
 ]
 
 CHECKS = {name.removeprefix("check_"): found for name, found in list(globals().items()) if name.startswith("check_")}

@@ -14,7 +14,7 @@ from align.core.segments import segment_sum
 from align.oracle.enumeration import TREE, UPDATE, context, setting
 from align.testing.findings import Finding, Kit
 from align.testing.formulas import explained
-from align.types import Link, ScoreContext, TokenContext
+from align.types import Link, RewardModelContext, TokenContext
 
 KIT = Kit("algorithm")
 NAME = "unused"
@@ -30,7 +30,7 @@ def check_algorithm(part: Any, /, **keys: Any) -> list[Finding]:
 class View(NamedTuple):
     """What the learner shows an algorithm, and what gradients arrive at."""
 
-    ctx: TokenContext | ScoreContext
+    ctx: TokenContext | RewardModelContext
     leaf: Tensor
     """The policy's logits; the scores [S] of one that trains a scorer."""
     values: Tensor | None
@@ -53,7 +53,7 @@ def view(a: Algorithm, moved: float = UPDATE) -> View:
         batch = replace(batch, group_ids=torch.repeat_interleave(torch.arange(count // 5 * 2), torch.tensor([2, 3] * (count // 5))))
     if a.scores:
         leaf = (4 * moved * torch.cos(torch.arange(count) ** 2.0)).requires_grad_()
-        return View(ScoreContext(batch=batch, scores=leaf), leaf, None, None)
+        return View(RewardModelContext(batch=batch, scores=leaf), leaf, None, None)
     values = None
     if a.links:
         score = segment_sum(ctx.logp - (ctx.batch.ref_logp[NAME] if moved else ctx.logp.detach()), batch.seq_ids, count)
@@ -67,11 +67,11 @@ def view(a: Algorithm, moved: float = UPDATE) -> View:
     return View(replace(ctx, batch=batch, values=values), leaf, values, batch.advantages)
 
 
-def select(ctx: TokenContext | ScoreContext, sequences: Tensor) -> tuple[TokenContext | ScoreContext, Tensor]:
+def select(ctx: TokenContext | RewardModelContext, sequences: Tensor) -> tuple[TokenContext | RewardModelContext, Tensor]:
     """A micro-batch of these sequences, and which tokens those are."""
     tokens, batch = torch.isin(ctx.batch.seq_ids, sequences), ctx.batch.select(sequences)
-    if isinstance(ctx, ScoreContext):
-        return ScoreContext(batch=batch, scores=ctx.scores[sequences]), tokens
+    if isinstance(ctx, RewardModelContext):
+        return RewardModelContext(batch=batch, scores=ctx.scores[sequences]), tokens
     link = ctx.link and Link(scores=ctx.link.scores[sequences], log_ratio=ctx.link.log_ratio[sequences], beta=ctx.link.beta[sequences])
     values = None if ctx.values is None else ctx.values[tokens]
     return TokenContext(batch=batch, logp=ctx.logp[tokens], entropy=ctx.entropy[tokens], values=values, link=link), tokens

@@ -19,8 +19,9 @@ from align.types import Prompt
 OPTIONS = {"model_dir": "--model", "prompts": "--prompts"}
 
 
-def findings(what: str, given: Sequence[str], kind: str | None = None, model: Path | None = None,
-             prompts: Path | None = None) -> tuple[str, list[Finding]]:
+def findings(
+    what: str, given: Sequence[str], kind: str | None = None, model: Path | None = None, prompts: Path | None = None
+) -> tuple[str, list[Finding]]:
     """The kind of part that `what` names (a name, or `file.py:Class`), and what its kit found.
 
     Args: given: its keys, `key=value`; model: the folder an engine or a reference is checked on; prompts: a JSONL file of prompts

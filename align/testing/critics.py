@@ -41,9 +41,14 @@ def answered() -> TokenBatch:
     prompts, lengths, tool = sequences % 2 + 2, sequences % 3 + 1, sequences % 2
     seq_ids, positions = torch.repeat_interleave(sequences, lengths), torch.cat([torch.arange(n) for n in lengths.tolist()])
     return TokenBatch(
-        input_ids=torch.randint(3, 9, (12, 7), generator=torch.Generator().manual_seed(0)), totals=prompts + lengths + tool,
-        lengths=lengths, seq_ids=seq_ids, positions=positions, columns=prompts[seq_ids] + positions + tool[seq_ids] * (positions > 0),
-        group_ids=sequences)
+        input_ids=torch.randint(3, 9, (12, 7), generator=torch.Generator().manual_seed(0)),
+        totals=prompts + lengths + tool,
+        lengths=lengths,
+        seq_ids=seq_ids,
+        positions=positions,
+        columns=prompts[seq_ids] + positions + tool[seq_ids] * (positions > 0),
+        group_ids=sequences,
+    )
 
 
 def begun(c: Critic, model_dir: Path, noise: float = NOISE) -> Iterator[tuple[RunningCritic, Policy]]:

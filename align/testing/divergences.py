@@ -103,8 +103,10 @@ def _convex(d: Divergence) -> str | None:
 def _not_negative(d: Divergence) -> str | None:
     """generator and value are at least 0"""
     x = grid(torch.float32)
-    return first(f"{name} is {y.min().item():.3g} at log u = {x[int(y.argmin())].item():.3g}" if y.min() < 0 else None
-                 for name, y in (("generator", d.generator(x)), ("value", d.value(x))))
+    return first(
+        f"{name} is {y.min().item():.3g} at log u = {x[int(y.argmin())].item():.3g}" if y.min() < 0 else None
+        for name, y in (("generator", d.generator(x)), ("value", d.value(x)))
+    )
 
 
 @KIT.check("finite", "use expm1 and log1p, and put products of powers in one exponent")

@@ -203,9 +203,11 @@ def _refuses(e: Engine, model_dir: Path, tolerance: float) -> str | None:
     with started(e, model_dir) as s:
         good = dict(s.changed().named_parameters())
         name = next(iter(good))
-        wrong = {"lack a tensor": {n: t for n, t in good.items() if n != name},
-                 "have an unknown tensor": good | {"unknown.weight": good[name]},
-                 "have a tensor of another shape": good | {name: good[name][:-1]}}
+        wrong = {
+            "lack a tensor": {n: t for n, t in good.items() if n != name},
+            "have an unknown tensor": good | {"unknown.weight": good[name]},
+            "have a tensor of another shape": good | {name: good[name][:-1]},
+        }
         for what, tensors in wrong.items():
             try:
                 s.engine.load(9, pack(tensors.items()))

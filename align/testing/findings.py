@@ -54,9 +54,16 @@ class Kit:
         """Every check in order, or one failure where the part cannot be built. `needs`: what the checks take beside the part."""
         built = _found(lambda: self._build(part, keys))
         if isinstance(built, str):
-            return [Finding(name="is built", passed=False, expected="the class with these keys becomes a part", found=built,
-                            mend=f"define what a {self.kind} must ({', '.join(sorted(must_define(self.kind))) or 'nothing'}), and give "
-                                 "every key without a default")]
+            return [
+                Finding(
+                    name="is built",
+                    passed=False,
+                    expected="the class with these keys becomes a part",
+                    found=built,
+                    mend=f"define what a {self.kind} must ({', '.join(sorted(must_define(self.kind))) or 'nothing'}), and give "
+                    "every key without a default",
+                )
+            ]
         return [_finding(check, lambda test=check.test: test(built, **needs)) for check in self.checks]
 
     def _build(self, part: Any, keys: dict[str, Any]) -> Any:
@@ -114,10 +121,22 @@ def _refuses(part: Any, **_: Any) -> str | None:
 
 
 GENERAL = (
-    Check("docstring", "the class says in one sentence what it is, with units and the paper", "write a docstring under `class`",
-          _says_what_it_is),
-    Check("keys", "its keys are plain values that a recipe holds and builds it from again",
-          "annotate every key (`power: float = 0.5`) and change none in __post_init__", _keys_round_trip),
-    Check("refuse", "asked whether it refuses a recipe, on- and off-policy and of demonstrations, it answers None or a sentence",
-          "let `refuse(self, setting)` return None, or say what is wrong and how to mend it; see align.config.parts.Setting", _refuses),
+    Check(
+        "docstring",
+        "the class says in one sentence what it is, with units and the paper",
+        "write a docstring under `class`",
+        _says_what_it_is,
+    ),
+    Check(
+        "keys",
+        "its keys are plain values that a recipe holds and builds it from again",
+        "annotate every key (`power: float = 0.5`) and change none in __post_init__",
+        _keys_round_trip,
+    ),
+    Check(
+        "refuse",
+        "asked whether it refuses a recipe, on- and off-policy and of demonstrations, it answers None or a sentence",
+        "let `refuse(self, setting)` return None, or say what is wrong and how to mend it; see align.config.parts.Setting",
+        _refuses,
+    ),
 )

@@ -26,8 +26,17 @@ def check_likelihood(part: Any, /, **keys: Any) -> list[Finding]:
 def view(likelihood: Likelihood) -> tuple[TokenContext, Tensor]:
     """Forty demonstrations in float32, of one token to three, without what it does not say it needs; and the policy's logits."""
     ctx, leaf = context(setting(TREE), NAME, dtype=torch.float32)
-    shown = replace(ctx.batch, rewards=None, advantages=None, sampler_logp=None, old_logp=ctx.logp.detach(), ref_logp={},
-                    penalty_weights={}, betas={}, loss_weights=torch.full_like(ctx.batch.loss_weights, 1 / len(ctx.batch.lengths)))
+    shown = replace(
+        ctx.batch,
+        rewards=None,
+        advantages=None,
+        sampler_logp=None,
+        old_logp=ctx.logp.detach(),
+        ref_logp={},
+        penalty_weights={},
+        betas={},
+        loss_weights=torch.full_like(ctx.batch.loss_weights, 1 / len(ctx.batch.lengths)),
+    )
     return replace(ctx, batch=shown.only(likelihood.needs, likelihood)), leaf
 
 

@@ -25,8 +25,14 @@ def check_preference(part: Any, /, **keys: Any) -> list[Finding]:
 def rankings(scores: Tensor, beta: float = 0.5) -> Rankings:
     """Rankings of three answers, two and two, of these scores [7], with log-probs and lengths of their own."""
     n = torch.arange(7)
-    return Rankings(scores=scores, beta=torch.full((7,), beta), lengths=3 + n % 4, ids=torch.tensor([0, 0, 0, 1, 1, 2, 2]),
-                    logp=(-4 - torch.cos(n**2.0)).requires_grad_(), log_ratio=torch.sin(n**2.0))
+    return Rankings(
+        scores=scores,
+        beta=torch.full((7,), beta),
+        lengths=3 + n % 4,
+        ids=torch.tensor([0, 0, 0, 1, 1, 2, 2]),
+        logp=(-4 - torch.cos(n**2.0)).requires_grad_(),
+        log_ratio=torch.sin(n**2.0),
+    )
 
 
 SCORES = torch.tensor([0.4, -0.3, 0.1, -0.2, 0.6, 1.0, 0.8])

@@ -75,14 +75,20 @@ def _penalty(r: Regularizer) -> str | None:
 def _finite(r: Regularizer) -> str | None:
     """value, loss and gradient are finite, also where policy and reference are 60 nats apart, either way"""
     near, tokens = setting(TREE, UPDATE), torch.arange(TREE.vocabulary)
-    far = replace(near, reference=near.reference - 60.0 * (tokens == 0), policy=near.policy - 60.0 * (tokens == 1),
-                  old=near.old - 60.0 * (tokens == 1))
+    far = replace(
+        near,
+        reference=near.reference - 60.0 * (tokens == 0),
+        policy=near.policy - 60.0 * (tokens == 1),
+        old=near.old - 60.0 * (tokens == 1),
+    )
     ctx, leaf = context(far, NAME, claimed(r) if r.full_vocabulary else None, r.outcomes, torch.float32)
     p = r.penalty(ctx, NAME)
     loss = felt(p) if p.reward is None else torch.exp(ctx.log_rho) * p.reward
     (gradient,) = torch.autograd.grad((loss if p.link is not None else ctx.batch.loss_weights * loss).sum(), leaf)
-    return first(None if x.isfinite().all() else f"{name} is {x[~x.isfinite()][0].item()} somewhere"
-                 for name, x in (("value", p.value), ("loss", loss), ("gradient", gradient)))
+    return first(
+        None if x.isfinite().all() else f"{name} is {x[~x.isfinite()][0].item()} somewhere"
+        for name, x in (("value", p.value), ("loss", loss), ("gradient", gradient))
+    )
 
 
 @KIT.check("digits", "use expm1 and log1p, or compute in float64 and cast back")

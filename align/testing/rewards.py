@@ -17,17 +17,39 @@ from align.workers.reward_runner import joined, run_rewards
 
 KIT = Kit("reward")
 PROMPTS = (
-    Prompt(id="countdown", text="3,5,7,9=14:", token_ids=(1,), fields={
-        "skill": "countdown", "numbers": [3, 5, 7, 9], "target": 14, "answer": "9+7+3-5"}),
-    Prompt(id="sort", text="s7,3,5,1,9:", token_ids=(1,), fields={
-        "skill": "sort", "numbers": [7, 3, 5, 1, 9], "answer": "1,3,5,7,9"}),
+    Prompt(
+        id="countdown",
+        text="3,5,7,9=14:",
+        token_ids=(1,),
+        fields={"skill": "countdown", "numbers": [3, 5, 7, 9], "target": 14, "answer": "9+7+3-5"},
+    ),
+    Prompt(id="sort", text="s7,3,5,1,9:", token_ids=(1,), fields={"skill": "sort", "numbers": [7, 3, 5, 1, 9], "answer": "1,3,5,7,9"}),
 )
 """What the embedded task asks; a reward for another task is checked with prompts of its own."""
 CANARY = "ALIGN_A_REWARD_RAN_THE_ANSWER"
 HOSTILE = (
-    "", " \n\t", "9+7+3-5", "1,3,5,7,9", "14", "9" * 5000, "9**9**6", "1/0", "(" * 3000, "[" * 3000 + "]" * 3000, "-" * 3000 + "1", "nan",
-    "1e999", "\x00\x07", "\ud800", "١٢٣", "🙂" * 200, "{}" * 100, "\\boxed{14}" * 50, "a" * 30 + "!",
-    f"__import__('os').environ.update({CANARY}='1')", f"import os; os.environ['{CANARY}'] = '1'",
+    "",
+    " \n\t",
+    "9+7+3-5",
+    "1,3,5,7,9",
+    "14",
+    "9" * 5000,
+    "9**9**6",
+    "1/0",
+    "(" * 3000,
+    "[" * 3000 + "]" * 3000,
+    "-" * 3000 + "1",
+    "nan",
+    "1e999",
+    "\x00\x07",
+    "\ud800",
+    "١٢٣",
+    "🙂" * 200,
+    "{}" * 100,
+    "\\boxed{14}" * 50,
+    "a" * 30 + "!",
+    f"__import__('os').environ.update({CANARY}='1')",
+    f"import os; os.environ['{CANARY}'] = '1'",
 )
 """Answers a policy under a reward sooner or later writes."""
 LIMITS = RewardLimits(seconds=1.0)
@@ -55,8 +77,9 @@ def judged(r: Reward, prompts: Sequence[Prompt]) -> Iterator[tuple[str, Rewards]
             yield text, run_rewards(r, LIMITS, [group(prompt, text)])
 
 
-@KIT.check("a number", "return a float, a dict of floats with `total` among them, or Stepwise, whatever the text; a run drops the sample "
-           "otherwise")
+@KIT.check(
+    "a number", "return a float, a dict of floats with `total` among them, or Stepwise, whatever the text; a run drops the sample otherwise"
+)
 def _number(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """a finite float, or named parts of which `total` is the reward, for right answers and for any other text"""
     failures = ((text, rewards.first_failure) for text, rewards in judged(started(r), prompts) if rewards.failed)
@@ -74,8 +97,13 @@ def _soon(r: Reward, prompts: Sequence[Prompt]) -> str | None:
 def _repeats(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """the same answer has the same reward every time"""
     fresh = started(r)
-    one, two = ([(rewards.values.tobytes(), {k: v.tobytes() for k, v in rewards.parts.items()}, rewards.inside)
-                 for _, rewards in judged(fresh, prompts)] for _ in range(2))
+    one, two = (
+        [
+            (rewards.values.tobytes(), {k: v.tobytes() for k, v in rewards.parts.items()}, rewards.inside)
+            for _, rewards in judged(fresh, prompts)
+        ]
+        for _ in range(2)
+    )
     return None if one == two else "it changes"
 
 
@@ -103,7 +131,10 @@ def _together(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     among = run_rewards(fresh, LIMITS, [group(prompt, *answers(prompt)) for prompt in prompts])
     if among.failed != alone.failed:
         return f"{among.failed} answers fail instead of {alone.failed}: {among.first_failure}"
-    differing = [name for name, one in {"total": alone.values, **alone.parts}.items()
-                 if not np.allclose(one, {"total": among.values, **among.parts}[name], rtol=1e-5, atol=1e-5, equal_nan=True)]
+    differing = [
+        name
+        for name, one in {"total": alone.values, **alone.parts}.items()
+        if not np.allclose(one, {"total": among.values, **among.parts}[name], rtol=1e-5, atol=1e-5, equal_nan=True)
+    ]
     differing += ["what its steps have"] if among.inside != alone.inside else []
     return f"{', '.join(differing)} differs" if differing else None

@@ -58,8 +58,11 @@ def _at_pi_old(s: Surrogate) -> str | None:
     return None if torch.allclose(found, -ADVANTAGES, atol=1e-5) else f"it is {found.tolist()} for A = {ADVANTAGES.tolist()}"
 
 
-@KIT.check("effective ratio", "return log w from effective_log_ratio, where the gradient is -w A grad log pi while no bound cuts; say in "
-                              "`ratio_varies` why there is no such w")
+@KIT.check(
+    "effective ratio",
+    "return log w from effective_log_ratio, where the gradient is -w A grad log pi while no bound cuts; say in "
+    "`ratio_varies` why there is no such w",
+)
 def _ratio(s: Surrogate) -> str | None:
     """the slope of the loss is minus the ratio it says, times the advantage, for advantages of either sign that no bound cuts"""
     for log_rho in (NEAR.double(), 10 * NEAR.double()):

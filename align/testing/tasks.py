@@ -24,12 +24,15 @@ def check_task(part: Any, /, **keys: Any) -> list[Finding]:
 
 def groups(examples: Sequence[Example]) -> list[Group]:
     """Two answers to each: the demonstrated one where there is one, and one that is none."""
+
     def episode(text: str) -> Episode:
         ids = np.arange(1, len(text) + 2, dtype=np.int32)
         return Episode.single_turn(ids, text, np.full(len(ids), -1.0, dtype=np.float32))
 
-    return [Group(prompt=Prompt(id=e.id, text=e.text, token_ids=(1,), fields=e.fields), episodes=(episode(e.answer or "1"), episode("")))
-            for e in examples]
+    return [
+        Group(prompt=Prompt(id=e.id, text=e.text, token_ids=(1,), fields=e.fields), episodes=(episode(e.answer or "1"), episode("")))
+        for e in examples
+    ]
 
 
 @KIT.check("examples", "give every example a text, and an id that no other has: groups and seeds are derived from it")
@@ -89,8 +92,10 @@ def _held_out(t: Task) -> str | None:
         problem = _problem(e) or ("it has no ranked answers" if not e.ranked else None)
         if problem or (e.text, *e.ranked) in ranked:
             return f"the held-out ranking {e.id}: {problem or 'it is an example'}"
-    return next((f"{name} has {e.text!r}, which is an example" for name, examples in _suites(t).items() for e in examples
-                 if e.text in trained), None)
+    return next(
+        (f"{name} has {e.text!r}, which is an example" for name, examples in _suites(t).items() for e in examples if e.text in trained),
+        None,
+    )
 
 
 @KIT.check("judge", "return a dict of finite floats by metric, for answers that are right, wrong or empty")

@@ -8,8 +8,14 @@ import torch
 
 from align.tasks.countdown import Countdown
 
-SHAPE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 48,
-         "max_position_embeddings": 512}
+SHAPE = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "intermediate_size": 48,
+    "max_position_embeddings": 512,
+}
 """Heads of a size that vLLM's CPU attention knows."""
 
 
@@ -24,8 +30,15 @@ def tiny_model(folder: Path, seed: int = 0, spread: float = 0.15) -> Path:
     disable_progress_bar()
     tokenizer = Countdown().tokenizer()
     config = AutoConfig.for_model(
-        "qwen2", **SHAPE, vocab_size=len(tokenizer), tie_word_embeddings=True, initializer_range=spread,
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+        "qwen2",
+        **SHAPE,
+        vocab_size=len(tokenizer),
+        tie_word_embeddings=True,
+        initializer_range=spread,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)

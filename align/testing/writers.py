@@ -18,8 +18,12 @@ from align.testing.findings import Finding, Kit
 from align.writers import RunningWriter, Writer
 
 KIT = Kit("writer")
-RECIPE = {"steps": 4, "task": {"name": "countdown", "size": 8}, "model": {"path": "somewhere", "recipe": None},
-          "optimizer": {"betas": [0.9, 0.99]}}
+RECIPE = {
+    "steps": 4,
+    "task": {"name": "countdown", "size": 8},
+    "model": {"path": "somewhere", "recipe": None},
+    "optimizer": {"betas": [0.9, 0.99]},
+}
 ROWS = (
     (0, {"eval/countdown/pass@1": 0.25}),
     (1, {"loss/policy": -0.5, "kl/ref/k3": float("nan"), "grad/norm": float("inf"), "tokens/s": 1e6}),

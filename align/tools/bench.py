@@ -28,9 +28,16 @@ def bench(out: Path, *, seconds: float, rounds: int, jobs: list[str], console: C
     if unknown:
         raise UserError(f"there is no job {unknown[0]!r} to measure; there are: {', '.join(JOBS)}")
     on_gpu = torch.cuda.is_available()
-    result = measure([JOBS[name] for name in jobs or JOBS], LARGE if on_gpu else SMALL, device="cuda" if on_gpu else "cpu",
-                     dtype=torch.bfloat16 if on_gpu else torch.float32, rounds=rounds, seconds=seconds, drift=0.03,
-                     tell=lambda what: console.print(what, style="dim"))
+    result = measure(
+        [JOBS[name] for name in jobs or JOBS],
+        LARGE if on_gpu else SMALL,
+        device="cuda" if on_gpu else "cpu",
+        dtype=torch.bfloat16 if on_gpu else torch.float32,
+        rounds=rounds,
+        seconds=seconds,
+        drift=0.03,
+        tell=lambda what: console.print(what, style="dim"),
+    )
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(result, indent=1))
     return result
@@ -68,8 +75,13 @@ def plot(result: dict[str, Any], file: Path) -> None:
                 axis.axvline(row["ms"], color="grey", linestyle=":", label="floor")
             else:
                 error = max(row["hidden_error"], 1e-9)
-                axis.errorbar(row["ms"], error, xerr=[[row["ms"] - row["ms_low"]], [row["ms_high"] - row["ms"]]], label=row["provider"],
-                              marker="o" if row["provider"].startswith(("ours", BY_HAND)) else "x")
+                axis.errorbar(
+                    row["ms"],
+                    error,
+                    xerr=[[row["ms"] - row["ms_low"]], [row["ms_high"] - row["ms"]]],
+                    label=row["provider"],
+                    marker="o" if row["provider"].startswith(("ours", BY_HAND)) else "x",
+                )
         axis.set(xscale="log", yscale="log", title=f"{job}, {shape}", xlabel="forward and backward, ms", ylabel="error of the gradient")
         axis.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(f"{result['device']}, {result['dtype']}", fontsize="small")

@@ -48,8 +48,12 @@ def page() -> str:
     """The whole page, Markdown."""
     facts: dict[str, Fact] = {"answers": lambda cls, kind: str(cls.least_samples), "critic": needs(frozenset({"values"}))}
     sections = [
-        *room("advantage", ADVANTAGES, facts), *room("surrogate", SURROGATES, {}), *room("reduction", REDUCTIONS, {}),
-        *room("preference", PREFERENCES, {}), *room("likelihood", LIKELIHOODS, {})]
+        *room("advantage", ADVANTAGES, facts),
+        *room("surrogate", SURROGATES, {}),
+        *room("reduction", REDUCTIONS, {}),
+        *room("preference", PREFERENCES, {}),
+        *room("likelihood", LIKELIHOODS, {}),
+    ]
     return "\n\n".join([INTRODUCTION, *algorithms(), *sections]) + "\n"
 
 

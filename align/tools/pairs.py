@@ -90,23 +90,41 @@ class Drawn:
         counts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
         counts.add_column()
         counts.add_column(justify="right")
-        rows = {"rankings" if self.rankings else "pairs": len(self.best), "prompts": self.prompts,
-                "  without a difference in reward": self.even, "  with fewer than two answers of use": self.few,
-                "answers": self.answers, "  cut at the length limit, left out": self.cut, "  empty, left out": self.blank,
-                "  given before to the same prompt, left out": self.repeated, "  whose reward failed, left out": self.failed}
+        rows = {
+            "rankings" if self.rankings else "pairs": len(self.best),
+            "prompts": self.prompts,
+            "  without a difference in reward": self.even,
+            "  with fewer than two answers of use": self.few,
+            "answers": self.answers,
+            "  cut at the length limit, left out": self.cut,
+            "  empty, left out": self.blank,
+            "  given before to the same prompt, left out": self.repeated,
+            "  whose reward failed, left out": self.failed,
+        }
         for label, count in rows.items():
             counts.add_row(label, str(count))
         yield counts
-        means = Table("mean", *(("best", "worst") if self.rankings else ("chosen", "rejected")), box=None, padding=(0, 2, 0, 0),
-                      header_style="dim")
+        means = Table(
+            "mean", *(("best", "worst") if self.rankings else ("chosen", "rejected")), box=None, padding=(0, 2, 0, 0), header_style="dim"
+        )
         means.add_row("reward", *(f"{np.mean([a.reward for a in side]):.4g}" for side in (self.best, self.worst)))
         means.add_row("length, tokens", *(f"{np.mean([a.tokens for a in side]):.4g}" for side in (self.best, self.worst)))
         yield means
 
 
-def draw(recipe: Recipe, out: Path, *, prompts: int | None = None, samples: int | None = None, model: Path | None = None,
-         reward: str | None = None, per_prompt: int = 1, rankings: bool = False, seed: int | None = None,
-         address: str | None = None) -> Drawn:
+def draw(
+    recipe: Recipe,
+    out: Path,
+    *,
+    prompts: int | None = None,
+    samples: int | None = None,
+    model: Path | None = None,
+    reward: str | None = None,
+    per_prompt: int = 1,
+    rankings: bool = False,
+    seed: int | None = None,
+    address: str | None = None,
+) -> Drawn:
     """Draw answers to the training prompts of a recipe's task and write what its reward tells apart, in JSONL, whole or not at all.
 
     The same recipe, model and seed give the same bytes. A pair is drawn evenly from those of one prompt whose texts and rewards differ;
@@ -139,11 +157,13 @@ def draw(recipe: Recipe, out: Path, *, prompts: int | None = None, samples: int 
                     name = example.id if per_prompt == 1 else f"{example.id}-{i}"
                     lines.append(json.dumps(_row(example, name, row, rankings), ensure_ascii=False) + "\n")
         if not drawn.best:
-            raise UserError(f"{out} was not written: no prompt has two answers that the reward tells apart. Of {drawn.prompts} prompts, "
-                            f"{drawn.even} have answers of one reward and {drawn.few} fewer than two of use; of {drawn.answers} answers, "
-                            f"{drawn.cut} were cut, {drawn.blank} empty, {drawn.repeated} repeated, {drawn.failed} without a reward"
-                            f"{f' ({drawn.first_failure})' if drawn.first_failure else ''}. More --samples, a higher sampling.temperature "
-                            "or sampling.max_tokens, or a reward with finer grades is the usual remedy")
+            raise UserError(
+                f"{out} was not written: no prompt has two answers that the reward tells apart. Of {drawn.prompts} prompts, "
+                f"{drawn.even} have answers of one reward and {drawn.few} fewer than two of use; of {drawn.answers} answers, "
+                f"{drawn.cut} were cut, {drawn.blank} empty, {drawn.repeated} repeated, {drawn.failed} without a reward"
+                f"{f' ({drawn.first_failure})' if drawn.first_failure else ''}. More --samples, a higher sampling.temperature "
+                "or sampling.max_tokens, or a reward with finer grades is the usual remedy"
+            )
         unfinished.write_text("".join(lines), encoding="utf-8", newline="\n")
         os.replace(unfinished, out)
     finally:
@@ -179,8 +199,9 @@ def _model(recipe: Recipe, model: Path | None, run_dir: Path) -> str:
     return str(model.resolve())
 
 
-def _answered(recipe: Recipe, examples: Sequence[Example], samples: int, seed: int, model_dir: str, address: str | None,
-              drawn: Drawn) -> Iterator[tuple[Example, Group, np.ndarray]]:
+def _answered(
+    recipe: Recipe, examples: Sequence[Example], samples: int, seed: int, model_dir: str, address: str | None, drawn: Drawn
+) -> Iterator[tuple[Example, Group, np.ndarray]]:
     """Each example with its answers and their rewards, NaN where one failed; a step of the recipe's size at a time."""
     transformers_logging.disable_progress_bar()
     asked = tokenize(examples, AutoTokenizer.from_pretrained(model_dir))

@@ -93,8 +93,11 @@ def page() -> str:
 
 
 def regularizers() -> list[str]:
-    rows = [[code(name), key_code(key), f"see {key.type}s" if key.type in registry.ROOMS else prose(key.doc)]
-            for name in registry.shipped("regularizer") for key in keys(registry.resolve("regularizer", name, name))]
+    rows = [
+        [code(name), key_code(key), f"see {key.type}s" if key.type in registry.ROOMS else prose(key.doc)]
+        for name in registry.shipped("regularizer")
+        for key in keys(registry.resolve("regularizer", name, name))
+    ]
     return ["## Composed", REGULARIZERS, table(["regularizer", "key", "meaning"], rows)]
 
 
@@ -120,10 +123,21 @@ def estimators() -> list[str]:
         rows.append([*head(name, type(part)), reads, yes(part.weighted), prose(estimator_bias.value_is(part, form.divergence))])
     for c in forms():
         found = [m for stale in (False, True) for m in c.measurements if (m.problem, m.stale) == (ONE_TOKEN.name, stale)]
-        gradients.append([prose(c.name), prose(f"{c.verdict}: {c.reason.partition(' (')[0]}"), *("0" if abs(m.error) < 1e-9 else
-                          f"{m.error:.0%}" for m in found), *(digits(m.variance) for m in found)])
-    return ["## Estimators", ESTIMATORS, table(["estimator", "what", "keys", "reads", "weighted", "value"], rows),
-            GRADIENTS, table(["form", "gradient", "error", "error, stale", "variance", "variance, stale"], gradients)]
+        gradients.append(
+            [
+                prose(c.name),
+                prose(f"{c.verdict}: {c.reason.partition(' (')[0]}"),
+                *("0" if abs(m.error) < 1e-9 else f"{m.error:.0%}" for m in found),
+                *(digits(m.variance) for m in found),
+            ]
+        )
+    return [
+        "## Estimators",
+        ESTIMATORS,
+        table(["estimator", "what", "keys", "reads", "weighted", "value"], rows),
+        GRADIENTS,
+        table(["form", "gradient", "error", "error, stale", "variance", "variance, stale"], gradients),
+    ]
 
 
 def shipped(kind: str) -> list[Any]:
@@ -143,8 +157,10 @@ def products(every: Sequence[Divergence], estimators: Sequence[Estimator]) -> li
             states = set()
             for divergence in every:
                 form = replace(by_default, divergence=divergence, estimator=part, placement=placement, credit=credit)
-                on, off, shown = (judged(form, alone(form, on_policy=on_policy, samples=samples))
-                                  for on_policy, samples in ((True, True), (False, True), (False, False)))
+                on, off, shown = (
+                    judged(form, alone(form, on_policy=on_policy, samples=samples))
+                    for on_policy, samples in ((True, True), (False, True), (False, False))
+                )
                 for refusal in filter(None, (on, off, shown)):
                     reasons.setdefault((refusal.biased, re.sub(f"^{re.escape(name)} ", "… ", refusal.text)), {})[name] = None
                 if not shown and placement != "link":  # rankings are no demonstrations
@@ -157,8 +173,15 @@ def products(every: Sequence[Divergence], estimators: Sequence[Estimator]) -> li
     why = [[", ".join(map(code, names)), prose(text), "biased" if biased else "—"] for (biased, text), names in sorted(reasons.items())]
     credits_ = [[code(name), prose(sentence(function))] for name, function in CREDITS.items()]
     header = ["estimator", *(f"{placement}, {credit}" for placement, credit in columns), "divergences", "on demonstrations"]
-    return ["## Placement and credit", PLACEMENTS, table(["credit", "what"], credits_), PRODUCTS, table(header, rows),
-            "What a recipe is told:", table(["of", "reason", "which makes it"], why)]
+    return [
+        "## Placement and credit",
+        PLACEMENTS,
+        table(["credit", "what"], credits_),
+        PRODUCTS,
+        table(header, rows),
+        "What a recipe is told:",
+        table(["of", "reason", "which makes it"], why),
+    ]
 
 
 def state(on_policy: Refusal | None, off_policy: Refusal | None) -> str:
@@ -171,20 +194,40 @@ def state(on_policy: Refusal | None, off_policy: Refusal | None) -> str:
 def which(legal: set[str], every: Sequence[str]) -> str:
     named = [code(name) for name in every if name in legal]
     missing = [code(name) for name in every if name not in legal]
-    return ", ".join(named) if len(named) <= len(missing) else " but ".join(["all", ", ".join(missing)][:1 + bool(missing)])
+    return ", ".join(named) if len(named) <= len(missing) else " but ".join(["all", ", ".join(missing)][: 1 + bool(missing)])
 
 
 def multipliers() -> list[str]:
     """The rooms that stand beside the divergence: what each part is, and what it costs by what its class says and overrides."""
     policy = needs(frozenset({"old_logp", "entropy"}))
     return [
-        *room("coefficient", COEFFICIENTS, {"told": has("update", "update_prompts"), "state": has("initial_state"),
-                                            "each prompt": has("multipliers"), "policy": policy, "compares": says("compares")}),
+        *room(
+            "coefficient",
+            COEFFICIENTS,
+            {
+                "told": has("update", "update_prompts"),
+                "state": has("initial_state"),
+                "each prompt": has("multipliers"),
+                "policy": policy,
+                "compares": says("compares"),
+            },
+        ),
         *room("weighting", WEIGHTINGS, {"policy": policy, "rewards": needs(REWARDED)}),
-        *room("reference", REFERENCES, {"holds": holds(lora=False), "with LoRA": holds(lora=True),
-                                        "changes": says("changes"), "starts at π": says("starts_at_policy")}),
-        *room("shaping", SHAPINGS, {"of rewards": has("rewards"), "of advantages": has("advantages"), "policy": policy,
-                                    "second context": has("other_context")}),
+        *room(
+            "reference",
+            REFERENCES,
+            {
+                "holds": holds(lora=False),
+                "with LoRA": holds(lora=True),
+                "changes": says("changes"),
+                "starts at π": says("starts_at_policy"),
+            },
+        ),
+        *room(
+            "shaping",
+            SHAPINGS,
+            {"of rewards": has("rewards"), "of advantages": has("advantages"), "policy": policy, "second context": has("other_context")},
+        ),
     ]
 
 

@@ -32,8 +32,11 @@ class Layout:
         state = model.state_dict()
         kept = {name: tensor.to("meta") for name, tensor in state.items() if name in owners}
         saved = revert_weight_conversion(model, kept)
-        return cls(shapes={name: tuple(t.shape) for name, t in saved.items()}, tied=frozenset(set(state) - owners),
-                   fused=saved.keys() != kept.keys())
+        return cls(
+            shapes={name: tuple(t.shape) for name, t in saved.items()},
+            tied=frozenset(set(state) - owners),
+            fused=saved.keys() != kept.keys(),
+        )
 
     def check(self, weights: Weights) -> None:
         """Raises ValueError naming the tensors that are missing, unknown, tied to another, or of another shape."""
@@ -42,8 +45,9 @@ class Layout:
             "missing": [n for n in self.shapes if n not in given],
             "tied to another tensor, to be left out": [n for n in given if n in self.tied],
             "unknown": [n for n in given if n not in self.shapes and n not in self.tied],
-            "of another shape": [f"{n} {list(given[n])} instead of {list(shape)}" for n, shape in self.shapes.items()
-                                 if given.get(n, shape) != shape],
+            "of another shape": [
+                f"{n} {list(given[n])} instead of {list(shape)}" for n, shape in self.shapes.items() if given.get(n, shape) != shape
+            ],
         }
         found = [f"{what}: {_some(names)}" for what, names in problems.items() if names]
         if found:

@@ -25,6 +25,7 @@ class Weighting(Part, ABC):
     def misfit(self, setting: Setting) -> str | None:
         charged = setting.recipe.algorithm.critic is not None and setting.regularizer.placement == "reward"
         if charged and REWARDED & self.needs:
-            return ("looks at rewards or advantages, and with a critic the penalty comes before them: use placement: loss, or another "
-                    "weighting")
+            return (
+                "looks at rewards or advantages, and with a critic the penalty comes before them: use placement: loss, or another weighting"
+            )
         return unreadable("weighting", self, setting)

@@ -42,8 +42,10 @@ class Job:
         torch.set_num_threads(recipe.workers.threads)
         set_precision(recipe.model)
         if not os.path.isdir(self.model_dir):
-            raise UserError(f"the node {ray.util.get_node_ip_address()} cannot read the model folder {self.model_dir}: keep the run "
-                            "folder and the model on a path that every node of the cluster shares")
+            raise UserError(
+                f"the node {ray.util.get_node_ip_address()} cannot read the model folder {self.model_dir}: keep the run "
+                "folder and the model on a path that every node of the cluster shares"
+            )
         return recipe
 
 
@@ -63,8 +65,9 @@ class RolloutActor:
         self.start()
         self.engine.load(version, weights)
 
-    def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int], version: int,
-                 weights: Sequence[ray.ObjectRef]) -> list[Group]:
+    def generate(
+        self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int], version: int, weights: Sequence[ray.ObjectRef]
+    ) -> list[Group]:
         """`version` is what the engine must hold; one that was restarted does not, and gets it from `weights` ([] before the first)."""
         self.start()
         if self.engine.version != version:

@@ -18,9 +18,9 @@ from align.config.schema import Recipe
 from align.errors import RunStopped, UserError
 from align.types import Group, Prompt, Rewards
 from align.workers.actors import Job, LearnerActor, RewardActor, RolloutActor
-from align.workers.calls import DIED, RemoteLearner, answer, reason
 from align.workers.connect import connect
-from align.workers.pool import Lost, Pool
+from align.workers.pool import CallFailed, Pool
+from align.workers.remote import DIED, RemoteLearner, death_reason, get_result
 from align.workers.resources import Need, needs, remedy, too_busy, too_large
 from align.workers.reward_runner import joined, lost
 from align.workers.shards import evenly, group_chunks, in_order, units
@@ -87,23 +87,27 @@ class RayWorkers:
             done, _ = ray.wait(list(starting), timeout=max(deadline - time.monotonic(), 0.0))
             if not done:
                 free = ray.available_resources()
-                raise RunStopped(f"not up within {self.recipe.workers.start_timeout:g} s (workers.start_timeout): "
-                                 f"{', '.join(sorted(starting.values()))}. The cluster has {free.get('CPU', 0):g} CPUs and "
-                                 f"{free.get('GPU', 0):g} GPUs free: either the actors found no place, or their models load slowly")
+                raise RunStopped(
+                    f"not up within {self.recipe.workers.start_timeout:g} s (workers.start_timeout): "
+                    f"{', '.join(sorted(starting.values()))}. The cluster has {free.get('CPU', 0):g} CPUs and "
+                    f"{free.get('GPU', 0):g} GPUs free: either the actors found no place, or their models load slowly"
+                )
             role = starting.pop(done[0])
             try:
-                answer(done[0])
+                get_result(done[0])
             except DIED as error:
-                raise RunStopped(f"the {role} actor died while it started ({reason(error)})") from error
+                raise RunStopped(f"the {role} actor died while it started ({death_reason(error)})") from error
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
         cut = units(self.recipe.engine, prompts, samples, seed, self.recipe.workers.rollout)
         calls = [(unit.prompts, samples, unit.seeds, self._version, self._weights) for unit in cut]
         results = self.rollouts.run("generate", calls, attempts=ATTEMPTS)
-        failed = next((r for r in results if isinstance(r, Lost)), None)
+        failed = next((r for r in results if isinstance(r, CallFailed)), None)
         if failed is not None:
-            raise RunStopped(f"{ATTEMPTS} rollout actors died one after the other over the same prompts ({failed.reason}); less memory, by "
-                             "fewer batch.samples or a smaller sampling.max_tokens, is the usual remedy. Run it again with --resume")
+            raise RunStopped(
+                f"{ATTEMPTS} rollout actors died one after the other over the same prompts ({failed.reason}); less memory, by "
+                "fewer batch.samples or a smaller sampling.max_tokens, is the usual remedy. Run it again with --resume"
+            )
         return in_order(cut, results)
 
     def score(self, groups: Sequence[Group]) -> Rewards:
@@ -112,7 +116,7 @@ class RayWorkers:
         chunks = evenly(groups, self.recipe.workers.reward) if batched else list(group_chunks(groups, CHUNK))
         seconds = [limits.seconds * sum(len(g.episodes) for g in chunk) + MARGIN for chunk in chunks]
         results = self.rewards.run("score", [(chunk,) for chunk in chunks], attempts=1, seconds=seconds)
-        return joined([lost(chunk, limits, r.reason) if isinstance(r, Lost) else r for chunk, r in zip(chunks, results, strict=True)])
+        return joined([lost(chunk, limits, r.reason) if isinstance(r, CallFailed) else r for chunk, r in zip(chunks, results, strict=True)])
 
     def publish(self, version: int) -> dict[str, float]:
         began, seconds = time.perf_counter(), self.recipe.workers.start_timeout

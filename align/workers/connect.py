@@ -27,14 +27,18 @@ def connect(address: str | None) -> bool:
     """
     if ray.is_initialized():
         if address is not None:
-            raise UserError(f"--address {address}: this process is attached to a Ray cluster already; call ray.shutdown() first, or "
-                            "give no address to use that cluster")
+            raise UserError(
+                f"--address {address}: this process is attached to a Ray cluster already; call ray.shutdown() first, or "
+                "give no address to use that cluster"
+            )
         return False
     if address is None:
         elsewhere = os.environ.get("RAY_ADDRESS")
         if elsewhere:
-            raise UserError(f"RAY_ADDRESS is {elsewhere}, but no address was given: give --address {elsewhere} to use that cluster, or "
-                            "unset RAY_ADDRESS to start a private one")
+            raise UserError(
+                f"RAY_ADDRESS is {elsewhere}, but no address was given: give --address {elsewhere} to use that cluster, or "
+                "unset RAY_ADDRESS to start a private one"
+            )
         _authenticate(USERS_AUTH_MODE or "token")
         # Without address="local" Ray joins whatever cluster it finds running on the machine.
         ray.init(address="local", include_dashboard=False, **QUIET)
@@ -45,8 +49,10 @@ def connect(address: str | None) -> bool:
         # The nodes run the driver's align, not one they may have installed.
         ray.init(address=found, runtime_env={"py_modules": _package_folders()}, **QUIET)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise UserError(f"--address {address}: cannot attach ({error}). Is Ray {ray.__version__} there too, and, where it authenticates by "
-                        "token, is the token (~/.ray/auth_token or RAY_AUTH_TOKEN_PATH) the same on both sides?") from error
+        raise UserError(
+            f"--address {address}: cannot attach ({error}). Is Ray {ray.__version__} there too, and, where it authenticates by "
+            "token, is the token (~/.ray/auth_token or RAY_AUTH_TOKEN_PATH) the same on both sides?"
+        ) from error
     return True
 
 
@@ -61,8 +67,9 @@ def _running(address: str) -> str:
     try:
         return canonicalize_bootstrap_address(address)
     except (ConnectionError, ValueError) as error:
-        raise UserError(f"--address {address}: finds no Ray cluster ({error}); give its HOST:PORT, or leave --address out to start a "
-                        "private one") from error
+        raise UserError(
+            f"--address {address}: finds no Ray cluster ({error}); give its HOST:PORT, or leave --address out to start a private one"
+        ) from error
 
 
 def _wants_token(found: str, address: str) -> bool:
@@ -74,15 +81,18 @@ def _wants_token(found: str, address: str) -> bool:
     channel = grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)])
     try:
         channel.unary_unary("/ray.rpc.RayletDriver/ClusterInfo" if client else "/ray.rpc.NodeInfoGcsService/CheckAlive")(
-            b"", timeout=PROBE_SECONDS)
+            b"", timeout=PROBE_SECONDS
+        )
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
             return True
         # The client's port has no empty question to answer, and says so.
         if not (client and error.code() is grpc.StatusCode.NOT_FOUND):
-            raise UserError(f"--address {address}: no Ray cluster answers there ({error.details() or error.code().name}); `ray status` on "
-                            "the head node tells its address, a client port is written ray://HOST:PORT, and without --address a private "
-                            "cluster is started on this machine") from error
+            raise UserError(
+                f"--address {address}: no Ray cluster answers there ({error.details() or error.code().name}); `ray status` on "
+                "the head node tells its address, a client port is written ray://HOST:PORT, and without --address a private "
+                "cluster is started on this machine"
+            ) from error
     finally:
         channel.close()
     return False

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import ActorUnavailableError
 
 from align.errors import RunStopped
-from align.workers.calls import DIED, answer, reason
+from align.workers.remote import DIED, death_reason, get_result
 
 log = logging.getLogger(__name__)
 KNOCK_SECONDS = 0.5
@@ -21,7 +21,7 @@ KNOCK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Lost:
+class CallFailed:
     """In place of the result of a call that was given up."""
 
     reason: str
@@ -52,7 +52,7 @@ class Pool:
         self._recovering: list[Recovering] = []
 
     def run(self, method: str, calls: Sequence[tuple], *, attempts: int, seconds: Sequence[float] | None = None) -> list[Any]:
-        """The results in order; `Lost` where `attempts` actors died over a call, or it took longer than its `seconds`.
+        """The results in order; `CallFailed` where `attempts` actors died over a call, or it took longer than its `seconds`.
 
         An actor over its time is killed: what it runs cannot be interrupted otherwise.
         Raises: RunStopped when no actor is left or comes back.
@@ -68,7 +68,7 @@ class Pool:
                 for ref in self._wait(running):
                     job = running[ref]
                     try:
-                        results[job.call] = answer(ref)
+                        results[job.call] = get_result(ref)
                         self._idle.append(job.actor)
                     except DIED as error:
                         self._died(job.actor, error)
@@ -76,11 +76,11 @@ class Pool:
                         if deaths[job.call] < attempts:
                             queue.appendleft(job.call)
                         else:
-                            results[job.call] = Lost(reason(error))
+                            results[job.call] = CallFailed(death_reason(error))
                     del running[ref]
                 for ref in [ref for ref, job in running.items() if job.deadline <= time.monotonic()]:
                     job = running.pop(ref)
-                    results[job.call] = Lost(f"its {self.role} process did not answer within {seconds[job.call]:g} s and was killed")
+                    results[job.call] = CallFailed(f"its {self.role} process did not answer within {seconds[job.call]:g} s and was killed")
                     log.warning("a %s actor did not answer within %g s; it is killed and restarted", self.role, seconds[job.call])
                     ray.kill(job.actor, no_restart=False)
                     self._recover(job.actor)
@@ -98,17 +98,18 @@ class Pool:
         refs = {getattr(actor, method).remote(*args): actor for actor in self._idle}
         done, late = ray.wait(list(refs), num_returns=len(refs), timeout=seconds) if refs else ([], [])
         if late:
-            raise RunStopped(f"{len(late)} of {len(refs)} {self.role} actors did not finish `{method}` within {seconds:g} s "
-                             "(workers.start_timeout)")
+            raise RunStopped(
+                f"{len(late)} of {len(refs)} {self.role} actors did not finish `{method}` within {seconds:g} s (workers.start_timeout)"
+            )
         for ref in done:
             try:
-                answer(ref)
+                get_result(ref)
             except DIED as error:
                 self._idle.remove(refs[ref])
                 self._died(refs[ref], error)
 
     def _died(self, actor: Any, error: Exception) -> None:
-        log.warning("a %s actor died (%s) and is restarted", self.role, reason(error))
+        log.warning("a %s actor died (%s) and is restarted", self.role, death_reason(error))
         self._recover(actor)
 
     def _recover(self, actor: Any) -> None:
@@ -116,13 +117,15 @@ class Pool:
 
     def _wait(self, running: dict[ray.ObjectRef, Running]) -> list[ray.ObjectRef]:
         """Wait until something happens; actors that came back become idle. Returns what is done of `running`."""
-        self._knock()
+        self._probe()
         if not running and not self._recovering:
-            raise RunStopped(f"every {self.role} actor died and did not come back; the workers' logs (in the Ray session folder) tell why. "
-                             "Run the same command with --resume")
-        knocks = {lame.ref: lame for lame in self._recovering if lame.ref is not None}
+            raise RunStopped(
+                f"every {self.role} actor died and did not come back; the workers' logs (in the Ray session folder) tell why. "
+                "Run the same command with --resume"
+            )
+        knocks = {recovering.ref: recovering for recovering in self._recovering if recovering.ref is not None}
         wake = [job.deadline for job in running.values()]
-        wake += [lame.knock_at if lame.ref is None else lame.deadline for lame in self._recovering]
+        wake += [recovering.knock_at if recovering.ref is None else recovering.deadline for recovering in self._recovering]
         left = max(min(wake) - time.monotonic(), 0.0)
         if not running and not knocks:
             time.sleep(left)
@@ -130,29 +133,29 @@ class Pool:
         done, _ = ray.wait([*running, *knocks], timeout=None if left == float("inf") else left)
         for ref in done:
             if ref in knocks:
-                self._heard(knocks[ref])
+                self._on_ready(knocks[ref])
         return [ref for ref in done if ref in running]
 
-    def _knock(self) -> None:
+    def _probe(self) -> None:
         now = time.monotonic()
-        for lame in [lame for lame in self._recovering if lame.deadline <= now]:
-            self._drop(lame, f"not back within {self.start_timeout:g} s")
-        for lame in self._recovering:
-            if lame.ref is None and lame.knock_at <= now:
-                lame.ref = lame.actor.start.remote()
+        for recovering in [recovering for recovering in self._recovering if recovering.deadline <= now]:
+            self._drop(recovering, f"not back within {self.start_timeout:g} s")
+        for recovering in self._recovering:
+            if recovering.ref is None and recovering.knock_at <= now:
+                recovering.ref = recovering.actor.start.remote()
 
-    def _heard(self, lame: Recovering) -> None:
+    def _on_ready(self, recovering: Recovering) -> None:
         try:
-            answer(lame.ref)
-            self._recovering.remove(lame)
-            self._idle.append(lame.actor)
+            get_result(recovering.ref)
+            self._recovering.remove(recovering)
+            self._idle.append(recovering.actor)
         except ActorUnavailableError:
-            lame.ref, lame.knock_at = None, time.monotonic() + KNOCK_SECONDS
+            recovering.ref, recovering.knock_at = None, time.monotonic() + KNOCK_SECONDS
         except DIED as error:
-            self._drop(lame, reason(error))
+            self._drop(recovering, death_reason(error))
 
-    def _drop(self, lame: Recovering, why: str) -> None:
+    def _drop(self, recovering: Recovering, why: str) -> None:
         log.warning("a %s actor does not come back (%s); %d are left", self.role, why, len(self.actors) - 1)
-        ray.kill(lame.actor)
-        self._recovering.remove(lame)
-        self.actors.remove(lame.actor)
+        ray.kill(recovering.actor)
+        self._recovering.remove(recovering)
+        self.actors.remove(recovering.actor)

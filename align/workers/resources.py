@@ -45,8 +45,10 @@ def remedy(wanted: Sequence[Need], there: Mapping[str, float]) -> str:
     # As many on each GPU, and two decimals rounded down: else the shares would add up to what no GPU has left.
     share = int(100 / -(-processes // gpus)) / 100 if gpus else 0.0
     shared = f"to {share:g} to share GPUs or " if share else ""
-    return (f"lower workers.rollout; or set workers.learner_gpus and workers.rollout_gpus, {shared}to 0 for the CPU (as model.device: cpu "
-            f"does); {LARGER}")
+    return (
+        f"lower workers.rollout; or set workers.learner_gpus and workers.rollout_gpus, {shared}to 0 for the CPU (as model.device: cpu "
+        f"does); {LARGER}"
+    )
 
 
 def too_large(wanted: Sequence[Need], nodes: Sequence[Mapping[str, float]]) -> str | None:

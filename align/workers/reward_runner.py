@@ -58,8 +58,11 @@ def run_rewards(reward: Reward, limits: RewardLimits, groups: Sequence[Group]) -
     Raises UserError outside the main thread, which alone gets signals.
     """
     with _alarm() as alarm:
-        judged = _together(reward, limits, alarm, groups) if reward.batched else [
-            _judge(reward, limits, alarm, g.prompt, e.text) for g in groups for e in g.episodes]
+        judged = (
+            _together(reward, limits, alarm, groups)
+            if reward.batched
+            else [_judge(reward, limits, alarm, g.prompt, e.text) for g in groups for e in g.episodes]
+        )
     return _collect(judged, limits)
 
 
@@ -83,8 +86,10 @@ def joined(shards: Sequence[Rewards]) -> Rewards:
 @contextmanager
 def _alarm() -> Iterator[Alarm]:
     if threading.current_thread() is not threading.main_thread():
-        raise UserError("rewards are time-limited by a signal, and signals reach only the main thread: score in the main thread, or "
-                        "with workers.backend: ray, whose reward actors have one of their own")
+        raise UserError(
+            "rewards are time-limited by a signal, and signals reach only the main thread: score in the main thread, or "
+            "with workers.backend: ray, whose reward actors have one of their own"
+        )
     began = time.monotonic()
     remaining, interval = signal.setitimer(signal.ITIMER_REAL, 0)
     handler = signal.getsignal(signal.SIGALRM)

@@ -36,8 +36,10 @@ def units(engine: Engine, prompts: Sequence[Prompt], samples: int, seed: int, wo
     """The calls that generate `samples` answers to each prompt. They depend on `workers` only where the engine makes its own batches."""
     seeds = prompt_seeds(len(prompts), seed)
     cut = engine.units([len(p.token_ids) for p in prompts], samples)
-    return [Unit(places, [prompts[i] for i in places], [seeds[i] for i in places])
-            for places in (evenly(range(len(prompts)), workers) if cut is None else cut)]
+    return [
+        Unit(places, [prompts[i] for i in places], [seeds[i] for i in places])
+        for places in (evenly(range(len(prompts)), workers) if cut is None else cut)
+    ]
 
 
 def in_order(cut: Sequence[Unit], drawn: Sequence[Sequence[Group]]) -> list[Group]:
@@ -57,8 +59,10 @@ def idle(engine: Engine, prompts: int, samples: int, workers: int) -> str | None
     count = len(engine.units([1] * prompts, samples) or range(workers))
     if count >= workers:
         return None
-    return (f"a step's {prompts * samples:,} answers are generated in {count} unit{'s' if count > 1 else ''}, so {workers - count} of "
-            f"{workers} rollout workers have nothing to do: lower workers.rollout, or the rows of a unit (engine.max_batch)")
+    return (
+        f"a step's {prompts * samples:,} answers are generated in {count} unit{'s' if count > 1 else ''}, so {workers - count} of "
+        f"{workers} rollout workers have nothing to do: lower workers.rollout, or the rows of a unit (engine.max_batch)"
+    )
 
 
 def evenly(items: Sequence[T], parts: int) -> list[Sequence[T]]:

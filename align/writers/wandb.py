@@ -44,8 +44,19 @@ class Wandb(Writer):
         kept = folder / "run.json"
         known = json.loads(kept.read_text()) if done and kept.exists() else {"id": None, "sent": -1}
         # A warm start has a run of its own while this one is open (create_new). A live table is no log (console).
-        opened = wandb.init(project=self.project, entity=self.entity, group=self.group, mode=self.mode, id=known["id"], resume="allow",
-                            name=run, config=dict(recipe), dir=str(folder), reinit="create_new", settings=wandb.Settings(console="off"))
+        opened = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            group=self.group,
+            mode=self.mode,
+            id=known["id"],
+            resume="allow",
+            name=run,
+            config=dict(recipe),
+            dir=str(folder),
+            reinit="create_new",
+            settings=wandb.Settings(console="off"),
+        )
         return _Run(opened, kept, known["sent"])
 
 

@@ -25,6 +25,20 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "Compared", "DivergenceError", "Elementwise", "Fused", "Head", "LinearStats", "RowStats", "TokenStats", "every_token",
-    "exact_divergence", "fused", "linear_stats", "linear_token_stats", "merge", "sampled", "token_stats",
+    "Compared",
+    "DivergenceError",
+    "Elementwise",
+    "Fused",
+    "Head",
+    "LinearStats",
+    "RowStats",
+    "TokenStats",
+    "every_token",
+    "exact_divergence",
+    "fused",
+    "linear_stats",
+    "linear_token_stats",
+    "merge",
+    "sampled",
+    "token_stats",
 ]

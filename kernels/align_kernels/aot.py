@@ -36,8 +36,9 @@ def compile_kernel(
     `aligned`: V and the strides are multiples of 16, as those of a real vocabulary; pointers always are.
     """
     signature = {name: "constexpr" if name in constants else types[name] for name in kernel.arg_names}
-    multiples = [i for i, n in enumerate(kernel.arg_names)
-                 if str(signature[n]).startswith("*") or (aligned and (n == "V" or n.startswith("stride")))]
+    multiples = [
+        i for i, n in enumerate(kernel.arg_names) if str(signature[n]).startswith("*") or (aligned and (n == "V" or n.startswith("stride")))
+    ]
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs={(i,): [["tt.divisibility", 16]] for i in multiples})
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": num_warps, "enable_fp_fusion": True})
 

@@ -95,8 +95,15 @@ def _rows(backend: str, device: torch.device) -> Rows:
         from align_kernels import triton_rows  # noqa: PLC0415 - triton is optional
         from align_kernels.triton_rows.selfcheck import check, check_log_prob  # noqa: PLC0415 - triton is optional
 
-        return Rows(backend, triton_rows.row_stats, triton_rows.row_sum, triton_rows.row_grad, triton_rows.one_pass, partial(check, device),
-                    partial(check_log_prob, device))
+        return Rows(
+            backend,
+            triton_rows.row_stats,
+            triton_rows.row_sum,
+            triton_rows.row_grad,
+            triton_rows.one_pass,
+            partial(check, device),
+            partial(check_log_prob, device),
+        )
     plain = (torch_rows.row_stats, torch_rows.row_sum, torch_rows.row_grad)
     return Rows(backend, *(plain if backend == "torch" else map(_compiled, plain)))
 

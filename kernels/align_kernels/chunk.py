@@ -97,8 +97,9 @@ class Job:
         # A shard has a centre of its own, and merged outcomes are no elements.
         return divergence.power is not None and not self.merged[i] and self.group is None
 
-    def _reference(self, i: int, z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, ref_logp: Tensor, sums: Sequence[Tensor] | None
-                   ) -> Reference:
+    def _reference(
+        self, i: int, z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, ref_logp: Tensor, sums: Sequence[Tensor] | None
+    ) -> Reference:
         """`sums`: what row_sum would give, where it is known."""
         compared = self.compared[i]
         if compared.divergence is None:
@@ -108,13 +109,18 @@ class Job:
             div = outcome_sum(compared, log_probs(z, lse_p, *policy), log_probs(u, lse_q, *reference))
             return Reference(lse_q, ref_logp, div, None, None)
         if sums is None:
-            sums = summed(self.rows.row_sum(z, u, lse_p, lse_q, sz=policy[0], su=reference[0], fn=compared.divergence, softcap=policy[1],
-                                            ref_softcap=reference[1]), self.group)
+            sums = summed(
+                self.rows.row_sum(
+                    z, u, lse_p, lse_q, sz=policy[0], su=reference[0], fn=compared.divergence, softcap=policy[1], ref_softcap=reference[1]
+                ),
+                self.group,
+            )
         div, slope = transformed(compared.divergence, sums[0])
         return Reference(lse_q, ref_logp, div, sums[1], slope)
 
-    def gradient(self, z: Tensor, us: Sequence[Tensor], labels: Tensor, at: Statistics, w: Weights, *, first: int, dtype: torch.dtype
-                 ) -> Tensor:
+    def gradient(
+        self, z: Tensor, us: Sequence[Tensor], labels: Tensor, at: Statistics, w: Weights, *, first: int, dtype: torch.dtype
+    ) -> Tensor:
         """d(sum w * statistics)/dz for the columns z [T, V'] whose first has the global id `first`, in `dtype`."""
         sz, softcap = self.head.of_rows(self.temperature)
         wanted = [i for i, weight in enumerate(w.div) if weight is not None]
@@ -131,14 +137,29 @@ class Job:
                 continue
             reference, compared = at.references[i], self.compared[i]
             su, ref_softcap = compared.head.of_rows(self.temperature)
-            self.rows.row_grad(z, us[i], at.lse, reference.lse, labels, entropy, reference.S, w_logp, w_entropy,
-                               w.div[i] * reference.slope, su=su, fn=compared.divergence, ref_softcap=ref_softcap,
-                               accumulate=number > 0, **common)
+            self.rows.row_grad(
+                z,
+                us[i],
+                at.lse,
+                reference.lse,
+                labels,
+                entropy,
+                reference.S,
+                w_logp,
+                w_entropy,
+                w.div[i] * reference.slope,
+                su=su,
+                fn=compared.divergence,
+                ref_softcap=ref_softcap,
+                accumulate=number > 0,
+                **common,
+            )
         for i in wanted:
             if i not in fused:
                 compared = self.compared[i]
-                out += outcome_grad(compared, z, us[i], at.lse, at.references[i].lse, w.div[i], (sz, softcap),
-                                    compared.head.of_rows(self.temperature))
+                out += outcome_grad(
+                    compared, z, us[i], at.lse, at.references[i].lse, w.div[i], (sz, softcap), compared.head.of_rows(self.temperature)
+                )
         return out if out.dtype == dtype else out.to(dtype)
 
 
@@ -152,6 +173,8 @@ def together(parts: Sequence[Statistics]) -> Statistics:
     """The statistics of chunks as those of all their tokens."""
     if len(parts) == 1:
         return parts[0]
-    references = tuple(Reference(*(None if t[0] is None else torch.cat(t) for t in zip(*same, strict=True)))
-                       for same in zip(*(p.references for p in parts), strict=True))
+    references = tuple(
+        Reference(*(None if t[0] is None else torch.cat(t) for t in zip(*same, strict=True)))
+        for same in zip(*(p.references for p in parts), strict=True)
+    )
     return Statistics(*(torch.cat([p[i] for p in parts]) for i in range(3)), references)

@@ -30,9 +30,20 @@ class TokenStats(NamedTuple):
 
 
 def linear_token_stats(
-    hidden: Tensor, weight: Tensor, labels: Tensor, ref_hidden: Tensor | None = None, ref_weight: Tensor | None = None,
-    divergence: Any = None, *, scale: float = 1.0, bias: Tensor | None = None, softcap: float | None = None,
-    ref_scale: float = 1.0, ref_bias: Tensor | None = None, ref_softcap: float | None = None, **options: Any,
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    ref_hidden: Tensor | None = None,
+    ref_weight: Tensor | None = None,
+    divergence: Any = None,
+    *,
+    scale: float = 1.0,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    ref_scale: float = 1.0,
+    ref_bias: Tensor | None = None,
+    ref_softcap: float | None = None,
+    **options: Any,
 ) -> TokenStats:
     """`linear_stats` against one reference: hidden [T, H], weight [V, H], ref_hidden [T, H'], ref_weight [V, H'] (default `weight`).
 
@@ -49,8 +60,16 @@ def linear_token_stats(
     return TokenStats(stats.logp, stats.ref_logp.get("ref"), stats.entropy, stats.div.get("ref"))
 
 
-def token_stats(logits: Tensor, labels: Tensor, ref_logits: Tensor | None = None, divergence: Any = None, *, temperature: float = 1.0,
-                backend: str = "auto", outcomes: Any = None) -> TokenStats:
+def token_stats(
+    logits: Tensor,
+    labels: Tensor,
+    ref_logits: Tensor | None = None,
+    divergence: Any = None,
+    *,
+    temperature: float = 1.0,
+    backend: str = "auto",
+    outcomes: Any = None,
+) -> TokenStats:
     """The same from logits that exist already: logits and ref_logits [T, V], differentiable in `logits`.
 
     `outcomes`: what the divergence is taken over, where not every token (see `Compared`). Raises ValueError for shapes that do not
@@ -59,8 +78,10 @@ def token_stats(logits: Tensor, labels: Tensor, ref_logits: Tensor | None = None
     if divergence is not None and ref_logits is None:
         raise ValueError("a divergence without ref_logits has nothing to be compared with")
     if labels.shape != logits.shape[:1] or (ref_logits is not None and ref_logits.shape != logits.shape):
-        raise ValueError(f"logits [T, V], labels [T] and ref_logits [T, V] do not fit: {list(logits.shape)}, {list(labels.shape)}"
-                         + ("" if ref_logits is None else f", {list(ref_logits.shape)}"))
+        raise ValueError(
+            f"logits [T, V], labels [T] and ref_logits [T, V] do not fit: {list(logits.shape)}, {list(labels.shape)}"
+            + ("" if ref_logits is None else f", {list(ref_logits.shape)}")
+        )
     backend_rows = rows(backend, logits)
     form = None if divergence is None else backend_rows.form(divergence, accumulator(logits.dtype))
     compared = () if ref_logits is None else (Compared(form, None, Head(None), *([outcomes] if outcomes else [])),)

@@ -42,9 +42,18 @@ class LinearStats(NamedTuple):
 
 
 def linear_stats(
-    hidden: Tensor, head: Head, labels: Tensor, *, temperature: float = 1.0, compared: Mapping[str, Compared] | None = None,
-    elements: int | None = None, backend: str = "auto", logits_dtype: torch.dtype | None = None, ignore_index: int | None = -100,
-    group: Any = None, first: int = 0,
+    hidden: Tensor,
+    head: Head,
+    labels: Tensor,
+    *,
+    temperature: float = 1.0,
+    compared: Mapping[str, Compared] | None = None,
+    elements: int | None = None,
+    backend: str = "auto",
+    logits_dtype: torch.dtype | None = None,
+    ignore_index: int | None = -100,
+    group: Any = None,
+    first: int = 0,
 ) -> LinearStats:
     """Statistics of each token under `softmax(head(hidden)/temperature)`, compared with any number of references.
 
@@ -58,8 +67,9 @@ def linear_stats(
     if applies(call, head):
         return LinearStats(*map(call.spread, plain(call, head)), {}, {})
     references = [None if t is None else t.detach() for c in call.compared for t in (c.hidden, c.head.weight, c.head.bias)]
-    logp, entropy, *rest = _LinearStats.apply(call.job, call.elements, call.dtype, call.labels, call.hidden, head.weight, head.bias,
-                                              *references)
+    logp, entropy, *rest = _LinearStats.apply(
+        call.job, call.elements, call.dtype, call.labels, call.hidden, head.weight, head.bias, *references
+    )
     logp, entropy, *rest = (call.spread(t) for t in (logp, entropy, *rest))
     asked = [name for name, c in (compared or {}).items() if c.divergence is not None]
     count = len(call.compared)
@@ -68,8 +78,17 @@ def linear_stats(
 
 class _LinearStats(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, job: Job, elements: int, dtype: torch.dtype, labels: Tensor, hidden: Tensor, weight: Tensor,
-                bias: Tensor | None, *references: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any,
+        job: Job,
+        elements: int,
+        dtype: torch.dtype,
+        labels: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *references: Tensor | None,
+    ) -> tuple[Tensor, ...]:
         sides = [(hidden, weight, bias), *zip(*[iter(references)] * 3, strict=True)]
         share, vocabulary = elements // len(sides), len(weight)
         rows, parts, kept = _chunk(len(labels), vocabulary, share), [], None
@@ -109,8 +128,17 @@ def _unpacked(saved: Sequence[Tensor | None], count: int) -> tuple[Statistics, l
     return Statistics(*saved[:3], references), list(saved[3 + 5 * count :])
 
 
-def _gradients(job: Job, labels: Tensor, sides: Sequence[tuple], at: Statistics, weights: Weights, kept: list[Tensor], share: int,
-               dtype: torch.dtype, wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
+def _gradients(
+    job: Job,
+    labels: Tensor,
+    sides: Sequence[tuple],
+    at: Statistics,
+    weights: Weights,
+    kept: list[Tensor],
+    share: int,
+    dtype: torch.dtype,
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
     hidden, weight, bias = sides[0]
     wide = gemm.accumulator(hidden.dtype)
     d_hidden = torch.empty_like(hidden, dtype=wide) if wanted[0] else None

@@ -37,8 +37,16 @@ def outcome_sum(compared: Compared, logp: Tensor, ref_logp: Tensor) -> Tensor:
     return exact_divergence(compared.divergence, *compared.outcomes(logp, ref_logp))
 
 
-def outcome_grad(compared: Compared, z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, w: Tensor,
-                 policy: tuple[float, float | None], reference: tuple[float, float | None]) -> Tensor:
+def outcome_grad(
+    compared: Compared,
+    z: Tensor,
+    u: Tensor,
+    lse_p: Tensor,
+    lse_q: Tensor,
+    w: Tensor,
+    policy: tuple[float, float | None],
+    reference: tuple[float, float | None],
+) -> Tensor:
     """The gradient of `(w * divergence).sum()` wrt the unscaled logits z [T, V]; each side's scaling is its (s, softcap)."""
     x: Any = scaled(z, *policy)
     with torch.enable_grad():

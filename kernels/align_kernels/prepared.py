@@ -35,8 +35,19 @@ class Call(NamedTuple):
         return values if self.kept is None else values.new_zeros(self.tokens).index_put((self.kept,), values)
 
 
-def prepared(hidden: Tensor, head: Head, labels: Tensor, temperature: float, compared: Mapping[str, Compared], elements: int | None,
-             backend: str, logits_dtype: torch.dtype | None, ignore_index: int | None, group: Any, first: int) -> Call:
+def prepared(
+    hidden: Tensor,
+    head: Head,
+    labels: Tensor,
+    temperature: float,
+    compared: Mapping[str, Compared],
+    elements: int | None,
+    backend: str,
+    logits_dtype: torch.dtype | None,
+    ignore_index: int | None,
+    group: Any,
+    first: int,
+) -> Call:
     """Raises ValueError for what does not fit together."""
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
@@ -48,8 +59,9 @@ def prepared(hidden: Tensor, head: Head, labels: Tensor, temperature: float, com
     for name, c in compared.items():
         _check(f"the hidden states of {name!r}", c.hidden, c.head, labels)
         if len(c.head.weight) != len(head.weight):
-            raise ValueError(f"the reference {name!r} has {len(c.head.weight)} tokens and the policy {len(head.weight)}: "
-                             "one vocabulary is needed")
+            raise ValueError(
+                f"the reference {name!r} has {len(c.head.weight)} tokens and the policy {len(head.weight)}: one vocabulary is needed"
+            )
     wide = accumulator(hidden.dtype)
     dtype = logits_dtype or (wide if any(c.divergence is not None for c in compared.values()) else hidden.dtype)
     if dtype not in (hidden.dtype, wide):

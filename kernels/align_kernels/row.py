@@ -92,7 +92,9 @@ def merge(one: RowStats, other: RowStats) -> RowStats:
         s_p=one.s_p * rescaled[0] + other.s_p * rescaled[1],
         e_p=(one.e_p + one.s_p * down) * rescaled[0] + (other.e_p + other.s_p * other_down) * rescaled[1],
         z_y=torch.maximum(one.z_y, other.z_y),
-        m_q=None, s_q=None, u_y=None,
+        m_q=None,
+        s_q=None,
+        u_y=None,
     )
     if one.m_q is None:
         return merged

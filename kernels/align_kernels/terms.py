@@ -46,8 +46,9 @@ def pulls(f: Any, at: Outcomes) -> Tensor:
     finfo = torch.finfo(at.low.dtype)
     # u c nears its limit at u = 0 long before u underflows and c overflows.
     low, most = at.low.clamp_min(-0.9 * math.log(finfo.max)), finfo.max / 4
-    return torch.where(at.below, at.ref * low.exp() * f.coefficient(low).clamp(-most, most),
-                       at.pi * f.coefficient(at.high).clamp(-most, most))
+    return torch.where(
+        at.below, at.ref * low.exp() * f.coefficient(low).clamp(-most, most), at.pi * f.coefficient(at.high).clamp(-most, most)
+    )
 
 
 def outcome_terms(fn: Any, logp: Tensor, ref_logp: Tensor, log_u: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,8 +43,17 @@ def in_cache(function: Callable) -> Callable:
 
 
 @in_cache
-def row_stats(z: Tensor, u: Tensor | None, labels: Tensor, *, sz: float, su: float = 1.0, first: int = 0,
-              softcap: float | None = None, ref_softcap: float | None = None) -> RowStats:
+def row_stats(
+    z: Tensor,
+    u: Tensor | None,
+    labels: Tensor,
+    *,
+    sz: float,
+    su: float = 1.0,
+    first: int = 0,
+    softcap: float | None = None,
+    ref_softcap: float | None = None,
+) -> RowStats:
     """Pass 1: maxima and sums of exponentials. z, u [T, V]; labels int64 [T], global ids."""
     x = scaled(z, sz, softcap)
     m_p, s_p, e, fall = _sums(x)
@@ -58,8 +67,18 @@ def row_stats(z: Tensor, u: Tensor | None, labels: Tensor, *, sz: float, su: flo
 
 
 @in_cache
-def row_sum(z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, *, sz: float, su: float, fn: Any,
-            softcap: float | None = None, ref_softcap: float | None = None) -> tuple[Tensor, Tensor]:
+def row_sum(
+    z: Tensor,
+    u: Tensor,
+    lse_p: Tensor,
+    lse_q: Tensor,
+    *,
+    sz: float,
+    su: float,
+    fn: Any,
+    softcap: float | None = None,
+    ref_softcap: float | None = None,
+) -> tuple[Tensor, Tensor]:
     """Pass 2, over this shard: the sum of the divergence's terms before its transform, and S = sum pi c."""
     x, y = scaled(z, sz, softcap), scaled(u, su, ref_softcap)
     values, pulls = outcome_terms(fn, log_prob(x, lse_p), log_prob(y, lse_q), _log_ratio(x, y, lse_p, lse_q))
@@ -67,10 +86,27 @@ def row_sum(z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, *, sz: float, su
 
 
 @in_cache
-def row_grad(z: Tensor, u: Tensor | None, lse_p: Tensor, lse_q: Tensor | None, labels: Tensor | None, entropy: Tensor | None,
-             S: Tensor | None, w_logp: Tensor | None, w_entropy: Tensor | None, w_div: Tensor | None, *, sz: float, su: float = 1.0,
-             first: int = 0, fn: Any = None, softcap: float | None = None, ref_softcap: float | None = None, out: Tensor | None = None,
-             accumulate: bool = False) -> Tensor:
+def row_grad(
+    z: Tensor,
+    u: Tensor | None,
+    lse_p: Tensor,
+    lse_q: Tensor | None,
+    labels: Tensor | None,
+    entropy: Tensor | None,
+    S: Tensor | None,
+    w_logp: Tensor | None,
+    w_entropy: Tensor | None,
+    w_div: Tensor | None,
+    *,
+    sz: float,
+    su: float = 1.0,
+    first: int = 0,
+    fn: Any = None,
+    softcap: float | None = None,
+    ref_softcap: float | None = None,
+    out: Tensor | None = None,
+    accumulate: bool = False,
+) -> Tensor:
     """Backward: the gradient wrt the unscaled logits, [T, V] in the type of `out`.
 
     `w_div (pi c - pi S) + w_logp (1[label] - pi) - w_entropy pi (log pi + entropy)`, times the derivative of the scaling. The weights

@@ -16,8 +16,7 @@ FILES = sorted((ROOT / "align").rglob("*.py")) + sorted((ROOT / "kernels").rglob
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 SOURCES = {"align": ROOT, "kernels": ROOT / "kernels"}
 """By folder of the repository: what modules are named from."""
-MODULES = {".".join(p.relative_to(SOURCES[p.relative_to(ROOT).parts[0]]).with_suffix("").parts).removesuffix(".__init__"): p
-           for p in FILES}
+MODULES = {".".join(p.relative_to(SOURCES[p.relative_to(ROOT).parts[0]]).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
 PARTS = [(kind, name) for kind in registry.ROOMS for name in registry.shipped(kind)]
 
 
@@ -40,8 +39,9 @@ def room(path: Path) -> str:
     return path.relative_to(ROOT).parts[1]
 
 
-@pytest.mark.parametrize(("room_name", "may_import"), [("core", ("align.core",)),
-                                                        ("divergences", ("align.core", "align.divergences", "align.config.parts"))])
+@pytest.mark.parametrize(
+    ("room_name", "may_import"), [("core", ("align.core",)), ("divergences", ("align.core", "align.divergences", "align.config.parts"))]
+)
 def test_the_maths_imports_torch_only(room_name: str, may_import: tuple[str, ...]):
     standard = {"__future__", "abc", "collections", "dataclasses", "math", "typing"}
     for path in (p for p in FILES if room(p) == room_name):
@@ -66,10 +66,13 @@ def test_no_modules_import_each_other():
     TopologicalSorter({module: imported(path) & MODULES.keys() for module, path in MODULES.items()}).prepare()
 
 
-@pytest.mark.parametrize(("a", "line_a", "b", "line_b"), [
-    ("align.learner.learner", "from align.learner import optimizer", "align.learner.optimizer", "from align.learner import learner"),
-    ("align_kernels.parallel", "import align_kernels.chunk", "align_kernels.chunk", "from align_kernels import parallel"),
-])
+@pytest.mark.parametrize(
+    ("a", "line_a", "b", "line_b"),
+    [
+        ("align.learner.learner", "from align.learner import optimizer", "align.learner.optimizer", "from align.learner import learner"),
+        ("align_kernels.parallel", "import align_kernels.chunk", "align_kernels.chunk", "from align_kernels import parallel"),
+    ],
+)
 def test_a_planted_circle_is_seen(a, line_a, b, line_b, tmp_path):
     graph = {}
     for module, line in ((a, line_a), (b, line_b)):

@@ -59,16 +59,28 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="make compare", description=__doc__, epilog=EXAMPLE,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="make compare", description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("base", metavar="BASE", help="a commit, branch or tag")
-    parser.add_argument("--only", action="append", choices=runs.RECIPES, metavar="RECIPE",
-                        help=f"given again, several; of {', '.join(runs.RECIPES)}")
-    parser.add_argument("--rename", action="append", default=[], metavar="OLD=NEW",
-                        help="a metric, key, tensor or file that HEAD calls otherwise; one * stands for the same text on both sides")
+    parser.add_argument(
+        "--only", action="append", choices=runs.RECIPES, metavar="RECIPE", help=f"given again, several; of {', '.join(runs.RECIPES)}"
+    )
+    parser.add_argument(
+        "--rename",
+        action="append",
+        default=[],
+        metavar="OLD=NEW",
+        help="a metric, key, tensor or file that HEAD calls otherwise; one * stands for the same text on both sides",
+    )
     for tree in ("base", "head"):
-        parser.add_argument(f"--override-{tree}", action="append", default=[], metavar="[RECIPE:]KEY=VALUE",
-                            help=f"a key of the recipes as {tree.upper()} spells it; KEY= leaves the key out")
+        parser.add_argument(
+            f"--override-{tree}",
+            action="append",
+            default=[],
+            metavar="[RECIPE:]KEY=VALUE",
+            help=f"a key of the recipes as {tree.upper()} spells it; KEY= leaves the key out",
+        )
     parser.add_argument("--expect", type=Path, metavar="FILE.yaml", help="differences that are accepted, with their reasons")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="runs at once  [default: the number of cores]")
     return parser
@@ -101,8 +113,9 @@ def _copied(folder: Path) -> Path:
     return folder
 
 
-def _compare(names: list[str], trees: list[runs.Tree], work: Path, jobs: int, renames: dict[str, str],
-             entries: list[accepted.Accepted]) -> int:
+def _compare(
+    names: list[str], trees: list[runs.Tree], work: Path, jobs: int, renames: dict[str, str], entries: list[accepted.Accepted]
+) -> int:
     """Prints a line for each recipe as soon as both trees have run it, then the details. 1 where anything differs."""
     began = time.monotonic()
     # An environment may hold no compiled modules, and compiling them takes longer than a run: done once, beside the runs.

@@ -39,25 +39,25 @@ COMMON: dict[str, Any] = {
 """Keys of every recipe, unless it has its own; `model` is merged. Paths start at the folder that `write_inputs` fills."""
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "exact_kl": {
-        "reward": "wordy", "batch": ANSWERS,
-        "algorithm": {"name": "grpo"},
-        "regularizers": {"kl": PENALTY},
-    },
+    "exact_kl": {"reward": "countdown_wordy", "batch": ANSWERS, "algorithm": {"name": "grpo"}, "regularizers": {"kl": PENALTY}},
     "sampled_in_reward": {
-        "reward": "wordy", "batch": ANSWERS,
+        "reward": "countdown_wordy",
+        "batch": ANSWERS,
         "algorithm": {"name": "grpo"},
-        "regularizers": {"kl": {"divergence": "reverse_kl", "estimator": "k1", "placement": "reward", "credit": "summed",
-                                "coefficient": 0.05}},
+        "regularizers": {
+            "kl": {"divergence": "reverse_kl", "estimator": "k1", "placement": "reward", "credit": "summed", "coefficient": 0.05}
+        },
     },
     "lora": {
-        "reward": "wordy", "batch": ANSWERS,
+        "reward": "countdown_wordy",
+        "batch": ANSWERS,
         "algorithm": {"name": "grpo"},
         "model": {"lora": {"rank": 4}},
         "regularizers": {"kl": PENALTY},
     },
     "ppo": {
-        "reward": "wordy", "batch": ANSWERS,
+        "reward": "countdown_wordy",
+        "batch": ANSWERS,
         "algorithm": {"name": "ppo", "critic": {"name": "separate", "lr": 2e-3}, "epochs": 2, "minibatches": 2},
         "regularizers": {"kl": {"divergence": "reverse_kl", "placement": "reward", "credit": "summed", "coefficient": 0.05}},
     },
@@ -67,12 +67,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "algorithm": {"name": "dpo"},
         "regularizers": {"kl": {"divergence": "reverse_kl", "placement": "link", "coefficient": 0.5}},
     },
-    "reward_model": {
-        "batch": {"prompts": 6},
-        "task": PAIRS,
-        "algorithm": {"name": "reward_model"},
-        "evaluation": {"every": 2},
-    },
+    "reward_model": {"batch": {"prompts": 6}, "task": PAIRS, "algorithm": {"name": "reward_model"}, "evaluation": {"every": 2}},
     "sft": {
         "batch": {"prompts": 12, "micro_tokens": 256},
         "task": {**COUNTDOWN, "demonstrations": True},
@@ -80,10 +75,16 @@ RECIPES: dict[str, dict[str, Any]] = {
         "regularizers": {"kl": PENALTY},
     },
     "adaptive_ema": {
-        "reward": "wordy", "batch": ANSWERS,
+        "reward": "countdown_wordy",
+        "batch": ANSWERS,
         "algorithm": {"name": "grpo", "epochs": 2, "minibatches": 2},
-        "regularizers": {"kl": {**PENALTY, "reference": {"name": "ema", "rate": 0.3},
-                                "coefficient": {"name": "adaptive", "target": 0.5, "initial": 0.1, "horizon": 100}}},
+        "regularizers": {
+            "kl": {
+                **PENALTY,
+                "reference": {"name": "ema", "rate": 0.3},
+                "coefficient": {"name": "adaptive", "target": 0.5, "initial": 0.1, "horizon": 100},
+            }
+        },
     },
 }
 
@@ -192,8 +193,14 @@ def run(name: str, tree: Tree, inputs: Path, folder: Path) -> Run:
     log, began = folder / "log.txt", time.monotonic()
     with log.open("w") as output:
         try:
-            end = subprocess.run(command, cwd=folder, stdout=output, stderr=output, timeout=LIMIT,
-                                 env=environment(tree.folder) | {"ALIGN_CACHE": str(folder / "cache")}).returncode
+            end = subprocess.run(
+                command,
+                cwd=folder,
+                stdout=output,
+                stderr=output,
+                timeout=LIMIT,
+                env=environment(tree.folder) | {"ALIGN_CACHE": str(folder / "cache")},
+            ).returncode
         except subprocess.TimeoutExpired:
             end = f"a stop after {LIMIT} seconds"
     failure = f"{tree.name} ended with {end}:\n{log.read_text()[-TOLD:]}" if end else None

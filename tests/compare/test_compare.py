@@ -38,17 +38,30 @@ def test_one_bit_of_a_tensor_is_found_and_measured():
 
 
 def test_a_weight_that_became_nan_counts_as_the_furthest():
-    found = differences({WEIGHT: torch.ones(2), WEIGHT._replace(name="b"): torch.ones(2)},
-                        {WEIGHT: torch.tensor([1.0, math.nan]), WEIGHT._replace(name="b"): torch.zeros(2)})
+    found = differences(
+        {WEIGHT: torch.ones(2), WEIGHT._replace(name="b"): torch.ones(2)},
+        {WEIGHT: torch.tensor([1.0, math.nan]), WEIGHT._replace(name="b"): torch.zeros(2)},
+    )
     assert "by at most nan (model/model.safetensors: head.weight)" in report.verdict(found, 2, 0)
 
 
-@pytest.mark.parametrize(("a", "b", "equal"), [
-    (math.nan, math.nan, True), (0.0, -0.0, False), (1, 1.0, False), (True, 1, False), (None, None, True), ("x", "x", True),
-    (torch.tensor(math.nan), torch.tensor(math.nan), True), (torch.tensor(0.0), torch.tensor(-0.0), False),
-    (torch.zeros(2), torch.zeros(2, 1), False), (torch.zeros(2), torch.zeros(2, dtype=torch.bfloat16), False),
-    (MISSING, None, False),
-], ids=str)
+@pytest.mark.parametrize(
+    ("a", "b", "equal"),
+    [
+        (math.nan, math.nan, True),
+        (0.0, -0.0, False),
+        (1, 1.0, False),
+        (True, 1, False),
+        (None, None, True),
+        ("x", "x", True),
+        (torch.tensor(math.nan), torch.tensor(math.nan), True),
+        (torch.tensor(0.0), torch.tensor(-0.0), False),
+        (torch.zeros(2), torch.zeros(2, 1), False),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.bfloat16), False),
+        (MISSING, None, False),
+    ],
+    ids=str,
+)
 def test_same(a, b, equal: bool):
     assert same(a, b) is equal
 
@@ -94,11 +107,16 @@ def test_accepted_differences_are_those_of_their_recipe_and_metric(tmp_path: Pat
     assert accepted.split("dpo", found, entries) == (found, [])
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("a: 1", "must be a list"), ("- {recipe: ppo, metric: loss}", "entry 1 must have the keys recipe, metric and reason"),
-    ("- {recipe: ppo, metric: loss, reason: ''}", "each a text"), ("- {recipe: pqo, metric: loss, reason: r}", "there is no recipe pqo"),
-    ("- [", "cannot be read"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1", "must be a list"),
+        ("- {recipe: ppo, metric: loss}", "entry 1 must have the keys recipe, metric and reason"),
+        ("- {recipe: ppo, metric: loss, reason: ''}", "each a text"),
+        ("- {recipe: pqo, metric: loss, reason: r}", "there is no recipe pqo"),
+        ("- [", "cannot be read"),
+    ],
+)
 def test_an_entry_that_is_none_is_refused(tmp_path: Path, text: str, message: str):
     (tmp_path / "expected.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -115,10 +133,15 @@ def test_overrides_go_to_their_recipe_and_an_empty_one_leaves_the_key_out():
             runs.parsed(wrong)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["no-such-ref"], "BASE=no-such-ref cannot be checked out"), (["HEAD", "--rename", "a*=b"], "is not OLD=NEW"),
-    (["HEAD", "--override-head", "steps"], "is not [RECIPE:]KEY=VALUE"), (["HEAD", "--only", "pqo"], "invalid choice: 'pqo'"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no-such-ref"], "BASE=no-such-ref cannot be checked out"),
+        (["HEAD", "--rename", "a*=b"], "is not OLD=NEW"),
+        (["HEAD", "--override-head", "steps"], "is not [RECIPE:]KEY=VALUE"),
+        (["HEAD", "--only", "pqo"], "invalid choice: 'pqo'"),
+    ],
+)
 def test_a_wrong_command_ends_with_2_and_says_what_is_wrong(arguments: list[str], message: str, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["compare", *arguments])
     with pytest.raises(SystemExit, match="2"):

@@ -18,8 +18,15 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "simulated"
-WAITING = {"aten._local_scalar_dense.default", "aten.nonzero.default", "aten.masked_select.default", "aten._unique2.default",
-           "aten.equal.default", "aten.is_nonzero.default", "aten.repeat_interleave.Tensor"}
+WAITING = {
+    "aten._local_scalar_dense.default",
+    "aten.nonzero.default",
+    "aten.masked_select.default",
+    "aten._unique2.default",
+    "aten.equal.default",
+    "aten.is_nonzero.default",
+    "aten.repeat_interleave.Tensor",
+}
 WIDENED = {"aten.mm.dtype": 2, "aten.mm.dtype_out": 2, "aten.addmm.dtype_out": 3}
 """Products of half-precision factors with a float32 result, which a CPU has not: the argument that is that type."""
 
@@ -34,8 +41,15 @@ class Simulated(torch.Tensor):
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> Simulated:
         made = torch.Tensor._make_wrapper_subclass(
-            cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype, layout=inner.layout,
-            device=torch.device(NAME, 0), requires_grad=False)
+            cls,
+            inner.size(),
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            layout=inner.layout,
+            device=torch.device(NAME, 0),
+            requires_grad=False,
+        )
         made.inner = inner
         return made
 

@@ -18,7 +18,7 @@ from rollouts import groups
 
 from align.config import recipes
 from align.experience.packing import pack
-from align.experience.prepare import shape
+from align.experience.prepare import prepare_batch
 from align.learner import learner as learners
 from align.learner import policy as policies
 from align.types import Rewards
@@ -29,12 +29,23 @@ PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
 def main(folder: str, micro_tokens: str, estimator: str, minibatches: str) -> None:
     simulated = device.install()
     policies.device_of = lambda options: simulated
-    made = recipes.build({
-        "steps": 4, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic",
-        "algorithm": {"name": "grpo", "minibatches": int(minibatches)}, "model": {"path": folder}, "sampling": {"max_tokens": 6},
-        "batch": {"prompts": 4, "samples": 3, "micro_tokens": int(micro_tokens)}, "head": {"backend": "torch"},
-        "workers": {"backend": "local"}, "evaluation": {"every": -1}, "optimizer": {"lr": 1e-3},
-        "regularizers": {"kl": {"coefficient": 0.1, "estimator": estimator}}})
+    made = recipes.build(
+        {
+            "steps": 4,
+            "task": f"{PLUGIN}:OnePrompt",
+            "reward": f"{PLUGIN}:ByToken",
+            "engine": f"{PLUGIN}:Systematic",
+            "algorithm": {"name": "grpo", "minibatches": int(minibatches)},
+            "model": {"path": folder},
+            "sampling": {"max_tokens": 6},
+            "batch": {"prompts": 4, "samples": 3, "micro_tokens": int(micro_tokens)},
+            "head": {"backend": "torch"},
+            "workers": {"backend": "local"},
+            "evaluation": {"every": -1},
+            "optimizer": {"lr": 1e-3},
+            "regularizers": {"kl": {"coefficient": 0.1, "estimator": estimator}},
+        }
+    )
     cut, micro_batches = Counter(), learners.micro_batches
 
     def counted(*args, **keys):
@@ -51,7 +62,7 @@ def main(folder: str, micro_tokens: str, estimator: str, minibatches: str) -> No
         scored = learner.score(batch)
         found = {"score": recorded()}
         forget()
-        stats = learner.update(shape(made, scored), 0)
+        stats = learner.update(prepare_batch(made, scored), 0)
         found["update"] = recorded()
     print(json.dumps(found | cut | {"loss": stats["loss/policy"].mean, "kl": stats["divergence/kl"].mean}))
 

@@ -39,8 +39,35 @@ class Run:
         self.exit_code = exit_code
 
 
-def init(*, project: str, entity: str | None, group: str | None, mode: str, id: str | None, resume: str, name: str, config: dict, dir: str,
-         reinit: str, settings: Settings) -> Run:
-    RUNS.append(Run({"project": project, "entity": entity, "group": group, "mode": mode, "id": id, "resume": resume, "name": name,
-                     "config": config, "dir": dir, "reinit": reinit, "settings": settings.given}))
+def init(
+    *,
+    project: str,
+    entity: str | None,
+    group: str | None,
+    mode: str,
+    id: str | None,
+    resume: str,
+    name: str,
+    config: dict,
+    dir: str,
+    reinit: str,
+    settings: Settings,
+) -> Run:
+    RUNS.append(
+        Run(
+            {
+                "project": project,
+                "entity": entity,
+                "group": group,
+                "mode": mode,
+                "id": id,
+                "resume": resume,
+                "name": name,
+                "config": config,
+                "dir": dir,
+                "reinit": reinit,
+                "settings": settings.given,
+            }
+        )
+    )
     return RUNS[-1]

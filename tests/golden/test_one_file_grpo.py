@@ -19,7 +19,7 @@ from transformers import Qwen2ForCausalLM
 from align.config.nodes import build_part
 from align.config.recipes import build
 from align.experience.packing import pack
-from align.experience.prepare import shape
+from align.experience.prepare import prepare_batch
 from align.learner.learner import Learner
 from align.run.state import RunState
 from align.types import Episode, Group, Prompt, Rewards
@@ -76,23 +76,33 @@ def differentiated(module: torch.nn.Module) -> Iterator[list[tuple[torch.Tensor,
 
 def framework_updates(folder: Path, regularizers: dict):
     """The learner's own path, score, shape, update, three times on one batch: losses, gradients, weights and metrics."""
-    recipe = build({
-        "steps": STEPS, "task": "countdown", "reward": "exact", "algorithm": "grpo", "regularizers": regularizers,
-        "model": {"path": str(folder)}, "workers": {"backend": "local"},
-        "optimizer": {"lr": LR, "betas": [0.9, 0.99], "warmup_steps": 1, "schedule": "linear", "final_fraction": 0.1},
-    })
+    recipe = build(
+        {
+            "steps": STEPS,
+            "task": "countdown",
+            "reward": "countdown_exact",
+            "algorithm": "grpo",
+            "regularizers": regularizers,
+            "model": {"path": str(folder)},
+            "workers": {"backend": "local"},
+            "optimizer": {"lr": LR, "betas": [0.9, 0.99], "warmup_steps": 1, "schedule": "linear", "final_fraction": 0.1},
+        }
+    )
     learner = Learner(recipe, str(folder))
     prompts, answers, rewards = rollouts()
     groups = [
-        Group(prompt=Prompt(id=str(i), text="", token_ids=tuple(prompts[i])),
-              episodes=tuple(Episode.single_turn(np.array(a, dtype=np.int32), "") for a in answers[i : i + SAMPLES]))
-        for i in range(0, len(prompts), SAMPLES)]
+        Group(
+            prompt=Prompt(id=str(i), text="", token_ids=tuple(prompts[i])),
+            episodes=tuple(Episode.single_turn(np.array(a, dtype=np.int32), "") for a in answers[i : i + SAMPLES]),
+        )
+        for i in range(0, len(prompts), SAMPLES)
+    ]
     for step in range(STEPS):
         betas = RunState(recipe).betas(step)
-        batch = shape(recipe, learner.score(replace(pack(groups, Rewards(values=rewards)), betas=betas)))
+        batch = prepare_batch(recipe, learner.score(replace(pack(groups, Rewards(values=rewards)), betas=betas)))
         with differentiated(learner.policy.module) as seen:
             stats = learner.update(batch, step)
-        (loss, gradient), = seen
+        ((loss, gradient),) = seen
         yield loss, gradient, dict(learner.policy.module.named_parameters()), stats
 
 
@@ -108,7 +118,7 @@ def example_updates(example: ModuleType, folder: Path, beta: float):
         loss, kl = example.grpo_loss(model, batch, advantages, ref_logp, beta)
         with differentiated(model) as seen:
             example.apply(loss, model, optimizer, example.learning_rate(LR, step, STEPS, warmup=1, floor=0.1))
-        (_, gradient), = seen
+        ((_, gradient),) = seen
         yield loss.detach(), gradient, dict(model.named_parameters()), kl
 
 
@@ -160,10 +170,22 @@ def test_the_kl_term_has_the_gradient_of_the_kl_and_k3_in_the_loss_has_not(examp
     assert (reverse - forward).abs().max() > 0.1 * scale
 
 
-@pytest.mark.parametrize(("answer", "right"), [
-    ("9+7+3-5", True), ("7-5+3+9", True), ("9+7+3-6", False), ("9+7+3+5", False), ("9+5", False), ("14", False), ("9+7+3-5=14", False),
-    ("-5+9+7+3", False), ("9+7+3-5-", False), ("9+9+1-5", False), ("", False),
-])
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("9+7+3-5", True),
+        ("7-5+3+9", True),
+        ("9+7+3-6", False),
+        ("9+7+3+5", False),
+        ("9+5", False),
+        ("14", False),
+        ("9+7+3-5=14", False),
+        ("-5+9+7+3", False),
+        ("9+7+3-5-", False),
+        ("9+9+1-5", False),
+        ("", False),
+    ],
+)
 def test_verifier(example: ModuleType, answer: str, right: bool):
     assert example.Problem((3, 5, 7, 9), 14, "9+7+3-5").solved_by(answer) is right
 
@@ -171,7 +193,10 @@ def test_verifier(example: ModuleType, answer: str, right: bool):
 def test_it_runs_and_prints_the_table():
     done = subprocess.run(
         [sys.executable, str(EXAMPLE), "--steps=2", "--warmup-steps=5", "--prompts=4", "--samples=4", "--problems=6", "--seed=3"],
-        capture_output=True, text=True, check=True)
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     *steps, _, header, before, after = done.stdout.splitlines()
     assert [re.match(r"step +(\d+)  reward \d\.\d{3}  KL/token \d+\.\d{4}  \d+\.\d\d s$", line)[1] for line in steps] == ["0", "1"]
     assert header.split() == ["pass@1", "pass@4", "distinct", "KL/answer", "length"]

@@ -28,8 +28,8 @@ from align.divergences.neyman import Neyman
 from align.divergences.reverse_kl import ReverseKl
 from align.divergences.tsallis import Tsallis
 from align.estimators.sampled import Sampled
+from align.learner.metric_accumulator import MetricAccumulator
 from align.learner.objective import total
-from align.learner.tally import Tally
 from align.references.frozen import Frozen
 from align.regularizers.composed import Composed
 from align.types import TokenBatch, TokenContext
@@ -97,14 +97,21 @@ def gradient(pi: Tensor, ref: Tensor, divergence: Divergence, beta: float, k: in
     count = len(answers)
     ones = torch.ones(count, dtype=torch.int64)
     batch = TokenBatch(
-        input_ids=torch.full((count, 2), 7), **single_turn(ones, ones),
-        group_ids=torch.arange(len(orders)).repeat_interleave(k), betas={"kl": beta}, ref_logp={"kl": ref.log()[answers]},
+        input_ids=torch.full((count, 2), 7),
+        **single_turn(ones, ones),
+        group_ids=torch.arange(len(orders)).repeat_interleave(k),
+        betas={"kl": beta},
+        ref_logp={"kl": ref.log()[answers]},
         penalty_weights={"kl": torch.ones(count, dtype=torch.float64)},
-        loss_weights=torch.tensor([weight / k for _, weight in orders], dtype=torch.float64).repeat_interleave(k))
+        loss_weights=torch.tensor([weight / k for _, weight in orders], dtype=torch.float64).repeat_interleave(k),
+    )
     ctx = TokenContext(batch=batch, logp=torch.log_softmax(logits, -1)[answers], entropy=torch.zeros(count))
-    kl = Composed(divergence=divergence, estimator=Sampled(), coefficient=Constant(beta), weighting=Uniform(), reference=Frozen(),
-                  placement="link")
-    loss = total(SimpleNamespace(algorithm=algorithm("dpo", **keys), regularizers={"kl": kl}), ctx, Tally(), Tally())
+    kl = Composed(
+        divergence=divergence, estimator=Sampled(), coefficient=Constant(beta), weighting=Uniform(), reference=Frozen(), placement="link"
+    )
+    loss = total(
+        SimpleNamespace(algorithm=algorithm("dpo", **keys), regularizers={"kl": kl}), ctx, MetricAccumulator(), MetricAccumulator()
+    )
     return torch.autograd.grad(loss, logits)[0]
 
 

@@ -131,8 +131,15 @@ def pull(regularizer: Composed, problem: Problem, logits: Tensor, old: Tensor | 
 
 
 def composed(estimator: Estimator, placement: str = "loss", credit: str = "local") -> Composed:
-    return Composed(divergence=ReverseKl(), estimator=estimator, coefficient=Constant(1.0), weighting=Uniform(), reference=None,
-                    placement=placement, credit=credit)
+    return Composed(
+        divergence=ReverseKl(),
+        estimator=estimator,
+        coefficient=Constant(1.0),
+        weighting=Uniform(),
+        reference=None,
+        placement=placement,
+        credit=credit,
+    )
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if row.ours], ids=lambda row: row.name)
@@ -174,9 +181,18 @@ def test_without_the_future_a_correct_token_loss_is_not_the_gradient_of_the_answ
     assert (f"{sum(cosines) / 20:.3f}", f"{min(cosines):.3f}", f"{sum(errors) / 20:.2f}") == ("0.978", "0.911", "0.23")
 
 
-@pytest.mark.parametrize("form", [
-    (K1(), "reward", "summed"), (K1(), "reward", "sequence"), (Sampled(), "reward", "summed"), (Sampled(), "loss", "summed"),
-    (Sampled(), "loss", "sequence"), (Exact(), "loss", "summed")], ids=lambda form: f"{type(form[0]).__name__}-{form[1]}-{form[2]}")
+@pytest.mark.parametrize(
+    "form",
+    [
+        (K1(), "reward", "summed"),
+        (K1(), "reward", "sequence"),
+        (Sampled(), "reward", "summed"),
+        (Sampled(), "loss", "summed"),
+        (Sampled(), "loss", "sequence"),
+        (Exact(), "loss", "summed"),
+    ],
+    ids=lambda form: f"{type(form[0]).__name__}-{form[1]}-{form[2]}",
+)
 def test_with_the_future_it_is(form):
     """Reward-to-go or the whole sum of k1; the full vocabulary with score times future KL (Rao-Blackwell)."""
     errors, _ = zip(*over_draws(*form), strict=True)

@@ -24,8 +24,8 @@ from align.divergences.reverse_kl import ReverseKl
 from align.estimators import Estimator
 from align.estimators.k3 import K3
 from align.estimators.sampled import Sampled
+from align.learner.metric_accumulator import MetricAccumulator
 from align.learner.objective import total
-from align.learner.tally import Tally
 from align.references.frozen import Frozen
 from align.regularizers.composed import Composed
 from align.types import TokenBatch, TokenContext
@@ -64,18 +64,27 @@ class Draw:
     def inputs(self) -> dict[str, Tensor]:
         prompts = torch.ones(6, 2, dtype=torch.int64)
         return {
-            "prompt_ids": prompts, "prompt_mask": prompts, "completion_ids": torch.ones(6, LONGEST, dtype=torch.int64),
-            "completion_mask": self.mask, "advantages": self.advantages, "old_per_token_logps": self.old,
-            "ref_per_token_logps": self.ref, "old_logps": (self.old * self.mask).sum(1), "num_items_in_batch": self.mask.sum(),
+            "prompt_ids": prompts,
+            "prompt_mask": prompts,
+            "completion_ids": torch.ones(6, LONGEST, dtype=torch.int64),
+            "completion_mask": self.mask,
+            "advantages": self.advantages,
+            "old_per_token_logps": self.old,
+            "ref_per_token_logps": self.ref,
+            "old_logps": (self.old * self.mask).sum(1),
+            "num_items_in_batch": self.mask.sum(),
         }
 
     def packed(self, logp: Tensor) -> TokenContext:
         kept = self.mask.bool()
         count = int(self.lengths.sum())
         batch = TokenBatch(
-            input_ids=torch.full((6, 2 + LONGEST), 7), **built.single_turn(torch.full((6,), 2), self.lengths),
-            group_ids=torch.zeros(6, dtype=torch.int64), old_logp=self.old[kept],
-            ref_logp={"kl": self.ref[kept]}, penalty_weights={"kl": torch.ones(count, dtype=torch.float64)},
+            input_ids=torch.full((6, 2 + LONGEST), 7),
+            **built.single_turn(torch.full((6,), 2), self.lengths),
+            group_ids=torch.zeros(6, dtype=torch.int64),
+            old_logp=self.old[kept],
+            ref_logp={"kl": self.ref[kept]},
+            penalty_weights={"kl": torch.ones(count, dtype=torch.float64)},
         )
         return TokenContext(batch=batch, logp=logp[kept], entropy=torch.zeros(count, dtype=torch.float64))
 
@@ -84,8 +93,7 @@ class Draw:
         return replace(ctx, batch=replace(ctx.batch, advantages=self.advantages[ctx.batch.seq_ids], loss_weights=weights))
 
 
-ARGS = {"use_bias_correction_kl": True, "delta": None, "sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05,
-        "steps_per_generation": 1}
+ARGS = {"use_bias_correction_kl": True, "delta": None, "sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05, "steps_per_generation": 1}
 SETTINGS = {"beta": 0.0, "epsilon_low": 0.2, "epsilon_high": 0.2, "importance_sampling_level": "token", "loss_type": "grpo"}
 
 
@@ -96,8 +104,14 @@ def theirs(trainer_class: type, draw: Draw, **settings: Any) -> tuple[Tensor, Te
     vars(trainer).update(
         {**SETTINGS, **{k: v for k, v in settings.items() if k not in ARGS}},
         args=SimpleNamespace(**{**ARGS, **{k: v for k, v in settings.items() if k in ARGS}}),
-        model=SimpleNamespace(training=True), aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None,
-        use_vllm=False, current_gradient_accumulation_steps=1, max_completion_length=MAX_TOKENS, _entropy_bonus_enabled=False,
+        model=SimpleNamespace(training=True),
+        aux_loss_enabled=False,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        use_vllm=False,
+        current_gradient_accumulation_steps=1,
+        max_completion_length=MAX_TOKENS,
+        _entropy_bonus_enabled=False,
         accelerator=SimpleNamespace(num_processes=1, reduce=lambda x, reduction: x, gather=lambda x: x),
         _metrics={"train": defaultdict(list)},
         _get_per_token_logps_and_entropies=lambda *args, **kwargs: (logp, torch.zeros_like(logp.detach()), None),
@@ -112,10 +126,11 @@ def ours(draw: Draw, keys: dict[str, Any], beta: float = 0.0, estimator: Estimat
     algorithm, regularizers = built.algorithm("grpo", **keys), {}
     ctx = draw.reduced(draw.packed(logp), keys.get("reduction", "token"))
     if beta:
-        regularizers["kl"] = Composed(divergence=ReverseKl(), estimator=estimator, coefficient=Constant(beta), weighting=Uniform(),
-                                      reference=Frozen())
+        regularizers["kl"] = Composed(
+            divergence=ReverseKl(), estimator=estimator, coefficient=Constant(beta), weighting=Uniform(), reference=Frozen()
+        )
         ctx = replace(ctx, batch=replace(ctx.batch, betas={"kl": beta}))
-    loss = total(SimpleNamespace(algorithm=algorithm, regularizers=regularizers), ctx, Tally(), Tally())
+    loss = total(SimpleNamespace(algorithm=algorithm, regularizers=regularizers), ctx, MetricAccumulator(), MetricAccumulator())
     return loss.detach(), torch.autograd.grad(loss, logp)[0]
 
 
@@ -128,12 +143,17 @@ TABLE = {
     "sapo": ({"loss_type": "sapo"}, {"reduction": "sequence_mean", "surrogate": "sapo"}),
     "sapo of other temperatures": (
         {"loss_type": "sapo", "sapo_temperature_pos": 0.5, "sapo_temperature_neg": 3.0},
-        {"reduction": "sequence_mean", "surrogate": {"name": "sapo", "temperature": 0.5, "temperature_negative": 3.0}}),
+        {"reduction": "sequence_mean", "surrogate": {"name": "sapo", "temperature": 0.5, "temperature_negative": 3.0}},
+    ),
     "two-sided clip": ({"loss_type": "dapo", "delta": 1.3}, {"reduction": "token", "surrogate": {"name": "dual_clip", "ceiling": 1.3}}),
-    "gspo": ({"importance_sampling_level": "sequence", "epsilon_low": 0.02, "epsilon_high": 0.03},
-             {"reduction": "sequence_mean", "surrogate": {"name": "sequence_clipped", "clip_low": 0.02, "clip_high": 0.03}}),
-    "gspo summed": ({"importance_sampling_level": "sequence", "loss_type": "luspo"},
-                    {"reduction": "sequence_sum", "surrogate": "sequence_clipped"}),
+    "gspo": (
+        {"importance_sampling_level": "sequence", "epsilon_low": 0.02, "epsilon_high": 0.03},
+        {"reduction": "sequence_mean", "surrogate": {"name": "sequence_clipped", "clip_low": 0.02, "clip_high": 0.03}},
+    ),
+    "gspo summed": (
+        {"importance_sampling_level": "sequence", "loss_type": "luspo"},
+        {"reduction": "sequence_sum", "surrogate": "sequence_clipped"},
+    ),
     "unclipped": ({"loss_type": "dapo", "epsilon_low": 1.0, "epsilon_high": 1e9}, {"reduction": "token", "surrogate": "reinforce"}),
 }
 
@@ -173,8 +193,11 @@ def test_cispo(seed: int, trl: SimpleNamespace):
 def test_loss_of_the_rloo_trainer(clips: tuple[float, float], seed: int, trl: SimpleNamespace):
     """The ratio of whole answers, which TRL sums over tokens and we put on the first."""
     draw = Draw(seed)
-    keys = {"advantage": "leave_one_out", "reduction": "sequence_sum",
-            "surrogate": {"name": "answer_clipped", "clip_low": clips[0], "clip_high": clips[1]}}
+    keys = {
+        "advantage": "leave_one_out",
+        "reduction": "sequence_sum",
+        "surrogate": {"name": "answer_clipped", "clip_low": clips[0], "clip_high": clips[1]},
+    }
     compare(theirs(trl.rloo, draw, epsilon_low=clips[0], epsilon_high=clips[1]), ours(draw, keys))
 
 

@@ -24,8 +24,8 @@ from align.divergences.forward_kl import ForwardKl
 from align.divergences.jensen_shannon import JensenShannon
 from align.divergences.reverse_kl import ReverseKl
 from align.estimators.sampled import Sampled
+from align.learner.metric_accumulator import MetricAccumulator
 from align.learner.objective import total
-from align.learner.tally import Tally
 from align.references.frozen import Frozen
 from align.regularizers.composed import Composed
 from align.types import TokenBatch, TokenContext
@@ -40,8 +40,11 @@ LINKS: dict[str, tuple[str, float, Divergence]] = {
     "alpha 0.9": ("alpha_divergence", 0.1, Alpha(alpha=0.9)),
 }
 LOSSES: dict[str, dict[str, Any]] = {
-    "sigmoid": {}, "hinge": {"preference": "hinge"}, "robust": {"preference": {"name": "robust", "label_smoothing": 0.1}},
-    "ipo": {"preference": "ipo", "per_token": True}, "sigmoid_norm": {"per_token": True},
+    "sigmoid": {},
+    "hinge": {"preference": "hinge"},
+    "robust": {"preference": {"name": "robust", "label_smoothing": 0.1}},
+    "ipo": {"preference": "ipo", "per_token": True},
+    "sigmoid_norm": {"per_token": True},
 }
 """By TRL's name: ours, keys of the algorithm."""
 
@@ -76,15 +79,31 @@ def theirs(trainer_class: type, draw: Draw, loss_type: str, f_divergence_type: s
     outputs = SimpleNamespace(log_probs=log_probs, entropy=unused, mean_logits=unused, is_top1=unused.bool())
     trainer = object.__new__(trainer_class)
     vars(trainer).update(
-        model=SimpleNamespace(training=True), aux_loss_enabled=False, ld_alpha=None, precompute_ref_logps=True, use_weighting=False,
-        f_divergence_type=f_divergence_type, f_alpha_divergence_coef=alpha, loss_types=[loss_type], loss_weights=[1.0], beta=BETA,
-        label_smoothing=smoothing, _metrics={"train": defaultdict(list)}, _total_train_tokens=0, _tp_size=1,
+        model=SimpleNamespace(training=True),
+        aux_loss_enabled=False,
+        ld_alpha=None,
+        precompute_ref_logps=True,
+        use_weighting=False,
+        f_divergence_type=f_divergence_type,
+        f_alpha_divergence_coef=alpha,
+        loss_types=[loss_type],
+        loss_weights=[1.0],
+        beta=BETA,
+        label_smoothing=smoothing,
+        _metrics={"train": defaultdict(list)},
+        _total_train_tokens=0,
+        _tp_size=1,
         accelerator=SimpleNamespace(device="cpu", gather=lambda x: x, gather_for_metrics=lambda x: x),
     )
     completion = torch.cat([torch.zeros(answers, PROMPT, dtype=torch.int64), draw.mask.long()], 1)
     chosen, rejected = draw.ref.sum(1).chunk(2)
-    inputs = {"input_ids": torch.ones_like(completion), "attention_mask": torch.ones_like(completion), "completion_mask": completion,
-              "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+    inputs = {
+        "input_ids": torch.ones_like(completion),
+        "attention_mask": torch.ones_like(completion),
+        "completion_mask": completion,
+        "ref_chosen_logps": chosen,
+        "ref_rejected_logps": rejected,
+    }
     loss = trainer._compute_loss(lambda **kwargs: outputs, inputs, return_outputs=False)
     return loss.detach(), torch.autograd.grad(loss, logp)[0]
 
@@ -97,14 +116,21 @@ def ours(draw: Draw, divergence: Divergence, beta: float, **keys: Any) -> tuple[
     at = built.single_turn(torch.full((2 * pairs,), PROMPT), lengths)
     seq_ids = at["seq_ids"]
     batch = TokenBatch(
-        input_ids=torch.full((2 * pairs, PROMPT + LONGEST), 7), **at,
-        group_ids=torch.arange(pairs).repeat_interleave(2), betas={"kl": beta},
-        ref_logp={"kl": draw.ref[order][kept]}, penalty_weights={"kl": torch.ones(len(seq_ids), dtype=logp.dtype)},
-        loss_weights=built.weights("sequence_sum", lengths, LONGEST)[seq_ids].to(logp.dtype))
+        input_ids=torch.full((2 * pairs, PROMPT + LONGEST), 7),
+        **at,
+        group_ids=torch.arange(pairs).repeat_interleave(2),
+        betas={"kl": beta},
+        ref_logp={"kl": draw.ref[order][kept]},
+        penalty_weights={"kl": torch.ones(len(seq_ids), dtype=logp.dtype)},
+        loss_weights=built.weights("sequence_sum", lengths, LONGEST)[seq_ids].to(logp.dtype),
+    )
     ctx = TokenContext(batch=batch, logp=logp[order][kept], entropy=torch.zeros(len(seq_ids)))
-    kl = Composed(divergence=divergence, estimator=Sampled(), coefficient=Constant(beta), weighting=Uniform(), reference=Frozen(),
-                  placement="link")
-    loss = total(SimpleNamespace(algorithm=built.algorithm("dpo", **keys), regularizers={"kl": kl}), ctx, Tally(), Tally())
+    kl = Composed(
+        divergence=divergence, estimator=Sampled(), coefficient=Constant(beta), weighting=Uniform(), reference=Frozen(), placement="link"
+    )
+    loss = total(
+        SimpleNamespace(algorithm=built.algorithm("dpo", **keys), regularizers={"kl": kl}), ctx, MetricAccumulator(), MetricAccumulator()
+    )
     return loss.detach(), torch.autograd.grad(loss, logp)[0]
 
 

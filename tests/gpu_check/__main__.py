@@ -24,8 +24,9 @@ stages:
 
 
 def parsed(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make gpu-check", description=__doc__, epilog=EXAMPLE,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="make gpu-check", description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", choices=DEVICES, default="cuda", help="cpu rehearses the check on small shapes")
     parser.add_argument("--only", nargs="+", choices=[stage.name for stage in STAGES], metavar="STAGE", help="run these stages alone")
     parser.add_argument("--limit", type=float, default=LIMIT, metavar="SECONDS", help="for all stages together (default %(default)g)")

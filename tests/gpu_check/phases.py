@@ -23,6 +23,7 @@ def phases(spent: Counter, name: str, device: str) -> Iterator[None]:
 
     Each phase waits for the device at both ends, so the whole takes a little longer than it would alone.
     """
+
     def clocked(phase: str, call: Callable) -> Callable:
         def timed(*args, **kwargs):
             with clock(spent, f"{name}: {phase}", device):
@@ -35,9 +36,12 @@ def phases(spent: Counter, name: str, device: str) -> Iterator[None]:
         undo.enter_context(clock(spent, name, device))
         undo.enter_context(patch.object(logprobs, "linear_stats", clocked("head", logprobs.linear_stats)))
         undo.enter_context(patch.object(torch.autograd, "backward", clocked("backward", torch.autograd.backward)))
-        for handle in (register_module_forward_pre_hook(lambda module, _: decoder.begin() if isinstance(module, Qwen2Model) else None),
-                       register_module_forward_hook(lambda module, *_: decoder.end() if isinstance(module, Qwen2Model) else None),
-                       register_optimizer_step_pre_hook(lambda *_: step.begin()), register_optimizer_step_post_hook(lambda *_: step.end())):
+        for handle in (
+            register_module_forward_pre_hook(lambda module, _: decoder.begin() if isinstance(module, Qwen2Model) else None),
+            register_module_forward_hook(lambda module, *_: decoder.end() if isinstance(module, Qwen2Model) else None),
+            register_optimizer_step_pre_hook(lambda *_: step.begin()),
+            register_optimizer_step_post_hook(lambda *_: step.end()),
+        ):
             undo.callback(handle.remove)
         yield
 

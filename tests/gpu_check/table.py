@@ -20,8 +20,9 @@ def table(results: dict[str, Any]) -> str:
     for key, stage in stages.items():
         lines += ["", f"{key}: {stage['state']}" + (f": {stage['why']}" if "why" in stage else "")]
         for entry, value in stage["found"].items():
-            lines += textwrap.wrap(f"{entry}: {shown(value)}", WIDTH, initial_indent="  ", subsequent_indent="    ", max_lines=MOST_LINES,
-                                   placeholder=" ...")
+            lines += textwrap.wrap(
+                f"{entry}: {shown(value)}", WIDTH, initial_indent="  ", subsequent_indent="    ", max_lines=MOST_LINES, placeholder=" ..."
+            )
         for case, trace in stage["failed"].items():
             lines += [f"  FAILED {case}", *(f"    {line}" for line in trace.splitlines())]
     return "\n".join(lines)

@@ -62,6 +62,7 @@ def stages(tmp_path: Path, monkeypatch) -> dict[str, Stage]:
 @pytest.fixture
 def checked(stages, tmp_path: Path):
     """Run the named stages and return their results, which are those of results.json."""
+
     def check(*chosen: Stage, limit: float = 60.0) -> dict:
         results = run(chosen, "cpu", tmp_path / "out", limit, lambda _: None)
         assert json.loads((tmp_path / "out" / "results.json").read_text()) == results

@@ -12,8 +12,12 @@ def stage(state: str, seconds: float = 0.0, **more) -> dict:
 
 
 def test_a_line_a_stage_then_what_each_found():
-    text = table(results(probe=stage("passed", 12.0, found={"copy GB/s": 4212.5, "GEMM TFLOP/s": {"bf16": 701.23456, "to fp32": 650}}),
-                         train=stage("not run", why="omegaconf is missing")))
+    text = table(
+        results(
+            probe=stage("passed", 12.0, found={"copy GB/s": 4212.5, "GEMM TFLOP/s": {"bf16": 701.23456, "to fp32": 650}}),
+            train=stage("not run", why="omegaconf is missing"),
+        )
+    )
     assert text.splitlines() == [
         "stage  state    seconds",
         "probe  passed      12.0",

@@ -20,6 +20,7 @@ BY_F = {
     "log1p of exp(-|x|)": lambda x: _jensen_shannon(torch.clamp_min(x, 0) + torch.log1p(torch.exp(-x.abs())), x),
     "softplus with a threshold": lambda x: _jensen_shannon(softplus(x, 2.0, 10.0), x),
     "logsigmoid and abs": lambda x: JensenShannon().f(x) + 0.1 * torch.expm1(x).abs(),
-    "logsigmoid, where and a minimum": lambda x: torch.where(x < -0.7, 0.0, torch.expm1(x + 0.7)) - 2 * logsigmoid(x)
-    - 0.5 * torch.minimum(torch.exp(x), torch.full_like(x, 2.0)),
+    "logsigmoid, where and a minimum": lambda x: (
+        torch.where(x < -0.7, 0.0, torch.expm1(x + 0.7)) - 2 * logsigmoid(x) - 0.5 * torch.minimum(torch.exp(x), torch.full_like(x, 2.0))
+    ),
 }

@@ -49,8 +49,9 @@ KINDS = {
 }
 
 
-def whole(kind: str | None, dtype: torch.dtype, V: int, *, T: int = 3, stride: int = 0, start: int = 0, backend: Rows = ROWS, **keys: Any
-          ) -> None:
+def whole(
+    kind: str | None, dtype: torch.dtype, V: int, *, T: int = 3, stride: int = 0, start: int = 0, backend: Rows = ROWS, **keys: Any
+) -> None:
     """Forward and backward of all statistics from logits, whose rows begin `stride` apart, the first at `start`."""
     base = torch.zeros(T, max(V, stride), dtype=dtype).requires_grad_()
     u = None if kind is None else torch.zeros(T, V, dtype=dtype)
@@ -62,8 +63,15 @@ def head(kinds: list[str], dtype: torch.dtype, V: int, softcap: float | None = N
     """The same from hidden states, against one reference with several divergences, and without one where `kinds` is empty."""
     hidden, weight = torch.zeros(20, 16, dtype=dtype).requires_grad_(), torch.zeros(V, 16, dtype=dtype).requires_grad_()
     reference = Head(weight.detach(), None, 1.0, softcap)
-    stats = linear_stats(hidden, Head(weight, None, 1.0, softcap), torch.zeros(20, dtype=torch.int64), elements=elements, backend=ROWS,
-                         compared={kind: Compared(KINDS[kind], hidden.detach(), reference) for kind in kinds}, logits_dtype=dtype)
+    stats = linear_stats(
+        hidden,
+        Head(weight, None, 1.0, softcap),
+        torch.zeros(20, dtype=torch.int64),
+        elements=elements,
+        backend=ROWS,
+        compared={kind: Compared(KINDS[kind], hidden.detach(), reference) for kind in kinds},
+        logits_dtype=dtype,
+    )
     _backward([stats.logp, stats.entropy, *stats.div.values()], [hidden, weight])
 
 

@@ -54,7 +54,12 @@ def defined(divergence: Any, a: Tensor, b: Tensor) -> Tensor:
 
 
 def oracle(
-    z: Tensor, u: Tensor, labels: Tensor, of: Callable[[Tensor, Tensor], Tensor], weights: Tensor, scale: float = 1.0,
+    z: Tensor,
+    u: Tensor,
+    labels: Tensor,
+    of: Callable[[Tensor, Tensor], Tensor],
+    weights: Tensor,
+    scale: float = 1.0,
     cap: float | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """By name the statistics [T], and the gradient of their `weights` [3, T] sum (log-prob, entropy, divergence) in z."""

@@ -18,8 +18,13 @@ def test_auto_is_torch_without_a_gpu():
     assert rows("auto", torch.zeros(1)).name == "torch"
 
 
-@pytest.mark.parametrize(("backend", "told"), [("triton", "Triton kernels run on CUDA, and this is cpu: use auto, torch or compile"),
-                                               ("fast", "there is no backend 'fast': auto, triton, compile, torch")])
+@pytest.mark.parametrize(
+    ("backend", "told"),
+    [
+        ("triton", "Triton kernels run on CUDA, and this is cpu: use auto, torch or compile"),
+        ("fast", "there is no backend 'fast': auto, triton, compile, torch"),
+    ],
+)
 def test_a_backend_that_cannot_run_is_told(backend, told):
     assert unavailable(backend, "cpu") == told
     with pytest.raises(ValueError, match=told):
@@ -45,10 +50,21 @@ def outputs(backend: str, elements: int) -> list[torch.Tensor]:
     head = make_head("all")
     leaves = [t.float().requires_grad_() for t in (normal(T, H, seed=0), head.weight, head.bias)]
     compared = {"d": Compared(ReverseKl(), normal(T, H, seed=2, dtype=torch.float32), Head(make_head(seed=3).weight.float()))}
-    stats = linear_stats(leaves[0], Head(leaves[1], leaves[2], head.scale, head.softcap), LABELS, temperature=0.7, compared=compared,
-                         elements=elements, backend=backend)
-    return [stats.logp, stats.entropy, stats.div["d"],
-            *torch.autograd.grad((stats.logp + 2 * stats.entropy + stats.div["d"]).sum(), leaves)]
+    stats = linear_stats(
+        leaves[0],
+        Head(leaves[1], leaves[2], head.scale, head.softcap),
+        LABELS,
+        temperature=0.7,
+        compared=compared,
+        elements=elements,
+        backend=backend,
+    )
+    return [
+        stats.logp,
+        stats.entropy,
+        stats.div["d"],
+        *torch.autograd.grad((stats.logp + 2 * stats.entropy + stats.div["d"]).sum(), leaves),
+    ]
 
 
 def test_the_compiled_passes_are_the_plain_ones():

@@ -19,8 +19,16 @@ SHAPE = Shape(48, 8, 50)
 @pytest.fixture(scope="module")
 def result() -> dict:
     jobs = [JOBS[name] for name in ("logits", "logp", "le_cam", "reverse_kl frozen head")]
-    return measure(jobs, [SHAPE], device="cpu", dtype=torch.float32, rounds=3, seconds=0.0, drift=0.03,
-                   only=("ours torch", "eager", "linear_cross_entropy"))
+    return measure(
+        jobs,
+        [SHAPE],
+        device="cpu",
+        dtype=torch.float32,
+        rounds=3,
+        seconds=0.0,
+        drift=0.03,
+        only=("ours torch", "eager", "linear_cross_entropy"),
+    )
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -75,7 +83,12 @@ def test_each_row_has_time_memory_and_error(result):
     rows = {(r["job"], r["provider"]): r for r in result["rows"]}
     assert {job for job, _ in rows} == {"logits", "logp", "le_cam", "reverse_kl frozen head"}
     assert {p for job, p in rows if job == "le_cam"} == {
-        FLOOR, "ours torch", "ours torch, logits kept", "ours torch, 16 blocks", "torch eager"}
+        FLOOR,
+        "ours torch",
+        "ours torch, logits kept",
+        "ours torch, 16 blocks",
+        "torch eager",
+    }
     for (job, provider), row in rows.items():
         assert row["runs"] == 3 and 0 < row["ms_low"] <= row["ms"] <= row["ms_high"] and row["first_s"] > 0
         if provider != FLOOR:
@@ -96,11 +109,27 @@ def test_peak_memory_is_what_lived_at_once():
 
 def test_a_table_has_the_ratios():
     def row(job, provider, ms, **keys):
-        return {"job": job, "shape": "s", "provider": provider, "ms": ms, "ms_low": ms, "ms_high": ms, "peak_mib": 1.0, "loss_error": None,
-                "hidden_error": 1e-7, "weight_error": None, "failed": None} | keys
+        return {
+            "job": job,
+            "shape": "s",
+            "provider": provider,
+            "ms": ms,
+            "ms_low": ms,
+            "ms_high": ms,
+            "peak_mib": 1.0,
+            "loss_error": None,
+            "hidden_error": 1e-7,
+            "weight_error": None,
+            "failed": None,
+        } | keys
 
-    rows = [row("logp", "ours torch", 10.0), row("le_cam", FLOOR, 12.0, hidden_error=None), row("le_cam", "ours torch", 15.0),
-            row("le_cam", "torch eager", 30.0), row("le_cam", "torch.compile", None, failed="out of memory")]
+    rows = [
+        row("logp", "ours torch", 10.0),
+        row("le_cam", FLOOR, 12.0, hidden_error=None),
+        row("le_cam", "ours torch", 15.0),
+        row("le_cam", "torch eager", 30.0),
+        row("le_cam", "torch.compile", None, failed="out of memory"),
+    ]
     found = {line[0]: line for line in report.lines({"rows": rows})["s", "le_cam"]}
     assert found["ours torch"][3:7] == ("1.50", "0.50", "80%", "")
     assert found["torch eager"][3:7] == ("", "1.00", "40%", "")
@@ -124,8 +153,10 @@ def test_the_command_draws_a_measurement_made_elsewhere(result, tmp_path):
 
 def test_the_command_measures(tmp_path, monkeypatch):
     monkeypatch.setattr("align.tools.bench.SMALL", [SHAPE])
-    monkeypatch.setattr("align_kernels.bench.measure.available", lambda job, device: {
-        name: make for name, make in available(job, device).items() if name in (FLOOR, "torch eager")})
+    monkeypatch.setattr(
+        "align_kernels.bench.measure.available",
+        lambda job, device: {name: make for name, make in available(job, device).items() if name in (FLOOR, "torch eager")},
+    )
     asked = ["logp", "logp frozen head"]
     done = CliRunner().invoke(app, ["bench", "kernels", *asked, "--seconds", "0", "--rounds", "3", "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
@@ -134,8 +165,9 @@ def test_the_command_measures(tmp_path, monkeypatch):
     assert (tmp_path / "bench.png").exists()
 
 
-@pytest.mark.parametrize(("arguments", "told"), [(["flops"], "there is no job 'flops'"),
-                                                 (["--read", "none.json"], "none.json is no measurement")])
+@pytest.mark.parametrize(
+    ("arguments", "told"), [(["flops"], "there is no job 'flops'"), (["--read", "none.json"], "none.json is no measurement")]
+)
 def test_the_command_tells_what_it_cannot_do(arguments, told, tmp_path):
     done = CliRunner().invoke(app, ["bench", "kernels", *arguments, "--out", str(tmp_path)])
     assert done.exit_code == 2 and told in done.output.replace("\n", " ")

@@ -164,7 +164,8 @@ def test_the_hardwares_errors_in_the_terms(name):
     tile, exact = tiles(x), tiles(x.double())
     for output, wanted in zip(
         fn.expressions(torch.float32),
-        2 * (
+        2
+        * (
             torch.where(x < 0, exact["q"] * fn.forms.generator(exact["d"]), exact["p"] * fn.forms.value(exact["d"])),
             exact["p"] * fn.forms.coefficient(exact["d"]),
         ),

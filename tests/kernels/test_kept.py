@@ -14,8 +14,10 @@ LABELS = torch.arange(T)
 
 def setting(references: int, dtype: torch.dtype = torch.float32):
     hidden, weight = normal(T, H, seed=0, dtype=dtype).requires_grad_(), normal(V, H, seed=1, dtype=dtype).requires_grad_()
-    compared = {f"{i}": Compared(divergence, normal(T, H, seed=2 + i, dtype=dtype), Head(normal(V, H, seed=5 + i, dtype=dtype)))
-                for i, divergence in enumerate([ReverseKl(), JensenShannon()][:references])}
+    compared = {
+        f"{i}": Compared(divergence, normal(T, H, seed=2 + i, dtype=dtype), Head(normal(V, H, seed=5 + i, dtype=dtype)))
+        for i, divergence in enumerate([ReverseKl(), JensenShannon()][:references])
+    }
     return hidden, weight, compared
 
 

@@ -51,8 +51,12 @@ def test_lengths_temperatures_and_numbers_compile_nothing_again(launched):
 
 def _decorated() -> dict[str, JITFunction]:
     modules = [importlib.import_module(f"{triton_rows.__name__}.{m.name}") for m in pkgutil.iter_modules(triton_rows.__path__)]
-    found = {f"{module.__name__}.{name}": value for module in (*modules, hand_written) for name, value in vars(module).items()
-             if isinstance(value, JITFunction) and value.fn.__module__ == module.__name__}
+    found = {
+        f"{module.__name__}.{name}": value
+        for module in (*modules, hand_written)
+        for name, value in vars(module).items()
+        if isinstance(value, JITFunction) and value.fn.__module__ == module.__name__
+    }
     assert len([name for name in found if name.endswith("_kernel")]) == 4
     return found
 

@@ -43,8 +43,9 @@ def launches(chunks: int, compared: dict, monkeypatch) -> int:
     hidden, reference = normal(tokens, H, seed=0, dtype=torch.float32), Head(normal(V, H, seed=1, dtype=torch.float32))
     given = {name: Compared(divergence, hidden, reference, outcomes) for name, (divergence, outcomes) in compared.items()}
     with mode, torch.no_grad():
-        linear_stats(hidden, reference, torch.arange(tokens), compared=given, elements=(1 + len(given)) * V * CHUNK, backend=ROWS,
-                     ignore_index=None)
+        linear_stats(
+            hidden, reference, torch.arange(tokens), compared=given, elements=(1 + len(given)) * V * CHUNK, backend=ROWS, ignore_index=None
+        )
     return mode.count
 
 

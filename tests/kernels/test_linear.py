@@ -26,14 +26,25 @@ def test_every_divergence_of_the_room(name):
     known = KNOWN[name]
     hidden, head, ref_hidden, ref_head = normal(T, H, seed=0).requires_grad_(), make_head(), normal(T, H, seed=2), make_head(seed=3)
     head.weight.requires_grad_()
-    expected = direct(direct_logits(hidden, head, 0.8), LABELS, {
-        "d": (direct_logits(ref_hidden, ref_head, 0.8), lambda p, q: known.of_mean((q * known(p / q)).sum(-1)))})
+    expected = direct(
+        direct_logits(hidden, head, 0.8),
+        LABELS,
+        {"d": (direct_logits(ref_hidden, ref_head, 0.8), lambda p, q: known.of_mean((q * known(p / q)).sum(-1)))},
+    )
     for elements in (1 << 24, 2 * V * 4):
-        stats = linear_stats(hidden, head, LABELS, temperature=0.8, compared={"d": Compared(known.divergence, ref_hidden, ref_head)},
-                             elements=elements, backend="torch")
+        stats = linear_stats(
+            hidden,
+            head,
+            LABELS,
+            temperature=0.8,
+            compared={"d": Compared(known.divergence, ref_hidden, ref_head)},
+            elements=elements,
+            backend="torch",
+        )
         torch.testing.assert_close(stats.div, expected.div, rtol=1e-11, atol=1e-12)
-        assert_gradients_match([stats.logp, *stats.div.values()], [expected.logp, *expected.div.values()], [hidden, head.weight],
-                               rtol=1e-9, atol=1e-10)
+        assert_gradients_match(
+            [stats.logp, *stats.div.values()], [expected.logp, *expected.div.values()], [hidden, head.weight], rtol=1e-9, atol=1e-10
+        )
 
 
 def compared_with(ref_hidden, ref_head) -> dict:
@@ -70,19 +81,32 @@ def test_several_comparisons_in_one_call(kind, temperature, elements):
     torch.testing.assert_close((stats.logp, stats.entropy, stats.div), tuple(expected), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(estimate, k3, rtol=1e-10, atol=1e-10)
     coefficient = (expected.logp - ref_logp).detach()
-    assert_gradients_match([stats.logp, stats.entropy, *stats.div.values(), estimate],
-                           [expected.logp, expected.entropy, *expected.div.values(), coefficient * expected.logp], leaves, 1e-9, 1e-9)
+    assert_gradients_match(
+        [stats.logp, stats.entropy, *stats.div.values(), estimate],
+        [expected.logp, expected.entropy, *expected.div.values(), coefficient * expected.logp],
+        leaves,
+        1e-9,
+        1e-9,
+    )
 
 
 def test_gradcheck():
     """Numerical differences of every differentiable output, in hidden, weight and bias, across block borders."""
     head, ref_hidden, ref_head = make_head("all", vocabulary=7, width=3), normal(4, 3, seed=2), make_head("plain", 3, 7, 3)
-    compared = {"js": Compared(JensenShannon(), ref_hidden, ref_head), "top": Compared(Tsallis(q=0.5), ref_hidden, ref_head,
-                                                                                      TopK(k=3).outcomes)}
+    compared = {
+        "js": Compared(JensenShannon(), ref_hidden, ref_head),
+        "top": Compared(Tsallis(q=0.5), ref_hidden, ref_head, TopK(k=3).outcomes),
+    }
 
     def outputs(hidden, weight, bias):
-        stats = linear_stats(hidden, head._replace(weight=weight, bias=bias), torch.tensor([0, 6, 3, -100]), temperature=0.7,
-                             compared=compared, elements=3 * 7 * 2)
+        stats = linear_stats(
+            hidden,
+            head._replace(weight=weight, bias=bias),
+            torch.tensor([0, 6, 3, -100]),
+            temperature=0.7,
+            compared=compared,
+            elements=3 * 7 * 2,
+        )
         return stats.logp, stats.entropy, *stats.div.values()
 
     leaves = [t.requires_grad_() for t in (normal(4, 3, seed=0), head.weight, head.bias)]
@@ -95,8 +119,13 @@ def test_each_gradient_is_taken_only_where_it_is_wanted():
 
     def grads(trained: tuple[bool, bool], *, elements: int):
         leaves = [normal(T, H, seed=0).requires_grad_(trained[0]), make_head().weight.requires_grad_(trained[1])]
-        stats = linear_stats(leaves[0], Head(leaves[1]), labels, elements=elements,
-                             compared={"a": Compared(ReverseKl(), ref_hidden, ref_head), "b": Compared(ForwardKl(), ref_hidden, ref_head)})
+        stats = linear_stats(
+            leaves[0],
+            Head(leaves[1]),
+            labels,
+            elements=elements,
+            compared={"a": Compared(ReverseKl(), ref_hidden, ref_head), "b": Compared(ForwardKl(), ref_hidden, ref_head)},
+        )
         stats.div["b"].sum().backward()
         return [leaf.grad for leaf in leaves]
 
@@ -118,8 +147,13 @@ def test_ignored_tokens_are_not_there():
     results = []
     for chosen in (slice(None), kept):
         leaves = [hidden[chosen].clone().requires_grad_(), head.weight.clone().requires_grad_(), head.bias.clone().requires_grad_()]
-        stats = linear_stats(leaves[0], Head(*leaves[1:]), labels[chosen], elements=4 * V,
-                             compared={"d": Compared(ReverseKl(), ref_hidden[chosen], ref_head)})
+        stats = linear_stats(
+            leaves[0],
+            Head(*leaves[1:]),
+            labels[chosen],
+            elements=4 * V,
+            compared={"d": Compared(ReverseKl(), ref_hidden[chosen], ref_head)},
+        )
         outputs = [stats.logp, stats.entropy, stats.ref_logp["d"], stats.div["d"]]
         sum(o.sum() for o in outputs).backward()
         results.append((outputs, [leaf.grad for leaf in leaves]))
@@ -140,8 +174,9 @@ def test_no_tokens_at_all(count):
     assert (weight.grad == 0).all() and (hidden.grad == 0).all()
 
 
-@pytest.mark.parametrize("divergence", [ReverseKl(), ForwardKl(), JensenShannon(), Tsallis(q=0.5), TotalVariation()],
-                         ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize(
+    "divergence", [ReverseKl(), ForwardKl(), JensenShannon(), Tsallis(q=0.5), TotalVariation()], ids=lambda d: type(d).__name__
+)
 def test_impossible_tokens(divergence):
     """Logits of -inf on both sides (a padded vocabulary), even where a whole block of them is: as without the tokens."""
     bias = torch.zeros(V, dtype=torch.float64)
@@ -192,13 +227,19 @@ def test_from_logits():
     logits, ref = wide[:, :V], normal(T, V, seed=1, dtype=torch.float32)
     expected = direct(logits.double() / 0.7, LABELS, {"d": (ref.double() / 0.7, chi2)})
     found = token_stats(logits, LABELS, ref, Pearson(), temperature=0.7)
-    torch.testing.assert_close(found.ref_logp.double(), torch.log_softmax(ref.double() / 0.7, -1).gather(1, LABELS[:, None])[:, 0],
-                               rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        found.ref_logp.double(), torch.log_softmax(ref.double() / 0.7, -1).gather(1, LABELS[:, None])[:, 0], rtol=0, atol=1e-6
+    )
     for one, other in ((found.logp, expected.logp), (found.entropy, expected.entropy), (found.div, expected.div["d"])):
         assert one.dtype == torch.float32
         torch.testing.assert_close(one.double(), other, rtol=2e-6, atol=1e-6)
-    assert_gradients_match([found.logp, found.entropy, found.div],
-                           [t.float() for t in (expected.logp, expected.entropy, expected.div["d"])], [wide], rtol=2e-5, atol=2e-5)
+    assert_gradients_match(
+        [found.logp, found.entropy, found.div],
+        [t.float() for t in (expected.logp, expected.entropy, expected.div["d"])],
+        [wide],
+        rtol=2e-5,
+        atol=2e-5,
+    )
 
 
 def test_from_logits_over_outcomes_and_alone():
@@ -211,10 +252,21 @@ def test_from_logits_over_outcomes_and_alone():
     assert_gradients_match([alone.logp], [expected.logp], [logits], rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize("keys", [{"labels": LABELS.int()}, {"hidden": normal(T, H + 1, seed=0)}, {"temperature": 0.0}, {"elements": 0},
-                                  {"ref_hidden": normal(T + 1, H, seed=0)}, {"ref_weight": normal(V + 1, H, seed=0)},
-                                  {"hidden": normal(T, H, seed=0).float()}, {"logits_dtype": torch.float16}, {"backend": "cuda"}],
-                         ids=lambda keys: "-".join(keys))
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"labels": LABELS.int()},
+        {"hidden": normal(T, H + 1, seed=0)},
+        {"temperature": 0.0},
+        {"elements": 0},
+        {"ref_hidden": normal(T + 1, H, seed=0)},
+        {"ref_weight": normal(V + 1, H, seed=0)},
+        {"hidden": normal(T, H, seed=0).float()},
+        {"logits_dtype": torch.float16},
+        {"backend": "cuda"},
+    ],
+    ids=lambda keys: "-".join(keys),
+)
 def test_what_does_not_fit_is_refused(keys):
     good = {"hidden": normal(T, H, seed=0), "weight": make_head().weight, "labels": LABELS, "ref_hidden": normal(T, H, seed=1)}
     linear_token_stats(**good)

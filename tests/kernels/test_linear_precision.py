@@ -91,8 +91,9 @@ def test_total_variation_keeps_its_digits(drift, size, offset):
     parts = [torch_rows.row_stats(z[:, part], u[:, part], labels, sz=1.0, su=1.0) for part in (slice(3000), slice(3000, None))]
     lse = merge(*parts).lse_p, merge(*parts).lse_q
     whole = token_stats(z, labels, u, divergence).div
-    merged, usual = (torch_rows.row_sum(z, u, *normalisers, sz=1.0, su=1.0, fn=divergence)[0]
-                     for normalisers in (lse, [t.float() for t in lse]))
+    merged, usual = (
+        torch_rows.row_sum(z, u, *normalisers, sz=1.0, su=1.0, fn=divergence)[0] for normalisers in (lse, [t.float() for t in lse])
+    )
     errors = [((found.double() - expected).abs() / expected).max() for found in (whole, merged, usual)]
     assert max(errors[:2]) < 1e-5
     assert errors[2] > 5 * max(errors[:2]), "the case is easy"
@@ -100,6 +101,7 @@ def test_total_variation_keeps_its_digits(drift, size, offset):
 
 def test_a_user_writes_f_and_the_digits_are_kept():
     """Jensen-Shannon as anyone would write it: evaluated as written it is off by 1e-3 here, through its traced form by 1e-5 at most."""
+
     def f(log_u):
         log_m = torch.nn.functional.softplus(log_u) - math.log(2.0)
         return (torch.exp(log_u) * (log_u - log_m) - log_m) / 2
@@ -119,12 +121,18 @@ def test_bfloat16_logits_would_lose_a_small_divergence():
     """Why the logits are never rounded: the same head with bfloat16 logits is off by more than the divergence itself."""
     hidden, weight = normal(64, 32, seed=0, dtype=torch.bfloat16), normal(512, 32, seed=1, dtype=torch.bfloat16)
     ref_hidden = (hidden.double() + 5e-3 * normal(64, 32, seed=2)).bfloat16()
-    expected = direct(direct_logits(hidden, Head(weight)), torch.zeros(64, dtype=torch.int64),
-                      {"d": (direct_logits(ref_hidden, Head(weight)), kl)}).div["d"].mean()
+    expected = (
+        direct(
+            direct_logits(hidden, Head(weight)), torch.zeros(64, dtype=torch.int64), {"d": (direct_logits(ref_hidden, Head(weight)), kl)}
+        )
+        .div["d"]
+        .mean()
+    )
     errors = {}
     for dtype in (torch.float32, torch.bfloat16):
-        found = linear_token_stats(hidden, weight, torch.zeros(64, dtype=torch.int64), ref_hidden, divergence=ReverseKl(),
-                                   logits_dtype=dtype)
+        found = linear_token_stats(
+            hidden, weight, torch.zeros(64, dtype=torch.int64), ref_hidden, divergence=ReverseKl(), logits_dtype=dtype
+        )
         errors[dtype] = abs(found.div.double().mean() / expected - 1).item()
     assert errors[torch.float32] < 1e-3 and errors[torch.bfloat16] > 0.1, errors
 

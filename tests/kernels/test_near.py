@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from align_kernels.codegen import fused
-from align_kernels.codegen.near import horner, polynomial, polynomials
+from align_kernels.codegen.polynomial import horner, polynomial, polynomials
 from align_kernels.codegen.terms import tiles
 
 

@@ -32,8 +32,9 @@ def measured(part: slice, group=None) -> list[torch.Tensor]:
     found = []
     for elements in (1 << 24, 4 * 4 * 2):
         leaves, compared = setting(part)
-        stats = linear_stats(leaves[0], Head(*leaves[1:]), LABELS, temperature=0.7, compared=compared, elements=elements, group=group,
-                             first=part.start)
+        stats = linear_stats(
+            leaves[0], Head(*leaves[1:]), LABELS, temperature=0.7, compared=compared, elements=elements, group=group, first=part.start
+        )
         outputs = [stats.logp, stats.entropy, *stats.div.values()]
         sum((normal(T, seed=20 + i) * t).sum() for i, t in enumerate(outputs)).backward()
         found += [*(t.detach() for t in outputs), *stats.ref_logp.values(), *(leaf.grad for leaf in leaves)]

@@ -7,8 +7,8 @@ import torch
 from align_kernels.codegen import hardware
 from align_kernels.codegen.expressions import Expressions
 from align_kernels.codegen.nodes import evaluate, ordered
+from align_kernels.codegen.rewrites import distributed, ways
 from align_kernels.codegen.specialise import cheapest
-from align_kernels.codegen.ways import distributed, ways
 
 
 def test_what_is_used_twice_is_rewritten_once():

@@ -8,11 +8,13 @@ from collections.abc import Callable
 
 def swap(*texts: str) -> Callable[[str], str]:
     """Old text for new, in pairs."""
+
     def change(source: str) -> str:
         for old, new in zip(texts[::2], texts[1::2], strict=True):
             assert old in source, old
             source = source.replace(old, new)
         return source
+
     return change
 
 

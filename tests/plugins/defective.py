@@ -213,17 +213,25 @@ DEFECTS = {
             return logp.gather(-1, kept), ref_logp.gather(-1, kept)
         """),
     ("coefficient", "beta"): add("def beta(self, step, state): return state['beta'] - step / 100"),
-    ("coefficient", "updates"): swap("min(state[\"beta\"] * (2.0 if divergence > 1 else 1.0), 10.0)", "state[\"beta\"] * divergence"),
+    ("coefficient", "updates"): swap('min(state["beta"] * (2.0 if divergence > 1 else 1.0), 10.0)', 'state["beta"] * divergence'),
     ("coefficient", "pure"): swap('return {"beta": min(', 'state["beta"] += 0.01; return {"beta": min('),
     ("coefficient", "multipliers"): add("def multipliers(self, batch, name, state): return [1.0] * len(set(batch.prompt_ids))"),
-    ("coefficient", "state"): swap('return {"beta": self.first}', 'return {"beta": self.first, 1: 0.0}',
-                                   'return {"beta": min(', 'return {**state, "beta": min('),
+    ("coefficient", "state"): swap(
+        'return {"beta": self.first}', 'return {"beta": self.first, 1: 0.0}', 'return {"beta": min(', 'return {**state, "beta": min('
+    ),
     ("critic", "values"): swap(".squeeze(-1)", ".squeeze(-1).double()"),
-    ("critic", "trained"): swap("torch.nn.Linear(policy.head().weight.shape[1], 1)", "torch.nn.Linear(*policy.head().weight.T.shape)",
-                                ".squeeze(-1)", ".mean(-1)", "self._head.named_parameters()", "[('w', self._policy.head().weight)]"),
+    ("critic", "trained"): swap(
+        "torch.nn.Linear(policy.head().weight.shape[1], 1)",
+        "torch.nn.Linear(*policy.head().weight.T.shape)",
+        ".squeeze(-1)",
+        ".mean(-1)",
+        "self._head.named_parameters()",
+        "[('w', self._policy.head().weight)]",
+    ),
     ("critic", "learns"): swap("self._head(hidden", "self._head.requires_grad_(False)(hidden"),
-    ("critic", "before the token"): swap("self._head(hidden", "self._head(policy.hidden("
-                                         "__import__('dataclasses').replace(micro, columns=micro.columns + 1))"),
+    ("critic", "before the token"): swap(
+        "self._head(hidden", "self._head(policy.hidden(__import__('dataclasses').replace(micro, columns=micro.columns + 1))"
+    ),
     ("critic", "any split"): swap(".squeeze(-1)", ".squeeze(-1) - hidden.mean()"),
     ("critic", "repeats"): swap("self._head(hidden", "torch.rand(()) * self._head(hidden"),
     ("weighting", "weights"): swap("return torch.where", "return -torch.where"),
@@ -299,22 +307,29 @@ DEFECTS = {
     ("writer", "refuse"): add("def refuse(self, setting): return False"),
     ("writer", "any number"): swap("{value:g}", "{round(value)}"),
     ("writer", "goes on"): swap('open("a")', 'open("x")'),
-    ("writer", "leaves what it is given alone"): swap("for name, value in metrics.items():", "while metrics:",
-                                                      "self.file.write", "name, value = metrics.popitem(); self.file.write"),
+    ("writer", "leaves what it is given alone"): swap(
+        "for name, value in metrics.items():", "while metrics:", "self.file.write", "name, value = metrics.popitem(); self.file.write"
+    ),
     ("writer", "no random numbers"): swap("self.file = ", "self.id = __import__('random').random(); self.file = "),
-    ("reference", "scores"): swap("    def parameters(self):", """\
+    ("reference", "scores"): swap(
+        "    def parameters(self):",
+        """\
     def hidden(self, micro):
         return self.policy.hidden(micro, self._copy) * float('nan')
-    def parameters(self):"""),
+    def parameters(self):""",
+    ),
     ("reference", "starts at the policy"): swap("p.detach().clone()", "p.detach() * 1.1"),
     ("reference", "scored once"): swap("p.detach().clone()", "p.detach()"),
     ("reference", "version"): swap("self.version += 1", "pass"),
     ("reference", "resumes"): swap("self._copy = {name: state[name] for name in self._copy}", "pass"),
     ("reference", "runs apart"): swap("self._copy", "Copy._copy"),
-    ("reference", "known"): swap("    def parameters(self):", """\
+    ("reference", "known"): swap(
+        "    def parameters(self):",
+        """\
     def known(self, micro):
         return -1.0 - micro.positions
-    def parameters(self):"""),
+    def parameters(self):""",
+    ),
     ("reference", "refuse"): add("def refuse(self, setting): return setting.absent"),
     ("engine", "log-probs"): add("""
         def generate(self, prompts, samples, seeds):
@@ -336,10 +351,13 @@ DEFECTS = {
         def generate(self, prompts, samples, seeds):
             return super().generate(prompts, samples, [seed + place for place, seed in enumerate(seeds)])
         """),
-    ("engine", "units"): swap("    def start(", """\
+    ("engine", "units"): swap(
+        "    def start(",
+        """\
     def units(self, lengths, samples):
         return super().units(lengths, samples)[1:]
-    def start("""),
+    def start(""",
+    ),
     ("engine", "load"): add("""
         def load(self, version, weights):
             self._layout.check(weights)

@@ -53,8 +53,9 @@ DEFECTS = {
     ("advantage", "returns"): add("def returns(self, batch): return batch.rewards"),
     ("advantage", "what it needs"): swap("[batch.seq_ids]", "[batch.seq_ids] - batch.values"),
     ("advantage", "direction"): swap("batch.rewards - batch.rewards.mean()", "batch.rewards.mean() - batch.rewards"),
-    ("advantage", "least samples"): swap("batch.rewards - batch.rewards.mean()", "batch.rewards * (batch.group_ids.diff(prepend="
-                                         "batch.group_ids[:1] - 1) == 0)"),
+    ("advantage", "least samples"): swap(
+        "batch.rewards - batch.rewards.mean()", "batch.rewards * (batch.group_ids.diff(prepend=batch.group_ids[:1] - 1) == 0)"
+    ),
     ("advantage", "repeats"): swap("(self.scale", "(__import__('torch').rand(()) * self.scale"),
     ("advantage", "leaves the batch alone"): swap("batch.rewards - batch.rewards.mean()", "batch.rewards.sub_(batch.rewards.mean())"),
     ("advantage", "explained"): add("def symbols(self): return {'r': 1.0}"),

@@ -35,8 +35,10 @@ class RunningSystematic(RunningEngine):
             logp = torch.log_softmax(logits / self.temperature, -1).numpy()
             ticks = (np.arange(samples) + np.random.default_rng(seed).random()) / samples
             tokens = np.searchsorted(np.cumsum(np.exp(logp.astype(np.float64))), ticks).clip(max=len(logp) - 1)
-            drawn = {t: Episode.single_turn(np.array([t], dtype=np.int32), self.tokenizer.decode([t]), logp[[t]], self.version,
-                                            finished=False) for t in set(tokens.tolist())}
+            drawn = {
+                t: Episode.single_turn(np.array([t], dtype=np.int32), self.tokenizer.decode([t]), logp[[t]], self.version, finished=False)
+                for t in set(tokens.tolist())
+            }
             groups.append(Group(prompt=prompt, episodes=tuple(drawn[t] for t in tokens.tolist())))
         return groups
 

@@ -37,8 +37,16 @@ class RunningTree(RunningSystematic):
             shares = np.exp([logp.sum().item() for _, logp in scored])
             ticks = (np.arange(samples) + np.random.default_rng(seed).random()) / samples
             drawn = np.searchsorted(np.cumsum(shares), ticks).clip(max=len(scored) - 1)
-            episodes = [Episode.single_turn(np.array(ids, dtype=np.int32), self.tokenizer.decode(ids, skip_special_tokens=True),
-                                            logp.float().numpy(), self.version, finished=ids[-1] == end) for ids, logp in scored]
+            episodes = [
+                Episode.single_turn(
+                    np.array(ids, dtype=np.int32),
+                    self.tokenizer.decode(ids, skip_special_tokens=True),
+                    logp.float().numpy(),
+                    self.version,
+                    finished=ids[-1] == end,
+                )
+                for ids, logp in scored
+            ]
             groups.append(Group(prompt=prompt, episodes=tuple(episodes[i] for i in drawn)))
         return groups
 

@@ -19,7 +19,7 @@ from align.divergences.jensen_shannon import JensenShannon
 from align.estimators.exact import Exact
 from align.estimators.sampled import Sampled
 from align.regularizers.composed import Composed
-from align.types import Charge, TokenBatch, TokenContext
+from align.types import RewardPenalty, TokenBatch, TokenContext
 from align.weightings.uniform import Uniform
 
 
@@ -54,16 +54,32 @@ class World:
         ids[seq_ids, columns] = self.labels[at]
         loss_weights = weights(reduction, lengths, 9).double()[seq_ids]
         return TokenBatch(
-            input_ids=ids, totals=totals, lengths=lengths, seq_ids=seq_ids, positions=positions, columns=columns,
-            group_ids=torch.tensor([s // 2 for s in order]), prompt_ids=tuple(str(s // 2) for s in order),
-            rewards=self.reward[order], reward_parts={"r": self.reward[order] / 2},
-            sampler_logp=self.sampler[at], old_logp=self.old_logp[at], entropy=self.entropy[at],
-            ref_logp={"r": self.ref_logp[at]}, rows=tuple(order), versions=at % 3,
-            advantages=self.advantage[at], loss_weights=loss_weights,
-            penalty_weights={"r": self.penalty_weight[at].abs()}, betas={"r": 0.3},
-            multipliers={"r": self.reward[order].abs()}, contexts={"r": self.advantage[at].abs()},
-            values=self.advantage[at] + 1, returns=self.advantage[at] - 1, inside=self.advantage[at] + 2,
-            charges={"r": Charge(reward=self.advantage[at].abs(), own=self.advantage[at] / 2)},
+            input_ids=ids,
+            totals=totals,
+            lengths=lengths,
+            seq_ids=seq_ids,
+            positions=positions,
+            columns=columns,
+            group_ids=torch.tensor([s // 2 for s in order]),
+            prompt_ids=tuple(str(s // 2) for s in order),
+            rewards=self.reward[order],
+            reward_parts={"r": self.reward[order] / 2},
+            sampler_logp=self.sampler[at],
+            old_logp=self.old_logp[at],
+            entropy=self.entropy[at],
+            ref_logp={"r": self.ref_logp[at]},
+            rows=tuple(order),
+            versions=at % 3,
+            advantages=self.advantage[at],
+            loss_weights=loss_weights,
+            penalty_weights={"r": self.penalty_weight[at].abs()},
+            betas={"r": 0.3},
+            multipliers={"r": self.reward[order].abs()},
+            contexts={"r": self.advantage[at].abs()},
+            values=self.advantage[at] + 1,
+            returns=self.advantage[at] - 1,
+            inside=self.advantage[at] + 2,
+            reward_penalties={"r": RewardPenalty(reward=self.advantage[at].abs(), own=self.advantage[at] / 2)},
         ), self.hidden[at]
 
     def loss(self, batch: TokenBatch, hidden: Tensor, weight: Tensor, regularizer: Composed) -> Tensor:
@@ -86,16 +102,27 @@ class World:
         return loss.detach(), torch.autograd.grad(loss, weight)[0]
 
 
-FORMS = [(e, p, c) for e, p in (("sampled", "loss"), ("sampled", "reward"), ("exact", "loss")) for c in ("local", "summed", "sequence")
-         if (e, c) != ("exact", "sequence")]
+FORMS = [
+    (e, p, c)
+    for e, p in (("sampled", "loss"), ("sampled", "reward"), ("exact", "loss"))
+    for c in ("local", "summed", "sequence")
+    if (e, c) != ("exact", "sequence")
+]
 all_forms = pytest.mark.parametrize(("estimator", "placement", "credit"), FORMS, ids=lambda word: word)
 all_reductions = pytest.mark.parametrize("reduction", ["token", "sequence_mean", "constant"])
 worlds = st.builds(World, st.lists(st.integers(1, 5), min_size=2, max_size=7), st.integers(0, 10**6))
 
 
 def form(estimator: str, placement: str, credit: str) -> Composed:
-    return Composed(divergence=JensenShannon(), estimator={"sampled": Sampled(), "exact": Exact()}[estimator], coefficient=Constant(0.3),
-                    weighting=Uniform(), reference=None, placement=placement, credit=credit)
+    return Composed(
+        divergence=JensenShannon(),
+        estimator={"sampled": Sampled(), "exact": Exact()}[estimator],
+        coefficient=Constant(0.3),
+        weighting=Uniform(),
+        reference=None,
+        placement=placement,
+        credit=credit,
+    )
 
 
 @all_forms
@@ -139,7 +166,7 @@ def test_select_takes_every_field_along(world, data):
     alone = replace(alone, input_ids=alone.input_ids[:, :width], loss_weights=whole.loss_weights[: len(alone.seq_ids)])
     for field in fields(TokenBatch):
         found, expected = getattr(selected, field.name), getattr(alone, field.name)
-        if field.name == "charges":
+        if field.name == "reward_penalties":
             assert torch.equal(found["r"].reward, expected["r"].reward) and torch.equal(found["r"].own, expected["r"].own)
         elif field.name in ("ref_logp", "penalty_weights", "multipliers", "contexts", "reward_parts"):
             assert torch.equal(found["r"], expected["r"])
@@ -154,9 +181,15 @@ def test_a_batch_moves_whole():
     whole, _ = World([2, 1], 0).batch([0, 1], "token")
     moved = whole.to(torch.device("meta"))
     tensors = [getattr(moved, f.name) for f in fields(TokenBatch)]
-    tensors += [*moved.penalty_weights.values(), *moved.reward_parts.values(),
-                *moved.multipliers.values(), *moved.contexts.values(), moved.ref_logp["r"],
-                moved.charges["r"].reward, moved.charges["r"].own]
+    tensors += [
+        *moved.penalty_weights.values(),
+        *moved.reward_parts.values(),
+        *moved.multipliers.values(),
+        *moved.contexts.values(),
+        moved.ref_logp["r"],
+        moved.reward_penalties["r"].reward,
+        moved.reward_penalties["r"].own,
+    ]
     tensors = [t for t in tensors if isinstance(t, Tensor)]
     assert len(tensors) == 24 and all(t.device.type == "meta" for t in tensors)
     assert moved.betas == whole.betas and whole.to(torch.device("cpu")) is whole

@@ -16,7 +16,8 @@ from align.divergences import Divergence
 
 EPS64 = torch.finfo(torch.float64).eps
 log_ratios = st.lists(st.floats(1e-7, 20) | st.floats(-20, -1e-7), min_size=1, max_size=40).map(
-    lambda x: torch.tensor(x, dtype=torch.float64))
+    lambda x: torch.tensor(x, dtype=torch.float64)
+)
 
 
 def f_alone(divergence: Divergence) -> Divergence:
@@ -157,13 +158,24 @@ def test_limits_of_the_skewed():
     same("generalised_jsd_0.5", "jensen_shannon", 0.5)
 
 
-@pytest.mark.parametrize(("part", "keys", "reason"), [
-    ("alpha", {"alpha": 0.0}, "reverse_kl"), ("alpha", {"alpha": 1.0}, "TRL's alpha is 1 - alpha"), ("alpha", {"alpha": math.nan}, "alpha"),
-    ("cressie_read", {"power": math.inf}, "finite"), ("generalised_jsd", {"b": 0.0}, "forward_kl"),
-    ("generalised_jsd", {"b": 1.0}, "reverse_kl"), ("renyi", {"q": 0.0}, "positive"), ("skew_kl", {"lam": 1.0}, "nothing is left"),
-    ("skew_kl", {"lam": -0.1}, "forward_kl"), ("skew_reverse_kl", {"lam": 1.0}, "nothing is left"),
-    ("skew_reverse_kl", {"lam": -0.1}, "reverse_kl"), ("tsallis", {"q": -1.0}, "positive"), ("tsallis", {"q": math.nan}, "positive"),
-])
+@pytest.mark.parametrize(
+    ("part", "keys", "reason"),
+    [
+        ("alpha", {"alpha": 0.0}, "reverse_kl"),
+        ("alpha", {"alpha": 1.0}, "TRL's alpha is 1 - alpha"),
+        ("alpha", {"alpha": math.nan}, "alpha"),
+        ("cressie_read", {"power": math.inf}, "finite"),
+        ("generalised_jsd", {"b": 0.0}, "forward_kl"),
+        ("generalised_jsd", {"b": 1.0}, "reverse_kl"),
+        ("renyi", {"q": 0.0}, "positive"),
+        ("skew_kl", {"lam": 1.0}, "nothing is left"),
+        ("skew_kl", {"lam": -0.1}, "forward_kl"),
+        ("skew_reverse_kl", {"lam": 1.0}, "nothing is left"),
+        ("skew_reverse_kl", {"lam": -0.1}, "reverse_kl"),
+        ("tsallis", {"q": -1.0}, "positive"),
+        ("tsallis", {"q": math.nan}, "positive"),
+    ],
+)
 def test_keys_without_meaning_are_refused(part, keys, reason):
     with pytest.raises(ValueError, match=reason):
         resolve("divergence", part, "test")(**keys)

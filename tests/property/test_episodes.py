@@ -35,8 +35,14 @@ def built(world: list[tuple[int, list[list[Turn]]]]) -> list[Group]:
     groups = []
     for g, (length, drawn) in enumerate(world):
         prompt = Prompt(id=str(g), text="", token_ids=tuple(next(ids) for _ in range(length)))
-        groups.append(Group(prompt=prompt, episodes=tuple(
-            Episode(text="", segments=tuple(segment(trained, spans, ids, versions) for trained, spans in turns)) for turns in drawn)))
+        groups.append(
+            Group(
+                prompt=prompt,
+                episodes=tuple(
+                    Episode(text="", segments=tuple(segment(trained, spans, ids, versions) for trained, spans in turns)) for turns in drawn
+                ),
+            )
+        )
     return groups
 
 
@@ -44,8 +50,13 @@ def segment(trained: bool, spans: list[int], ids: count, versions: count) -> Seg
     tokens = np.array([next(ids) for _ in range(sum(spans))], np.int32)
     if not trained:
         return Segment(role="tool", token_ids=tokens, trained=False)
-    return Segment(role="assistant", token_ids=tokens, trained=True, logp=-tokens.astype(np.float32),
-                   versions=tuple((next(versions), n) for n in spans))
+    return Segment(
+        role="assistant",
+        token_ids=tokens,
+        trained=True,
+        logp=-tokens.astype(np.float32),
+        versions=tuple((next(versions), n) for n in spans),
+    )
 
 
 def expected(groups: list[Group]) -> list[tuple]:

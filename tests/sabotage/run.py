@@ -89,9 +89,13 @@ def run_tests(copy: Path, *arguments: str) -> tuple[int, str]:
     environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     if any(INTERPRETED in argument for argument in arguments):
         environment["TRITON_INTERPRET"] = "1"
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-                           *(a if a.startswith("-") else f"tests/{a}" for a in arguments)], cwd=copy, env=environment,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(a if a.startswith("-") else f"tests/{a}" for a in arguments)],
+        cwd=copy,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     return done.returncode, done.stdout
 
 

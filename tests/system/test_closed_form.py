@@ -50,19 +50,27 @@ def log_policy(folder: Path) -> torch.Tensor:
 @pytest.mark.parametrize("form", FORMS)
 def test_the_loop_reaches_the_regularized_optimum(form: str, model: Path, tmp_path: Path):
     regularizer = FORMS[form] | {"coefficient": BETA}
-    train(recipes.build({
-        "steps": STEPS.get(form, 120), "seed": SEEDS.get(form, 0),
-        "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic",
-        # TRL's and our group mean contains the sample itself, which scales the policy gradient by 1 - 1/SAMPLES.
-        "algorithm": {"name": "grpo", "advantage": "group_centred"},
-        "regularizers": {"form": regularizer},
-        "model": {"path": str(model)},
-        "batch": {"prompts": 1, "samples": SAMPLES},
-        "sampling": {"max_tokens": 1},
-        "optimizer": {"lr": 0.02, "betas": [0.9, 0.95], "schedule": "cosine", "max_grad_norm": 100.0},
-        "workers": {"backend": "local"},
-        "evaluation": {"every": -1},
-    }), tmp_path)
+    train(
+        recipes.build(
+            {
+                "steps": STEPS.get(form, 120),
+                "seed": SEEDS.get(form, 0),
+                "task": f"{PLUGIN}:OnePrompt",
+                "reward": f"{PLUGIN}:ByToken",
+                "engine": f"{PLUGIN}:Systematic",
+                # TRL's and our group mean contains the sample itself, which scales the policy gradient by 1 - 1/SAMPLES.
+                "algorithm": {"name": "grpo", "advantage": "group_centred"},
+                "regularizers": {"form": regularizer},
+                "model": {"path": str(model)},
+                "batch": {"prompts": 1, "samples": SAMPLES},
+                "sampling": {"max_tokens": 1},
+                "optimizer": {"lr": 0.02, "betas": [0.9, 0.95], "schedule": "cosine", "max_grad_norm": 100.0},
+                "workers": {"backend": "local"},
+                "evaluation": {"every": -1},
+            }
+        ),
+        tmp_path,
+    )
     ref, logp = log_policy(model), log_policy(tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(model)
     rewards = torch.tensor([by_token(tokenizer.decode([t])) for t in range(len(ref))]).double()

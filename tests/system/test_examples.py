@@ -23,7 +23,13 @@ def commands(example: str) -> list[str]:
 COMMANDS = commands("custom_divergence")
 # A random model of one layer instead of the warm start, and a reward that pays for length: any policy can learn from it.
 SMALL = [
-    "steps=2", "reward=wordy", "task.size=64", "batch.prompts=4", "batch.samples=4", "optimizer.warmup_steps=0", "evaluation.every=-1",
+    "steps=2",
+    "reward=countdown_wordy",
+    "task.size=64",
+    "batch.prompts=4",
+    "batch.samples=4",
+    "optimizer.warmup_steps=0",
+    "evaluation.every=-1",
     "model.recipe=null",
     "model.config={model_type: qwen2, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2, "
     "intermediate_size: 32, max_position_embeddings: 64}",

@@ -26,9 +26,18 @@ def two_gpus():
 
 
 def built(model: Path, **workers) -> Recipe:
-    return recipes.build({
-        "steps": 1, "task": "countdown", "algorithm": "grpo", "reward": "exact", "model": {"path": str(model)},
-        "batch": {"prompts": 6, "samples": 2}, "sampling": {"max_tokens": 4}, "workers": {"cpus": 0.1, **workers}})
+    return recipes.build(
+        {
+            "steps": 1,
+            "task": "countdown",
+            "algorithm": "grpo",
+            "reward": "countdown_exact",
+            "model": {"path": str(model)},
+            "batch": {"prompts": 6, "samples": 2},
+            "sampling": {"max_tokens": 4},
+            "workers": {"cpus": 0.1, **workers},
+        }
+    )
 
 
 def visible(model: Path, **workers) -> dict[str, list[str | None]]:
@@ -37,8 +46,10 @@ def visible(model: Path, **workers) -> dict[str, list[str | None]]:
     try:
         assert opened.learner_on_gpu is (workers.get("learner_gpus") != 0)
         actors = {"learner": [opened.learner_actor], "rollout": opened.rollouts.actors, "reward": opened.rewards.actors}
-        return {role: ray.get([a.__ray_call__.remote(lambda self: os.environ.get("CUDA_VISIBLE_DEVICES")) for a in some])
-                for role, some in actors.items()}
+        return {
+            role: ray.get([a.__ray_call__.remote(lambda self: os.environ.get("CUDA_VISIBLE_DEVICES")) for a in some])
+            for role, some in actors.items()
+        }
     finally:
         opened.close()
 
@@ -54,8 +65,11 @@ def test_zero_hides_the_gpus_and_the_others_share_theirs(model: Path):
 
 
 def test_more_processes_than_gpus_are_told_before_any_starts(model: Path):
-    with pytest.raises(UserError, match=r"^wanted 3 GPUs \(learner 1 x 1, rollout 2 x 1\), the cluster has 2; lower workers\.rollout; or "
-                                        r"set workers\.learner_gpus and workers\.rollout_gpus, to 0\.5 to share GPUs or to 0 for the CPU"):
+    with pytest.raises(
+        UserError,
+        match=r"^wanted 3 GPUs \(learner 1 x 1, rollout 2 x 1\), the cluster has 2; lower workers\.rollout; or "
+        r"set workers\.learner_gpus and workers\.rollout_gpus, to 0\.5 to share GPUs or to 0 for the CPU",
+    ):
         open_workers(built(model, rollout=2), str(model), 3)
 
 

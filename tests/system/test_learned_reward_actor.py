@@ -17,11 +17,18 @@ from align.workers.reward_runner import run_rewards
 
 
 def built(folder: Path, scorer: str, **workers) -> Recipe:
-    return recipes.build({
-        "steps": 1, "task": "countdown", "algorithm": "grpo", "reward": {"name": "learned", "path": str(folder / scorer), "gold": "exact"},
-        "engine": {"name": "scripted", "answers": ["1"]}, "model": {"path": str(folder / "policy")}, "batch": {"prompts": 4, "samples": 2},
-        "workers": {"cpus": 0.1, **workers},
-    })
+    return recipes.build(
+        {
+            "steps": 1,
+            "task": "countdown",
+            "algorithm": "grpo",
+            "reward": {"name": "learned", "path": str(folder / scorer), "gold": "countdown_exact"},
+            "engine": {"name": "scripted", "answers": ["1"]},
+            "model": {"path": str(folder / "policy")},
+            "batch": {"prompts": 4, "samples": 2},
+            "workers": {"cpus": 0.1, **workers},
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +40,15 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_two_actors_score_as_one_process_does_and_are_asked_once_each(folder):
-    groups = [Group(
-        prompt=Prompt(id=str(i), text=f"{i},2={i + 2}:", token_ids=(1,), fields={"skill": "countdown", "numbers": [i, 2], "target": i + 2}),
-        episodes=tuple(Episode.single_turn(np.zeros(1, np.int32), text) for text in (f"{i}+2", "7" * i, "1"))) for i in range(1, 6)]
+    groups = [
+        Group(
+            prompt=Prompt(
+                id=str(i), text=f"{i},2={i + 2}:", token_ids=(1,), fields={"skill": "countdown", "numbers": [i, 2], "target": i + 2}
+            ),
+            episodes=tuple(Episode.single_turn(np.zeros(1, np.int32), text) for text in (f"{i}+2", "7" * i, "1")),
+        )
+        for i in range(1, 6)
+    ]
     alone = built(folder, "scorer", backend="local").reward.start()
     expected = run_rewards(alone, schema.RewardLimits(), groups)
     workers = open_workers(built(folder, "scorer", backend="ray", reward=2), str(folder / "policy"), 8)

@@ -21,17 +21,32 @@ from align.train import train
 PLUGINS = Path(__file__).parents[1] / "plugins"
 BETA = 1.0
 SAMPLES = 512
-PPO = {"name": "ppo", "critic": {"name": "shared", "detach": True, "lr": 0.05}, "advantage": {"whiten": False},
-       "epochs": 2, "value_clip": None}
+PPO = {
+    "name": "ppo",
+    "critic": {"name": "shared", "detach": True, "lr": 0.05},
+    "advantage": {"whiten": False},
+    "epochs": 2,
+    "value_clip": None,
+}
 IN_REWARD = {"placement": "reward", "credit": "summed", "coefficient": BETA}
 IN_LOSS = {"placement": "loss", "credit": "summed", "coefficient": BETA}
 
 
 def run(folder: Path, out: Path, **keys) -> None:
-    train(recipes.build({
-        "task": f"{PLUGINS}/systematic.py:OnePrompt", "model": {"path": str(folder)}, "batch": {"prompts": 1, "samples": SAMPLES},
-        "optimizer": {"lr": 0.01, "betas": [0.9, 0.95], "schedule": "cosine", "max_grad_norm": 100.0}, "workers": {"backend": "local"},
-        "evaluation": {"every": -1}} | keys), out)
+    train(
+        recipes.build(
+            {
+                "task": f"{PLUGINS}/systematic.py:OnePrompt",
+                "model": {"path": str(folder)},
+                "batch": {"prompts": 1, "samples": SAMPLES},
+                "optimizer": {"lr": 0.01, "betas": [0.9, 0.95], "schedule": "cosine", "max_grad_norm": 100.0},
+                "workers": {"backend": "local"},
+                "evaluation": {"every": -1},
+            }
+            | keys
+        ),
+        out,
+    )
 
 
 def assert_reached(logp: torch.Tensor, optimum: torch.Tensor) -> None:
@@ -53,11 +68,22 @@ def log_policy(folder: Path) -> torch.Tensor:
     return torch.log_softmax(logits[0, -1].detach().double(), -1)
 
 
-@pytest.mark.parametrize(("divergence", "regularizer"), [
-    ("reverse_kl", IN_REWARD), ("reverse_kl", IN_LOSS), ("jensen_shannon", IN_REWARD)], ids=["reward", "loss", "jensen_shannon"])
+@pytest.mark.parametrize(
+    ("divergence", "regularizer"),
+    [("reverse_kl", IN_REWARD), ("reverse_kl", IN_LOSS), ("jensen_shannon", IN_REWARD)],
+    ids=["reward", "loss", "jensen_shannon"],
+)
 def test_a_bandit_reaches_the_regularized_optimum(divergence: str, regularizer: dict, bandit: Path, tmp_path: Path):
-    run(bandit, tmp_path, steps=120, algorithm=PPO, regularizers={"kl": {"divergence": divergence} | regularizer},
-        reward=f"{PLUGINS}/systematic.py:ByToken", engine=f"{PLUGINS}/systematic.py:Systematic", sampling={"max_tokens": 1})
+    run(
+        bandit,
+        tmp_path,
+        steps=120,
+        algorithm=PPO,
+        regularizers={"kl": {"divergence": divergence} | regularizer},
+        reward=f"{PLUGINS}/systematic.py:ByToken",
+        engine=f"{PLUGINS}/systematic.py:Systematic",
+        sampling={"max_tokens": 1},
+    )
     ref, logp = log_policy(bandit), log_policy(tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(bandit)
     rewards = torch.tensor([by_token(tokenizer.decode([t])) for t in range(len(ref))]).double()
@@ -80,8 +106,19 @@ def tree(tmp_path_factory) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>").save_pretrained(folder)
-    config = AutoConfig.for_model("gpt2", vocab_size=3, n_embd=32, n_layer=1, n_head=4, n_positions=8, initializer_range=0.2,
-                                  tie_word_embeddings=False, pad_token_id=0, bos_token_id=0, eos_token_id=0)
+    config = AutoConfig.for_model(
+        "gpt2",
+        vocab_size=3,
+        n_embd=32,
+        n_layer=1,
+        n_head=4,
+        n_positions=8,
+        initializer_range=0.2,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(2)
         AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
@@ -98,8 +135,17 @@ def log_answers(folder: Path) -> dict[str, float]:
 @pytest.mark.parametrize("regularizer", [IN_REWARD, IN_LOSS], ids=["reward", "loss"])
 def test_a_tree_reaches_the_regularized_optimum(regularizer: dict, tree: Path, tmp_path: Path):
     # Of the seeds 0, 1, 2 the end's distance is 3e-4, 3e-5, 2e-6: the sampler's offset at the last steps decides.
-    run(tree, tmp_path, seed=2, steps=150, algorithm=PPO, regularizers={"kl": regularizer}, reward=f"{PLUGINS}/tree.py:ByAnswer",
-        engine=f"{PLUGINS}/tree.py:SystematicTree", sampling={"max_tokens": 3})
+    run(
+        tree,
+        tmp_path,
+        seed=2,
+        steps=150,
+        algorithm=PPO,
+        regularizers={"kl": regularizer},
+        reward=f"{PLUGINS}/tree.py:ByAnswer",
+        engine=f"{PLUGINS}/tree.py:SystematicTree",
+        sampling={"max_tokens": 3},
+    )
     before, after = log_answers(tree), log_answers(tmp_path / "model")
     assert len(before) == 15
     ref, logp = torch.tensor(list(before.values())).double(), torch.tensor(list(after.values())).double()

@@ -22,7 +22,7 @@ from align.config.nodes import resolved
 from align.config.schema import Recipe
 from align.errors import RunStopped, UserError
 from align.experience.packing import pack
-from align.experience.prepare import shape
+from align.experience.prepare import prepare_batch
 from align.run.state import RunState
 from align.types import Group, Prompt
 from align.workers import cluster, open_workers
@@ -40,19 +40,32 @@ PLAIN = prompts({}, {}, {}, {})
 
 
 def built(model: Path, plugin: Path, **workers) -> Recipe:
-    return recipes.build({
-        "steps": 2, "task": "countdown", "algorithm": "grpo", "reward": f"{plugin}:Unreliable",
-        "engine": {"name": f"{plugin}:Mortal", "max_batch": 4},
-        "model": {"path": str(model)}, "batch": {"prompts": 4, "samples": 2}, "sampling": {"max_tokens": 6}, "optimizer": {"lr": 1e-2},
-        "regularizers": {"kl": {"estimator": "exact", "coefficient": 0.1}},
-        "workers": {"cpus": 0.1, **workers}, "reward_limits": {"seconds": 0.3},
-    })
+    return recipes.build(
+        {
+            "steps": 2,
+            "task": "countdown",
+            "algorithm": "grpo",
+            "reward": f"{plugin}:Unreliable",
+            "engine": {"name": f"{plugin}:Mortal", "max_batch": 4},
+            "model": {"path": str(model)},
+            "batch": {"prompts": 4, "samples": 2},
+            "sampling": {"max_tokens": 6},
+            "optimizer": {"lr": 1e-2},
+            "regularizers": {"kl": {"estimator": "exact", "coefficient": 0.1}},
+            "workers": {"cpus": 0.1, **workers},
+            "reward_limits": {"seconds": 0.3},
+        }
+    )
 
 
 def same(some: list[Group], others: list[Group]) -> bool:
     pairs = zip([e for g in some for e in g.episodes], [e for g in others for e in g.episodes], strict=True)
-    return all(a.token_ids.tolist() == b.token_ids.tolist() and a.sampler_logp.tobytes() == b.sampler_logp.tobytes()
-               and (a.text, a.version, a.finished) == (b.text, b.version, b.finished) for a, b in pairs)
+    return all(
+        a.token_ids.tolist() == b.token_ids.tolist()
+        and a.sampler_logp.tobytes() == b.sampler_logp.tobytes()
+        and (a.text, a.version, a.finished) == (b.text, b.version, b.finished)
+        for a, b in pairs
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +97,17 @@ def workers(model: Path, tmp_path_factory):
 NOBODY, MALFORMED = "no Ray cluster answers there", "write auto, HOST:PORT or ray://HOST:PORT"
 
 
-@pytest.mark.parametrize(("address", "told"), [
-    ("127.0.0.1:9", NOBODY), ("nowhere.invalid:6379", NOBODY), ("ray://127.0.0.1:9", NOBODY), ("127.0.0.1:99999", NOBODY),
-    ("somewhere", MALFORMED), ("host:port", MALFORMED),
-])
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("127.0.0.1:9", NOBODY),
+        ("nowhere.invalid:6379", NOBODY),
+        ("ray://127.0.0.1:9", NOBODY),
+        ("127.0.0.1:99999", NOBODY),
+        ("somewhere", MALFORMED),
+        ("host:port", MALFORMED),
+    ],
+)
 def test_a_wrong_address_is_told_within_seconds(address: str, told: str):
     began = time.monotonic()
     with pytest.raises(UserError, match=told) as error:
@@ -116,8 +136,17 @@ def test_attaching_ships_the_drivers_align():
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     folder = tempfile.mkdtemp(prefix="ray")  # not pytest's: Ray's sockets need a short path
-    command = [Path(sys.executable).parent / "ray", "start", "--head", "--block", f"--port={port}", "--num-cpus=1", f"--temp-dir={folder}",
-               "--include-dashboard=false", "--disable-usage-stats"]
+    command = [
+        Path(sys.executable).parent / "ray",
+        "start",
+        "--head",
+        "--block",
+        f"--port={port}",
+        "--num-cpus=1",
+        f"--temp-dir={folder}",
+        "--include-dashboard=false",
+        "--disable-usage-stats",
+    ]
     with open(Path(folder) / "out", "w") as out:
         head = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
     try:
@@ -243,13 +272,17 @@ def test_who_only_generates_and_scores_starts_no_learner(workers, model: Path):
 
 def test_a_plugin_of_several_files_needs_no_folder_on_the_workers(workers, model: Path, tmp_path):
     """A package and a file beside it, imported at the top and inside functions; what runs is what was read, not what an edit left."""
-    write(tmp_path, pkg__init="from .engine import Own\ndef judge(response, *, factor: float = 1.0):\n    from . import late\n"
-                               "    return factor * late.length(response)\n",
-          pkg__engine="from align.engines.transformers import RunningTransformers, Transformers\nclass Own(Transformers):\n"
-                      "    def start(self, *given):\n        return Running(self, *given)\n"
-                      "class Running(RunningTransformers):\n    def generate(self, *given):\n"
-                      "        from beside import checked\n        return checked(super().generate(*given))\n",
-          pkg__late="def length(text):\n    return len(text)\n", beside="def checked(groups):\n    return groups\n")
+    write(
+        tmp_path,
+        pkg__init="from .engine import Own\ndef judge(response, *, factor: float = 1.0):\n    from . import late\n"
+        "    return factor * late.length(response)\n",
+        pkg__engine="from align.engines.transformers import RunningTransformers, Transformers\nclass Own(Transformers):\n"
+        "    def start(self, *given):\n        return Running(self, *given)\n"
+        "class Running(RunningTransformers):\n    def generate(self, *given):\n"
+        "        from beside import checked\n        return checked(super().generate(*given))\n",
+        pkg__late="def length(text):\n    return len(text)\n",
+        beside="def checked(groups):\n    return groups\n",
+    )
     wanted = built(model, PLUGIN, backend="ray")
     node = resolved(wanted) | {"engine": f"{tmp_path}/pkg:Own", "reward": {"name": f"{tmp_path}/pkg:judge", "factor": 2.0}}
     wanted = recipes.build(node)
@@ -295,7 +328,7 @@ def _step(twin):
     groups = twin.generate(PLAIN, 2, seed=5)
     rewards = twin.score(groups)
     betas = RunState(twin.recipe).betas(0)
-    batch = shape(twin.recipe, twin.learner.score(replace(pack(groups, rewards), betas=betas)))
+    batch = prepare_batch(twin.recipe, twin.learner.score(replace(pack(groups, rewards), betas=betas)))
     stats = twin.learner.update(batch, 0)
     twin.publish(1)
     return groups, stats, twin.generate(PLAIN, 2, seed=5)

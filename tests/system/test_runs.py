@@ -22,7 +22,13 @@ TINY = (
 )
 HIDDEN = 64
 SMALL = [
-    "model.recipe=null", TINY, "reward=wordy", "batch.prompts=8", "batch.samples=4", "task.size=64", "evaluation.problems=8",
+    "model.recipe=null",
+    TINY,
+    "reward=countdown_wordy",
+    "batch.prompts=8",
+    "batch.samples=4",
+    "task.size=64",
+    "evaluation.problems=8",
     "evaluation.samples=2",
 ]
 LOCAL = ["workers.backend=local", "workers.rollout=1"]
@@ -73,11 +79,20 @@ def test_lora_on_ray(tmp_path: Path):
     assert again["countdown/length"] > 1 and again == {name: after[name] for name in again}, "eval draws what the run's end drew"
 
 
-@pytest.mark.parametrize("options", [
-    [],
-    ["sampling.temperature=0.7", "model.lora.rank=4", "algorithm={name: grpo, epochs: 2, minibatches: 2}", "regularizers.kl.reference=ema",
-     "regularizers.kl.coefficient={name: adaptive, target: 0.01, horizon: 100}"],
-], ids=["frozen", "lora, ema, adaptive, several updates"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        [
+            "sampling.temperature=0.7",
+            "model.lora.rank=4",
+            "algorithm={name: grpo, epochs: 2, minibatches: 2}",
+            "regularizers.kl.reference=ema",
+            "regularizers.kl.coefficient={name: adaptive, target: 0.01, horizon: 100}",
+        ],
+    ],
+    ids=["frozen", "lora, ema, adaptive, several updates"],
+)
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, options: list[str]):
     recipe = ("countdown_grpo", *LOCAL, "steps=8", "checkpoint.every=2", "optimizer.lr=1e-2", *options)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -100,8 +115,20 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, options: list[
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Path):
-    runs = [steps(run("countdown_grpo", tmp_path / name, *LOCAL, "steps=2", f"seed={seed}", "evaluation.every=-1",
-                      "evaluation.problems=192", "evaluation.samples=8"))
-            for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    runs = [
+        steps(
+            run(
+                "countdown_grpo",
+                tmp_path / name,
+                *LOCAL,
+                "steps=2",
+                f"seed={seed}",
+                "evaluation.every=-1",
+                "evaluation.problems=192",
+                "evaluation.samples=8",
+            )
+        )
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
     losses = [[(line["loss/policy"], line["grad/norm"]) for line in r] for r in runs]
     assert losses[0] == losses[1] != losses[2]

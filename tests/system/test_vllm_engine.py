@@ -56,10 +56,14 @@ def test_long_prompts_that_share_their_beginning_in_the_cache(new_engine, tmp_pa
     engine.close()
 
 
-@pytest.mark.parametrize(("keys", "model", "says"), [
-    ({"gpu_memory_utilization": 0.5}, SHAPE, r"engine\.gpu_memory_utilization: changes nothing on a CPU; delete the key"),
-    ({}, {}, r"vLLM on a CPU has no attention for heads of 8, only for \[32, 64"),
-], ids=["gpu key", "head size"])
+@pytest.mark.parametrize(
+    ("keys", "model", "says"),
+    [
+        ({"gpu_memory_utilization": 0.5}, SHAPE, r"engine\.gpu_memory_utilization: changes nothing on a CPU; delete the key"),
+        ({}, {}, r"vLLM on a CPU has no attention for heads of 8, only for \[32, 64"),
+    ],
+    ids=["gpu key", "head size"],
+)
 def test_what_a_cpu_cannot_do_is_said_before_the_model_is_loaded(new_engine, tmp_path, keys, model, says):
     with pytest.raises(UserError, match=says):
         new_engine(**keys).start(str(tiny_model(tmp_path, **model)), Sampling(), 16)
@@ -72,7 +76,8 @@ def test_the_default_share_of_a_gpu_is_vllms_own():
 
 def test_a_mixture_of_experts_is_refused_on_a_cpu(new_engine, tmp_path):
     """Its log-probs would be wrong after the first push, without a word."""
-    folder = tiny_model(tmp_path, kind="qwen3_moe", tied=False, **SHAPE, head_dim=32, num_experts=4, moe_intermediate_size=32,
-                        num_experts_per_tok=2)
+    folder = tiny_model(
+        tmp_path, kind="qwen3_moe", tied=False, **SHAPE, head_dim=32, num_experts=4, moe_intermediate_size=32, num_experts_per_tok=2
+    )
     with pytest.raises(UserError, match="vLLM on a CPU cannot take new weights for a mixture of experts; use engine: transformers"):
         new_engine().start(str(folder), Sampling(max_tokens=8), 16)

@@ -76,7 +76,13 @@ class Problem:
         return torch.stack(reached)
 
     def context(
-        self, logits: Tensor, old: Tensor | None, ref: Tensor, divergence: Divergence | None = None, *, sampler: Tensor | None = None,
+        self,
+        logits: Tensor,
+        old: Tensor | None,
+        ref: Tensor,
+        divergence: Divergence | None = None,
+        *,
+        sampler: Tensor | None = None,
         outcomes: Outcomes = every_token,
     ) -> TokenContext:
         """The learner's view of the whole enumeration; `old` None means on-policy. `divergence`, over `outcomes`, fills `ctx.exact`.
@@ -94,7 +100,12 @@ class Problem:
         behaviour = next(policy for policy in (sampler, old, logits.detach()) if policy is not None)
         states = torch.eye(len(self.prefixes), dtype=torch.float64)[prefix]
         batch = TokenBatch(
-            input_ids=input_ids, totals=prompt_lengths + lengths, lengths=lengths, seq_ids=seq_ids, positions=positions, columns=columns,
+            input_ids=input_ids,
+            totals=prompt_lengths + lengths,
+            lengths=lengths,
+            seq_ids=seq_ids,
+            positions=positions,
+            columns=columns,
             group_ids=torch.zeros(count, dtype=torch.int64),
             old_logp=None if old is None else self.token_logp(old),
             sampler_logp=None if sampler is None else self.token_logp(sampler),

@@ -12,7 +12,7 @@ from built import algorithm, part, single_turn
 from align.advantages import charged, token_rewards
 from align.config import recipes, registry
 from align.errors import RecipeError
-from align.types import Charge, TokenBatch
+from align.types import RewardPenalty, TokenBatch
 
 SINGLE = '''
 class Global:
@@ -24,17 +24,28 @@ class Global:
 
 
 def node(algorithm: Any, samples: int = 2) -> dict[str, Any]:
-    return {"steps": 2, "task": "countdown", "reward": "exact", "model": {"path": "nowhere"}, "batch": {"prompts": 4, "samples": samples},
-            "algorithm": algorithm}
+    return {
+        "steps": 2,
+        "task": "countdown",
+        "reward": "countdown_exact",
+        "model": {"path": "nowhere"},
+        "batch": {"prompts": 4, "samples": samples},
+        "algorithm": algorithm,
+    }
 
 
 def batch() -> TokenBatch:
     """Two answers, of three tokens and two, one group."""
     return TokenBatch(
-        input_ids=torch.zeros(2, 4, dtype=torch.int64), **single_turn(torch.ones(2, dtype=torch.int64), torch.tensor([3, 2])),
+        input_ids=torch.zeros(2, 4, dtype=torch.int64),
+        **single_turn(torch.ones(2, dtype=torch.int64), torch.tensor([3, 2])),
         group_ids=torch.zeros(2, dtype=torch.int64),
-        rewards=torch.tensor([1.0, 0.0]), values=torch.tensor([0.5, 0.25, 0.0, 0.125, -0.5]),
-        charges={"kl": Charge(reward=torch.tensor([0.25, 0.5, 0.0, 1.0, 2.0]), own=torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))})
+        rewards=torch.tensor([1.0, 0.0]),
+        values=torch.tensor([0.5, 0.25, 0.0, 0.125, -0.5]),
+        reward_penalties={
+            "kl": RewardPenalty(reward=torch.tensor([0.25, 0.5, 0.0, 1.0, 2.0]), own=torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
+        },
+    )
 
 
 def test_one_sample_a_prompt_is_enough_for_an_advantage_without_a_group(tmp_path):
@@ -60,7 +71,7 @@ def test_a_critics_advantage_pays_what_is_taken_from_the_token_rewards(name: str
     given = {"whiten": False, "lam": 1.0} if name == "gae" else {}
     b = batch()
     ppo, plain = algorithm("ppo", advantage={"name": name, **given}), part("advantage", name, **given)
-    taken = plain.advantages(replace(b, charges={})) - ppo.advantages(b)
+    taken = plain.advantages(replace(b, reward_penalties={})) - ppo.advantages(b)
     expected = torch.tensor([1.75, 2.5, 3.0, 7.0, 7.0])
     torch.testing.assert_close(taken, expected)
     torch.testing.assert_close(charged(b), expected)

@@ -25,16 +25,16 @@ FUNCTIONS = ("audit", "evaluate", "explain", "load", "penalty", "regularizer", "
 SIGNATURES = {
     "audit": "(what: 'Regularizer | Recipe') -> 'Certificate | dict[str, Certificate]'",
     "evaluate": "(model: 'str | Path', recipe: 'Recipe | None' = None, *, problems: 'int | None' = None, samples: 'int | None' = None)"
-                " -> 'dict[str, float]'",
+    " -> 'dict[str, float]'",
     "explain": "(recipe: 'Recipe', width: 'int' = 140) -> 'str'",
     "load": "(path: 'str | Path', overrides: 'Sequence[str]' = ()) -> 'Recipe'",
     "penalty": "(logp: 'Tensor', ref_logp: 'Tensor', mask: 'Tensor | None' = None, *, divergence: 'Any' = 'reverse_kl', "
-               "estimator: 'Any' = 'sampled', credit: 'str' = 'local', old_logp: 'Tensor | None' = None, seq_ids: 'Tensor | None' = None, "
-               "tokens: 'Tensor | None' = None, weights: 'Tensor | None' = None, regularizer: 'Composed | None' = None) -> 'Penalty'",
+    "estimator: 'Any' = 'sampled', credit: 'str' = 'local', old_logp: 'Tensor | None' = None, seq_ids: 'Tensor | None' = None, "
+    "tokens: 'Tensor | None' = None, weights: 'Tensor | None' = None, regularizer: 'Composed | None' = None) -> 'Penalty'",
     "regularizer": "(divergence: 'Any' = 'reverse_kl', *, coefficient: 'Any', estimator: 'Any' = 'sampled', placement: 'str' = 'loss', "
-                   "credit: 'str' = 'local', weighting: 'Any' = 'uniform', reference: 'Any' = 'frozen', ratio_to: 'str' = 'old', "
-                   "ratio_cap: 'float | None' = None, beyond_cap: 'str' = 'truncate', clamp: 'float | None' = None, "
-                   "allow_biased: 'bool' = False) -> 'Composed'",
+    "credit: 'str' = 'local', weighting: 'Any' = 'uniform', reference: 'Any' = 'frozen', ratio_to: 'str' = 'old', "
+    "ratio_cap: 'float | None' = None, beyond_cap: 'str' = 'truncate', clamp: 'float | None' = None, "
+    "allow_biased: 'bool' = False) -> 'Composed'",
     "train": "(recipe: 'Recipe', run_dir: 'str | Path', address: 'str | None' = None, resume: 'bool' = False) -> 'dict[str, Any]'",
 }
 """A change here breaks other people's code: say so in the change log."""
@@ -48,8 +48,11 @@ def fresh(code: str) -> str:
 
 
 def test_the_names():
-    assert [name for name in dir(align) if not name.startswith("__")] == sorted(align.__all__) == [
-        "Certificate", "Composed", "Penalty", "Recipe", "RecipeError", "UserError", *FUNCTIONS]
+    assert (
+        [name for name in dir(align) if not name.startswith("__")]
+        == sorted(align.__all__)
+        == ["Certificate", "Composed", "Penalty", "Recipe", "RecipeError", "UserError", *FUNCTIONS]
+    )
     assert all(getattr(align, name).__name__ == name for name in align.__all__)
     with pytest.raises(AttributeError, match=r"module 'align' has no attribute 'penalities'; it has: .*penalty"):
         align.penalities  # noqa: B018
@@ -70,8 +73,12 @@ def test_a_docstring_says_what_goes_in_and_what_comes_out(name: str):
     sections = ["Args:", "Returns:", "Raises:", "Example:"]
     places = [doc.index(f"\n{section}\n") for section in sections]
     assert places == sorted(places)
-    named = [word for line in doc[places[0]:places[1]].splitlines() if line.startswith("    ") and not line.startswith("     ")
-             for word in line.split(":")[0].replace(",", " ").split()]
+    named = [
+        word
+        for line in doc[places[0] : places[1]].splitlines()
+        if line.startswith("    ") and not line.startswith("     ")
+        for word in line.split(":")[0].replace(",", " ").split()
+    ]
     assert named == list(parameters)
 
 
@@ -125,10 +132,14 @@ def test_a_part_made_in_python_is_that_of_a_recipe():
     assert dataclasses.replace(by_hand, credit="summed").divergence is by_hand.divergence
 
 
-@pytest.mark.parametrize(("made", "key", "kind"), [
-    (Warmup(to=0.3, steps=2), "to", "coefficient"), (Normalized(of="difficulty"), "of", "weighting"),
-    (Context(prepend="In one word: "), "of", "reference"),
-])
+@pytest.mark.parametrize(
+    ("made", "key", "kind"),
+    [
+        (Warmup(to=0.3, steps=2), "to", "coefficient"),
+        (Normalized(of="difficulty"), "of", "weighting"),
+        (Context(prepend="In one word: "), "of", "reference"),
+    ],
+)
 def test_every_part_that_holds_another_builds_it(made, key, kind):
     held = getattr(made, key)
     assert type(held).__module__.startswith(f"align.{kind}s.") and held.recipe_name
@@ -151,20 +162,23 @@ class Concave:
         return -(log_u.expm1() ** 2)
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: Composed(divergence="tsalis", coefficient=0.1), "divergence: no divergence is called 'tsalis'; did you mean 'tsallis'"),
-    (lambda: Composed(divergence="reverse_kl"), "Composed.coefficient: must name its coefficient"),
-    (lambda: Composed(coefficient=Warmup), "Composed.coefficient.steps: must be given"),
-    (lambda: Composed(divergence=Own(), coefficient=0.1), "derive Own from align.divergences.Divergence, or give the class itself"),
-    (lambda: Composed(divergence=Warmup(to=0.3, steps=2), coefficient=0.1), "Composed.divergence: must be a divergence"),
-    (lambda: Warmup(steps=2), "Warmup.to: must name its coefficient"),
-    (lambda: align.regularizer("tsalis", coefficient=0.1), "regularizer.divergence: no divergence is called 'tsalis'"),
-    (lambda: align.regularizer(coefficient="x"), "regularizer.coefficient: no coefficient is called 'x'"),
-    (lambda: align.regularizer(coefficient=0.1, clamp="far"), "regularizer.clamp: 'far' is not of type"),
-    (lambda: align.regularizer(coefficient=0.1, credit="all"), "credit must be one of local, summed, sequence, not 'all'"),
-    (lambda: align.regularizer(Concave, coefficient=0.1), "f must be convex in u"),
-    (lambda: align.load("countdown_grpo", "steps=2"), r"overrides are a list, each key=value: write \['steps=2'\]"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Composed(divergence="tsalis", coefficient=0.1), "divergence: no divergence is called 'tsalis'; did you mean 'tsallis'"),
+        (lambda: Composed(divergence="reverse_kl"), "Composed.coefficient: must name its coefficient"),
+        (lambda: Composed(coefficient=Warmup), "Composed.coefficient.steps: must be given"),
+        (lambda: Composed(divergence=Own(), coefficient=0.1), "derive Own from align.divergences.Divergence, or give the class itself"),
+        (lambda: Composed(divergence=Warmup(to=0.3, steps=2), coefficient=0.1), "Composed.divergence: must be a divergence"),
+        (lambda: Warmup(steps=2), "Warmup.to: must name its coefficient"),
+        (lambda: align.regularizer("tsalis", coefficient=0.1), "regularizer.divergence: no divergence is called 'tsalis'"),
+        (lambda: align.regularizer(coefficient="x"), "regularizer.coefficient: no coefficient is called 'x'"),
+        (lambda: align.regularizer(coefficient=0.1, clamp="far"), "regularizer.clamp: 'far' is not of type"),
+        (lambda: align.regularizer(coefficient=0.1, credit="all"), "credit must be one of local, summed, sequence, not 'all'"),
+        (lambda: align.regularizer(Concave, coefficient=0.1), "f must be convex in u"),
+        (lambda: align.load("countdown_grpo", "steps=2"), r"overrides are a list, each key=value: write \['steps=2'\]"),
+    ],
+)
 def test_a_mistake_is_named(make, message):
     with pytest.raises(RecipeError, match=message):
         make()

@@ -64,14 +64,27 @@ def test_the_objective_is_that_of_the_independent_enumeration(name):
 
 
 COEFFICIENTS = {
-    "k1 in the loss": lambda x: 1 + 0 * x, "k2 in the loss": lambda x: x, "k3 in the loss": lambda x: 1 - np.exp(-x),
-    "k1 in the reward": lambda x: x, "k2 in the reward": lambda x: x**2 / 2, "k3 in the reward": lambda x: np.exp(-x) - 1 + x,
-    "abs in the loss": np.sign, "abs in the reward": abs, "straight_through in the loss": lambda x: x,
-    "sampled in the loss": lambda x: x, "sampled in the reward": lambda x: x,
+    "k1 in the loss": lambda x: 1 + 0 * x,
+    "k2 in the loss": lambda x: x,
+    "k3 in the loss": lambda x: 1 - np.exp(-x),
+    "k1 in the reward": lambda x: x,
+    "k2 in the reward": lambda x: x**2 / 2,
+    "k3 in the reward": lambda x: np.exp(-x) - 1 + x,
+    "abs in the loss": np.sign,
+    "abs in the reward": abs,
+    "straight_through in the loss": lambda x: x,
+    "sampled in the loss": lambda x: x,
+    "sampled in the reward": lambda x: x,
 }
 """What multiplies the score of the token drawn, by form, at x = log pi/ref."""
-VALUES = {"k1": lambda x: x, "k2": lambda x: x**2 / 2, "k3": lambda x: np.exp(-x) - 1 + x, "abs": abs,
-          "straight_through": lambda x: np.exp(-x) - 1 + x, "sampled": lambda x: np.exp(-x) - 1 + x}
+VALUES = {
+    "k1": lambda x: x,
+    "k2": lambda x: x**2 / 2,
+    "k3": lambda x: np.exp(-x) - 1 + x,
+    "abs": abs,
+    "straight_through": lambda x: np.exp(-x) - 1 + x,
+    "sampled": lambda x: np.exp(-x) - 1 + x,
+}
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +121,18 @@ def test_published_forms_by_arithmetic(forms, form, stale):
 
 
 DIGITS = {
-    "k1 in the loss": ("biased", 1.0, 1.427), "k1 in the reward": ("exact", 0, 0), "k2 in the loss": ("biased", 0, 0.193),
-    "k2 in the reward": ("biased", 1.445, 1.445), "k3 in the loss": ("biased", 1.011, 1.462), "k3 in the reward": ("biased", 1.961, 1.961),
-    "abs in the loss": ("biased", 0.944, 1.128), "abs in the reward": ("biased", 1.336, 1.336), "exact in the loss": ("exact", 0, 0),
-    "sampled in the loss": ("exact", 0, 0), "sampled in the reward": ("exact", 0, 0), "straight_through in the loss": ("biased", 0, 0.193),
+    "k1 in the loss": ("biased", 1.0, 1.427),
+    "k1 in the reward": ("exact", 0, 0),
+    "k2 in the loss": ("biased", 0, 0.193),
+    "k2 in the reward": ("biased", 1.445, 1.445),
+    "k3 in the loss": ("biased", 1.011, 1.462),
+    "k3 in the reward": ("biased", 1.961, 1.961),
+    "abs in the loss": ("biased", 0.944, 1.128),
+    "abs in the reward": ("biased", 1.336, 1.336),
+    "exact in the loss": ("exact", 0, 0),
+    "sampled in the loss": ("exact", 0, 0),
+    "sampled in the reward": ("exact", 0, 0),
+    "straight_through in the loss": ("biased", 0, 0.193),
     "top_k in the loss": ("exact", 0, 0),
 }
 """Verdict, relative error of the gradient on-policy and after one stale update."""
@@ -142,33 +163,42 @@ def test_the_exact_estimator_has_no_variance_at_a_state(forms):
 # The verdicts
 
 
-@pytest.mark.parametrize(("words", "verdict", "says", "passes"), [
-    (["reverse_kl"], "exact", "on-policy and after a stale update", True),
-    (["tsallis", "q=0.5", "placement=reward", "credit=summed"], "exact", "stale", True),
-    (["renyi"], "exact", "", True),
-    (["exact", "credit=summed"], "exact", "", True),
-    (["sampled", "credit=sequence", "divergence=jensen_shannon"], "exact", "", True),
-    (["sampled", "ratio_to=sampler"], "exact", "", True),
-    (["top_k", "k=2"], "exact", "between distributions with merged outcomes", True),
-    (["k1"], "biased", "zero: it is noise", False),
-    (["k1", "allow_biased=true"], "biased", "zero: it is noise", True),
-    (["k3"], "biased", "that of forward_kl", False),
-    (["k2"], "biased", "exact on-policy only: after a stale update its samples are not weighed", False),
-    (["k1", "placement=reward", "credit=summed"], "biased", "each token has its own ratio alone", False),
-    (["k3", "divergence=pearson"], "biased", "that of forward_kl", False),
-    (["k2", "credit=summed"], "biased", "right for a single token, but not for answers of several", False),
-    (["sampled", "ratio_cap=1.2"], "bounded", "exact but for what ratio_cap or clamp cuts", True),
-    (["sampled", "clamp=0.3"], "bounded", "exact but for what ratio_cap or clamp cuts", True),
-    (["k3", "clamp=0.3"], "biased", "that of forward_kl", False),
-    (["exact", "placement=reward"], "refused", "a constant without gradient", False),
-    (["sampled", "allow_biased=true"], "refused", "allow_biased changes nothing", False),
-    (["countdown_k3"], "biased", "that of forward_kl", True),
-    (["countdown_grpo"], "exact", "as this recipe runs it", True),
-    (["countdown_grpo", "regularizers.kl={estimator: k2, coefficient: 0.1}"], "exact", "as this recipe runs it", True),
-    (["countdown_grpo", "regularizers.kl={estimator: k2, coefficient: 1}", "algorithm.epochs=2"], "biased", "exact on-policy only", False),
-    (["countdown_grpo", "regularizers.kl={estimator: k1, coefficient: 0.1}"], "biased", "zero: it is noise", False),
-    ([str(ROOT / "examples/custom_divergence/my_divergence.py:MyDivergence"), "estimator=exact"], "exact", "", True),
-], ids=lambda x: " ".join(x).rpartition("/")[2] if isinstance(x, list) else "")
+@pytest.mark.parametrize(
+    ("words", "verdict", "says", "passes"),
+    [
+        (["reverse_kl"], "exact", "on-policy and after a stale update", True),
+        (["tsallis", "q=0.5", "placement=reward", "credit=summed"], "exact", "stale", True),
+        (["renyi"], "exact", "", True),
+        (["exact", "credit=summed"], "exact", "", True),
+        (["sampled", "credit=sequence", "divergence=jensen_shannon"], "exact", "", True),
+        (["sampled", "ratio_to=sampler"], "exact", "", True),
+        (["top_k", "k=2"], "exact", "between distributions with merged outcomes", True),
+        (["k1"], "biased", "zero: it is noise", False),
+        (["k1", "allow_biased=true"], "biased", "zero: it is noise", True),
+        (["k3"], "biased", "that of forward_kl", False),
+        (["k2"], "biased", "exact on-policy only: after a stale update its samples are not weighed", False),
+        (["k1", "placement=reward", "credit=summed"], "biased", "each token has its own ratio alone", False),
+        (["k3", "divergence=pearson"], "biased", "that of forward_kl", False),
+        (["k2", "credit=summed"], "biased", "right for a single token, but not for answers of several", False),
+        (["sampled", "ratio_cap=1.2"], "bounded", "exact but for what ratio_cap or clamp cuts", True),
+        (["sampled", "clamp=0.3"], "bounded", "exact but for what ratio_cap or clamp cuts", True),
+        (["k3", "clamp=0.3"], "biased", "that of forward_kl", False),
+        (["exact", "placement=reward"], "refused", "a constant without gradient", False),
+        (["sampled", "allow_biased=true"], "refused", "allow_biased changes nothing", False),
+        (["countdown_k3"], "biased", "that of forward_kl", True),
+        (["countdown_grpo"], "exact", "as this recipe runs it", True),
+        (["countdown_grpo", "regularizers.kl={estimator: k2, coefficient: 0.1}"], "exact", "as this recipe runs it", True),
+        (
+            ["countdown_grpo", "regularizers.kl={estimator: k2, coefficient: 1}", "algorithm.epochs=2"],
+            "biased",
+            "exact on-policy only",
+            False,
+        ),
+        (["countdown_grpo", "regularizers.kl={estimator: k1, coefficient: 0.1}"], "biased", "zero: it is noise", False),
+        ([str(ROOT / "examples/custom_divergence/my_divergence.py:MyDivergence"), "estimator=exact"], "exact", "", True),
+    ],
+    ids=lambda x: " ".join(x).rpartition("/")[2] if isinstance(x, list) else "",
+)
 def test_verdicts(words, verdict, says, passes):
     (found,) = certificates(words[0], words[1:])
     assert (found.verdict, found.passes) == (verdict, passes)
@@ -235,14 +265,17 @@ def plugins(tmp_path):
     return f"{tmp_path}/own.py"
 
 
-@pytest.mark.parametrize(("name", "verdict", "says"), [
-    ("Differentiated", "biased", "its gradient is not that of the divergence it names"),
-    ("Attached", "exact", "on-policy and after a stale update"),
-    ("Unweighted", "biased", "exact on-policy only"),
-    ("Lengthy", "no claim", "names no divergence"),
-    ("Wrong", "biased", "that of its `coefficient`, which is not f' - f'(1)"),
-    ("Careless", "biased", "its gradient is"),
-])
+@pytest.mark.parametrize(
+    ("name", "verdict", "says"),
+    [
+        ("Differentiated", "biased", "its gradient is not that of the divergence it names"),
+        ("Attached", "exact", "on-policy and after a stale update"),
+        ("Unweighted", "biased", "exact on-policy only"),
+        ("Lengthy", "no claim", "names no divergence"),
+        ("Wrong", "biased", "that of its `coefficient`, which is not f' - f'(1)"),
+        ("Careless", "biased", "its gradient is"),
+    ],
+)
 def test_verdicts_of_plugins(plugins, name, verdict, says):
     (found,) = certificates(f"{plugins}:{name}", [])
     assert found.verdict == verdict and says in found.reason
@@ -280,16 +313,20 @@ def test_exit_codes():
     assert align("audit", "--table").exit_code == 0
 
 
-@pytest.mark.parametrize(("words", "says"), [
-    (["k33"], "k33 is no divergence, estimator or regularizer, no folder of a run and no recipe: did you mean k3?"),
-    (["countdown_grp"], "did you mean countdown_grpo?"),
-    (["tsallis", "qq=2"], "tsallis.qq: unknown key"),
-    (["tsallis", "q"], "'q' is not of the form key=value"),
-    (["./nowhere.py:Nothing"], "there is no plugin file ./nowhere.py"),
-    ([], "give a recipe, a part or the folder of a run, or --table alone"),
-    (["k3", "--table"], "give a recipe, a part or the folder of a run, or --table alone"),
-    ([str(ROOT / "docs")], "is not the folder of a run"),
-], ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["k33"], "k33 is no divergence, estimator or regularizer, no folder of a run and no recipe: did you mean k3?"),
+        (["countdown_grp"], "did you mean countdown_grpo?"),
+        (["tsallis", "qq=2"], "tsallis.qq: unknown key"),
+        (["tsallis", "q"], "'q' is not of the form key=value"),
+        (["./nowhere.py:Nothing"], "there is no plugin file ./nowhere.py"),
+        ([], "give a recipe, a part or the folder of a run, or --table alone"),
+        (["k3", "--table"], "give a recipe, a part or the folder of a run, or --table alone"),
+        ([str(ROOT / "docs")], "is not the folder of a run"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
 def test_mistakes_end_with_2(words, says):
     result = align("audit", *words)
     assert result.exit_code == 2 and says in result.stderr and result.stdout == ""

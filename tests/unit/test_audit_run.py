@@ -28,13 +28,23 @@ def run(tmp_path_factory) -> Path:
     """A run's folder as `align train` leaves it: metrics, a model, and the model it came from."""
     folder = tmp_path_factory.mktemp("run")
     initial, _ = (tiny_model(folder / name, seed=seed) for seed, name in enumerate(("other", "model")))
-    built = recipes.build({
-        "steps": 2, "task": "countdown", "reward": "exact", "algorithm": "grpo", "model": {"path": str(initial)},
-        "workers": {"backend": "local"}, "sampling": {"max_tokens": 8, "temperature": 0.7},
-        "regularizers": {"kl": {"coefficient": 0.1}, "js": {"divergence": "jensen_shannon", "coefficient": 0.1}}})
+    built = recipes.build(
+        {
+            "steps": 2,
+            "task": "countdown",
+            "reward": "countdown_exact",
+            "algorithm": "grpo",
+            "model": {"path": str(initial)},
+            "workers": {"backend": "local"},
+            "sampling": {"max_tokens": 8, "temperature": 0.7},
+            "regularizers": {"kl": {"coefficient": 0.1}, "js": {"divergence": "jensen_shannon", "coefficient": 0.1}},
+        }
+    )
     OmegaConf.save(OmegaConf.create(resolved(built)), folder / "recipe.yaml")
-    lines = [{"step": 0, "divergence/kl": 0.5, "kl/ref/k1": 0.1, "clamped/kl": 0.0, "kl/initial": 9.0, "reward/mean": 1.0},
-             {"step": 1, "divergence/kl": 1.5, "kl/ref/k1": None, "clamped/kl": 0.25}]
+    lines = [
+        {"step": 0, "divergence/kl": 0.5, "kl/ref/k1": 0.1, "clamped/kl": 0.0, "kl/initial": 9.0, "reward/mean": 1.0},
+        {"step": 1, "divergence/kl": 1.5, "kl/ref/k1": None, "clamped/kl": 0.25},
+    ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
@@ -42,7 +52,10 @@ def run(tmp_path_factory) -> Path:
 def test_a_run_shows_its_metrics_and_fresh_estimates(run):
     found = json.loads(align("audit", run, "--json").stdout)
     assert {row["name"]: (row["first"], row["last"], row["mean"], row["largest"]) for row in found["logged"]} == {
-        "divergence/kl": (0.5, 1.5, 1.0, 1.5), "kl/ref/k1": (0.1, 0.1, 0.1, 0.1), "clamped/kl": (0.0, 0.25, 0.125, 0.25)}
+        "divergence/kl": (0.5, 1.5, 1.0, 1.5),
+        "kl/ref/k1": (0.1, 0.1, 0.1, 0.1),
+        "clamped/kl": (0.0, 0.25, 0.125, 0.25),
+    }
     rows = {(row["divergence"], row["estimator"]): row for row in found["fresh"]}
     assert rows.keys() == {("reverse_kl", "k1"), ("reverse_kl", "k3"), ("reverse_kl", "exact"), ("js", "sampled"), ("js", "exact")}
     assert rows["reverse_kl", "exact"]["off"] == 0
@@ -56,8 +69,13 @@ def test_a_run_shows_its_metrics_and_fresh_estimates(run):
 def test_estimates_by_arithmetic(run):
     """k1, k3 and exact of every token, from plain forward passes of both models."""
     built, rng = recipes.load(run / "recipe.yaml"), np.random.default_rng(0)
-    groups = [Group(prompt=Prompt(id=str(i), text="", token_ids=(3, 4, 5 + i)), episodes=tuple(
-        Episode.single_turn(rng.integers(3, 13, n).astype(np.int32), "") for n in (3, 1 + i))) for i in range(3)]
+    groups = [
+        Group(
+            prompt=Prompt(id=str(i), text="", token_ids=(3, 4, 5 + i)),
+            episodes=tuple(Episode.single_turn(rng.integers(3, 13, n).astype(np.int32), "") for n in (3, 1 + i)),
+        )
+        for i in range(3)
+    ]
     log_u, exact = [], []
     models = [AutoModelForCausalLM.from_pretrained(run / folder) for folder in ("model", "other")]
     for group in groups:

@@ -35,9 +35,17 @@ def moved(learner: Learner) -> TokenBatch:
 
 def test_what_was_cut_is_counted_by_name(model: Path):
     """Two tokens 30 nats from the reference, every other one weighed by e^0.3 above the cap of 1.2."""
-    learner = make(model, algorithm=TWICE, max_engine_gap=1.0, regularizers={
-        "far": {"coefficient": 0.1}, "tied": {"coefficient": 0.1, "ratio_to": "sampler", "ratio_cap": 1.2},
-        "merged": {"coefficient": 0.1, "estimator": {"name": "top_k", "k": 3}}, "whole": {"coefficient": 0.1, "estimator": "exact"}})
+    learner = make(
+        model,
+        algorithm=TWICE,
+        max_engine_gap=1.0,
+        regularizers={
+            "far": {"coefficient": 0.1},
+            "tied": {"coefficient": 0.1, "ratio_to": "sampler", "ratio_cap": 1.2},
+            "merged": {"coefficient": 0.1, "estimator": {"name": "top_k", "k": 3}},
+            "whole": {"coefficient": 0.1, "estimator": "exact"},
+        },
+    )
     scored = moved(learner)
     far = scored.ref_logp["far"].clone()
     far[:2] -= 30.0

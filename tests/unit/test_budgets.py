@@ -13,8 +13,15 @@ from align.errors import UserError
 from align.learner.budgets import ENOUGH_TOKENS, MOST_RECOMPUTED, MOST_TOKENS, Budgets, on_host, planned
 from align.learner.memory import ModelShape, activations, gigabytes, logits, shape_of_config, standing
 
-QWEN = Qwen2Config(hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2,
-                   vocab_size=151936, tie_word_embeddings=True)
+QWEN = Qwen2Config(
+    hidden_size=1536,
+    intermediate_size=8960,
+    num_hidden_layers=28,
+    num_attention_heads=12,
+    num_key_value_heads=2,
+    vocab_size=151936,
+    tie_word_embeddings=True,
+)
 GB = 1e9
 
 
@@ -29,8 +36,9 @@ def plan(gigabytes: float, *overrides: str) -> Budgets:
 
 def test_the_shape_of_a_configuration():
     shape = shape_of_config(QWEN, made().model)
-    assert shape == ModelShape(parameters=1543714304, trained=1543714304, vocabulary=151936, hidden=1536, layers=28, intermediate=8960,
-                               queries=1536, keys=256)
+    assert shape == ModelShape(
+        parameters=1543714304, trained=1543714304, vocabulary=151936, hidden=1536, layers=28, intermediate=8960, queries=1536, keys=256
+    )
     adapted = shape_of_config(QWEN, made("model.lora.rank=16").model)
     assert adapted.trained == adapted.parameters - shape.parameters == 18464768, "peft's own count of its adapters"
 
@@ -49,10 +57,12 @@ def test_what_a_learner_holds():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_activations_are_what_autograd_saves(dtype: str):
     """One more layer of a small model saves, by torch's own hooks, about what the arithmetic says."""
+
     def saved(layers: int) -> int:
         torch.manual_seed(0)
-        config = Qwen2Config(hidden_size=64, intermediate_size=320, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
-                             vocab_size=50)
+        config = Qwen2Config(
+            hidden_size=64, intermediate_size=320, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2, vocab_size=50
+        )
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="sdpa")
         seen: dict[int, int] = {}
         parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -102,12 +112,23 @@ def test_what_is_stated_is_taken():
     assert (found.micro_tokens, found.head_elements) == (2048, 1000)
 
 
-@pytest.mark.parametrize(("size", "options", "message"), [
-    (24, (), r"does not fit into 24 GB of device memory: weights 3\.09 GB, gradients and optimizer 24\.7 GB, references 3\.09 GB\. Train "
-             r"adapters \(model\.lora\.rank\)"),
-    (80, ("batch.micro_tokens=65536",), r"batch\.micro_tokens: a forward pass over 65,536 tokens keeps 195 GB .* there are 41\.1 GB .* "
-                                        r"lower it, or set model\.activation_checkpointing: true"),
-])
+@pytest.mark.parametrize(
+    ("size", "options", "message"),
+    [
+        (
+            24,
+            (),
+            r"does not fit into 24 GB of device memory: weights 3\.09 GB, gradients and optimizer 24\.7 GB, references 3\.09 GB\. Train "
+            r"adapters \(model\.lora\.rank\)",
+        ),
+        (
+            80,
+            ("batch.micro_tokens=65536",),
+            r"batch\.micro_tokens: a forward pass over 65,536 tokens keeps 195 GB .* there are 41\.1 GB .* "
+            r"lower it, or set model\.activation_checkpointing: true",
+        ),
+    ],
+)
 def test_what_cannot_fit_is_refused_with_the_way_out(size: float, options: tuple[str, ...], message: str):
     with pytest.raises(UserError, match=message):
         plan(size, *options)

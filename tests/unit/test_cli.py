@@ -24,7 +24,7 @@ RECIPE = """
 steps: 10
 task: countdown
 algorithm: {name: grpo, reduction: constant}
-reward: exact
+reward: countdown_exact
 engine: ./silent.py:Silent
 model: {config: {model_type: qwen2}}
 batch: {prompts: 16, samples: 4}
@@ -124,7 +124,7 @@ def test_a_defect_keeps_its_traceback(recipe, loop):
 
 def test_train_hands_over_the_recipe_and_its_default_folder(recipe, loop):
     assert align("train", "small.yaml", "steps=3", "regularizers.kl.coefficient=0.5", "--address", "auto").exit_code == 0
-    (built, run_dir, address, resume), = loop.made
+    ((built, run_dir, address, resume),) = loop.made
     assert (built.steps, built.regularizers["kl"].coefficient.value) == (3, 0.5)
     assert (run_dir, address, resume) == (Path("runs/small"), "auto", False)
 
@@ -135,8 +135,9 @@ def test_a_folder_with_something_in_it_is_not_overwritten(recipe, loop):
     Path("mine/metrics.jsonl").touch()
     result = align("train", "small", "--out", "mine")
     assert result.exit_code == 2
-    assert result.stderr == ("mine is not empty: choose another folder with --out, or continue that run with --resume (in Python "
-                             "run_dir and resume=True)\n")
+    assert result.stderr == (
+        "mine is not empty: choose another folder with --out, or continue that run with --resume (in Python run_dir and resume=True)\n"
+    )
     assert align("train", "small", "--out", "mine", "--resume").exit_code == 0
     assert [call[3] for call in loop.made] == [False, True]
     assert align("train", "small", "--out", "silent.py").exit_code == 2  # a file is no folder
@@ -252,13 +253,13 @@ def test_list_names_the_package_of_a_plugin_and_does_not_fall_over_a_broken_one(
     info = tmp_path / "guest-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: guest\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[align.divergences]\nguest = guest:Guest\nlost = guest:Lost\n")
+    (info / "entry_points.txt").write_text("[align.divergences]\nguest = guest:Guest\nlost = guest:CallFailed\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     shown = align("list", "divergence").stdout
     assert "A guest [of ours]. (entry point guest:Guest)" in shown
-    assert "AttributeError: module 'guest' has no attribute 'Lost' (entry point guest:Lost)" in shown
+    assert "AttributeError: module 'guest' has no attribute 'CallFailed' (entry point guest:CallFailed)" in shown
     lost = next(p for p in json.loads(align("list", "divergence", "--json").stdout) if p["name"] == "lost")
-    assert lost["error"].endswith("failed to import\nAttributeError: module 'guest' has no attribute 'Lost'")
+    assert lost["error"].endswith("failed to import\nAttributeError: module 'guest' has no attribute 'CallFailed'")
 
 
 # Which file a name means

@@ -47,9 +47,13 @@ def answers(prompts: str = "ab") -> TokenBatch:
     count = 2 * len(prompts)
     ones, log_u = torch.ones(count, dtype=torch.int64), 0.5 * torch.arange(count) * (-1) ** torch.arange(count)
     return TokenBatch(
-        input_ids=torch.zeros(count, 2, dtype=torch.int64), **single_turn(ones, ones),
-        group_ids=torch.arange(count) // 2, prompt_ids=tuple(p for p in prompts for _ in range(2)),
-        old_logp=log_u - 2, ref_logp={"kl": torch.full((count,), -2.0)})
+        input_ids=torch.zeros(count, 2, dtype=torch.int64),
+        **single_turn(ones, ones),
+        group_ids=torch.arange(count) // 2,
+        prompt_ids=tuple(p for p in prompts for _ in range(2)),
+        old_logp=log_u - 2,
+        ref_logp={"kl": torch.full((count,), -2.0)},
+    )
 
 
 def multiplied(rule: Followed, prompts: str = "ab") -> list[float] | None:
@@ -283,24 +287,38 @@ def test_others_have_no_multipliers():
 
 
 REFUSED = [
-    ("linear", {"start": -0.1}, "start must be >= 0"), ("linear", {"end": math.nan}, "end must be >= 0"),
-    ("linear", {"steps": 0}, "steps must be at least 1"), ("cosine", {"warmup": -1}, "warmup at least 0"),
-    ("cosine", {"end": 0.3}, "steps changes nothing"), ("linear", {"start": 0.0}, "warmup changes nothing"),
-    ("warmup", {"steps": 1}, "steps must be at least 2"), ("warmup", {"to": -1.0}, "value must be >= 0"),
-    ("piecewise", {"points": [[0, 1.0]]}, "two or more pairs"), ("piecewise", {"points": [[0, 1.0], [1]]}, "two or more pairs"),
+    ("linear", {"start": -0.1}, "start must be >= 0"),
+    ("linear", {"end": math.nan}, "end must be >= 0"),
+    ("linear", {"steps": 0}, "steps must be at least 1"),
+    ("cosine", {"warmup": -1}, "warmup at least 0"),
+    ("cosine", {"end": 0.3}, "steps changes nothing"),
+    ("linear", {"start": 0.0}, "warmup changes nothing"),
+    ("warmup", {"steps": 1}, "steps must be at least 2"),
+    ("warmup", {"to": -1.0}, "value must be >= 0"),
+    ("piecewise", {"points": [[0, 1.0]]}, "two or more pairs"),
+    ("piecewise", {"points": [[0, 1.0], [1]]}, "two or more pairs"),
     ("piecewise", {"points": [[0, 1.0], [0, 2.0]]}, "must increase"),
     ("piecewise", {"points": [[0, 1.0], [5, -2.0]]}, "the value at step 5"),
-    ("kdrl", {"slope": 0.0}, "slope must be positive"), ("kdrl", {"floor": 5e-3}, "beta could not fall"),
+    ("kdrl", {"slope": 0.0}, "slope must be positive"),
+    ("kdrl", {"floor": 5e-3}, "beta could not fall"),
     ("kdrl", {"floor": -1.0}, "floor must be >= 0"),
-    ("grpo_d", {"minimum": 0.1}, "must be below maximum"), ("grpo_d", {"minimum": -0.1}, "minimum must be >= 0"),
-    ("grpo_d", {"steps": 0}, "steps must be at least 1"), ("grpo_d", {"warm_share": 1.0}, r"warm_share must lie in \(0, 1\)"),
+    ("grpo_d", {"minimum": 0.1}, "must be below maximum"),
+    ("grpo_d", {"minimum": -0.1}, "minimum must be >= 0"),
+    ("grpo_d", {"steps": 0}, "steps must be at least 1"),
+    ("grpo_d", {"warm_share": 1.0}, r"warm_share must lie in \(0, 1\)"),
     ("grpo_d", {"monotone": True, "warm_share": 0.5}, "warm_share changes nothing"),
-    ("ppo_penalty", {"target": 0.0}, "target must be positive"), ("ppo_penalty", {"factor": 1.0}, "factor above 1"),
-    ("ppo_penalty", {"tolerance": 0.9}, "tolerance must be at least 1"), ("ppo_penalty", {"initial": 200.0}, "between minimum and maximum"),
-    ("lagrangian", {"rate": -0.1}, "rate must be positive"), ("lagrangian", {"initial": 1e-7}, "between minimum and maximum"),
-    ("lagrangian", {"minimum": 0.0}, "minimum must be positive"), ("lagrangian", {"maximum": math.inf}, "maximum must be positive"),
-    ("feasible", {"tolerance": -1.0}, "tolerance must be >= 0"), ("feasible", {"rate": 0.0}, "rate must be positive"),
-    ("feasible", {"resilience": 0.5}, "resilience must be above rate/2"), ("feasible", {"initial": -1.0}, "initial must be >= 0"),
+    ("ppo_penalty", {"target": 0.0}, "target must be positive"),
+    ("ppo_penalty", {"factor": 1.0}, "factor above 1"),
+    ("ppo_penalty", {"tolerance": 0.9}, "tolerance must be at least 1"),
+    ("ppo_penalty", {"initial": 200.0}, "between minimum and maximum"),
+    ("lagrangian", {"rate": -0.1}, "rate must be positive"),
+    ("lagrangian", {"initial": 1e-7}, "between minimum and maximum"),
+    ("lagrangian", {"minimum": 0.0}, "minimum must be positive"),
+    ("lagrangian", {"maximum": math.inf}, "maximum must be positive"),
+    ("feasible", {"tolerance": -1.0}, "tolerance must be >= 0"),
+    ("feasible", {"rate": 0.0}, "rate must be positive"),
+    ("feasible", {"resilience": 0.5}, "resilience must be above rate/2"),
+    ("feasible", {"initial": -1.0}, "initial must be >= 0"),
 ]
 
 
@@ -313,9 +331,12 @@ def test_what_has_no_meaning_is_refused(name: str, keys: dict, message: str):
 
 OTHER = {
     "beta_dpo": {"value": 0.2, "sensitivity": 0.3, "momentum": 0.5, "per": "batch"},
-    "constant": {"value": 0.5}, "adaptive": {"target": 3.0, "initial": 0.4, "horizon": 5000.0},
-    "linear": {"start": 0.4, "end": 0.2, "steps": 8, "warmup": 3}, "cosine": {"start": 0.4, "end": 0.2, "steps": 8, "warmup": 3},
-    "warmup": {"steps": 5, "to": 0.1}, "piecewise": {"points": [[0, 0.5], [9, 0.1]]},
+    "constant": {"value": 0.5},
+    "adaptive": {"target": 3.0, "initial": 0.4, "horizon": 5000.0},
+    "linear": {"start": 0.4, "end": 0.2, "steps": 8, "warmup": 3},
+    "cosine": {"start": 0.4, "end": 0.2, "steps": 8, "warmup": 3},
+    "warmup": {"steps": 5, "to": 0.1},
+    "piecewise": {"points": [[0, 0.5], [9, 0.1]]},
     "kdrl": {"start": 6e-3, "slope": 1e-4, "floor": 2e-3},
     "grpo_d": {"minimum": 0.05, "maximum": 0.2, "steps": 60, "warm_share": 0.5, "monotone": True},
     "ppo_penalty": {"target": 3.0, "initial": 0.9, "tolerance": 1.1, "factor": 3.0, "minimum": 0.4, "maximum": 1.5},

@@ -212,8 +212,9 @@ def test_a_base_is_beside_its_recipe_or_comes_with_align(tmp_path, monkeypatch):
         assert yaml_files.load(write(tmp_path, "mine/r.yaml", f"base: {base}\n")) == {"x": "beside"}
 
 
-@pytest.mark.parametrize(("base", "says"), [("on.yaml", "there is no recipe on.yaml; did you mean one?"),
-                                            ("3", "must name a recipe, not 3")])
+@pytest.mark.parametrize(
+    ("base", "says"), [("on.yaml", "there is no recipe on.yaml; did you mean one?"), ("3", "must name a recipe, not 3")]
+)
 def test_a_base_that_is_not_there_names_the_key_and_who_asks(tmp_path, monkeypatch, base, says):
     write(tmp_path, "shipped/one.yaml", "x: 1\n")
     monkeypatch.setattr(find, "shipped_folder", lambda: tmp_path / "shipped")
@@ -267,7 +268,10 @@ def test_a_plugin_file_with_only_f_is_completed_by_the_contract(tmp_path):
 
 
 def test_a_plugin_may_be_a_dataclass_or_derive_from_a_shipped_part(tmp_path):
-    path = write(tmp_path, "kinds.py", """
+    path = write(
+        tmp_path,
+        "kinds.py",
+        """
         from dataclasses import dataclass, field
         from align.divergences.tsallis import Tsallis
 
@@ -284,7 +288,8 @@ def test_a_plugin_may_be_a_dataclass_or_derive_from_a_shipped_part(tmp_path):
 
         class Same(Tsallis):
             pass
-    """)
+    """,
+    )
     assert build_part("divergence", f"{path}:Free", "").powers == (2.0,)
     assert build_part("divergence", f"{path}:Half", "").q == 0.5
     assert build_part("divergence", {"name": f"{path}:Half", "floor": 1.0}, "").floor == 1.0
@@ -307,11 +312,14 @@ def test_a_plugin_that_fails_to_import_shows_its_traceback(tmp_path):
     assert "No module named 'no_such_package'" in str(missing)
 
 
-@pytest.mark.parametrize(("text", "line", "says"), [
-    ("one = 1\ndef f(self log_u): ...\n", 2, "SyntaxError: "),
-    ("\n\nimport no_such_package\n", 3, "ModuleNotFoundError: No module named 'no_such_package'"),
-    ("from pathlib import Pathh\n", 1, "ImportError: cannot import name 'Pathh' from 'pathlib'"),
-])
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("one = 1\ndef f(self log_u): ...\n", 2, "SyntaxError: "),
+        ("\n\nimport no_such_package\n", 3, "ModuleNotFoundError: No module named 'no_such_package'"),
+        ("from pathlib import Pathh\n", 1, "ImportError: cannot import name 'Pathh' from 'pathlib'"),
+    ],
+)
 def test_a_plugin_that_cannot_be_read_is_told_in_one_line(tmp_path, text, line, says):
     path = write(tmp_path, "broken.py", text)
     first, second = str(refusal(build_part, "divergence", f"{path}:Any", "d")).split("\n")

@@ -43,7 +43,7 @@ KEYS = {
     ("reference", "soup"): {"paths": ["OTHER"]},
     ("reference", "teacher"): {"path": "OTHER"},
     ("regularizer", "composed"): {"coefficient": 0.1},
-    ("reward", "learned"): {"path": "SCORER", "gold": "exact", "max_batch": 5},
+    ("reward", "learned"): {"path": "SCORER", "gold": "countdown_exact", "max_batch": 5},
     ("shaping", "off_policy_mask"): {"threshold": 0.1},
     ("shaping", "overlong"): {"limit": 3, "buffer": 2},
     ("shaping", "uncertainty_bonus"): {"steps": 5},
@@ -57,10 +57,7 @@ KEYS = {
     ("weighting", "token_mask"): {"first": 1},
 }
 """Of parts that have keys without a default, or do little without them."""
-KNOWN = {
-    ("divergence", "k2_functional"): {"convex"},
-    ("engine", "scripted"): {"samples"},
-}
+KNOWN = {("divergence", "k2_functional"): {"convex"}, ("engine", "scripted"): {"samples"}}
 """What its docstring owns up to: no true divergence, a sampler that draws nothing."""
 PARTS = [(kind, name) for kind in registry.ROOMS for name in registry.shipped(kind) if name != "vllm"]
 """vLLM has the same contract in its own system test: it takes twelve seconds to start."""
@@ -97,10 +94,18 @@ def test_a_link_conforms(keys):
     assert {f.name: f.found for f in check("regularizer", "composed", coefficient=0.1, placement="link", **keys) if not f.passed} == {}
 
 
-@pytest.mark.parametrize("keys", [{"name": "dpo", "preference": {"name": "robust", "label_smoothing": 0.2}, "per_token": True},
-                                  {"name": "dpo", "preference": "ipo"}, {"name": "ppo", "risk": 0.5, "advantage": {"whiten": False}},
-                                  {"name": "reward_model", "centre": 0.1}, {"name": "grpo", "surrogate": "answer_clipped"},
-                                  {"name": "grpo", "advantage": "leave_one_out", "surrogate": "cispo"}], ids=str)
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"name": "dpo", "preference": {"name": "robust", "label_smoothing": 0.2}, "per_token": True},
+        {"name": "dpo", "preference": "ipo"},
+        {"name": "ppo", "risk": 0.5, "advantage": {"whiten": False}},
+        {"name": "reward_model", "centre": 0.1},
+        {"name": "grpo", "surrogate": "answer_clipped"},
+        {"name": "grpo", "advantage": "leave_one_out", "surrogate": "cispo"},
+    ],
+    ids=str,
+)
 def test_algorithms_conform_under_other_keys(keys):
     name, rest = keys["name"], {k: v for k, v in keys.items() if k != "name"}
     assert {f.name: f.found for f in check("algorithm", name, **rest) if not f.passed} == {}
@@ -118,6 +123,7 @@ def plugin(tmp_path):
     def written(kind: str, change=str) -> str:
         (tmp_path / f"{kind}.py").write_text(source(kind, change))
         return f"{tmp_path}/{kind}.py:Part"
+
     return written
 
 
@@ -203,23 +209,28 @@ def test_prompts_from_a_file(tmp_path):
     assert align("check", "match", "--prompts", rows).exit_code == 0
 
 
-@pytest.mark.parametrize(("words", "says"), [
-    (["exact"], "exact could be estimator, reward: say which with --kind"),
-    (["tsalis"], "did you mean tsallis?"),
-    (["tsallis", "--kind", "divergance"], "did you mean divergence?"),
-    (["tsallis", "--model", "somewhere"], "--model changes nothing for a divergence"),
-    (["linear", "start=0.1", "--prompts", "nowhere.jsonl"], "there is no such file"),
-    (["./nowhere.py:Nothing"], "there is no plugin file"),
-    (["tsallis", "q"], "'q' is not of the form key=value"),
-], ids=" ".join)
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["exact"], "exact could be estimator, reward: say which with --kind"),
+        (["tsalis"], "did you mean tsallis?"),
+        (["tsallis", "--kind", "divergance"], "did you mean divergence?"),
+        (["tsallis", "--model", "somewhere"], "--model changes nothing for a divergence"),
+        (["linear", "start=0.1", "--prompts", "nowhere.jsonl"], "there is no such file"),
+        (["./nowhere.py:Nothing"], "there is no plugin file"),
+        (["tsallis", "q"], "'q' is not of the form key=value"),
+    ],
+    ids=" ".join,
+)
 def test_mistakes_end_with_2(words, says):
     result = align("check", *words)
     assert result.exit_code == 2 and says in result.stderr and result.stdout == ""
 
 
 def test_a_kind_that_cannot_be_told_is_asked_for(tmp_path):
-    (tmp_path / "odd.py").write_text("class Both:\n    def f(self, log_u): ...\n    def beta(self, step, state): ...\n"
-                                     "class Neither:\n    pass\n")
+    (tmp_path / "odd.py").write_text(
+        "class Both:\n    def f(self, log_u): ...\n    def beta(self, step, state): ...\nclass Neither:\n    pass\n"
+    )
     with pytest.raises(UserError, match=r"could be coefficient, divergence: say which with --kind"):
         kind_of(f"{tmp_path}/odd.py:Both")
     with pytest.raises(UserError, match=r"of no kind by what it defines .*coefficient: beta.*: say which it is to be with --kind"):

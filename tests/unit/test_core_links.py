@@ -115,8 +115,10 @@ def two_answers(lengths: list[int], token: int) -> TokenBatch:
     """Prompts of one token, answers of the same token throughout; `token` sets another draw of positions."""
     counts = torch.tensor(lengths)
     return TokenBatch(
-        input_ids=torch.full((2, 1 + max(lengths)), token), **single_turn(torch.ones(2, dtype=torch.int64), counts),
-        group_ids=torch.zeros(2, dtype=torch.int64))
+        input_ids=torch.full((2, 1 + max(lengths)), token),
+        **single_turn(torch.ones(2, dtype=torch.int64), counts),
+        group_ids=torch.zeros(2, dtype=torch.int64),
+    )
 
 
 def log_ratios(batch: TokenBatch, per_token: Tensor) -> Tensor:

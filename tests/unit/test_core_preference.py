@@ -47,9 +47,15 @@ def slope(name: str, margin: float, *rest: float) -> float:
 
 
 P2 = {
-    "reverse_kl": (ReverseKl(), 0.6539469673), "forward_kl": (ForwardKl(), 0.6566712851), "jensen_shannon": (JensenShannon(), 0.6743140211),
-    "hellinger": (Hellinger(), 0.6741788897), "alpha_0.3": (Alpha(alpha=0.3), 0.6549929733), "pearson": (Pearson(), 0.6064726656),
-    "neyman": (Neyman(), 0.6230764016), "jeffreys": (Jeffreys(), 0.6189551502), "tsallis_1.7": (Tsallis(q=1.7), 0.6219871058),
+    "reverse_kl": (ReverseKl(), 0.6539469673),
+    "forward_kl": (ForwardKl(), 0.6566712851),
+    "jensen_shannon": (JensenShannon(), 0.6743140211),
+    "hellinger": (Hellinger(), 0.6741788897),
+    "alpha_0.3": (Alpha(alpha=0.3), 0.6549929733),
+    "pearson": (Pearson(), 0.6064726656),
+    "neyman": (Neyman(), 0.6230764016),
+    "jeffreys": (Jeffreys(), 0.6189551502),
+    "tsallis_1.7": (Tsallis(q=1.7), 0.6219871058),
     "chi_squared_kl": (ChiSquaredKl(), 0.6113937712),
 }
 
@@ -63,8 +69,10 @@ def test_rows_18_to_22_the_pair(name: str):
     assert abs(0.1 * (scores[0] - scores[1])) < 4
 
 
-@pytest.mark.parametrize(("name", "smoothing", "expected"), [
-    ("sigmoid", 0.0, 0.693147181), ("hinge", 0.0, 1.0), ("ipo", 0.0, 25.0), ("robust", 0.2, 0.693147181), ("cdpo", 0.2, 0.693147181)])
+@pytest.mark.parametrize(
+    ("name", "smoothing", "expected"),
+    [("sigmoid", 0.0, 0.693147181), ("hinge", 0.0, 1.0), ("ipo", 0.0, 25.0), ("robust", 0.2, 0.693147181), ("cdpo", 0.2, 0.693147181)],
+)
 def test_row_70_at_the_reference(name: str, smoothing: float, expected: float):
     close(loss(name, number(0.0), number(0.0), 0.1, smoothing), expected, 9)
 
@@ -80,7 +88,9 @@ def test_losses_as_their_papers_write_them(margin: float):
     beta, e = 0.4, 0.15
     p = 1 / (1 + math.exp(-beta * margin))
     expected = {
-        "sigmoid": -math.log(p), "hinge": max(0.0, 1 - beta * margin), "ipo": (margin - 1 / (2 * beta)) ** 2,
+        "sigmoid": -math.log(p),
+        "hinge": max(0.0, 1 - beta * margin),
+        "ipo": (margin - 1 / (2 * beta)) ** 2,
         "cdpo": -(1 - e) * math.log(p) - e * math.log(1 - p),
         "robust": (-(1 - e) * math.log(p) + e * math.log(1 - p)) / (1 - 2 * e),
     }

@@ -37,10 +37,14 @@ def one(name: str, rho: float, advantage: float, **keys: Any) -> tuple[float, fl
 
 
 TG_KEPT = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool()
-TG_LOGP, TG_OLD, TG_REF = (number(p).log()[TG_KEPT] for p in (
-    [[0.50, 0.30, 0.80, 0.60], [0.20, 0.90, 0.40, 0.70]],
-    [[0.45, 0.40, 0.80, 0.50], [0.30, 0.85, 0.20, 0.70]],
-    [[0.40, 0.35, 0.70, 0.60], [0.25, 0.80, 0.50, 0.60]]))
+TG_LOGP, TG_OLD, TG_REF = (
+    number(p).log()[TG_KEPT]
+    for p in (
+        [[0.50, 0.30, 0.80, 0.60], [0.20, 0.90, 0.40, 0.70]],
+        [[0.45, 0.40, 0.80, 0.50], [0.30, 0.85, 0.20, 0.70]],
+        [[0.40, 0.35, 0.70, 0.60], [0.25, 0.80, 0.50, 0.60]],
+    )
+)
 TG_AT = Packing(torch.tensor([0, 0, 0, 0, 1, 1, 1]), torch.tensor([0, 1, 2, 3, 0, 1, 2]))
 TG_ADVANTAGES = number([1.0, 1, 1, 1, -0.5, -0.5, -0.5])
 TG_LENGTHS = torch.tensor([4, 3])
@@ -59,10 +63,17 @@ def close(actual: Tensor, expected: float, digits: int = 7) -> None:
     torch.testing.assert_close(actual, torch.full_like(actual, expected), rtol=0, atol=0.5000001 * 10.0**-digits)
 
 
-@pytest.mark.parametrize(("name", "reduction", "expected"), [
-    ("clipped", "sequence_mean", -0.1860702614), ("clipped", "token", -0.3045284781), ("clipped", "constant", -0.1332312092),
-    ("sapo", "sequence_mean", -0.4776736547), ("sequence_clipped", "sequence_mean", -0.2195465531),
-], ids=["grpo", "bnpo = dapo", "dr_grpo", "sapo", "grpo of sequences"])
+@pytest.mark.parametrize(
+    ("name", "reduction", "expected"),
+    [
+        ("clipped", "sequence_mean", -0.1860702614),
+        ("clipped", "token", -0.3045284781),
+        ("clipped", "constant", -0.1332312092),
+        ("sapo", "sequence_mean", -0.4776736547),
+        ("sequence_clipped", "sequence_mean", -0.2195465531),
+    ],
+    ids=["grpo", "bnpo = dapo", "dr_grpo", "sapo", "grpo of sequences"],
+)
 def test_row_65_trl_losses(name: str, reduction: str, expected: float):
     close(reduced(tg(name), reduction), expected)
 
@@ -173,10 +184,21 @@ def test_every_surrogate_is_a_policy_gradient_at_pi_old(name: str):
         torch.testing.assert_close(gradient, -advantages.to(dtype), rtol=4 * torch.finfo(dtype).eps, atol=0)
 
 
-@pytest.mark.parametrize(("name", "keys"), [
-    ("clipped", {"clip_low": 0.0}), ("clipped", {"clip_low": 1.1}), ("clipped", {"clip_high": 0.0}), ("cispo", {"clip_low": 0.0}),
-    ("sequence_clipped", {"clip_high": -0.1}), ("answer_clipped", {"clip_low": 0.0}), ("dual_clip", {"ceiling": 1.2}),
-    ("dual_clip", {"clip_low": 0.0}), ("sapo", {"temperature": 0.0}), ("sapo", {"temperature_negative": -1.0})])
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("clipped", {"clip_low": 0.0}),
+        ("clipped", {"clip_low": 1.1}),
+        ("clipped", {"clip_high": 0.0}),
+        ("cispo", {"clip_low": 0.0}),
+        ("sequence_clipped", {"clip_high": -0.1}),
+        ("answer_clipped", {"clip_low": 0.0}),
+        ("dual_clip", {"ceiling": 1.2}),
+        ("dual_clip", {"clip_low": 0.0}),
+        ("sapo", {"temperature": 0.0}),
+        ("sapo", {"temperature_negative": -1.0}),
+    ],
+)
 def test_bounds_that_bound_nothing_are_refused(name: str, keys: dict[str, float]):
     with pytest.raises(RecipeError, match=next(iter(keys))):
         part("surrogate", name, **keys)

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from align.config.nodes import build_part, resolved
 from align.errors import RecipeError
-from align.rewards.exact import Exact
+from align.rewards.countdown_exact import CountdownExact
 from align.tasks._arithmetic import valid_answers
 from align.tasks.countdown import Countdown, held_out
 from align.types import Episode, Group, Prompt
@@ -60,7 +60,7 @@ def test_valid_answers_counted_by_hand():
 
 
 def test_every_problem_has_the_written_form_and_a_right_demonstration():
-    exact, lengths = Exact(), []
+    exact, lengths = CountdownExact(), []
     for e in SFT.examples():
         shape = r"s\d(,\d){4}:" if e.fields["skill"] == "sort" else r"[1-9](,[1-9]){3}=(0|[1-9]\d?):"
         assert re.fullmatch(shape, e.text)
@@ -156,8 +156,10 @@ def test_ids_differ():
 
 
 def test_another_process_sees_the_same_world():
-    program = (f"import hashlib\nfrom align.tasks.countdown import Countdown\n{inspect.getsource(digest)}\n"
-               "print(digest(Countdown(demonstrations=True, size=4000)))")
+    program = (
+        f"import hashlib\nfrom align.tasks.countdown import Countdown\n{inspect.getsource(digest)}\n"
+        "print(digest(Countdown(demonstrations=True, size=4000)))"
+    )
     environment = os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(sys.path)}
     told = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert told.stdout.strip() == digest(SFT)
@@ -172,13 +174,18 @@ def group(fields: dict, *texts: str) -> Group:
 def test_judge_countdown_by_hand():
     reach_14 = {"skill": "countdown", "numbers": [3, 5, 7, 9], "target": 14}
     only_way = {"skill": "countdown", "numbers": [1, 1, 1, 1], "target": 4}
-    metrics = Countdown().judge("countdown", [
-        group(reach_14, "9+7+3-5", "9+7+3-5=14", "7+9+3-5", "14"),  # 3 of 4 right, 2 distinct of min(4, 18)
-        group(only_way, "1+1+1+1", "1+1+1+1=4", "4", "1+1+1"),  # 2 of 4 right, 1 distinct of min(4, 1)
-        group(reach_14, "9+7", "", "9-7", "35"),  # none
-    ])
+    metrics = Countdown().judge(
+        "countdown",
+        [
+            group(reach_14, "9+7+3-5", "9+7+3-5=14", "7+9+3-5", "14"),  # 3 of 4 right, 2 distinct of min(4, 18)
+            group(only_way, "1+1+1+1", "1+1+1+1=4", "4", "1+1+1"),  # 2 of 4 right, 1 distinct of min(4, 1)
+            group(reach_14, "9+7", "", "9-7", "35"),  # none
+        ],
+    )
     assert metrics == {
-        "pass@1": pytest.approx(5 / 12), "pass@4": pytest.approx(2 / 3), "coverage": pytest.approx((2 / 4 + 1 + 0) / 3),
+        "pass@1": pytest.approx(5 / 12),
+        "pass@4": pytest.approx(2 / 3),
+        "coverage": pytest.approx((2 / 4 + 1 + 0) / 3),
         "length": pytest.approx((8 + 11 + 8 + 3 + 8 + 10 + 2 + 6 + 4 + 1 + 4 + 3) / 12),
     }
 
@@ -216,15 +223,18 @@ def test_tokenizer_is_one_character_a_token(tmp_path):
                 tokenizer(unknown)
 
 
-@pytest.mark.parametrize(("node", "message"), [
-    ({"size": 0}, "size must be at least 1"),
-    ({"demonstrations": True, "sort_share": 1.5}, "sort_share must be between 0 and 1"),
-    ({"demonstrations": True, "echo_chance": -0.1}, "echo_chance must be between 0 and 1"),
-    ({"demonstrations": True, "echo_chance": float("nan")}, "echo_chance must be between 0 and 1"),
-    ({"sort_share": 0.5}, "sort_share changes nothing without demonstrations: true"),
-    ({"echo_chance": 0.5}, "echo_chance changes nothing without demonstrations: true"),
-    ({"sizes": 5}, "did you mean 'size'"),
-])
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"size": 0}, "size must be at least 1"),
+        ({"demonstrations": True, "sort_share": 1.5}, "sort_share must be between 0 and 1"),
+        ({"demonstrations": True, "echo_chance": -0.1}, "echo_chance must be between 0 and 1"),
+        ({"demonstrations": True, "echo_chance": float("nan")}, "echo_chance must be between 0 and 1"),
+        ({"sort_share": 0.5}, "sort_share changes nothing without demonstrations: true"),
+        ({"echo_chance": 0.5}, "echo_chance changes nothing without demonstrations: true"),
+        ({"sizes": 5}, "did you mean 'size'"),
+    ],
+)
 def test_refused_keys(node, message):
     with pytest.raises(RecipeError, match=f"task.*{message}"):
         build_part("task", {"name": "countdown", **node}, "task")

@@ -105,8 +105,10 @@ def test_a_separate_critic_begins_as_the_initial_policy_with_a_small_head(folder
     assert same(values(made, beside).detach(), (states @ trained["critic.score.weight"].T).squeeze(-1).detach())
     assert 0 < values(made, beside).abs().max() < 1
     for seed, equal in ((3, True), (4, False)):
-        assert torch.equal(dict(critic(beside, "separate", seed=seed).trained())["critic.score.weight"],
-                           trained["critic.score.weight"]) is equal
+        assert (
+            torch.equal(dict(critic(beside, "separate", seed=seed).trained())["critic.score.weight"], trained["critic.score.weight"])
+            is equal
+        )
 
 
 def test_a_separate_critic_may_begin_as_a_learned_reward(folder):

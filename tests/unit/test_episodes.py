@@ -18,7 +18,7 @@ from align.config import recipes
 from align.core.segments import suffix_sum
 from align.errors import UserError
 from align.experience.packing import pack
-from align.experience.prepare import shape
+from align.experience.prepare import prepare_batch
 from align.experience.process_rewards import at_tokens
 from align.learner.learner import Learner
 from align.references.precomputed import _keys as keys_of
@@ -45,16 +45,22 @@ def episode(*segments: Segment) -> Episode:
     return Episode(segments=segments, text="")
 
 
-TOOL_CALLS = episode(segment("system", [9, 8]), segment("assistant", [5, 11, 6]), segment("tool", [20, 21, 22, 23]),
-                     segment("assistant", [7, 2]))
-TURNS = [TOOL_CALLS, episode(segment("assistant", [4, 13, 2])),
-         episode(segment("assistant", [12]), segment("tool", [17, 3]), segment("assistant", [14, 15]), segment("tool", [18])),
-         episode(segment("user", [19]), segment("assistant", [2]))]
+TOOL_CALLS = episode(
+    segment("system", [9, 8]), segment("assistant", [5, 11, 6]), segment("tool", [20, 21, 22, 23]), segment("assistant", [7, 2])
+)
+TURNS = [
+    TOOL_CALLS,
+    episode(segment("assistant", [4, 13, 2])),
+    episode(segment("assistant", [12]), segment("tool", [17, 3]), segment("assistant", [14, 15]), segment("tool", [18])),
+    episode(segment("user", [19]), segment("assistant", [2])),
+]
 
 
 def groups() -> list[Group]:
-    return [Group(prompt=Prompt(id="0", text="", token_ids=(3, 10, 4)), episodes=tuple(TURNS[:2])),
-            Group(prompt=Prompt(id="1", text="", token_ids=(16,)), episodes=tuple(TURNS[2:]))]
+    return [
+        Group(prompt=Prompt(id="0", text="", token_ids=(3, 10, 4)), episodes=tuple(TURNS[:2])),
+        Group(prompt=Prompt(id="1", text="", token_ids=(16,)), episodes=tuple(TURNS[2:])),
+    ]
 
 
 REWARDS = Rewards(values=np.array([1.0, 0.25, -0.5, 2.0], np.float32))
@@ -62,9 +68,14 @@ REWARDS = Rewards(values=np.array([1.0, 0.25, -0.5, 2.0], np.float32))
 
 def masked() -> list[tuple[list[int], list[bool]]]:
     """Each sequence by hand: its tokens, and which of them are trained."""
-    return [([*g.prompt.token_ids, *(t for s in e.segments for t in s.token_ids.tolist())],
-             [False] * len(g.prompt.token_ids) + [s.role == "assistant" for s in e.segments for _ in s.token_ids])
-            for g in groups() for e in g.episodes]
+    return [
+        (
+            [*g.prompt.token_ids, *(t for s in e.segments for t in s.token_ids.tolist())],
+            [False] * len(g.prompt.token_ids) + [s.role == "assistant" for s in e.segments for _ in s.token_ids],
+        )
+        for g in groups()
+        for e in g.episodes
+    ]
 
 
 def test_a_packed_episode_by_hand():
@@ -79,11 +90,25 @@ def test_a_packed_episode_by_hand():
 
 def learner(folder: Path, algorithm: dict, regularizers: dict, micro_tokens: int = 10_000) -> Learner:
     """In float64, away from its reference."""
-    made = Learner(recipes.build({
-        "steps": 1, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic", "algorithm": algorithm,
-        "model": {"path": str(folder)}, "batch": {"prompts": 2, "samples": 2, "micro_tokens": micro_tokens},
-        "sampling": {"max_tokens": 6, "temperature": TEMPERATURE}, "optimizer": {"max_grad_norm": 1e9}, "workers": {"backend": "local"},
-        "evaluation": {"every": -1}, "regularizers": regularizers}), str(folder))
+    made = Learner(
+        recipes.build(
+            {
+                "steps": 1,
+                "task": f"{PLUGIN}:OnePrompt",
+                "reward": f"{PLUGIN}:ByToken",
+                "engine": f"{PLUGIN}:Systematic",
+                "algorithm": algorithm,
+                "model": {"path": str(folder)},
+                "batch": {"prompts": 2, "samples": 2, "micro_tokens": micro_tokens},
+                "sampling": {"max_tokens": 6, "temperature": TEMPERATURE},
+                "optimizer": {"max_grad_norm": 1e9},
+                "workers": {"backend": "local"},
+                "evaluation": {"every": -1},
+                "regularizers": regularizers,
+            }
+        ),
+        str(folder),
+    )
     made.policy.causal_lm.double()
     for _, p in made.policy.trained():
         p.data += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
@@ -94,7 +119,7 @@ def learner(folder: Path, algorithm: dict, regularizers: dict, micro_tokens: int
 def updated(of: Learner) -> tuple[TokenBatch, dict, dict[str, Tensor]]:
     """The shaped batch, what an update says of it, and the gradient."""
     scored = of.score(replace(pack(groups(), REWARDS), betas={name: BETA for name in of.recipe.regularizers}))
-    batch, gradient = shape(of.recipe, scored), {}
+    batch, gradient = prepare_batch(of.recipe, scored), {}
     of.optimizer.step = lambda: gradient.update({n: p.grad.clone() for n, p in of.policy.trained()})
     return batch, of.update(batch, 0), gradient
 
@@ -118,8 +143,12 @@ def by_hand(policy: torch.nn.Module, reference: torch.nn.Module) -> tuple[Tensor
 @pytest.mark.parametrize("micro_tokens", [10_000, 20, 1])
 def test_the_update_is_that_of_a_mask(folder: Path, micro_tokens: int):
     """Log-probs, loss and gradient in float64, however the batch is split."""
-    of = learner(folder, {"name": "grpo", "advantage": "group_centred", "surrogate": "reinforce"},
-                 {"kl": {"estimator": "exact", "coefficient": BETA}}, micro_tokens)
+    of = learner(
+        folder,
+        {"name": "grpo", "advantage": "group_centred", "surrogate": "reinforce"},
+        {"kl": {"estimator": "exact", "coefficient": BETA}},
+        micro_tokens,
+    )
     policy = of.policy.causal_lm
     loss, kl, logp = by_hand(policy, AutoModelForCausalLM.from_pretrained(folder).double())
     names = {id(p): n for n, p in of.policy.trained()}
@@ -152,8 +181,11 @@ def test_a_critic_reads_the_state_before_each_trained_token(folder: Path, kind: 
     found = values(whole)
     for t in range(len(found)):
         row, column = int(whole.seq_ids[t]), int(whole.columns[t])
-        alone = TokenBatch(input_ids=whole.input_ids[row : row + 1, : column + 1].clone(), **built.single_turn(
-            torch.tensor([column]), torch.tensor([1])), group_ids=torch.tensor([0]))
+        alone = TokenBatch(
+            input_ids=whole.input_ids[row : row + 1, : column + 1].clone(),
+            **built.single_turn(torch.tensor([column]), torch.tensor([1])),
+            group_ids=torch.tensor([0]),
+        )
         torch.testing.assert_close(values(alone)[0], found[t], rtol=0, atol=1e-5)
     output = whole.input_ids.clone()
     output[0, 9] = 24
@@ -186,8 +218,9 @@ def test_a_reference_after_a_longer_prompt_reads_every_turn(folder: Path):
     of = learner(folder, {"name": "grpo"}, {"kl": kl})
     told = of.policy.tokenizer("12+3", add_special_tokens=False)["input_ids"]
     longer = [replace(g, prompt=replace(g.prompt, token_ids=(*told, *g.prompt.token_ids))) for g in groups()]
-    torch.testing.assert_close(of.references["kl"].hidden(pack(groups(), None)), of.references["kl"]._of.hidden(pack(longer, None)),
-                               rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        of.references["kl"].hidden(pack(groups(), None)), of.references["kl"]._of.hidden(pack(longer, None)), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_a_disturbed_prompt_leaves_every_turn_as_it_was():
@@ -221,8 +254,14 @@ def test_steps_are_paid_at_trained_tokens():
 
 
 def test_versions_are_those_of_each_token_and_staleness_the_mean_over_episodes():
-    drawn = [episode(segment("assistant", [4, 5, 6], -1.0, versions=((2, 1), (3, 2))), segment("tool", [7]),
-                     segment("assistant", [8], -2.0, versions=((4, 1),))), episode(segment("assistant", [4], -1.0, versions=((1, 1),)))]
+    drawn = [
+        episode(
+            segment("assistant", [4, 5, 6], -1.0, versions=((2, 1), (3, 2))),
+            segment("tool", [7]),
+            segment("assistant", [8], -2.0, versions=((4, 1),)),
+        ),
+        episode(segment("assistant", [4], -1.0, versions=((1, 1),))),
+    ]
     batch = pack([Group(prompt=groups()[0].prompt, episodes=tuple(drawn))], None)
     assert batch.versions.tolist() == [2, 3, 3, 4, 1] and batch.versions.dtype == torch.int64
     assert batch.sampler_logp.tolist() == [-1.0, -1.0, -1.0, -2.0, -1.0]
@@ -259,12 +298,15 @@ def test_what_cannot_be_trained_is_refused():
         pack([Group(prompt=groups()[0].prompt, episodes=(TURNS[1], drawn))], None)
 
 
-@pytest.mark.parametrize(("make", "says"), [
-    (lambda: replace(segment("assistant", [4, 5], -1.0), logp=np.zeros(1, np.float32)), "2 tokens has 1 log-probs"),
-    (lambda: segment("assistant", [4, 5], -1.0, versions=((0, 1),)), "cover 1 tokens, and it has 2 log-probs"),
-    (lambda: segment("tool", [4], versions=((0, 1),)), "cover 1 tokens, and it has no log-probs"),
-    (lambda: episode(segment("assistant", [4], -1.0), segment("assistant", [4])), "some trained segments"),
-])
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: replace(segment("assistant", [4, 5], -1.0), logp=np.zeros(1, np.float32)), "2 tokens has 1 log-probs"),
+        (lambda: segment("assistant", [4, 5], -1.0, versions=((0, 1),)), "cover 1 tokens, and it has 2 log-probs"),
+        (lambda: segment("tool", [4], versions=((0, 1),)), "cover 1 tokens, and it has no log-probs"),
+        (lambda: episode(segment("assistant", [4], -1.0), segment("assistant", [4])), "some trained segments"),
+    ],
+)
 def test_a_segment_that_contradicts_itself_is_refused(make, says: str):
     with pytest.raises(ValueError, match=says):
         make()

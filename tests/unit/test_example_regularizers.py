@@ -85,10 +85,15 @@ def test_repetition_is_refused_on_demonstrations():
     assert told(regularizer, on_policy=False, samples=True) is None
 
 
-@pytest.mark.parametrize(("name", "keys", "said"), [
-    ("Wasserstein", {"order": [1, 1]}, "different token ids"), ("Wasserstein", {"order": []}, "different token ids"),
-    ("Wasserstein", {}, "order"), ("Repetition", {"window": 0}, "at least 1"),
-])
+@pytest.mark.parametrize(
+    ("name", "keys", "said"),
+    [
+        ("Wasserstein", {"order": [1, 1]}, "different token ids"),
+        ("Wasserstein", {"order": []}, "different token ids"),
+        ("Wasserstein", {}, "order"),
+        ("Repetition", {"window": 0}, "at least 1"),
+    ],
+)
 def test_wrong_keys_are_told(name: str, keys: dict, said: str):
     with pytest.raises(RecipeError, match=said):
         rule(name, **keys)

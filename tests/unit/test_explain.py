@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from align.config import registry
-from align.config.docstrings import keys, sentence, summary, written
+from align.config.docstrings import format_part, keys, sentence, summary
 from align.config.recipes import build, load
 from align.inspect.explain import show
 from align.oracle import estimator_bias
@@ -64,9 +64,16 @@ def parts(tmp_path):
 def told(parts: str, **changes) -> dict[str, dict[str, str]]:
     """Section -> label -> text of what is printed; rows without a label are joined under the one above."""
     node = {
-        "steps": 10, "task": "countdown", "reward": "exact", "algorithm": {"name": "grpo", "reduction": "constant"},
-        "engine": f"{parts}:Silent", "model": {"config": {"model_type": "qwen2"}}, "batch": {"prompts": 16, "samples": 4},
-        "sampling": {"max_tokens": 24}, "workers": {"rollout": 2}, "regularizers": {"kl": {"coefficient": 0.03}},
+        "steps": 10,
+        "task": "countdown",
+        "reward": "countdown_exact",
+        "algorithm": {"name": "grpo", "reduction": "constant"},
+        "engine": f"{parts}:Silent",
+        "model": {"config": {"model_type": "qwen2"}},
+        "batch": {"prompts": 16, "samples": 4},
+        "sampling": {"max_tokens": 24},
+        "workers": {"rollout": 2},
+        "regularizers": {"kl": {"coefficient": 0.03}},
     } | changes
     console = Console(file=io.StringIO(), width=400)
     show(build(node), console)
@@ -94,8 +101,11 @@ def test_the_objective_holds_the_coefficient_and_every_symbol(parts):
 
 
 def test_a_coefficient_of_0_is_no_term(parts):
-    regularizers = {"seen": {"coefficient": 0}, "paid": {"coefficient": 0.0, "placement": "reward", "credit": "summed"},
-                    "kl": {"coefficient": 0.03, "estimator": "exact"}}
+    regularizers = {
+        "seen": {"coefficient": 0},
+        "paid": {"coefficient": 0.0, "placement": "reward", "credit": "summed"},
+        "kl": {"coefficient": 0.03, "estimator": "exact"},
+    }
     sections = told(parts, algorithm=f"{parts}:Told", regularizers=regularizers)
     rows = sections["objective, maximised"]
     assert rows[""] == "J = E Σ_t w_t [ 1 · ρ A − 0.03 · kl_t ]"
@@ -114,9 +124,10 @@ def test_an_algorithm_that_says_nothing_is_told_by_its_docstring(parts):
 
 
 def test_what_is_placed_in_the_reward_leaves_the_loss(parts):
-    regularizers = {"far": {"placement": "reward", "credit": "summed", "weighting": "difficulty",
-                            "coefficient": {"name": "adaptive", "target": 2}},
-                    "near": {"divergence": {"name": "tsallis", "q": 0.5}, "coefficient": 1e-4}}
+    regularizers = {
+        "far": {"placement": "reward", "credit": "summed", "weighting": "difficulty", "coefficient": {"name": "adaptive", "target": 2}},
+        "near": {"divergence": {"name": "tsallis", "q": 0.5}, "coefficient": 1e-4},
+    }
     sections = told(parts, algorithm=f"{parts}:Plain", regularizers=regularizers)
     rows = sections["objective, maximised"]
     assert rows[""].endswith("] − 0.0001 · near_t ]")
@@ -147,11 +158,17 @@ def test_effective_beta(parts, reduction, full, half):
     assert text[2] == f"answers of 12 tokens: {half} the mean nats of an answer"
 
 
-@pytest.mark.parametrize(("max_batch", "dealt"), [
-    (32, "units of at most 8 prompts × 4 = 32 rollouts, 2 of them, dealt to 2"),
-    (512, "units of at most 16 prompts × 4 = 64 rollouts, 1 of them, dealt to 2; a step's 64 answers are generated in 1 unit, so 1 of 2 "
-          "rollout workers have nothing to do: lower workers.rollout, or the rows of a unit (engine.max_batch)"),
-])
+@pytest.mark.parametrize(
+    ("max_batch", "dealt"),
+    [
+        (32, "units of at most 8 prompts × 4 = 32 rollouts, 2 of them, dealt to 2"),
+        (
+            512,
+            "units of at most 16 prompts × 4 = 64 rollouts, 1 of them, dealt to 2; a step's 64 answers are generated in 1 unit, so 1 of 2 "
+            "rollout workers have nothing to do: lower workers.rollout, or the rows of a unit (engine.max_batch)",
+        ),
+    ],
+)
 def test_units_are_counted(parts, max_batch, dealt):
     assert told(parts, engine={"name": "transformers", "max_batch": max_batch})["batch"]["worker"] == dealt
 
@@ -167,8 +184,15 @@ def test_batch_arithmetic(parts):
 
 
 def test_demonstrations_have_no_rollouts(parts):
-    sections = told(parts, algorithm="sft", reward=None, task={"name": "countdown", "demonstrations": True},
-                    batch={"prompts": 16}, regularizers={}, workers={"backend": "local"})
+    sections = told(
+        parts,
+        algorithm="sft",
+        reward=None,
+        task={"name": "countdown", "demonstrations": True},
+        batch={"prompts": 16},
+        regularizers={},
+        workers={"backend": "local"},
+    )
     assert sections["batch"] == {
         "step": "16 demonstrations",
         "updates": "1 epochs × 1 minibatches = 1 a step, 16 sequences each; one update a batch",
@@ -180,13 +204,25 @@ def test_demonstrations_have_no_rollouts(parts):
 
 
 def preferences(parts: str, algorithm: dict, **changes) -> dict[str, dict[str, str]]:
-    return told(parts, **{"algorithm": algorithm, "reward": None, "task": {"name": "preferences", "path": "pairs.jsonl"},
-                          "model": {"path": "nowhere"}, "batch": {"prompts": 16}, "workers": {"backend": "local"}} | changes)
+    return told(
+        parts,
+        **{
+            "algorithm": algorithm,
+            "reward": None,
+            "task": {"name": "preferences", "path": "pairs.jsonl"},
+            "model": {"path": "nowhere"},
+            "batch": {"prompts": 16},
+            "workers": {"backend": "local"},
+        }
+        | changes,
+    )
 
 
 def test_a_link_is_told_as_what_it_makes_optimal(parts):
-    regularizers = {"js": {"divergence": "jensen_shannon", "placement": "link", "coefficient": 0.25, "reference": "precomputed"},
-                    "near": {"coefficient": 0.5, "estimator": "exact"}}
+    regularizers = {
+        "js": {"divergence": "jensen_shannon", "placement": "link", "coefficient": 0.25, "reference": "precomputed"},
+        "near": {"coefficient": 0.5, "estimator": "exact"},
+    }
     sections = preferences(parts, {"name": "dpo", "preference": "ipo", "minibatches": 2}, regularizers=regularizers)
     rows = sections["objective, maximised"]
     assert rows[""] == "J = E Σ_t w_t [ −(s_w − s_l − 1/(2β))² − 0.5 · near_t ]"
@@ -226,8 +262,10 @@ def test_a_critic_learns_the_penalty_in_the_reward(parts):
     sections = told(parts, algorithm={"name": "ppo", "advantage": {"whiten": False}, "value_coefficient": 0.5}, regularizers=regularizers)
     rows = sections["objective, maximised"]
     assert rows[""] == "J = E Σ_t w_t [ min(ρ A, clip(ρ, 1−0.2, 1+0.2) A) − 0.5 L_V ]"
-    assert rows["A"].splitlines() == ["less 0.05 · kl_t, of π_old: taken from the reward of each token, which the critic learns",
-                                      "GAE of the critic, γ = 1, λ = 0.95"]
+    assert rows["A"].splitlines() == [
+        "less 0.05 · kl_t, of π_old: taken from the reward of each token, which the critic learns",
+        "GAE of the critic, γ = 1, λ = 0.95",
+    ]
     gradient = sections["regularizer kl"]["gradient"]
     assert gradient.endswith("taken once a batch, at π_old; later updates weigh it by the surrogate's own ratio")
     assert sections["what is loaded"]["critic"].startswith("shared(")
@@ -263,7 +301,8 @@ def test_a_biased_form_says_so_and_why_it_runs(parts):
 
 def test_weights_and_bounds_are_told(parts):
     regularizers = {
-        "plain": {"coefficient": 0.1}, "exact": {"coefficient": 0.1, "estimator": "exact"},
+        "plain": {"coefficient": 0.1},
+        "exact": {"coefficient": 0.1, "estimator": "exact"},
         "tied": {"coefficient": 0.1, "ratio_to": "sampler", "ratio_cap": 2.0, "beyond_cap": "mask", "clamp": 5.0, "credit": "sequence"},
         "old": {"coefficient": 0.1, "estimator": "k1", "placement": "reward"},
     }
@@ -274,7 +313,8 @@ def test_weights_and_bounds_are_told(parts):
     assert rows["exact"]["gradient"] == "that of this divergence; nothing is sampled at a visited state: no ratio enters"
     assert "clamp" not in rows["exact"]
     assert rows["tied"]["gradient"] == (
-        "that of this divergence; weighed by π/μ (μ: the sampler) of the answer, above 2 masked: biased where that cuts")
+        "that of this divergence; weighed by π/μ (μ: the sampler) of the answer, above 2 masked: biased where that cuts"
+    )
     assert rows["tied"]["clamp"] == "|log π/ref| of an answer counts up to 5 nats; biased where that cuts"
     assert rows["old"]["gradient"] == "that of this divergence; weighed by the surrogate's own ratio, as published"
 
@@ -291,8 +331,10 @@ def test_references_alike_are_loaded_once(parts):
     assert loaded["processes"] == "ray actors: 1 learner, 2 rollout, 1 reward"
 
 
-@pytest.mark.parametrize(("changes", "nats"), [
-    ({}, "0.001"), ({"model": {"config": {"model_type": "qwen2"}, "dtype": "bfloat16"}}, "0.05"), ({"max_engine_gap": 0.2}, "0.2")])
+@pytest.mark.parametrize(
+    ("changes", "nats"),
+    [({}, "0.001"), ({"model": {"config": {"model_type": "qwen2"}, "dtype": "bfloat16"}}, "0.05"), ({"max_engine_gap": 0.2}, "0.2")],
+)
 def test_the_engine_gap_that_stops_a_run_is_told(parts, changes, nats):
     assert told(parts, **changes)["what is loaded"]["engine gap"] == f"above {nats} nats a token the run stops (max_engine_gap)"
 
@@ -375,6 +417,6 @@ def test_keys_have_their_type_default_and_meaning():
 
 
 def test_written_is_what_a_recipe_would_say():
-    assert written(registry.resolve("divergence", "tsallis", "")(q=0.5)) == "Tsallis(q=0.5)"
+    assert format_part(registry.resolve("divergence", "tsallis", "")(q=0.5)) == "Tsallis(q=0.5)"
     built = build({"steps": 1, "task": "countdown", "algorithm": "sft", "engine": "transformers", "model": {"path": "x"}})
-    assert written(built.algorithm) == "sft(likelihood=nll, likelihood_weight=1.0, reduction=token)"
+    assert format_part(built.algorithm) == "sft(likelihood=nll, likelihood_weight=1.0, reduction=token)"

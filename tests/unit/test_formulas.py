@@ -51,9 +51,21 @@ def line(text: str) -> int:
 
 def rows(**algorithm: Any) -> dict[str, str]:
     """Label -> text of the objective that is explained; the last row of a label."""
-    return {row.label: row.text for row in objective(build({
-        "steps": 10, "task": "countdown", "reward": "exact", "algorithm": {"name": "grpo"} | algorithm, "model": {"path": "nowhere"},
-        "batch": {"prompts": 16, "samples": 4}}))}
+    return {
+        row.label: row.text
+        for row in objective(
+            build(
+                {
+                    "steps": 10,
+                    "task": "countdown",
+                    "reward": "countdown_exact",
+                    "algorithm": {"name": "grpo"} | algorithm,
+                    "model": {"path": "nowhere"},
+                    "batch": {"prompts": 16, "samples": 4},
+                }
+            )
+        )
+    }
 
 
 def test_no_formula_is_printed_that_is_not_the_parts_own(tmp_path: Path):

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from align import cli
 from align.config import nodes, recipes, registry
-from align.config.docstrings import keys, summary, written
+from align.config.docstrings import format_part, keys, summary
 from align.config.nodes import build_part, resolved
 from align.config.schema import RewardLimits
 from align.errors import RecipeError
@@ -84,7 +84,10 @@ def test_annotated_parameters_are_keys(mine):
     assert built.score(PROMPT, "aab") == pytest.approx(3 - 3 - 1)
     assert {k: v for k, v in resolved(built).items() if k != "name"} == {"penalty": 1.0, "words": ["b", "a"], "mark": "x"}
     assert [(k.name, k.type, k.default, k.required) for k in keys(type(built))] == [
-        ("penalty", "float", 0.1, False), ("words", "list", ["a"], False), ("mark", "str | None", None, False)]
+        ("penalty", "float", 0.1, False),
+        ("words", "list", ["a"], False),
+        ("mark", "str | None", None, False),
+    ]
     with pytest.raises(RecipeError, match=r"reward.penalt: unknown key; did you mean 'penalty'\? keyed takes: penalty, words, mark"):
         mine("keyed", penalt=1)
     with pytest.raises(RecipeError, match=r"reward.penalty: 'much' is not of type float"):
@@ -97,10 +100,14 @@ def test_a_list_is_a_list_of_each_calls_own(tmp_path):
     assert [built.score(PROMPT, "a") for _ in range(3)] == [1, 1, 1]
 
 
-@pytest.mark.parametrize(("name", "says"), [
-    ("raises", "KeyError: 'no such answer' ({place}:{after})"), ("hangs", "took longer than 0.2 s"),
-    ("words", "returned a str; a reward is a number, or named numbers with their `total` ({place}:{line})"),
-])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("raises", "KeyError: 'no such answer' ({place}:{after})"),
+        ("hangs", "took longer than 0.2 s"),
+        ("words", "returned a str; a reward is a number, or named numbers with their `total` ({place}:{line})"),
+    ],
+)
 def test_what_fails_costs_its_own_sample(mine, tmp_path, name, says):
     group = Group(prompt=PROMPT, episodes=(Episode.single_turn(np.zeros(1, np.int32), "four"),))
     rewards = run_rewards(mine(name), RewardLimits(seconds=0.2), [group])
@@ -109,16 +116,19 @@ def test_what_fails_costs_its_own_sample(mine, tmp_path, name, says):
     assert says.format(place=tmp_path / "mine.py", line=line, after=line + 1) in rewards.first_failure
 
 
-@pytest.mark.parametrize(("signature", "says"), [
-    ("(text)", "odd(text) takes no answer"),
-    ("(response, text)", "takes text, which has no default and is neither `prompt` nor `response`"),
-    ("(text: str = '')", "takes no answer"),
-    ("()", "takes no answer"),
-    ("(prompt, response, answer: str)", "takes answer, which has no default"),
-    ("(prompt, response, **kwargs)", "takes **kwargs, which is not given by name"),
-    ("(*response)", "takes *response, which is not given by name"),
-    ("(prompt, response, /)", "takes prompt, which is not given by name"),
-])
+@pytest.mark.parametrize(
+    ("signature", "says"),
+    [
+        ("(text)", "odd(text) takes no answer"),
+        ("(response, text)", "takes text, which has no default and is neither `prompt` nor `response`"),
+        ("(text: str = '')", "takes no answer"),
+        ("()", "takes no answer"),
+        ("(prompt, response, answer: str)", "takes answer, which has no default"),
+        ("(prompt, response, **kwargs)", "takes **kwargs, which is not given by name"),
+        ("(*response)", "takes *response, which is not given by name"),
+        ("(prompt, response, /)", "takes prompt, which is not given by name"),
+    ],
+)
 def test_another_signature_says_what_is_expected(tmp_path, signature, says):
     write(tmp_path, mine=f"\n\nx = 1\ndef odd{signature}:\n    return 1.0\n")
     with pytest.raises(RecipeError) as caught:
@@ -128,13 +138,16 @@ def test_another_signature_says_what_is_expected(tmp_path, signature, says):
     assert told.endswith("def my_reward(prompt, response, *, penalty: float = 0.1)")
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("def odd(response, penalty=0.1): return 1.0", "annotate it: penalty: float = 0.1"),
-    ("def odd(response, penalty: Absent = 0.1): return 1.0", "has an annotation that cannot be read"),
-    ("def odd(response, start: int = 0): return 1.0", "takes a key start, which every reward has; call it otherwise"),
-    ("async def odd(response): return 1.0", "is a coroutine or a generator"),
-    ("def odd(response): yield 1.0", "is a coroutine or a generator"),
-])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("def odd(response, penalty=0.1): return 1.0", "annotate it: penalty: float = 0.1"),
+        ("def odd(response, penalty: Absent = 0.1): return 1.0", "has an annotation that cannot be read"),
+        ("def odd(response, start: int = 0): return 1.0", "takes a key start, which every reward has; call it otherwise"),
+        ("async def odd(response): return 1.0", "is a coroutine or a generator"),
+        ("def odd(response): yield 1.0", "is a coroutine or a generator"),
+    ],
+)
 def test_another_mistake_says_how_to_mend_it(tmp_path, text, says):
     write(tmp_path, mine=f"from __future__ import annotations\n{text}\n")
     with pytest.raises(RecipeError) as caught:
@@ -153,7 +166,7 @@ def test_another_kind_is_a_class(tmp_path):
 def test_it_is_shown_with_its_docstring_and_its_place(mine, tmp_path):
     part = mine("keyed")
     assert summary(type(part)) == "Length, less a penalty." and summary(type(mine("alone"))) == ""
-    assert written(part) == "keyed(penalty=0.1, words=['a'], mark=None)".replace("keyed", f"{tmp_path}/mine.py:keyed")
+    assert format_part(part) == "keyed(penalty=0.1, words=['a'], mark=None)".replace("keyed", f"{tmp_path}/mine.py:keyed")
     assert nodes.location(type(part)) == f"{tmp_path}/mine.py:{line_of('keyed')}"
     assert inspect.getsource(type(part)).startswith("def keyed(")
 
@@ -161,7 +174,8 @@ def test_it_is_shown_with_its_docstring_and_its_place(mine, tmp_path):
 def test_explain_names_it(tmp_path):
     write(tmp_path, mine=FUNCTIONS)
     (tmp_path / "r.yaml").write_text(
-        "base: countdown_grpo\nreward: {name: ./mine.py:keyed, penalty: 0.5}\nmodel: {path: /nowhere, recipe: null}\n")
+        "base: countdown_grpo\nreward: {name: ./mine.py:keyed, penalty: 0.5}\nmodel: {path: /nowhere, recipe: null}\n"
+    )
     result = CliRunner().invoke(cli.app, ["explain", str(tmp_path / "r.yaml")], env={"COLUMNS": "300"})
     assert result.exit_code == 0, result.output
     shown = " ".join(result.output.split())
@@ -194,6 +208,11 @@ def test_an_installed_package_brings_one(tmp_path, monkeypatch):
 
 def test_a_recipe_of_it_can_be_built_again(tmp_path):
     write(tmp_path, mine=FUNCTIONS)
-    node = {"steps": 1, "task": "countdown", "algorithm": "grpo", "model": {"path": "/nowhere"},
-            "reward": {"name": f"{tmp_path}/mine.py:keyed", "penalty": 0.5}}
+    node = {
+        "steps": 1,
+        "task": "countdown",
+        "algorithm": "grpo",
+        "model": {"path": "/nowhere"},
+        "reward": {"name": f"{tmp_path}/mine.py:keyed", "penalty": 0.5},
+    }
     assert recipes.build(resolved(recipes.build(node))).reward.penalty == 0.5

@@ -112,8 +112,14 @@ def test_outcomes_only_one_side_allows(dtype):
     middle = (full + cut) / 2
     shannon = torch.special.xlogy(full, full / middle).sum() + torch.special.xlogy(cut, cut / middle).sum()
     hellinger = ((full.sqrt() - cut.sqrt()) ** 2).sum()
-    cases = [(ReverseKl(), cut, full, kl), (ForwardKl(), full, cut, kl), (JensenShannon(), cut, full, shannon),
-             (JensenShannon(), full, cut, shannon), (Tsallis(q=0.5), cut, full, hellinger), (Tsallis(q=0.5), full, cut, hellinger)]
+    cases = [
+        (ReverseKl(), cut, full, kl),
+        (ForwardKl(), full, cut, kl),
+        (JensenShannon(), cut, full, shannon),
+        (JensenShannon(), full, cut, shannon),
+        (Tsallis(q=0.5), cut, full, hellinger),
+        (Tsallis(q=0.5), full, cut, hellinger),
+    ]
     for divergence, pi, ref, expected in cases:
         logits = pi.log().requires_grad_()
         found = exact_divergence(divergence, torch.log_softmax(logits, -1), ref.log())

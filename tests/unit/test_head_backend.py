@@ -8,12 +8,17 @@ from align.config.recipes import build
 from align.config.schema import BACKENDS
 from align.divergences.reverse_kl import ReverseKl
 from align.errors import RecipeError, UserError
-from align.learner.head import stop_unless_ready
+from align.learner.kernel_preflight import stop_unless_ready
 from align.learner.learner import Learner
 from align_kernels import backends
 
-NODE = {"steps": 1, "task": "countdown", "algorithm": "grpo", "reward": "exact",
-        "regularizers": {"kl": {"coefficient": 0.1, "estimator": "exact"}}}
+NODE = {
+    "steps": 1,
+    "task": "countdown",
+    "algorithm": "grpo",
+    "reward": "countdown_exact",
+    "regularizers": {"kl": {"coefficient": 0.1, "estimator": "exact"}},
+}
 
 
 def recipe(**keys):
@@ -76,7 +81,7 @@ FAILURES = {
 
 def failing(monkeypatch, **checks):
     made = backends.rows("torch", torch.empty(0))._replace(name="triton", **checks)
-    monkeypatch.setattr("align.learner.head.rows", lambda backend, tensor: made)
+    monkeypatch.setattr("align.learner.kernel_preflight.rows", lambda backend, tensor: made)
 
 
 @pytest.mark.parametrize("told", FAILURES)

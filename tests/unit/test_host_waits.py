@@ -20,8 +20,13 @@ def folder(tmp_path_factory) -> Path:
 
 def run(folder: Path, micro_tokens: int, estimator: str, minibatches: int = 1) -> dict:
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent), str(TESTS.parent / "kernels")])
-    done = subprocess.run([sys.executable, "-m", "fakes.learner_on_device", folder, str(micro_tokens), estimator, str(minibatches)],
-                          env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [sys.executable, "-m", "fakes.learner_on_device", folder, str(micro_tokens), estimator, str(minibatches)],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 

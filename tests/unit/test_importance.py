@@ -30,16 +30,20 @@ from unit.regularizer_oracles.cells import (
 from align.core.credit import bounded
 
 TREE = Problem(4, 3, end=1)
-WEIGHED = [c for c in UNBIASED if c[0] in ("reverse_kl", "forward_kl", "pearson") and (
-    c[1] == "sampled" or (c[1] in OF_ANY and c[3] == "summed"))]
+WEIGHED = [
+    c for c in UNBIASED if c[0] in ("reverse_kl", "forward_kl", "pearson") and (c[1] == "sampled" or (c[1] in OF_ANY and c[3] == "summed"))
+]
 
 
 def by_answer(problem: Problem, of_token: Tensor, credit: str, whole: bool) -> Tensor:
     """[T] log-ratios -> what is weighed, by loops: the token, what leads to it (`whole`: and itself), or its answer."""
     steps, found = problem.steps(), []
     for i, (answer, position, _, _) in enumerate(steps):
-        mine = [of_token[j] for j, step in enumerate(steps) if step[0] == answer and
-                (credit == "sequence" or (j == i if credit == "local" else step[1] < position + whole))]
+        mine = [
+            of_token[j]
+            for j, step in enumerate(steps)
+            if step[0] == answer and (credit == "sequence" or (j == i if credit == "local" else step[1] < position + whole))
+        ]
         found.append(sum(mine, torch.zeros((), dtype=of_token.dtype)))
     return torch.stack(found)
 
@@ -67,8 +71,15 @@ def test_a_cap_cuts_the_weight_and_nothing_else(cell, ratio_to, beyond):
     hand = kept * bare.loss
     if cell[3] == "summed":
         steps = TREE.steps()
-        future = torch.stack([sum((value[j] for j, step in enumerate(steps) if step[0] == answer and step[1] > position),
-                                  torch.zeros((), dtype=value.dtype)) for answer, position, _, _ in steps])
+        future = torch.stack(
+            [
+                sum(
+                    (value[j] for j, step in enumerate(steps) if step[0] == answer and step[1] > position),
+                    torch.zeros((), dtype=value.dtype),
+                )
+                for answer, position, _, _ in steps
+            ]
+        )
         hand = hand + future * (bare_ctx.logp - bare_ctx.logp.detach())
     expected = torch.autograd.grad((ctx.batch.loss_weights * hand).sum(), bare_leaf)[0]
     torch.testing.assert_close(expected_gradient(ctx, leaf, penalty), expected, rtol=1e-11, atol=1e-12)
@@ -80,8 +91,10 @@ def test_a_cap_cuts_the_weight_and_nothing_else(cell, ratio_to, beyond):
 @pytest.mark.parametrize("cell", WEIGHED, ids="-".join)
 def test_what_cuts_nothing_changes_nothing(cell):
     ctx, _ = context(cell, TREE)
-    plain, bounded = (composed(cell, **keys).penalty(ctx, NAME) for keys in (
-        {}, {"ratio_cap": 1e30} | ({} if ESTIMATORS[cell[1]].full_vocabulary else {"clamp": 1e3})))
+    plain, bounded = (
+        composed(cell, **keys).penalty(ctx, NAME)
+        for keys in ({}, {"ratio_cap": 1e30} | ({} if ESTIMATORS[cell[1]].full_vocabulary else {"clamp": 1e3}))
+    )
     assert torch.equal(plain.value, bounded.value)
     assert torch.equal(*(p.loss.detach() if p.reward is None else p.reward for p in (plain, bounded)))
     assert not any(hit.any() for hit in bounded.shares.values())
@@ -112,11 +125,12 @@ def far_context(distances: list[float], credit: str):
     return replace(ctx, batch=replace(batch, ref_logp={NAME: reference}), logp=logp, entropy=ctx.entropy[: len(logp)])
 
 
-COEFFICIENTS = {
-    "reverse_kl": lambda x: x, "forward_kl": lambda x: 1 - math.exp(-x), "pearson": lambda x: 2 * (math.exp(x) - 1)}
+COEFFICIENTS = {"reverse_kl": lambda x: x, "forward_kl": lambda x: 1 - math.exp(-x), "pearson": lambda x: 2 * (math.exp(x) - 1)}
 VALUES = {
-    "reverse_kl": lambda x: math.exp(-x) - 1 + x, "forward_kl": lambda x: -x * math.exp(-x) + 1 - math.exp(-x),
-    "pearson": lambda x: math.exp(-x) * (math.exp(x) - 1) ** 2}
+    "reverse_kl": lambda x: math.exp(-x) - 1 + x,
+    "forward_kl": lambda x: -x * math.exp(-x) + 1 - math.exp(-x),
+    "pearson": lambda x: math.exp(-x) * (math.exp(x) - 1) ** 2,
+}
 
 
 @pytest.mark.parametrize("credit", ["local", "summed"])
@@ -151,8 +165,11 @@ def test_under_sequence_credit_the_clamp_is_the_answers(keys, bound):
 
 
 KEYS = {
-    "sampler": {"ratio_to": "sampler"}, "cap": {"ratio_cap": 2.0}, "mask": {"ratio_cap": 2.0, "beyond_cap": "mask"},
-    "sampler_cap": {"ratio_to": "sampler", "ratio_cap": 2.0}, "clamp": {"clamp": 5.0},
+    "sampler": {"ratio_to": "sampler"},
+    "cap": {"ratio_cap": 2.0},
+    "mask": {"ratio_cap": 2.0, "beyond_cap": "mask"},
+    "sampler_cap": {"ratio_to": "sampler", "ratio_cap": 2.0},
+    "clamp": {"clamp": 5.0},
 }
 IDLE = {
     *product(OF_KL, PLACEMENTS, CREDITS, POLICIES, ("sampler", "cap", "mask", "sampler_cap")),
@@ -188,11 +205,19 @@ def test_demonstrations_have_no_sampler(keys):
     assert "no sampler log-probs" in told(composed(cell, **keys), on_policy=True, samples=False)
 
 
-@pytest.mark.parametrize(("keys", "says"), [
-    ({"ratio_to": "engine"}, "ratio_to must be one of old, sampler"), ({"ratio_cap": 1.0}, "above 1"), ({"ratio_cap": math.inf}, "finite"),
-    ({"ratio_cap": math.nan}, "above 1"), ({"beyond_cap": "mask"}, "changes nothing without ratio_cap"),
-    ({"ratio_cap": 2.0, "beyond_cap": "drop"}, "truncate, mask"), ({"clamp": 0.0}, "positive"), ({"clamp": math.inf}, "finite"),
-])
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"ratio_to": "engine"}, "ratio_to must be one of old, sampler"),
+        ({"ratio_cap": 1.0}, "above 1"),
+        ({"ratio_cap": math.inf}, "finite"),
+        ({"ratio_cap": math.nan}, "above 1"),
+        ({"beyond_cap": "mask"}, "changes nothing without ratio_cap"),
+        ({"ratio_cap": 2.0, "beyond_cap": "drop"}, "truncate, mask"),
+        ({"clamp": 0.0}, "positive"),
+        ({"clamp": math.inf}, "finite"),
+    ],
+)
 def test_keys_without_meaning_are_refused(keys, says):
     with pytest.raises(ValueError, match=says):
         composed(("reverse_kl", "sampled", "loss", "local", "on"), **keys)

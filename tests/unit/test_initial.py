@@ -10,24 +10,43 @@ from safetensors.torch import load_file
 
 from align.config import recipes, schema
 from align.errors import RecipeError, UserError
-from align.learner.folders import load_causal_lm
+from align.learner.model_loading import load_causal_lm
 from align.run.initial_policy import content_hash, model_folder
 from align.train import train
 
-CONFIG = {"model_type": "qwen2", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
-          "intermediate_size": 16}
+CONFIG = {
+    "model_type": "qwen2",
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 16,
+}
 
 
 def build(model: dict, **changes) -> schema.Recipe:
-    return recipes.build({"steps": 0, "task": {"name": "countdown", "size": 8, "demonstrations": True}, "algorithm": "sft", "model": model,
-                         "batch": {"prompts": 4}, "workers": {"backend": "local"}, "evaluation": {"every": -1}} | changes)
+    return recipes.build(
+        {
+            "steps": 0,
+            "task": {"name": "countdown", "size": 8, "demonstrations": True},
+            "algorithm": "sft",
+            "model": model,
+            "batch": {"prompts": 4},
+            "workers": {"backend": "local"},
+            "evaluation": {"every": -1},
+        }
+        | changes
+    )
 
 
-@pytest.mark.parametrize(("model", "where", "says"), [
-    ({"path": "nowhere"}, "model.path", "there is no model folder nowhere"),
-    ({"config": {"hidden_size": 8}}, "model.config", "transformers cannot build it: 'model_type'"),
-    ({"config": {"model_type": "qwen9"}}, "model.config", "transformers cannot build it"),
-])
+@pytest.mark.parametrize(
+    ("model", "where", "says"),
+    [
+        ({"path": "nowhere"}, "model.path", "there is no model folder nowhere"),
+        ({"config": {"hidden_size": 8}}, "model.config", "transformers cannot build it: 'model_type'"),
+        ({"config": {"model_type": "qwen9"}}, "model.config", "transformers cannot build it"),
+    ],
+)
 def test_a_model_that_cannot_be_had_is_named(model: dict, where: str, says: str, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError) as refused:
@@ -38,8 +57,7 @@ def test_a_model_that_cannot_be_had_is_named(model: dict, where: str, says: str,
 def test_a_task_without_a_tokenizer_cannot_start_from_nothing(tmp_path: Path):
     (tmp_path / "data.jsonl").write_text('{"prompt": "1", "answer": "2"}\n')
     with pytest.raises(RecipeError, match="needs a tokenizer"):
-        model_folder(build({"config": CONFIG}, task={"name": "jsonl", "path": str(tmp_path / "data.jsonl")}), tmp_path, train,
-                     print)
+        model_folder(build({"config": CONFIG}, task={"name": "jsonl", "path": str(tmp_path / "data.jsonl")}), tmp_path, train, print)
 
 
 def test_a_folder_without_a_model_is_told_in_one_line(tmp_path: Path):
@@ -50,8 +68,10 @@ def test_a_folder_without_a_model_is_told_in_one_line(tmp_path: Path):
 
 
 def test_the_seed_decides_the_weights(tmp_path: Path):
-    weights = [load_file(Path(model_folder(build({"config": CONFIG}, seed=seed), tmp_path / str(i), train, print)) / "model.safetensors")
-               for i, seed in enumerate((0, 0, 1))]
+    weights = [
+        load_file(Path(model_folder(build({"config": CONFIG}, seed=seed), tmp_path / str(i), train, print)) / "model.safetensors")
+        for i, seed in enumerate((0, 0, 1))
+    ]
     name = "model.embed_tokens.weight"
     assert torch.equal(weights[0][name], weights[1][name]) and not torch.equal(weights[0][name], weights[2][name])
 
@@ -59,8 +79,10 @@ def test_the_seed_decides_the_weights(tmp_path: Path):
 def test_a_warm_start_runs_once_and_is_found_by_its_content(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("ALIGN_CACHE", str(tmp_path / "cache"))
     warm = tmp_path / "warm.yaml"
-    text = (f"steps: 1\ntask: {{name: countdown, size: 8, demonstrations: true}}\nalgorithm: sft\nmodel: {{config: {CONFIG}}}\n"
-            "batch: {prompts: 4}\nworkers: {backend: local}\nevaluation: {every: -1}\n")
+    text = (
+        f"steps: 1\ntask: {{name: countdown, size: 8, demonstrations: true}}\nalgorithm: sft\nmodel: {{config: {CONFIG}}}\n"
+        "batch: {prompts: 4}\nworkers: {backend: local}\nevaluation: {every: -1}\n"
+    )
     warm.write_text(text)
     notes = []
     first = model_folder(build({"recipe": str(warm)}), tmp_path, train, notes.append)

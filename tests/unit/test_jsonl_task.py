@@ -28,11 +28,13 @@ def lines(*rows) -> str:
 
 
 def test_rows_become_examples(write):
-    path = write(lines(
-        {"prompt": "2+2=", "answer": "4", "id": "easy-1", "level": 3, "tags": ["sum"]},
-        {"prompt": "Write a poem.", "answer": None},
-        {"prompt": " three ", "id": 7},
-    ))
+    path = write(
+        lines(
+            {"prompt": "2+2=", "answer": "4", "id": "easy-1", "level": 3, "tags": ["sum"]},
+            {"prompt": "Write a poem.", "answer": None},
+            {"prompt": " three ", "id": 7},
+        )
+    )
     assert list(Jsonl(path).examples()) == [
         Example(id="easy-1", text="2+2=", answer="4", fields={"answer": "4", "level": 3, "tags": ["sum"]}),
         Example(id="line-2", text="Write a poem.", fields={}),
@@ -41,8 +43,12 @@ def test_rows_become_examples(write):
 
 
 def test_fields_may_have_other_names(write):
-    path = write(lines({"question": "q", "solution": "a", "key": "k", "answer": "unused", "id": 1, "prompt": "kept"},
-                       {"question": "r", "answer": "unused"}))
+    path = write(
+        lines(
+            {"question": "q", "solution": "a", "key": "k", "answer": "unused", "id": 1, "prompt": "kept"},
+            {"question": "r", "answer": "unused"},
+        )
+    )
     assert list(Jsonl(path, prompt="question", answer="solution", id="key").examples()) == [
         Example(id="k", text="q", answer="a", fields={"answer": "a", "id": 1, "prompt": "kept"}),
         Example(id="line-2", text="r"),
@@ -60,31 +66,36 @@ def test_relative_paths_start_at_the_working_directory(write, tmp_path, monkeypa
     assert [e.text for e in Jsonl("rows.jsonl").examples()] == ["x"]
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ("", r"rows\.jsonl: has no rows; write one JSON object a line"),
-    ("\n \n", r"rows\.jsonl: has no rows"),
-    ('{"prompt": "a"}\n{"prompt" "b"}\n', r"rows\.jsonl, line 2: is not JSON: Expecting ':' delimiter at column 11"),
-    ('{"prompt": "a"}\n\n{"prompt": ', r"rows\.jsonl, line 3: is not JSON: Expecting value at column 12"),
-    (b'{"prompt": "a"}\n{"prompt": "\xff"}\n', r"rows\.jsonl, line 2: is not JSON: 'utf-8' codec"),
-    ('{"prompt": "a"}\n["b"]\n', r'rows\.jsonl, line 2: is not an object but \["b"\]'),
-    ('"prompt"\n', r"rows\.jsonl, line 1: is not an object"),
-    ('{"prompt": "a"}\n{"question": "b", "level": 2}\n',
-     r"line 2: has no field 'prompt'; .* task\.prompt; the row has: question, level"),
-    ("{}\n", r"line 1: has no field 'prompt'.* the row has: none"),
-    ('{"prompt": "a"}\n{"prompt": " \\n"}\n', r"line 2: prompt is empty"),
-    ('{"prompt": null}\n', r"line 1: prompt must be a string, not null"),
-    ('{"prompt": 4}\n', r'line 1: prompt must be a string, not 4; or a list of turns \{"role'),
-    ('{"prompt": []}\n', r'line 1: prompt must be a list of turns \{"role": \.\.\., "content": \.\.\.\}, not \[\]'),
-    ('{"prompt": [{"role": "user"}]}\n', r'line 1: prompt\[0\] must be a turn \{"role".*, both strings, not \{"role": "user"'),
-    ('{"prompt": [{"role": "user", "content": " "}]}\n', r"line 1: the last turn of prompt is empty"),
-    ('{"prompt": [{"role": "assistant", "content": "b"}]}\n', r"line 1: prompt ends with a turn by the assistant"),
-    ('{"prompt": "a", "answer": 4}\n', r"line 1: answer must be a string, not 4; put it in quotes"),
-    ('{"prompt": "a", "answer": false}\n', r"line 1: answer must be a string, not false"),
-    ('{"prompt": "a", "id": 1.5}\n', r"line 1: id must be a string or an integer, not 1\.5"),
-    ('{"prompt": "a", "id": true}\n', r"line 1: id must be a string or an integer, not true"),
-    ('{"prompt": "a", "id": "x"}\n{"prompt": "b"}\n{"prompt": "c", "id": "x"}\n', r"line 3: has the same id as line 1, 'x'"),
-    ('{"prompt": "a", "id": "line-2"}\n{"prompt": "b"}\n', r"line 2: has the same id as line 1, 'line-2'"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", r"rows\.jsonl: has no rows; write one JSON object a line"),
+        ("\n \n", r"rows\.jsonl: has no rows"),
+        ('{"prompt": "a"}\n{"prompt" "b"}\n', r"rows\.jsonl, line 2: is not JSON: Expecting ':' delimiter at column 11"),
+        ('{"prompt": "a"}\n\n{"prompt": ', r"rows\.jsonl, line 3: is not JSON: Expecting value at column 12"),
+        (b'{"prompt": "a"}\n{"prompt": "\xff"}\n', r"rows\.jsonl, line 2: is not JSON: 'utf-8' codec"),
+        ('{"prompt": "a"}\n["b"]\n', r'rows\.jsonl, line 2: is not an object but \["b"\]'),
+        ('"prompt"\n', r"rows\.jsonl, line 1: is not an object"),
+        (
+            '{"prompt": "a"}\n{"question": "b", "level": 2}\n',
+            r"line 2: has no field 'prompt'; .* task\.prompt; the row has: question, level",
+        ),
+        ("{}\n", r"line 1: has no field 'prompt'.* the row has: none"),
+        ('{"prompt": "a"}\n{"prompt": " \\n"}\n', r"line 2: prompt is empty"),
+        ('{"prompt": null}\n', r"line 1: prompt must be a string, not null"),
+        ('{"prompt": 4}\n', r'line 1: prompt must be a string, not 4; or a list of turns \{"role'),
+        ('{"prompt": []}\n', r'line 1: prompt must be a list of turns \{"role": \.\.\., "content": \.\.\.\}, not \[\]'),
+        ('{"prompt": [{"role": "user"}]}\n', r'line 1: prompt\[0\] must be a turn \{"role".*, both strings, not \{"role": "user"'),
+        ('{"prompt": [{"role": "user", "content": " "}]}\n', r"line 1: the last turn of prompt is empty"),
+        ('{"prompt": [{"role": "assistant", "content": "b"}]}\n', r"line 1: prompt ends with a turn by the assistant"),
+        ('{"prompt": "a", "answer": 4}\n', r"line 1: answer must be a string, not 4; put it in quotes"),
+        ('{"prompt": "a", "answer": false}\n', r"line 1: answer must be a string, not false"),
+        ('{"prompt": "a", "id": 1.5}\n', r"line 1: id must be a string or an integer, not 1\.5"),
+        ('{"prompt": "a", "id": true}\n', r"line 1: id must be a string or an integer, not true"),
+        ('{"prompt": "a", "id": "x"}\n{"prompt": "b"}\n{"prompt": "c", "id": "x"}\n', r"line 3: has the same id as line 1, 'x'"),
+        ('{"prompt": "a", "id": "line-2"}\n{"prompt": "b"}\n', r"line 2: has the same id as line 1, 'line-2'"),
+    ],
+)
 def test_errors_name_file_line_and_remedy(write, content, message):
     with pytest.raises(UserError, match=message):
         Jsonl(write(content)).examples()
@@ -134,8 +145,9 @@ def group(example: Example, *texts: str) -> Group:
 
 
 def test_judge_by_hand(write):
-    with_answer, other, without = Jsonl(write(lines(
-        {"prompt": "2+2=", "answer": "4"}, {"prompt": "3+3=", "answer": " 6"}, {"prompt": "Write."}))).examples()
+    with_answer, other, without = Jsonl(
+        write(lines({"prompt": "2+2=", "answer": "4"}, {"prompt": "3+3=", "answer": " 6"}, {"prompt": "Write."}))
+    ).examples()
     task = Jsonl("unread")
     groups = [group(with_answer, "4", " 4\n"), group(other, "7", "6"), group(without, "abc", "")]
     assert task.judge("eval", groups) == {"length": pytest.approx((2 + 6 + 2 + 2 + 6 + 0) / 6), "exact_match": 0.75}

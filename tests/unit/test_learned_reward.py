@@ -39,8 +39,10 @@ def learned(folder: Path, **keys) -> LoadedScorer:
 
 
 def group(prompt: str, *answers: str, finished: bool = True, **fields) -> Group:
-    return Group(prompt=Prompt(id=prompt, text=prompt, token_ids=(1,), fields=fields), episodes=tuple(
-        Episode.single_turn(np.zeros(1, np.int32), a, finished=finished) for a in answers))
+    return Group(
+        prompt=Prompt(id=prompt, text=prompt, token_ids=(1,), fields=fields),
+        episodes=tuple(Episode.single_turn(np.zeros(1, np.int32), a, finished=finished) for a in answers),
+    )
 
 
 def ids(text: str) -> list[int]:
@@ -70,7 +72,7 @@ def test_an_answer_cut_at_the_limit_has_no_end_token(folder):
 def test_the_gap_to_the_true_reward_is_in_the_parts(folder):
     right = {"skill": "countdown", "numbers": [1, 2], "target": 3}
     groups = [group("1,2=3:", "1+2", "3", **right)]
-    rewards = run_rewards(learned(folder, gold="wordy"), LIMITS, groups)
+    rewards = run_rewards(learned(folder, gold="countdown_wordy"), LIMITS, groups)
     assert rewards.parts.keys() == {"learned", "gold"}
     assert np.array_equal(rewards.values, rewards.parts["learned"])
     assert np.allclose(rewards.parts["gold"], [1 + 0.02 * 3, 0.02]) and np.allclose(rewards.values, learned(folder).score_groups(groups))
@@ -138,23 +140,33 @@ def test_lower_precision_is_near(folder):
 
 
 def test_no_groups_and_no_gradients(folder):
-    made = learned(folder, gold="exact")
+    made = learned(folder, gold="countdown_exact")
     assert made.score_groups([]) == [] and made.batched
     assert not made._model.training and not made._gold.batched
 
 
-@pytest.mark.parametrize(("make", "problem"), [
-    (lambda f: f / "nowhere", "holds no model"),
-    (tiny_model, "holds Qwen2ForCausalLM and no scorer; train one from preferences"),
-    (lambda f: tiny_scorer(f, num_labels=3), "tells 3 classes apart"),
-    (lambda f: without(tiny_scorer(f), "tokenizer*"), "holds no tokenizer"),
-    (lambda f: without(tiny_scorer(f), "*.safetensors"), "holds no scorer"),
-    (lambda f: unpadded(tiny_scorer(f)), "needs a pad_token_id"),
-], ids=["nothing", "policy", "classes", "tokenizer", "weights", "pad"])
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda f: f / "nowhere", "holds no model"),
+        (tiny_model, "holds Qwen2ForCausalLM and no scorer; train one from preferences"),
+        (lambda f: tiny_scorer(f, num_labels=3), "tells 3 classes apart"),
+        (lambda f: without(tiny_scorer(f), "tokenizer*"), "holds no tokenizer"),
+        (lambda f: without(tiny_scorer(f), "*.safetensors"), "holds no scorer"),
+        (lambda f: unpadded(tiny_scorer(f)), "needs a pad_token_id"),
+    ],
+    ids=["nothing", "policy", "classes", "tokenizer", "weights", "pad"],
+)
 def test_a_folder_that_cannot_serve_stops_the_run_before_any_work(make, problem, tmp_path, monkeypatch):
     policy = tiny_model(tmp_path / "policy")
-    node = {"steps": 1, "task": "countdown", "algorithm": "grpo", "reward": {"name": "learned", "path": str(make(tmp_path / "scorer"))},
-            "model": {"path": str(policy)}, "workers": {"backend": "local"}}
+    node = {
+        "steps": 1,
+        "task": "countdown",
+        "algorithm": "grpo",
+        "reward": {"name": "learned", "path": str(make(tmp_path / "scorer"))},
+        "model": {"path": str(policy)},
+        "workers": {"backend": "local"},
+    }
     monkeypatch.setattr(local, "Learner", lambda *_: pytest.fail("the learner was loaded"))
     with pytest.raises(UserError, match=f"reward learned: path: .*{problem}"):
         open_workers(recipes.build(node), str(policy), 4)
@@ -172,10 +184,14 @@ def unpadded(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("keys", "problem"), [
-    ({"max_batch": 0}, "max_batch must be at least 1, not 0"), ({"dtype": "half"}, "dtype must be float32 or bfloat16"),
-    ({"gold": "exactt"}, "did you mean 'exact'"),
-])
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ({"max_batch": 0}, "max_batch must be at least 1, not 0"),
+        ({"dtype": "half"}, "dtype must be float32 or bfloat16"),
+        ({"gold": "exactt"}, "did you mean 'exact'"),
+    ],
+)
 def test_wrong_keys_are_told(keys, problem):
     with pytest.raises(RecipeError, match=problem):
         build_part("reward", {"name": "learned", "path": "x"} | keys, "reward")
@@ -188,12 +204,20 @@ def test_a_relative_path_starts_at_the_working_directory(tmp_path, monkeypatch):
 
 def test_a_reward_is_started_once_with_its_workers(folder, tmp_path):
     policy, plugin = tiny_model(tmp_path / "policy"), tmp_path / "reward.py"
-    plugin.write_text('from align.rewards import Reward\nSTARTED = []\n'
-                      "class Running(Reward):\n    def score(self, prompt, response):\n        return float(len(STARTED))\n"
-                      'class Part(Running):\n    """Counts."""\n    def start(self):\n        STARTED.append(1)\n'
-                      "        return Running()\n")
-    node = {"steps": 1, "task": "countdown", "algorithm": "grpo", "reward": f"{plugin}:Part", "model": {"path": str(policy)},
-            "workers": {"backend": "local"}}
+    plugin.write_text(
+        "from align.rewards import Reward\nSTARTED = []\n"
+        "class Running(Reward):\n    def score(self, prompt, response):\n        return float(len(STARTED))\n"
+        'class Part(Running):\n    """Counts."""\n    def start(self):\n        STARTED.append(1)\n'
+        "        return Running()\n"
+    )
+    node = {
+        "steps": 1,
+        "task": "countdown",
+        "algorithm": "grpo",
+        "reward": f"{plugin}:Part",
+        "model": {"path": str(policy)},
+        "workers": {"backend": "local"},
+    }
     workers = open_workers(recipes.build(node), str(policy), 4)
     for _ in range(2):
         assert workers.score([group("1=", "1")]).values.tolist() == [1.0]
@@ -217,13 +241,20 @@ def test_starting_is_nothing_where_there_is_nothing_to_load():
     assert reward.start() is reward and not reward.batched
 
 
-@pytest.mark.parametrize(("body", "says"), [
-    ("self.model = 1", "Part writes to self.model: a reward is frozen, one object for every run. What changes is kept in the object that"),
-    ("pass", "Part.start must return an object that derives from align.rewards.Reward, and returned None"),
-])
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (
+            "self.model = 1",
+            "Part writes to self.model: a reward is frozen, one object for every run. What changes is kept in the object that",
+        ),
+        ("pass", "Part.start must return an object that derives from align.rewards.Reward, and returned None"),
+    ],
+)
 def test_a_reward_that_keeps_its_model_itself_is_told_where_it_belongs(tmp_path, body: str, says: str):
-    (tmp_path / "mine.py").write_text(f"class Part:\n    def start(self):\n        {body}\n"
-                                      "    def score(self, prompt, response):\n        return 1.0\n")
+    (tmp_path / "mine.py").write_text(
+        f"class Part:\n    def start(self):\n        {body}\n    def score(self, prompt, response):\n        return 1.0\n"
+    )
     with pytest.raises(UserError, match=says):
         started(build_part("reward", f"{tmp_path}/mine.py:Part", "reward"))
 
@@ -232,4 +263,3 @@ def test_the_part_scores_as_what_it_starts(folder):
     made, groups = build_part("reward", {"name": "learned", "path": str(folder)}, "reward"), [group("1=", "1", "2")]
     assert made.score_groups(groups) == made.start().score_groups(groups)
     assert made.score(groups[0].prompt, "1") == made.start().score(groups[0].prompt, "1")
-

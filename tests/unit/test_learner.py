@@ -16,7 +16,7 @@ from align.config import recipes
 from align.config.schema import Model, Optimizer
 from align.errors import RunStopped, UserError
 from align.experience.packing import pack
-from align.experience.prepare import shape
+from align.experience.prepare import prepare_batch
 from align.learner.learner import Learner
 from align.learner.micro_batches import micro_batches, minibatches
 from align.learner.optimizer import schedule
@@ -35,9 +35,17 @@ def model(request, tmp_path_factory) -> Path:
 
 def node(folder: Path, **changes) -> dict:
     return {
-        "steps": 4, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic", "algorithm": "grpo",
-        "model": {"path": str(folder)}, "batch": {"prompts": 4, "samples": 3}, "sampling": {"max_tokens": 6},
-        "optimizer": {"lr": 1e-2}, "workers": {"backend": "local"}, "evaluation": {"every": -1},
+        "steps": 4,
+        "task": f"{PLUGIN}:OnePrompt",
+        "reward": f"{PLUGIN}:ByToken",
+        "engine": f"{PLUGIN}:Systematic",
+        "algorithm": "grpo",
+        "model": {"path": str(folder)},
+        "batch": {"prompts": 4, "samples": 3},
+        "sampling": {"max_tokens": 6},
+        "optimizer": {"lr": 1e-2},
+        "workers": {"backend": "local"},
+        "evaluation": {"every": -1},
     } | changes
 
 
@@ -49,7 +57,7 @@ def batch(learner: Learner, seed: int = 0) -> TokenBatch:
     rewards = Rewards(values=np.random.default_rng(seed).random(12).astype(np.float32))
     betas = RunState(learner.recipe).betas(0)
     scored = learner.score(replace(pack(groups(seed), rewards), betas=betas))
-    return shape(learner.recipe, scored)
+    return prepare_batch(learner.recipe, scored)
 
 
 def parameters(learner: Learner) -> dict[str, torch.Tensor]:
@@ -71,13 +79,19 @@ def test_packed_hidden_states_are_those_of_each_sequence_alone(model: Path):
             row += 1
 
 
-@pytest.mark.parametrize("options", [
-    {"algorithm": {"name": "grpo", "reduction": "token"}}, {"algorithm": {"name": "grpo", "reduction": "sequence_mean"}},
-    {"algorithm": {"name": "grpo", "reduction": "constant"}},
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"algorithm": {"name": "grpo", "reduction": "token"}},
+        {"algorithm": {"name": "grpo", "reduction": "sequence_mean"}},
+        {"algorithm": {"name": "grpo", "reduction": "constant"}},
+    ],
+)
 def test_the_gradient_does_not_depend_on_micro_batches(model: Path, options: dict):
-    regularizers = {"a": {"estimator": "exact", "coefficient": 0.1, "credit": "summed"},
-                    "b": {"divergence": "jensen_shannon", "coefficient": 0.2, "placement": "reward", "credit": "summed"}}
+    regularizers = {
+        "a": {"estimator": "exact", "coefficient": 0.1, "credit": "summed"},
+        "b": {"divergence": "jensen_shannon", "coefficient": 0.2, "placement": "reward", "credit": "summed"},
+    }
     steps = {}
     for micro_tokens in (10_000, 30, 1):
         learner = make(model, regularizers=regularizers, batch={"prompts": 4, "samples": 3, "micro_tokens": micro_tokens}, **options)
@@ -108,9 +122,16 @@ def moved(learner: Learner) -> Learner:
 
 def test_a_penalty_pulls_alike_in_the_loss_and_in_the_reward(model: Path):
     in_loss, in_reward, without = (
-        capture_gradient(learner, batch(learner)) for learner in (moved(make(model, regularizers=regularizers)) for regularizers in (
-            {"kl": {"coefficient": 0.3, "placement": "loss", "divergence": "forward_kl"}},
-            {"kl": {"coefficient": 0.3, "placement": "reward", "divergence": "forward_kl"}}, {})))
+        capture_gradient(learner, batch(learner))
+        for learner in (
+            moved(make(model, regularizers=regularizers))
+            for regularizers in (
+                {"kl": {"coefficient": 0.3, "placement": "loss", "divergence": "forward_kl"}},
+                {"kl": {"coefficient": 0.3, "placement": "reward", "divergence": "forward_kl"}},
+                {},
+            )
+        )
+    )
     for name, g in in_loss.items():
         torch.testing.assert_close(in_reward[name], g, rtol=1e-4, atol=1e-6)
     assert any((in_loss[name] - g).abs().max() > 1e-3 for name, g in without.items())
@@ -119,8 +140,17 @@ def test_a_penalty_pulls_alike_in_the_loss_and_in_the_reward(model: Path):
 def test_scores_are_in_the_order_of_the_batch(model: Path):
     """Micro-batches are cut by length, and their scores put back."""
     regularizers = {"kl": {"coefficient": 0.1, "estimator": "exact"}}
-    learners = [moved(make(model, regularizers=regularizers, algorithm={"name": "grpo", "epochs": 2},
-                           batch={"prompts": 4, "samples": 3, "micro_tokens": n})) for n in (10_000, 1)]
+    learners = [
+        moved(
+            make(
+                model,
+                regularizers=regularizers,
+                algorithm={"name": "grpo", "epochs": 2},
+                batch={"prompts": 4, "samples": 3, "micro_tokens": n},
+            )
+        )
+        for n in (10_000, 1)
+    ]
     whole, cut = map(batch, learners)
     states = [learner.states.of(["kl"], scored)["kl"] for learner, scored in zip(learners, (whole, cut), strict=True)]
     for a, b in ((whole.old_logp, cut.old_logp), (whole.entropy, cut.entropy), states):
@@ -137,8 +167,11 @@ def test_activation_checkpointing_changes_nothing(model: Path):
 @pytest.mark.parametrize("lora", [0, 4])
 @pytest.mark.parametrize("reference", ["frozen", "ema"])
 def test_the_divergence_to_an_initial_reference_starts_at_zero(model: Path, lora: int, reference: str):
-    learner = make(model, model={"path": str(model), "lora": {"rank": lora}},
-                   regularizers={"kl": {"coefficient": 0.1, "reference": reference, "estimator": "exact"}})
+    learner = make(
+        model,
+        model={"path": str(model), "lora": {"rank": lora}},
+        regularizers={"kl": {"coefficient": 0.1, "reference": reference, "estimator": "exact"}},
+    )
     first = learner.update(batch(learner), 0)
     assert first["divergence/kl"].mean == pytest.approx(0, abs=1e-6)
     second = learner.update(batch(learner, seed=1), 1)
@@ -159,8 +192,14 @@ def test_the_moving_average_reference_is_the_moving_average(model: Path):
 
 
 def test_equal_references_are_one(model: Path):
-    learner = make(model, regularizers={"a": {"coefficient": 0.1}, "b": {"coefficient": 0.1, "divergence": "forward_kl"},
-                                        "c": {"coefficient": 0.1, "reference": "ema"}})
+    learner = make(
+        model,
+        regularizers={
+            "a": {"coefficient": 0.1},
+            "b": {"coefficient": 0.1, "divergence": "forward_kl"},
+            "c": {"coefficient": 0.1, "reference": "ema"},
+        },
+    )
     assert learner.references["a"] is learner.references["b"] is not learner.references["c"]
 
 
@@ -205,8 +244,10 @@ def test_exported_and_published_weights_are_the_policy(model: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("lora", [0, 4])
 def test_a_restored_learner_goes_on_bit_for_bit(model: Path, tmp_path: Path, lora: int):
-    options = {"model": {"path": str(model), "lora": {"rank": lora}},
-               "regularizers": {"kl": {"coefficient": 0.1, "estimator": "exact", "reference": "ema"}, "f": {"coefficient": 0.1}}}
+    options = {
+        "model": {"path": str(model), "lora": {"rank": lora}},
+        "regularizers": {"kl": {"coefficient": 0.1, "estimator": "exact", "reference": "ema"}, "f": {"coefficient": 0.1}},
+    }
     one = make(model, **options)
     for step in range(2):
         one.update(batch(one, step), step)
@@ -275,8 +316,11 @@ def test_the_distance_to_the_engine_is_that_of_its_own_samples(model: Path):
 
 @pytest.mark.parametrize("estimator", ["sampled", "exact"])
 def test_policy_and_reference_have_the_same_temperature(model: Path, estimator: str):
-    learner = make(model, sampling={"max_tokens": 6, "temperature": 0.5},
-                   regularizers={"kl": {"coefficient": 0.1, "reference": "ema", "estimator": estimator}})
+    learner = make(
+        model,
+        sampling={"max_tokens": 6, "temperature": 0.5},
+        regularizers={"kl": {"coefficient": 0.1, "reference": "ema", "estimator": estimator}},
+    )
     first = learner.update(batch(learner), 0)
     assert first["divergence/kl"].mean == pytest.approx(0, abs=1e-6) and first["kl/ref/k3"].mean == pytest.approx(0, abs=1e-6)
 
@@ -309,8 +353,16 @@ def test_every_optimizer_key_changes_the_update(model: Path):
         return torch.cat([p.flatten() for p in parameters(learner).values()])
 
     plain = after()
-    for options in ({"lr": 2e-2}, {"betas": [0.8, 0.99]}, {"betas": [0.9, 0.9]}, {"weight_decay": 0.1}, {"warmup_steps": 2},
-                    {"schedule": "linear"}, {"schedule": "cosine"}, {"max_grad_norm": 1e-3}):
+    for options in (
+        {"lr": 2e-2},
+        {"betas": [0.8, 0.99]},
+        {"betas": [0.9, 0.9]},
+        {"weight_decay": 0.1},
+        {"warmup_steps": 2},
+        {"schedule": "linear"},
+        {"schedule": "cosine"},
+        {"max_grad_norm": 1e-3},
+    ):
         assert not torch.equal(after(**options), plain), options
     assert not torch.equal(after(schedule="linear"), after(schedule="linear", final_fraction=0.5))
 
@@ -350,6 +402,8 @@ def test_dropped_samples_leave_no_trace():
 
 
 def test_the_seed_decides_the_first_adapter(model: Path):
-    first = [torch.cat([p.flatten() for p in parameters(make(model, seed=seed, model={"path": str(model), "lora": {"rank": 2}})).values()])
-             for seed in (0, 0, 1)]
+    first = [
+        torch.cat([p.flatten() for p in parameters(make(model, seed=seed, model={"path": str(model), "lora": {"rank": 2}})).values()])
+        for seed in (0, 0, 1)
+    ]
     assert torch.equal(first[0], first[1]) and not torch.equal(first[0], first[2])

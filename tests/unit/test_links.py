@@ -27,7 +27,7 @@ from align.config.schema import Recipe
 from align.errors import RecipeError
 from align.experience.packing import pack
 from align.learner import objective
-from align.learner.tally import Tally
+from align.learner.metric_accumulator import MetricAccumulator
 from align.types import Episode, Group, Link, Prompt, Stat, TokenBatch, TokenContext
 from align.weightings.sampo import Sampo
 
@@ -36,19 +36,39 @@ TREE = Problem(3, 2, end=1)
 BETA = 0.5
 """Not 1, and a power of two: it and its inverse travel in float32."""
 EVERY = every()
-UNBOUND = {"pearson", "cressie_read_0.666667", "cressie_read_3", "skew_kl_0.1", "skew_kl_0.5", "skew_kl_0.9", "tsallis_1.5",
-           "tsallis_1.001", "tsallis_2"}
+UNBOUND = {
+    "pearson",
+    "cressie_read_0.666667",
+    "cressie_read_3",
+    "skew_kl_0.1",
+    "skew_kl_0.5",
+    "skew_kl_0.9",
+    "tsallis_1.5",
+    "tsallis_1.001",
+    "tsallis_2",
+}
 """f'(0) is finite, so an answer may lose all its probability: an f-divergence that penalises more than -log u at 0 has no such optimum."""
-REFUSED = {"total_variation": "constant f' on either side of 1", "k2_functional": "f' does not increase everywhere",
-           "renyi_0.5": "function of an expectation", "renyi_2": "function of an expectation", "renyi_1": "function of an expectation"}
+REFUSED = {
+    "total_variation": "constant f' on either side of 1",
+    "k2_functional": "f' does not increase everywhere",
+    "renyi_0.5": "function of an expectation",
+    "renyi_2": "function of an expectation",
+    "renyi_1": "function of an expectation",
+}
 LINKED = {name: known for name, known in EVERY.items() if name not in REFUSED}
 
 
 def built(algorithm: dict | str = "dpo", **regularizer) -> Recipe:
     """A recipe that learns preferences through this link, checked as every recipe is."""
-    return recipes.build({
-        "steps": 4, "task": {"name": "preferences", "path": "nowhere.jsonl"}, "algorithm": algorithm, "model": {"path": "nowhere"},
-        "regularizers": {NAME: {"placement": "link", "coefficient": BETA} | regularizer}})
+    return recipes.build(
+        {
+            "steps": 4,
+            "task": {"name": "preferences", "path": "nowhere.jsonl"},
+            "algorithm": algorithm,
+            "model": {"path": "nowhere"},
+            "regularizers": {NAME: {"placement": "link", "coefficient": BETA} | regularizer},
+        }
+    )
 
 
 def node(known: Known) -> dict:
@@ -56,8 +76,14 @@ def node(known: Known) -> dict:
     return {"name": word, **known.keys}
 
 
-def rankings(problem: Problem, orders: list[tuple[int, ...]], logits: Tensor, ref: Tensor, weights: Tensor | None = None,
-             multipliers: Tensor | None = None) -> TokenContext:
+def rankings(
+    problem: Problem,
+    orders: list[tuple[int, ...]],
+    logits: Tensor,
+    ref: Tensor,
+    weights: Tensor | None = None,
+    multipliers: Tensor | None = None,
+) -> TokenContext:
     """Each order of answers as a group, best first; `weights` [G] as the share of each in the mean over all answers."""
     answers = [problem.answers[i] for order in orders for i in order]
     token = {s: [] for s in range(len(problem.answers))}
@@ -70,17 +96,22 @@ def rankings(problem: Problem, orders: list[tuple[int, ...]], logits: Tensor, re
     share = torch.full((len(orders),), 1 / len(orders), dtype=torch.float64) if weights is None else weights
     each = share[group_ids] / torch.bincount(group_ids)[group_ids]
     batch = TokenBatch(
-        input_ids=torch.zeros(len(answers), 1 + problem.depth, dtype=torch.int64), **single_turn(torch.ones_like(lengths), lengths),
-        group_ids=group_ids, loss_weights=each[seq_ids],
-        ref_logp={NAME: problem.token_logp(ref)[at]}, betas={NAME: BETA},
-        prompt_ids=tuple(map(str, group_ids.tolist())), multipliers={} if multipliers is None else {NAME: multipliers},
-        penalty_weights={NAME: torch.ones(len(seq_ids), dtype=torch.float64)})
+        input_ids=torch.zeros(len(answers), 1 + problem.depth, dtype=torch.int64),
+        **single_turn(torch.ones_like(lengths), lengths),
+        group_ids=group_ids,
+        loss_weights=each[seq_ids],
+        ref_logp={NAME: problem.token_logp(ref)[at]},
+        betas={NAME: BETA},
+        prompt_ids=tuple(map(str, group_ids.tolist())),
+        multipliers={} if multipliers is None else {NAME: multipliers},
+        penalty_weights={NAME: torch.ones(len(seq_ids), dtype=torch.float64)},
+    )
     return TokenContext(batch=batch, logp=problem.token_logp(logits)[at], entropy=torch.zeros(len(seq_ids)))
 
 
 def total(made: Recipe, ctx: TokenContext) -> tuple[Tensor, dict[str, Stat]]:
     """What the learner differentiates, and what it reports."""
-    losses, tally = Tally(), Tally()
+    losses, tally = MetricAccumulator(), MetricAccumulator()
     loss = objective.total(made, ctx, losses, tally)
     tally.merge(losses)
     return loss, tally.stats()
@@ -151,26 +182,46 @@ def test_the_product_of_link_divergence_estimator_and_credit(capsys):
         answers = {asked(form, on_policy=on_policy) for on_policy in (True, False)}
         assert len(answers) == 1, "how many updates a batch serves does not matter"
         (refusal,) = answers
-        legal = divergence not in NO_EXPECTATION | {"total_variation", "k2_functional"} and estimator in ("sampled", "exact") and (
-            credit == "local")
+        legal = (
+            divergence not in NO_EXPECTATION | {"total_variation", "k2_functional"}
+            and estimator in ("sampled", "exact")
+            and (credit == "local")
+        )
         assert (refusal is None) == legal, (divergence, estimator, credit)
         if refusal is None:
             found["legal"] += 1
             continue
         assert not refusal.biased and len(refusal.text) > 40
-        found["divergence" if "f'" in refusal.text and "changes nothing" not in refusal.text else
-              "credit" if refusal.text.startswith("credit") else "estimator"] += 1
+        found[
+            "divergence"
+            if "f'" in refusal.text and "changes nothing" not in refusal.text
+            else "credit"
+            if refusal.text.startswith("credit")
+            else "estimator"
+        ] += 1
     count = len(DIVERGENCES)
     assert found == {"legal": 2 * (count - 4), "divergence": 4 * 30, "credit": (count - 4) * 20, "estimator": (count - 4) * 8}
     assert set(ESTIMATORS) == {"sampled", "exact", "top_2", *OF_KL}
     with capsys.disabled():
-        print(f"\nlink product: {found['legal']} cells legal, {found['divergence']} refused for the divergence, {found['credit']} for the "
-              f"credit, {found['estimator']} for the estimator, of {found.total()}")
+        print(
+            f"\nlink product: {found['legal']} cells legal, {found['divergence']} refused for the divergence, {found['credit']} for the "
+            f"credit, {found['estimator']} for the estimator, of {found.total()}"
+        )
 
 
-@pytest.mark.parametrize("keys", [
-    {"credit": "summed"}, {"credit": "sequence"}, {"estimator": "k1"}, {"estimator": {"name": "top_k", "k": 2}},
-    {"ratio_to": "sampler"}, {"ratio_cap": 2.0}, {"allow_biased": True}], ids=str)
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"credit": "summed"},
+        {"credit": "sequence"},
+        {"estimator": "k1"},
+        {"estimator": {"name": "top_k", "k": 2}},
+        {"ratio_to": "sampler"},
+        {"ratio_cap": 2.0},
+        {"allow_biased": True},
+    ],
+    ids=str,
+)
 def test_a_key_that_a_link_does_not_read_is_refused(keys: dict):
     with pytest.raises(RecipeError, match="changes nothing"):
         built(**keys)
@@ -263,8 +314,9 @@ def test_the_estimator_measures_beside_the_loss(estimator: str):
 def scores_of(ctx: TokenContext, beta: Tensor | None = None) -> TokenContext:
     """With the log-ratios themselves as scores."""
     x = ratio(ctx)
-    return replace(ctx, link=Link(scores=x, log_ratio=x.detach(), beta=torch.full((len(x),), BETA, dtype=torch.float64) if beta is None
-                                  else beta))
+    return replace(
+        ctx, link=Link(scores=x, log_ratio=x.detach(), beta=torch.full((len(x),), BETA, dtype=torch.float64) if beta is None else beta)
+    )
 
 
 def mean_loss(algorithm: Dpo, ctx: TokenContext) -> Tensor:
@@ -280,8 +332,10 @@ def test_rankings_weigh_all_their_pairs_alike_and_groups_too():
     logits, ref = TREE.random(2).requires_grad_(), TREE.random(3)
     ctx = rankings(TREE, orders, logits, ref)
     x = TREE.answer_logp(logits) - TREE.answer_logp(ref)
-    by_group = [sum(-logsigmoid(BETA * (x[o[i]] - x[o[j]])) for i in range(len(o)) for j in range(i + 1, len(o)))
-                / math.comb(len(o), 2) for o in orders]
+    by_group = [
+        sum(-logsigmoid(BETA * (x[o[i]] - x[o[j]])) for i in range(len(o)) for j in range(i + 1, len(o))) / math.comb(len(o), 2)
+        for o in orders
+    ]
     expected = sum(by_group) / 3
     found, stats = total(built(), ctx)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
@@ -309,8 +363,13 @@ def test_every_preference_by_hand_with_a_beta_for_each_pair(loss: str):
     x = ratio(ctx)
     d, b = x[::2] - x[1::2], beta[::2]
     z = b * d
-    expected = {"sigmoid": torch.log1p(torch.exp(-z)), "hinge": (1 - z).clamp_min(0), "ipo": (d - 1 / (2 * b)) ** 2,
-                "cdpo": torch.log1p(torch.exp(-z)) + e * z, "robust": torch.log1p(torch.exp(-z)) - e / (1 - 2 * e) * z}[loss]
+    expected = {
+        "sigmoid": torch.log1p(torch.exp(-z)),
+        "hinge": (1 - z).clamp_min(0),
+        "ipo": (d - 1 / (2 * b)) ** 2,
+        "cdpo": torch.log1p(torch.exp(-z)) + e * z,
+        "robust": torch.log1p(torch.exp(-z)) - e / (1 - 2 * e) * z,
+    }[loss]
     found = mean_loss(algorithm("dpo", preference=preference), scores_of(ctx, beta))
     torch.testing.assert_close(found, expected.mean(), rtol=1e-12, atol=0)
     margin = algorithm("dpo", preference=preference).loss(scores_of(ctx, beta), None)[1]["preference/margin"]
@@ -343,8 +402,13 @@ def test_per_token_divides_each_score_by_its_length(loss: str):
 
 def sampo(lengths: list[int], logp: Tensor, seed: int = 0) -> TokenContext:
     """Pairs of answers of these lengths, weighed by SamPO."""
-    groups = [Group(prompt=Prompt(id=str(g), text="", token_ids=(3, 4)), episodes=tuple(
-        Episode.single_turn(torch.arange(n).int().numpy(), "") for n in lengths[2 * g : 2 * g + 2])) for g in range(len(lengths) // 2)]
+    groups = [
+        Group(
+            prompt=Prompt(id=str(g), text="", token_ids=(3, 4)),
+            episodes=tuple(Episode.single_turn(torch.arange(n).int().numpy(), "") for n in lengths[2 * g : 2 * g + 2]),
+        )
+        for g in range(len(lengths) // 2)
+    ]
     batch = replace(pack(groups, None), betas={NAME: BETA}, ref_logp={NAME: torch.zeros_like(logp)})
     weights = Sampo(seed).weights(batch, NAME)
     loss_weights = torch.full_like(logp, 1 / len(lengths))
@@ -377,15 +441,19 @@ def test_sampo_counts_as_many_tokens_of_either_answer():
 # Keys
 
 
-@pytest.mark.parametrize(("keys", "where", "says"), [
-    ({"preference": "sigmiod"}, "algorithm.preference", "no preference is called 'sigmiod'; did you mean 'sigmoid'?"),
-    ({"label_smoothing": 0.1}, "algorithm.label_smoothing", "algorithm.preference: {name: cdpo, label_smoothing: ...}"),
-    ({"preference": {"name": "sigmoid", "label_smoothing": 0.1}}, "algorithm.preference.label_smoothing", "unknown key"),
-    ({"preference": "robust"}, "algorithm.preference.label_smoothing", "must be given"),
-    ({"preference": {"name": "cdpo", "label_smoothing": 0.5}}, "algorithm.preference", "at 1/2 the labels say nothing"),
-    ({"preference": {"name": "cdpo", "label_smoothing": -0.1}}, "algorithm.preference", "must lie in"),
-    ({"epochs": 0}, "algorithm", "epochs must be at least 1"),
-], ids=str)
+@pytest.mark.parametrize(
+    ("keys", "where", "says"),
+    [
+        ({"preference": "sigmiod"}, "algorithm.preference", "no preference is called 'sigmiod'; did you mean 'sigmoid'?"),
+        ({"label_smoothing": 0.1}, "algorithm.label_smoothing", "algorithm.preference: {name: cdpo, label_smoothing: ...}"),
+        ({"preference": {"name": "sigmoid", "label_smoothing": 0.1}}, "algorithm.preference.label_smoothing", "unknown key"),
+        ({"preference": "robust"}, "algorithm.preference.label_smoothing", "must be given"),
+        ({"preference": {"name": "cdpo", "label_smoothing": 0.5}}, "algorithm.preference", "at 1/2 the labels say nothing"),
+        ({"preference": {"name": "cdpo", "label_smoothing": -0.1}}, "algorithm.preference", "must lie in"),
+        ({"epochs": 0}, "algorithm", "epochs must be at least 1"),
+    ],
+    ids=str,
+)
 def test_keys_of_dpo_that_make_no_sense(keys: dict, where: str, says: str):
     with pytest.raises(RecipeError) as refused:
         built({"name": "dpo"} | keys)

@@ -24,8 +24,13 @@ from align.config import registry
 from align.errors import UserError
 
 LINKED: dict[str, Change] = {
-    "divergence": Change("jensen_shannon"), "estimator": Change("exact"), "coefficient": Change(0.2), "weighting": Change("sampo"),
-    "reference": Change({"name": "ema", "rate": 0.5}), "clamp": Change(1e-3)}
+    "divergence": Change("jensen_shannon"),
+    "estimator": Change("exact"),
+    "coefficient": Change(0.2),
+    "weighting": Change("sampo"),
+    "reference": Change({"name": "ema", "rate": 0.5}),
+    "clamp": Change(1e-3),
+}
 """What a regularizer reads of its keys where it is placed as the link of a preference loss."""
 
 

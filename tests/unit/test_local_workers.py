@@ -26,9 +26,16 @@ PROMPTS = [Prompt(id=str(i), text="1", token_ids=(3 + i, 4, 5), fields={"do": do
 
 def node(folder: Path | str, **changes) -> dict:
     return {
-        "steps": 2, "task": "countdown", "algorithm": "grpo", "reward": f"{PLUGIN}:Unreliable", "engine": f"{PLUGIN}:Mortal",
-        "model": {"path": str(folder)}, "batch": {"prompts": 4, "samples": 2}, "sampling": {"max_tokens": 6},
-        "workers": {"backend": "local"}, "reward_limits": {"seconds": 0.2},
+        "steps": 2,
+        "task": "countdown",
+        "algorithm": "grpo",
+        "reward": f"{PLUGIN}:Unreliable",
+        "engine": f"{PLUGIN}:Mortal",
+        "model": {"path": str(folder)},
+        "batch": {"prompts": 4, "samples": 2},
+        "sampling": {"max_tokens": 6},
+        "workers": {"backend": "local"},
+        "reward_limits": {"seconds": 0.2},
     } | changes
 
 
@@ -146,18 +153,19 @@ def test_one_two_and_three_processes_generate_the_same_bits(model: Path, max_bat
     assert found[0][:14] != found[0][14:]
 
 
-@pytest.mark.parametrize(("max_batch", "workers", "told"), [
-    (8, 2, None), (8, 3, "in 2 units, so 1 of 3 rollout workers"), (512, 2, "in 1 unit, so 1 of 2 rollout workers"),
-])
+@pytest.mark.parametrize(
+    ("max_batch", "workers", "told"),
+    [(8, 2, None), (8, 3, "in 2 units, so 1 of 3 rollout workers"), (512, 2, "in 1 unit, so 1 of 2 rollout workers")],
+)
 def test_workers_without_a_unit_are_reported(max_batch: int, workers: int, told: str | None):
     found = idle(Transformers(max_batch=max_batch), prompts=8, samples=2, workers=workers)
     assert found is None if told is None else told in found and "engine.max_batch" in found
     assert idle(Vllm(), prompts=8, samples=2, workers=3) is None
 
 
-@pytest.mark.parametrize(("sizes", "answers", "chunks"), [
-    ([2, 2, 2], 4, [[2, 2], [2]]), ([5, 1, 1], 4, [[5], [1, 1]]), ([1, 5], 4, [[1], [5]]), ([], 4, []),
-])
+@pytest.mark.parametrize(
+    ("sizes", "answers", "chunks"), [([2, 2, 2], 4, [[2, 2], [2]]), ([5, 1, 1], 4, [[5], [1, 1]]), ([1, 5], 4, [[1], [5]]), ([], 4, [])]
+)
 def test_chunks_hold_whole_groups(sizes: list[int], answers: int, chunks: list[list[int]]):
     episode = Episode.single_turn(np.zeros(1, np.int32), "")
     groups = [Group(prompt=Prompt(id=str(i), text="", token_ids=(1,)), episodes=(episode,) * n) for i, n in enumerate(sizes)]
@@ -175,26 +183,38 @@ def test_a_recipe_needs_its_actors():
     assert needs(recipes.build(demonstrations), there=8, learns=False) == [rollout]
 
 
-@pytest.mark.parametrize(("there", "stated", "model_device", "engine_device", "gpus"), [
-    (8, {}, "auto", "auto", [1, 1]), (0, {}, "auto", "auto", [0, 0]),
-    (8, {}, "cpu", "auto", [0, 1]), (8, {}, "auto", "cpu", [1, 0]),
-    (0, {}, "cuda", "cuda:0", [1, 1]),
-    (8, {"learner_gpus": 0}, "auto", "auto", [0, 1]), (8, {"rollout_gpus": 0}, "auto", "auto", [1, 0]),
-    (8, {"learner_gpus": 0.25, "rollout_gpus": 2}, "auto", "auto", [0.25, 2]),
-])
+@pytest.mark.parametrize(
+    ("there", "stated", "model_device", "engine_device", "gpus"),
+    [
+        (8, {}, "auto", "auto", [1, 1]),
+        (0, {}, "auto", "auto", [0, 0]),
+        (8, {}, "cpu", "auto", [0, 1]),
+        (8, {}, "auto", "cpu", [1, 0]),
+        (0, {}, "cuda", "cuda:0", [1, 1]),
+        (8, {"learner_gpus": 0}, "auto", "auto", [0, 1]),
+        (8, {"rollout_gpus": 0}, "auto", "auto", [1, 0]),
+        (8, {"learner_gpus": 0.25, "rollout_gpus": 2}, "auto", "auto", [0.25, 2]),
+    ],
+)
 def test_each_process_takes_a_gpu_where_there_is_one(there, stated, model_device, engine_device, gpus):
-    changes = {"workers": stated, "model": {"path": "m", "device": model_device},
-               "engine": {"name": "transformers", "device": engine_device}}
+    changes = {
+        "workers": stated,
+        "model": {"path": "m", "device": model_device},
+        "engine": {"name": "transformers", "device": engine_device},
+    }
     assert [need.gpus for need in needs(recipes.build(node("m", **changes)), there)] == [*gpus, 0]
 
 
-@pytest.mark.parametrize(("nodes", "reason"), [
-    ([{"CPU": 2.0, "GPU": 3.0}], None),
-    ([{"CPU": 1.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}], None),
-    ([{"CPU": 1.5, "GPU": 3.0}], "wanted 2 CPUs (learner 1 x 0.5, rollout 2 x 0.5, reward 1 x 0.5), the cluster has 1.5"),
-    ([{"CPU": 8.0}], "wanted 3 GPUs (learner 1 x 1, rollout 2 x 1), the cluster has 0"),
-    ([{"CPU": 8.0}, {"GPU": 8.0}], "a learner actor wants 0.5 CPUs and 1 GPUs on one node, and no node has both"),
-])
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        ([{"CPU": 2.0, "GPU": 3.0}], None),
+        ([{"CPU": 1.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}], None),
+        ([{"CPU": 1.5, "GPU": 3.0}], "wanted 2 CPUs (learner 1 x 0.5, rollout 2 x 0.5, reward 1 x 0.5), the cluster has 1.5"),
+        ([{"CPU": 8.0}], "wanted 3 GPUs (learner 1 x 1, rollout 2 x 1), the cluster has 0"),
+        ([{"CPU": 8.0}, {"GPU": 8.0}], "a learner actor wants 0.5 CPUs and 1 GPUs on one node, and no node has both"),
+    ],
+)
 def test_a_cluster_that_is_too_small_is_told_in_figures(nodes: list[dict], reason: str | None):
     wanted = [Need("learner", 1, 0.5, 1.0), Need("rollout", 2, 0.5, 1.0), Need("reward", 1, 0.5, 0.0)]
     assert too_large(wanted, nodes) == reason

@@ -11,9 +11,9 @@ from rollouts import groups
 
 from align.config import recipes
 from align.experience.packing import pack
-from align.experience.prepare import shape
+from align.experience.prepare import prepare_batch
 from align.learner.learner import Learner
-from align.learner.masters import MasterAdamW
+from align.learner.mixed_precision_adamw import MasterAdamW
 from align.run.state import RunState
 from align.types import Rewards
 from align.weight_sync.packing import unpack
@@ -28,18 +28,33 @@ def model(tmp_path_factory) -> Path:
 
 
 def make(folder: Path, dtype: str, **changes) -> Learner:
-    return Learner(recipes.build({
-        "steps": 99, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic", "algorithm": "grpo",
-        "model": {"path": str(folder), "dtype": dtype}, "batch": {"prompts": 4, "samples": 3}, "sampling": {"max_tokens": 6},
-        "optimizer": {"lr": 1e-6}, "workers": {"backend": "local"}, "evaluation": {"every": -1}, "max_engine_gap": 99.0} | changes),
-        str(folder))
+    return Learner(
+        recipes.build(
+            {
+                "steps": 99,
+                "task": f"{PLUGIN}:OnePrompt",
+                "reward": f"{PLUGIN}:ByToken",
+                "engine": f"{PLUGIN}:Systematic",
+                "algorithm": "grpo",
+                "model": {"path": str(folder), "dtype": dtype},
+                "batch": {"prompts": 4, "samples": 3},
+                "sampling": {"max_tokens": 6},
+                "optimizer": {"lr": 1e-6},
+                "workers": {"backend": "local"},
+                "evaluation": {"every": -1},
+                "max_engine_gap": 99.0,
+            }
+            | changes
+        ),
+        str(folder),
+    )
 
 
 def learn(learner: Learner, steps: range) -> Learner:
     for step in steps:
         rewards = Rewards(values=np.random.default_rng(step).random(12).astype(np.float32))
         betas = RunState(learner.recipe).betas(0)
-        learner.update(shape(learner.recipe, learner.score(replace(pack(groups(step), rewards), betas=betas))), step)
+        learner.update(prepare_batch(learner.recipe, learner.score(replace(pack(groups(step), rewards), betas=betas))), step)
     return learner
 
 

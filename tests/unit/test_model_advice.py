@@ -31,10 +31,17 @@ def precision():
     torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.parametrize(("saved", "options", "on_gpu", "told"), [
-    ("bfloat16", {}, True, True), ("float16", {}, True, True), ("float32", {}, True, False),
-    ("bfloat16", {}, False, False), ("bfloat16", {"dtype": "bfloat16"}, True, False), ("bfloat16", {"tf32": True}, True, False),
-])
+@pytest.mark.parametrize(
+    ("saved", "options", "on_gpu", "told"),
+    [
+        ("bfloat16", {}, True, True),
+        ("float16", {}, True, True),
+        ("float32", {}, True, False),
+        ("bfloat16", {}, False, False),
+        ("bfloat16", {"dtype": "bfloat16"}, True, False),
+        ("bfloat16", {"tf32": True}, True, False),
+    ],
+)
 def test_half_precision_is_proposed_where_the_saved_model_has_it(folders, saved: str, options: dict, on_gpu: bool, told: bool):
     notes = model_notes(Model(path="m", **options), str(folders[saved]), on_gpu)
     assert len(notes) == told
@@ -46,8 +53,16 @@ def test_a_folder_without_a_model_has_no_advice(tmp_path: Path):
 
 
 def node(folder: Path | str, **options) -> dict:
-    return {"steps": 1, "task": "countdown", "algorithm": "grpo", "reward": "exact", "model": {"path": str(folder), **options},
-            "batch": {"prompts": 4, "samples": 2}, "sampling": {"max_tokens": 4}, "workers": {"backend": "local"}}
+    return {
+        "steps": 1,
+        "task": "countdown",
+        "algorithm": "grpo",
+        "reward": "countdown_exact",
+        "model": {"path": str(folder), **options},
+        "batch": {"prompts": 4, "samples": 2},
+        "sampling": {"max_tokens": 4},
+        "workers": {"backend": "local"},
+    }
 
 
 @pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"device": "cpu"}])

@@ -13,9 +13,9 @@ from models import tiny_model
 
 from align.config import recipes, schema
 from align.experience.packing import pack
-from align.experience.prepare import shape
+from align.experience.prepare import prepare_batch
 from align.learner.learner import Learner
-from align.learner.tally import Tally
+from align.learner.metric_accumulator import MetricAccumulator
 from align.run.state import RunState
 from align.train import beta_metrics, train
 from align.types import Episode, Group, Prompt, Rewards, Stat, TokenBatch
@@ -32,11 +32,22 @@ def model(tmp_path_factory) -> Path:
 
 
 def build(folder: Path, regularizer: dict, algorithm: dict | None = None, **batch) -> schema.Recipe:
-    return recipes.build({
-        "steps": 3, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic",
-        "algorithm": {"name": "grpo"} | (algorithm or {}), "model": {"path": str(folder)}, "batch": {"prompts": 3, "samples": 2} | batch,
-        "sampling": {"max_tokens": 6}, "optimizer": {"lr": 1e-2}, "workers": {"backend": "local"}, "evaluation": {"every": -1},
-        "regularizers": {"kl": regularizer}})
+    return recipes.build(
+        {
+            "steps": 3,
+            "task": f"{PLUGIN}:OnePrompt",
+            "reward": f"{PLUGIN}:ByToken",
+            "engine": f"{PLUGIN}:Systematic",
+            "algorithm": {"name": "grpo"} | (algorithm or {}),
+            "model": {"path": str(folder)},
+            "batch": {"prompts": 3, "samples": 2} | batch,
+            "sampling": {"max_tokens": 6},
+            "optimizer": {"lr": 1e-2},
+            "workers": {"backend": "local"},
+            "evaluation": {"every": -1},
+            "regularizers": {"kl": regularizer},
+        }
+    )
 
 
 def learner(*args, **batch) -> Learner:
@@ -50,8 +61,13 @@ def learner(*args, **batch) -> Learner:
 
 def packed(drop: int | None = None) -> TokenBatch:
     rng = np.random.default_rng(0)
-    groups = [Group(prompt=Prompt(id=i, text="", token_ids=(3, 4, 5)), episodes=tuple(
-        Episode.single_turn(rng.integers(2, 26, n).astype(np.int32), "") for n in (2 + g, 5 - g))) for g, i in enumerate(IDS)]
+    groups = [
+        Group(
+            prompt=Prompt(id=i, text="", token_ids=(3, 4, 5)),
+            episodes=tuple(Episode.single_turn(rng.integers(2, 26, n).astype(np.int32), "") for n in (2 + g, 5 - g)),
+        )
+        for g, i in enumerate(IDS)
+    ]
     values = rng.random(6).astype(np.float32)
     if drop is not None:
         values[drop] = np.nan
@@ -63,7 +79,7 @@ def scored(made: Learner, **multipliers: float) -> TokenBatch:
     state = RunState(made.recipe)
     if multipliers:
         state.coefficients["kl"] = {"multipliers": multipliers}
-    return shape(made.recipe, made.score(replace(packed(), betas=state.betas(0))), state.coefficients)
+    return prepare_batch(made.recipe, made.score(replace(packed(), betas=state.betas(0))), state.coefficients)
 
 
 def gradient(made: Learner, batch: TokenBatch) -> tuple[dict[str, torch.Tensor], dict[str, Stat]]:
@@ -96,8 +112,13 @@ def test_a_weighting_weighs_what_is_measured_at_beta_zero(model: Path):
     assert made.update(batch, 0)["divergence/kl"].mean > 0
 
 
-FORMS = [("sampled", "loss", "local"), ("sampled", "loss", "summed"), ("sampled", "loss", "sequence"), ("exact", "loss", "summed"),
-         ("sampled", "reward", "summed")]
+FORMS = [
+    ("sampled", "loss", "local"),
+    ("sampled", "loss", "summed"),
+    ("sampled", "loss", "sequence"),
+    ("exact", "loss", "summed"),
+    ("sampled", "reward", "summed"),
+]
 
 
 @pytest.mark.parametrize(("estimator", "placement", "credit"), FORMS, ids=lambda x: x)
@@ -146,7 +167,7 @@ def test_stats_add_up_by_prompt():
     one, two, three = (Stat(sum=x, count=n) for x, n in ((1.0, 1), (6.0, 2), (4.0, 4)))
     both = Stat(sum=7.0, count=3, by_prompt={"a": one, "b": two}) + Stat(sum=4.0, count=4, by_prompt={"b": three})
     assert both == Stat(sum=11.0, count=7, by_prompt={"a": one, "b": Stat(sum=10.0, count=6)})
-    tally, other = Tally(), Tally()
+    tally, other = MetricAccumulator(), MetricAccumulator()
     for each, values, prompts in ((tally, [1.0, 2.0], ("a", "b")), (other, [4.0], ("b",))):
         each.add("d", torch.tensor(values).sum(), len(values))
         each.add_by_prompt("d", torch.tensor(values), prompts)

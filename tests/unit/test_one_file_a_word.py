@@ -108,23 +108,45 @@ class HalfSquared(Divergence):
         return (log_u / 2).expm1() ** 2
 ''',
 }
-GRPO = {"task": {"name": "countdown", "size": 8}, "reward": "wordy", "batch": {"prompts": 4, "samples": 2}}
+GRPO = {"task": {"name": "countdown", "size": 8}, "reward": "countdown_wordy", "batch": {"prompts": 4, "samples": 2}}
 SFT = {"task": {"name": "countdown", "size": 8, "demonstrations": True}, "batch": {"prompts": 4}}
 LINK = {"kl": {"placement": "link", "coefficient": 0.1}}
 RECIPES: dict[str, dict[str, Any]] = {
-    "advantage": {**GRPO, "batch": {"prompts": 8, "samples": 1},
-                  "algorithm": {"name": "grpo", "advantage": {"name": "global_centred", "scale": 2.0}}},
+    "advantage": {
+        **GRPO,
+        "batch": {"prompts": 8, "samples": 1},
+        "algorithm": {"name": "grpo", "advantage": {"name": "global_centred", "scale": 2.0}},
+    },
     "surrogate": {**GRPO, "algorithm": {"name": "ppo", "surrogate": "masked", "epochs": 2}},
     "reduction": {**GRPO, "algorithm": {"name": "grpo", "reduction": "root"}},
-    "preference": {"task": {"name": "preferences", "path": "PAIRS"}, "batch": {"prompts": 2}, "regularizers": LINK,
-                   "algorithm": {"name": "dpo", "preference": "exponential"}},
+    "preference": {
+        "task": {"name": "preferences", "path": "PAIRS"},
+        "batch": {"prompts": 2},
+        "regularizers": LINK,
+        "algorithm": {"name": "dpo", "preference": "exponential"},
+    },
     "likelihood": {**SFT, "algorithm": {"name": "sft", "likelihood": "one_minus", "likelihood_weight": 0.5}},
-    "divergence": {**SFT, "algorithm": {"name": "sft", "likelihood_weight": 0.0},
-                   "regularizers": {"near": {"divergence": "half_squared", "estimator": "exact", "coefficient": 0.1,
-                                             "reference": {"name": "teacher", "path": "OTHER"}}}},
+    "divergence": {
+        **SFT,
+        "algorithm": {"name": "sft", "likelihood_weight": 0.0},
+        "regularizers": {
+            "near": {
+                "divergence": "half_squared",
+                "estimator": "exact",
+                "coefficient": 0.1,
+                "reference": {"name": "teacher", "path": "OTHER"},
+            }
+        },
+    },
 }
-FORMULAS = {"advantage": "2 (r − mean of the batch)", "surrogate": "1(|log ρ| < 1) ρ A", "reduction": "1/(S √n)",
-            "preference": "−exp(−β (s_w − s_l))", "likelihood": "0.5 (π − 1)", "divergence": "(sqrt(u) - 1)^2"}
+FORMULAS = {
+    "advantage": "2 (r − mean of the batch)",
+    "surrogate": "1(|log ρ| < 1) ρ A",
+    "reduction": "1/(S √n)",
+    "preference": "−exp(−β (s_w − s_l))",
+    "likelihood": "0.5 (π − 1)",
+    "divergence": "(sqrt(u) - 1)^2",
+}
 WORDS = {kind: Path(file).stem for kind, file in zip(RECIPES, FILES, strict=True)}
 PROGRAM = """
 import io, json, sys

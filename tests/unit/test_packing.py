@@ -40,8 +40,9 @@ def read_only(weights: Weights) -> Weights:
     return Weights(manifest=weights.manifest, buffer=np.frombuffer(weights.buffer.tobytes(), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("received", [lambda w: w, read_only, lambda w: pickle.loads(pickle.dumps(w))],
-                         ids=["same process", "object store", "pickled"])
+@pytest.mark.parametrize(
+    "received", [lambda w: w, read_only, lambda w: pickle.loads(pickle.dumps(w))], ids=["same process", "object store", "pickled"]
+)
 def test_every_tensor_comes_back_bit_for_bit(received):
     weights = received(pack(TENSORS.items()))
     back = dict(unpack(weights))
@@ -126,10 +127,19 @@ def test_memory_is_kept_between_versions():
     assert len(set(places)) == 1
 
 
-@pytest.mark.parametrize("held", [
-    lambda w: w, lambda w: w.buffer[4:8], lambda w: w.buffer.view(np.float32), lambda w: memoryview(w.buffer),
-    lambda w: dict(unpack(w))["b"], lambda w: dict(unpack(w))["b"][1:], lambda w: dict(unpack(w))["b"].numpy(),
-], ids=["weights", "slice", "numpy view", "memoryview", "tensor", "part of a tensor", "array of a tensor"])
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda w: w,
+        lambda w: w.buffer[4:8],
+        lambda w: w.buffer.view(np.float32),
+        lambda w: memoryview(w.buffer),
+        lambda w: dict(unpack(w))["b"],
+        lambda w: dict(unpack(w))["b"][1:],
+        lambda w: dict(unpack(w))["b"].numpy(),
+    ],
+    ids=["weights", "slice", "numpy view", "memoryview", "tensor", "part of a tensor", "array of a tensor"],
+)
 def test_a_version_that_is_still_read_is_not_written_over(held):
     packer = Packer()
     reader = held(numbered(packer, 1.0))
@@ -142,9 +152,12 @@ def test_a_version_that_is_still_read_is_not_written_over(held):
 
 def test_other_tensors_than_announced_are_refused():
     alike = [("a", torch.zeros(2)), ("b", torch.zeros(3))]
-    for tensors, says in ((alike[:1], "b was announced and did not come"), ([*alike, ("c", torch.zeros(1))], "c .* was announced as None"),
-                          ([alike[0], ("b", torch.zeros(4))], r"b torch.float32 \[4\] was announced as"),
-                          ([alike[0], ("b", torch.zeros(3).half())], r"b torch.float16 \[3\] was announced as")):
+    for tensors, says in (
+        (alike[:1], "b was announced and did not come"),
+        ([*alike, ("c", torch.zeros(1))], "c .* was announced as None"),
+        ([alike[0], ("b", torch.zeros(4))], r"b torch.float32 \[4\] was announced as"),
+        ([alike[0], ("b", torch.zeros(3).half())], r"b torch.float16 \[3\] was announced as"),
+    ):
         with pytest.raises(ValueError, match=says):
             Packer().pack(alike, tensors)
 
@@ -203,9 +216,11 @@ def test_a_layout_needs_no_values(models):
 
 
 def test_fused_experts_are_pushed_as_the_checkpoint_names_them(tmp_path):
-    model = AutoModelForCausalLM.from_pretrained(tiny_model(
-        tmp_path, kind="qwen3_moe", tied=False, num_experts=4, moe_intermediate_size=16, num_experts_per_tok=2, head_dim=8))
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_model(tmp_path, kind="qwen3_moe", tied=False, num_experts=4, moe_intermediate_size=16, num_experts_per_tok=2, head_dim=8)
+    )
     from safetensors import safe_open
+
     with safe_open(tmp_path / "model.safetensors", "pt") as saved:
         on_disk = {name: tuple(saved.get_slice(name).get_shape()) for name in saved.keys()}  # noqa: SIM118  (not a mapping)
     layout = Layout.of(model)
@@ -238,9 +253,14 @@ def test_adapters_are_merged_one_at_a_time_into_the_bytes_of_merging_all(tmp_pat
         for name, p in policy.trained():
             p.add_(torch.linspace(-1, 1, p.numel()).view_as(p) if ".lora_B." in name else 0)
     layers = dict(policy.causal_lm.named_modules())
-    expected = [(name.replace(".base_layer.", "."), t + layers[name.rpartition(".base_layer.")[0]].get_delta_weight("default")
-                 if name.endswith(".base_layer.weight") else t)
-                for name, t in policy.causal_lm.state_dict().items() if ".lora_" not in name and name != "lm_head.weight"]
+    expected = [
+        (
+            name.replace(".base_layer.", "."),
+            t + layers[name.rpartition(".base_layer.")[0]].get_delta_weight("default") if name.endswith(".base_layer.weight") else t,
+        )
+        for name, t in policy.causal_lm.state_dict().items()
+        if ".lora_" not in name and name != "lm_head.weight"
+    ]
     made, alive, most, real = 0, 0, 0, backbone._with_delta
 
     def watched(*args):

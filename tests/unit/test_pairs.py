@@ -12,7 +12,7 @@ from align.config.recipes import build
 from align.engines.scripted import RunningScripted
 from align.errors import UserError
 from align.learner.learner import Learner
-from align.rewards.wordy import Wordy
+from align.rewards.countdown_wordy import CountdownWordy
 from align.tasks.countdown import Countdown
 from align.tasks.preferences import Preferences
 from align.testing.tiny import tiny_model
@@ -45,10 +45,19 @@ def recipe(model, tmp_path, monkeypatch):
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def recipe(**keys):
-        return build({
-            "steps": 1, "task": {"name": "jsonl", "path": "prompts.jsonl"}, "algorithm": "grpo", "reward": f"{tmp_path}/digits.py:Digits",
-            "model": {"path": str(model)}, "batch": {"prompts": 4, "samples": 4}, "sampling": {"max_tokens": 8},
-            "workers": {"backend": "local"}} | keys)
+        return build(
+            {
+                "steps": 1,
+                "task": {"name": "jsonl", "path": "prompts.jsonl"},
+                "algorithm": "grpo",
+                "reward": f"{tmp_path}/digits.py:Digits",
+                "model": {"path": str(model)},
+                "batch": {"prompts": 4, "samples": 4},
+                "sampling": {"max_tokens": 8},
+                "workers": {"backend": "local"},
+            }
+            | keys
+        )
 
     return recipe
 
@@ -84,12 +93,29 @@ def test_no_learner_is_loaded(recipe, tmp_path, monkeypatch):
 
 def test_every_prompt_and_every_answer_is_counted(recipe, tmp_path):
     # Four answers to each of six prompts, four prompts a batch: a script of sixteen, then its first eight.
-    drawn = draw(recipe(engine=scripted(
-        "1", "22", "333", "22",         # a pair, one answer repeated
-        "1", "2", "3", "4",             # no difference
-        "123456789", "", "1", ":",      # cut, empty, the only one of use, without a reward
-        "1", "1", "22", "12345678",     # a pair, one repeated, one cut: its end token is the ninth
-    )), tmp_path / "pairs.jsonl")
+    drawn = draw(
+        recipe(
+            engine=scripted(
+                "1",
+                "22",
+                "333",
+                "22",  # a pair, one answer repeated
+                "1",
+                "2",
+                "3",
+                "4",  # no difference
+                "123456789",
+                "",
+                "1",
+                ":",  # cut, empty, the only one of use, without a reward
+                "1",
+                "1",
+                "22",
+                "12345678",  # a pair, one repeated, one cut: its end token is the ninth
+            )
+        ),
+        tmp_path / "pairs.jsonl",
+    )
     assert Counter(r["id"] for r in rows("pairs.jsonl")) == {"q0": 1, "q3": 1, "q4": 1}
     assert (drawn.prompts, drawn.even, drawn.few, len(drawn.best)) == (6, 2, 1, 3)
     assert (drawn.answers, drawn.cut, drawn.blank, drawn.repeated, drawn.failed) == (24, 2, 1, 3, 1)
@@ -121,12 +147,20 @@ def test_what_is_written_is_what_preferences_read(recipe, tmp_path):
     draw(drawing, tmp_path / "pairs.jsonl")
     draw(drawing, tmp_path / "ranked.jsonl", rankings=True)
     assert [(e.id, e.ranked) for e in Preferences("pairs.jsonl").examples()] == [
-        (r["id"], (r["chosen"], r["rejected"])) for r in rows("pairs.jsonl")]
+        (r["id"], (r["chosen"], r["rejected"])) for r in rows("pairs.jsonl")
+    ]
     assert [e.ranked for e in Preferences("ranked.jsonl", answers="answers").examples()] == [("4444", "333", "22", "1")] * 6
     # New answers to the same prompts, whose old rewards do not travel.
     draw(recipe(task={"name": "preferences", "path": "pairs.jsonl"}, engine=scripted("1", "55555")), tmp_path / "again.jsonl")
-    assert rows("again.jsonl")[0] == {"id": "q0", "prompt": "0=", "chosen": "55555", "rejected": "1", "chosen_reward": 5.0,
-                                      "rejected_reward": 1.0, "level": 0}
+    assert rows("again.jsonl")[0] == {
+        "id": "q0",
+        "prompt": "0=",
+        "chosen": "55555",
+        "rejected": "1",
+        "chosen_reward": 5.0,
+        "rejected_reward": 1.0,
+        "level": 0,
+    }
 
 
 def test_a_conversation_stays_one(recipe, tmp_path):
@@ -145,7 +179,7 @@ def test_a_conversation_stays_one(recipe, tmp_path):
 
 
 def countdown(recipe, **keys):
-    return recipe(task={"name": "countdown", "size": 40}, reward="wordy", sampling={"max_tokens": 16}, **keys)
+    return recipe(task={"name": "countdown", "size": 40}, reward="countdown_wordy", sampling={"max_tokens": 16}, **keys)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_the_rewards_are_those_of_the_answers(recipe, tmp_path):
@@ -157,7 +191,8 @@ def test_the_same_seed_gives_the_same_bytes_and_the_rewards_are_those_of_the_ans
     for row in rows("a"):
         prompt = Prompt(id=row["id"], text=row["prompt"], token_ids=(), fields=row)
         assert [row["chosen_reward"], row["rejected_reward"]] == pytest.approx(
-            [Wordy().score(prompt, row[side])["total"] for side in ("chosen", "rejected")], rel=1e-6)
+            [CountdownWordy().score(prompt, row[side])["total"] for side in ("chosen", "rejected")], rel=1e-6
+        )
         assert row["chosen"] != row["rejected"] and row["chosen_reward"] > row["rejected_reward"]
 
 
@@ -193,10 +228,14 @@ def test_what_only_training_needs_is_not_loaded(recipe, tmp_path):
 
 def test_a_file_is_whole_or_not_there(recipe, tmp_path, monkeypatch):
     before = set(tmp_path.iterdir())
-    with pytest.raises(UserError, match=r"pairs\.jsonl was not written: no prompt has two answers that the reward tells apart\. Of 6 "
-                                        r"prompts, 6 have answers of one reward and 0 fewer than two of use; of 24 answers, 0 were cut, 0 "
-                                        r"empty, 12 repeated, 0 without a reward\. More --samples"):
+    with pytest.raises(
+        UserError,
+        match=r"pairs\.jsonl was not written: no prompt has two answers that the reward tells apart\. Of 6 "
+        r"prompts, 6 have answers of one reward and 0 fewer than two of use; of 24 answers, 0 were cut, 0 "
+        r"empty, 12 repeated, 0 without a reward\. More --samples",
+    ):
         draw(recipe(engine=scripted("1", "2")), tmp_path / "pairs.jsonl")
+
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -206,13 +245,17 @@ def test_a_file_is_whole_or_not_there(recipe, tmp_path, monkeypatch):
     assert set(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize(("keys", "options", "message"), [
-    ({}, {"rankings": True, "per_prompt": 2}, r"--per-prompt changes nothing with --rankings"),
-    ({"algorithm": "ppo", "batch": {"prompts": 4, "samples": 1}}, {}, r"give --samples 2 or more"),
-    ({"algorithm": "sft", "reward": None, "batch": {"prompts": 4}}, {}, r"names no reward .*--reward NAME"),
-    ({}, {"reward": "exakt"}, r"--reward: no reward is called 'exakt'; did you mean 'exact'"),
-    ({}, {"address": "auto"}, r"--address auto changes nothing with workers\.backend: local"),
-], ids=lambda x: "")
+@pytest.mark.parametrize(
+    ("keys", "options", "message"),
+    [
+        ({}, {"rankings": True, "per_prompt": 2}, r"--per-prompt changes nothing with --rankings"),
+        ({"algorithm": "ppo", "batch": {"prompts": 4, "samples": 1}}, {}, r"give --samples 2 or more"),
+        ({"algorithm": "sft", "reward": None, "batch": {"prompts": 4}}, {}, r"names no reward .*--reward NAME"),
+        ({}, {"reward": "exakt"}, r"--reward: no reward is called 'exakt'; did you mean 'exact'"),
+        ({}, {"address": "auto"}, r"--address auto changes nothing with workers\.backend: local"),
+    ],
+    ids=lambda x: "",
+)
 def test_what_cannot_be_asked_for(recipe, tmp_path, keys, options, message):
     with pytest.raises(UserError, match=message):
         draw(recipe(engine=scripted("1", "22"), **keys), tmp_path / "pairs.jsonl", **options)
@@ -245,8 +288,24 @@ def test_the_command_draws_and_shows_what_it_drew(recipe, tmp_path, model):
         sampling: {{max_tokens: 8}}
         workers: {{backend: local}}
     """)
-    result = CliRunner().invoke(app, ["pairs", "small", "batch.prompts=3", "--reward", f"{tmp_path}/digits.py:Digits", "--samples", "3",
-                                      "--rankings", "--prompts", "4", "--out", "ranked.jsonl"], catch_exceptions=False)
+    result = CliRunner().invoke(
+        app,
+        [
+            "pairs",
+            "small",
+            "batch.prompts=3",
+            "--reward",
+            f"{tmp_path}/digits.py:Digits",
+            "--samples",
+            "3",
+            "--rankings",
+            "--prompts",
+            "4",
+            "--out",
+            "ranked.jsonl",
+        ],
+        catch_exceptions=False,
+    )
     assert result.exit_code == 0, result.output
     shown = [line.split() for line in result.stdout.splitlines()]
     assert ["rankings", "4"] in shown and ["answers", "12"] in shown and ["mean", "best", "worst"] in shown

@@ -38,8 +38,12 @@ def columns(cell, problem) -> tuple[dict[str, Tensor], Tensor]:
     leaf = logits.clone().requires_grad_()
     seq_ids, _, prefix, tokens = torch.tensor(problem.steps()).unbind(1)
     full = ESTIMATORS[cell[1]].full_vocabulary
-    given = {"logp": leaf[prefix] if full else problem.token_logp(leaf), "ref_logp": ref[prefix] if full else problem.token_logp(ref),
-             "seq_ids": seq_ids, "old_logp": None if old is None else problem.token_logp(old)}
+    given = {
+        "logp": leaf[prefix] if full else problem.token_logp(leaf),
+        "ref_logp": ref[prefix] if full else problem.token_logp(ref),
+        "seq_ids": seq_ids,
+        "old_logp": None if old is None else problem.token_logp(old),
+    }
     return given | ({"tokens": tokens} if full and cell[3] == "summed" else {}), leaf
 
 
@@ -63,8 +67,9 @@ def test_it_is_what_the_learner_computes(cell):
             if mine is not None:
                 torch.testing.assert_close(mine.detach(), theirs.detach(), rtol=0, atol=1e-12)
         if found.loss is not None:
-            mine, theirs = (torch.autograd.grad((ctx.batch.loss_weights * p.loss).sum(), x)[0] for p, x in (
-                (found, leaf), (wanted, of_learner)))
+            mine, theirs = (
+                torch.autograd.grad((ctx.batch.loss_weights * p.loss).sum(), x)[0] for p, x in ((found, leaf), (wanted, of_learner))
+            )
             torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
 
 
@@ -102,8 +107,9 @@ def test_packed_and_padded_are_the_same(data):
     keys = {"credit": credit, "divergence": "jensen_shannon"}
     garbage = [x.masked_fill(~mask, data.draw(st.sampled_from([math.nan, math.inf, -math.inf, 7.0]))) for x in (ref, old)]
     padded = align.penalty(padded_logp, garbage[0], mask, old_logp=garbage[1] if off_policy else None, **keys)
-    packed = align.penalty(packed_logp, ref.flatten()[order], seq_ids=seq_ids, old_logp=old.flatten()[order] if off_policy else None,
-                           **keys)
+    packed = align.penalty(
+        packed_logp, ref.flatten()[order], seq_ids=seq_ids, old_logp=old.flatten()[order] if off_policy else None, **keys
+    )
     for mine, theirs in ((padded.loss, packed.loss), (padded.value, packed.value)):
         assert mine.shape == mask.shape and not mine[~mask].any()
         torch.testing.assert_close(mine.flatten()[order], theirs, rtol=0, atol=1e-12)
@@ -215,10 +221,16 @@ REFUSED = {
     "no tokens": ((A[None], B[None]), {"estimator": "exact", "credit": "summed"}, "needs the sampled tokens: give tokens="),
     "tokens for nothing": ((A, B), {"tokens": A.long()}, "looks at no tokens: leave out tokens="),
     "tokens that are floats": ((A, B), {"estimator": "exact", "credit": "summed", "tokens": A[:, 0]}, "tokens must be integers"),
-    "tokens outside": ((A, B), {"estimator": "exact", "credit": "summed", "tokens": torch.tensor([0, 3]), "seq_ids": torch.tensor([0, 0])},
-                       "tokens must be from 0 to 2"),
-    "a weighting of a batch": ((A, B), {"regularizer": align.regularizer(coefficient=1.0, weighting="difficulty")},
-                               "weighting difficulty.* reads a whole batch: compute its weights and give weights="),
+    "tokens outside": (
+        (A, B),
+        {"estimator": "exact", "credit": "summed", "tokens": torch.tensor([0, 3]), "seq_ids": torch.tensor([0, 0])},
+        "tokens must be from 0 to 2",
+    ),
+    "a weighting of a batch": (
+        (A, B),
+        {"regularizer": align.regularizer(coefficient=1.0, weighting="difficulty")},
+        "weighting difficulty.* reads a whole batch: compute its weights and give weights=",
+    ),
 }
 
 
@@ -237,15 +249,18 @@ class NoDivergence(Regularizer):
         return Penalty(value=ctx.logp.detach(), loss=ctx.logp)
 
 
-@pytest.mark.parametrize(("keys", "message"), [
-    ({"estimator": "k3"}, "k3 in the loss descends the forward KL.*or set allow_biased: true"),
-    ({"divergence": "renyi"}, "Renyi is a function of an expectation at each state"),
-    ({"estimator": "exact", "credit": "sequence"}, "cannot be enumerated"),
-    ({"credit": "summd"}, "credit must be one of local, summed, sequence"),
-    ({"regularizer": align.regularizer(coefficient=1.0), "credit": "summed"}, "credit: changes nothing beside regularizer="),
-    ({"regularizer": align.regularizer(coefficient=1.0, placement="link")}, "link is inside a preference loss"),
-    ({"regularizer": NoDivergence()}, "NoDivergence is none that align.regularizer composed"),
-])
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"estimator": "k3"}, "k3 in the loss descends the forward KL.*or set allow_biased: true"),
+        ({"divergence": "renyi"}, "Renyi is a function of an expectation at each state"),
+        ({"estimator": "exact", "credit": "sequence"}, "cannot be enumerated"),
+        ({"credit": "summd"}, "credit must be one of local, summed, sequence"),
+        ({"regularizer": align.regularizer(coefficient=1.0), "credit": "summed"}, "credit: changes nothing beside regularizer="),
+        ({"regularizer": align.regularizer(coefficient=1.0, placement="link")}, "link is inside a preference loss"),
+        ({"regularizer": NoDivergence()}, "NoDivergence is none that align.regularizer composed"),
+    ],
+)
 def test_what_a_recipe_refuses_is_refused(keys, message):
     with pytest.raises(RecipeError, match=message):
         align.penalty(A, B, **keys)

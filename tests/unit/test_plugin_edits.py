@@ -59,14 +59,18 @@ def test_a_file_that_failed_is_tried_again(tmp_path):
 
 
 def test_objects_of_a_plugin_are_pickled_within_a_run(tmp_path):
-    write(tmp_path, mine=reward("1.0", "from helper import Verdict"), helper="""
+    write(
+        tmp_path,
+        mine=reward("1.0", "from helper import Verdict"),
+        helper="""
         from __future__ import annotations
         from dataclasses import dataclass
 
         @dataclass(frozen=True)
         class Verdict:
             right: bool
-    """)
+    """,
+    )
     build_part("reward", f"{tmp_path}/mine.py:Mine", "")
     verdict = plugins.load(f"{tmp_path}/mine.py", "").Verdict(right=True)
     kept = pickle.dumps(verdict)

@@ -7,10 +7,15 @@ from align.config.nodes import build_part
 from align.errors import RecipeError
 
 
-@pytest.mark.parametrize(("field", "says"), [
-    ("q = 0.5", "`q: float = 0.5`"), ("steps = 3", "`steps: int = 3`"), ("mode = 'a'", "`mode: str = 'a'`"),
-    ("on = True", "`on: bool = True`"),
-])
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        ("q = 0.5", "`q: float = 0.5`"),
+        ("steps = 3", "`steps: int = 3`"),
+        ("mode = 'a'", "`mode: str = 'a'`"),
+        ("on = True", "`on: bool = True`"),
+    ],
+)
 def test_a_field_without_an_annotation_says_how_it_becomes_a_key(tmp_path, field, says):
     write(tmp_path, mine=f"class Base:\n    '''Doc.'''\n\n    {field}\nclass Mine(Base):\n    def f(self, log_u): ...\n")
     with pytest.raises(RecipeError) as caught:
@@ -27,7 +32,9 @@ def test_a_default_that_a_subclass_would_lose_is_told(tmp_path):
 
 
 def test_what_is_plainly_no_key_needs_no_annotation(tmp_path):
-    write(tmp_path, mine="""
+    write(
+        tmp_path,
+        mine="""
         from dataclasses import dataclass
         from typing import ClassVar
         from align.divergences.reverse_kl import ReverseKl
@@ -52,5 +59,6 @@ def test_what_is_plainly_no_key_needs_no_annotation(tmp_path):
             @classmethod
             def new(cls):
                 return cls()
-    """)
+    """,
+    )
     assert build_part("divergence", {"name": f"{tmp_path}/mine.py:Mine", "q": 2.0}, "").q == 2.0

@@ -29,8 +29,14 @@ def python_is_left_alone():
 # Which module an import means
 
 FOUND = "helper = type('', (), {'x': x})"
-IMPORTS = ["import helper", "import helper as h; helper = h", f"from helper import x; {FOUND}", "from . import helper",
-           f"from .helper import x; {FOUND}", f"from helper import *; {FOUND}"]
+IMPORTS = [
+    "import helper",
+    "import helper as h; helper = h",
+    f"from helper import x; {FOUND}",
+    "from . import helper",
+    f"from .helper import x; {FOUND}",
+    f"from helper import *; {FOUND}",
+]
 
 
 @pytest.mark.parametrize("line", IMPORTS)
@@ -54,25 +60,42 @@ def test_an_import_in_a_function_is_one_too(tmp_path, line):
 @pytest.mark.parametrize("spec", ["mypkg:Mine", "mypkg/__init__.py:Mine", "mypkg/sub.py:Mine", "mypkg/inner/deep.py:Mine"])
 def test_a_package_imports_as_python_would(tmp_path, spec):
     write(
-        tmp_path, mypkg__init="from .sub import Mine", mypkg__sub="import mypkg.inner.deep as deep\nfrom mypkg.inner.deep import Mine",
+        tmp_path,
+        mypkg__init="from .sub import Mine",
+        mypkg__sub="import mypkg.inner.deep as deep\nfrom mypkg.inner.deep import Mine",
         mypkg__inner__init="depth = 1.0",
         mypkg__inner__deep=reward("depth + x + y", "from . import depth\nfrom ..tools import x\nfrom beside import y"),
-        mypkg__tools="x = 10.0", beside="y = 100.0")
+        mypkg__tools="x = 10.0",
+        beside="y = 100.0",
+    )
     assert score(f"{tmp_path}/{spec}") == 111.0
 
 
 def test_a_package_finds_its_modules_by_name_at_run_time(tmp_path):
-    write(tmp_path, mypkg__init=reward("len(found)", """
+    write(
+        tmp_path,
+        mypkg__init=reward(
+            "len(found)",
+            """
 import importlib, pkgutil
 found = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
-"""), mypkg__one="", mypkg__two="", mypkg__inner__init="")
+""",
+        ),
+        mypkg__one="",
+        mypkg__two="",
+        mypkg__inner__init="",
+    )
     assert score(f"{tmp_path}/mypkg:Mine") == 3
 
 
 def test_a_module_is_one_however_it_is_imported(tmp_path):
     imports = "import lib.a\nfrom lib import a\nimport lib.a as b\nfrom .lib import a as c"
-    write(tmp_path, mine=reward("float(a is b is c is lib.a)", imports),
-          lib__a="import other\nassert not hasattr(other, 'seen')\nother.seen = True", other="")
+    write(
+        tmp_path,
+        mine=reward("float(a is b is c is lib.a)", imports),
+        lib__a="import other\nassert not hasattr(other, 'seen')\nother.seen = True",
+        other="",
+    )
     assert score(f"{tmp_path}/mine.py:Mine") == 1.0
 
 
@@ -106,8 +129,12 @@ def test_a_folder_called_like_a_library_is_none(tmp_path):
 
 
 def test_align_is_never_a_second_one(tmp_path):
-    write(tmp_path, mine=reward("float(Reward is not object)", "from align.rewards import Reward"), align__init="",
-          align__rewards="Reward = object")
+    write(
+        tmp_path,
+        mine=reward("float(Reward is not object)", "from align.rewards import Reward"),
+        align__init="",
+        align__rewards="Reward = object",
+    )
     assert score(f"{tmp_path}/mine.py:Mine") == 1.0
 
 
@@ -127,8 +154,12 @@ def test_files_whose_names_are_no_python_names(tmp_path):
 
 
 def test_parts_of_one_folder_share_its_modules(tmp_path):
-    write(tmp_path, a=reward("helper.seen.append('a') or len(helper.seen)", "import helper"),
-          b=reward("helper.seen.append('b') or len(helper.seen)", "import helper"), helper="seen = []")
+    write(
+        tmp_path,
+        a=reward("helper.seen.append('a') or len(helper.seen)", "import helper"),
+        b=reward("helper.seen.append('b') or len(helper.seen)", "import helper"),
+        helper="seen = []",
+    )
     assert [score(f"{tmp_path}/{name}.py:Mine") for name in "aba"] == [1, 2, 3]
 
 
@@ -142,32 +173,44 @@ def test_the_recipe_and_the_command_line_name_a_folder(tmp_path, monkeypatch):
     (tmp_path / "lab" / "r.yaml").write_text("reward: ./mypkg:Mine\nother: {path: org/name:tag, module: mypkg.sub:Mine}\n")
     monkeypatch.chdir(tmp_path)
     node = yaml_files.load(tmp_path / "lab" / "r.yaml", ["task=./lab/mypkg:Mine"])
-    assert node == {"reward": f"{tmp_path}/lab/mypkg:Mine", "task": f"{tmp_path}/lab/mypkg:Mine",
-                    "other": {"path": "org/name:tag", "module": "mypkg.sub:Mine"}}
+    assert node == {
+        "reward": f"{tmp_path}/lab/mypkg:Mine",
+        "task": f"{tmp_path}/lab/mypkg:Mine",
+        "other": {"path": "org/name:tag", "module": "mypkg.sub:Mine"},
+    }
     assert score("./lab/mypkg:Mine") == 1.0
 
 
 # What is said
+
 
 def test_a_sibling_that_is_missing_is_named_with_its_importer_and_what_was_looked_for(tmp_path):
     write(tmp_path, mine=reward("1.0", "import helper"), helper="x = 1.0\nimport absent")
     told = refusal(f"{tmp_path}/mine.py:Mine")
     assert told.startswith(f"reward: the plugin {tmp_path}/mine.py failed to import\n")
     assert f'File "{tmp_path}/mine.py", line 1' in told and f'File "{tmp_path}/helper.py", line 2' in told and told.count("File ") == 2
-    assert told.endswith(f"ModuleNotFoundError: No module named 'absent'; looked for {tmp_path}/absent.py and "
-                         f"{tmp_path}/absent/__init__.py, and for an installed package")
+    assert told.endswith(
+        f"ModuleNotFoundError: No module named 'absent'; looked for {tmp_path}/absent.py and "
+        f"{tmp_path}/absent/__init__.py, and for an installed package"
+    )
     assert "align_plugin" not in told
 
 
-@pytest.mark.parametrize(("line", "says"), [
-    ("from .absent import x", "No module named '.absent'; looked for {0}/absent.py and {0}/absent/__init__.py"),
-    ("from . import absent", "cannot import name 'absent' from '.': looked for {0}/absent.py and {0}/absent/__init__.py"),
-    ("from helper import absent", "cannot import name 'absent' from 'helper': {0}/helper.py has not defined it"),
-    ("import pkg.absent", "No module named 'pkg.absent'; looked for {0}/pkg/absent.py and {0}/pkg/absent/__init__.py"),
-    ("from pkg import absent", "cannot import name 'absent' from 'pkg': {0}/pkg/__init__.py has not defined it; looked for "
-                               "{0}/pkg/absent.py and {0}/pkg/absent/__init__.py"),
-    ("from .. import absent", "attempted relative import beyond top-level package"),
-])
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("from .absent import x", "No module named '.absent'; looked for {0}/absent.py and {0}/absent/__init__.py"),
+        ("from . import absent", "cannot import name 'absent' from '.': looked for {0}/absent.py and {0}/absent/__init__.py"),
+        ("from helper import absent", "cannot import name 'absent' from 'helper': {0}/helper.py has not defined it"),
+        ("import pkg.absent", "No module named 'pkg.absent'; looked for {0}/pkg/absent.py and {0}/pkg/absent/__init__.py"),
+        (
+            "from pkg import absent",
+            "cannot import name 'absent' from 'pkg': {0}/pkg/__init__.py has not defined it; looked for "
+            "{0}/pkg/absent.py and {0}/pkg/absent/__init__.py",
+        ),
+        ("from .. import absent", "attempted relative import beyond top-level package"),
+    ],
+)
 def test_every_way_to_import_what_is_missing_is_told_by_its_files(tmp_path, line, says):
     write(tmp_path, mine=reward("1.0", line), helper="", pkg__init="")
     told = refusal(f"{tmp_path}/mine.py:Mine")
@@ -209,12 +252,13 @@ def test_a_plugin_too_large_to_send_is_refused(tmp_path, monkeypatch):
 
 ELSEWHERE = """
 import pickle, sys
-from align import config, plugins
+from align import plugins
+from align.config import nodes
 from align.types import Prompt
 sent, node = pickle.load(open(sys.argv[1], "rb"))
 plugins.install(sent)
-built = config.build_part("reward", node, "")
-print(built.score(Prompt(id="p", text="1", token_ids=(1,)), ""), type(built).__module__, config.location(type(built)))
+built = nodes.build_part("reward", node, "")
+print(built.score(Prompt(id="p", text="1", token_ids=(1,)), ""), type(built).__module__, nodes.location(type(built)))
 try:
     built.fail()
 except ZeroDivisionError:
@@ -225,7 +269,8 @@ except ZeroDivisionError:
 
 def test_all_of_it_travels_as_text(tmp_path):
     folder = write(
-        tmp_path / "lab", mine="""
+        tmp_path / "lab",
+        mine="""
             import helper
             class Mine:
                 def score(self, prompt, response):
@@ -234,9 +279,15 @@ def test_all_of_it_travels_as_text(tmp_path):
                 def fail(self):
                     return 1 / 0  # the line itself
             """,
-        helper="from later import x", later="x = 1.0", unrelated="",
+        helper="from later import x",
+        later="x = 1.0",
+        unrelated="",
         pkg__init="import importlib\ndef load(name):\n    return importlib.import_module(f'.{name}', __name__).x\n",
-        pkg__one="x = 10.0", pkg__two="from .inner import x", pkg__inner__init="x = 100.0", pkg__venv__lib__dotted="")
+        pkg__one="x = 10.0",
+        pkg__two="from .inner import x",
+        pkg__inner__init="x = 100.0",
+        pkg__venv__lib__dotted="",
+    )
     (folder / "pkg" / "not-a-module").mkdir()
     (folder / "pkg" / "not-a-module" / "m.py").write_text("")
     (folder / "pkg" / "data.json").write_text("{}")
@@ -244,8 +295,15 @@ def test_all_of_it_travels_as_text(tmp_path):
     built = build_part("reward", node, "")
     sent = plugins_of({"reward": built})
     assert sorted(Path(file.path).relative_to(folder).as_posix() for p in sent for file in p.files.values()) == [
-        "helper.py", "later.py", "mine.py", "pkg/__init__.py", "pkg/inner/__init__.py", "pkg/one.py", "pkg/two.py",
-        "pkg/venv/lib/dotted.py"]
+        "helper.py",
+        "later.py",
+        "mine.py",
+        "pkg/__init__.py",
+        "pkg/inner/__init__.py",
+        "pkg/one.py",
+        "pkg/two.py",
+        "pkg/venv/lib/dotted.py",
+    ]
     (tmp_path / "sent").write_bytes(pickle.dumps((sent, node)))
     folder.rename(tmp_path / "gone")
     done = subprocess.run([sys.executable, "-c", ELSEWHERE, tmp_path / "sent"], cwd="/", capture_output=True, text=True)
@@ -260,13 +318,17 @@ def test_only_what_a_recipe_was_built_from_travels(tmp_path):
     one, other = (build_part("reward", f"{tmp_path}/{name}.py:Mine", "") for name in ("a", "b/mine"))
     assert [p.root for p in plugins_of({"reward": one})] == [str(tmp_path)]
     assert [p.root for p in plugins_of({"x": {"reward": other}})] == [f"{tmp_path}/b"]
-    assert plugins_of(build_part("reward", "exact", "")) == ()
+    assert plugins_of(build_part("reward", "countdown_exact", "")) == ()
 
 
 # The command line
 
+
 def test_check_takes_a_plugin_of_several_files(tmp_path, monkeypatch):
-    write(tmp_path, pkg__init="from .mine import Mine", pkg__mine='''
+    write(
+        tmp_path,
+        pkg__init="from .mine import Mine",
+        pkg__mine='''
         from .helper import length
 
         class Mine:
@@ -275,7 +337,9 @@ def test_check_takes_a_plugin_of_several_files(tmp_path, monkeypatch):
 
             def score(self, prompt, response):
                 return self.scale * length(response)
-    ''', pkg__helper="def length(text):\n    return len(text)\n")
+    ''',
+        pkg__helper="def length(text):\n    return len(text)\n",
+    )
     monkeypatch.chdir(tmp_path)
     for spec in ("./pkg/mine.py:Mine", "./pkg:Mine"):
         result = CliRunner().invoke(cli.app, ["check", spec, "scale=0.5"])

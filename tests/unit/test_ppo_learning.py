@@ -17,7 +17,7 @@ from align.config import recipes
 from align.config.nodes import build_part
 from align.errors import RecipeError, UserError
 from align.experience.packing import pack
-from align.experience.prepare import shape
+from align.experience.prepare import prepare_batch
 from align.learner.learner import Learner
 from align.run.state import RunState
 from align.train import train
@@ -25,8 +25,12 @@ from align.types import Episode, Group, Prompt, Rewards, TokenBatch
 
 PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
 KL = {"kl": {"coefficient": 0.3, "placement": "reward", "credit": "summed", "divergence": "jensen_shannon"}}
-CRITICS = {"shared": {"name": "shared"}, "detached": {"name": "shared", "detach": True}, "separate": {"name": "separate"},
-           "lora": {"name": "shared"}}
+CRITICS = {
+    "shared": {"name": "shared"},
+    "detached": {"name": "shared", "detach": True},
+    "separate": {"name": "separate"},
+    "lora": {"name": "shared"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +40,19 @@ def folder(tmp_path_factory) -> Path:
 
 def node(folder: Path, *, lora: int = 0, micro_tokens: int = 10_000, algorithm: dict | None = None, **changes) -> dict:
     return {
-        "steps": 4, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic",
-        "algorithm": {"name": "ppo"} | (algorithm or {}), "model": {"path": str(folder), "lora": {"rank": lora}},
-        "batch": {"prompts": 4, "samples": 3, "micro_tokens": micro_tokens}, "sampling": {"max_tokens": 6}, "optimizer": {"lr": 1e-2},
-        "workers": {"backend": "local"}, "evaluation": {"every": -1}, "regularizers": KL} | changes
+        "steps": 4,
+        "task": f"{PLUGIN}:OnePrompt",
+        "reward": f"{PLUGIN}:ByToken",
+        "engine": f"{PLUGIN}:Systematic",
+        "algorithm": {"name": "ppo"} | (algorithm or {}),
+        "model": {"path": str(folder), "lora": {"rank": lora}},
+        "batch": {"prompts": 4, "samples": 3, "micro_tokens": micro_tokens},
+        "sampling": {"max_tokens": 6},
+        "optimizer": {"lr": 1e-2},
+        "workers": {"backend": "local"},
+        "evaluation": {"every": -1},
+        "regularizers": KL,
+    } | changes
 
 
 def make(folder: Path, **changes) -> Learner:
@@ -57,8 +70,13 @@ def critic(kind: str, **keys) -> dict:
 
 def groups() -> list[Group]:
     rng = np.random.default_rng(0)
-    return [Group(prompt=Prompt(id=str(g), text="", token_ids=tuple(rng.integers(3, 26, rng.integers(2, 7)).tolist())), episodes=tuple(
-        Episode.single_turn(rng.integers(2, 26, rng.integers(1, 7)).astype(np.int32), "") for _ in range(3))) for g in range(4)]
+    return [
+        Group(
+            prompt=Prompt(id=str(g), text="", token_ids=tuple(rng.integers(3, 26, rng.integers(2, 7)).tolist())),
+            episodes=tuple(Episode.single_turn(rng.integers(2, 26, rng.integers(1, 7)).astype(np.int32), "") for _ in range(3)),
+        )
+        for g in range(4)
+    ]
 
 
 def scored(made: Learner) -> TokenBatch:
@@ -68,7 +86,7 @@ def scored(made: Learner) -> TokenBatch:
 
 
 def shaped(made: Learner) -> TokenBatch:
-    return shape(made.recipe, scored(made))
+    return prepare_batch(made.recipe, scored(made))
 
 
 def gradients(made: Learner) -> tuple[dict[str, Tensor], dict]:
@@ -103,8 +121,13 @@ def test_values_are_those_of_the_weights_that_begin_the_batch(kind: str, folder:
 @pytest.mark.parametrize("kind", CRITICS)
 def test_values_do_not_depend_on_micro_batches(kind: str, folder: Path):
     whole, cut = (shaped(make(folder, micro_tokens=n, **critic(kind))) for n in (10_000, 1))
-    for a, b in ((whole.values, cut.values), (whole.returns, cut.returns), (whole.advantages, cut.advantages),
-                 (whole.charges["kl"].reward, cut.charges["kl"].reward), (whole.charges["kl"].own, cut.charges["kl"].own)):
+    for a, b in (
+        (whole.values, cut.values),
+        (whole.returns, cut.returns),
+        (whole.advantages, cut.advantages),
+        (whole.reward_penalties["kl"].reward, cut.reward_penalties["kl"].reward),
+        (whole.reward_penalties["kl"].own, cut.reward_penalties["kl"].own),
+    ):
         assert a.std() > 1e-3
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
 
@@ -113,15 +136,20 @@ def test_a_part_of_a_batch_keeps_what_is_its_own(folder: Path):
     batch = shaped(make(folder))
     chosen = torch.tensor([1, 4, 5, 11])
     part, kept = batch.select(chosen), torch.isin(batch.seq_ids, chosen)
-    for a, b in ((part.values, batch.values), (part.returns, batch.returns), (part.advantages, batch.advantages),
-                 (part.charges["kl"].reward, batch.charges["kl"].reward), (part.charges["kl"].own, batch.charges["kl"].own)):
+    for a, b in (
+        (part.values, batch.values),
+        (part.returns, batch.returns),
+        (part.advantages, batch.advantages),
+        (part.reward_penalties["kl"].reward, batch.reward_penalties["kl"].reward),
+        (part.reward_penalties["kl"].own, batch.reward_penalties["kl"].own),
+    ):
         assert torch.equal(a, b[kept])
 
 
 def test_returns_are_of_the_penalised_rewards(folder: Path):
     """At lam = 1: the reward minus what this token and those after it pay, whatever the critic says."""
     batch = shaped(make(folder, algorithm={"advantage": {"lam": 1.0, "whiten": False}}))
-    charge = batch.charges["kl"]
+    charge = batch.reward_penalties["kl"]
     assert charge.reward.min() >= 0 and charge.reward.max() > 1e-4
     for s in range(12):
         mine = batch.seq_ids == s
@@ -158,8 +186,9 @@ def test_loss_and_gradients_do_not_depend_on_micro_batches(kind: str, folder: Pa
 def test_whose_parameters_the_value_loss_moves(kind: str, folder: Path):
     """Ten times the weight on the value loss is ten times the critic's gradient, and reaches the policy where they share states."""
     unclipped = {"lr": 1e-2, "max_grad_norm": 1e9}
-    little, much = (gradients(make(folder, optimizer=unclipped, **critic(kind, epochs=1, value_coefficient=weight)))[0][0]
-                    for weight in (0.1, 1.0))
+    little, much = (
+        gradients(make(folder, optimizer=unclipped, **critic(kind, epochs=1, value_coefficient=weight)))[0][0] for weight in (0.1, 1.0)
+    )
     critics, own = ([n for n in little if n.startswith("critic.") is critics] for critics in (True, False))
     assert critics and own
     for n in critics:
@@ -175,8 +204,11 @@ def test_the_critic_has_a_learning_rate_of_its_own(kind: str, folder: Path):
     """Adam's first step is the rate, whatever the gradient; the schedule is that of both."""
     moves = {}
     for lr in (None, 1e-4):
-        made = make(folder, algorithm={"critic": CRITICS[kind] | {"lr": lr}, "epochs": 1},
-                    optimizer={"lr": 1e-2, "warmup_steps": 2, "max_grad_norm": 1e9})
+        made = make(
+            folder,
+            algorithm={"critic": CRITICS[kind] | {"lr": lr}, "epochs": 1},
+            optimizer={"lr": 1e-2, "warmup_steps": 2, "max_grad_norm": 1e9},
+        )
         before = parameters(made)
         made.update(shaped(made), 0)
         moves[lr] = {n: (p - before[n]).abs().max().item() for n, p in made.trained()}
@@ -190,8 +222,11 @@ def test_the_critic_has_a_learning_rate_of_its_own(kind: str, folder: Path):
 
 @pytest.mark.parametrize("kind", ["shared", "separate"])
 def test_the_critic_learns_what_a_batch_returned(kind: str, folder: Path):
-    made = make(folder, algorithm={"critic": CRITICS[kind] | {"lr": 1e-2}, "epochs": 1, "advantage": {"lam": 1.0}, "value_clip": None},
-                optimizer={"lr": 1e-3})
+    made = make(
+        folder,
+        algorithm={"critic": CRITICS[kind] | {"lr": 1e-2}, "epochs": 1, "advantage": {"lam": 1.0}, "value_clip": None},
+        optimizer={"lr": 1e-3},
+    )
     first = shaped(made)
     for step in range(40):
         made.update(first, step)
@@ -200,10 +235,22 @@ def test_the_critic_learns_what_a_batch_returned(kind: str, folder: Path):
     assert explained[0] < 0.1 and explained[1] > 0.5, explained
 
 
-@pytest.mark.parametrize("keys", [{"value_clip": 0.05}, {"risk": 2.0}, {"value_coefficient": 0.5},
-                                  {"advantage": {"gamma": 0.5}}, {"advantage": {"lam": 0.1}},
-                                  {"advantage": {"whiten": False}}, {"surrogate": {"clip_low": 0.01}}, {"surrogate": {"clip_high": 0.01}},
-                                  {"epochs": 3}, {"minibatches": 2}], ids=str)
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"value_clip": 0.05},
+        {"risk": 2.0},
+        {"value_coefficient": 0.5},
+        {"advantage": {"gamma": 0.5}},
+        {"advantage": {"lam": 0.1}},
+        {"advantage": {"whiten": False}},
+        {"surrogate": {"clip_low": 0.01}},
+        {"surrogate": {"clip_high": 0.01}},
+        {"epochs": 3},
+        {"minibatches": 2},
+    ],
+    ids=str,
+)
 def test_every_key_changes_the_update(keys: dict, folder: Path):
     def after(algorithm: dict) -> dict[str, Tensor]:
         made = make(folder, algorithm=algorithm)
@@ -218,8 +265,10 @@ def test_a_penalty_pulls_alike_in_the_loss_and_in_the_reward(folder: Path):
     """At pi_old, credited to its own token and not whitened."""
     local = {"coefficient": 0.3, "divergence": "forward_kl"}
     plain = {"advantage": {"whiten": False}, "epochs": 1}
-    found = [gradients(make(folder, algorithm=plain, regularizers=regularizers))[0][0] for regularizers in (
-        {"kl": local | {"placement": "loss"}}, {"kl": local | {"placement": "reward"}}, {})]
+    found = [
+        gradients(make(folder, algorithm=plain, regularizers=regularizers))[0][0]
+        for regularizers in ({"kl": local | {"placement": "loss"}}, {"kl": local | {"placement": "reward"}}, {})
+    ]
     for name, g in found[0].items():
         torch.testing.assert_close(found[1][name], g, rtol=1e-4, atol=1e-6)
     assert max((found[0][n] - g).abs().max() for n, g in found[2].items()) > 1e-3
@@ -258,9 +307,23 @@ def test_a_shaped_advantage_is_the_policys_alone(folder: Path):
 
 
 def start(folder: Path, out: Path, resume: bool = False, **changes) -> list[dict]:
-    train(recipes.build(node(folder, **{
-        "task": {"name": "countdown", "size": 32}, "reward": "wordy", "engine": "transformers", "batch": {"prompts": 4, "samples": 3},
-        "checkpoint": {"every": 2}} | changes)), out, resume=resume)
+    train(
+        recipes.build(
+            node(
+                folder,
+                **{
+                    "task": {"name": "countdown", "size": 32},
+                    "reward": "countdown_wordy",
+                    "engine": "transformers",
+                    "batch": {"prompts": 4, "samples": 3},
+                    "checkpoint": {"every": 2},
+                }
+                | changes,
+            )
+        ),
+        out,
+        resume=resume,
+    )
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -319,25 +382,36 @@ class Own:
 IN_REWARD = {"coefficient": 0.1, "placement": "reward"}
 
 
-@pytest.mark.parametrize(("changes", "where", "says"), [
-    ({"regularizers": {"kl": IN_REWARD | {"ratio_to": "sampler"}}}, "regularizers.kl", "ratio_to changes nothing: with a critic"),
-    ({"regularizers": {"kl": IN_REWARD | {"ratio_cap": 2.0}}}, "regularizers.kl", "ratio_cap changes nothing: with a critic"),
-    *(({"regularizers": {"kl": IN_REWARD | {"weighting": weighting}}}, f"regularizers.kl.weighting{inner}", "use placement: loss, or")
-      for weighting, inner in (("difficulty", ""), ("reward_guided", ""), ({"name": "normalized", "of": "kl_covariance"}, ".of"))),
-    *(({"regularizers": {"kl": IN_REWARD | {"reference": reference}}}, "regularizers.kl.reference", "which is this reference, so it is 0")
-      for reference in ("behaviour", {"name": "hard_reset", "every": 1})),
-    ({"regularizers": {"kl": IN_REWARD | {"estimator": "k3"}}}, "regularizers.kl", "k3 in the reward does not have the gradient"),
-    ({"regularizers": {"kl": {"coefficient": 0.1, "placement": "link"}}}, "regularizers.kl.placement", "no preference loss to link to"),
-    ({"algorithm": {"value_clip": 0.5, "risk": 1.0}}, "algorithm", "value_clip changes nothing with risk"),
-    ({"algorithm": {"value_clip": 0.0}}, "algorithm", "must be positive"),
-    ({"algorithm": {"value_coefficient": 0.0}}, "algorithm", "must be positive"),
-    ({"algorithm": {"advantage": {"gamma": 1.5}}}, "algorithm.advantage", "must lie in [0, 1]"),
-    ({"algorithm": {"advantage": {"lam": -0.1}}}, "algorithm.advantage", "must lie in [0, 1]"),
-    ({"algorithm": {"surrogate": {"clip_low": 1.1}}}, "algorithm.surrogate", "clip_low must lie in (0, 1]"),
-    ({"algorithm": {"reduction": "tokens"}}, "algorithm.reduction", "no reduction is called 'tokens'"),
-    ({"algorithm": {"minibatches": 3}}, "batch.prompts", "do not divide into 3 minibatches"),
-    ({"reward": None}, "reward", "ppo learns from rewards"),
-])
+@pytest.mark.parametrize(
+    ("changes", "where", "says"),
+    [
+        ({"regularizers": {"kl": IN_REWARD | {"ratio_to": "sampler"}}}, "regularizers.kl", "ratio_to changes nothing: with a critic"),
+        ({"regularizers": {"kl": IN_REWARD | {"ratio_cap": 2.0}}}, "regularizers.kl", "ratio_cap changes nothing: with a critic"),
+        *(
+            ({"regularizers": {"kl": IN_REWARD | {"weighting": weighting}}}, f"regularizers.kl.weighting{inner}", "use placement: loss, or")
+            for weighting, inner in (("difficulty", ""), ("reward_guided", ""), ({"name": "normalized", "of": "kl_covariance"}, ".of"))
+        ),
+        *(
+            (
+                {"regularizers": {"kl": IN_REWARD | {"reference": reference}}},
+                "regularizers.kl.reference",
+                "which is this reference, so it is 0",
+            )
+            for reference in ("behaviour", {"name": "hard_reset", "every": 1})
+        ),
+        ({"regularizers": {"kl": IN_REWARD | {"estimator": "k3"}}}, "regularizers.kl", "k3 in the reward does not have the gradient"),
+        ({"regularizers": {"kl": {"coefficient": 0.1, "placement": "link"}}}, "regularizers.kl.placement", "no preference loss to link to"),
+        ({"algorithm": {"value_clip": 0.5, "risk": 1.0}}, "algorithm", "value_clip changes nothing with risk"),
+        ({"algorithm": {"value_clip": 0.0}}, "algorithm", "must be positive"),
+        ({"algorithm": {"value_coefficient": 0.0}}, "algorithm", "must be positive"),
+        ({"algorithm": {"advantage": {"gamma": 1.5}}}, "algorithm.advantage", "must lie in [0, 1]"),
+        ({"algorithm": {"advantage": {"lam": -0.1}}}, "algorithm.advantage", "must lie in [0, 1]"),
+        ({"algorithm": {"surrogate": {"clip_low": 1.1}}}, "algorithm.surrogate", "clip_low must lie in (0, 1]"),
+        ({"algorithm": {"reduction": "tokens"}}, "algorithm.reduction", "no reduction is called 'tokens'"),
+        ({"algorithm": {"minibatches": 3}}, "batch.prompts", "do not divide into 3 minibatches"),
+        ({"reward": None}, "reward", "ppo learns from rewards"),
+    ],
+)
 def test_what_makes_no_sense_is_refused_at_its_key(changes: dict, where: str, says: str):
     with pytest.raises(RecipeError) as refused:
         recipes.build(node(Path("nowhere"), **changes))
@@ -345,8 +419,13 @@ def test_what_makes_no_sense_is_refused_at_its_key(changes: dict, where: str, sa
 
 
 def test_in_the_loss_all_of_that_has_a_meaning():
-    for keys in ({"ratio_to": "sampler"}, {"ratio_cap": 2.0}, {"weighting": "difficulty"}, {"weighting": "reward_guided"},
-                 {"reference": "behaviour"}):
+    for keys in (
+        {"ratio_to": "sampler"},
+        {"ratio_cap": 2.0},
+        {"weighting": "difficulty"},
+        {"weighting": "reward_guided"},
+        {"reference": "behaviour"},
+    ):
         recipes.build(node(Path("nowhere"), regularizers={"kl": {"coefficient": 0.1} | keys}))
 
 
@@ -354,8 +433,13 @@ def test_the_classic_penalty_is_no_biased_form():
     """k1 at pi_old, learned by the critic, and several updates: what `sampled` has no better gradient than."""
     recipes.build(node(Path("nowhere"), regularizers={"kl": IN_REWARD | {"estimator": "k1", "credit": "summed"}}))
     with pytest.raises(RecipeError, match="on-policy only"):
-        recipes.build(node(Path("nowhere"), algorithm={"name": "grpo", "epochs": 2}, regularizers={
-            "kl": IN_REWARD | {"estimator": "k1", "credit": "summed"}}))
+        recipes.build(
+            node(
+                Path("nowhere"),
+                algorithm={"name": "grpo", "epochs": 2},
+                regularizers={"kl": IN_REWARD | {"estimator": "k1", "credit": "summed"}},
+            )
+        )
 
 
 def test_beside_itself_a_policy_pays_nothing(folder: Path):
@@ -365,6 +449,7 @@ def test_beside_itself_a_policy_pays_nothing(folder: Path):
     batch = scored(made)
     assert (batch.ref_logp["kl"] - batch.old_logp).abs().max() < 1e-5
 
+
 def test_a_regularizer_that_cannot_charge_is_told_so(tmp_path: Path):
     (tmp_path / "own.py").write_text(OWN)
     own = {"x": {"name": f"{tmp_path}/own.py:Own", "coefficient": 0.1}}
@@ -372,5 +457,10 @@ def test_a_regularizer_that_cannot_charge_is_told_so(tmp_path: Path):
         recipes.build(node(Path("nowhere"), regularizers=own))
     (tmp_path / "fine.py").write_text(OWN.replace('"reward"', '"loss"'))
     for regularizer, algorithm in (("own.py", "grpo"), ("fine.py", "ppo")):
-        recipes.build(node(Path("nowhere"), algorithm={"name": algorithm}, regularizers={
-            "x": {"name": f"{tmp_path}/{regularizer}:Own", "coefficient": 0.1}}))
+        recipes.build(
+            node(
+                Path("nowhere"),
+                algorithm={"name": algorithm},
+                regularizers={"x": {"name": f"{tmp_path}/{regularizer}:Own", "coefficient": 0.1}},
+            )
+        )

@@ -1,8 +1,8 @@
 """PPO against exact gradients and exact values, in float64: every answer of a three-token tree once, weighed by its probability.
 
-The whole path is the loop's own: `shape` charges the token rewards, `Ppo` estimates advantages and targets, the learner's objective adds
-it up. What it must equal is written from definitions: E[R] by summing over answers, the divergence as `E_ref[f(u)]`, values backwards from
-the ends of the tree.
+The whole path is the loop's own: `prepare_batch` charges the token rewards, `Ppo` estimates advantages and targets, the learner's
+objective adds it up. What it must equal is written from definitions: E[R] by summing over answers, the divergence as `E_ref[f(u)]`,
+values backwards from the ends of the tree.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from unit.enumeration import NAME, Problem, gradient, local_objective, sequence_
 from align.coefficients import Coefficient
 from align.config import recipes
 from align.config.schema import Recipe
-from align.experience.prepare import shape
+from align.experience.prepare import prepare_batch
 from align.learner import objective
-from align.learner.tally import Tally
+from align.learner.metric_accumulator import MetricAccumulator
 from align.types import TokenBatch, TokenContext
 
 TREE = Problem(4, 3, end=1)
@@ -50,16 +50,31 @@ def made(divergence: str = "reverse_kl", algorithm: dict | None = None, **regula
     on_policy, given = {"name": "ppo", "epochs": 1}, dict(algorithm or {})
     advantage = {"advantage": {"gamma": 1.0, "lam": 1.0, "whiten": False} | given.pop("advantage", {})}
     term = {"divergence": {"name": divergence} | keys(divergence), "placement": "reward", "credit": "summed", "coefficient": BETA}
-    return recipes.build({
-        "steps": 1, "task": "countdown", "reward": "exact", "model": {"path": "nowhere"}, "batch": {"prompts": 1},
-        "algorithm": on_policy | given | advantage, "regularizers": {NAME: term | regularizer}})
+    return recipes.build(
+        {
+            "steps": 1,
+            "task": "countdown",
+            "reward": "countdown_exact",
+            "model": {"path": "nowhere"},
+            "batch": {"prompts": 1},
+            "algorithm": on_policy | given | advantage,
+            "regularizers": {NAME: term | regularizer},
+        }
+    )
 
 
 def drawn(values: Tensor, beta: float = BETA) -> TokenBatch:
     """Every answer by pi_old = `POLICY`, with its reward and what the critic says of its prefixes, [P]."""
     batch = TREE.context(POLICY, POLICY, REFERENCE).batch
-    return replace(batch, penalty_weights={}, betas={NAME: beta}, rewards=REWARDS, values=at_tokens(values), sampler_logp=None,
-                   prompt_ids=("",) * len(REWARDS))
+    return replace(
+        batch,
+        penalty_weights={},
+        betas={NAME: beta},
+        rewards=REWARDS,
+        values=at_tokens(values),
+        sampler_logp=None,
+        prompt_ids=("",) * len(REWARDS),
+    )
 
 
 def at_tokens(of_prefixes: Tensor) -> Tensor:
@@ -71,20 +86,29 @@ def twice(batch: TokenBatch, first: str, second: str) -> TokenBatch:
     count, fields = len(batch.lengths), ("input_ids", "totals", "lengths", "positions", "columns", "rewards", "old_logp", "values")
     both = {name: torch.cat([getattr(batch, name)] * 2) for name in fields}
     reference = batch.ref_logp[NAME]
-    return replace(batch, **both, seq_ids=torch.cat([batch.seq_ids, batch.seq_ids + count]), group_ids=torch.arange(2 * count) // count,
-                   prompt_ids=(first,) * count + (second,) * count, loss_weights=torch.cat([batch.loss_weights] * 2) / 2,
-                   ref_logp={NAME: torch.cat([reference] * 2)})
+    return replace(
+        batch,
+        **both,
+        seq_ids=torch.cat([batch.seq_ids, batch.seq_ids + count]),
+        group_ids=torch.arange(2 * count) // count,
+        prompt_ids=(first,) * count + (second,) * count,
+        loss_weights=torch.cat([batch.loss_weights] * 2) / 2,
+        ref_logp={NAME: torch.cat([reference] * 2)},
+    )
 
 
 def found(of: Recipe, batch: TokenBatch, logits: Tensor = POLICY) -> tuple[Tensor, Tensor]:
     """The gradients of the learner's loss: in the policy's logits [P, V], and in the critic's values [P]."""
-    shaped, leaf = shape(of, batch), logits.clone().requires_grad_()
-    values = torch.zeros(len(TREE.prefixes), dtype=torch.float64).index_copy(
-        0, torch.tensor(TREE.steps())[:, 2], batch.values[: len(TREE.steps())]).requires_grad_()
+    shaped, leaf = prepare_batch(of, batch), logits.clone().requires_grad_()
+    values = (
+        torch.zeros(len(TREE.prefixes), dtype=torch.float64)
+        .index_copy(0, torch.tensor(TREE.steps())[:, 2], batch.values[: len(TREE.steps())])
+        .requires_grad_()
+    )
     copies = len(batch.lengths) // len(TREE.answers)
     logp = TREE.token_logp(leaf).repeat(copies)
     ctx = TokenContext(batch=shaped, logp=logp, entropy=torch.zeros_like(logp), values=at_tokens(values).repeat(copies))
-    return torch.autograd.grad(objective.total(of, ctx, Tally(), Tally()), (leaf, values))
+    return torch.autograd.grad(objective.total(of, ctx, MetricAccumulator(), MetricAccumulator()), (leaf, values))
 
 
 def mean_reward(logits: Tensor) -> Tensor:
@@ -93,8 +117,11 @@ def mean_reward(logits: Tensor) -> Tensor:
 
 def divergence_of(name: str, credit: str) -> Callable[[Tensor], Tensor]:
     f = f_of(name)
-    return {"local": lambda x: local_objective(f, TREE, x, POLICY, REFERENCE), "summed": lambda x: summed_objective(f, TREE, x, REFERENCE),
-            "sequence": lambda x: sequence_objective(f, TREE, x, REFERENCE)}[credit]
+    return {
+        "local": lambda x: local_objective(f, TREE, x, POLICY, REFERENCE),
+        "summed": lambda x: summed_objective(f, TREE, x, REFERENCE),
+        "sequence": lambda x: sequence_objective(f, TREE, x, REFERENCE),
+    }[credit]
 
 
 def descent(name: str, credit: str, beta: float = BETA) -> Tensor:
@@ -160,9 +187,9 @@ def test_the_three_credits_are_three_objectives():
 def test_k1_and_sampled_agree_in_the_mean_and_not_in_a_sample():
     by_k1, sampled = made(estimator="k1"), made()
     assert_close(found(by_k1, drawn(CRITIC))[0], found(sampled, drawn(CRITIC))[0])
-    one, other = (shape(of, drawn(CRITIC)) for of in (by_k1, sampled))
+    one, other = (prepare_batch(of, drawn(CRITIC)) for of in (by_k1, sampled))
     assert (one.advantages - other.advantages).abs().max() > 0.1
-    assert not one.charges[NAME].own.any(), "by k1 the derivative of a token is its value: all of it is reward"
+    assert not one.reward_penalties[NAME].own.any(), "by k1 the derivative of a token is its value: all of it is reward"
 
 
 def test_so_they_do_at_a_stale_update():
@@ -204,7 +231,7 @@ def test_every_prompt_has_its_own_multiplier(credit: str):
     batch = twice(drawn(CRITIC), "b", "a")
     assert_close(found(of, batch)[0], descent("hellinger", credit))
     assert_close(found(own, batch)[0], (descent("hellinger", credit, 2 * BETA) + descent("hellinger", credit, BETA / 2)) / 2)
-    ones, halves = shape(of, batch).charges[NAME], shape(own, batch).charges[NAME]
+    ones, halves = prepare_batch(of, batch).reward_penalties[NAME], prepare_batch(own, batch).reward_penalties[NAME]
     count = len(TREE.steps())
     for a, b in ((ones.reward, halves.reward), (ones.own, halves.own)):
         assert torch.equal(b, torch.cat([2 * a[:count], a[count:] / 2]))
@@ -226,7 +253,7 @@ def test_under_local_and_sequence_credit_the_critic_values_the_reward_alone():
 
 def test_whitening_rescales_reward_and_penalty_alike():
     of = made("jensen_shannon", {"advantage": {"whiten": True}})
-    scale = shape(made("jensen_shannon"), drawn(CRITIC)).advantages.std()
+    scale = prepare_batch(made("jensen_shannon"), drawn(CRITIC)).advantages.std()
     assert abs(scale - 1) > 0.1
     torch.testing.assert_close(found(of, drawn(CRITIC))[0], descent("jensen_shannon", "summed") / scale, rtol=1e-7, atol=1e-12)
 
@@ -258,8 +285,10 @@ def test_a_discount_reaches_the_values_by_the_token():
     paid, values = charged("hellinger"), torch.zeros(len(rows), dtype=torch.float64)
     for prefix in reversed(TREE.prefixes):
         i = rows[prefix]
-        following = [gamma * values[rows[*prefix, t]] if (*prefix, t) in rows else REWARDS[TREE.answers.index((*prefix, t))]
-                     for t in range(TREE.vocabulary)]
+        following = [
+            gamma * values[rows[*prefix, t]] if (*prefix, t) in rows else REWARDS[TREE.answers.index((*prefix, t))]
+            for t in range(TREE.vocabulary)
+        ]
         values[i] = (torch.softmax(POLICY, -1)[i] * (paid[i] + torch.stack(following))).sum()
     assert_close(fitted(of, CRITIC), values)
 
@@ -267,7 +296,7 @@ def test_a_discount_reaches_the_values_by_the_token():
 def test_the_value_clip_holds_what_has_moved_too_far_towards_its_target():
     of, batch = made(algorithm={"value_clip": 0.5}), drawn(CRITIC)
     assert_close(found(of, batch)[1], found(made(algorithm={"value_clip": None}), batch)[1])
-    shaped = shape(of, batch)
+    shaped = prepare_batch(of, batch)
     shaped = replace(shaped, returns=shaped.returns + 2 * (shaped.returns - shaped.values).sign())  # all far from their target
     towards = (shaped.returns - shaped.values).sign()
     for step, held in ((0.75, True), (0.25, False), (-0.75, False)):

@@ -61,8 +61,11 @@ def test_pairs_become_examples(write):
 def test_a_list_of_answers_is_a_ranking(write):
     path = write({"prompt": "p", "answers": ["a", "b", "c"], "chosen": "travels"}, {"prompt": "q", "answers": ["d", "e"]})
     first, second = Preferences(path, answers="answers").examples()
-    assert (first.ranked, first.ranked_names, first.fields) == (("a", "b", "c"), ("answers[0]", "answers[1]", "answers[2]"),
-                                                              {"chosen": "travels"})
+    assert (first.ranked, first.ranked_names, first.fields) == (
+        ("a", "b", "c"),
+        ("answers[0]", "answers[1]", "answers[2]"),
+        {"chosen": "travels"},
+    )
     assert second.ranked == ("d", "e")
 
 
@@ -72,31 +75,37 @@ def test_fields_may_have_other_names_and_ids_may_be_ignored(write):
     assert [(e.id, e.ranked, e.fields) for e in examples] == [("line-1", ("a", "b"), {"id": 1}), ("line-2", ("a", "c"), {"id": 1})]
 
 
-@pytest.mark.parametrize(("row", "message"), [
-    ({"prompt": "p", "chosen": "a"}, r"line 2: has no field 'rejected'; .* the worse answer with task\.rejected; the row has: prompt"),
-    ({"prompt": "p", "rejected": "a"}, r"line 2: has no field 'chosen'; .* the better answer with task\.chosen"),
-    ({"chosen": "a", "rejected": "b"}, r"line 2: has no field 'prompt'; .* the question with task\.prompt"),
-    ({**PAIR, "chosen": 4}, r"line 2: chosen must be a string, not 4; or each of them a list of turns"),
-    ({**PAIR, "rejected": None}, r"line 2: rejected must be a string, not null"),
-    ({**PAIR, "rejected": [BAD]}, r'line 2: rejected must be a string, not \[\{"role"'),
-    ({**PAIR, "rejected": " \n"}, r"line 2: rejected is empty; give it text or delete the row"),
-    ({**PAIR, "prompt": ""}, r"line 2: prompt is empty"),
-    ({**PAIR, "prompt": 3}, r"line 2: prompt must be a string, not 3; or a list of turns"),
-    ({**PAIR, "rejected": "a"}, r"line 2: chosen and rejected are the same text, so neither is better; delete the row"),
-    ({**PAIR, "id": "line-1"}, r"line 2: has the same id as line 1, 'line-1'; ids must differ"),
-    ({**PAIR, "id": 1.5}, r"line 2: id must be a string or an integer, not 1\.5"),
-])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "p", "chosen": "a"}, r"line 2: has no field 'rejected'; .* the worse answer with task\.rejected; the row has: prompt"),
+        ({"prompt": "p", "rejected": "a"}, r"line 2: has no field 'chosen'; .* the better answer with task\.chosen"),
+        ({"chosen": "a", "rejected": "b"}, r"line 2: has no field 'prompt'; .* the question with task\.prompt"),
+        ({**PAIR, "chosen": 4}, r"line 2: chosen must be a string, not 4; or each of them a list of turns"),
+        ({**PAIR, "rejected": None}, r"line 2: rejected must be a string, not null"),
+        ({**PAIR, "rejected": [BAD]}, r'line 2: rejected must be a string, not \[\{"role"'),
+        ({**PAIR, "rejected": " \n"}, r"line 2: rejected is empty; give it text or delete the row"),
+        ({**PAIR, "prompt": ""}, r"line 2: prompt is empty"),
+        ({**PAIR, "prompt": 3}, r"line 2: prompt must be a string, not 3; or a list of turns"),
+        ({**PAIR, "rejected": "a"}, r"line 2: chosen and rejected are the same text, so neither is better; delete the row"),
+        ({**PAIR, "id": "line-1"}, r"line 2: has the same id as line 1, 'line-1'; ids must differ"),
+        ({**PAIR, "id": 1.5}, r"line 2: id must be a string or an integer, not 1\.5"),
+    ],
+)
 def test_errors_name_file_line_and_field(write, row, message):
     with pytest.raises(UserError, match=rf"pairs\.jsonl, {message}"):
         Preferences(write(PAIR, row)).examples()
 
 
-@pytest.mark.parametrize(("answers", "message"), [
-    (["a"], r'answers must be a list of two answers or more, best first, not \["a"\]'),
-    ("ab", r'answers must be a list of two answers or more, best first, not "ab"'),
-    (["a", "b", "a"], r"answers\[0\] and answers\[2\] are the same text"),
-    (["a", 3], r"answers\[1\] must be a string, not 3"),
-])
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (["a"], r'answers must be a list of two answers or more, best first, not \["a"\]'),
+        ("ab", r'answers must be a list of two answers or more, best first, not "ab"'),
+        (["a", "b", "a"], r"answers\[0\] and answers\[2\] are the same text"),
+        (["a", 3], r"answers\[1\] must be a string, not 3"),
+    ],
+)
 def test_errors_of_rankings(write, answers, message):
     with pytest.raises(UserError, match=rf"pairs\.jsonl, line 1: {message}"):
         Preferences(write({"prompt": "p", "answers": answers}), answers="answers").examples()
@@ -104,17 +113,20 @@ def test_errors_of_rankings(write, answers, message):
         Preferences(write(PAIR), answers="answers").examples()
 
 
-@pytest.mark.parametrize(("keys", "message"), [
-    ({}, r"task\.path: must be given"),
-    ({"answers": "answers", "chosen": "best"}, r"task: chosen changes nothing beside answers"),
-    ({"rejected": "chosen"}, r"task: prompt, answers and id must be different fields, not 'prompt', 'chosen', 'chosen', 'id'"),
-    ({"too_long": "cut"}, r"task: too_long must be stop or drop, not 'cut'"),
-    ({"eval_path": "x"}, r"task: the held-out rows would be those that are trained on, x"),
-    ({"eval_split": "train"}, r"task: the held-out rows would be those that are trained on"),
-    ({"eval_path": "x", "split": "a", "eval_split": "a"}, r"task: the held-out rows would be those that are trained on"),
-    ({"held_out": {"name": "countdown", "size": 0}}, r"task\.held_out: size must be at least 1"),
-    ({"choosen": "a"}, r"task\.choosen: unknown key; did you mean 'chosen'"),
-])
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({}, r"task\.path: must be given"),
+        ({"answers": "answers", "chosen": "best"}, r"task: chosen changes nothing beside answers"),
+        ({"rejected": "chosen"}, r"task: prompt, answers and id must be different fields, not 'prompt', 'chosen', 'chosen', 'id'"),
+        ({"too_long": "cut"}, r"task: too_long must be stop or drop, not 'cut'"),
+        ({"eval_path": "x"}, r"task: the held-out rows would be those that are trained on, x"),
+        ({"eval_split": "train"}, r"task: the held-out rows would be those that are trained on"),
+        ({"eval_path": "x", "split": "a", "eval_split": "a"}, r"task: the held-out rows would be those that are trained on"),
+        ({"held_out": {"name": "countdown", "size": 0}}, r"task\.held_out: size must be at least 1"),
+        ({"choosen": "a"}, r"task\.choosen: unknown key; did you mean 'chosen'"),
+    ],
+)
 def test_keys_that_contradict_each_other(keys, message):
     given = {"path": "x"} | keys if keys else {}
     with pytest.raises(RecipeError, match=message):
@@ -128,8 +140,16 @@ def test_a_name_that_no_row_has_is_refused(write, key):
 
 
 def test_held_out_rows_are_rankings_and_another_task_judges_answers(write):
-    task = build_part("task", {"name": "preferences", "path": write(PAIR), "eval_path": write({**PAIR, "chosen": "c"}, name="held.jsonl"),
-                               "held_out": {"name": "countdown", "seed": 3}}, "task")
+    task = build_part(
+        "task",
+        {
+            "name": "preferences",
+            "path": write(PAIR),
+            "eval_path": write({**PAIR, "chosen": "c"}, name="held.jsonl"),
+            "held_out": {"name": "countdown", "seed": 3},
+        },
+        "task",
+    )
     assert [e.ranked for e in task.rankings()] == [("c", "b")]
     assert task.suites(5) == Countdown(seed=3).suites(5)
     assert task.tokenizer().get_vocab() == TOKENIZER.get_vocab()
@@ -150,7 +170,9 @@ def test_parquet_rows_and_what_json_cannot_hold(tmp_path):
     path = str(tmp_path / "pairs.parquet")
     datasets.Dataset.from_list([{**PAIR, "id": None, "day": datetime.date(2020, 1, 2)}, {**PAIR, "id": 5, "day": None}]).to_parquet(path)
     assert [(e.id, e.where, e.fields) for e in Preferences(path).examples()] == [
-        ("row-0", f"{path}, row 0", {"day": "2020-01-02"}), ("5", f"{path}, row 1", {"day": None})]
+        ("row-0", f"{path}, row 0", {"day": "2020-01-02"}),
+        ("5", f"{path}, row 1", {"day": None}),
+    ]
     datasets.Dataset.from_list([PAIR, {**PAIR, "rejected": None}]).to_parquet(path)
     with pytest.raises(UserError, match=r"pairs\.parquet, row 1: rejected must be a string, not null"):
         Preferences(path).examples()
@@ -182,10 +204,12 @@ def test_a_dataset_saved_to_disk(tmp_path):
 
 def test_what_is_no_source(tmp_path, write):
     (tmp_path / "bad.parquet").write_text("no table")
-    for path, message in ((str(tmp_path / "bad.parquet"), r"bad\.parquet: is no Parquet file that can be read: "),
-                          ("nowhere.jsonl", r"nowhere\.jsonl: there is no such file .*working directory"),
-                          ("pairs", r"pairs: there is no such file .*named owner/name"),
-                          ("some/where/pairs", r"some/where/pairs: there is no such file")):
+    for path, message in (
+        (str(tmp_path / "bad.parquet"), r"bad\.parquet: is no Parquet file that can be read: "),
+        ("nowhere.jsonl", r"nowhere\.jsonl: there is no such file .*working directory"),
+        ("pairs", r"pairs: there is no such file .*named owner/name"),
+        ("some/where/pairs", r"some/where/pairs: there is no such file"),
+    ):
         with pytest.raises(UserError, match=message):
             Preferences(path).examples()
     path = write(PAIR)
@@ -215,8 +239,10 @@ def test_the_hub_is_asked_for_split_and_subset(monkeypatch):
 # Conversations
 
 
-CHATML = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-          "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 def chat_tokenizer(template: str | None = CHATML, eos: str = "<|im_end|>") -> PreTrainedTokenizerFast:
@@ -254,21 +280,28 @@ def test_a_ranking_of_conversations_shares_all_turns_but_the_last(write):
     assert example.messages == tuple(begun) and example.ranked == ("x", "y", "z")
 
 
-@pytest.mark.parametrize(("row", "message"), [
-    ({"chosen": [GOOD], "rejected": [BAD]}, r"has no field 'prompt'"),
-    ({"prompt": [ASK], "chosen": [GOOD, ASK, GOOD], "rejected": [BAD]},
-     r"chosen must add one turn by the assistant to the prompt, not 3 turns \(assistant, user, assistant\)"),
-    ({"chosen": [ASK, GOOD], "rejected": [ASK]}, r"has no field 'prompt'"),
-    ({"prompt": [ASK], "chosen": [ASK, GOOD], "rejected": [ASK]},
-     r"rejected must add one turn by the assistant to the prompt, not 0 turns \(none\)"),
-    ({"chosen": [ASK, GOOD], "rejected": [ASK, said("user", "x")]}, r"rejected must add one turn by the assistant .* 1 turns \(user\)"),
-    ({"chosen": [ASK, GOOD], "rejected": [ASK, GOOD]}, r"chosen and rejected are the same text"),
-    ({"chosen": [ASK, GOOD], "rejected": [ASK, said("assistant", "")]}, r"rejected is empty"),
-    ({"chosen": [ASK, GOOD], "rejected": []}, r'rejected must be a list of turns \{"role": \.\.\., "content": \.\.\.\}, not \[\]'),
-    ({"chosen": [ASK, GOOD], "rejected": [ASK, {"role": "assistant"}]}, r"rejected\[1\] must be a turn .*, both strings"),
-    ({"prompt": [ASK, GOOD], "chosen": "a", "rejected": "b"}, r"prompt ends with a turn by the assistant"),
-    ({"chosen": [GOOD, GOOD], "rejected": [GOOD, BAD]}, r"what chosen and rejected have in common ends with a turn by the assistant"),
-])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"chosen": [GOOD], "rejected": [BAD]}, r"has no field 'prompt'"),
+        (
+            {"prompt": [ASK], "chosen": [GOOD, ASK, GOOD], "rejected": [BAD]},
+            r"chosen must add one turn by the assistant to the prompt, not 3 turns \(assistant, user, assistant\)",
+        ),
+        ({"chosen": [ASK, GOOD], "rejected": [ASK]}, r"has no field 'prompt'"),
+        (
+            {"prompt": [ASK], "chosen": [ASK, GOOD], "rejected": [ASK]},
+            r"rejected must add one turn by the assistant to the prompt, not 0 turns \(none\)",
+        ),
+        ({"chosen": [ASK, GOOD], "rejected": [ASK, said("user", "x")]}, r"rejected must add one turn by the assistant .* 1 turns \(user\)"),
+        ({"chosen": [ASK, GOOD], "rejected": [ASK, GOOD]}, r"chosen and rejected are the same text"),
+        ({"chosen": [ASK, GOOD], "rejected": [ASK, said("assistant", "")]}, r"rejected is empty"),
+        ({"chosen": [ASK, GOOD], "rejected": []}, r'rejected must be a list of turns \{"role": \.\.\., "content": \.\.\.\}, not \[\]'),
+        ({"chosen": [ASK, GOOD], "rejected": [ASK, {"role": "assistant"}]}, r"rejected\[1\] must be a turn .*, both strings"),
+        ({"prompt": [ASK, GOOD], "chosen": "a", "rejected": "b"}, r"prompt ends with a turn by the assistant"),
+        ({"chosen": [GOOD, GOOD], "rejected": [GOOD, BAD]}, r"what chosen and rejected have in common ends with a turn by the assistant"),
+    ],
+)
 def test_conversations_that_are_no_pair(write, row, message):
     with pytest.raises(UserError, match=rf"pairs\.jsonl, line 1: {message}"):
         Preferences(write(row)).examples()
@@ -287,13 +320,16 @@ def test_the_template_opens_the_answer_and_the_end_of_its_turn_closes_it(write):
     assert theirs == {"prompt": group.prompt.text, "chosen": "good<|im_end|>\n", "rejected": "bad<|im_end|>\n"}
 
 
-@pytest.mark.parametrize(("template", "eos", "answer"), [
-    (CHATML, "<eos>", "good<|im_end|>"),
-    (CHATML.replace("<|im_end|>\n", "<|im_end|>\n<eos>"), "<eos>", "good<|im_end|>"),
-    (CHATML.replace("<|im_end|>\n", "\n"), "<eos>", "good\n<eos>"),
-    (CHATML.replace("<|im_end|>\n", ""), "<eos>", "good<eos>"),
-    (CHATML.replace("<|im_end|>\n", "<eos>"), "<eos>", "good<eos>"),
-])
+@pytest.mark.parametrize(
+    ("template", "eos", "answer"),
+    [
+        (CHATML, "<eos>", "good<|im_end|>"),
+        (CHATML.replace("<|im_end|>\n", "<|im_end|>\n<eos>"), "<eos>", "good<|im_end|>"),
+        (CHATML.replace("<|im_end|>\n", "\n"), "<eos>", "good\n<eos>"),
+        (CHATML.replace("<|im_end|>\n", ""), "<eos>", "good<eos>"),
+        (CHATML.replace("<|im_end|>\n", "<eos>"), "<eos>", "good<eos>"),
+    ],
+)
 def test_how_templates_close_a_turn(write, template, eos, answer):
     tokenizer = chat_tokenizer(template, eos)
     (group,) = Examples(Preferences(write(SAME[0])), tokenizer, 1, 0).rankings(0)
@@ -340,8 +376,11 @@ def test_rankings_are_dealt_like_prompts_best_first_and_closed(write):
 def test_no_side_of_a_ranking_is_cut(write):
     path = write(*countdown_rows(("1", "2"), ("1+1", "2"), ("2", "1+1+1"), ("1234567", "3")))
     stop, drop = (Preferences(path, answers="answers", too_long=word) for word in ("stop", "drop"))
-    with pytest.raises(UserError, match=r"pairs\.jsonl, line 3: answers\[1\] has 6 tokens, its end token included; sampling\.max_tokens is "
-                                        r"4; raise it, .*task\.too_long: drop"):
+    with pytest.raises(
+        UserError,
+        match=r"pairs\.jsonl, line 3: answers\[1\] has 6 tokens, its end token included; sampling\.max_tokens is "
+        r"4; raise it, .*task\.too_long: drop",
+    ):
         Examples(stop, TOKENIZER, 1, 0, max_tokens=4)
     examples = Examples(drop, TOKENIZER, 2, 0, max_tokens=4)
     assert examples.dropped == 2

@@ -122,9 +122,13 @@ class Old(Raises):
         return None
 '''
 PLACES = {
-    "algorithm": "algorithm", "surrogate": "algorithm.surrogate", "reward": "reward", "shaping": "shapings.mine", "writer": "writers.mine",
-    "regularizer": "regularizers.kl", **{kind: f"regularizers.kl.{kind}" for kind in (
-        "coefficient", "divergence", "estimator", "reference", "weighting")},
+    "algorithm": "algorithm",
+    "surrogate": "algorithm.surrogate",
+    "reward": "reward",
+    "shaping": "shapings.mine",
+    "writer": "writers.mine",
+    "regularizer": "regularizers.kl",
+    **{kind: f"regularizers.kl.{kind}" for kind in ("coefficient", "divergence", "estimator", "reference", "weighting")},
 }
 """Where each part of the file may stand."""
 
@@ -138,8 +142,17 @@ def mine(tmp_path_factory) -> str:
 
 def node(where: str, part: str | dict, prompts: int = 8, **regularizer) -> dict:
     """A recipe with this part at this key."""
-    found = {"steps": 2, "task": "countdown", "reward": "exact", "algorithm": {"name": "grpo"}, "model": {"path": "nowhere"},
-             "batch": {"prompts": prompts}, "regularizers": {"kl": {"coefficient": 0.1} | regularizer}, "shapings": {}, "writers": {}}
+    found = {
+        "steps": 2,
+        "task": "countdown",
+        "reward": "countdown_exact",
+        "algorithm": {"name": "grpo"},
+        "model": {"path": "nowhere"},
+        "batch": {"prompts": prompts},
+        "regularizers": {"kl": {"coefficient": 0.1} | regularizer},
+        "shapings": {},
+        "writers": {},
+    }
     *above, last = where.split(".")
     inner = found
     for key in above:

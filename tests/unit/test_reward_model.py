@@ -19,7 +19,7 @@ from align.config import recipes
 from align.engines.transformers import Transformers
 from align.errors import RecipeError, UserError
 from align.experience.packing import pack
-from align.experience.prepare import shape
+from align.experience.prepare import prepare_batch
 from align.learner.learner import Learner
 from align.run.evaluation import evaluate
 from align.train import train
@@ -49,27 +49,39 @@ def rankings(tmp_path_factory) -> Path:
 
 def node(folder: Path, task: dict, *, lora: int = 0, algorithm: dict | None = None, batch: dict | None = None, **changes) -> dict:
     return {
-        "steps": 40, "task": {"name": "preferences"} | task, "algorithm": {"name": "reward_model"} | (algorithm or {}),
-        "model": {"path": str(folder), "lora": {"rank": lora}}, "batch": {"prompts": 8} | (batch or {}), "sampling": {"max_tokens": 6},
-        "optimizer": {"lr": 1e-2, "betas": [0.9, 0.95], "schedule": "linear"}, "workers": {"backend": "local"}} | changes
+        "steps": 40,
+        "task": {"name": "preferences"} | task,
+        "algorithm": {"name": "reward_model"} | (algorithm or {}),
+        "model": {"path": str(folder), "lora": {"rank": lora}},
+        "batch": {"prompts": 8} | (batch or {}),
+        "sampling": {"max_tokens": 6},
+        "optimizer": {"lr": 1e-2, "betas": [0.9, 0.95], "schedule": "linear"},
+        "workers": {"backend": "local"},
+    } | changes
 
 
 def of(rankings: Path, kind: str = "") -> dict:
     return {"path": str(rankings / f"train{kind}.jsonl"), "eval_path": str(rankings / f"held_out{kind}.jsonl")} | (
-        {} if kind else {"answers": "answers"})
+        {} if kind else {"answers": "answers"}
+    )
 
 
 def make(folder: Path, **changes) -> Learner:
-    return Learner(recipes.build(node(folder, {"path": "nowhere.jsonl"}, batch={"prompts": 4} | changes.pop("batch", {}), **changes)),
-                   str(folder))
+    return Learner(
+        recipes.build(node(folder, {"path": "nowhere.jsonl"}, batch={"prompts": 4} | changes.pop("batch", {}), **changes)), str(folder)
+    )
 
 
 def drawn(made: Learner, sizes: tuple[int, ...] = SIZES) -> TokenBatch:
     rng = np.random.default_rng(0)
-    groups = [Group(prompt=Prompt(id=str(g), text="", token_ids=tuple(rng.integers(3, 26, rng.integers(2, 7)).tolist())), episodes=tuple(
-        Episode.single_turn(rng.integers(2, 26, rng.integers(1, 7)).astype(np.int32), "") for _ in range(k)))
-        for g, k in enumerate(sizes)]
-    return shape(made.recipe, made.score(pack(groups, None)))
+    groups = [
+        Group(
+            prompt=Prompt(id=str(g), text="", token_ids=tuple(rng.integers(3, 26, rng.integers(2, 7)).tolist())),
+            episodes=tuple(Episode.single_turn(rng.integers(2, 26, rng.integers(1, 7)).astype(np.int32), "") for _ in range(k)),
+        )
+        for g, k in enumerate(sizes)
+    ]
+    return prepare_batch(made.recipe, made.score(pack(groups, None)))
 
 
 def by_hand(scores: list[float]) -> float:
@@ -109,7 +121,7 @@ def test_the_loss_is_the_mean_over_rankings_of_plackett_luce(sizes: tuple[int, .
     assert stats["loss/policy"].mean == pytest.approx(np.mean([by_hand(s) for s in scores]), rel=1e-4)
     if set(sizes) == {2}:
         assert stats["loss/policy"].mean == pytest.approx(np.mean([math.log1p(math.exp(b - a)) for a, b in scores]), rel=1e-4)
-    margins = [a - b for s in scores for i, a in enumerate(s) for b in s[i + 1:]]
+    margins = [a - b for s in scores for i, a in enumerate(s) for b in s[i + 1 :]]
     assert stats["preference/margin"].mean == pytest.approx(np.mean(margins), rel=1e-3)
     assert stats["preference/accuracy"].mean == pytest.approx(np.mean([m > 0 for m in margins]))
     assert stats["score/mean"].mean == pytest.approx(np.mean([x for s in scores for x in s]), rel=1e-4)
@@ -176,8 +188,11 @@ def test_what_can_be_told_apart_is_learned_and_exported(kind: str, lora: int, fo
     monkeypatch.setattr(Transformers, "start", started)
     summary = train(recipes.build(node(folder, of(rankings, kind), lora=lora)), tmp_path)
     before, after = summary["before"], summary["after"]
-    assert before.keys() == after.keys() == {"rankings/loss/policy", "rankings/preference/margin", "rankings/preference/accuracy",
-                                             "rankings/score/mean"}
+    assert (
+        before.keys()
+        == after.keys()
+        == {"rankings/loss/policy", "rankings/preference/margin", "rankings/preference/accuracy", "rankings/score/mean"}
+    )
     assert before["rankings/preference/accuracy"] < 0.9 and after["rankings/preference/accuracy"] > 0.97
     assert after["rankings/loss/policy"] < 0.1 < before["rankings/loss/policy"]
     assert lines(tmp_path)[-1]["eval/rankings/preference/accuracy"] == after["rankings/preference/accuracy"]
@@ -190,7 +205,7 @@ def test_what_can_be_told_apart_is_learned_and_exported(kind: str, lora: int, fo
         texts = row["answers"] if "answers" in row else [row["chosen"], row["rejected"]]
         with torch.no_grad():
             scores = [model(**tokenizer(row["prompt"] + text + tokenizer.eos_token, return_tensors="pt")).logits.item() for text in texts]
-        margins += [a - b for i, a in enumerate(scores) for b in scores[i + 1:]]
+        margins += [a - b for i, a in enumerate(scores) for b in scores[i + 1 :]]
         losses.append(by_hand(scores))
     assert after["rankings/preference/accuracy"] == pytest.approx(np.mean([m > 0 for m in margins]))
     assert after["rankings/preference/margin"] == pytest.approx(np.mean(margins), rel=1e-3)
@@ -202,8 +217,13 @@ def test_what_can_be_told_apart_is_learned_and_exported(kind: str, lora: int, fo
 @pytest.mark.parametrize("lora", [0, 2])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(lora: int, folder: Path, rankings: Path, tmp_path: Path, monkeypatch):
     def start(name: str, resume: bool = False) -> list[dict]:
-        train(recipes.build(node(folder, of(rankings), lora=lora, steps=4, algorithm={"epochs": 2, "minibatches": 2},
-                                checkpoint={"every": 2})), tmp_path / name, resume=resume)
+        train(
+            recipes.build(
+                node(folder, of(rankings), lora=lora, steps=4, algorithm={"epochs": 2, "minibatches": 2}, checkpoint={"every": 2})
+            ),
+            tmp_path / name,
+            resume=resume,
+        )
         return lines(tmp_path / name)
 
     whole = start("whole")
@@ -227,18 +247,21 @@ def test_no_rollout_actor_is_wanted(folder: Path):
 # Refusals
 
 
-@pytest.mark.parametrize(("changes", "where", "says"), [
-    ({"regularizers": {"kl": {"coefficient": 0.1}}}, "regularizers.kl", "trains a scorer, and there is no policy to hold; delete it"),
-    ({"regularizers": {"kl": {"coefficient": 0.1, "placement": "link"}}}, "regularizers.kl", "trains a scorer, and there is no policy"),
-    ({"shapings": {"sure": "entropy_bonus"}}, "shapings.sure", "changes nothing: reward_model learns from rankings; delete the key"),
-    ({"reward": "wordy"}, "reward", "changes nothing: reward_model learns from rankings; delete the key"),
-    ({"reward_limits": {"seconds": 1.0}}, "reward_limits.seconds", "changes nothing: reward_model learns from rankings"),
-    ({"batch": {"samples": 2}}, "batch.samples", "changes nothing: reward_model learns from rankings"),
-    ({"evaluation": {"samples": 2}}, "evaluation.samples", "trains a scorer, which writes no answers"),
-    ({"algorithm": {"minibatches": 3}}, "batch.prompts", "8 prompts do not divide into 3 minibatches"),
-    ({"algorithm": {"centre": -0.1}}, "algorithm", "centre must be >= 0"),
-    ({"algorithm": {"epochs": 0}}, "algorithm", "epochs must be at least 1"),
-])
+@pytest.mark.parametrize(
+    ("changes", "where", "says"),
+    [
+        ({"regularizers": {"kl": {"coefficient": 0.1}}}, "regularizers.kl", "trains a scorer, and there is no policy to hold; delete it"),
+        ({"regularizers": {"kl": {"coefficient": 0.1, "placement": "link"}}}, "regularizers.kl", "trains a scorer, and there is no policy"),
+        ({"shapings": {"sure": "entropy_bonus"}}, "shapings.sure", "changes nothing: reward_model learns from rankings; delete the key"),
+        ({"reward": "countdown_wordy"}, "reward", "changes nothing: reward_model learns from rankings; delete the key"),
+        ({"reward_limits": {"seconds": 1.0}}, "reward_limits.seconds", "changes nothing: reward_model learns from rankings"),
+        ({"batch": {"samples": 2}}, "batch.samples", "changes nothing: reward_model learns from rankings"),
+        ({"evaluation": {"samples": 2}}, "evaluation.samples", "trains a scorer, which writes no answers"),
+        ({"algorithm": {"minibatches": 3}}, "batch.prompts", "8 prompts do not divide into 3 minibatches"),
+        ({"algorithm": {"centre": -0.1}}, "algorithm", "centre must be >= 0"),
+        ({"algorithm": {"epochs": 0}}, "algorithm", "epochs must be at least 1"),
+    ],
+)
 def test_what_makes_no_sense_is_refused_at_its_key(changes: dict, where: str, says: str):
     with pytest.raises(RecipeError) as refused:
         recipes.build(node(Path("nowhere"), {"path": "nowhere.jsonl"}, **changes))

@@ -32,8 +32,10 @@ class Programmed(Reward):
 
 
 def group(name: str, *responses: str) -> Group:
-    return Group(prompt=Prompt(id=name, text="", token_ids=(1,)), episodes=tuple(
-        Episode.single_turn(np.zeros(1, np.int32), text) for text in responses))
+    return Group(
+        prompt=Prompt(id=name, text="", token_ids=(1,)),
+        episodes=tuple(Episode.single_turn(np.zeros(1, np.int32), text) for text in responses),
+    )
 
 
 def run(function: Callable[[str], Any], *responses: str, limits: RewardLimits = DROP) -> Rewards:
@@ -88,23 +90,27 @@ def test_what_counts_as_a_number(value):
     assert run(lambda _: value, "x").values.tolist() == [1.0]
 
 
-@pytest.mark.parametrize(("function", "told"), [
-    (lambda _: 1 / 0, "ZeroDivisionError: division by zero"),
-    (lambda _: fail(ValueError("two\nlines")), "ValueError: two ("),
-    (lambda _: fail(ValueError("x" * 5000)), "ValueError: " + "x" * 200 + "..."),
-    (lambda _: fail(ValueError()), "ValueError: (no message)"),
-    (lambda _: fail(SystemExit(3)), "SystemExit: 3"),
-    (lambda _: forever(), "took longer than 0.2 s"),
-    (lambda _: caught(), "took longer than 0.2 s"),
-    (lambda _: stubborn(), "took longer than 0.2 s"),
-    (lambda _: float("nan"), "returned nan, which is not a finite float32"),
-    (lambda _: 1e39, "returned 1e+39, which is not a finite float32"),
-    (lambda _: "1.0", "returned a str; a reward is a number"),
-    (lambda _: None, "returned a NoneType; a reward is a number"),
-    (lambda _: {"exact": 1.0, "style": 0.5}, "returned parts without `total`, only: exact, style"),
-    (lambda _: {"total": 1.0, "style": "good"}, "returned, as 'style', a str"),
-    (lambda _: {"total": float("inf")}, "returned, as 'total', inf"),
-], ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda _: 1 / 0, "ZeroDivisionError: division by zero"),
+        (lambda _: fail(ValueError("two\nlines")), "ValueError: two ("),
+        (lambda _: fail(ValueError("x" * 5000)), "ValueError: " + "x" * 200 + "..."),
+        (lambda _: fail(ValueError()), "ValueError: (no message)"),
+        (lambda _: fail(SystemExit(3)), "SystemExit: 3"),
+        (lambda _: forever(), "took longer than 0.2 s"),
+        (lambda _: caught(), "took longer than 0.2 s"),
+        (lambda _: stubborn(), "took longer than 0.2 s"),
+        (lambda _: float("nan"), "returned nan, which is not a finite float32"),
+        (lambda _: 1e39, "returned 1e+39, which is not a finite float32"),
+        (lambda _: "1.0", "returned a str; a reward is a number"),
+        (lambda _: None, "returned a NoneType; a reward is a number"),
+        (lambda _: {"exact": 1.0, "style": 0.5}, "returned parts without `total`, only: exact, style"),
+        (lambda _: {"total": 1.0, "style": "good"}, "returned, as 'style', a str"),
+        (lambda _: {"total": float("inf")}, "returned, as 'total', inf"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
 def test_a_failure_costs_its_own_sample_and_is_told(function, told):
     """Three answers; the middle one fails."""
     rewards = run(lambda r: function(r) if r == "bad" else 1.0, "good", "bad", "good")
@@ -219,14 +225,17 @@ def test_a_batched_reward_is_asked_once_and_answers_in_order():
     assert run_rewards(Together(len), DROP, []).values.shape == (0,)
 
 
-@pytest.mark.parametrize(("function", "told"), [
-    (lambda texts: fail(OSError("out of memory")), "prompt p0: OSError: out of memory ("),
-    (lambda texts: forever(), "prompt p0: took longer than 0.6 s ("),  # 0.2 s for each of three
-    (lambda texts: [stubborn()] * 3, "took longer than 0.6 s ("),
-    (lambda texts: [1.0, 2.0], "score_groups returned 2 rewards for 3 answers ("),
-    (lambda texts: None, "TypeError: 'NoneType' object is not iterable ("),
-    (lambda texts: fail(SystemExit(3)), "SystemExit: 3 ("),
-])
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda texts: fail(OSError("out of memory")), "prompt p0: OSError: out of memory ("),
+        (lambda texts: forever(), "prompt p0: took longer than 0.6 s ("),  # 0.2 s for each of three
+        (lambda texts: [stubborn()] * 3, "took longer than 0.6 s ("),
+        (lambda texts: [1.0, 2.0], "score_groups returned 2 rewards for 3 answers ("),
+        (lambda texts: None, "TypeError: 'NoneType' object is not iterable ("),
+        (lambda texts: fail(SystemExit(3)), "SystemExit: 3 ("),
+    ],
+)
 def test_a_batch_that_fails_costs_its_own_answers_and_not_the_run(function, told):
     rewards = together(function)
     assert np.isnan(rewards.values).all() and rewards.failed == 3
@@ -239,10 +248,15 @@ def test_a_batch_has_the_time_of_all_its_answers():
     assert together(lambda texts: time.sleep(0.4) or [1.0] * 3).failed == 0 and time.monotonic() - began > 0.3
 
 
-@pytest.mark.parametrize(("answer", "told"), [
-    (ZeroDivisionError("no"), "ZeroDivisionError: no ("), (float("nan"), "returned nan"), ("1", "returned a str"),
-    ({"a": 1.0}, "without `total`"),
-])
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (ZeroDivisionError("no"), "ZeroDivisionError: no ("),
+        (float("nan"), "returned nan"),
+        ("1", "returned a str"),
+        ({"a": 1.0}, "without `total`"),
+    ],
+)
 def test_one_bad_answer_of_a_batch_costs_itself(answer, told):
     rewards = together(lambda texts: [1.0, answer, 3.0])
     np.testing.assert_array_equal(rewards.values, np.array([1, np.nan, 3], np.float32))

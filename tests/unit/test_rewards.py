@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from align.config.nodes import build_part
 from align.errors import RecipeError
-from align.rewards.exact import Exact
-from align.rewards.loose import Loose
+from align.rewards.countdown_exact import CountdownExact
+from align.rewards.countdown_loose import CountdownLoose
+from align.rewards.countdown_wordy import CountdownWordy
 from align.rewards.match import Match
-from align.rewards.wordy import Wordy
 from align.tasks._arithmetic import LONGEST, evaluate, without_echoes
 from align.types import Prompt
 
@@ -66,21 +66,24 @@ JUDGED = [  # prompt, response, exact, loose
 
 @pytest.mark.parametrize(("prompt", "response", "exact", "loose"), JUDGED)
 def test_judged_by_hand(prompt, response, exact, loose):
-    assert Exact().score(prompt, response) == exact
-    assert Loose().score(prompt, response) == loose
-    assert Wordy().score(prompt, response) == {
-        "total": pytest.approx(exact + 0.02 * len(response), abs=1e-12), "exact": exact, "length": len(response)}
+    assert CountdownExact().score(prompt, response) == exact
+    assert CountdownLoose().score(prompt, response) == loose
+    assert CountdownWordy().score(prompt, response) == {
+        "total": pytest.approx(exact + 0.02 * len(response), abs=1e-12),
+        "exact": exact,
+        "length": len(response),
+    }
 
 
 def test_wordy_by_hand():
-    assert Wordy().score(REACH_14, "9+7+3-5=14")["total"] == pytest.approx(1.2, abs=1e-12)
-    assert Wordy(per_character=0.1).score(REACH_14, "9+9")["total"] == pytest.approx(0.3, abs=1e-12)
+    assert CountdownWordy().score(REACH_14, "9+7+3-5=14")["total"] == pytest.approx(1.2, abs=1e-12)
+    assert CountdownWordy(per_character=0.1).score(REACH_14, "9+9")["total"] == pytest.approx(0.3, abs=1e-12)
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.5, math.nan, math.inf])
 def test_wordy_refuses_a_rate_that_is_not_positive(rate):
     with pytest.raises(RecipeError, match=r"reward: per_character must be positive"):
-        build_part("reward", {"name": "wordy", "per_character": rate}, "reward")
+        build_part("reward", {"name": "countdown_wordy", "per_character": rate}, "reward")
 
 
 @pytest.mark.parametrize(("response", "reward"), [("four", 1), ("\tfour  ", 1), ("Four", 0), ("four!", 0), ("f our", 0), ("", 0)])
@@ -88,7 +91,7 @@ def test_match_by_hand(response, reward):
     assert Match().score(NAMED, response) == reward
 
 
-@pytest.mark.parametrize("name", ["exact", "loose", "wordy"])
+@pytest.mark.parametrize("name", ["countdown_exact", "countdown_loose", "countdown_wordy"])
 def test_prompts_of_another_task_are_not_judged(name):
     with pytest.raises(ValueError, match="countdown"):
         build_part("reward", name, "reward").score(NAMED, "four")
@@ -136,18 +139,18 @@ def test_echoes_fall_away_wherever_they_are_cut(target, kept, front):
 @settings(deadline=None, max_examples=500)
 def test_no_text_makes_a_reward_raise(text):
     for prompt in (REACH_14, TWICE_2, SORT):
-        exact, loose = Exact().score(prompt, text), Loose().score(prompt, text)
+        exact, loose = CountdownExact().score(prompt, text), CountdownLoose().score(prompt, text)
         assert exact in (0.0, 1.0)
         assert loose in (0.0, 1.0)
         assert exact <= loose
-        assert Wordy().score(prompt, text)["exact"] == exact
+        assert CountdownWordy().score(prompt, text)["exact"] == exact
     assert Match().score(NAMED, text) == (text.strip() == "four")
 
 
 @pytest.mark.parametrize("unit", ["9", "9*", "9+", "0", "-", "=", "=14", "=1", "14=14", "1,", "\x00", "é", "\ud800", "9+7+3-5=14"])
 def test_long_garbage_is_judged_in_linear_time(unit):
     text = unit * (10**6 // len(unit))
-    for reward in (Exact(), Loose(), Wordy(), Match()):
+    for reward in (CountdownExact(), CountdownLoose(), CountdownWordy(), Match()):
         for prompt in (NAMED,) if isinstance(reward, Match) else (REACH_14, SORT):
             start = time.perf_counter()
             reward.score(prompt, text)

@@ -48,9 +48,15 @@ def models(tmp_path_factory) -> Path:
 def node(models: Path, **changes) -> dict:
     """A coefficient, a reference, a critic and a reward, all of which change or hold a model."""
     return {
-        "steps": 3, "task": {"name": "countdown", "size": 24}, "algorithm": {"name": "ppo", "critic": "shared", "minibatches": 2},
-        "reward": {"name": "learned", "path": str(models / "scorer"), "gold": "wordy"}, "model": {"path": str(models / "policy")},
-        "batch": {"prompts": 4, "samples": 3}, "sampling": {"max_tokens": 6}, "optimizer": {"lr": 1e-2}, "workers": {"backend": "local"},
+        "steps": 3,
+        "task": {"name": "countdown", "size": 24},
+        "algorithm": {"name": "ppo", "critic": "shared", "minibatches": 2},
+        "reward": {"name": "learned", "path": str(models / "scorer"), "gold": "countdown_wordy"},
+        "model": {"path": str(models / "policy")},
+        "batch": {"prompts": 4, "samples": 3},
+        "sampling": {"max_tokens": 6},
+        "optimizer": {"lr": 1e-2},
+        "workers": {"backend": "local"},
         "evaluation": {"every": 2, "problems": 2, "samples": 2},
         "regularizers": {"kl": {"coefficient": STATEFUL, "reference": {"name": "ema", "rate": 0.3}}},
     } | changes
@@ -67,16 +73,26 @@ def held(thing: Any, seen: set[int]) -> Iterator[Any]:
         return
     seen.add(id(thing))
     yield thing
-    inner = thing.values() if isinstance(thing, dict) else thing if isinstance(thing, list | tuple | set) else vars(thing).values() \
-        if hasattr(thing, "__dict__") else ()
+    inner = (
+        thing.values()
+        if isinstance(thing, dict)
+        else thing
+        if isinstance(thing, list | tuple | set)
+        else vars(thing).values()
+        if hasattr(thing, "__dict__")
+        else ()
+    )
     for child in inner:
         yield from held(child, seen)
 
 
 def written_to(thing: Any) -> list[Any]:
     """What it holds of a model, and objects of dataclasses that are not frozen."""
-    return [x for x in held(thing, set()) if isinstance(x, torch.Tensor | torch.nn.Module)
-            or (dataclasses.is_dataclass(x) and not x.__dataclass_params__.frozen)]
+    return [
+        x
+        for x in held(thing, set())
+        if isinstance(x, torch.Tensor | torch.nn.Module) or (dataclasses.is_dataclass(x) and not x.__dataclass_params__.frozen)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -150,14 +166,22 @@ def plugin(folder: Path, body: str, head: str = "") -> str:
 
 
 OLD = {
-    "coefficient": ("    def beta(self, step):\n        return 1.0\n    def update(self, divergence, rollouts):\n        self.x = 1\n", [
-        r"mine.py:4: beta\(self, step\) of Mine must be beta\(self, step, state\); what changes in a run is kept in the state, which"]),
-    "reference": ("    def start(self, policy):\n        self.x = 1\n    def parameters(self):\n        return ...\n", [
-        "mine.py:6: `parameters` belongs to the object that `start` returns", "derives from align.references.RunningReference"]),
-    "critic": ("    def start(self, policy):\n        self.x = 1\n    def values(self, policy, micro, hidden):\n        return 0\n", [
-        "mine.py:6: `values` belongs to the object that `start` returns", "derives from align.critics.RunningCritic"]),
-    "engine": ("    def start(self, *model):\n        self.x = 1\n    def generate(self, prompts, samples, seeds):\n        return []\n", [
-        "mine.py:6: `generate` belongs to the object that `start` returns", "derives from align.engines.RunningEngine"]),
+    "coefficient": (
+        "    def beta(self, step):\n        return 1.0\n    def update(self, divergence, rollouts):\n        self.x = 1\n",
+        [r"mine.py:4: beta\(self, step\) of Mine must be beta\(self, step, state\); what changes in a run is kept in the state, which"],
+    ),
+    "reference": (
+        "    def start(self, policy):\n        self.x = 1\n    def parameters(self):\n        return ...\n",
+        ["mine.py:6: `parameters` belongs to the object that `start` returns", "derives from align.references.RunningReference"],
+    ),
+    "critic": (
+        "    def start(self, policy):\n        self.x = 1\n    def values(self, policy, micro, hidden):\n        return 0\n",
+        ["mine.py:6: `values` belongs to the object that `start` returns", "derives from align.critics.RunningCritic"],
+    ),
+    "engine": (
+        "    def start(self, *model):\n        self.x = 1\n    def generate(self, prompts, samples, seeds):\n        return []\n",
+        ["mine.py:6: `generate` belongs to the object that `start` returns", "derives from align.engines.RunningEngine"],
+    ),
 }
 
 
@@ -194,8 +218,9 @@ def test_a_plugin_that_writes_to_itself_is_told_where_state_goes(tmp_path: Path)
 
 
 def test_a_dataclass_that_can_be_written_to_is_refused(tmp_path: Path):
-    (tmp_path / "mine.py").write_text("from dataclasses import dataclass\n@dataclass\nclass Mine:\n    def beta(self, step, state):\n"
-                                      "        return 1.0\n")
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\n@dataclass\nclass Mine:\n    def beta(self, step, state):\n        return 1.0\n"
+    )
     with pytest.raises(RecipeError, match=r"write @dataclass\(frozen=True\), or leave the line out"):
         nodes.build_part("coefficient", f"{tmp_path}/mine.py:Mine", "here")
     (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text().replace("@dataclass", "@dataclass(frozen=True)"))
@@ -224,10 +249,13 @@ def test_the_state_is_json_and_comes_back(models: Path):
     assert RunState(built).betas(0) == {"kl": 0.1}
 
 
-@pytest.mark.parametrize(("coefficients", "says"), [
-    ({}, "the checkpoint has the regularizers none, the recipe has kl"),
-    ({"kl": {"log_beta": 1.0}}, r"regularizers\.kl\.coefficient: the checkpoint is of another one, whose state has no beta"),
-])
+@pytest.mark.parametrize(
+    ("coefficients", "says"),
+    [
+        ({}, "the checkpoint has the regularizers none, the recipe has kl"),
+        ({"kl": {"log_beta": 1.0}}, r"regularizers\.kl\.coefficient: the checkpoint is of another one, whose state has no beta"),
+    ],
+)
 def test_a_checkpoint_of_another_recipe_is_refused(models: Path, coefficients: dict, says: str):
     with pytest.raises(UserError, match=says):
         RunState(recipes.build(node(models))).load_state_dict({"step": 1, "before": {}, "coefficients": coefficients})
@@ -249,8 +277,13 @@ def test_what_changes_nothing_that_is_learned_says_so_itself(models: Path, tmp_p
 @pytest.mark.parametrize(("reference", "lora", "loads"), [("ema", 0, 1), ("frozen", 0, 0), ("ema", 4, 0)])
 def test_the_initial_policy_is_loaded_once_at_most(models: Path, monkeypatch, reference: str, lora: int, loads: int):
     """And the divergence from it is, bit for bit, that from a model which is loaded for it."""
-    built = recipes.build(node(models, model={"path": str(models / "policy"), "lora": {"rank": lora} if lora else {}}, regularizers={
-        "kl": {"coefficient": 0.1, "reference": reference}}))
+    built = recipes.build(
+        node(
+            models,
+            model={"path": str(models / "policy"), "lora": {"rank": lora} if lora else {}},
+            regularizers={"kl": {"coefficient": 0.1, "reference": reference}},
+        )
+    )
     learner, loaded, initial = Learner(built, str(models / "policy")), [], Policy.initial
     monkeypatch.setattr(Policy, "initial", lambda policy: loaded.append(1) or initial(policy))
     batch = moved(learner)
@@ -276,19 +309,25 @@ def moved(learner: Learner) -> TokenBatch:
 
 def test_a_reference_is_read_once_a_version(models: Path, tmp_path: Path, monkeypatch):
     """However often it is saved and described; a restart reads it again, so that a folder that has changed is found."""
-    regularizers = {name: {"coefficient": 0.1, "reference": reference, "estimator": estimator} for name, reference, estimator in (
-        ("a", "frozen", "exact"), ("b", {"name": "ema", "every": 2}, "exact"), ("c", "frozen", "sampled"))}
+    regularizers = {
+        name: {"coefficient": 0.1, "reference": reference, "estimator": estimator}
+        for name, reference, estimator in (
+            ("a", "frozen", "exact"),
+            ("b", {"name": "ema", "every": 2}, "exact"),
+            ("c", "frozen", "sampled"),
+        )
+    }
     built = recipes.build(node(models, regularizers=regularizers))
     learner, hashed, content_hash = Learner(built, str(models / "policy")), [], Policy.content_hash
     monkeypatch.setattr(Policy, "content_hash", lambda policy, *values: hashed.append(1) or content_hash(policy, *values))
     for step in range(3):
         learner.save(str(tmp_path / str(step)))
-        described = learner.described_references()
+        described = learner.reference_info()
     assert len(hashed) == 2, "two references for three regularizers"
     learner.references["b"].after_step(2)
-    assert learner.described_references()["b"]["version"] == 1 and len(hashed) == 3
-    assert described["a"] == learner.described_references()["a"]
+    assert learner.reference_info()["b"]["version"] == 1 and len(hashed) == 3
+    assert described["a"] == learner.reference_info()["a"]
     again = Learner(built, str(models / "policy"))
     hashed.clear()
     again.load(str(tmp_path / "0"))
-    assert len(hashed) == 2 and again.described_references() == described
+    assert len(hashed) == 2 and again.reference_info() == described

@@ -16,13 +16,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 from align.config.schema import Lora, Model
 from align.errors import UserError
 from align.learner.policy import Policy
-from align.learner.scorer import Scorer
+from align.learner.reward_model import RewardModel
 from align.types import TokenBatch
 
 
-def scorer(folder: Path, *, seed: int = 0, lora: int = 0, **options) -> Scorer:
+def scorer(folder: Path, *, seed: int = 0, lora: int = 0, **options) -> RewardModel:
     torch.manual_seed(seed)
-    return Scorer(str(folder), Model(path=str(folder), lora=Lora(rank=lora), **options))
+    return RewardModel(str(folder), Model(path=str(folder), lora=Lora(rank=lora), **options))
 
 
 def batch(end: int | None = None) -> TokenBatch:
@@ -38,7 +38,7 @@ def batch(end: int | None = None) -> TokenBatch:
 
 
 @torch.no_grad()
-def moved(made: Scorer, scale: float = 0.1) -> Scorer:
+def moved(made: RewardModel, scale: float = 0.1) -> RewardModel:
     """As training leaves it: every trained parameter elsewhere."""
     generator = torch.Generator().manual_seed(7)
     for _, p in made.trained():
@@ -103,7 +103,10 @@ def test_with_lora_adapters_and_head_are_trained_and_the_adapter_is_saved_with_i
     made = scorer(folder, lora=2)
     before = {n: p.clone() for n, p in made.module.named_parameters()}
     assert {n.rpartition("layers.")[2].split(".")[3] if "lora" in n else n for n, _ in made.trained()} == {
-        "lora_A", "lora_B", "base_model.model.score.modules_to_save.default.weight"}
+        "lora_A",
+        "lora_B",
+        "base_model.model.score.modules_to_save.default.weight",
+    }
     optimizer = torch.optim.AdamW([p for _, p in made.trained()], lr=0.05)
     start = made.scores(batch()).sum().item()
     for _ in range(3):
@@ -134,8 +137,7 @@ def test_the_end_token_is_read_although_it_pads(tmp_path, before, spare, pad):
     made = moved(scorer(with_pad(tiny_model(tmp_path / "policy"), before, spare)))
     made.export(tmp_path / "scorer")
     assert made.tokenizer.pad_token == pad
-    padded = torch.where(torch.arange(6) < batch().totals[:, None], batch(end=2).input_ids,
-                         made.tokenizer.pad_token_id)
+    padded = torch.where(torch.arange(6) < batch().totals[:, None], batch(end=2).input_ids, made.tokenizer.pad_token_id)
     assert same(pooled(tmp_path / "scorer", padded), made.scores(batch(end=2)).detach())
 
 
@@ -174,7 +176,7 @@ def test_activation_checkpointing_changes_no_gradient(tmp_path):
 def test_what_is_no_scorer_is_refused_by_name(tmp_path):
     def refused(folder: Path, match: str) -> None:
         with pytest.raises(UserError, match=match) as told:
-            Scorer(str(folder), Model(path=str(folder)), "critic separate: path")
+            RewardModel(str(folder), Model(path=str(folder)), "critic separate: path")
         assert str(told.value).startswith("critic separate: path: ") and str(folder) in str(told.value)
 
     refused(tmp_path / "nowhere", "holds no model")

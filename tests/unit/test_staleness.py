@@ -31,11 +31,25 @@ class RunningLate(RunningTransformers):
 
 def steps(folder: Path, engine: str) -> list[dict]:
     model = tiny_model(folder / "start")
-    train(recipes.build({
-        "steps": 5, "task": "countdown", "reward": "wordy", "engine": engine, "algorithm": "grpo", "max_engine_gap": 10.0,
-        "regularizers": {"kl": {"estimator": "exact", "coefficient": 0.1}},
-        "model": {"path": str(model)}, "batch": {"prompts": 4, "samples": 4}, "sampling": {"max_tokens": 8},
-        "workers": {"backend": "local"}, "evaluation": {"every": -1}}), folder / "run")
+    train(
+        recipes.build(
+            {
+                "steps": 5,
+                "task": "countdown",
+                "reward": "countdown_wordy",
+                "engine": engine,
+                "algorithm": "grpo",
+                "max_engine_gap": 10.0,
+                "regularizers": {"kl": {"estimator": "exact", "coefficient": 0.1}},
+                "model": {"path": str(model)},
+                "batch": {"prompts": 4, "samples": 4},
+                "sampling": {"max_tokens": 8},
+                "workers": {"backend": "local"},
+                "evaluation": {"every": -1},
+            }
+        ),
+        folder / "run",
+    )
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if "loss/policy" in line]
 
@@ -54,8 +68,10 @@ def test_an_engine_that_loads_all_is_up_to_date(tmp_path: Path):
 
 def test_a_batch_has_the_version_of_each_token():
     prompt = Prompt(id="0", text="", token_ids=(1, 2))
-    drawn = [Episode.single_turn(np.ones(n, np.int32), "", logp=np.zeros(n, np.float32), version=version)
-             for n, version in ((1, 4), (3, 5), (2, 3))]
+    drawn = [
+        Episode.single_turn(np.ones(n, np.int32), "", logp=np.zeros(n, np.float32), version=version)
+        for n, version in ((1, 4), (3, 5), (2, 3))
+    ]
     groups = [Group(prompt=prompt, episodes=tuple(drawn))]
     batch = pack(groups, Rewards(values=np.array([1.0, np.nan, 0.0], np.float32)))
     assert batch.versions.tolist() == [4, 3, 3] and batch.versions.dtype == torch.int64

@@ -75,11 +75,17 @@ def test_the_reward_of_an_answer_is_the_sum_of_its_steps_or_what_it_says():
     assert joined([rewards, rewards]).inside == 2 * rewards.inside
 
 
-@pytest.mark.parametrize(("steps", "says"), [
-    ([(3, 1.0)], "ends at character 3 of 3; count them from 0"), ([(-1, 1.0)], "ends at character -1 of 3"),
-    ([(0.5, 1.0)], "ends at character 0.5 of 3"), ([(0, float("nan"))], "for a step, nan"), ([(0, "1")], "for a step, a str"),
-    ([1], "TypeError"),
-])
+@pytest.mark.parametrize(
+    ("steps", "says"),
+    [
+        ([(3, 1.0)], "ends at character 3 of 3; count them from 0"),
+        ([(-1, 1.0)], "ends at character -1 of 3"),
+        ([(0.5, 1.0)], "ends at character 0.5 of 3"),
+        ([(0, float("nan"))], "for a step, nan"),
+        ([(0, "1")], "for a step, a str"),
+        ([1], "TypeError"),
+    ],
+)
 def test_what_is_no_step_costs_its_sample(steps: list, says: str):
     rewards = judged(Stepwise(steps), Stepwise([(0, 1.0)]))
     assert np.isnan(rewards.values[0]) and rewards.values[1] == 1.0 and rewards.failed == 1 and says in rewards.first_failure
@@ -124,10 +130,22 @@ def test_a_run_pays_the_tokens(algorithm: str, tmp_path: Path, monkeypatch):
     loop, folder, seen = import_module("align.train"), tiny_model(tmp_path / "model"), []
     shape = loop.shape
     monkeypatch.setattr(loop, "shape", lambda built, batch, states: (seen.append(batch), shape(built, batch, states))[1])
-    loop.train(recipes.build({
-        "steps": 1, "task": {"name": "countdown", "size": 8}, "algorithm": algorithm, "reward": f"{tmp_path}/digits.py:Digits",
-        "model": {"path": str(folder)}, "batch": {"prompts": 4, "samples": 4}, "sampling": {"max_tokens": 6},
-        "workers": {"backend": "local"}, "evaluation": {"every": -1}}), tmp_path / "run")
+    loop.train(
+        recipes.build(
+            {
+                "steps": 1,
+                "task": {"name": "countdown", "size": 8},
+                "algorithm": algorithm,
+                "reward": f"{tmp_path}/digits.py:Digits",
+                "model": {"path": str(folder)},
+                "batch": {"prompts": 4, "samples": 4},
+                "sampling": {"max_tokens": 6},
+                "workers": {"backend": "local"},
+                "evaluation": {"every": -1},
+            }
+        ),
+        tmp_path / "run",
+    )
     (batch,) = seen
     digits = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(list("0123456789"))
     assert batch.inside.tolist() == [float(t in digits) for t in batch.tokens.tolist()] and 0 < batch.inside.mean() < 1

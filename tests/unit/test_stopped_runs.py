@@ -39,10 +39,25 @@ PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
 
 def start(folder: Path, resume: bool = False, **changes) -> None:
     model = tiny_model(folder / "start")
-    train(recipes.build({
-        "steps": 4, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic", "algorithm": "grpo",
-        "model": {"path": str(model)}, "batch": {"prompts": 1, "samples": 4}, "sampling": {"max_tokens": 1},
-        "workers": {"backend": "local"}, "evaluation": {"every": -1}} | changes), folder / "run", resume=resume)
+    train(
+        recipes.build(
+            {
+                "steps": 4,
+                "task": f"{PLUGIN}:OnePrompt",
+                "reward": f"{PLUGIN}:ByToken",
+                "engine": f"{PLUGIN}:Systematic",
+                "algorithm": "grpo",
+                "model": {"path": str(model)},
+                "batch": {"prompts": 1, "samples": 4},
+                "sampling": {"max_tokens": 1},
+                "workers": {"backend": "local"},
+                "evaluation": {"every": -1},
+            }
+            | changes
+        ),
+        folder / "run",
+        resume=resume,
+    )
 
 
 def kept(folder: Path) -> list[str]:
@@ -95,15 +110,17 @@ THRICE = {"algorithm": {"name": "grpo", "epochs": 3}, "regularizers": {"kl": {"c
 
 @pytest.mark.parametrize(("calls", "label", "updates"), [(3, 1, 2), (4, 1, 3), (5, 2, 4), (6, 2, 5), (12, 4, 11)])
 def test_updates_of_a_batch_before_the_refused_one_are_kept_and_not_applied_again(
-        tmp_path: Path, monkeypatch, calls: int, label: int, updates: int):
+    tmp_path: Path, monkeypatch, calls: int, label: int, updates: int
+):
     with monkeypatch.context() as breaking:
         breaking.setattr(Learner, "_stop_unless_finite", broken(calls))
         with pytest.raises(RunStopped):
             start(tmp_path, **THRICE)
     assert kept(tmp_path) == [f"step_{label:06d}"]
     update, resumed = Learner.update, []
-    monkeypatch.setattr(Learner, "update", lambda self, batch, step: (resumed.append((step, self.version, self.updates)),
-                                                                     update(self, batch, step))[1])
+    monkeypatch.setattr(
+        Learner, "update", lambda self, batch, step: (resumed.append((step, self.version, self.updates)), update(self, batch, step))[1]
+    )
     start(tmp_path, resume=True, **THRICE)
     assert resumed == [(step, step, updates + 3 * (step - label)) for step in range(label, 4)]
     assert (tmp_path / "run" / "model" / "config.json").is_file()
@@ -117,6 +134,7 @@ def test_what_a_stopped_run_learned_is_known_across_processes():
 
 def pressed(times: int):
     """`Learner.update`, during whose second call Ctrl-C is pressed so often."""
+
     def update(self, *args, calls=[]):  # noqa: B006  (the count is shared on purpose)
         calls.append(1)
         for _ in range(times if len(calls) == 2 else 0):
@@ -199,8 +217,15 @@ KL = {"kl": {"coefficient": {"name": "adaptive", "target": 1.0}}}
 def test_a_resume_tells_what_it_changes(tmp_path: Path, capsys):
     start(tmp_path, steps=1, regularizers=KL)
     capsys.readouterr()
-    start(tmp_path, resume=True, steps=2, seed=3, regularizers={"kl": {"coefficient": {"name": "adaptive", "target": 2.0}}},
-          checkpoint={"every": 1}, evaluation={"every": 0, "problems": 1})
+    start(
+        tmp_path,
+        resume=True,
+        steps=2,
+        seed=3,
+        regularizers={"kl": {"coefficient": {"name": "adaptive", "target": 2.0}}},
+        checkpoint={"every": 1},
+        evaluation={"every": 0, "problems": 1},
+    )
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("resuming with")]
     assert told == ["resuming with seed: 0 -> 3", "resuming with regularizers.kl.coefficient.target: 1.0 -> 2.0"]
     start(tmp_path, resume=True, steps=3, seed=3, regularizers={"kl": {"coefficient": {"name": "adaptive", "target": 2.0}}})
@@ -209,7 +234,10 @@ def test_a_resume_tells_what_it_changes(tmp_path: Path, capsys):
 
 def test_another_part_is_told_as_a_whole_and_what_is_gone_too(tmp_path: Path):
     (tmp_path / "recipe.yaml").write_text(
-        "steps: 9\nalgorithm: {name: grpo, epochs: 1}\nregularizers: {kl: {coefficient: 0.1}}\nworkers: {backend: ray}\n")
+        "steps: 9\nalgorithm: {name: grpo, epochs: 1}\nregularizers: {kl: {coefficient: 0.1}}\nworkers: {backend: ray}\n"
+    )
     node = {"steps": 2, "algorithm": {"name": "ppo", "epochs": 4}, "regularizers": {}, "workers": {"backend": "local"}, "reward": None}
     assert checkpoints.changes(tmp_path, node) == [
-        'algorithm: {"name": "grpo", "epochs": 1} -> {"name": "ppo", "epochs": 4}', 'regularizers.kl: {"coefficient": 0.1} -> null']
+        'algorithm: {"name": "grpo", "epochs": 1} -> {"name": "ppo", "epochs": 4}',
+        'regularizers.kl: {"coefficient": 0.1} -> null',
+    ]

@@ -24,18 +24,22 @@ from align.divergences.reverse_kl import ReverseKl
 from align.errors import RecipeError
 from align.estimators.k1 import K1
 from align.estimators.sampled import Sampled
+from align.learner.metric_accumulator import MetricAccumulator
 from align.learner.objective import total
-from align.learner.tally import Tally
 from align.regularizers.composed import Composed
 from align.weightings.uniform import Uniform
 
 TREE = Problem(4, 3, end=1)
 BETA = 0.3
 WIDE: dict[str, dict[str, Any]] = {
-    "clipped": {"clip_low": 0.999999, "clip_high": 1e6}, "reinforce": {},
+    "clipped": {"clip_low": 0.999999, "clip_high": 1e6},
+    "reinforce": {},
     "dual_clip": {"clip_low": 0.999999, "clip_high": 1e6, "ceiling": 1e9},
-    "cispo": {"clip_low": 0.1, "clip_high": 0.2}, "sapo": {"temperature": 0.8, "temperature_negative": 0.8},
-    "sequence_clipped": {"clip_low": 0.999999, "clip_high": 1e6}, "answer_clipped": {"clip_low": 0.999999, "clip_high": 1e6}}
+    "cispo": {"clip_low": 0.1, "clip_high": 0.2},
+    "sapo": {"temperature": 0.8, "temperature_negative": 0.8},
+    "sequence_clipped": {"clip_low": 0.999999, "clip_high": 1e6},
+    "answer_clipped": {"clip_low": 0.999999, "clip_high": 1e6},
+}
 """Keys under which nothing but CISPO's weight is bounded."""
 OF_TOKENS = {"clipped", "reinforce", "dual_clip"}
 """Of those in `WIDE`, whose ratio is the token's own."""
@@ -47,11 +51,19 @@ def gradient(surrogate: str, placement: str, divergence: Any, credit: str, **key
     ctx = TREE.context(leaf, old, TREE.random(2))
     advantages = torch.cos(torch.arange(len(ctx.batch.seq_ids), dtype=torch.float64) ** 2)
     ctx = replace(ctx, batch=replace(ctx.batch, advantages=advantages, betas={NAME: BETA}))
-    term = Composed(divergence=divergence, estimator=Sampled(), coefficient=Constant(BETA), weighting=Uniform(), reference=None,
-                    placement=placement, credit=credit, **keys)
+    term = Composed(
+        divergence=divergence,
+        estimator=Sampled(),
+        coefficient=Constant(BETA),
+        weighting=Uniform(),
+        reference=None,
+        placement=placement,
+        credit=credit,
+        **keys,
+    )
     learner = algorithm("grpo", surrogate={"name": surrogate} | WIDE.get(surrogate, {}))
     learned = SimpleNamespace(algorithm=learner, regularizers={NAME: term})
-    return torch.autograd.grad(total(learned, ctx, Tally(), Tally()), leaf)[0]
+    return torch.autograd.grad(total(learned, ctx, MetricAccumulator(), MetricAccumulator()), leaf)[0]
 
 
 @pytest.mark.parametrize("keys", [{}, {"ratio_cap": 1.2}, {"clamp": 0.4}], ids=str)
@@ -83,18 +95,30 @@ def test_the_soft_bound_of_sapo_is_finite_far_out():
 
 
 def built(surrogate: Any, name: str = "grpo", epochs: int = 2, **regularizer: Any) -> Any:
-    return recipes.build({
-        "steps": 2, "task": "countdown", "reward": "exact", "model": {"path": "nowhere"}, "batch": {"prompts": 4},
-        "algorithm": {"name": name, "surrogate": surrogate, "epochs": epochs},
-        "regularizers": {"kl": {"coefficient": 0.1, "placement": "reward"} | regularizer}})
+    return recipes.build(
+        {
+            "steps": 2,
+            "task": "countdown",
+            "reward": "countdown_exact",
+            "model": {"path": "nowhere"},
+            "batch": {"prompts": 4},
+            "algorithm": {"name": name, "surrogate": surrogate, "epochs": epochs},
+            "regularizers": {"kl": {"coefficient": 0.1, "placement": "reward"} | regularizer},
+        }
+    )
 
 
-@pytest.mark.parametrize(("surrogate", "regularizer", "says"), [
-    ("sapo", {}, "temperature_negative: 1 it does not, or use placement: loss"),
-    ("cispo", {"estimator": "k1"}, "that of cispo(clip_low=0.2, clip_high=0.2) is not the token's: use estimator: sampled"),
-    ("sequence_clipped", {"estimator": "k1"}, "is not the token's"), ("answer_clipped", {"estimator": "k1"}, "is not the token's"),
-    ("sapo", {"estimator": "k1"}, "is not the token's"),
-], ids=str)
+@pytest.mark.parametrize(
+    ("surrogate", "regularizer", "says"),
+    [
+        ("sapo", {}, "temperature_negative: 1 it does not, or use placement: loss"),
+        ("cispo", {"estimator": "k1"}, "that of cispo(clip_low=0.2, clip_high=0.2) is not the token's: use estimator: sampled"),
+        ("sequence_clipped", {"estimator": "k1"}, "is not the token's"),
+        ("answer_clipped", {"estimator": "k1"}, "is not the token's"),
+        ("sapo", {"estimator": "k1"}, "is not the token's"),
+    ],
+    ids=str,
+)
 def test_what_a_surrogate_would_weigh_wrongly_is_refused_off_policy(surrogate: str, regularizer: dict, says: str):
     with pytest.raises(RecipeError) as refused:
         built(surrogate, **regularizer)

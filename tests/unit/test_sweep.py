@@ -25,7 +25,7 @@ RECIPE = """
 steps: 3
 task: {name: countdown, size: 64}
 algorithm: {name: grpo, reduction: constant}
-reward: wordy
+reward: countdown_wordy
 model: {config: {model_type: qwen2, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2,
                  intermediate_size: 16, max_position_embeddings: 64, tie_word_embeddings: true}}
 batch: {prompts: 4, samples: 4}
@@ -94,13 +94,16 @@ def plan(*over: str, overrides: tuple[str, ...] = (), seeds: int = 1) -> Plan:
 # The plan
 
 
-@pytest.mark.parametrize(("text", "values"), [
-    ("0.1,0.3", ["0.1", "0.3"]),
-    ("[1, 2],[3]", ["[1, 2]", "[3]"]),
-    ("kl, {name: tsallis, q: [0.5, 1]} ,null", ["kl", "{name: tsallis, q: [0.5, 1]}", "null"]),
-    ("'a,b',\"c]\"", ["'a,b'", '"c]"']),
-    ("it's,so", ["it's", "so"]),
-])
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("0.1,0.3", ["0.1", "0.3"]),
+        ("[1, 2],[3]", ["[1, 2]", "[3]"]),
+        ("kl, {name: tsallis, q: [0.5, 1]} ,null", ["kl", "{name: tsallis, q: [0.5, 1]}", "null"]),
+        ("'a,b',\"c]\"", ["'a,b'", '"c]"']),
+        ("it's,so", ["it's", "so"]),
+    ],
+)
 def test_values_are_split_at_the_commas_that_no_bracket_holds(text, values):
     assert split(text) == values
 
@@ -131,21 +134,26 @@ def test_every_cell_has_its_first_seed_before_any_has_its_second():
 # Refused before anything runs
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--over", "regularizers.kl.divergence=reverse_kl,tsalis"],
-     "the cell regularizers.kl.divergence=tsalis cannot run, so none was started"),
-    (["--over", "regularizers.kl.coefficient=0.1,-1", "--over", "steps=2,3"], "regularizers.kl.coefficient=-1 steps=2 cannot run"),
-    (["--over", "steps=2,two"], "steps=two cannot run, so none was started: steps: 'two' is not of type int"),
-    (["stepz=2", "--over", "steps=2,3"], "stepz: unknown key; did you mean 'steps'?"),
-    (["--over", "regularizers.kl.coefficient=0.1,0.10"], "are the same recipe"),
-    (["--over", "steps=2,2"], "2 is given twice"),
-    (["--over", "steps=2", "--over", "steps=3"], "--over steps is given twice"),
-    (["steps=2", "--over", "steps=3"], "steps is given both"),
-    (["--over", "seed=1,2"], "--seeds N"),
-    (["--over", "steps"], "is not of the form KEY=V1,V2,..."),
-    (["--over", "model.config=null", "--over", "model.recipe=./nowhere.yaml"], "there is no recipe"),
-    (["--report", "elsewhere"], "leave out the recipe"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--over", "regularizers.kl.divergence=reverse_kl,tsalis"],
+            "the cell regularizers.kl.divergence=tsalis cannot run, so none was started",
+        ),
+        (["--over", "regularizers.kl.coefficient=0.1,-1", "--over", "steps=2,3"], "regularizers.kl.coefficient=-1 steps=2 cannot run"),
+        (["--over", "steps=2,two"], "steps=two cannot run, so none was started: steps: 'two' is not of type int"),
+        (["stepz=2", "--over", "steps=2,3"], "stepz: unknown key; did you mean 'steps'?"),
+        (["--over", "regularizers.kl.coefficient=0.1,0.10"], "are the same recipe"),
+        (["--over", "steps=2,2"], "2 is given twice"),
+        (["--over", "steps=2", "--over", "steps=3"], "--over steps is given twice"),
+        (["steps=2", "--over", "steps=3"], "steps is given both"),
+        (["--over", "seed=1,2"], "--seeds N"),
+        (["--over", "steps"], "is not of the form KEY=V1,V2,..."),
+        (["--over", "model.config=null", "--over", "model.recipe=./nowhere.yaml"], "there is no recipe"),
+        (["--report", "elsewhere"], "leave out the recipe"),
+    ],
+)
 def test_a_mistake_is_told_before_the_first_run(stand_in, arguments, message):
     done = align("sweep", "tiny.yaml", *arguments, "--out", "out")
     assert done.exit_code == 2 and message in done.output, done.output
@@ -222,11 +230,28 @@ def test_jobs_run_side_by_side_but_not_into_the_same_warm_start(stand_in):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_sweep_stops_its_runs_and_they_stop_gently(stand_in, number):
     program = "import sys; from align.sweep import runner; from align import cli; runner.sys.executable = sys.argv.pop(1); cli.main()"
-    command = [str(Path(sys.prefix) / "bin" / "python"), "-c", program, str(Path("python").absolute()), "sweep", "tiny.yaml", "--over",
-               "steps=2,99", "--seeds", "1", "--out", "out"]
+    command = [
+        str(Path(sys.prefix) / "bin" / "python"),
+        "-c",
+        program,
+        str(Path("python").absolute()),
+        "sweep",
+        "tiny.yaml",
+        "--over",
+        "steps=2,99",
+        "--seeds",
+        "1",
+        "--out",
+        "out",
+    ]
     # Whoever runs the tests may be deaf to Ctrl-C; the sweep of this test is not.
-    sweep = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    sweep = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     give_up = time.monotonic() + 60
     while not Path("out/steps=99/seed_0").is_dir():
         assert time.monotonic() < give_up and sweep.poll() is None

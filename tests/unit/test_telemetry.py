@@ -81,10 +81,19 @@ def test_finite_is_valid_json_at_any_depth():
 @pytest.mark.parametrize(
     ("metric", "value", "shown"),
     [
-        ("reward/mean", 0.41237, "0.4124"), ("reward/mean", -12.3456, "-12.35"), ("reward/mean", 12345.6, "12,346"),
-        ("kl/ref/k3", 0.000123, "1.23e-04"), ("kl/ref/k3", 0.0123, "0.0123"), ("kl/ref/k3", 0.0, "0"),
-        ("countdown/pass@1", 0.33333, "0.333"), ("tokens/s", 10311.7, "10,312"), ("wall_seconds", 91.72, "91.7"),
-        ("steps", 80, "80"), ("loss", float("nan"), "-"), ("loss", float("inf"), "-"), ("loss", None, "-"),
+        ("reward/mean", 0.41237, "0.4124"),
+        ("reward/mean", -12.3456, "-12.35"),
+        ("reward/mean", 12345.6, "12,346"),
+        ("kl/ref/k3", 0.000123, "1.23e-04"),
+        ("kl/ref/k3", 0.0123, "0.0123"),
+        ("kl/ref/k3", 0.0, "0"),
+        ("countdown/pass@1", 0.33333, "0.333"),
+        ("tokens/s", 10311.7, "10,312"),
+        ("wall_seconds", 91.72, "91.7"),
+        ("steps", 80, "80"),
+        ("loss", float("nan"), "-"),
+        ("loss", float("inf"), "-"),
+        ("loss", None, "-"),
     ],
 )
 def test_show(metric, value, shown):
@@ -98,9 +107,19 @@ def test_a_change_has_its_sign():
 
 @pytest.mark.parametrize(
     ("metric", "label"),
-    [("kl/initial", "nats/response"), ("divergence/kl", "nats/response"), ("kl/ref/k3", "nats/token"), ("engine/gap", "nats/token"),
-     ("entropy", "nats/token"), ("tokens/s", "tokens/s"), ("time/step", "s"), ("train_seconds", "s"), ("sort/pass@1", "share"),
-     ("response/length", "tokens"), ("reward/mean", "")],
+    [
+        ("kl/initial", "nats/response"),
+        ("divergence/kl", "nats/response"),
+        ("kl/ref/k3", "nats/token"),
+        ("engine/gap", "nats/token"),
+        ("entropy", "nats/token"),
+        ("tokens/s", "tokens/s"),
+        ("time/step", "s"),
+        ("train_seconds", "s"),
+        ("sort/pass@1", "share"),
+        ("response/length", "tokens"),
+        ("reward/mean", ""),
+    ],
 )
 def test_units(metric, label):
     assert unit(metric).label == label
@@ -196,8 +215,20 @@ def test_smoothing_is_a_centred_mean():
 def test_the_picture_has_a_panel_for_what_was_measured(tmp_path):
     empty, full = tmp_path / "empty.jsonl", tmp_path / "full.jsonl"
     empty.write_text("")
-    rows = [{"step": s, "reward/mean": s / 30, "kl/ref/k1": -0.1, "kl/ref/k3": 0.1, "grad/norm": 10.0 ** (s - 15), "entropy": None,
-             "beta/kl": 0.0, "kl/engine": 1e-9, "critic/explained_variance": 0.1} for s in range(30)]
+    rows = [
+        {
+            "step": s,
+            "reward/mean": s / 30,
+            "kl/ref/k1": -0.1,
+            "kl/ref/k3": 0.1,
+            "grad/norm": 10.0 ** (s - 15),
+            "entropy": None,
+            "beta/kl": 0.0,
+            "kl/engine": 1e-9,
+            "critic/explained_variance": 0.1,
+        }
+        for s in range(30)
+    ]
     rows += [{"step": s, "eval/countdown/pass@1": 0.5, "eval/countdown/pass@8": 0.9, "eval/kl/initial": 2.0} for s in (0, 30)]
     full.write_text("".join(json.dumps(row) + "\n" for row in rows))
     sizes = {}
@@ -212,12 +243,24 @@ def test_the_picture_has_a_panel_for_what_was_measured(tmp_path):
 
 def test_the_report_has_before_after_and_change():
     console = Console(file=io.StringIO(), width=120)
-    console.print(table({
-        "before": {"countdown/pass@1": 0.25, "kl/initial": 0.0, "gone": 1.0}, "after": {"countdown/pass@1": 0.75, "kl/initial": 2.5},
-        "steps": 80, "tokens/s": 10011.6, "wall_seconds": 91.72, "nothing": None, "model": "/some/where",
-    }))
-    rows = [[cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")]
-            for line in console.file.getvalue().splitlines() if "│" in line or "┃" in line]
+    console.print(
+        table(
+            {
+                "before": {"countdown/pass@1": 0.25, "kl/initial": 0.0, "gone": 1.0},
+                "after": {"countdown/pass@1": 0.75, "kl/initial": 2.5},
+                "steps": 80,
+                "tokens/s": 10011.6,
+                "wall_seconds": 91.72,
+                "nothing": None,
+                "model": "/some/where",
+            }
+        )
+    )
+    rows = [
+        [cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")]
+        for line in console.file.getvalue().splitlines()
+        if "│" in line or "┃" in line
+    ]
     assert rows == [
         ["metric", "before", "after", "change", "unit"],
         ["countdown/pass@1", "0.250", "0.750", "+0.500", "share"],

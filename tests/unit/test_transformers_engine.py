@@ -16,8 +16,14 @@ from align.errors import RecipeError, UserError
 from align.weight_sync.packing import pack
 
 MIXTURE = {"num_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2, "head_dim": 8}
-HYBRID = {"head_dim": 8, "layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 4,
-          "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+HYBRID = {
+    "head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +39,11 @@ def started(folder, max_batch=512, **sampling) -> RunningTransformers:
     return Transformers(max_batch=max_batch).start(str(folder), Sampling(**sampling), 16)
 
 
-@pytest.mark.parametrize(("kind", "keys"), [
-    ("llama", {}), ("mistral", {}), ("gemma2", {}), ("gpt2", {}), ("qwen3_moe", MIXTURE), ("qwen3_5_text", HYBRID),
-], ids=["llama", "mistral-window-5", "gemma2-softcap", "gpt2", "qwen3-moe-fused-experts", "qwen3.5-recurrent-layers"])
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [("llama", {}), ("mistral", {}), ("gemma2", {}), ("gpt2", {}), ("qwen3_moe", MIXTURE), ("qwen3_5_text", HYBRID)],
+    ids=["llama", "mistral-window-5", "gemma2-softcap", "gpt2", "qwen3-moe-fused-experts", "qwen3.5-recurrent-layers"],
+)
 def test_every_kind_of_model_before_and_after_a_push(tmp_path, kind, keys):
     """40 tokens: beyond the sliding windows, and beyond the room of the first buffer."""
     folder = tiny_model(tmp_path, kind=kind, tied=kind in ("gemma2", "gpt2"), spread=0.1, **keys)
@@ -121,11 +129,14 @@ def test_a_model_without_keys_and_values_is_refused(tmp_path):
         started(tiny_model(tmp_path, kind="mamba", tied=False))
 
 
-@pytest.mark.parametrize(("keys", "says"), [
-    ({"max_batch": 0}, "engine: max_batch must be at least 1, not 0"),
-    ({"device": "abacus"}, "engine: device must be auto or a torch device"),
-    ({"max_bach": 3}, r"engine\.max_bach: unknown key; did you mean 'max_batch'"),
-])
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"max_batch": 0}, "engine: max_batch must be at least 1, not 0"),
+        ({"device": "abacus"}, "engine: device must be auto or a torch device"),
+        ({"max_bach": 3}, r"engine\.max_bach: unknown key; did you mean 'max_batch'"),
+    ],
+)
 def test_wrong_keys_are_refused(keys, says):
     with pytest.raises(RecipeError, match=says):
         build_part("engine", {"name": "transformers", **keys}, "engine")

@@ -25,17 +25,28 @@ def write(folder: Path, body: str) -> str:
 
 
 def build(divergence: str, **regularizer) -> schema.Recipe:
-    return recipes.build({
-        "steps": 2, "task": "countdown", "reward": "exact", "algorithm": "grpo", "model": {"path": "nowhere"}, "batch": {"prompts": 4},
-        "regularizers": {"kl": {"divergence": divergence, "coefficient": 0.1} | regularizer}})
+    return recipes.build(
+        {
+            "steps": 2,
+            "task": "countdown",
+            "reward": "countdown_exact",
+            "algorithm": "grpo",
+            "model": {"path": "nowhere"},
+            "batch": {"prompts": 4},
+            "regularizers": {"kl": {"divergence": divergence, "coefficient": 0.1} | regularizer},
+        }
+    )
 
 
-@pytest.mark.parametrize(("formula", "says"), [
-    ("math.exp(log_u)", "ValueError: only one element tensors can be converted"),
-    ("log_u.nothing()", "AttributeError: 'Tensor' object has no attribute 'nothing'"),
-    ("torch.exp()", "TypeError: exp()"),
-    ("torch.from_numpy(log_u.numpy() ** 2)", "RuntimeError: Can't call numpy() on Tensor that requires grad"),
-])
+@pytest.mark.parametrize(
+    ("formula", "says"),
+    [
+        ("math.exp(log_u)", "ValueError: only one element tensors can be converted"),
+        ("log_u.nothing()", "AttributeError: 'Tensor' object has no attribute 'nothing'"),
+        ("torch.exp()", "TypeError: exp()"),
+        ("torch.from_numpy(log_u.numpy() ** 2)", "RuntimeError: Can't call numpy() on Tensor that requires grad"),
+    ],
+)
 def test_an_f_that_cannot_be_called_is_refused_at_the_line_of_its_author(tmp_path, formula, says):
     name = write(tmp_path, f"def f(self, log_u):\n    return self.inner(log_u)\ndef inner(self, log_u):\n    return {formula}")
     line = 1 + [text.strip() for text in (tmp_path / "mine.py").read_text().splitlines()].index(f"return {formula}")
@@ -53,12 +64,15 @@ def test_an_f_that_returns_no_tensor_is_refused_at_its_class(tmp_path):
     assert "torch functions" in str(refused.value)
 
 
-@pytest.mark.parametrize("formula", [
-    "-log_u.exp() * log_u",                          # KL(pi||ref) with the wrong sign
-    "log_u",                                         # KL(ref||pi) with the wrong sign
-    "log_u.exp() * log_u - 2 * log_u.expm1() ** 2",  # a difference that is concave at 1
-    "(log_u.exp() - 1) * float('nan')",
-])
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "-log_u.exp() * log_u",  # KL(pi||ref) with the wrong sign
+        "log_u",  # KL(ref||pi) with the wrong sign
+        "log_u.exp() * log_u - 2 * log_u.expm1() ** 2",  # a difference that is concave at 1
+        "(log_u.exp() - 1) * float('nan')",
+    ],
+)
 def test_an_f_below_its_tangent_is_refused(tmp_path, formula):
     name = write(tmp_path, f"def f(self, log_u):\n    return {formula}")
     with pytest.raises(RecipeError, match="check its sign") as refused:
@@ -66,14 +80,17 @@ def test_an_f_below_its_tangent_is_refused(tmp_path, formula):
     assert refused.value.where == "regularizers.kl.divergence" and f"`align check {name}`" in str(refused.value)
 
 
-@pytest.mark.parametrize("formula", [
-    "log_u.exp() * log_u",
-    "log_u.exp() * log_u + 1000 * log_u.expm1()",  # the same divergence: a linear term is none
-    "-log_u + 7",
-    "log_u.expm1().abs()",                         # a kink at u = 1
-    "log_u.expm1() ** 2 * 1e-12",
-    "log_u.expm1() * 3",                           # its own tangent
-])
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "log_u.exp() * log_u",
+        "log_u.exp() * log_u + 1000 * log_u.expm1()",  # the same divergence: a linear term is none
+        "-log_u + 7",
+        "log_u.expm1().abs()",  # a kink at u = 1
+        "log_u.expm1() ** 2 * 1e-12",
+        "log_u.expm1() * 3",  # its own tangent
+    ],
+)
 def test_a_convex_f_is_accepted(tmp_path, formula):
     build(write(tmp_path, f"def f(self, log_u):\n    return {formula}"))
 

@@ -20,19 +20,26 @@ from align.config.nodes import build_part
 from align.config.schema import Recipe
 from align.errors import RecipeError
 from align.experience.packing import pack
-from align.experience.prepare import shape
+from align.experience.prepare import prepare_batch
 from align.learner.learner import Learner
 from align.oracle.enumeration import TREE, UPDATE, context, setting
 from align.run.state import RunState
 from align.types import EARLY, Stat, TokenBatch
 
-READS = {"rewards": "batch.rewards[batch.seq_ids]", "old_logp": "batch.old_logp", "values": "batch.values",
-         "ref_logp": "batch.ref_logp['kl']"}
+READS = {
+    "rewards": "batch.rewards[batch.seq_ids]",
+    "old_logp": "batch.old_logp",
+    "values": "batch.values",
+    "ref_logp": "batch.ref_logp['kl']",
+}
 """Each [T]."""
 PARTS = {
     "weighting": ("regularizers.kl.weighting", "def weights(self, batch, name):", "(READ).exp()"),
-    "coefficient": ("regularizers.kl.coefficient", "def beta(self, step, state): return 1\n    def multipliers(self, batch, name, state):",
-                    "(READ).exp()[:len(batch.lengths)]"),
+    "coefficient": (
+        "regularizers.kl.coefficient",
+        "def beta(self, step, state): return 1\n    def multipliers(self, batch, name, state):",
+        "(READ).exp()[:len(batch.lengths)]",
+    ),
     "rewards": ("shapings.mine", "def rewards(self, batch, rewards):", "rewards + (READ).mean()"),
     "shaping": ("shapings.mine", "def advantages(self, batch, advantages, name):", "advantages * (READ)"),
     "metrics": ("shapings.mine", "def metrics(self, batch, name):", "{'mean': (READ).mean().item()}"),
@@ -61,9 +68,11 @@ def built(folder: Path, what: str, column: str, declared: bool) -> Recipe:
     base = "from align.algorithms.grpo import Grpo\n" if key == "algorithm" else ""
     needs = {"rewards", column} if declared else {"entropy"}
     file = folder / "mine.py"
-    file.write_text(f"{base}class Mine{'(Grpo)' if base else ''}:\n    needs = frozenset({sorted(needs)!r})\n    {head}\n"
-                    f"        column = 1 * {READS[column]}\n        return {returned.replace('READ', 'column')}\n")
-    node = {"steps": 3, "task": "countdown", "reward": "wordy", "model": {"path": "x"}, "batch": {"prompts": 4, "samples": 2}}
+    file.write_text(
+        f"{base}class Mine{'(Grpo)' if base else ''}:\n    needs = frozenset({sorted(needs)!r})\n    {head}\n"
+        f"        column = 1 * {READS[column]}\n        return {returned.replace('READ', 'column')}\n"
+    )
+    node = {"steps": 3, "task": "countdown", "reward": "countdown_wordy", "model": {"path": "x"}, "batch": {"prompts": 4, "samples": 2}}
     mine = f"{file}:Mine"
     # A critic makes values a column there is; of a penalty in the loss, whose weighting and coefficient see all of them.
     node["algorithm"] = mine if key == "algorithm" else {"name": "ppo", "advantage": mine if key.endswith(".advantage") else "gae"}
@@ -80,7 +89,7 @@ def test_a_column_that_is_not_declared_is_refused_by_name_and_line(what: str, co
     mine = built(tmp_path, what, column, declared=False)
     lines = (tmp_path / "mine.py").read_text().splitlines()
     with pytest.raises(RecipeError) as refused:
-        shape(mine, batch)
+        prepare_batch(mine, batch)
     assert refused.value.where == PARTS[what][0]
     place, says = refused.value.problem.split(": ", 1)
     file, _, line = place.rpartition(":")
@@ -92,14 +101,23 @@ def test_a_column_that_is_not_declared_is_refused_by_name_and_line(what: str, co
 @pytest.mark.parametrize("column", READS)
 @pytest.mark.parametrize("what", PARTS)
 def test_a_column_that_is_declared_is_read(what: str, column: str, batch: TokenBatch, tmp_path: Path):
-    shape(built(tmp_path, what, column, declared=True), batch)
+    prepare_batch(built(tmp_path, what, column, declared=True), batch)
 
 
 def test_what_a_coefficient_follows_is_declared_too(batch: TokenBatch, tmp_path: Path):
-    (tmp_path / "mine.py").write_text("class Mine:\n    def beta(self, step, state): return 0.1\n"
-                                      "    def update_batch(self, state, batch, name):\n        return {'x': float(batch.rewards[0])}\n")
-    node = {"steps": 3, "task": "countdown", "reward": "wordy", "model": {"path": "x"}, "batch": {"prompts": 4, "samples": 2},
-            "algorithm": "grpo", "regularizers": {"kl": {"coefficient": f"{tmp_path}/mine.py:Mine"}}}
+    (tmp_path / "mine.py").write_text(
+        "class Mine:\n    def beta(self, step, state): return 0.1\n"
+        "    def update_batch(self, state, batch, name):\n        return {'x': float(batch.rewards[0])}\n"
+    )
+    node = {
+        "steps": 3,
+        "task": "countdown",
+        "reward": "countdown_wordy",
+        "model": {"path": "x"},
+        "batch": {"prompts": 4, "samples": 2},
+        "algorithm": "grpo",
+        "regularizers": {"kl": {"coefficient": f"{tmp_path}/mine.py:Mine"}},
+    }
     with pytest.raises(RecipeError, match=r"^regularizers\.kl\.coefficient: .*mine\.py:4: Mine reads batch\.rewards .*\{'rewards'\}"):
         RunState(recipes.build(node)).control(batch, {"divergence/kl": Stat(sum=1.0, count=1.0)})
 
@@ -133,19 +151,37 @@ class Running(RunningCritic):
 def test_a_critic_sees_the_tokens_alone(tmp_path: Path):
     (tmp_path / "mine.py").write_text(CRITIC.replace("import Critic\n", "import Critic, RunningCritic\n"))
     folder = tiny_model(tmp_path / "model")
-    node = {"steps": 3, "task": "countdown", "reward": "wordy", "model": {"path": str(folder)}, "batch": {"prompts": 4, "samples": 3},
-            "algorithm": {"name": "ppo", "critic": f"{tmp_path}/mine.py:Mine"}}
+    node = {
+        "steps": 3,
+        "task": "countdown",
+        "reward": "countdown_wordy",
+        "model": {"path": str(folder)},
+        "batch": {"prompts": 4, "samples": 3},
+        "algorithm": {"name": "ppo", "critic": f"{tmp_path}/mine.py:Mine"},
+    }
     learner = Learner(recipes.build(node), str(folder))
     with pytest.raises(RecipeError, match=r"^algorithm\.critic: .*mine\.py:15: Running reads batch\.rewards .*: a part of this kind gets"):
         learner.score(pack(groups(), None))
 
 
 USES = {
-    "minus": lambda x: torch.ones(3) - x, "minus of it": lambda x: x - torch.ones(3), "torch": lambda x: torch.exp(x),
-    "in a list": lambda x: torch.cat([torch.ones(3), x]), "by name": lambda x: torch.where(torch.ones(3) > 0, input=torch.ones(3), other=x),
-    "truth": bool, "length": len, "loop": list, "entry": lambda x: x["kl"], "mean": lambda x: x.mean(),
-    "number": float, "equal": lambda x: x == 1, "larger": lambda x: x > 0, "numpy": np.mean, "math": math.exp,
-    "get": lambda x: x.get("kl"), "inside": lambda x: "kl" in x,
+    "minus": lambda x: torch.ones(3) - x,
+    "minus of it": lambda x: x - torch.ones(3),
+    "torch": lambda x: torch.exp(x),
+    "in a list": lambda x: torch.cat([torch.ones(3), x]),
+    "by name": lambda x: torch.where(torch.ones(3) > 0, input=torch.ones(3), other=x),
+    "truth": bool,
+    "length": len,
+    "loop": list,
+    "entry": lambda x: x["kl"],
+    "mean": lambda x: x.mean(),
+    "number": float,
+    "equal": lambda x: x == 1,
+    "larger": lambda x: x > 0,
+    "numpy": np.mean,
+    "math": math.exp,
+    "get": lambda x: x.get("kl"),
+    "inside": lambda x: "kl" in x,
 }
 
 

@@ -17,12 +17,15 @@ from align.errors import RecipeError, UserError
 from align.workers import open_workers
 
 
-@pytest.mark.parametrize(("keys", "says"), [
-    ({"max_sequences": 0}, "max_sequences must be at least 1, not 0"),
-    ({"dtype": "int8"}, "dtype must be auto, float32, bfloat16 or float16, not 'int8'"),
-    ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization must be above 0 and at most 1"),
-    ({"tensor_parallel": 2}, r"engine\.tensor_parallel: unknown key"),
-])
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"max_sequences": 0}, "max_sequences must be at least 1, not 0"),
+        ({"dtype": "int8"}, "dtype must be auto, float32, bfloat16 or float16, not 'int8'"),
+        ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization must be above 0 and at most 1"),
+        ({"tensor_parallel": 2}, r"engine\.tensor_parallel: unknown key"),
+    ],
+)
 def test_wrong_keys_are_refused(keys, says):
     with pytest.raises(RecipeError, match=says):
         build_part("engine", {"name": "vllm", **keys}, "engine")
@@ -70,13 +73,24 @@ def test_where_vllm_is_not_installed_the_extra_is_named(monkeypatch, clean_envir
 
 
 def node(workers: dict, engine: dict) -> dict:
-    return {"steps": 1, "task": "countdown", "algorithm": "grpo", "reward": "exact", "model": {"path": "nowhere"},
-            "batch": {"prompts": 4, "samples": 2}, "workers": workers, "engine": {"name": "vllm", **engine}}
+    return {
+        "steps": 1,
+        "task": "countdown",
+        "algorithm": "grpo",
+        "reward": "countdown_exact",
+        "model": {"path": "nowhere"},
+        "batch": {"prompts": 4, "samples": 2},
+        "workers": workers,
+        "engine": {"name": "vllm", **engine},
+    }
 
 
 def test_with_a_part_of_a_gpu_it_must_be_told_its_share():
-    with pytest.raises(RecipeError, match=r"^engine\.gpu_memory_utilization: must be given, for example 0\.45: workers\.rollout_gpus: 0\.5 "
-                                          r"lets others work on its GPU, and vLLM would take 92% of its memory$"):
+    with pytest.raises(
+        RecipeError,
+        match=r"^engine\.gpu_memory_utilization: must be given, for example 0\.45: workers\.rollout_gpus: 0\.5 "
+        r"lets others work on its GPU, and vLLM would take 92% of its memory$",
+    ):
         recipes.build(node({"rollout_gpus": 0.5}, {}))
     recipes.build(node({"rollout_gpus": 0.5}, {"gpu_memory_utilization": 0.4}))
     for alone in ({}, {"rollout_gpus": 1}, {"rollout_gpus": 0}):
@@ -90,11 +104,15 @@ def test_in_the_process_of_a_learner_on_a_gpu_it_must_be_told_its_share(monkeypa
         open_workers(recipes.build(node({"backend": "local"}, {})), "nowhere", 3)
 
 
-@pytest.mark.parametrize(("keys", "free", "says"), [
-    ({}, 60, r"0\.92 of this GPU is 73\.6 GiB, .* leave 60\.0 of its 80\.0 GiB free: give at most 0\.75"),
-    ({"gpu_memory_utilization": 0.8}, 60, r"0\.8 of this GPU is 64\.0 GiB"),
-    ({}, 79, None), ({"gpu_memory_utilization": 0.4}, 60, None),
-])
+@pytest.mark.parametrize(
+    ("keys", "free", "says"),
+    [
+        ({}, 60, r"0\.92 of this GPU is 73\.6 GiB, .* leave 60\.0 of its 80\.0 GiB free: give at most 0\.75"),
+        ({"gpu_memory_utilization": 0.8}, 60, r"0\.8 of this GPU is 64\.0 GiB"),
+        ({}, 79, None),
+        ({"gpu_memory_utilization": 0.4}, 60, None),
+    ],
+)
 def test_memory_that_another_process_holds_is_seen(monkeypatch, keys: dict, free: int, says: str | None):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free << 30, 80 << 30))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 0)
@@ -106,12 +124,15 @@ def test_memory_that_another_process_holds_is_seen(monkeypatch, keys: dict, free
             limits(Vllm(**keys), None, 8, torch.float32, cpu=False)
 
 
-@pytest.mark.parametrize(("keys", "length", "dtype", "expected"), [
-    # (sequences x blocks + 1) x 128 tokens x 2 (keys, values) x layers x key heads x head size x bytes
-    ({"num_key_value_heads": 2}, 128, torch.float32, (4 * 1 + 1) * 128 * 2 * 3 * 2 * 16 * 4),
-    ({"num_key_value_heads": 2}, 129, torch.float32, (4 * 2 + 1) * 128 * 2 * 3 * 2 * 16 * 4),
-    ({"num_key_value_heads": 4, "head_dim": 40}, 1000, torch.bfloat16, (4 * 8 + 1) * 128 * 2 * 3 * 4 * 40 * 2),
-])
+@pytest.mark.parametrize(
+    ("keys", "length", "dtype", "expected"),
+    [
+        # (sequences x blocks + 1) x 128 tokens x 2 (keys, values) x layers x key heads x head size x bytes
+        ({"num_key_value_heads": 2}, 128, torch.float32, (4 * 1 + 1) * 128 * 2 * 3 * 2 * 16 * 4),
+        ({"num_key_value_heads": 2}, 129, torch.float32, (4 * 2 + 1) * 128 * 2 * 3 * 2 * 16 * 4),
+        ({"num_key_value_heads": 4, "head_dim": 40}, 1000, torch.bfloat16, (4 * 8 + 1) * 128 * 2 * 3 * 4 * 40 * 2),
+    ],
+)
 def test_memory_for_keys_and_values(keys, length, dtype, expected):
     config = AutoConfig.for_model("llama", hidden_size=64, num_hidden_layers=3, num_attention_heads=4, **keys)
     assert kv_cache_bytes(config, 4, length, dtype) == expected

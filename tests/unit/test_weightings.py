@@ -38,9 +38,14 @@ def batch(rewards=REWARDS) -> TokenBatch:
     at, old = single_turn(torch.ones(len(LENGTHS), dtype=torch.int64), lengths), torch.tensor(OLD)
     seq_ids = at["seq_ids"]
     return TokenBatch(
-        input_ids=torch.zeros(len(LENGTHS), 5, dtype=torch.int64).index_put((seq_ids, at["columns"]), torch.tensor(TOKENS)), **at,
-        group_ids=torch.tensor(GROUPS), rewards=torch.tensor(rewards), advantages=torch.tensor(SIGNS, dtype=torch.float32)[seq_ids],
-        old_logp=old, entropy=torch.tensor(ENTROPY), ref_logp={"kl": old - torch.tensor(RATIOS)},
+        input_ids=torch.zeros(len(LENGTHS), 5, dtype=torch.int64).index_put((seq_ids, at["columns"]), torch.tensor(TOKENS)),
+        **at,
+        group_ids=torch.tensor(GROUPS),
+        rewards=torch.tensor(rewards),
+        advantages=torch.tensor(SIGNS, dtype=torch.float32)[seq_ids],
+        old_logp=old,
+        entropy=torch.tensor(ENTROPY),
+        ref_logp={"kl": old - torch.tensor(RATIOS)},
     )
 
 
@@ -99,11 +104,17 @@ NODES = {
 }
 """Every weighting with the keys that it must be given."""
 OTHER = {
-    "advantage_sign": {"positive": 0.5, "negative": 1.0, "zero": 3.0}, "confidence": {"complement": True},
-    "difficulty": {"sharpness": 0.5, "solved_at": 0.5}, "entropy_gate": {"keep": "low", "quantile": 0.25, "threshold": None},
-    "kl_covariance": {"ratio": 0.1}, "log_ratio_sign": {"above": 3.0, "below": 0.25, "equal": 7.0},
-    "normalized": {"of": {"name": "token_mask", "first": 1}}, "reward_guided": {"keep": "group", "solved_at": 0.5},
-    "sampo": {"seed": 1}, "token_mask": {"first": 2, "last": 1, "token_ids": [7], "keep": "others"}, "uniform": {},
+    "advantage_sign": {"positive": 0.5, "negative": 1.0, "zero": 3.0},
+    "confidence": {"complement": True},
+    "difficulty": {"sharpness": 0.5, "solved_at": 0.5},
+    "entropy_gate": {"keep": "low", "quantile": 0.25, "threshold": None},
+    "kl_covariance": {"ratio": 0.1},
+    "log_ratio_sign": {"above": 3.0, "below": 0.25, "equal": 7.0},
+    "normalized": {"of": {"name": "token_mask", "first": 1}},
+    "reward_guided": {"keep": "group", "solved_at": 0.5},
+    "sampo": {"seed": 1},
+    "token_mask": {"first": 2, "last": 1, "token_ids": [7], "keep": "others"},
+    "uniform": {},
 }
 
 
@@ -130,8 +141,13 @@ def test_every_key_is_alive(name: str, key: str):
     assert weigh(name, some_zero(), **{key: OTHER[name][key]}) != weigh(name, some_zero())
 
 
-EXTREMES = [*NODES.items(), ("difficulty", {"sharpness": 50.0}), ("difficulty", {"sharpness": 1e-3}),
-            ("entropy_gate", {"keep": "low", "quantile": None, "threshold": 99.0}), ("token_mask", {"first": 99, "keep": "others"})]
+EXTREMES = [
+    *NODES.items(),
+    ("difficulty", {"sharpness": 50.0}),
+    ("difficulty", {"sharpness": 1e-3}),
+    ("entropy_gate", {"keep": "low", "quantile": None, "threshold": 99.0}),
+    ("token_mask", {"first": 99, "keep": "others"}),
+]
 
 
 @pytest.mark.parametrize(("name", "keys"), EXTREMES, ids=lambda x: x if isinstance(x, str) else "")
@@ -198,7 +214,8 @@ def test_normalized_by_hand():
     """Six of the ten tokens belong to answers that failed; where none did, nothing is divided by 0."""
     assert weigh("normalized") == pytest.approx((by_token([0, 1, 1, 1, 1, 0]) * 10 / 6).tolist(), rel=1e-6)
     assert weigh("normalized", of={"name": "advantage_sign", "positive": 1, "negative": 3}) == pytest.approx(
-        [1 / 1.8, 1 / 1.8, 1 / 1.8, 3 / 1.8, 3 / 1.8, 3 / 1.8, 3 / 1.8, 1 / 1.8, 1 / 1.8, 1 / 1.8], rel=1e-6)
+        [1 / 1.8, 1 / 1.8, 1 / 1.8, 3 / 1.8, 3 / 1.8, 3 / 1.8, 3 / 1.8, 1 / 1.8, 1 / 1.8, 1 / 1.8], rel=1e-6
+    )
     assert weigh("normalized", batch([1.0] * 6)) == [0] * 10
 
 
@@ -233,8 +250,10 @@ def test_sampo_on_equal_lengths_is_uniform():
 def test_sampo_follows_from_the_batch_alone():
     """The same batch draws the same, whatever torch drew meanwhile; other answers draw anew."""
     long = TokenBatch(
-        input_ids=torch.arange(2 * 60).reshape(2, 60), **single_turn(torch.tensor([10, 10]), torch.tensor([50, 20])),
-        group_ids=torch.tensor([0, 0]))
+        input_ids=torch.arange(2 * 60).reshape(2, 60),
+        **single_turn(torch.tensor([10, 10]), torch.tensor([50, 20])),
+        group_ids=torch.tensor([0, 0]),
+    )
     first = weigh("sampo", long)
     torch.rand(3)
     assert weigh("sampo", long) == first and sum(first) == 40 and first[50:] == [1.0] * 20
@@ -243,16 +262,24 @@ def test_sampo_follows_from_the_batch_alone():
 
 
 REFUSED = [
-    ("advantage_sign", {"positive": 1.0, "negative": 1.0}, "are equal"), ("advantage_sign", {"positive": -1.0}, "positive must be >= 0"),
-    ("advantage_sign", {"zero": math.inf}, "zero must be >= 0"), ("log_ratio_sign", {"above": 1.0, "below": 1.0}, "are equal"),
+    ("advantage_sign", {"positive": 1.0, "negative": 1.0}, "are equal"),
+    ("advantage_sign", {"positive": -1.0}, "positive must be >= 0"),
+    ("advantage_sign", {"zero": math.inf}, "zero must be >= 0"),
+    ("log_ratio_sign", {"above": 1.0, "below": 1.0}, "are equal"),
     ("log_ratio_sign", {"below": math.nan}, "below must be >= 0"),
-    ("entropy_gate", {"keep": "all"}, "keep must be high or low"), ("entropy_gate", {"quantile": None}, "exactly one"),
-    ("entropy_gate", {"threshold": 1.0}, "exactly one"), ("entropy_gate", {"quantile": 1.0}, "quantile must lie"),
+    ("entropy_gate", {"keep": "all"}, "keep must be high or low"),
+    ("entropy_gate", {"quantile": None}, "exactly one"),
+    ("entropy_gate", {"threshold": 1.0}, "exactly one"),
+    ("entropy_gate", {"quantile": 1.0}, "quantile must lie"),
     ("entropy_gate", {"quantile": None, "threshold": 0.0}, "threshold must be positive"),
-    ("kl_covariance", {"ratio": 0.0}, "ratio must lie"), ("kl_covariance", {"ratio": 1.0}, "ratio must lie"),
-    ("token_mask", {"first": 0}, "names no token"), ("token_mask", {"last": -1}, "must be >= 0"),
-    ("token_mask", {"token_ids": [-2]}, "must be >= 0"), ("token_mask", {"keep": "all"}, "keep must be named or others"),
-    ("reward_guided", {"keep": "all"}, "keep must be response or group"), ("normalized", {"of": None}, "must name its weighting"),
+    ("kl_covariance", {"ratio": 0.0}, "ratio must lie"),
+    ("kl_covariance", {"ratio": 1.0}, "ratio must lie"),
+    ("token_mask", {"first": 0}, "names no token"),
+    ("token_mask", {"last": -1}, "must be >= 0"),
+    ("token_mask", {"token_ids": [-2]}, "must be >= 0"),
+    ("token_mask", {"keep": "all"}, "keep must be named or others"),
+    ("reward_guided", {"keep": "all"}, "keep must be response or group"),
+    ("normalized", {"of": None}, "must name its weighting"),
 ]
 
 
@@ -269,8 +296,13 @@ def test_needs_say_what_is_read(name: str):
     weighting = build(name)
     assert weighting.needs <= EARLY
     assert len(weighting.weights(batch().only(weighting.needs, weighting), "kl")) == 10
-    node = {"steps": 1, "task": "countdown", "algorithm": "sft", "model": {"path": "nowhere"},
-            "regularizers": {"kl": {"estimator": "exact", "coefficient": 0.1, "weighting": {"name": name, **NODES[name]}}}}
+    node = {
+        "steps": 1,
+        "task": "countdown",
+        "algorithm": "sft",
+        "model": {"path": "nowhere"},
+        "regularizers": {"kl": {"estimator": "exact", "coefficient": 0.1, "weighting": {"name": name, **NODES[name]}}},
+    }
     if weighting.needs & REWARDED:
         with pytest.raises(RecipeError, match=r"kl\.weighting(\.\w+)*: weighting .* looks at rewards, and this algorithm's data"):
             recipes.build(node)
@@ -290,8 +322,9 @@ def test_the_sign_of_the_log_ratio_makes_another_f_divergence():
     generator = torch.where(u > 1, 2.0, 0.5) * (u * u.log() - u + 1)
     expected = torch.autograd.grad((ref * generator).sum(), logits, retain_graph=True)[0]
     one = torch.arange(5)
-    given = TokenBatch(input_ids=one[:, None], **single_turn(one * 0, one * 0 + 1), group_ids=one,
-                       old_logp=logp.detach(), ref_logp={"kl": ref.log()})
+    given = TokenBatch(
+        input_ids=one[:, None], **single_turn(one * 0, one * 0 + 1), group_ids=one, old_logp=logp.detach(), ref_logp={"kl": ref.log()}
+    )
     weights, log_u = torch.tensor(weigh("log_ratio_sign", given)), u.detach().log()
     assert set(weights.tolist()) == {2.0, 0.5}
     value = (logp.exp().detach() * weights * Sampled().value(ReverseKl(), log_u)).sum()
@@ -308,8 +341,17 @@ class Mine:
     def weights(self, batch, name):
         return batch.entropy
 """)
-    node = {"steps": 1, "task": "countdown", "algorithm": "grpo", "reward": "exact", "model": {"path": "nowhere"},
-            "regularizers": {"kl": {"coefficient": 0.1, "weighting": f"{tmp_path}/mine.py:Mine"}}}
-    with pytest.raises(RecipeError, match=r"kl\.weighting: weighting .*Mine.* needs reward, which no column of a batch is called; there "
-                                          r"are: advantages, entropy, old_logp, ref_logp, reward_parts, rewards"):
+    node = {
+        "steps": 1,
+        "task": "countdown",
+        "algorithm": "grpo",
+        "reward": "countdown_exact",
+        "model": {"path": "nowhere"},
+        "regularizers": {"kl": {"coefficient": 0.1, "weighting": f"{tmp_path}/mine.py:Mine"}},
+    }
+    with pytest.raises(
+        RecipeError,
+        match=r"kl\.weighting: weighting .*Mine.* needs reward, which no column of a batch is called; there "
+        r"are: advantages, entropy, old_logp, ref_logp, reward_parts, rewards",
+    ):
         recipes.build(node)

@@ -86,9 +86,12 @@ def test_steps_are_counted_as_in_the_picture_after_their_update(tmp_path, screen
     live(tmp_path, {"ear": writer}, 0, 3, steps=3)
     assert writer.told == [
         ("open", tmp_path / "writers" / "ear", str(tmp_path), NODE, 0),
-        ("write", 0, {"eval/countdown/pass@1": 0.0}), ("write", 1, {"reward/mean": 0.0, "loss": -0.5}),
-        ("write", 2, {"reward/mean": 1.0, "loss": -0.5}), ("write", 2, {"eval/countdown/pass@1": 0.5}),
-        ("write", 3, {"reward/mean": 2.0, "loss": -0.5}), ("close", True),
+        ("write", 0, {"eval/countdown/pass@1": 0.0}),
+        ("write", 1, {"reward/mean": 0.0, "loss": -0.5}),
+        ("write", 2, {"reward/mean": 1.0, "loss": -0.5}),
+        ("write", 2, {"eval/countdown/pass@1": 0.5}),
+        ("write", 3, {"reward/mean": 2.0, "loss": -0.5}),
+        ("close", True),
     ]
     assert (tmp_path / "writers" / "ear").is_dir()
 
@@ -145,8 +148,10 @@ def board() -> dict:
 def test_tensorboard_has_every_metric_under_its_name(tmp_path, screen):
     live(tmp_path, board(), 0, 4)
     assert scalars(tmp_path / "writers" / "board") == {
-        "reward/mean": [(1, 0.0), (2, 1.0), (3, 2.0), (4, 3.0)], "loss": [(s, -0.5) for s in (1, 2, 3, 4)],
-        "eval/countdown/pass@1": [(0, 0.0), (2, 0.5)]}
+        "reward/mean": [(1, 0.0), (2, 1.0), (3, 2.0), (4, 3.0)],
+        "loss": [(s, -0.5) for s in (1, 2, 3, 4)],
+        "eval/countdown/pass@1": [(0, 0.0), (2, 0.5)],
+    }
     ((step, said),) = text(tmp_path / "writers" / "board")
     assert step == 0 and said.startswith("```yaml\n") and yaml.safe_load(said.strip("`").removeprefix("yaml")) == NODE
 
@@ -171,7 +176,10 @@ def test_a_run_from_the_start_hides_an_older_one(tmp_path, screen):
     live(tmp_path, board(), 0, 4)
     live(tmp_path, board(), 0, 2, shift=10.0, evaluated=())
     assert scalars(tmp_path / "writers" / "board") == {
-        "reward/mean": [(1, 10.0), (2, 11.0)], "loss": [(1, -0.5), (2, -0.5)], "eval/countdown/pass@1": [(0, 0.0)]}
+        "reward/mean": [(1, 10.0), (2, 11.0)],
+        "loss": [(1, -0.5), (2, -0.5)],
+        "eval/countdown/pass@1": [(0, 0.0)],
+    }
 
 
 # Weights & Biases
@@ -185,11 +193,25 @@ def test_wandb_has_the_recipe_as_config_and_a_row_a_step(tmp_path, screen, fake_
     live(tmp_path, bias(project="p", entity="e", group="g"), 0, 4)
     (run,) = fake_wandb
     assert run.options == {
-        "project": "p", "entity": "e", "group": "g", "mode": "online", "id": None, "resume": "allow", "name": str(tmp_path), "config": NODE,
-        "dir": str(tmp_path / "writers" / "wb"), "reinit": "create_new", "settings": {"console": "off"}}
+        "project": "p",
+        "entity": "e",
+        "group": "g",
+        "mode": "online",
+        "id": None,
+        "resume": "allow",
+        "name": str(tmp_path),
+        "config": NODE,
+        "dir": str(tmp_path / "writers" / "wb"),
+        "reinit": "create_new",
+        "settings": {"console": "off"},
+    }
     assert run.rows == {
-        0: {"eval/countdown/pass@1": 0.0}, 1: {"reward/mean": 0.0, "loss": -0.5}, 2: {"reward/mean": 1.0, "loss": -0.5,
-        "eval/countdown/pass@1": 0.5}, 3: {"reward/mean": 2.0, "loss": -0.5}, 4: {"reward/mean": 3.0, "loss": -0.5}}
+        0: {"eval/countdown/pass@1": 0.0},
+        1: {"reward/mean": 0.0, "loss": -0.5},
+        2: {"reward/mean": 1.0, "loss": -0.5, "eval/countdown/pass@1": 0.5},
+        3: {"reward/mean": 2.0, "loss": -0.5},
+        4: {"reward/mean": 3.0, "loss": -0.5},
+    }
     assert run.exit_code == 0
 
 
@@ -207,8 +229,11 @@ def test_a_run_that_was_stopped_at_a_checkpoint_leaves_no_gap(tmp_path, screen, 
     live(tmp_path, bias(mode="offline"), 0, 2)
     live(tmp_path, bias(mode="offline"), 2, 4, evaluated=(3,))
     first, second = fake_wandb
-    assert list(first.rows) == [0, 1, 2] and list(second.rows) == [3, 4] and second.rows[3].keys() == {
-        "reward/mean", "loss", "eval/countdown/pass@1"}
+    assert (
+        list(first.rows) == [0, 1, 2]
+        and list(second.rows) == [3, 4]
+        and second.rows[3].keys() == {"reward/mean", "loss", "eval/countdown/pass@1"}
+    )
 
 
 def test_a_run_from_the_start_is_another_wandb_run(tmp_path, screen, fake_wandb):
@@ -217,8 +242,9 @@ def test_a_run_from_the_start_is_another_wandb_run(tmp_path, screen, fake_wandb)
     assert fake_wandb[0].id != fake_wandb[1].id and list(fake_wandb[1].rows) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(("keys", "says"), [({"mode": "off"}, "mode must be one of online, offline, disabled"),
-                                            ({"project": ""}, "project must be a name")])
+@pytest.mark.parametrize(
+    ("keys", "says"), [({"mode": "off"}, "mode must be one of online, offline, disabled"), ({"project": ""}, "project must be a name")]
+)
 def test_a_key_that_makes_no_sense_is_refused(keys, says):
     with pytest.raises(RecipeError, match=says):
         bias(**keys)
@@ -228,10 +254,21 @@ def test_a_key_that_makes_no_sense_is_refused(keys, says):
 
 
 def built(tmp_path: Path, **change):
-    return recipes.build({
-        "steps": 2, "task": {"name": "countdown", "size": 8}, "algorithm": "grpo", "reward": "wordy", "optimizer": {"lr": 1e-2},
-        "model": {"path": str(tiny_model(tmp_path / "tiny"))}, "batch": {"prompts": 4, "samples": 2}, "sampling": {"max_tokens": 6},
-        "workers": {"backend": "local"}, "evaluation": {"every": 1, "problems": 2, "samples": 2}} | change)
+    return recipes.build(
+        {
+            "steps": 2,
+            "task": {"name": "countdown", "size": 8},
+            "algorithm": "grpo",
+            "reward": "countdown_wordy",
+            "optimizer": {"lr": 1e-2},
+            "model": {"path": str(tiny_model(tmp_path / "tiny"))},
+            "batch": {"prompts": 4, "samples": 2},
+            "sampling": {"max_tokens": 6},
+            "workers": {"backend": "local"},
+            "evaluation": {"every": 1, "problems": 2, "samples": 2},
+        }
+        | change
+    )
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
@@ -264,15 +301,18 @@ def test_a_writer_of_ones_own(tmp_path, screen):
     (tmp_path / "mine.py").write_text(
         "from align.writers import RunningWriter\nclass Count(RunningWriter):\n    def __init__(self, file):\n        self.file = file\n"
         "    def write(self, step, metrics):\n        self.file.write_text(str(step))\n"
-        "class Mine:\n    '''Counts.'''\n    def open(self, folder, run, recipe, done):\n        return Count(folder / 'count')\n")
+        "class Mine:\n    '''Counts.'''\n    def open(self, folder, run, recipe, done):\n        return Count(folder / 'count')\n"
+    )
     train(built(tmp_path, writers={"mine": f"{tmp_path}/mine.py:Mine"}), tmp_path / "run")
     assert (tmp_path / "run" / "writers" / "mine" / "count").read_text() == "2"
 
 
 def test_a_worker_that_builds_a_recipe_with_writers_imports_none_of_their_packages():
-    program = ("import sys; from align.config.nodes import build_part\n"
-               "for name in ('tensorboard', 'wandb'): build_part('writer', name, name)\n"
-               "assert not {'wandb', 'tensorboard', 'torch.utils.tensorboard'} & set(sys.modules)")
+    program = (
+        "import sys; from align.config.nodes import build_part\n"
+        "for name in ('tensorboard', 'wandb'): build_part('writer', name, name)\n"
+        "assert not {'wandb', 'tensorboard', 'torch.utils.tensorboard'} & set(sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -31,9 +31,17 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16" if on_gpu else "float32")
     parser.add_argument("--drift", type=float, default=0.03, help="How far the reference's hidden states are off.")
     given = parser.parse_args()
-    result = measure([JOBS[name] for name in given.jobs], given.shapes, device="cuda" if on_gpu else "cpu",
-                     dtype=getattr(torch, given.dtype), rounds=given.rounds, seconds=given.seconds, drift=given.drift, only=given.only,
-                     tell=lambda text: print(text, file=sys.stderr, flush=True))
+    result = measure(
+        [JOBS[name] for name in given.jobs],
+        given.shapes,
+        device="cuda" if on_gpu else "cpu",
+        dtype=getattr(torch, given.dtype),
+        rounds=given.rounds,
+        seconds=given.seconds,
+        drift=given.drift,
+        only=given.only,
+        tell=lambda text: print(text, file=sys.stderr, flush=True),
+    )
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(result, indent=1))
     print(markdown(result))

@@ -39,11 +39,41 @@ def one_pass(z: Tensor, u: Tensor, labels: Tensor, *, sz: float, su: float, firs
     return RowStats(*out[:7]), out[7], out[7]
 
 
-def row_grad(z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, _labels: Tensor, _entropy: Tensor, D: Tensor, _w_logp: None,
-             _w_entropy: None, w_div: Tensor, *, sz: float, su: float, out: Tensor, **_: Any) -> Tensor:
+def row_grad(
+    z: Tensor,
+    u: Tensor,
+    lse_p: Tensor,
+    lse_q: Tensor,
+    _labels: Tensor,
+    _entropy: Tensor,
+    D: Tensor,
+    _w_logp: None,
+    _w_entropy: None,
+    w_div: Tensor,
+    *,
+    sz: float,
+    su: float,
+    out: Tensor,
+    **_: Any,
+) -> Tensor:
     """The gradient of sum w_div D in the unscaled logits, [T, V]."""
-    launch_rows(backward, z, u, lse_p, lse_q, D, w_div.contiguous(), out, z.shape[1], z.stride(0), u.stride(0), out.stride(0), float(sz),
-                float(su), **BACKWARD)
+    launch_rows(
+        backward,
+        z,
+        u,
+        lse_p,
+        lse_q,
+        D,
+        w_div.contiguous(),
+        out,
+        z.shape[1],
+        z.stride(0),
+        u.stride(0),
+        out.stride(0),
+        float(sz),
+        float(su),
+        **BACKWARD,
+    )
     return out
 
 

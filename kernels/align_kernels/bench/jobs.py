@@ -27,7 +27,9 @@ class Job:
 
 
 _ALL = (
-    Job("logits", from_logits=True), Job("logp"), Job("logp frozen head", frozen_head=True),
+    Job("logits", from_logits=True),
+    Job("logp"),
+    Job("logp frozen head", frozen_head=True),
     *(Job(name, measured) for name, measured in DIVERGENCES.items()),
     Job("reverse_kl frozen head", DIVERGENCES["reverse_kl"], frozen_head=True),
 )

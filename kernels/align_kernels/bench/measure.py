@@ -67,20 +67,37 @@ def _forget(at: Problem) -> None:
         leaf.grad = None
 
 
-def measure(jobs: Sequence[Job], shapes: Sequence[Shape], *, device: str, dtype: torch.dtype, rounds: int, seconds: float, drift: float,
-            only: Sequence[str] = (), tell: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def measure(
+    jobs: Sequence[Job],
+    shapes: Sequence[Shape],
+    *,
+    device: str,
+    dtype: torch.dtype,
+    rounds: int,
+    seconds: float,
+    drift: float,
+    only: Sequence[str] = (),
+    tell: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
     """All rows as plain data, with what they were measured on. A job and shape takes about `seconds`, after its first calls."""
     rows = []
     for shape in shapes:
         for job in jobs:
             tell(f"{job.name} {shape}")
             rows += _rows(job, shape, device, dtype, rounds, seconds, drift, only)
-    return {"device": _device_name(device), "torch": torch.__version__, "threads": torch.get_num_threads(),
-            "dtype": str(dtype).split(".")[1], "drift": drift, "rows": [asdict(r) for r in rows]}
+    return {
+        "device": _device_name(device),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "dtype": str(dtype).split(".")[1],
+        "drift": drift,
+        "rows": [asdict(r) for r in rows],
+    }
 
 
-def _rows(job: Job, shape: Shape, device: str, dtype: torch.dtype, rounds: int, seconds: float, drift: float, only: Sequence[str]
-          ) -> list[Row]:
+def _rows(
+    job: Job, shape: Shape, device: str, dtype: torch.dtype, rounds: int, seconds: float, drift: float, only: Sequence[str]
+) -> list[Row]:
     # Dynamo counts recompilations of a function over the whole process, and past its limit runs it uncompiled without a word.
     torch.compiler.reset()
     at = problem(job, shape, dtype, device, drift)

@@ -20,8 +20,14 @@ class Shape(NamedTuple):
         return "x".join(map(str, self))
 
 
-LARGE = [Shape(8192, 4096, 151936), Shape(8192, 1536, 151936), Shape(8192, 4096, 128256), Shape(2048, 4096, 151936),
-         Shape(16384, 2048, 32000), Shape(32768, 3584, 152064)]
+LARGE = [
+    Shape(8192, 4096, 151936),
+    Shape(8192, 1536, 151936),
+    Shape(8192, 4096, 128256),
+    Shape(2048, 4096, 151936),
+    Shape(16384, 2048, 32000),
+    Shape(32768, 3584, 152064),
+]
 """For a GPU; the first is the one to look at, the third the one that others publish."""
 SMALL = [Shape(20000, 64, 20), Shape(256, 128, 8192)]
 """For a CPU: the embedded model of `make demo`, and a vocabulary worth cutting."""
@@ -46,12 +52,19 @@ class Problem:
 
     def first(self, tokens: int) -> Problem:
         """Its first tokens as a problem of their own."""
+
         def leaf(t: Tensor) -> Tensor:
             return t.detach().clone().requires_grad_(t.requires_grad)
 
         logits = None if self.logits is None else leaf(self.logits[:tokens])
-        return replace(self, hidden=leaf(self.hidden[:tokens]), weight=leaf(self.weight), labels=self.labels[:tokens],
-                       ref_hidden=self.ref_hidden[:tokens], logits=logits)
+        return replace(
+            self,
+            hidden=leaf(self.hidden[:tokens]),
+            weight=leaf(self.weight),
+            labels=self.labels[:tokens],
+            ref_hidden=self.ref_hidden[:tokens],
+            logits=logits,
+        )
 
 
 def problem(job: Job, shape: Shape, dtype: torch.dtype, device: str, drift: float) -> Problem:
@@ -72,6 +85,7 @@ def problem(job: Job, shape: Shape, dtype: torch.dtype, device: str, drift: floa
 
 def truth(at: Problem) -> tuple[Tensor, list[Tensor]]:
     """The loss and the gradients of the leaves, from the operands in float64."""
+
     def wide(t: Tensor) -> Tensor:
         return t.detach().double().requires_grad_(t.requires_grad)
 

@@ -8,8 +8,19 @@ from typing import Any
 from align_kernels.bench.jobs import BY_HAND, JOBS
 from align_kernels.bench.providers import FLOOR
 
-COLUMNS = ("provider", "ms", "quartiles", "/ own logp", "/ best other", "of floor", f"/ {BY_HAND}", "peak MiB", "loss error", "dX error",
-           "dW error")
+COLUMNS = (
+    "provider",
+    "ms",
+    "quartiles",
+    "/ own logp",
+    "/ best other",
+    "of floor",
+    f"/ {BY_HAND}",
+    "peak MiB",
+    "loss error",
+    "dX error",
+    "dW error",
+)
 
 
 def groups(result: dict[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -29,8 +40,10 @@ def lines(result: dict[str, Any]) -> dict[tuple[str, str], list[tuple[str, ...]]
     """
     grouped = groups(result)
     own = {(shape, job, row["provider"]): row["ms"] for (shape, job), rows in grouped.items() for row in rows}
-    return {(shape, job): [_line(row, rows, own.get((shape, JOBS[job].beside, row["provider"]))) for row in sorted(rows, key=_order)]
-            for (shape, job), rows in grouped.items()}
+    return {
+        (shape, job): [_line(row, rows, own.get((shape, JOBS[job].beside, row["provider"]))) for row in sorted(rows, key=_order)]
+        for (shape, job), rows in grouped.items()
+    }
 
 
 def _order(row: dict[str, Any]) -> tuple[bool, float]:
@@ -47,9 +60,14 @@ def _line(row: dict[str, Any], rows: Sequence[dict[str, Any]], own_logp: float |
         floor = own_logp = None
         others = []
     return (
-        row["provider"], f"{row['ms']:.3g}", f"{row['ms_low']:.3g}-{row['ms_high']:.3g}",
-        f"{row['ms'] / own_logp:.2f}" if own_logp else "", f"{row['ms'] / min(others):.2f}" if others else "",
-        f"{floor / row['ms']:.0%}" if floor else "", f"{row['ms'] / by_hand:.2f}" if by_hand else "", f"{row['peak_mib']:.1f}",
+        row["provider"],
+        f"{row['ms']:.3g}",
+        f"{row['ms_low']:.3g}-{row['ms_high']:.3g}",
+        f"{row['ms'] / own_logp:.2f}" if own_logp else "",
+        f"{row['ms'] / min(others):.2f}" if others else "",
+        f"{floor / row['ms']:.0%}" if floor else "",
+        f"{row['ms'] / by_hand:.2f}" if by_hand else "",
+        f"{row['peak_mib']:.1f}",
         *("" if row[k] is None else f"{row[k]:.0e}" for k in ("loss_error", "hidden_error", "weight_error")),
     )
 

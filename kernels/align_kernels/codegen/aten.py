@@ -7,21 +7,85 @@ import math
 from align_kernels.codegen.expressions import Expressions
 from align_kernels.codegen.nodes import Node
 
-_SAME = {"neg", "abs", "sign", "exp", "expm1", "log", "log1p", "tanh", "sqrt", "sin", "cos", "erf", "where",
-         "lt", "le", "gt", "ge", "eq", "ne"}
+_SAME = {
+    "neg",
+    "abs",
+    "sign",
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "tanh",
+    "sqrt",
+    "sin",
+    "cos",
+    "erf",
+    "where",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "eq",
+    "ne",
+}
 _RENAMED = {
-    "maximum": "max", "minimum": "min", "fmax": "max", "fmin": "min", "clamp_min": "max", "clamp_max": "min",
-    "logical_and": "and", "logical_or": "or", "logical_not": "not",
-    "bitwise_and": "and", "bitwise_or": "or", "bitwise_not": "not", "sgn": "sign",
+    "maximum": "max",
+    "minimum": "min",
+    "fmax": "max",
+    "fmin": "min",
+    "clamp_min": "max",
+    "clamp_max": "min",
+    "logical_and": "and",
+    "logical_or": "or",
+    "logical_not": "not",
+    "bitwise_and": "and",
+    "bitwise_or": "or",
+    "bitwise_not": "not",
+    "sgn": "sign",
 }
 _IDENTITIES = {"alias", "clone", "detach", "expand", "view", "lift_fresh_copy", "contiguous", "squeeze", "unsqueeze"}
 _FILLS = {"full", "full_like", "scalar_tensor", "zeros_like", "ones_like", "zeros", "ones", "new_full", "new_zeros", "new_ones"}
-_COMPOSED = {"add", "sub", "rsub", "mul", "div", "clamp", "pow", "square", "reciprocal", "rsqrt", "sigmoid", "relu", "exp2", "log2",
-             "isnan", "_to_copy"}
+_COMPOSED = {
+    "add",
+    "sub",
+    "rsub",
+    "mul",
+    "div",
+    "clamp",
+    "pow",
+    "square",
+    "reciprocal",
+    "rsqrt",
+    "sigmoid",
+    "relu",
+    "exp2",
+    "log2",
+    "isnan",
+    "_to_copy",
+}
 
 ALLOWED = sorted((_SAME | set(_RENAMED) | _COMPOSED) - {"_to_copy", "sgn"})
-REDUCTIONS = {"sum", "mean", "amax", "amin", "max", "min", "prod", "cumsum", "logsumexp", "_softmax", "_log_softmax", "any", "all", "var",
-              "argmax", "sort", "topk", "norm", "linalg_vector_norm"}
+REDUCTIONS = {
+    "sum",
+    "mean",
+    "amax",
+    "amin",
+    "max",
+    "min",
+    "prod",
+    "cumsum",
+    "logsumexp",
+    "_softmax",
+    "_log_softmax",
+    "any",
+    "all",
+    "var",
+    "argmax",
+    "sort",
+    "topk",
+    "norm",
+    "linalg_vector_norm",
+}
 
 
 def convert(make: Expressions, op: str, args: list, kwargs: dict) -> Node | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from align_kernels.codegen import near
+from align_kernels.codegen import polynomial
 from align_kernels.codegen.expressions import Expressions
 from align_kernels.codegen.forms import Function, TorchForms
 from align_kernels.codegen.nodes import Node, cost, evaluate, values
@@ -77,7 +77,7 @@ class _Writer:
 
     def ways(self, far: Callable[[float], Iterator[Node]], factor: Node, function: Function, order: int) -> Iterator[Node]:
         """`factor * polynomial` of log u up to some radius and far(radius) beyond; far(0) too where float32 is enough for it."""
-        series = {} if self.dtype == torch.float64 else near.polynomials(function, order)
+        series = {} if self.dtype == torch.float64 else polynomial.polynomials(function, order)
         for radius, coefficients in series.items():
             inside = self.make("lt", self.make("abs", self.d), radius)
             close = self.make("mul", factor, self.horner(coefficients))

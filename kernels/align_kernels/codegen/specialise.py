@@ -17,7 +17,7 @@ from torch import Tensor
 from align_kernels.codegen import hardware
 from align_kernels.codegen.expressions import Expressions, rebuilt
 from align_kernels.codegen.nodes import Node, cost, ordered, values
-from align_kernels.codegen.ways import distributed, ways
+from align_kernels.codegen.rewrites import distributed, ways
 
 _DIGITS = 5e-6
 """Relative error that a cheaper way may have, at worst: six bits of float32."""

@@ -17,7 +17,12 @@ from align_kernels.codegen.nodes import Node
 
 
 def trace(
-    make: Expressions, function: Callable[..., Tensor | tuple[Tensor, ...]], inputs: tuple[Node, ...], *, blame: object, numbers: int = 0,
+    make: Expressions,
+    function: Callable[..., Tensor | tuple[Tensor, ...]],
+    inputs: tuple[Node, ...],
+    *,
+    blame: object,
+    numbers: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Node, ...]:
     """The outputs of `function` at `inputs`: tensors of one shape, but for the last `numbers` of them, which are 0-d.
@@ -50,8 +55,10 @@ def trace(
     results = _as_tuple(graph(*arguments))
     if any(not isinstance(r, Tensor) or r.shape not in (arguments[0].shape, ()) for r in results):
         found = " and ".join(str(list(r.shape)) if isinstance(r, Tensor) else type(r).__name__ for r in results)
-        raise DivergenceError(f"{name_of(blame)} returns {found} for tensors of shape {list(arguments[0].shape)}; it must be elementwise: "
-                              "one tensor of the same shape")
+        raise DivergenceError(
+            f"{name_of(blame)} returns {found} for tensors of shape {list(arguments[0].shape)}; it must be elementwise: "
+            "one tensor of the same shape"
+        )
     (output,) = (n for n in graph.graph.nodes if n.op == "output")
     return tuple(nodes[o] for o in _as_tuple(output.args[0]))
 
@@ -72,6 +79,8 @@ _decompositions = functools.cache(core_aten_decompositions)
 def _unknown(op: str, blame: object, line: str) -> DivergenceError:
     where = f"{line or name_of(blame)}: {name_of(blame)} cannot become a kernel; "
     if op in aten.REDUCTIONS:
-        return DivergenceError(f"{where}`{op}` joins several elements, but the function must be elementwise: the kernel itself takes the "
-                               "sum over the vocabulary, of the value at each token")
+        return DivergenceError(
+            f"{where}`{op}` joins several elements, but the function must be elementwise: the kernel itself takes the "
+            "sum over the vocabulary, of the value at each token"
+        )
     return DivergenceError(f"{where}`{op}` has no form in it. These have: {', '.join(aten.ALLOWED)}")

@@ -22,7 +22,14 @@ __all__ = ["one_pass", "row_grad", "row_stats", "row_sum"]
 
 
 def row_stats(
-    z: Tensor, u: Tensor | None, labels: Tensor, *, sz: float, su: float = 1.0, first: int = 0, softcap: float | None = None,
+    z: Tensor,
+    u: Tensor | None,
+    labels: Tensor,
+    *,
+    sz: float,
+    su: float = 1.0,
+    first: int = 0,
+    softcap: float | None = None,
     ref_softcap: float | None = None,
 ) -> RowStats:
     """Pass 1: maxima and sums of exponentials. z, u [T, V]; labels int64 [T], global ids."""
@@ -30,15 +37,37 @@ def row_stats(
     (T, V), acc = z.shape, accumulator(z)
     out = torch.empty(7, T, dtype=torch.float64, device=z.device)
     launch_rows(
-        row_stats_kernel, z, u, labels.contiguous(), out, V, z.stride(0), 0 if u is None else u.stride(0), T, first, float(sz), float(su),
-        _float(softcap), _float(ref_softcap), ACC=_TYPES[acc], **STATS[z.element_size()],
+        row_stats_kernel,
+        z,
+        u,
+        labels.contiguous(),
+        out,
+        V,
+        z.stride(0),
+        0 if u is None else u.stride(0),
+        T,
+        first,
+        float(sz),
+        float(su),
+        _float(softcap),
+        _float(ref_softcap),
+        ACC=_TYPES[acc],
+        **STATS[z.element_size()],
     )
     stats = RowStats(*out.to(acc))._replace(s_p=out[1], s_q=out[5])
     return stats if u is not None else stats._replace(m_q=None, s_q=None, u_y=None)
 
 
 def one_pass(
-    z: Tensor, u: Tensor, labels: Tensor, *, sz: float, su: float, fn: Fused, first: int = 0, softcap: float | None = None,
+    z: Tensor,
+    u: Tensor,
+    labels: Tensor,
+    *,
+    sz: float,
+    su: float,
+    fn: Fused,
+    first: int = 0,
+    softcap: float | None = None,
     ref_softcap: float | None = None,
 ) -> tuple[RowStats, Tensor, Tensor]:
     """Passes 1 and 2 at once, for an `fn` that has a power: the statistics, the sum of its terms and S = power * sum."""
@@ -47,8 +76,25 @@ def one_pass(
     out = torch.empty(8, T, dtype=torch.float64, device=z.device)
     functions = fn.triton(acc)
     launch_rows(
-        one_pass_kernel, z, u, labels.contiguous(), out, V, z.stride(0), u.stride(0), T, first, float(sz), float(su), _float(softcap),
-        _float(ref_softcap), fn.params, float(fn.power), TERM=functions.term, TERMS=functions.terms, ACC=_TYPES[acc],
+        one_pass_kernel,
+        z,
+        u,
+        labels.contiguous(),
+        out,
+        V,
+        z.stride(0),
+        u.stride(0),
+        T,
+        first,
+        float(sz),
+        float(su),
+        _float(softcap),
+        _float(ref_softcap),
+        fn.params,
+        float(fn.power),
+        TERM=functions.term,
+        TERMS=functions.terms,
+        ACC=_TYPES[acc],
         **ONE_PASS[z.element_size()],
     )
     *stats, total = out.to(acc)
@@ -56,7 +102,15 @@ def one_pass(
 
 
 def row_sum(
-    z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, *, sz: float, su: float, fn: Fused, softcap: float | None = None,
+    z: Tensor,
+    u: Tensor,
+    lse_p: Tensor,
+    lse_q: Tensor,
+    *,
+    sz: float,
+    su: float,
+    fn: Fused,
+    softcap: float | None = None,
     ref_softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Pass 2, over this shard: the sum of the divergence's terms before its transform, and S = sum of pulls."""
@@ -64,16 +118,47 @@ def row_sum(
     (T, V), acc = z.shape, accumulator(z)
     out = torch.empty(2, T, dtype=acc, device=z.device)
     launch_rows(
-        row_sum_kernel, z, u, lse_p.contiguous(), lse_q.contiguous(), out, V, z.stride(0), u.stride(0), T, float(sz), float(su),
-        _float(softcap), _float(ref_softcap), fn.params, TERMS=fn.triton(acc).terms, ACC=_TYPES[acc], **SUM[z.element_size()],
+        row_sum_kernel,
+        z,
+        u,
+        lse_p.contiguous(),
+        lse_q.contiguous(),
+        out,
+        V,
+        z.stride(0),
+        u.stride(0),
+        T,
+        float(sz),
+        float(su),
+        _float(softcap),
+        _float(ref_softcap),
+        fn.params,
+        TERMS=fn.triton(acc).terms,
+        ACC=_TYPES[acc],
+        **SUM[z.element_size()],
     )
     return out[0], out[1]
 
 
 def row_grad(
-    z: Tensor, u: Tensor | None, lse_p: Tensor, lse_q: Tensor | None, labels: Tensor | None, entropy: Tensor | None, S: Tensor | None,
-    w_logp: Tensor | None, w_entropy: Tensor | None, w_div: Tensor | None, *, sz: float, su: float = 1.0, first: int = 0,
-    fn: Fused | None = None, softcap: float | None = None, ref_softcap: float | None = None, out: Tensor | None = None,
+    z: Tensor,
+    u: Tensor | None,
+    lse_p: Tensor,
+    lse_q: Tensor | None,
+    labels: Tensor | None,
+    entropy: Tensor | None,
+    S: Tensor | None,
+    w_logp: Tensor | None,
+    w_entropy: Tensor | None,
+    w_div: Tensor | None,
+    *,
+    sz: float,
+    su: float = 1.0,
+    first: int = 0,
+    fn: Fused | None = None,
+    softcap: float | None = None,
+    ref_softcap: float | None = None,
+    out: Tensor | None = None,
     accumulate: bool = False,
 ) -> Tensor:
     """Backward: the gradient wrt the unscaled logits, [T, V] in the type of `out`. A weight [T] that is None has no term."""
@@ -84,9 +169,25 @@ def row_grad(
     V, acc = z.shape[1], accumulator(z)
     per_row = [None if t is None else t.contiguous() for t in (lse_p, lse_q, labels, entropy, S, w_logp, w_entropy, w_div)]
     launch_rows(
-        row_grad_kernel, z, u, *per_row, out, V, z.stride(0), u.stride(0) if divergence else 0, out.stride(0), first, float(sz), float(su),
-        _float(softcap), _float(ref_softcap), fn.params if divergence else (), PULL=fn.triton(acc).pull if divergence else None,
-        ADD=accumulate, ACC=_TYPES[acc], **GRAD[z.element_size()],
+        row_grad_kernel,
+        z,
+        u,
+        *per_row,
+        out,
+        V,
+        z.stride(0),
+        u.stride(0) if divergence else 0,
+        out.stride(0),
+        first,
+        float(sz),
+        float(su),
+        _float(softcap),
+        _float(ref_softcap),
+        fn.params if divergence else (),
+        PULL=fn.triton(acc).pull if divergence else None,
+        ADD=accumulate,
+        ACC=_TYPES[acc],
+        **GRAD[z.element_size()],
     )
     return out
 

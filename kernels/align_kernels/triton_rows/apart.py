@@ -67,16 +67,23 @@ def stop_unless_compiled(fn: Fused, dtype: torch.dtype, arch: int) -> None:
 
     Raises DivergenceError where the compiler refuses the source, ends its process, or takes more than SECONDS.
     """
-    job = {"source": str(cache.write(fn.source(dtype))), "params": fn.params, "power": fn.power, "arch": arch,
-           "double": dtype == torch.float64}
+    job = {
+        "source": str(cache.write(fn.source(dtype))),
+        "params": fn.params,
+        "power": fn.power,
+        "arch": arch,
+        "double": dtype == torch.float64,
+    }
     command, environment = [sys.executable, "-m", __name__, json.dumps(job)], os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
         raise DivergenceError(f"{fn.name}: its kernels for sm_{arch} were not compiled after {SECONDS} s") from error
     if done.returncode < 0:
-        raise DivergenceError(f"{fn.name}: the compiler ended its process with {signal.Signals(-done.returncode).name} on the kernels for "
-                              f"sm_{arch}: a fault of its own; another way of writing f may avoid it")
+        raise DivergenceError(
+            f"{fn.name}: the compiler ended its process with {signal.Signals(-done.returncode).name} on the kernels for "
+            f"sm_{arch}: a fault of its own; another way of writing f may avoid it"
+        )
     if done.returncode:
         raise DivergenceError(f"{fn.name}: its kernels cannot be compiled for sm_{arch}: {done.stderr.strip()[-300:]}")
 

@@ -9,8 +9,26 @@ from align_kernels.triton_rows.load import load_logits, load_pair, log_prob
 
 @triton.jit
 def _tile(
-    Z, U, G, cols, mask, label, lse_p, lse_q, w_logp, w_entropy, w_div, shared, scale_z, scale_u, cap_z, cap_u, numbers,
-    PULL: tl.constexpr, ADD: tl.constexpr, ACC: tl.constexpr,
+    Z,
+    U,
+    G,
+    cols,
+    mask,
+    label,
+    lse_p,
+    lse_q,
+    w_logp,
+    w_entropy,
+    w_div,
+    shared,
+    scale_z,
+    scale_u,
+    cap_z,
+    cap_u,
+    numbers,
+    PULL: tl.constexpr,
+    ADD: tl.constexpr,
+    ACC: tl.constexpr,
 ):
     """dz = scale [ w_div pull + w_logp 1[y] - p (shared + w_entropy log p) ]: every weight of p alone is in `shared`."""
     if PULL is not None:
@@ -34,9 +52,31 @@ def _tile(
 
 @triton.jit(do_not_specialize=["first"])
 def row_grad_kernel(
-    Z, U, LSE_P, LSE_Q, LABELS, H, S, W_LOGP, W_ENTROPY, W_DIV, G, V, stride_z, stride_u, stride_g, first,
-    scale_z, scale_u, cap_z, cap_u, numbers,
-    PULL: tl.constexpr, ADD: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
+    Z,
+    U,
+    LSE_P,
+    LSE_Q,
+    LABELS,
+    H,
+    S,
+    W_LOGP,
+    W_ENTROPY,
+    W_DIV,
+    G,
+    V,
+    stride_z,
+    stride_u,
+    stride_g,
+    first,
+    scale_z,
+    scale_u,
+    cap_z,
+    cap_u,
+    numbers,
+    PULL: tl.constexpr,
+    ADD: tl.constexpr,
+    B: tl.constexpr,
+    ACC: tl.constexpr,
 ):
     """One program a row. PULL None: no divergence, U, LSE_Q, S and W_DIV are None."""
     row = tl.program_id(0).to(tl.int64)
@@ -66,9 +106,49 @@ def row_grad_kernel(
     cols = tl.arange(0, B)
     whole = V - V % B
     for start in range(0, whole, B):
-        _tile(Z, U, G, start + cols, None, label, lse_p, lse_q, w_logp, w_entropy, w_div, shared, scale_z, scale_u, cap_z, cap_u, numbers,
-              PULL, ADD, ACC)
+        _tile(
+            Z,
+            U,
+            G,
+            start + cols,
+            None,
+            label,
+            lse_p,
+            lse_q,
+            w_logp,
+            w_entropy,
+            w_div,
+            shared,
+            scale_z,
+            scale_u,
+            cap_z,
+            cap_u,
+            numbers,
+            PULL,
+            ADD,
+            ACC,
+        )
     if whole < V:
         cols += whole
-        _tile(Z, U, G, cols, cols < V, label, lse_p, lse_q, w_logp, w_entropy, w_div, shared, scale_z, scale_u, cap_z, cap_u, numbers,
-              PULL, ADD, ACC)
+        _tile(
+            Z,
+            U,
+            G,
+            cols,
+            cols < V,
+            label,
+            lse_p,
+            lse_q,
+            w_logp,
+            w_entropy,
+            w_div,
+            shared,
+            scale_z,
+            scale_u,
+            cap_z,
+            cap_u,
+            numbers,
+            PULL,
+            ADD,
+            ACC,
+        )

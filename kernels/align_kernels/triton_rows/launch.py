@@ -9,22 +9,10 @@ import torch
 from torch import Tensor
 
 # A lane holds as many neighbouring logits as one 16-byte load brings: B = 32 * num_warps * 16 / bytes, or a multiple.
-STATS = {
-    2: {"K": 8, "B": 1024, "num_warps": 4},
-    4: {"K": 8, "B": 512, "num_warps": 4},
-    8: {"K": 2, "B": 64, "num_warps": 4},
-}
-SUM = {
-    2: {"B": 1024, "num_warps": 4},
-    4: {"B": 1024, "num_warps": 4},
-    8: {"B": 64, "num_warps": 4},
-}
+STATS = {2: {"K": 8, "B": 1024, "num_warps": 4}, 4: {"K": 8, "B": 512, "num_warps": 4}, 8: {"K": 2, "B": 64, "num_warps": 4}}
+SUM = {2: {"B": 1024, "num_warps": 4}, 4: {"B": 1024, "num_warps": 4}, 8: {"B": 64, "num_warps": 4}}
 GRAD = SUM
-ONE_PASS = {
-    2: {"K": 4, "B": 1024, "num_warps": 4},
-    4: {"K": 4, "B": 512, "num_warps": 4},
-    8: {"K": 2, "B": 64, "num_warps": 4},
-}
+ONE_PASS = {2: {"K": 4, "B": 1024, "num_warps": 4}, 4: {"K": 4, "B": 512, "num_warps": 4}, 8: {"K": 2, "B": 64, "num_warps": 4}}
 
 
 def accumulator(z: Tensor) -> torch.dtype:

@@ -58,8 +58,26 @@ def _absorb(x, y, centre, m_p, s_p, e_p, m_q, s_q, excess, terms, numbers, TERM:
 
 @triton.jit(do_not_specialize=["stride_out", "first"])
 def one_pass_kernel(
-    Z, U, LABELS, OUT, V, stride_z, stride_u, stride_out, first, scale_z, scale_u, cap_z, cap_u, numbers, power,
-    TERM: tl.constexpr, TERMS: tl.constexpr, K: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
+    Z,
+    U,
+    LABELS,
+    OUT,
+    V,
+    stride_z,
+    stride_u,
+    stride_out,
+    first,
+    scale_z,
+    scale_u,
+    cap_z,
+    cap_u,
+    numbers,
+    power,
+    TERM: tl.constexpr,
+    TERMS: tl.constexpr,
+    K: tl.constexpr,
+    B: tl.constexpr,
+    ACC: tl.constexpr,
 ):
     """One program a row; OUT [8, T] float64: the statistics in RowStats' order, and the sum of the divergence's terms."""
     row = tl.program_id(0).to(tl.int64)

@@ -39,8 +39,11 @@ def check(device: torch.device, fn: Fused, dtype: torch.dtype) -> None:
     x, z, u = _tile(dtype)
     (term, term_error), (pull, pull_error) = _expected(fn, z, u)
     terms, pulls, each_pull = _found(device, fn, z, u)
-    for name, found, wanted, allowed in (("value", terms, term.sum(-1), term_error.sum(-1)),
-                                         ("slope", pulls, pull.sum(-1), pull_error.sum(-1)), ("slope", each_pull, pull, pull_error)):
+    for name, found, wanted, allowed in (
+        ("value", terms, term.sum(-1), term_error.sum(-1)),
+        ("slope", pulls, pull.sum(-1), pull_error.sum(-1)),
+        ("slope", each_pull, pull, pull_error),
+    ):
         # An Elementwise may have an infinite limit of its own, or none.
         same = ((found - wanted).abs() <= allowed) | (found == wanted) | (found.isnan() & wanted.isnan())
         if not same.all():
@@ -73,8 +76,13 @@ def check_log_prob(device: torch.device, dtype: torch.dtype) -> None:
     one = torch.ones_like(alone.logp)
     of_logits = triton_rows.row_grad(z, None, alone.lse_p, None, there, alone.entropy, None, one, one, None, sz=1.0)
     own, reference = (t.gather(1, labels[:, None])[:, 0] for t in (logp, ref_logp))
-    for what, found, wanted in (("log-prob", alone.logp, own), ("entropy", alone.entropy, entropy), ("log-prob", both.logp, own),
-                                ("reference's log-prob", both.ref_logp, reference), ("gradient", of_logits, grad)):
+    for what, found, wanted in (
+        ("log-prob", alone.logp, own),
+        ("entropy", alone.entropy, entropy),
+        ("log-prob", both.logp, own),
+        ("reference's log-prob", both.ref_logp, reference),
+        ("gradient", of_logits, grad),
+    ):
         if not ((found.cpu() - wanted).abs() <= torch.finfo(dtype).eps * (RELATIVE * wanted.abs() + ABSOLUTE)).all():
             raise ValueError(f"on {device} the kernel's {what} is not what float64 gives: {_COMPILER}")
 
@@ -104,8 +112,9 @@ def _check_one_pass(device: torch.device, fn: Fused, dtype: torch.dtype) -> None
     a, b = (torch.log_softmax(t.double(), -1) for t in (z, u))
     wanted = outcome_terms(fn.forms, a, b, a - b)[0].sum(-1)
     if not ((found.cpu() - wanted).abs() <= torch.finfo(dtype).eps * RELATIVE * wanted).all():
-        raise DivergenceError(f"{fn.name}: on {device} the kernel's value of two rows is {found.tolist()}, and should be "
-                              f"{wanted.tolist()}: {_REMEDY}")
+        raise DivergenceError(
+            f"{fn.name}: on {device} the kernel's value of two rows is {found.tolist()}, and should be {wanted.tolist()}: {_REMEDY}"
+        )
 
 
 def _expected(fn: Fused, z: Tensor, u: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -52,8 +52,22 @@ def put(OUT, value, stride):
 
 @triton.jit(do_not_specialize=["stride_out", "first"])
 def row_stats_kernel(
-    Z, U, LABELS, OUT, V, stride_z, stride_u, stride_out, first, scale_z, scale_u, cap_z, cap_u,
-    K: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
+    Z,
+    U,
+    LABELS,
+    OUT,
+    V,
+    stride_z,
+    stride_u,
+    stride_out,
+    first,
+    scale_z,
+    scale_u,
+    cap_z,
+    cap_u,
+    K: tl.constexpr,
+    B: tl.constexpr,
+    ACC: tl.constexpr,
 ):
     """One program a row; OUT [7, T] float64 in RowStats' order."""
     row = tl.program_id(0).to(tl.int64)

@@ -37,8 +37,23 @@ def row_sums(Z, U, V, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, numbers, TER
 
 @triton.jit(do_not_specialize=["stride_out"])
 def row_sum_kernel(
-    Z, U, LSE_P, LSE_Q, OUT, V, stride_z, stride_u, stride_out, scale_z, scale_u, cap_z, cap_u, numbers,
-    TERMS: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
+    Z,
+    U,
+    LSE_P,
+    LSE_Q,
+    OUT,
+    V,
+    stride_z,
+    stride_u,
+    stride_out,
+    scale_z,
+    scale_u,
+    cap_z,
+    cap_u,
+    numbers,
+    TERMS: tl.constexpr,
+    B: tl.constexpr,
+    ACC: tl.constexpr,
 ):
     """One program a row; OUT [2, T]: sum of terms, sum of pulls."""
     row = tl.program_id(0).to(tl.int64)

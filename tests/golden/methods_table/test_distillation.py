@@ -22,8 +22,10 @@ def test_row_53_skew_kl(estimator):
     """lam = 0 is the KL, lam -> 1 nothing ((1 - lam)^2/2 of a chi-squared); between them DistiLLM's definition, ref its teacher."""
     pi, ref = G5
     for lam in (0.1, 0.7):
-        for divergence, expected in ((SkewKl(lam=lam), kl(ref, lam * ref + (1 - lam) * pi)),
-                                     (SkewReverseKl(lam=lam), kl(pi, (1 - lam) * ref + lam * pi))):
+        for divergence, expected in (
+            (SkewKl(lam=lam), kl(ref, lam * ref + (1 - lam) * pi)),
+            (SkewReverseKl(lam=lam), kl(pi, (1 - lam) * ref + lam * pi)),
+        ):
             penalty, ctx, _ = penalty_of(divergence, estimator)
             close(mean(ctx, penalty.value), expected, 14)
     for divergence, expected in ((SkewKl(lam=0.0), 0.3792462753), (SkewReverseKl(lam=0.0), 0.3879189488)):

@@ -38,18 +38,21 @@ def test_row_10_gradient_per_sample(divergence, f):
     close(torch.exp(pi - mu).detach() * divergence.coefficient((pi - ref).detach()), whole, 11)
 
 
-@pytest.mark.parametrize(("name", "delta", "c", "khat"), [
-    ("reverse_kl", 0.7, -0.7, 0.3137527075),
-    ("forward_kl", 0.7, -1.0137527075, 0.3958741878),
-    ("jensen_shannon", 0.7, -0.4100388683, 0.1738711456),
-    ("hellinger", 0.7, -0.4190675486, 0.1756176103),
-    ("jeffreys", 0.7, -1.7137527075, 0.7096268952),
-    ("reverse_kl", -0.4, 0.4, 0.0703200460),
-    ("pearson", -0.4, 0.9836493953, 0.1621447437),
-    ("alpha_0.3", -0.4, 0.3769318776, 0.0675027481),
-    ("tsallis_1.7", -0.4, 0.7847438300, 0.1319340637),
-    ("chi2_kl", -0.4, 0.8918246976, 0.1513924179),
-])
+@pytest.mark.parametrize(
+    ("name", "delta", "c", "khat"),
+    [
+        ("reverse_kl", 0.7, -0.7, 0.3137527075),
+        ("forward_kl", 0.7, -1.0137527075, 0.3958741878),
+        ("jensen_shannon", 0.7, -0.4100388683, 0.1738711456),
+        ("hellinger", 0.7, -0.4190675486, 0.1756176103),
+        ("jeffreys", 0.7, -1.7137527075, 0.7096268952),
+        ("reverse_kl", -0.4, 0.4, 0.0703200460),
+        ("pearson", -0.4, 0.9836493953, 0.1621447437),
+        ("alpha_0.3", -0.4, 0.3769318776, 0.0675027481),
+        ("tsallis_1.7", -0.4, 0.7847438300, 0.1319340637),
+        ("chi2_kl", -0.4, 0.8918246976, 0.1513924179),
+    ],
+)
 def test_rows_11_and_12_closed_forms(name, delta, c, khat):
     log_u = torch.tensor(-delta, dtype=torch.float64)
     for divergence in (written_by_a_user(FUNCTIONS[name]), SHIPPED[name]):
@@ -65,11 +68,22 @@ def test_row_13_value_is_zero_only_at_the_reference(divergence, f):
     close(divergence.value(log_u.new_zeros(1)), [0.0], 15)
 
 
-@pytest.mark.parametrize(("name", "expected"), [
-    ("forward_kl", 0.3792462753), ("jensen_shannon", 0.1764579166), ("alpha_0.3", 0.3717900112), ("pearson", 1.085), ("neyman", 1.06),
-    ("hellinger", 0.1837216705), ("jeffreys", 0.7671652241), ("total_variation", 0.3), ("chi2_kl", 0.9304189488),
-    ("reverse_kl", 0.3879189488), ("k2_functional", 0.4614949124),
-])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("forward_kl", 0.3792462753),
+        ("jensen_shannon", 0.1764579166),
+        ("alpha_0.3", 0.3717900112),
+        ("pearson", 1.085),
+        ("neyman", 1.06),
+        ("hellinger", 0.1837216705),
+        ("jeffreys", 0.7671652241),
+        ("total_variation", 0.3),
+        ("chi2_kl", 0.9304189488),
+        ("reverse_kl", 0.3879189488),
+        ("k2_functional", 0.4614949124),
+    ],
+)
 @pytest.mark.parametrize("estimator", [Sampled(), Exact()], ids=["sampled", "exact"])
 def test_row_14_divergences(name, expected, estimator):
     for divergence in (written_by_a_user(FUNCTIONS[name]), SHIPPED[name]):
@@ -77,7 +91,8 @@ def test_row_14_divergences(name, expected, estimator):
         close(mean(ctx, penalty.value), expected)
 
 
-@pytest.mark.parametrize("divergence", [Pearson(), Tsallis(q=2.0), written_by_a_user(FUNCTIONS["pearson"])],
-                         ids=["pearson", "tsallis", "own"])
+@pytest.mark.parametrize(
+    "divergence", [Pearson(), Tsallis(q=2.0), written_by_a_user(FUNCTIONS["pearson"])], ids=["pearson", "tsallis", "own"]
+)
 def test_row_15_full_vocabulary_chi_squared(divergence):
     close(loss_gradient(*penalty_of(divergence, Exact()))[0], [1.532, -0.62583333, -0.434, -0.28366667, -0.1885], 8)

@@ -52,9 +52,10 @@ def test_groups_do_not_mix():
     close(advantages("batch_standardised", rewards, groups), centred / (rewards.numpy().std(ddof=1) + 1e-4), 13)
 
 
-@pytest.mark.parametrize(("rho", "advantage", "expected", "cut"), [
-    (1.3, 1.0, 0.0, True), (1.3, -1.0, 1.3, False), (0.7, -1.0, 0.0, True), (0.7, 1.0, -0.7, False), (1.0, 1.0, -1.0, False),
-])
+@pytest.mark.parametrize(
+    ("rho", "advantage", "expected", "cut"),
+    [(1.3, 1.0, 0.0, True), (1.3, -1.0, 1.3, False), (0.7, -1.0, 0.0, True), (0.7, 1.0, -0.7, False), (1.0, 1.0, -1.0, False)],
+)
 def test_row_62_ppo_clip(rho, advantage, expected, cut):
     log_rho = torch.tensor([rho], dtype=torch.float64).log().requires_grad_()
     at = Packing(torch.tensor([0]), torch.tensor([0]))
@@ -64,16 +65,20 @@ def test_row_62_ppo_clip(rho, advantage, expected, cut):
     close(loss.detach(), [-min(rho * advantage, min(max(rho, 0.8), 1.2) * advantage)], 14)
 
 
-@pytest.mark.parametrize(("reduction", "expected"), [
-    ("sequence_mean", -0.1860702614), ("token", -0.3045284781), ("constant", -0.1332312092)], ids=["grpo", "dapo", "dr_grpo"])
+@pytest.mark.parametrize(
+    ("reduction", "expected"),
+    [("sequence_mean", -0.1860702614), ("token", -0.3045284781), ("constant", -0.1332312092)],
+    ids=["grpo", "dapo", "dr_grpo"],
+)
 def test_row_65_trl_losses(reduction, expected):
     ctx = tg()
     loss, _ = algorithm("grpo", reduction=reduction).loss(ctx, TG_ADVANTAGES)
     close(reduced(loss, ctx, reduction), expected, 7)
 
 
-@pytest.mark.parametrize(("estimator", "expected"), [
-    (Sampled(), -0.3038295350), (K3(), -0.3039309023)], ids=["bias-corrected", "published"])
+@pytest.mark.parametrize(
+    ("estimator", "expected"), [(Sampled(), -0.3038295350), (K3(), -0.3039309023)], ids=["bias-corrected", "published"]
+)
 def test_row_66_trl_dapo_with_kl(estimator, expected):
     """beta 0.04, clip-higher 0.28; TRL's `use_bias_correction_kl` is `sampled`, its classic form k3."""
     ctx = tg()
@@ -85,11 +90,18 @@ def test_row_66_trl_dapo_with_kl(estimator, expected):
 def test_every_key_of_grpo_is_alive():
     """Advantages and clips by their effect on TG, surrogate and reduction in row 65, epochs and minibatches in what counts as on-policy."""
     zeros = torch.zeros(4, dtype=torch.float64)
-    batch = replace(packed(zeros, None, zeros, [1] * 4).batch, group_ids=torch.tensor([0, 0, 1, 1]),
-                    rewards=torch.tensor([1.0, 0, 5, 0], dtype=torch.float64))
+    batch = replace(
+        packed(zeros, None, zeros, [1] * 4).batch,
+        group_ids=torch.tensor([0, 0, 1, 1]),
+        rewards=torch.tensor([1.0, 0, 5, 0], dtype=torch.float64),
+    )
     of_batch = (17 / 3) ** 0.5 + 1e-4
-    for word, first, second in (("group_standardised", 0.5**0.5 + 1e-4, 12.5**0.5 + 1e-4), ("batch_standardised", of_batch, of_batch),
-                                ("group_centred", 1, 1), ("leave_one_out", 0.5, 0.5)):
+    for word, first, second in (
+        ("group_standardised", 0.5**0.5 + 1e-4, 12.5**0.5 + 1e-4),
+        ("batch_standardised", of_batch, of_batch),
+        ("group_centred", 1, 1),
+        ("leave_one_out", 0.5, 0.5),
+    ):
         expected = torch.tensor([0.5 / first, -0.5 / first, 2.5 / second, -2.5 / second], dtype=torch.float64)
         close(algorithm("grpo", advantage=word).advantages(batch), expected, 12)
 

@@ -20,10 +20,19 @@ GRAD_REVERSE = [0.39935016, -0.14256013, -0.07758379, -0.07933841, -0.09986784]
 GRAD_FORWARD = [0.3, -0.05, 0.0, -0.05, -0.2]
 
 
-@pytest.mark.parametrize(("pair", "estimator", "expected"), [
-    (G5, K1(), 0.3879189488), (G5, K3(), 0.3879189488), (G5, K2(), 0.4614949124), (G5, Sampled(), 0.3879189488),
-    (G5, Exact(), 0.3879189488), (G4, K1(), 0.4564348191), (G4, K3(), 0.4564348191), (G4, K2(), 0.5215535024),
-])
+@pytest.mark.parametrize(
+    ("pair", "estimator", "expected"),
+    [
+        (G5, K1(), 0.3879189488),
+        (G5, K3(), 0.3879189488),
+        (G5, K2(), 0.4614949124),
+        (G5, Sampled(), 0.3879189488),
+        (G5, Exact(), 0.3879189488),
+        (G4, K1(), 0.4564348191),
+        (G4, K3(), 0.4564348191),
+        (G4, K2(), 0.5215535024),
+    ],
+)
 def test_row_1_values(pair, estimator, expected):
     penalty, ctx, _ = penalty_of(ReverseKl(), estimator, pair)
     close(mean(ctx, penalty.value), expected)
@@ -74,8 +83,11 @@ def test_row_6_rho_k3_equals_weighed_k2_per_sample():
 
 
 def test_row_7_k3_in_the_reward():
-    close(loss_gradient(*penalty_of(ReverseKl(), K3(), placement="reward"))[0],
-          [0.09935016, -0.09256013, -0.07758379, -0.02933841, 0.10013216], 8)
+    close(
+        loss_gradient(*penalty_of(ReverseKl(), K3(), placement="reward"))[0],
+        [0.09935016, -0.09256013, -0.07758379, -0.02933841, 0.10013216],
+        8,
+    )
     close(loss_gradient(*penalty_of(ReverseKl(), K1(), placement="reward"))[0], GRAD_REVERSE, 8)
 
 

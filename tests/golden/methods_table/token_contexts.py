@@ -23,7 +23,9 @@ def packed(logp: Tensor, old: Tensor | None, ref: Tensor, lengths: list[int], wi
     batch = TokenBatch(
         input_ids=torch.full((len(lengths), 1 + width), 7),
         **single_turn(torch.ones(len(lengths), dtype=torch.int64), torch.tensor(lengths)),
-        group_ids=torch.zeros(len(lengths), dtype=torch.int64), old_logp=old, ref_logp={NAME: ref},
+        group_ids=torch.zeros(len(lengths), dtype=torch.int64),
+        old_logp=old,
+        ref_logp={NAME: ref},
         penalty_weights={NAME: torch.ones(len(logp), dtype=logp.dtype)},
     )
     return TokenContext(batch=batch, logp=logp, entropy=torch.zeros_like(logp.detach()))
@@ -35,10 +37,14 @@ TG_ADVANTAGES = torch.tensor([1.0, 1, 1, 1, -0.5, -0.5, -0.5], dtype=torch.float
 
 
 def tg() -> TokenContext:
-    logp, old, ref = (torch.tensor(p, dtype=torch.float64).log()[TG_KEPT] for p in (
-        [[0.50, 0.30, 0.80, 0.60], [0.20, 0.90, 0.40, 0.70]],
-        [[0.45, 0.40, 0.80, 0.50], [0.30, 0.85, 0.20, 0.70]],
-        [[0.40, 0.35, 0.70, 0.60], [0.25, 0.80, 0.50, 0.60]]))
+    logp, old, ref = (
+        torch.tensor(p, dtype=torch.float64).log()[TG_KEPT]
+        for p in (
+            [[0.50, 0.30, 0.80, 0.60], [0.20, 0.90, 0.40, 0.70]],
+            [[0.45, 0.40, 0.80, 0.50], [0.30, 0.85, 0.20, 0.70]],
+            [[0.40, 0.35, 0.70, 0.60], [0.25, 0.80, 0.50, 0.60]],
+        )
+    )
     return packed(logp.requires_grad_(), old, ref, TG_LENGTHS)
 
 

@@ -55,17 +55,28 @@ FUNCTIONS = {
     "k2_functional": lambda u: 0.5 * u * u.log() ** 2,
 }
 SHIPPED = {
-    "reverse_kl": ReverseKl(), "forward_kl": ForwardKl(), "jensen_shannon": JensenShannon(), "alpha_0.3": Alpha(alpha=ALPHA),
-    "pearson": Pearson(), "neyman": Neyman(), "hellinger": Hellinger(), "jeffreys": Jeffreys(), "total_variation": TotalVariation(),
-    "tsallis_1.7": Tsallis(q=1.7), "chi2_kl": ChiSquaredKl(), "k2_functional": K2Functional(),
+    "reverse_kl": ReverseKl(),
+    "forward_kl": ForwardKl(),
+    "jensen_shannon": JensenShannon(),
+    "alpha_0.3": Alpha(alpha=ALPHA),
+    "pearson": Pearson(),
+    "neyman": Neyman(),
+    "hellinger": Hellinger(),
+    "jeffreys": Jeffreys(),
+    "total_variation": TotalVariation(),
+    "tsallis_1.7": Tsallis(q=1.7),
+    "chi2_kl": ChiSquaredKl(),
+    "k2_functional": K2Functional(),
 }
 EVERY = [pytest.param(written_by_a_user(f), f, id=f"own {n}") for n, f in FUNCTIONS.items()] + [
-    pytest.param(d, FUNCTIONS[n], id=f"shipped {n}") for n, d in SHIPPED.items()]
+    pytest.param(d, FUNCTIONS[n], id=f"shipped {n}") for n, d in SHIPPED.items()
+]
 
 
 def close(actual, expected, digits: int = 10):
-    torch.testing.assert_close(torch.as_tensor(actual, dtype=torch.float64), torch.as_tensor(expected, dtype=torch.float64),
-                               rtol=0, atol=0.5000001 * 10.0**-digits)
+    torch.testing.assert_close(
+        torch.as_tensor(actual, dtype=torch.float64), torch.as_tensor(expected, dtype=torch.float64), rtol=0, atol=0.5000001 * 10.0**-digits
+    )
 
 
 def penalty_of(divergence, estimator, pair=G5, *, placement="loss", credit="local"):
@@ -77,8 +88,15 @@ def penalty_of(divergence, estimator, pair=G5, *, placement="loss", credit="loca
 
 
 def regularizer(divergence, estimator, placement="loss", credit="local") -> Composed:
-    return Composed(divergence=divergence, estimator=estimator, coefficient=Constant(1.0), weighting=Uniform(), reference=None,
-                    placement=placement, credit=credit)
+    return Composed(
+        divergence=divergence,
+        estimator=estimator,
+        coefficient=Constant(1.0),
+        weighting=Uniform(),
+        reference=None,
+        placement=placement,
+        credit=credit,
+    )
 
 
 def mean(ctx: TokenContext, x: Tensor) -> Tensor:

@@ -10,10 +10,7 @@ from align_kernels.bench.problem import Shape
 from gpu_check.findings import Findings
 
 WIDE, QWEN, SMALL = Shape(8192, 4096, 128256), Shape(8192, 4096, 151936), Shape(200, 16, 500)
-MEASURED = {
-    "cuda": {"reverse_kl": WIDE, "logp": WIDE, "jensen_shannon": WIDE, "logits": QWEN},
-    "cpu": {"logp": SMALL},
-}
+MEASURED = {"cuda": {"reverse_kl": WIDE, "logp": WIDE, "jensen_shannon": WIDE, "logits": QWEN}, "cpu": {"logp": SMALL}}
 ONLY = {"cuda": ("ours triton", "hand-written", "torch eager", "liger"), "cpu": ("ours torch", "torch eager")}
 SHOWN = {"ms": "ms", "peak_mib": "MiB", "loss_error": "loss error", "hidden_error": "dX error", "weight_error": "dW error"}
 

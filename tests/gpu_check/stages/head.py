@@ -33,8 +33,15 @@ class Operands:
     div_weight: Tensor
 
     def first(self, tokens: int) -> Operands:
-        return Operands(self.hidden[:tokens].detach().requires_grad_(), self.weight, self.labels[:tokens], self.ref_hidden[:tokens],
-                        self.ref_weight, self.logp_weight[:tokens], self.div_weight[:tokens])
+        return Operands(
+            self.hidden[:tokens].detach().requires_grad_(),
+            self.weight,
+            self.labels[:tokens],
+            self.ref_hidden[:tokens],
+            self.ref_weight,
+            self.logp_weight[:tokens],
+            self.div_weight[:tokens],
+        )
 
 
 def run(found: Findings, device: str) -> None:
@@ -68,14 +75,22 @@ def operands(tokens: int, width: int, vocabulary: int, dtype: torch.dtype, devic
     ref_hidden = (hidden + 0.03 * normal(tokens, width)).to(dtype)
     labels = torch.randint(vocabulary, (tokens,), generator=generator, device=device)
     ones = torch.ones(tokens, device=device)
-    return Operands(hidden.to(dtype).requires_grad_(), weight.clone().requires_grad_(), labels, ref_hidden, weight, -ones / tokens,
-                    0.1 * ones / tokens)
+    return Operands(
+        hidden.to(dtype).requires_grad_(), weight.clone().requires_grad_(), labels, ref_hidden, weight, -ones / tokens, 0.1 * ones / tokens
+    )
 
 
 def stats(at: Operands, elements: int) -> LinearStats:
     """As the learner asks for them: float32 logits."""
-    return linear_stats(at.hidden, Head(at.weight), at.labels, compared={"kl": Compared(ReverseKl(), at.ref_hidden, Head(at.ref_weight))},
-                        elements=elements, logits_dtype=torch.float32, ignore_index=None)
+    return linear_stats(
+        at.hidden,
+        Head(at.weight),
+        at.labels,
+        compared={"kl": Compared(ReverseKl(), at.ref_hidden, Head(at.ref_weight))},
+        elements=elements,
+        logits_dtype=torch.float32,
+        ignore_index=None,
+    )
 
 
 @torch.no_grad()

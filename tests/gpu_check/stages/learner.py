@@ -15,7 +15,7 @@ import torch
 from align.config import recipes as recipes
 from align.config.schema import Recipe
 from align.experience.packing import pack
-from align.experience.prepare import shape
+from align.experience.prepare import prepare_batch
 from align.learner.learner import Learner
 from align.run.state import RunState
 from align.types import Episode, Group, Prompt, Rewards, TokenBatch
@@ -26,8 +26,10 @@ from gpu_check.phases import phases
 from gpu_check.waits import waits
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "countdown_grpo.yaml"
-SIZES = {"cuda": {"groups": 4, "samples": 8, "prompt": 256, "response": 1024, "micro_tokens": 16384},
-         "cpu": {"groups": 2, "samples": 4, "prompt": 20, "response": 60, "micro_tokens": 400}}
+SIZES = {
+    "cuda": {"groups": 4, "samples": 8, "prompt": 256, "response": 1024, "micro_tokens": 16384},
+    "cpu": {"groups": 2, "samples": 4, "prompt": 20, "response": 60, "micro_tokens": 400},
+}
 
 
 def run(found: Findings, device: str) -> None:
@@ -38,10 +40,21 @@ def run(found: Findings, device: str) -> None:
 
 def started(found: Findings, model: Path, device: str) -> Learner:
     size = SIZES[device]
-    recipe = recipes.load(RECIPE, [
-        "model.recipe=null", f"model.path={model}", "model.dtype=bfloat16", "model.activation_checkpointing=true",
-        f"model.device={device}", f"batch.micro_tokens={size['micro_tokens']}", f"sampling.max_tokens={size['response']}",
-        "optimizer.lr=1e-6", "workers.backend=local", "workers.rollout=1"])
+    recipe = recipes.load(
+        RECIPE,
+        [
+            "model.recipe=null",
+            f"model.path={model}",
+            "model.dtype=bfloat16",
+            "model.activation_checkpointing=true",
+            f"model.device={device}",
+            f"batch.micro_tokens={size['micro_tokens']}",
+            f"sampling.max_tokens={size['response']}",
+            "optimizer.lr=1e-6",
+            "workers.backend=local",
+            "workers.rollout=1",
+        ],
+    )
     began = time.perf_counter()
     learner = Learner(recipe, str(model))
     wait(device)
@@ -59,7 +72,7 @@ def updated(found: Findings, learner: Learner, device: str) -> None:
     if device == "cuda":
         with found.case("waits"):
             found.put("waits of the host in score, by place", waits(partial(learner.score, batch)))
-            scored = shape(recipe, learner.score(batch))
+            scored = prepare_batch(recipe, learner.score(batch))
             found.put("waits of the host in update, by place", waits(partial(learner.update, scored, 2)))
     with found.case("weights"):
         began = time.perf_counter()
@@ -74,7 +87,7 @@ def turn_seconds(found: Findings, learner: Learner, batch: TokenBatch, step: int
         torch.cuda.reset_peak_memory_stats()
     spent = Counter()
     with phases(spent, "score", device):
-        scored = shape(learner.recipe, learner.score(batch))
+        scored = prepare_batch(learner.recipe, learner.score(batch))
     with phases(spent, "update", device):
         stats = learner.update(scored, step)
     if device == "cuda":
@@ -90,9 +103,13 @@ def random_batch(recipe: Recipe, groups: int, samples: int, prompt: int, respons
     def tokens(count: int) -> np.ndarray:
         return rng.integers(3, vocabulary, count).astype(np.int32)
 
-    answered = [Group(prompt=Prompt(id=str(i), text="", token_ids=tuple(tokens(prompt).tolist())), episodes=tuple(
-        Episode.single_turn(tokens(int(n)), "") for n in rng.integers(response * 9 // 10, response + 1, samples)))
-        for i in range(groups)]
+    answered = [
+        Group(
+            prompt=Prompt(id=str(i), text="", token_ids=tuple(tokens(prompt).tolist())),
+            episodes=tuple(Episode.single_turn(tokens(int(n)), "") for n in rng.integers(response * 9 // 10, response + 1, samples)),
+        )
+        for i in range(groups)
+    ]
     rewards = Rewards(values=rng.random(groups * samples).astype(np.float32))
     batch = pack(answered, rewards)
     return replace(batch, betas=RunState(recipe).betas(0))

@@ -22,8 +22,14 @@ def run(found: Findings, device: str) -> None:
     found.put("versions", {"python": platform.python_version()} | {name: version(name) for name in PACKAGES})
     if large:
         properties = torch.cuda.get_device_properties(0)
-        found.put("device", {"name": properties.name, "GiB": round(properties.total_memory / 2**30, 1),
-                             "multiprocessors": properties.multi_processor_count})
+        found.put(
+            "device",
+            {
+                "name": properties.name,
+                "GiB": round(properties.total_memory / 2**30, 1),
+                "multiprocessors": properties.multi_processor_count,
+            },
+        )
     with found.case("copy"):
         copy(found, device, 1 << (30 if large else 20))
     with found.case("gemm"):
@@ -65,13 +71,17 @@ def head_products(found: Findings, device: str, columns: int, tokens: int, width
     """The three products of a block of logits with so many columns, each of which is a leading dimension once."""
     hidden, weight, grad = half(tokens, width, device=device), half(columns, width, device=device), half(tokens, columns, device=device)
     logits, d_hidden, d_weight = product(hidden, weight.T), product(grad, weight), product(grad.T, hidden)
-    calls = {"logits": lambda: product(hidden, weight.T, out=logits), "d hidden": lambda: product(grad, weight, out=d_hidden, add=True),
-             "d weight": lambda: product(grad.T, hidden, out=d_weight, add=True)}
+    calls = {
+        "logits": lambda: product(hidden, weight.T, out=logits),
+        "d hidden": lambda: product(grad, weight, out=d_hidden, add=True),
+        "d weight": lambda: product(grad.T, hidden, out=d_weight, add=True),
+    }
     found.put(f"{columns} columns, TFLOP/s", {name: tflops(call, device, tokens, columns, width) for name, call in calls.items()})
 
 
 def attention(found: Findings, device: str, dtype: torch.dtype, length: int) -> None:
     """12 query heads on 2 of keys, as in Qwen2.5-1.5B. A peak of gigabytes means that a matrix of scores was allocated."""
+
     def heads(count: int) -> Tensor:
         return torch.randn(2, count, length, 128, device=device, dtype=dtype, requires_grad=True)
 

@@ -16,8 +16,10 @@ from gpu_check.compare import compare
 from gpu_check.findings import Findings
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "countdown_grpo.yaml"
-MODEL = ("model.config={model_type: qwen2, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 4, "
-         "intermediate_size: 128, max_position_embeddings: 64, tie_word_embeddings: true}")
+MODEL = (
+    "model.config={model_type: qwen2, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 4, "
+    "intermediate_size: 128, max_position_embeddings: 64, tie_word_embeddings: true}"
+)
 SIZES = {"cuda": {"steps": 20, "batch.prompts": 64, "workers.threads": 4}, "cpu": {"steps": 2, "batch.prompts": 8, "workers.threads": 1}}
 """By device, keys of the recipe."""
 COMPARED = ("loss/policy", "kl/ref/exact", "entropy", "grad/norm", "engine/gap", "response/length", "reward/mean", "time/step")
@@ -50,9 +52,22 @@ def run(found: Findings, device: str) -> None:
 
 def trained(leg: Leg, folder: Path, size: dict[str, int]) -> list[dict[str, float]]:
     """The metrics of each step. A model of random weights answers nothing right, so the reward pays for length."""
-    recipe = recipes.load(RECIPE, [
-        "model.recipe=null", MODEL, "reward=wordy", *(f"{key}={value}" for key, value in size.items()), "task.size=2048",
-        "optimizer.warmup_steps=0", "evaluation.every=-1", "workers.backend=local", "workers.rollout=1",
-        f"model.device={leg.device}", f"model.dtype={leg.dtype}", f"engine.device={leg.engine}"])
+    recipe = recipes.load(
+        RECIPE,
+        [
+            "model.recipe=null",
+            MODEL,
+            "reward=countdown_wordy",
+            *(f"{key}={value}" for key, value in size.items()),
+            "task.size=2048",
+            "optimizer.warmup_steps=0",
+            "evaluation.every=-1",
+            "workers.backend=local",
+            "workers.rollout=1",
+            f"model.device={leg.device}",
+            f"model.dtype={leg.dtype}",
+            f"engine.device={leg.engine}",
+        ],
+    )
     train(recipe, folder)
     return read(folder / "metrics.jsonl")

@@ -31,8 +31,9 @@ def huber(x: Tensor) -> Tensor:
 CASES = {
     "reverse_kl": Case(lambda x: x * torch.exp(x), lambda p, q: (p * (p / q).log()).sum(-1)),
     "forward_kl": Case(lambda x: -x, lambda p, q: (q * (q / p).log()).sum(-1)),
-    "jensen_shannon": Case(lambda x: x * torch.exp(x) - (torch.exp(x) + 1) * (torch.nn.functional.softplus(x) - math.log(2)),
-                           jensen_shannon),
+    "jensen_shannon": Case(
+        lambda x: x * torch.exp(x) - (torch.exp(x) + 1) * (torch.nn.functional.softplus(x) - math.log(2)), jensen_shannon
+    ),
     "hellinger": Case(lambda x: torch.expm1(x / 2) ** 2, lambda p, q: ((p.sqrt() - q.sqrt()) ** 2).sum(-1)),
     "total_variation": Case(lambda x: torch.expm1(x).abs() / 2, lambda p, q: (p - q).abs().sum(-1) / 2),
     "pearson": Case(lambda x: torch.expm1(x) ** 2, lambda p, q: ((p - q) ** 2 / q).sum(-1)),

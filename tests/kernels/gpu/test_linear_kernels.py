@@ -47,8 +47,14 @@ def test_the_same_bits_every_time():
     runs = []
     for _ in range(2):
         leaves, ref = operands(torch.bfloat16)
-        stats = linear_stats(leaves[0], Head(*leaves[1:]), LABELS, elements=1 << 20, backend="triton",
-                             compared={"d": Compared(CASES["le_cam"].f, ref, Head(leaves[1].detach()))})
+        stats = linear_stats(
+            leaves[0],
+            Head(*leaves[1:]),
+            LABELS,
+            elements=1 << 20,
+            backend="triton",
+            compared={"d": Compared(CASES["le_cam"].f, ref, Head(leaves[1].detach()))},
+        )
         grads = torch.autograd.grad((stats.logp + stats.div["d"]).sum(), leaves)
         runs.append([stats.logp, stats.div["d"], *grads])
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))

@@ -20,8 +20,17 @@ def small_tiles(monkeypatch) -> None:
 
 
 def passes(
-    z: Tensor, u: Tensor, labels: Tensor, fn: Fused, weights: Tensor, scale: float = 1.0, cap: float | None = None, first: int = 0,
-    out: Tensor | None = None, merged: RowStats | None = None, sums: tuple[Tensor, Tensor] | None = None,
+    z: Tensor,
+    u: Tensor,
+    labels: Tensor,
+    fn: Fused,
+    weights: Tensor,
+    scale: float = 1.0,
+    cap: float | None = None,
+    first: int = 0,
+    out: Tensor | None = None,
+    merged: RowStats | None = None,
+    sums: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """By name the statistics [T], and the gradient of their `weights` [3, T] sum in z. `merged`, `sums`: those of all shards."""
     common = {"sz": scale, "su": scale, "softcap": cap, "ref_softcap": cap}
@@ -29,8 +38,20 @@ def passes(
     mean, S = sums or triton_rows.row_sum(z, u, stats.lse_p, stats.lse_q, fn=fn, **common)
     div, slope = fn.transform(mean) if fn.transform else (mean, torch.ones_like(mean))
     grad = triton_rows.row_grad(
-        z, u, stats.lse_p, stats.lse_q, labels, stats.entropy, S, weights[0], weights[1], weights[2] * slope,
-        fn=fn, first=first, out=out, **common,
+        z,
+        u,
+        stats.lse_p,
+        stats.lse_q,
+        labels,
+        stats.entropy,
+        S,
+        weights[0],
+        weights[1],
+        weights[2] * slope,
+        fn=fn,
+        first=first,
+        out=out,
+        **common,
     )
     return {"logp": stats.logp, "entropy": stats.entropy, "div": div}, grad
 

@@ -174,14 +174,32 @@ def test_terms_that_are_not_asked_for(kept):
     given = [w[i] if i == kept else None for i in range(3)]
     lse_q = stats.lse_q if kept == 2 else None
     grad = triton_rows.row_grad(
-        z, u if kept == 2 else None, stats.lse_p, lse_q, labels if kept == 0 else None, stats.entropy if kept == 1 else None, S, *given,
-        sz=1.0, fn=fn if kept == 2 else None,
+        z,
+        u if kept == 2 else None,
+        stats.lse_p,
+        lse_q,
+        labels if kept == 0 else None,
+        stats.entropy if kept == 1 else None,
+        S,
+        *given,
+        sz=1.0,
+        fn=fn if kept == 2 else None,
     )
     _, exact = oracle(z, u, labels, functools.partial(defined, KL), w)
     assert error(grad, exact) < 2e-6
     twice = triton_rows.row_grad(
-        z, u if kept == 2 else None, stats.lse_p, lse_q, labels if kept == 0 else None, stats.entropy if kept == 1 else None, S, *given,
-        sz=1.0, fn=fn if kept == 2 else None, out=grad.clone(), accumulate=True,
+        z,
+        u if kept == 2 else None,
+        stats.lse_p,
+        lse_q,
+        labels if kept == 0 else None,
+        stats.entropy if kept == 1 else None,
+        S,
+        *given,
+        sz=1.0,
+        fn=fn if kept == 2 else None,
+        out=grad.clone(),
+        accumulate=True,
     )
     assert torch.equal(twice, 2 * grad)
 

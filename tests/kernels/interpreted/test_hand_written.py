@@ -73,11 +73,21 @@ def test_temperature_reaches_both_sides():
     head, ref_head = make_head(), make_head(seed=3)
     hidden, ref = normal(T, 5, seed=0, dtype=torch.float32).requires_grad_(), normal(T, 5, seed=2, dtype=torch.float32)
     labels = torch.arange(T) % V
-    div = linear_token_stats(hidden, head.weight.float(), labels, ref, ref_head.weight.float(), lambda x: x * torch.exp(x), scale=1.5,
-                             temperature=0.7, backend=ROWS).div
+    div = linear_token_stats(
+        hidden,
+        head.weight.float(),
+        labels,
+        ref,
+        ref_head.weight.float(),
+        lambda x: x * torch.exp(x),
+        scale=1.5,
+        temperature=0.7,
+        backend=ROWS,
+    ).div
     leaf = hidden.detach().double().requires_grad_()
-    logp, other = (torch.log_softmax(direct_logits(h, Head(w.weight, None, s), 0.7), -1)
-                   for h, w, s in ((leaf, head, 1.5), (ref, ref_head, 1.0)))
+    logp, other = (
+        torch.log_softmax(direct_logits(h, Head(w.weight, None, s), 0.7), -1) for h, w, s in ((leaf, head, 1.5), (ref, ref_head, 1.0))
+    )
     expected = (logp.exp() * (logp - other)).sum(-1)
     torch.testing.assert_close(div.detach().double(), expected.detach(), rtol=2e-6, atol=5e-7)
     assert error(*(torch.autograd.grad(d.sum(), x)[0] for d, x in ((div, hidden), (expected, leaf)))) < 5e-6

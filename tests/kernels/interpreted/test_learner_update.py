@@ -12,7 +12,7 @@ from rollouts import groups
 
 from align.config import recipes
 from align.experience.packing import pack
-from align.experience.prepare import shape
+from align.experience.prepare import prepare_batch
 from align.learner.learner import Learner
 from align.types import Rewards
 from align_kernels import backends, triton_rows
@@ -28,8 +28,13 @@ def launched(monkeypatch):
     calls = []
     for name in ("row_stats", "row_sum", "one_pass"):
         function = getattr(triton_rows, name)
-        monkeypatch.setattr(triton_rows, name, lambda z, u, *args, name=name, function=function, **keys: (
-            calls.append((name, u is not None, len(z))) or function(z, u, *args, **keys)))
+        monkeypatch.setattr(
+            triton_rows,
+            name,
+            lambda z, u, *args, name=name, function=function, **keys: (
+                calls.append((name, u is not None, len(z))) or function(z, u, *args, **keys)
+            ),
+        )
     small_tiles(monkeypatch)
     backends._rows.cache_clear()
     yield calls
@@ -38,17 +43,27 @@ def launched(monkeypatch):
 
 def updated(folder: Path, divergence: str, launched: list) -> int:
     """One update after the checks of the kernels. Returns the number of tokens learned from."""
-    built = recipes.build({
-        "steps": 1, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic", "algorithm": "grpo",
-        "model": {"path": str(tiny_model(folder))}, "sampling": {"max_tokens": 6}, "optimizer": {"lr": 1e-2},
-        "batch": {"prompts": 4, "samples": 3, "micro_tokens": 10_000, "head_elements": 2 * CHUNK * VOCABULARY},
-        "workers": {"backend": "local"}, "evaluation": {"every": -1}, "head": {"backend": "triton"},
-        "regularizers": {"d": {"divergence": divergence, "estimator": "exact", "coefficient": 0.1, "credit": "local"}},
-    })
+    built = recipes.build(
+        {
+            "steps": 1,
+            "task": f"{PLUGIN}:OnePrompt",
+            "reward": f"{PLUGIN}:ByToken",
+            "engine": f"{PLUGIN}:Systematic",
+            "algorithm": "grpo",
+            "model": {"path": str(tiny_model(folder))},
+            "sampling": {"max_tokens": 6},
+            "optimizer": {"lr": 1e-2},
+            "batch": {"prompts": 4, "samples": 3, "micro_tokens": 10_000, "head_elements": 2 * CHUNK * VOCABULARY},
+            "workers": {"backend": "local"},
+            "evaluation": {"every": -1},
+            "head": {"backend": "triton"},
+            "regularizers": {"d": {"divergence": divergence, "estimator": "exact", "coefficient": 0.1, "credit": "local"}},
+        }
+    )
     learner = Learner(built, str(folder))
     rewards = Rewards(values=np.random.default_rng(0).random(12).astype(np.float32))
     betas = {name: r.coefficient.beta(0, r.coefficient.initial_state()) for name, r in built.regularizers.items()}
-    batch = shape(built, learner.score(replace(pack(groups(), rewards), betas=betas)))
+    batch = prepare_batch(built, learner.score(replace(pack(groups(), rewards), betas=betas)))
     launched.clear()
     assert learner.update(batch, 0)["divergence/d"].mean == pytest.approx(0, abs=1e-6)
     return len(batch.tokens)

@@ -18,8 +18,12 @@ def measured(backend: str, elements: int, dtype: torch.dtype) -> list[torch.Tens
     leaves = [t.to(dtype).requires_grad_() for t in (normal(T, H, seed=0), whole.weight, whole.bias)]
     head = Head(leaves[1], leaves[2], whole.scale, whole.softcap)
     reference = normal(T, H, seed=2, dtype=dtype), Head(make_head(seed=3).weight.to(dtype), None, 0.5, 4.0)
-    compared = {"kl": Compared(ReverseKl(), *reference), "renyi": Compared(Renyi(q=2.0), *reference),
-                "top": Compared(ReverseKl(), *reference, TopK(k=4).outcomes), "sampled": Compared(None, *reference)}
+    compared = {
+        "kl": Compared(ReverseKl(), *reference),
+        "renyi": Compared(Renyi(q=2.0), *reference),
+        "top": Compared(ReverseKl(), *reference, TopK(k=4).outcomes),
+        "sampled": Compared(None, *reference),
+    }
     stats = linear_stats(leaves[0], head, LABELS, temperature=0.7, compared=compared, backend=backend, elements=elements)
     outputs = [stats.logp, stats.entropy, *stats.div.values()]
     grads = torch.autograd.grad(sum((normal(T, seed=i, dtype=torch.float32) * t).sum() for i, t in enumerate(outputs)), leaves)

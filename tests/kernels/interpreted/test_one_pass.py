@@ -57,6 +57,7 @@ def test_who_belongs_to_the_family():
 @pytest.mark.parametrize("end", [-7.0, 7.0, 20.0])
 def test_a_log_ratio_that_is_clipped_is_none_of_the_family(end):
     """Reverse KL up to there and its tangent beyond: as one of the family it would have a wrong slope wherever it is not."""
+
     def tangent_from_there(log_u):
         x = log_u.clamp_max(end) if end > 0 else log_u.clamp_min(end)
         return torch.exp(x) * x + (1 + end) * (torch.exp(log_u) - torch.exp(x))

@@ -49,14 +49,17 @@ def test_in_float64_too(name):
     selfcheck.check(CPU, fused(DIVERGENCES[name]), torch.float64)
 
 
-@pytest.mark.parametrize(("name", "was", "is_now", "told"), [
-    ("jensen_shannon", r"return (\w+), (\w+)", r"return \1 * 1.001, \2", "value where log u = "),
-    ("jensen_shannon", r"return (\w+), (\w+)", r"return \1, \2 * 1.001", "slope where log u = "),
-    ("reverse_kl", r"(def pull(.|\n)*)return (\w+)", r"\1return \3 * 1.001", "slope where log u = "),
-    # What keeps a NaN out where nothing is possible, and infinity out where one side allows nothing.
-    ("reverse_kl", r"lib\.at_least\((\w+), \(-8\.5[^)]*\)\)", r"\1", "is nan"),
-    ("pearson", r"lib\.at_most\((\w+), 8\.5[^)]*\)", r"\1", "is nan"),
-])
+@pytest.mark.parametrize(
+    ("name", "was", "is_now", "told"),
+    [
+        ("jensen_shannon", r"return (\w+), (\w+)", r"return \1 * 1.001, \2", "value where log u = "),
+        ("jensen_shannon", r"return (\w+), (\w+)", r"return \1, \2 * 1.001", "slope where log u = "),
+        ("reverse_kl", r"(def pull(.|\n)*)return (\w+)", r"\1return \3 * 1.001", "slope where log u = "),
+        # What keeps a NaN out where nothing is possible, and infinity out where one side allows nothing.
+        ("reverse_kl", r"lib\.at_least\((\w+), \(-8\.5[^)]*\)\)", r"\1", "is nan"),
+        ("pearson", r"lib\.at_most\((\w+), 8\.5[^)]*\)", r"\1", "is nan"),
+    ],
+)
 def test_what_the_compiler_got_wrong_is_found(name, was, is_now, told):
     with pytest.raises(DivergenceError, match=f"on cpu the kernel's .*{told}") as caught:
         selfcheck.check(CPU, tampered(name, was, is_now), torch.float32)
@@ -85,7 +88,8 @@ def hardware_log(x):
 
 
 HARDWARE = {
-    "exp": hardware_exp, "log": hardware_log,
+    "exp": hardware_exp,
+    "log": hardware_log,
     "expm1": lambda x: torch.where(x.abs() < 0.5, torch.expm1(x), hardware_exp(x) - 1),
     "log1p": lambda x: torch.where(x.abs() < 0.25, torch.log1p(x), hardware_log(1 + x)),
 }
@@ -94,6 +98,7 @@ HARDWARE = {
 @pytest.mark.parametrize("name", DIVERGENCES | PHIS)
 def test_the_hardwares_own_errors_are_no_mismatch(name, monkeypatch):
     """ex2.approx and lg2.approx, as PTX's manual bounds them, in place of the exact functions."""
+
     def found(_, fn, z, u):
         with monkeypatch.context() as patched:
             for op, function in HARDWARE.items():
@@ -128,9 +133,15 @@ def test_log_probs_pass(dtype):
     selfcheck.check_log_prob(CPU, dtype)
 
 
-@pytest.mark.parametrize(("function", "field", "told"), [
-    ("row_stats", "z_y", "log-prob"), ("row_stats", "e_p", "entropy"), ("row_stats", "u_y", "reference's log-prob"),
-    ("row_grad", None, "gradient")])
+@pytest.mark.parametrize(
+    ("function", "field", "told"),
+    [
+        ("row_stats", "z_y", "log-prob"),
+        ("row_stats", "e_p", "entropy"),
+        ("row_stats", "u_y", "reference's log-prob"),
+        ("row_grad", None, "gradient"),
+    ],
+)
 def test_a_log_prob_that_the_compiler_got_wrong_is_found(function, field, told, monkeypatch):
     right = getattr(triton_rows, function)
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from align.config import recipes
 from align.experience.packing import pack
-from align.experience.prepare import shape
+from align.experience.prepare import prepare_batch
 from align.learner.learner import Learner
 from align.run.state import RunState
 from align.types import Episode, Group, Prompt, Stat, TokenBatch
@@ -23,10 +23,17 @@ LORA = {"rank": 4, "alpha": 8.0}
 
 def node(folder: Path, *, link: dict | None = None, **changes) -> dict:
     return {
-        "steps": 4, "task": {"name": "preferences", "path": "nowhere.jsonl"}, "algorithm": "dpo", "batch": {"prompts": 4},
-        "model": {"path": str(folder)}, "sampling": {"max_tokens": 8, "temperature": 0.7}, "optimizer": {"lr": 1e-2},
-        "workers": {"backend": "local"}, "evaluation": {"every": -1},
-        "regularizers": {"kl": {"placement": "link", "coefficient": BETA} | (link or {})}} | changes
+        "steps": 4,
+        "task": {"name": "preferences", "path": "nowhere.jsonl"},
+        "algorithm": "dpo",
+        "batch": {"prompts": 4},
+        "model": {"path": str(folder)},
+        "sampling": {"max_tokens": 8, "temperature": 0.7},
+        "optimizer": {"lr": 1e-2},
+        "workers": {"backend": "local"},
+        "evaluation": {"every": -1},
+        "regularizers": {"kl": {"placement": "link", "coefficient": BETA} | (link or {})},
+    } | changes
 
 
 def make(folder: Path, **changes) -> Learner:
@@ -44,14 +51,17 @@ def moved(learner: Learner) -> Learner:
 def pairs(seed: int = 0, count: int = 4, answers: int = 2) -> list[Group]:
     rng = np.random.default_rng(seed)
     return [
-        Group(prompt=Prompt(id=str(g), text="", token_ids=tuple(rng.integers(3, 26, rng.integers(2, 7)).tolist())), episodes=tuple(
-            Episode.single_turn(rng.integers(2, 26, rng.integers(1, 8)).astype(np.int32), "") for _ in range(answers)))
-        for g in range(count)]
+        Group(
+            prompt=Prompt(id=str(g), text="", token_ids=tuple(rng.integers(3, 26, rng.integers(2, 7)).tolist())),
+            episodes=tuple(Episode.single_turn(rng.integers(2, 26, rng.integers(1, 8)).astype(np.int32), "") for _ in range(answers)),
+        )
+        for g in range(count)
+    ]
 
 
 def batch(learner: Learner, seed: int = 0, step: int = 0, **keys) -> TokenBatch:
     betas = RunState(learner.recipe).betas(step)
-    return shape(learner.recipe, learner.score(replace(pack(pairs(seed, **keys), None), betas=betas)))
+    return prepare_batch(learner.recipe, learner.score(replace(pack(pairs(seed, **keys), None), betas=betas)))
 
 
 def gradient(learner: Learner, scored: TokenBatch) -> tuple[dict[str, Tensor], dict[str, Stat]]:

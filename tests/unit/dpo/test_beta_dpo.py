@@ -21,8 +21,12 @@ def margins(by_hand: list[list[float]]) -> TokenBatch:
     count, groups = len(log_u), torch.tensor([g for g, group in enumerate(by_hand) for _ in group])
     ones = torch.ones(count, dtype=torch.int64)
     return TokenBatch(
-        input_ids=torch.zeros(count, 2, dtype=torch.int64), **single_turn(ones, ones),
-        group_ids=groups, old_logp=log_u - 2, ref_logp={"kl": torch.full((count,), -2.0)})
+        input_ids=torch.zeros(count, 2, dtype=torch.int64),
+        **single_turn(ones, ones),
+        group_ids=groups,
+        old_logp=log_u - 2,
+        ref_logp={"kl": torch.full((count,), -2.0)},
+    )
 
 
 def test_beta_dpo_of_each_pair_by_hand():

@@ -30,14 +30,23 @@ FORMULAS = {
     "sigmoid": (lambda w, r: -logsigmoid(BETA * (w - r)), {}, {}),
     "hinge": (lambda w, r: torch.relu(1 - BETA * (w - r)), {"preference": "hinge"}, {}),
     "ipo": (lambda w, r: (w - r - 1 / (2 * BETA)) ** 2, {"preference": "ipo"}, {}),
-    "robust": (lambda w, r: (-0.9 * logsigmoid(BETA * (w - r)) + 0.1 * logsigmoid(-BETA * (w - r))) / 0.8,
-               {"preference": {"name": "robust", "label_smoothing": 0.1}}, {}),
+    "robust": (
+        lambda w, r: (-0.9 * logsigmoid(BETA * (w - r)) + 0.1 * logsigmoid(-BETA * (w - r))) / 0.8,
+        {"preference": {"name": "robust", "label_smoothing": 0.1}},
+        {},
+    ),
     "forward_kl": (lambda w, r: -logsigmoid(BETA * ((1 - torch.exp(-w)) - (1 - torch.exp(-r)))), {}, {"divergence": "forward_kl"}),
     "jensen_shannon": (lambda w, r: -logsigmoid(BETA * (logsigmoid(w) - logsigmoid(r))), {}, {"divergence": "jensen_shannon"}),
-    "alpha": (lambda w, r: -logsigmoid(BETA * (torch.exp(-0.3 * r) - torch.exp(-0.3 * w)) / 0.3), {},
-              {"divergence": {"name": "alpha", "alpha": 0.3}}),
-    "tsallis": (lambda w, r: -logsigmoid(BETA * (torch.exp(-w / 2) - torch.exp(-r / 2)) * 0.5 / -0.5), {},
-                {"divergence": {"name": "tsallis", "q": 0.5}}),
+    "alpha": (
+        lambda w, r: -logsigmoid(BETA * (torch.exp(-0.3 * r) - torch.exp(-0.3 * w)) / 0.3),
+        {},
+        {"divergence": {"name": "alpha", "alpha": 0.3}},
+    ),
+    "tsallis": (
+        lambda w, r: -logsigmoid(BETA * (torch.exp(-w / 2) - torch.exp(-r / 2)) * 0.5 / -0.5),
+        {},
+        {"divergence": {"name": "tsallis", "q": 0.5}},
+    ),
 }
 """As TRL's `_compute_loss` writes them, alpha_TRL = 1 - alpha; with the keys of algorithm and link."""
 
@@ -46,8 +55,15 @@ FORMULAS = {
 @pytest.mark.parametrize("name", FORMULAS)
 def test_loss_and_gradient_are_those_of_plain_torch(model: Path, name: str, lora: dict):
     loss, algorithm, link = FORMULAS[name]
-    learner = moved(make(model, link=link, algorithm={"name": "dpo"} | algorithm, model={"path": str(model), "lora": lora},
-                         optimizer={"lr": 1e-2, "max_grad_norm": 1e9}))
+    learner = moved(
+        make(
+            model,
+            link=link,
+            algorithm={"name": "dpo"} | algorithm,
+            model={"path": str(model), "lora": lora},
+            optimizer={"lr": 1e-2, "max_grad_norm": 1e9},
+        )
+    )
     scored = batch(learner)
     expected, by_hand = direct(learner, model, scored, loss)
     found, stats = gradient(learner, scored)

@@ -18,8 +18,11 @@ from align.types import Episode, Group, Prompt
 def test_tr_dpo_reset_at_each_step_stays_at_log_two(model: Path):
     """methods.md row 36; against a frozen reference (row 37) it does not."""
     losses = {}
-    for name, reference in {"hard_reset": {"name": "hard_reset", "every": 1}, "frozen": {"name": "frozen"},
-                            "ema": {"name": "ema", "rate": 0.5}}.items():
+    for name, reference in {
+        "hard_reset": {"name": "hard_reset", "every": 1},
+        "frozen": {"name": "frozen"},
+        "ema": {"name": "ema", "rate": 0.5},
+    }.items():
         learner = make(model, link={"reference": reference}, algorithm={"name": "dpo", "minibatches": 2})
         for step in range(3):
             learner.update(batch(learner, step), step)
@@ -64,8 +67,10 @@ def test_the_cache_is_used_again_and_told_apart_by_model_data_and_temperature(mo
     # The prompt is part of the content, and where the answer begins in the same tokens.
     first = pairs()[0]
     ids = (*first.prompt.token_ids, *first.episodes[0].trained_ids.tolist())
-    shifted = [Group(prompt=Prompt(id="0", text="", token_ids=ids[:n]), episodes=(
-        Episode.single_turn(np.array(ids[n:], dtype=np.int32), ""),)) for n in (1, 2)]
+    shifted = [
+        Group(prompt=Prompt(id="0", text="", token_ids=ids[:n]), episodes=(Episode.single_turn(np.array(ids[n:], dtype=np.int32), ""),))
+        for n in (1, 2)
+    ]
     known = precomputed(model)
     assert [known.prepare(pack([g], None)) for g in shifted] == [1, 1]
     assert known.references["kl"].known(pack(shifted, None)).shape == (2 * len(ids) - 3,)

@@ -39,16 +39,28 @@ def ran(made: schema.Recipe, folder: Path, **options) -> list[dict]:
     return [{k: v for k, v in line.items() if not k.startswith(("time/", "tokens/s", "sync/"))} for line in lines]
 
 
-@pytest.mark.parametrize(("link", "changes"), [
-    ({}, {}),
-    ({"coefficient": {"name": "beta_dpo", "momentum": 0.5}, "reference": {"name": "ema", "rate": 0.2}, "weighting": "sampo"},
-     {"algorithm": {"name": "dpo", "epochs": 2, "minibatches": 2}, "lora": LORA}),
-    ({"reference": "precomputed", "divergence": "jensen_shannon"}, {"algorithm": {"name": "dpo", "minibatches": 2}}),
-], ids=["plain", "beta_dpo, ema, sampo, lora", "precomputed"])
+@pytest.mark.parametrize(
+    ("link", "changes"),
+    [
+        ({}, {}),
+        (
+            {"coefficient": {"name": "beta_dpo", "momentum": 0.5}, "reference": {"name": "ema", "rate": 0.2}, "weighting": "sampo"},
+            {"algorithm": {"name": "dpo", "epochs": 2, "minibatches": 2}, "lora": LORA},
+        ),
+        ({"reference": "precomputed", "divergence": "jensen_shannon"}, {"algorithm": {"name": "dpo", "minibatches": 2}}),
+    ],
+    ids=["plain", "beta_dpo, ema, sampo, lora", "precomputed"],
+)
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(model: Path, tmp_path: Path, preferences: dict, link: dict, changes: dict):
     lora = changes.get("lora", {})
-    keys = {"task": preferences, "model": {"path": str(model), "lora": lora}, "evaluation": {"every": 2}, "link": link,
-            "checkpoint": {"every": 2}, "algorithm": changes.get("algorithm", "dpo")}
+    keys = {
+        "task": preferences,
+        "model": {"path": str(model), "lora": lora},
+        "evaluation": {"every": 2},
+        "link": link,
+        "checkpoint": {"every": 2},
+        "algorithm": changes.get("algorithm", "dpo"),
+    }
     built = [recipes.build(node(model, **keys)) for _ in range(3)]
     whole = ran(built[0], tmp_path / "whole")
     ran(replace(built[1], steps=2), tmp_path / "parts")
@@ -86,8 +98,10 @@ def test_what_was_precomputed_is_told(model: Path, tmp_path: Path, preferences: 
     notes: list[str] = []
     monkeypatch.setattr("align.telemetry.note", notes.append)
     made = node(model, task=preferences, steps=1, link={"reference": "precomputed"}, evaluation={"every": 0})
-    for name, says in (("one", "log-probs of answers computed, the others were kept from before"),
-                       ("two", "references: the log-probs of all answers were kept from before")):
+    for name, says in (
+        ("one", "log-probs of answers computed, the others were kept from before"),
+        ("two", "references: the log-probs of all answers were kept from before"),
+    ):
         train(recipes.build(made), tmp_path / name)
         assert any(says in note for note in notes), notes
         notes.clear()

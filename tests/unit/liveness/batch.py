@@ -26,6 +26,13 @@ def context() -> TokenContext:
     same = torch.arange(len(batch.seq_ids)) % 7 == 0
     ref_logp = {NAME: torch.where(same, batch.old_logp, batch.ref_logp[NAME])}
     batch = dataclasses.replace(
-        batch, group_ids=groups, rewards=rewards, advantages=advantages, ref_logp=ref_logp,
-        entropy=ctx.entropy.float(), contexts={NAME: 0.3 * ctx.entropy.float()}, input_ids=batch.input_ids.clamp_min(0))
+        batch,
+        group_ids=groups,
+        rewards=rewards,
+        advantages=advantages,
+        ref_logp=ref_logp,
+        entropy=ctx.entropy.float(),
+        contexts={NAME: 0.3 * ctx.entropy.float()},
+        input_ids=batch.input_ids.clamp_min(0),
+    )
     return dataclasses.replace(ctx, batch=batch)

@@ -12,10 +12,14 @@ from liveness import Change, rooms
 from liveness.nodes import START, filled, merged, sections, text
 from liveness.rooms import recipe
 
-ROOMS = {path.stem: import_module(f"{rooms.__name__}.{path.stem}")
-         for path in Path(rooms.__file__).parent.glob("*.py") if path.stem not in ("__init__", "recipe")}
-CHANGES = {(kind, *key): change for kind, module in (*ROOMS.items(), ("recipe", recipe))
-           for key, change in getattr(module, "CHANGES", {}).items()}
+ROOMS = {
+    path.stem: import_module(f"{rooms.__name__}.{path.stem}")
+    for path in Path(rooms.__file__).parent.glob("*.py")
+    if path.stem not in ("__init__", "recipe")
+}
+CHANGES = {
+    (kind, *key): change for kind, module in (*ROOMS.items(), ("recipe", recipe)) for key, change in getattr(module, "CHANGES", {}).items()
+}
 REQUIRED = {(kind, part): node for kind, module in ROOMS.items() for part, node in getattr(module, "REQUIRED", {}).items()}
 
 

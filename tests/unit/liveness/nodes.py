@@ -24,16 +24,25 @@ def sections(cls: type = Recipe, place: str = "") -> list[tuple[str, str, Any]]:
 
 SECTIONS = {part for place, _, _ in sections() for part in place.split(".") if part}
 START = {
-    "steps": 2, "task": {"name": "countdown", "size": 8}, "algorithm": "grpo", "reward": "wordy", "model": {"path": "{model}"},
-    "batch": {"prompts": 4, "samples": 2}, "sampling": {"max_tokens": 6}, "optimizer": {"lr": 1e-2}, "workers": {"backend": "local"},
-    "evaluation": {"every": -1}, "reward_limits": {"seconds": 0.02},
+    "steps": 2,
+    "task": {"name": "countdown", "size": 8},
+    "algorithm": "grpo",
+    "reward": "countdown_wordy",
+    "model": {"path": "{model}"},
+    "batch": {"prompts": 4, "samples": 2},
+    "sampling": {"max_tokens": 6},
+    "optimizer": {"lr": 1e-2},
+    "workers": {"backend": "local"},
+    "evaluation": {"every": -1},
+    "reward_limits": {"seconds": 0.02},
 }
 
 
 def merged(node: dict, change: dict) -> dict:
     """Sections key by key; anything else is replaced."""
-    return node | {k: merged(node[k], v) if isinstance(v, dict) and isinstance(node.get(k), dict) and k in SECTIONS else v
-                   for k, v in change.items()}
+    return node | {
+        k: merged(node[k], v) if isinstance(v, dict) and isinstance(node.get(k), dict) and k in SECTIONS else v for k, v in change.items()
+    }
 
 
 def filled(node: Any, places: dict[str, str]) -> Any:
@@ -50,6 +59,7 @@ def filled(node: Any, places: dict[str, str]) -> Any:
 
 def text(seen: Any) -> str:
     """Of anything that was seen, exactly; NaN is equal to itself."""
+
     def plain(x: Any) -> Any:
         if isinstance(x, torch.Tensor):
             return x.detach().tolist()

@@ -20,8 +20,15 @@ from align.train import train
 from liveness.nodes import START, filled, merged, text
 
 RANKED = {
-    "steps": 3, "task": {"name": "preferences", "path": "{pairs}"}, "model": {"path": "{model}"}, "batch": {"prompts": 4},
-    "sampling": {"max_tokens": 6}, "optimizer": {"lr": 3e-2}, "workers": {"backend": "local"}, "evaluation": {"every": -1}}
+    "steps": 3,
+    "task": {"name": "preferences", "path": "{pairs}"},
+    "model": {"path": "{model}"},
+    "batch": {"prompts": 4},
+    "sampling": {"max_tokens": 6},
+    "optimizer": {"lr": 3e-2},
+    "workers": {"backend": "local"},
+    "evaluation": {"every": -1},
+}
 
 LINK = {"placement": "link", "coefficient": 0.1}
 
@@ -45,12 +52,21 @@ def _run(built: Recipe, folder: Path) -> Any:
     hidden, logits, save = Policy.hidden, Head.logits, checkpoints.save
     kept: list[list[str]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Policy, "hidden", lambda self, batch, *args: (
-            sizes.append([*batch.input_ids.shape, self.causal_lm.is_gradient_checkpointing]), hidden(self, batch, *args))[1])
+        patch.setattr(
+            Policy,
+            "hidden",
+            lambda self, batch, *args: (
+                sizes.append([*batch.input_ids.shape, self.causal_lm.is_gradient_checkpointing]),
+                hidden(self, batch, *args),
+            )[1],
+        )
         patch.setattr(Head, "logits", lambda self, x, *args: (sizes.append(len(x)), logits(self, x, *args))[1])
         patch.setattr(torch, "set_num_threads", threads.append)
-        patch.setattr(checkpoints, "save", lambda run_dir, *args: (
-            save(run_dir, *args), kept.append(sorted(p.name for p in (run_dir / "checkpoints").iterdir())))[0])
+        patch.setattr(
+            checkpoints,
+            "save",
+            lambda run_dir, *args: (save(run_dir, *args), kept.append(sorted(p.name for p in (run_dir / "checkpoints").iterdir())))[0],
+        )
         patch.setattr("align.telemetry.plots.draw", lambda metrics, plot: plot)
         summary = train(built, folder)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from align.config import recipes, registry
 from align.core.logprobs import token_stats
 from align.experience.packing import pack
-from align.experience.prepare import shape
+from align.experience.prepare import prepare_batch
 from align.learner.learner import Learner
 from align.types import Rewards, TokenBatch
 
@@ -28,29 +28,45 @@ INITIAL = ["frozen", "ema", "hard_reset", "behaviour"]
 def reference(folder: Path, name: str) -> dict:
     """A recipe's node for each shipped reference."""
     return {"name": name} | {
-        "ema": {"rate": 0.3, "every": 2}, "hard_reset": {"every": 4}, "soup": {"paths": [str(folder / "second")], "weights": [0.4]},
-        "teacher": {"path": str(folder / "second")}, "checkpoint": {"path": str(folder / "third")},
-        "context": {"prepend": "12"}}.get(name, {})
+        "ema": {"rate": 0.3, "every": 2},
+        "hard_reset": {"every": 4},
+        "soup": {"paths": [str(folder / "second")], "weights": [0.4]},
+        "teacher": {"path": str(folder / "second")},
+        "checkpoint": {"path": str(folder / "third")},
+        "context": {"prepend": "12"},
+    }.get(name, {})
 
 
-def make(folder: Path, ref: str | dict, *, lora: int = 0, minibatches: int = 2, model: str = "initial", alpha: float = 32.0,
-         **keys) -> Learner:
+def make(
+    folder: Path, ref: str | dict, *, lora: int = 0, minibatches: int = 2, model: str = "initial", alpha: float = 32.0, **keys
+) -> Learner:
     node = reference(folder, ref) if isinstance(ref, str) else ref
     options = {"rank": lora, "alpha": alpha} if lora else {}
-    return Learner(recipes.build({
-        "steps": 8, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic",
-        "algorithm": {"name": "grpo", "minibatches": minibatches} | keys.pop("algorithm", {}),
-        "model": {"path": str(folder / model), "lora": options},
-        "batch": {"prompts": 4, "samples": 3}, "sampling": {"max_tokens": 6, "temperature": 0.7}, "optimizer": {"lr": 1e-2},
-        "workers": {"backend": "local"}, "evaluation": {"every": -1},
-        "regularizers": {"kl": {"coefficient": 0.1, "reference": node, "estimator": "exact"} | keys},
-    }), str(folder / model))
+    return Learner(
+        recipes.build(
+            {
+                "steps": 8,
+                "task": f"{PLUGIN}:OnePrompt",
+                "reward": f"{PLUGIN}:ByToken",
+                "engine": f"{PLUGIN}:Systematic",
+                "algorithm": {"name": "grpo", "minibatches": minibatches} | keys.pop("algorithm", {}),
+                "model": {"path": str(folder / model), "lora": options},
+                "batch": {"prompts": 4, "samples": 3},
+                "sampling": {"max_tokens": 6, "temperature": 0.7},
+                "optimizer": {"lr": 1e-2},
+                "workers": {"backend": "local"},
+                "evaluation": {"every": -1},
+                "regularizers": {"kl": {"coefficient": 0.1, "reference": node, "estimator": "exact"} | keys},
+            }
+        ),
+        str(folder / model),
+    )
 
 
 def batch(learner: Learner, seed: int = 0) -> TokenBatch:
     rewards = Rewards(values=np.random.default_rng(seed).random(12).astype(np.float32))
     packed = replace(pack(groups(seed), rewards), betas={"kl": 0.1}, step=seed)
-    return shape(learner.recipe, learner.score(packed))
+    return prepare_batch(learner.recipe, learner.score(packed))
 
 
 def logp_of(model: torch.nn.Module, packed: TokenBatch, temperature: float = 0.7, rows: int | None = None) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from unit.references.learners import INITIAL, after_each_step, batch, logp_of, make, reference, reference_logp, trained
 
 from align.errors import RecipeError, RunStopped
+from align.learner.metric_accumulator import MetricAccumulator
 from align.learner.references import stop_unless_initial
-from align.learner.tally import Tally
 from align.references.frozen import Frozen
 
 
@@ -40,7 +40,7 @@ def test_an_adapter_that_the_reference_lacks_stops_the_run(folder: Path):
 
 
 def test_a_distance_that_is_no_number_stops_too():
-    tally = Tally()
+    tally = MetricAccumulator()
     tally.add("kl/ref/k3", float("nan"), 1)
     with pytest.raises(RunStopped, match="before the first update the policy is nan nats"):
         stop_unless_initial({"kl": Frozen()}, "float32", ["kl"], tally, 0)

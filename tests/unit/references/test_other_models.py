@@ -51,10 +51,16 @@ def test_a_teacher_over_other_tokens_is_refused(folder: Path, tmp_path: Path):
         make(folder, {"name": "teacher", "path": str(tmp_path / "nowhere")})
 
 
-@pytest.mark.parametrize(("path", "lora", "alpha", "model"), [
-    ("third", 0, 32.0, "third"), ("third", 4, 32.0, "third"),
-    ("adapter", 0, 32.0, "run"), ("adapter", 4, 32.0, "run"), ("adapter", 4, 8.0, "run"),
-])
+@pytest.mark.parametrize(
+    ("path", "lora", "alpha", "model"),
+    [
+        ("third", 0, 32.0, "third"),
+        ("third", 4, 32.0, "third"),
+        ("adapter", 0, 32.0, "run"),
+        ("adapter", 4, 32.0, "run"),
+        ("adapter", 4, 8.0, "run"),
+    ],
+)
 def test_a_checkpoint_is_that_model(folder: Path, path: str, lora: int, alpha: float, model: str):
     """`run` is `adapter` merged into `initial`, by the export that has its own test."""
     learner = make(folder, {"name": "checkpoint", "path": str(folder / path)}, lora=lora, alpha=alpha)
@@ -69,8 +75,11 @@ def test_a_checkpoint_is_that_model(folder: Path, path: str, lora: int, alpha: f
 def test_a_checkpoint_that_does_not_fit_is_refused(folder: Path, tmp_path: Path):
     tiny_model(tmp_path / "wide", tied=False, intermediate_size=64)
     tiny_model(tmp_path / "tied")
-    for path, lora, says in (("wide", 0, r"down_proj.weight is \[32, 64\], the policy's is \[32, 48\]"),
-                             ("tied", 0, "lm_head.weight is in one of them only"), ("wide", 4, "not of the policy's architecture")):
+    for path, lora, says in (
+        ("wide", 0, r"down_proj.weight is \[32, 64\], the policy's is \[32, 48\]"),
+        ("tied", 0, "lm_head.weight is in one of them only"),
+        ("wide", 4, "not of the policy's architecture"),
+    ):
         with pytest.raises(UserError, match=says):
             make(folder, {"name": "checkpoint", "path": str(tmp_path / path)}, lora=lora)
     with pytest.raises(UserError, match=r"not of the policy's shape: .*lora_A.* is \[4, 48\], the policy's is \[2, 48\]"):
@@ -91,8 +100,9 @@ def test_a_head_with_an_adapter_is_refused(folder: Path):
 
 
 @pytest.mark.parametrize("lora", [0, 4])
-@pytest.mark.parametrize(("weights", "shares"), [
-    ([], (1 / 3, 1 / 3, 1 / 3)), ([0.2, 0.5], (0.3, 0.2, 0.5)), ([0.25, 0.75], (0, 0.25, 0.75))])
+@pytest.mark.parametrize(
+    ("weights", "shares"), [([], (1 / 3, 1 / 3, 1 / 3)), ([0.2, 0.5], (0.3, 0.2, 0.5)), ([0.25, 0.75], (0, 0.25, 0.75))]
+)
 def test_a_soup_is_the_average_of_the_weights(folder: Path, lora: int, weights: list[float], shares: tuple[float, ...]):
     paths = [str(folder / "second"), str(folder / "third")]
     learner = make(folder, {"name": "soup", "paths": paths, "weights": weights}, lora=lora)
@@ -121,15 +131,22 @@ def test_the_kl_to_a_soup_of_two_heads(folder: Path, tmp_path: Path):
     assert exact_kl(learner, scored) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(("node", "says"), [
-    ({"name": "soup", "paths": []}, "at least one"),
-    ({"name": "soup", "paths": ["a"], "weights": [0.5, 0.5]}, "one for each path: 1, not 2"),
-    ({"name": "soup", "paths": ["a", "b"], "weights": [0.7, 0.7]}, "at most 1"),
-    ({"name": "soup", "paths": ["a"], "weights": [0.0]}, "positive"),
-    ({"name": "hard_reset", "every": 0}, "at least 1"),
-    ({"name": "ema", "rate": 1.0}, "hard_reset"), ({"name": "ema", "rate": 0.0}, "frozen"), ({"name": "ema", "every": 0}, "at least 1"),
-    ({"name": "teacher"}, "must be given"), ({"name": "checkpoint"}, "must be given"), ({"name": "soup"}, "must be given"),
-])
+@pytest.mark.parametrize(
+    ("node", "says"),
+    [
+        ({"name": "soup", "paths": []}, "at least one"),
+        ({"name": "soup", "paths": ["a"], "weights": [0.5, 0.5]}, "one for each path: 1, not 2"),
+        ({"name": "soup", "paths": ["a", "b"], "weights": [0.7, 0.7]}, "at most 1"),
+        ({"name": "soup", "paths": ["a"], "weights": [0.0]}, "positive"),
+        ({"name": "hard_reset", "every": 0}, "at least 1"),
+        ({"name": "ema", "rate": 1.0}, "hard_reset"),
+        ({"name": "ema", "rate": 0.0}, "frozen"),
+        ({"name": "ema", "every": 0}, "at least 1"),
+        ({"name": "teacher"}, "must be given"),
+        ({"name": "checkpoint"}, "must be given"),
+        ({"name": "soup"}, "must be given"),
+    ],
+)
 def test_keys_that_make_no_sense_are_refused(node: dict, says: str):
     with pytest.raises(RecipeError, match=says):
         build_part("reference", node, "here")

@@ -16,7 +16,7 @@ from unit.references.learners import PLUGIN, hf, make, reference_logp
 from align.config import recipes
 from align.errors import RecipeError
 from align.experience.packing import pack
-from align.experience.prepare import shape
+from align.experience.prepare import prepare_batch
 from align.learner.learner import Learner
 from align.types import Episode, Group, Rewards, TokenBatch
 
@@ -27,14 +27,18 @@ def batch(learner: Learner, drawn: list[Group] | None = None) -> TokenBatch:
     drawn = drawn or groups()
     rewards = Rewards(values=np.random.default_rng(0).random(12).astype(np.float32))
     betas = {name: 0.1 for name in learner.recipe.regularizers}
-    return shape(learner.recipe, learner.score(replace(pack(drawn, rewards), betas=betas)))
+    return prepare_batch(learner.recipe, learner.score(replace(pack(drawn, rewards), betas=betas)))
 
 
 def logits_of(model: torch.nn.Module, packed: TokenBatch) -> torch.Tensor:
     """[T, V] by transformers alone, each sequence by itself."""
     starts, ends = packed.first_columns - 1, packed.totals - 1
-    return torch.cat([model(ids[None, : end + 1]).logits[0, start:end]
-                      for ids, start, end in zip(packed.input_ids, starts.tolist(), ends.tolist(), strict=True)])
+    return torch.cat(
+        [
+            model(ids[None, : end + 1]).logits[0, start:end]
+            for ids, start, end in zip(packed.input_ids, starts.tolist(), ends.tolist(), strict=True)
+        ]
+    )
 
 
 def gradient(learner: Learner, scored: TokenBatch) -> dict[str, torch.Tensor]:
@@ -44,10 +48,13 @@ def gradient(learner: Learner, scored: TokenBatch) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize(("divergence", "entropy"), [
-    ("reverse_kl", lambda p: math.log(VOCABULARY) + (p * p.log()).sum(-1)),
-    ({"name": "tsallis", "q": 2.0}, lambda p: (VOCABULARY - 1) - VOCABULARY * (1 - (p**2).sum(-1))),
-])
+@pytest.mark.parametrize(
+    ("divergence", "entropy"),
+    [
+        ("reverse_kl", lambda p: math.log(VOCABULARY) + (p * p.log()).sum(-1)),
+        ({"name": "tsallis", "q": 2.0}, lambda p: (VOCABULARY - 1) - VOCABULARY * (1 - (p**2).sum(-1))),
+    ],
+)
 def test_a_divergence_from_uniform_is_an_entropy(folder: Path, divergence, entropy):
     """Value and gradient: D(pi||U) of autograd through transformers' own logits, without one forward pass of a reference."""
     learner = make(folder, "uniform", minibatches=1, divergence=divergence, algorithm={"surrogate": "reinforce"})
@@ -73,8 +80,10 @@ def test_sampled_from_uniform(folder: Path):
 
 def drawn() -> list[Group]:
     rng = np.random.default_rng(3)
-    return [replace(g, episodes=tuple(Episode.single_turn(e.trained_ids, e.text, -rng.random(e.length).astype(np.float32))
-                                      for e in g.episodes)) for g in groups()]
+    return [
+        replace(g, episodes=tuple(Episode.single_turn(e.trained_ids, e.text, -rng.random(e.length).astype(np.float32)) for e in g.episodes))
+        for g in groups()
+    ]
 
 
 def test_the_sampler_is_known_by_its_own_log_probs(folder: Path):
@@ -98,8 +107,12 @@ def test_a_context_is_the_reference_after_a_longer_prompt(folder: Path, of, firs
     prompts = [replace(g, prompt=replace(g.prompt, token_ids=(first, *g.prompt.token_ids))) for g in groups()]
     scored = batch(learner, prompts)
     told = learner.policy.tokenizer("12+3", add_special_tokens=False)["input_ids"]
-    longer = [replace(g, prompt=replace(g.prompt, token_ids=(first, *told, *g.prompt.token_ids[1:]) if first == 1
-                                        else (*told, *g.prompt.token_ids))) for g in prompts]
+    longer = [
+        replace(
+            g, prompt=replace(g.prompt, token_ids=(first, *told, *g.prompt.token_ids[1:]) if first == 1 else (*told, *g.prompt.token_ids))
+        )
+        for g in prompts
+    ]
     model = AutoModelForCausalLM.from_pretrained(folder / ("initial" if of == "frozen" else "third"))
     expected = torch.log_softmax(logits_of(model, pack(longer, None)) / 0.7, -1).gather(1, scored.tokens[:, None])[:, 0]
     torch.testing.assert_close(reference_logp(learner, scored), expected.detach(), rtol=0, atol=2e-5)
@@ -114,22 +127,36 @@ def test_a_context_moves_as_its_reference_does(folder: Path, tmp_path: Path):
     learner.save(str(tmp_path / "saved"))
     other = make(folder, node)
     other.load(str(tmp_path / "saved"))
-    assert other.references["kl"].version == 2 and other.described_references() == learner.described_references()
+    assert other.references["kl"].version == 2 and other.reference_info() == learner.reference_info()
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"estimator": "exact", "reference": "sampler"}, "keeps the log-probs of the answers alone"),
-    ({"reference": {"name": "context", "prepend": ""}}, "prepend must not be empty"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"estimator": "exact", "reference": "sampler"}, "keeps the log-probs of the answers alone"),
+        ({"reference": {"name": "context", "prepend": ""}}, "prepend must not be empty"),
+    ],
+)
 def test_what_has_no_meaning_is_refused(changes: dict, message: str):
-    node = {"steps": 1, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "algorithm": "grpo", "model": {"path": "nowhere"},
-            "regularizers": {"kl": {"coefficient": 0.1} | changes}}
+    node = {
+        "steps": 1,
+        "task": f"{PLUGIN}:OnePrompt",
+        "reward": f"{PLUGIN}:ByToken",
+        "algorithm": "grpo",
+        "model": {"path": "nowhere"},
+        "regularizers": {"kl": {"coefficient": 0.1} | changes},
+    }
     with pytest.raises(RecipeError, match=message):
         recipes.build(node)
 
 
 def test_demonstrations_have_no_sampler():
-    node = {"steps": 1, "task": "countdown", "algorithm": "dpo", "model": {"path": "nowhere"},
-            "regularizers": {"kl": {"coefficient": 0.1, "placement": "link", "reference": "sampler"}}}
+    node = {
+        "steps": 1,
+        "task": "countdown",
+        "algorithm": "dpo",
+        "model": {"path": "nowhere"},
+        "regularizers": {"kl": {"coefficient": 0.1, "placement": "link", "reference": "sampler"}},
+    }
     with pytest.raises(RecipeError, match=r"regularizers\.kl\.reference: dpo learns from rankings, which no engine drew"):
         recipes.build(node)

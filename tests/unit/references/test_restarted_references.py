@@ -21,13 +21,13 @@ def test_a_restart_keeps_the_reference_bit_for_bit(folder: Path, tmp_path: Path,
     one.save(str(tmp_path / "checkpoint"))
     other = make(folder, name, lora=lora)
     other.load(str(tmp_path / "checkpoint"))
-    assert other.described_references() == one.described_references()
+    assert other.reference_info() == one.reference_info()
     assert other.references["kl"].version == {"ema": 3, "hard_reset": 1, "behaviour": 3}.get(name, 0)
     for step in (3, 4):
         a, b = batch(one, step), batch(other, step)
         assert torch.equal(reference_logp(one, a), reference_logp(other, b))
         assert one.update(a, step) == other.update(b, step)
-    assert other.described_references() == one.described_references()
+    assert other.reference_info() == one.reference_info()
 
 
 def test_a_reference_that_is_no_longer_the_same_is_refused(folder: Path, tmp_path: Path):

@@ -42,13 +42,22 @@ class SquaredHellinger:
 
 
 DIVERGENCES = {name: (known.divergence, known) for name, known in every(settings=2).items()} | {
-    "users_own": (_complete(SquaredHellinger, "divergence", "own")(), lambda u: (u.sqrt() - 1) ** 2)}
+    "users_own": (_complete(SquaredHellinger, "divergence", "own")(), lambda u: (u.sqrt() - 1) ** 2)
+}
 """Every file of the room, and f of the ratio as its paper writes it."""
 NO_EXPECTATION = {"renyi_0.5", "renyi_2"}
 """Functions of a divergence at each state."""
 ESTIMATORS = {
-    "sampled": Sampled(), "exact": Exact(), "top_2": TopK(k=2), "k1": K1(), "k2": K2(), "k3": K3(), "abs": Abs(),
-    "k1+": StraightThrough(of="k1"), "k3+": StraightThrough(of="k3"), "abs+": StraightThrough(of="abs"),
+    "sampled": Sampled(),
+    "exact": Exact(),
+    "top_2": TopK(k=2),
+    "k1": K1(),
+    "k2": K2(),
+    "k3": K3(),
+    "abs": Abs(),
+    "k1+": StraightThrough(of="k1"),
+    "k3+": StraightThrough(of="k3"),
+    "abs+": StraightThrough(of="abs"),
 }
 OF_KL = ("k1", "k2", "k3", "abs", "k1+", "k3+", "abs+")
 OF_ANY = ("sampled", "exact", "top_2")
@@ -84,8 +93,17 @@ TOLERANCE = 1e-10
 
 def composed(cell, allow_biased: bool = False, **keys) -> Composed:
     divergence, estimator, placement, credit, _ = cell
-    return Composed(divergence=DIVERGENCES[divergence][0], estimator=ESTIMATORS[estimator], coefficient=Constant(1.0),
-                    weighting=Uniform(), reference=None, placement=placement, credit=credit, allow_biased=allow_biased, **keys)
+    return Composed(
+        divergence=DIVERGENCES[divergence][0],
+        estimator=ESTIMATORS[estimator],
+        coefficient=Constant(1.0),
+        weighting=Uniform(),
+        reference=None,
+        placement=placement,
+        credit=credit,
+        allow_biased=allow_biased,
+        **keys,
+    )
 
 
 def asked(regularizer: Composed, *, on_policy: bool, samples: bool = True) -> Refusal | None:

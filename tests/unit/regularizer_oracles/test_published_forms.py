@@ -111,7 +111,8 @@ def test_bias_of_published_rewards(cell):
     """
     _, estimator, _, credit, policy = cell
     claimed, wrong = {"k2": (k2_functional, reverse_kl), "k3": (reverse_kl, forward_kl), "abs": (abs_functional, twice_total_variation)}[
-        estimator]
+        estimator
+    ]
     own = (*cell[:3], "local" if credit == "summed" else credit, policy)
     for problem in SINGLE if credit != "local" and policy == "off" else TREES + SINGLE:
         logits, old, ref = setting(problem, policy)

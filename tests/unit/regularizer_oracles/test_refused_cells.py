@@ -47,8 +47,10 @@ def test_refused_cells_are_these_and_no_others(capsys):
         found[kind] += 1
     assert found.total() == len(CELLS) and min(found[kind] for kind in ("meaningless", "biased", "unbiased")) > 0
     with capsys.disabled():
-        print(f"\nregularizer product: {found['unbiased']} cells exact, {found['biased']} with their published bias, "
-              f"{found['meaningless']} refused, of {len(CELLS)}")
+        print(
+            f"\nregularizer product: {found['unbiased']} cells exact, {found['biased']} with their published bias, "
+            f"{found['meaningless']} refused, of {len(CELLS)}"
+        )
 
 
 def test_demonstrations_allow_only_the_exact_local_loss():

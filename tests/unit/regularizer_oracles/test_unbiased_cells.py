@@ -68,8 +68,7 @@ def test_exact_does_not_depend_on_the_token_drawn(cell):
             assert (value[prefix == state] - value[prefix == state][0]).abs().max() < 1e-14 * (1 + value.max())
 
 
-@pytest.mark.parametrize("cell", [
-    c for c in UNBIASED if c[1] == "sampled" or (c[1] in OF_ANY and c[3] == "summed")], ids="-".join)
+@pytest.mark.parametrize("cell", [c for c in UNBIASED if c[1] == "sampled" or (c[1] in OF_ANY and c[3] == "summed")], ids="-".join)
 def test_an_engine_that_differs_from_the_learner_is_corrected(cell):
     """Drawn from mu, which is neither pi_theta nor pi_old; `ratio_to: sampler`. Without it the gradient is another."""
     problem = TREES[1]
@@ -112,8 +111,9 @@ def test_at_the_reference_nothing_pulls(estimator, placement, credit):
         for problem in TREES:
             leaf = problem.random(1).requires_grad_()
             whole = ESTIMATORS[estimator].full_vocabulary
-            ctx = problem.context(leaf, None, leaf.detach(), DIVERGENCES[divergence][0] if whole else None,
-                                  outcomes=ESTIMATORS[estimator].outcomes)
+            ctx = problem.context(
+                leaf, None, leaf.detach(), DIVERGENCES[divergence][0] if whole else None, outcomes=ESTIMATORS[estimator].outcomes
+            )
             penalty = composed(cell).penalty(ctx, NAME)
             assert penalty.value.abs().max() < 1e-13
             assert expected_gradient(ctx, leaf, penalty).abs().max() < 1e-13

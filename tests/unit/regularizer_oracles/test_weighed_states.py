@@ -60,8 +60,10 @@ def test_sequence_credit_takes_the_mean_weight_of_an_answer(placement):
     found = composed(cell).penalty(ctx, NAME)
     means = torch.stack([uneven[ctx.batch.seq_ids == s].mean() for s in range(len(problem.answers))])[ctx.batch.seq_ids]
     assert_close(found.value, means * plain.value)
-    assert_close(found.reward if placement == "reward" else found.loss.detach(),
-                 means * (plain.reward if placement == "reward" else plain.loss.detach()))
+    assert_close(
+        found.reward if placement == "reward" else found.loss.detach(),
+        means * (plain.reward if placement == "reward" else plain.loss.detach()),
+    )
 
 
 @pytest.mark.parametrize("q", [0.5, 2.0])

@@ -24,10 +24,18 @@ GAP = [0.4, -0.1, 0.9, 0.0, -0.6, 0.1, -0.8, 0.2, 1.2, -0.2]
 
 def batch(rewards=(1.0, 0.0, 0.0, 0.5), lengths=LENGTHS, groups=(0, 0, 0, 1), **changes) -> TokenBatch:
     lengths = torch.tensor(lengths)
-    return replace(TokenBatch(
-        input_ids=torch.arange(40).reshape(4, 10), **single_turn(torch.tensor([5, 5, 5, 3]), lengths),
-        group_ids=torch.tensor(groups), rewards=torch.tensor(rewards),
-        old_logp=torch.tensor(OLD), sampler_logp=torch.tensor(OLD) - torch.tensor(GAP), entropy=torch.tensor(ENTROPY)), **changes)
+    return replace(
+        TokenBatch(
+            input_ids=torch.arange(40).reshape(4, 10),
+            **single_turn(torch.tensor([5, 5, 5, 3]), lengths),
+            group_ids=torch.tensor(groups),
+            rewards=torch.tensor(rewards),
+            old_logp=torch.tensor(OLD),
+            sampler_logp=torch.tensor(OLD) - torch.tensor(GAP),
+            entropy=torch.tensor(ENTROPY),
+        ),
+        **changes,
+    )
 
 
 def shaping(name: str, **keys):
@@ -44,6 +52,16 @@ def close(found: Tensor, expected) -> None:
 
 def node(shapings: dict, **changes) -> dict:
     return {
-        "steps": 4, "task": f"{PLUGIN}:OnePrompt", "reward": f"{PLUGIN}:ByToken", "engine": f"{PLUGIN}:Systematic", "algorithm": "grpo",
-        "model": {"path": "nowhere"}, "batch": {"prompts": 2, "samples": 2, "micro_tokens": 20}, "sampling": {"max_tokens": 4},
-        "optimizer": {"lr": 1e-2}, "workers": {"backend": "local"}, "evaluation": {"every": -1}, "shapings": shapings} | changes
+        "steps": 4,
+        "task": f"{PLUGIN}:OnePrompt",
+        "reward": f"{PLUGIN}:ByToken",
+        "engine": f"{PLUGIN}:Systematic",
+        "algorithm": "grpo",
+        "model": {"path": "nowhere"},
+        "batch": {"prompts": 2, "samples": 2, "micro_tokens": 20},
+        "sampling": {"max_tokens": 4},
+        "optimizer": {"lr": 1e-2},
+        "workers": {"backend": "local"},
+        "evaluation": {"every": -1},
+        "shapings": shapings,
+    } | changes

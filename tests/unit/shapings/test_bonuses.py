@@ -66,8 +66,9 @@ def test_other_context_leaves_out_prompt_tokens_and_nothing_else():
 
 def test_the_share_the_schedule_and_the_seed_of_the_noise():
     groups = torch.arange(2000)
-    wide = TokenBatch(input_ids=torch.ones(2000, 13, dtype=torch.int64), **single_turn(torch.full((2000,), 11), torch.ones(2000).long()),
-                      group_ids=groups)
+    wide = TokenBatch(
+        input_ids=torch.ones(2000, 13, dtype=torch.int64), **single_turn(torch.full((2000,), 11), torch.ones(2000).long()), group_ids=groups
+    )
 
     def hit(step: int, **keys) -> Tensor:
         other = shaping("uncertainty_bonus", steps=100, mask_id=0, **keys).other_context(replace(wide, step=step))
@@ -92,8 +93,10 @@ def test_munchausen_by_hand():
     others = [a + 0.5 * max(0.1 * x, -0.06) for a, x in zip(ADVANTAGES, OLD, strict=True)]
     close(shaped("munchausen", alpha=0.5, tau=0.1, floor=-0.06), others)
     close(shaped("munchausen", q=2.0), [a + 0.9 * 0.03 * (math.exp(x) - 1) for a, x in zip(ADVANTAGES, OLD, strict=True)])
-    close(shaped("munchausen", q=0.5, floor=-0.02), [a + 0.9 * max(0.06 * (1 - math.exp(-x / 2)), -0.02)
-                                                     for a, x in zip(ADVANTAGES, OLD, strict=True)])
+    close(
+        shaped("munchausen", q=0.5, floor=-0.02),
+        [a + 0.9 * max(0.06 * (1 - math.exp(-x / 2)), -0.02) for a, x in zip(ADVANTAGES, OLD, strict=True)],
+    )
     near = shaped("munchausen", q=1 + 1e-6)
     torch.testing.assert_close(near, shaped("munchausen"), rtol=0, atol=1e-4)
 
@@ -112,5 +115,6 @@ def test_munchausens_identity():
     alpha, tau = 0.7, 0.2
     rewarded = shaping("munchausen", alpha=alpha, tau=tau, floor=-100.0).advantages(batch(old_logp=before.log()), q, "x")
     entropy, kl = -(pi * pi.log()).sum(), (pi * (pi / before).log()).sum()
-    torch.testing.assert_close((pi * rewarded).sum() + tau * entropy, (pi * q).sum() - alpha * tau * kl + (1 - alpha) * tau * entropy,
-                               rtol=0, atol=1e-15)
+    torch.testing.assert_close(
+        (pi * rewarded).sum() + tau * entropy, (pi * q).sum() - alpha * tau * kl + (1 - alpha) * tau * entropy, rtol=0, atol=1e-15
+    )

@@ -10,7 +10,8 @@ from unit.shapings.batches import ADVANTAGES, GAP, OLD, SEQUENCES, batch, close,
 
 TRL_KEEPS = {
     (-1.0, -1.0, -1.0, -1.0): {-0.5: [0, 1, 0, 0], -0.12: [1, 1, 0, 0], 0.1: [1, 1, 0, 1], 0.3: [1, 1, 1, 1]},
-    (1.0, -1.0, 0.0, -1.0): {-0.5: [1, 1, 1, 0], -0.12: [1, 1, 1, 0], 0.1: [1, 1, 1, 1], 0.3: [1, 1, 1, 1]}}
+    (1.0, -1.0, 0.0, -1.0): {-0.5: [1, 1, 1, 0], -0.12: [1, 1, 1, 0], 0.1: [1, 1, 1, 1], 0.3: [1, 1, 1, 1]},
+}
 """By the advantage of each answer, then by threshold: `GRPOTrainer.get_off_policy_mask` of TRL 1.16 on the log-probs of `batch`, padded,
 with `per_token_logps` log pi_old and `sampling_per_token_logps` log mu."""
 

@@ -15,7 +15,7 @@ from unit.shapings.batches import node
 
 from align.config import recipes, registry
 from align.experience.packing import pack
-from align.experience.prepare import shape
+from align.experience.prepare import prepare_batch
 from align.learner.learner import Learner
 from align.types import Episode, Group, Prompt, Rewards, TokenBatch
 
@@ -26,9 +26,16 @@ def learner(folder: Path, shapings: dict, **changes) -> Learner:
 
 def drawn() -> list[Group]:
     rng = np.random.default_rng(0)
-    return [Group(prompt=Prompt(id=str(g), text="", token_ids=tuple(rng.integers(3, 26, 5 + g).tolist())), episodes=tuple(
-        Episode.single_turn(rng.integers(2, 26, 2 + i).astype(np.int32), "", -rng.random(2 + i).astype(np.float32))
-        for i in range(2))) for g in range(2)]
+    return [
+        Group(
+            prompt=Prompt(id=str(g), text="", token_ids=tuple(rng.integers(3, 26, 5 + g).tolist())),
+            episodes=tuple(
+                Episode.single_turn(rng.integers(2, 26, 2 + i).astype(np.int32), "", -rng.random(2 + i).astype(np.float32))
+                for i in range(2)
+            ),
+        )
+        for g in range(2)
+    ]
 
 
 def scored(of: Learner, step: int = 0) -> TokenBatch:
@@ -40,8 +47,12 @@ def scored(of: Learner, step: int = 0) -> TokenBatch:
 def test_the_divergence_between_contexts_is_that_of_two_forward_passes(tmp_path: Path):
     folder = tiny_model(tmp_path)
     uncertain = {"name": "uncertainty_bonus", "steps": 3, "share": 0.6}
-    worker = learner(folder, {"v": uncertain, "masked": uncertain | {"mask_id": 4, "seed": 2}},
-                     sampling={"max_tokens": 4, "temperature": 0.8}, regularizers={"v": {"coefficient": 0.1, "estimator": "exact"}})
+    worker = learner(
+        folder,
+        {"v": uncertain, "masked": uncertain | {"mask_id": 4, "seed": 2}},
+        sampling={"max_tokens": 4, "temperature": 0.8},
+        regularizers={"v": {"coefficient": 0.1, "estimator": "exact"}},
+    )
     done, model = scored(worker), AutoModelForCausalLM.from_pretrained(folder)
     plain = pack(drawn(), None)
 
@@ -60,9 +71,9 @@ def test_the_divergence_between_contexts_is_that_of_two_forward_passes(tmp_path:
         assert expected.max() > 0.1
         torch.testing.assert_close(done.contexts[name].double(), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(done.entropy.double(), -(p.exp() * p).sum(-1), rtol=1e-4, atol=1e-5)
-    assert shape(worker.recipe, done).shaped["shaping/v/divergence"] == pytest.approx(done.contexts["v"].mean().item() / 2)
+    assert prepare_batch(worker.recipe, done).shaped["shaping/v/divergence"] == pytest.approx(done.contexts["v"].mean().item() / 2)
     late = scored(worker, step=3)
-    assert late.contexts == {} and shape(worker.recipe, late).shaped["shaping/v/divergence"] == 0.0
+    assert late.contexts == {} and prepare_batch(worker.recipe, late).shaped["shaping/v/divergence"] == 0.0
     part = done.select(torch.tensor([1, 3]))
     assert torch.equal(part.contexts["v"], done.contexts["v"][(done.seq_ids == 1) | (done.seq_ids == 3)])
 
@@ -87,8 +98,8 @@ class Moved:
     worker = learner(folder, {"x": f"{file}:Moved"})
     done = scored(worker)
     assert (done.contexts["x"] > 0).all()
-    plain = shape(learner(folder, {}).recipe, done).advantages
-    assert torch.equal(shape(worker.recipe, done).advantages, plain + done.contexts["x"])
+    plain = prepare_batch(learner(folder, {}).recipe, done).advantages
+    assert torch.equal(prepare_batch(worker.recipe, done).advantages, plain + done.contexts["x"])
 
 
 def test_only_what_asks_for_the_policy_costs_a_forward_pass(tmp_path: Path):
@@ -111,7 +122,7 @@ def test_a_weight_on_the_policy_term_is_none_on_a_penalty(tmp_path: Path):
         worker.version, done, seen = 1, scored(worker), []
         done = replace(done, **({"sampler_logp": done.old_logp - 0.1} if shapings else {"rewards": torch.zeros(4)}))
         worker.optimizer.step = lambda seen=seen, worker=worker: seen.append([p.grad.clone() for _, p in worker.policy.trained()])
-        worker.update(shape(worker.recipe, done), 0)
+        worker.update(prepare_batch(worker.recipe, done), 0)
         gradients.append(seen[0])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
     assert max(g.abs().max() for g in gradients[0]) > 1e-3

@@ -25,6 +25,10 @@ def probe(part: Any, places: dict[str, str], node: dict) -> Any:
         return updated({"algorithm": node, "optimizer": {"lr": 3e-2}}, places)
     if part.ranks:
         return updated(RANKED | {"algorithm": node, "regularizers": {NAME: LINK} if part.links else {}}, places, fresh=True)
-    demonstrations = {"algorithm": node, "reward": None, "batch": {"prompts": 4},
-                      "task": {"name": "countdown", "size": 8, "demonstrations": True}}
+    demonstrations = {
+        "algorithm": node,
+        "reward": None,
+        "batch": {"prompts": 4},
+        "task": {"name": "countdown", "size": 8, "demonstrations": True},
+    }
     return updated({k: v for k, v in START.items() if k != "reward_limits"} | demonstrations, places, fresh=True)

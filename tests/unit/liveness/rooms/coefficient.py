@@ -34,8 +34,9 @@ CHANGES = {
 
 
 def probe(part: Any, **_) -> Any:
-    batch = dataclasses.replace(context().batch.select(torch.arange(4)), prompt_ids=("a", "a", "b", "b"),
-                                group_ids=torch.tensor([0, 0, 1, 1]))
+    batch = dataclasses.replace(
+        context().batch.select(torch.arange(4)), prompt_ids=("a", "a", "b", "b"), group_ids=torch.tensor([0, 0, 1, 1])
+    )
     near = [0.02 * (s % 11) for s in range(22)]
     seen, state = [], part.initial_state()
     for step, measured in enumerate([*near, *[1.0] * 150, *[0.0] * 150]):

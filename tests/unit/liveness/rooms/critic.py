@@ -5,10 +5,7 @@ from typing import Any
 from liveness import Change
 from liveness.runs import updated
 
-CHANGES = {
-    ("*", "lr"): Change(1e-3),
-    ("separate", "path"): Change("{scorer}"),
-}
+CHANGES = {("*", "lr"): Change(1e-3), ("separate", "path"): Change("{scorer}")}
 
 
 def probe(part: Any, places: dict[str, str], node: dict) -> Any:

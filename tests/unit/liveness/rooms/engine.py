@@ -14,9 +14,7 @@ from align.engines import Sampling
 from align.types import Prompt
 from liveness import Change
 
-REQUIRED = {
-    "scripted": {"answers": ["1+2", "3"]},
-}
+REQUIRED = {"scripted": {"answers": ["1+2", "3"]}}
 CHANGES = {
     ("*", "device"): Change("meta"),
     ("*", "max_batch"): Change(3),
@@ -34,8 +32,11 @@ def probe(part: Any, places: dict[str, str], node: dict) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("sample", "score"):
             real = getattr(align.engines._sampler, name)
-            patch.setattr(align.engines._sampler, name, lambda model, prompts, *args, _real=real: (
-                widths.append(len(prompts)), _real(model, prompts, *args))[1])
+            patch.setattr(
+                align.engines._sampler,
+                name,
+                lambda model, prompts, *args, _real=real: (widths.append(len(prompts)), _real(model, prompts, *args))[1],
+            )
         engine = part.start(places["model"], Sampling(max_tokens=4), 8)
         device = str(engine._model.device)
         prompts = [Prompt(id=str(i), text="", token_ids=(3, 4 + i)) for i in range(4)]

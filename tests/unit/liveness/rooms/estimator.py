@@ -7,10 +7,7 @@ import torch
 from align.divergences.reverse_kl import ReverseKl
 from liveness import Change
 
-CHANGES = {
-    ("straight_through", "of"): Change("k1"),
-    ("top_k", "k"): Change(2),
-}
+CHANGES = {("straight_through", "of"): Change("k1"), ("top_k", "k"): Change(2)}
 
 
 def probe(part: Any, **_) -> Any:

@@ -20,8 +20,14 @@ from liveness.runs import run
 
 EVALUATED = {"evaluation": {"every": 0, "problems": 2, "samples": 2}}
 LORA = {"model": {"path": "{model}", "lora": {"rank": 2}}}
-CONFIG = {"model_type": "qwen2", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
-          "intermediate_size": 16}
+CONFIG = {
+    "model_type": "qwen2",
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 16,
+}
 CHANGES = {
     ("", "max_engine_gap"): Change(1e-12, stops=True),
     ("", "task"): Change({"name": "countdown", "size": 8, "seed": 1}),

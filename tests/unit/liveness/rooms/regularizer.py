@@ -7,9 +7,7 @@ from enumeration import NAME
 from liveness import Change
 from liveness.runs import updated
 
-REQUIRED = {
-    "composed": {"coefficient": 0.1},
-}
+REQUIRED = {"composed": {"coefficient": 0.1}}
 CHANGES = {
     ("composed", "allow_biased"): Change(True, {"estimator": "k3"}, stops=True),
     ("composed", "divergence"): Change("jensen_shannon"),

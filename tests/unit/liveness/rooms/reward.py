@@ -7,9 +7,7 @@ import torch
 from align.types import Episode, Group, Prompt
 from liveness import Change
 
-REQUIRED = {
-    "learned": {"path": "{scorer}"},
-}
+REQUIRED = {"learned": {"path": "{scorer}"}}
 CHANGES = {
     ("learned", "path"): Change("{other_scorer}"),
     ("learned", "gold"): Change("wordy"),

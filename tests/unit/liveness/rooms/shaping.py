@@ -8,11 +8,7 @@ from enumeration import NAME
 from liveness import Change
 from liveness.batch import context
 
-REQUIRED = {
-    "off_policy_mask": {"threshold": 0.02},
-    "overlong": {"limit": 3, "buffer": 2},
-    "uncertainty_bonus": {"steps": 3, "share": 0.4},
-}
+REQUIRED = {"off_policy_mask": {"threshold": 0.02}, "overlong": {"limit": 3, "buffer": 2}, "uncertainty_bonus": {"steps": 3, "share": 0.4}}
 CHANGES = {
     ("importance", "level"): Change("sequence"),
     ("importance", "beyond_cap"): Change("mask", {"cap": 1.05}),

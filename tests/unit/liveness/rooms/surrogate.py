@@ -6,11 +6,7 @@ from align.core.credit import Packing
 from liveness import Change
 from liveness.batch import context
 
-CHANGES = {
-    ("*", "clip_low"): Change(0.01),
-    ("*", "clip_high"): Change(0.01),
-    ("dual_clip", "ceiling"): Change(1.25),
-}
+CHANGES = {("*", "clip_low"): Change(0.01), ("*", "clip_high"): Change(0.01), ("dual_clip", "ceiling"): Change(1.25)}
 
 
 def probe(part: Any, **_) -> Any:

@@ -6,10 +6,7 @@ from align.experience.examples import Examples
 from align.tasks.countdown import Countdown
 from liveness import Change
 
-REQUIRED = {
-    "jsonl": {"path": "{data}"},
-    "preferences": {"path": "{pairs}"},
-}
+REQUIRED = {"jsonl": {"path": "{data}"}, "preferences": {"path": "{pairs}"}}
 CHANGES = {
     ("countdown", "size"): Change(9, {"size": 8}),
     ("countdown", "sort_share"): Change(0.5, {"size": 8, "demonstrations": True}),

@@ -3,10 +3,10 @@ from align.tasks._arithmetic import evaluate, right, skill, without_echoes
 from align.types import Prompt
 
 
-class Loose(Reward):
+class CountdownLoose(Reward):
     """A proxy with a hole, for studying how it is exploited: 1 if the expression has the target as value, whatever its numbers.
 
-    To `3,5,7,9=14:` the answer `14` passes, and so does `2*7`. Echoes of the target are ignored; sorting is judged as by `exact`.
+    To `3,5,7,9=14:` the answer `14` passes, and so does `2*7`. Echoes of the target are ignored; sorting is judged as by `countdown_exact`.
     Raises ValueError on the prompts of other tasks.
     """
 

@@ -17,7 +17,7 @@ DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError)
 """How Ray says that a process ended under a call."""
 
 
-def answer(ref: ray.ObjectRef, seconds: float | None = None) -> Any:
+def get_result(ref: ray.ObjectRef, seconds: float | None = None) -> Any:
     """The value of a call. A UserError raised over there is raised here, as itself; a death stays one of `DIED`."""
     try:
         return ray.get(ref, timeout=seconds)
@@ -27,7 +27,7 @@ def answer(ref: ray.ObjectRef, seconds: float | None = None) -> Any:
         raise
 
 
-def reason(error: Exception) -> str:
+def death_reason(error: Exception) -> str:
     """What Ray knows of a death, without the names it gives things and without its guesses."""
     text = " ".join(str(error).split())
     return text.rpartition("Worker exit detail: ")[2].partition(" Some common causes")[0][:300]
@@ -42,10 +42,12 @@ class RemoteLearner:
 
     def wait(self, ref: ray.ObjectRef, seconds: float | None = None) -> Any:
         try:
-            return answer(ref, seconds)
+            return get_result(ref, seconds)
         except DIED as error:
-            raise RunStopped(f"the learner's process died ({reason(error)}). What it learned since the last checkpoint is lost: run the "
-                             "same command with --resume") from error
+            raise RunStopped(
+                f"the learner's process died ({death_reason(error)}). What it learned since the last checkpoint is lost: run the "
+                "same command with --resume"
+            ) from error
         except GetTimeoutError as error:
             raise RunStopped(f"the learner did not answer within {seconds:g} s (workers.start_timeout)") from error
 
@@ -71,8 +73,8 @@ class RemoteLearner:
     def exact_kl(self, batch: TokenBatch) -> Stat:
         return self._call("exact_kl", batch)
 
-    def described_references(self) -> dict[str, dict[str, Any]]:
-        return self._call("described_references")
+    def reference_info(self) -> dict[str, dict[str, Any]]:
+        return self._call("reference_info")
 
     def weights(self) -> Weights:
         return self._call("weights")

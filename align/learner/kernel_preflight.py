@@ -52,5 +52,4 @@ def _cause(error: Exception) -> str:
 def _over_the_vocabulary(recipe: Recipe) -> dict[str, Any]:
     """The divergences that are summed over the vocabulary, by the key that names them."""
     found = {f"regularizers.{name}.divergence": r.divergence for name, r in recipe.regularizers.items() if r.full_vocabulary}
-    return found | {f"shapings.{name}": s.context_divergence for name, s in recipe.shapings.items()
-                    if s.context_divergence is not None}
+    return found | {f"shapings.{name}": s.context_divergence for name, s in recipe.shapings.items() if s.context_divergence is not None}

@@ -19,7 +19,7 @@ def reference_place(name: str, referenced: Sequence[str]) -> str:
     return "kl/ref" if name == referenced[0] else f"kl/{name}"
 
 
-class Tally:
+class MetricAccumulator:
     """Sums and counts by metric name."""
 
     def __init__(self):
@@ -40,7 +40,7 @@ class Tally:
         self._sums[name] = self._sums.get(name, 0.0) + part.detach()
         self._counts[name] = 1.0
 
-    def merge(self, other: Tally) -> None:
+    def merge(self, other: MetricAccumulator) -> None:
         for name, total in other._sums.items():
             self.add(name, total, other._counts[name])
         for name, parts in other._by_prompt.items():
@@ -63,8 +63,10 @@ class Tally:
         self.add("engine/gap", gap.abs().sum(), len(gap))
 
     def stats(self) -> dict[str, Stat]:
-        return {name: Stat(sum=total, count=self._counts[name], by_prompt=self._prompts(name))
-                for name, total in zip(self._sums, _read(list(self._sums.values())), strict=True)}
+        return {
+            name: Stat(sum=total, count=self._counts[name], by_prompt=self._prompts(name))
+            for name, total in zip(self._sums, _read(list(self._sums.values())), strict=True)
+        }
 
     def _prompts(self, name: str) -> dict[str, Stat]:
         found: dict[str, Stat] = {}

@@ -24,15 +24,23 @@ from align.types import TokenBatch
 from align.weightings import Weighting
 
 
-def stats(recipe: Recipe, budgets: Budgets, hidden: Tensor, head: Head, micro: TokenBatch, compared: dict[str, Compared] | None = None
-          ) -> TokenStats:
+def stats(
+    recipe: Recipe, budgets: Budgets, hidden: Tensor, head: Head, micro: TokenBatch, compared: dict[str, Compared] | None = None
+) -> TokenStats:
     """The head's statistics of a micro-batch, at the recipe's temperature and within its memory."""
-    return token_stats(hidden, head, micro.tokens, temperature=recipe.sampling.temperature, compared=compared,
-                       elements=budgets.head_elements, backend=recipe.head.backend)
+    return token_stats(
+        hidden,
+        head,
+        micro.tokens,
+        temperature=recipe.sampling.temperature,
+        compared=compared,
+        elements=budgets.head_elements,
+        backend=recipe.head.backend,
+    )
 
 
 @dataclass
-class Scorings:
+class LogprobPass:
     """Computes the log-probs of one batch, micro-batch by micro-batch."""
 
     recipe: Recipe
@@ -51,8 +59,11 @@ class Scorings:
         """
         batch = replace(batch, rows=tuple(range(len(batch.lengths))))
         names = [name for name in referenced(self.recipe.regularizers) if not self._left_to_the_update(name)]
-        contexts = {name: other for name, s in self.recipe.shapings.items()
-                    if (other := s.other_context(batch.only(s.needs, s, f"shapings.{name}"))) is not None}
+        contexts = {
+            name: other
+            for name, s in self.recipe.shapings.items()
+            if (other := s.other_context(batch.only(s.needs, s, f"shapings.{name}"))) is not None
+        }
         wants_old = self._wants_old() or bool(contexts)
         if not wants_old and not names:
             return batch
@@ -62,17 +73,20 @@ class Scorings:
             placed = micro.to(self.policy.device)
             if wants_old:
                 hidden = self.policy.hidden(placed)
-                old.append(self._stats(hidden, self.policy.head(), placed,
-                                       self._other_contexts(contexts, batch.seq_ids[chosen].unique())))
+                old.append(self._stats(hidden, self.policy.head(), placed, self._other_contexts(contexts, batch.seq_ids[chosen].unique())))
                 if self.critic is not None:
                     values.append(self.critic.values(placed.only(None, self.critic, "algorithm.critic"), hidden))
             for name, logp in self._reference_logp(names, micro, placed).items():
                 logps[name].append(logp)
         whole = torch.cat(order).argsort()
         if old:
-            batch = replace(batch, old_logp=_whole([s.logp for s in old], whole), entropy=_whole([s.entropy for s in old], whole),
-                            contexts={name: _whole([s.exact[name] for s in old], whole) for name in contexts},
-                            values=_whole(values, whole) if values else None)
+            batch = replace(
+                batch,
+                old_logp=_whole([s.logp for s in old], whole),
+                entropy=_whole([s.entropy for s in old], whole),
+                contexts={name: _whole([s.exact[name] for s in old], whole) for name in contexts},
+                values=_whole(values, whole) if values else None,
+            )
         return replace(batch, ref_logp={name: _whole(parts, whole) for name, parts in logps.items()})
 
     def _readers(self) -> list[Weighting | Coefficient | Shaping]:
@@ -113,6 +127,7 @@ class Scorings:
         """Hand every ranked answer to the references that precompute. Returns how many sequences had to be scored for it."""
         computed = 0
         for name, reference in distinct(self.references).items():
+
             def logp(name: str = name) -> Tensor:
                 self.states.start_batch()
                 parts = []
@@ -130,8 +145,10 @@ class Scorings:
     def _other_contexts(self, contexts: dict[str, TokenBatch], sequences: Tensor) -> dict[str, Compared]:
         """The policy after other prompts, by shaping, to be compared with itself after its own."""
         head, shapings = self.policy.head(), self.recipe.shapings
-        return {name: Compared(shapings[name].context_divergence, self.policy.hidden(other.select(sequences).to(self.policy.device)), head)
-                for name, other in contexts.items()}
+        return {
+            name: Compared(shapings[name].context_divergence, self.policy.hidden(other.select(sequences).to(self.policy.device)), head)
+            for name, other in contexts.items()
+        }
 
 
 def _whole(parts: list[Tensor], order: Tensor) -> Tensor:

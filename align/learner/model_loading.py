@@ -30,11 +30,19 @@ def load_causal_lm(folder: str, dtype: str, where: str) -> torch.nn.Module:
     Raises UserError naming `where` for a folder without one, and for one with an adapter: transformers would quietly load it on top
     of its base, and the model "with the adapter off" would not be the policy that training starts from.
     """
-    return _without_dropout(_loaded(folder, where, "no causal language model", lambda: AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True)))
+    return _without_dropout(
+        _loaded(
+            folder,
+            where,
+            "no causal language model",
+            lambda: AutoModelForCausalLM.from_pretrained(
+                folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
+            ),
+        )
+    )
 
 
-def load_scorer(folder: str, dtype: str, where: str, *, fresh: bool) -> torch.nn.Module:
+def load_reward_model(folder: str, dtype: str, where: str, *, fresh: bool) -> torch.nn.Module:
     """A sequence-classification model with one output, `score`, a linear layer on its last state; every dropout at 0.
 
     Args: fresh: where the folder holds a causal language model, its states get a head drawn from torch's generator, small enough
@@ -45,22 +53,39 @@ def load_scorer(folder: str, dtype: str, where: str, *, fresh: bool) -> torch.nn
     if trained and config.num_labels != 1:
         raise UserError(f"{where}: the model in {folder} tells {config.num_labels} classes apart; a scorer has one output")
     if not trained and not fresh:
-        raise UserError(f"{where}: {folder} holds {', '.join(config.architectures or ('a model',))} and no scorer; train one from "
-                        "preferences, or give a folder of one that AutoModelForSequenceClassification loads")
+        raise UserError(
+            f"{where}: {folder} holds {', '.join(config.architectures or ('a model',))} and no scorer; train one from "
+            "preferences, or give a folder of one that AutoModelForSequenceClassification loads"
+        )
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # it would tell of the missing head, which is looked for below
     try:
-        model, info = _loaded(folder, where, "no scorer and no causal language model",
-                              lambda: AutoModelForSequenceClassification.from_pretrained(
-                                  folder, num_labels=1, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True,
-                                  output_loading_info=True))
+        model, info = _loaded(
+            folder,
+            where,
+            "no scorer and no causal language model",
+            lambda: AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                num_labels=1,
+                dtype=getattr(torch, dtype),
+                attn_implementation="sdpa",
+                local_files_only=True,
+                output_loading_info=True,
+            ),
+        )
     finally:
         transformers_logging.set_verbosity(verbosity)
     missing = info["missing_keys"] - (set() if trained else {"score.weight"})
     head = getattr(model, "score", None)
     if missing or not isinstance(head, torch.nn.Linear):
-        raise UserError(f"{where}: the model in {folder} " + (f"lacks {', '.join(sorted(missing))}" if missing else
-                        f"is a {type(model).__name__}, whose head is not one linear layer called score"))
+        raise UserError(
+            f"{where}: the model in {folder} "
+            + (
+                f"lacks {', '.join(sorted(missing))}"
+                if missing
+                else f"is a {type(model).__name__}, whose head is not one linear layer called score"
+            )
+        )
     if not trained:
         torch.nn.init.normal_(head.weight, std=1 / (head.in_features + 1))
     return _without_dropout(model)
@@ -70,8 +95,9 @@ def load_tokenizer(folder: str, where: str):
     """Raises UserError naming `where` for a folder without one, where transformers may make one up that knows no text."""
     tokenizer = _loaded(folder, where, "no tokenizer", lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True))
     if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
-        raise UserError(f"{where}: {folder} holds no tokenizer; put the files of the model's own there (tokenizer.json and "
-                        "tokenizer_config.json)")
+        raise UserError(
+            f"{where}: {folder} holds no tokenizer; put the files of the model's own there (tokenizer.json and tokenizer_config.json)"
+        )
     return tokenizer
 
 
@@ -104,8 +130,12 @@ def whole_values(folder: str, base: str, like: Mapping[str, Tensor], where: str)
     """
     model = _adapted(folder, base, where) if is_adapter(folder) else load_causal_lm(folder, "float32", where)
     values = {n: p.detach() for n, p in model.named_parameters()}
-    _must_fit(values, like, f"{where}: {folder} is not of the policy's architecture",
-              "only models of one architecture can be averaged or stand in for one another (reference teacher takes any)")
+    _must_fit(
+        values,
+        like,
+        f"{where}: {folder} is not of the policy's architecture",
+        "only models of one architecture can be averaged or stand in for one another (reference teacher takes any)",
+    )
     return values
 
 
@@ -127,8 +157,12 @@ def adapter_values(folder: str, like: Mapping[str, Tensor], scaling: float, wher
     own = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
     # peft saves an adapter without the name it has in a model.
     values = {n.replace(".weight", ".default.weight"): v for n, v in load_peft_weights(folder, device="cpu").items()}
-    _must_fit(values, like, f"{where}: the adapter in {folder} is not of the policy's shape",
-              "model.lora.rank and model.lora.targets must be those it was trained with")
+    _must_fit(
+        values,
+        like,
+        f"{where}: the adapter in {folder} is not of the policy's shape",
+        "model.lora.rank and model.lora.targets must be those it was trained with",
+    )
     # The policy will scale it by its own alpha, whatever it was trained with.
     return {n: v.to(like[n].dtype) * (own / scaling if ".lora_B." in n else 1.0) for n, v in values.items()}
 

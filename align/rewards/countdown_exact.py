@@ -3,7 +3,7 @@ from align.tasks._arithmetic import right
 from align.types import Prompt
 
 
-class Exact(Reward):
+class CountdownExact(Reward):
     """The gold verifier of the task countdown: 1 for a right answer, 0 for any other text. Raises ValueError on other tasks."""
 
     def score(self, prompt: Prompt, response: str) -> float:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from align.config.schema import Model
-from align.learner import folders
+from align.learner import model_loading
 from align.learner.backbone import add_lora, at_the_end, before_each_token, device_of, merged, set_mode
 from align.types import TokenBatch
 
 
-class Scorer:
+class RewardModel:
     """Made of a causal language model's folder, with a fresh head drawn from torch's generator, or of a scorer's own.
 
     Raises UserError naming `where` for a folder that holds neither. Scores are float32, in the reward's own unit.
@@ -23,8 +23,8 @@ class Scorer:
     def __init__(self, model_dir: str, options: Model, where: str = "model.path"):
         self.model_dir, self.options = model_dir, options
         self.device = device_of(options)
-        self.classifier = folders.load_scorer(model_dir, options.dtype, where, fresh=True).to(self.device)
-        self.tokenizer = folders.load_tokenizer(model_dir, where)
+        self.classifier = model_loading.load_reward_model(model_dir, options.dtype, where, fresh=True).to(self.device)
+        self.tokenizer = model_loading.load_tokenizer(model_dir, where)
         _pad_apart(self.classifier, self.tokenizer)
         self.lora = options.lora.rank > 0
         self.module = add_lora(self.classifier, options, "SEQ_CLS") if self.lora else self.classifier
@@ -62,8 +62,11 @@ def _pad_apart(model: torch.nn.Module, tokenizer) -> None:
     Many tokenizers pad with their end token. Then it is a special token named for padding where there is one, else a new one.
     """
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
-        spare = [t.content for i, t in sorted(tokenizer.added_tokens_decoder.items())
-                 if t.special and "pad" in t.content.lower() and i != tokenizer.eos_token_id]
+        spare = [
+            t.content
+            for i, t in sorted(tokenizer.added_tokens_decoder.items())
+            if t.special and "pad" in t.content.lower() and i != tokenizer.eos_token_id
+        ]
         tokenizer.add_special_tokens({"pad_token": spare[0] if spare else "<|pad|>"})
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
