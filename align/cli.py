@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
@@ -105,16 +104,13 @@ def evaluate(
     """Measure a model on held-out problems."""
     from align.run.evaluation import evaluate as measure
     from align.run.evaluation import recipe_of
-    from align.telemetry.units import show, unit
+    from align.telemetry.units import table
 
     metrics = measure(model or run_dir, recipe_of(run_dir), problems=problems, samples=samples)
     if as_json:
         print(json.dumps(metrics, indent=2))
         return
-    table = Table("metric", "value", "unit")
-    for name, value in metrics.items():
-        table.add_row(name, show(name, value), unit(name).label)
-    Console().print(table)
+    Console().print(table(metrics))
 
 
 @app.command(epilog=_example("align explain countdown_grpo regularizers.kl.divergence=forward_kl"))
@@ -187,7 +183,11 @@ def audit(
     if table == (what is not None):
         raise UserError("give a recipe, a part or the folder of a run, or --table alone")
     if what is not None and Path(what).is_dir():
-        _audit_run(Path(what), overrides, as_json)
+        if overrides:
+            raise UserError(f"{overrides[0]} changes nothing: a run has its recipe")
+        from align.audit.show import show_run
+
+        show_run(Path(what), as_json, _wide())
         return
 
     from align.audit import published, show
@@ -200,21 +200,6 @@ def audit(
         (published.show if table else show.show)(found, _wide())
     if not table and not all(c.passes for c in found):
         raise typer.Exit(1)
-
-
-def _audit_run(run_dir: Path, overrides: list[str] | None, as_json: bool) -> None:
-    if overrides:
-        raise UserError(f"{overrides[0]} changes nothing: a run has its recipe")
-    from align.audit.rollouts import fresh, logged
-    from align.audit.show import show_run
-    from align.telemetry.writers import finite
-
-    rows, measured = logged(run_dir), fresh(run_dir)
-    if as_json:
-        found = [vars(row) for row in measured] if isinstance(measured, list) else measured
-        print(json.dumps(finite({"logged": [vars(row) for row in rows], "fresh": found}), indent=2))
-    else:
-        show_run(rows, measured, _wide())
 
 
 @app.command(
@@ -241,16 +226,13 @@ def check(
 
     The same kit runs on every part of align. Ends with 1 where something failed.
     """
-    from align.testing.command import findings, table
+    from align.testing.command import findings, show
 
     found_kind, found = findings(what, keys or [], kind, model, prompts)
     if as_json:
         print(json.dumps({"kind": found_kind, "part": what, "findings": [vars(f) for f in found]}, indent=2))
     else:
-        out, failed = _wide(), sum(not f.passed for f in found)
-        out.print(Text(f"{found_kind} {what}\n", style="bold"))
-        out.print(table(found))
-        out.print(f"\n{len(found)} checks, {failed} failed")
+        show(f"{found_kind} {what}", found, _wide())
     if not all(f.passed for f in found):
         raise typer.Exit(1)
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from align.audit import rollouts
 from align.audit.certificate import Certificate
 from align.audit.measure import Measurement
 from align.telemetry import units
 from align.telemetry.writers import finite
-
-if TYPE_CHECKING:
-    from align.audit.rollouts import Estimated, Logged
 
 STYLES = {"exact": "green", "bounded": "yellow", "biased": "red", "refused": "red", "no claim": "yellow"}
 COLUMNS = ("problem", "answers", "value", "bias", "std/mean", "gradient error", "cosine", "variance")
@@ -50,8 +50,17 @@ def show(certificates: Sequence[Certificate], out: Console) -> None:
     )
 
 
-def show_run(logged: Sequence[Logged], fresh: Sequence[Estimated] | str, out: Console) -> None:
+def show_run(run_dir: Path, as_json: bool, out: Console) -> None:
     """What a run's metrics say, and the estimators on fresh answers of its final model (or why there are none)."""
+    rows, measured = rollouts.logged(run_dir), rollouts.fresh(run_dir)
+    if not as_json:
+        _show_run(rows, measured, out)
+        return
+    found = [vars(row) for row in measured] if isinstance(measured, list) else measured
+    print(json.dumps(finite({"logged": [vars(row) for row in rows], "fresh": found}), indent=2))
+
+
+def _show_run(logged: Sequence[rollouts.Logged], fresh: Sequence[rollouts.Estimated] | str, out: Console) -> None:
     table = table_of("metric", "first", "last", "mean", "largest", "unit", right=range(1, 5))
     for row in logged:
         numbers = (units.show(row.name, x) for x in (row.first, row.last, row.mean, row.largest))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
+
+from rich.table import Table
 
 
 class Unit(NamedTuple):
@@ -50,6 +53,14 @@ def show(metric: str, value: float | None, *, signed: bool = False) -> str:
     if style == "small" and not 1e-3 <= abs(value) < 1e4:
         return f"{value:{sign}.2e}"
     return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}.2f}" if abs(value) < 1000 else f"{value:{sign},.0f}"
+
+
+def table(metrics: Mapping[str, float]) -> Table:
+    """Metrics with their units, for a terminal."""
+    found = Table("metric", "value", "unit")
+    for name, value in metrics.items():
+        found.add_row(name, show(name, value), unit(name).label)
+    return found
 
 
 def duration(seconds: float | None) -> str:

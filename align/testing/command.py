@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -41,6 +42,13 @@ def findings(
 
 def _prompts(file: Path) -> list[Prompt]:
     return [Prompt(id=e.id, text=e.text, token_ids=(1,), fields=e.fields) for e in Jsonl(path=str(file)).examples()]
+
+
+def show(title: str, found: Sequence[Finding], out: Console) -> None:
+    """A table of the checks, and how many failed."""
+    out.print(Text(f"{title}\n", style="bold"))
+    out.print(table(found))
+    out.print(f"\n{len(found)} checks, {sum(not f.passed for f in found)} failed")
 
 
 def table(found: Sequence[Finding]) -> Table:

@@ -251,7 +251,7 @@ def test_a_file_is_whole_or_not_there(recipe, tmp_path, monkeypatch):
         ({}, {"rankings": True, "per_prompt": 2}, r"--per-prompt changes nothing with --rankings"),
         ({"algorithm": "ppo", "batch": {"prompts": 4, "samples": 1}}, {}, r"give --samples 2 or more"),
         ({"algorithm": "sft", "reward": None, "batch": {"prompts": 4}}, {}, r"names no reward .*--reward NAME"),
-        ({}, {"reward": "exakt"}, r"--reward: no reward is called 'exakt'; did you mean 'exact'"),
+        ({}, {"reward": "countdown_exakt"}, r"--reward: no reward is called 'countdown_exakt'; did you mean 'countdown_exact'"),
         ({}, {"address": "auto"}, r"--address auto changes nothing with workers\.backend: local"),
     ],
     ids=lambda x: "",
