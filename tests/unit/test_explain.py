@@ -15,7 +15,7 @@ from align.oracle import estimator_bias
 PARTS = """
 from align.algorithms import Algorithm
 from align.regularizers import Regularizer
-from align.config import part
+from align.config.nodes import part
 from dataclasses import dataclass
 from typing import Any
 

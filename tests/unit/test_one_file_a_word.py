@@ -153,8 +153,9 @@ import io, json, sys
 from pathlib import Path
 from rich.console import Console
 import align
-from align import catalogue, recipe
-from align.explain import show
+from align.config import recipes
+from align.inspect import catalogue
+from align.inspect.explain import show
 from align.testing import check
 from align.testing.tiny import tiny_model
 from align.train import train
@@ -162,7 +163,7 @@ from align.train import train
 folder, found = Path(sys.argv[1]), {}
 model, other = tiny_model(folder / "model"), tiny_model(folder / "other", seed=1)
 for kind, (word, node) in json.loads((folder / "nodes.json").read_text().replace("OTHER", str(other))).items():
-    built = recipe.build(node | {"steps": 2, "model": {"path": str(model)}, "sampling": {"max_tokens": 8},
+    built = recipes.build(node | {"steps": 2, "model": {"path": str(model)}, "sampling": {"max_tokens": 8},
                                  "optimizer": {"lr": 1e-2}, "workers": {"backend": "local"}, "evaluation": {"every": -1}})
     console = Console(file=io.StringIO(), width=300)
     show(built, console)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from align.config import recipes as recipes
+from align.config import recipes
 from align.config.schema import Recipe
 from align.experience.packing import pack
 from align.experience.prepare import prepare_batch

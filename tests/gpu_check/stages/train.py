@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from align.config import recipes as recipes
+from align.config import recipes
 from align.telemetry.writers import read
 from align.train import train
 from gpu_check.compare import compare
