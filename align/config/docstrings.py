@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 import re
@@ -77,6 +78,7 @@ def _type_name(annotation: Any) -> str:
     return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
 
 
+@functools.cache
 def _attribute_docs(cls: type) -> dict[str, str]:
     """The string under each field, which Python keeps in the source only. None for a plugin whose file is not here."""
     docs: dict[str, str] = {}

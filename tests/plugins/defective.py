@@ -68,7 +68,7 @@ GOOD = {
     "regularizer": '''
         from typing import Any
         import torch
-        from align.config import part
+        from align.config.nodes import part
         from align.divergences.reverse_kl import ReverseKl
         from align.regularizers import Penalty
         class Part:
@@ -105,7 +105,7 @@ GOOD = {
     "algorithm": '''
         from typing import Any
         from align.algorithms import Algorithm
-        from align.config import part
+        from align.config.nodes import part
         class Part(Algorithm):
             """Policy gradient."""
             reduction: Any = part("reduction", "token")

@@ -215,7 +215,7 @@ PLUGINS = '''
 from typing import Any
 
 import torch
-from align.config import part
+from align.config.nodes import part
 from align.divergences.reverse_kl import ReverseKl
 from align.regularizers import Penalty
 

@@ -10,7 +10,7 @@ from align.inspect.explain import show
 PARTS = """
 from align.algorithms import Algorithm
 from align.regularizers import Regularizer
-from align.config import part
+from align.config.nodes import part
 from dataclasses import dataclass
 from typing import Any
 

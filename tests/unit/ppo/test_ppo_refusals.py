@@ -15,7 +15,7 @@ OWN = '''
 from typing import Any
 
 import torch
-from align.config import part
+from align.config.nodes import part
 from align.regularizers import Penalty
 
 class Own:
