@@ -68,7 +68,7 @@ def _outcomes(e: Estimator) -> str | None:
     """outcomes are a fixed merging of tokens: probabilities add up to 1, and the merged of a mixture is the mixture of the merged"""
     at = setting(ONE_TOKEN)
     reference = torch.log_softmax(at.reference, -1)
-    policies = [torch.log_softmax(logits, -1) for logits in (at.policy, ONE_TOKEN.wave(5))]
+    policies = [torch.log_softmax(logits, -1) for logits in (at.policy, ONE_TOKEN.test_logits(5))]
     mixed = torch.logaddexp(*policies) - torch.log(torch.tensor(2.0, dtype=torch.float64))
     merged, other, both = (e.outcomes(p, reference) for p in (*policies, mixed))
     if any((x.exp().sum(-1) - 1).abs().max() > 1e-9 for pair in (merged, other, both) for x in pair):

@@ -63,7 +63,8 @@ def same(some: list[Group], others: list[Group]) -> bool:
     return all(
         a.trained_ids.tolist() == b.trained_ids.tolist()
         and a.sampler_logp.tobytes() == b.sampler_logp.tobytes()
-        and (a.text, a.version, a.finished) == (b.text, b.version, b.finished)
+        and a.versions.tolist() == b.versions.tolist()
+        and (a.text, a.finished) == (b.text, b.finished)
         for a, b in pairs
     )
 
@@ -153,7 +154,7 @@ def test_attaching_ships_the_drivers_align():
         _until_listening(port, head)
         assert connect(f"127.0.0.1:{port}")
         path = ray.get(ray.remote(num_cpus=0.1)(lambda: sys.path).remote(), timeout=60)
-        assert [p for p in path if p.startswith(folder) and (Path(p) / "align" / "config" / "schema.py").is_file()]
+        assert [p for p in path if p.startswith(folder) and (Path(p) / "align" / "config" / "recipes.py").is_file()]
         with pytest.raises(UserError, match="attached to a Ray cluster already"):
             connect("auto")
         with pytest.raises(UserError, match=r"wanted 12\.5 CPUs .* the cluster has 1; lower"):

@@ -44,7 +44,7 @@ def test_the_policies_are_what_they_are_said_to_be():
 def test_the_tree_has_every_answer_once():
     assert len(TREE.answers) == len(set(TREE.answers)) == 3**3 + 3**2 + 3 + 1
     assert all(3 not in a[:-1] and (len(a) == 3 or a[-1] == 3) for a in TREE.answers)
-    assert abs(TREE.answer_logp(TREE.wave(1)).exp().sum() - 1) < 1e-14
+    assert abs(TREE.answer_logp(TREE.test_logits(1)).exp().sum() - 1) < 1e-14
 
 
 @pytest.mark.parametrize("name", every(settings=1))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from models import tiny_model
-from unit.test_learner import batch, capture_gradient, make, node
+from unit.learner.small import batch, capture_gradient, make, node
 
 from align.config import recipes
 from align.learner.learner import Learner

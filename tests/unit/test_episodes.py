@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from align.config import recipes
 from align.core.segments import suffix_sum
-from align.errors import UserError
+from align.errors import RecipeError, UserError
 from align.experience.packing import pack
 from align.experience.prepare import prepare_batch
 from align.experience.process_rewards import at_tokens
@@ -274,7 +274,9 @@ def test_parts_of_rewards_follow_the_samples_that_stay():
     batch = pack(groups(), Rewards(values=values, parts=parts))
     assert batch.reward_parts["right"].tolist() == [1, 3, 4] and batch.reward_parts["form"].isnan().tolist() == [True, False, True]
     assert batch.select(torch.tensor([1, 2])).reward_parts["right"].tolist() == [3, 4]
-    assert batch.only(frozenset()).reward_parts == {} and batch.only(frozenset({"reward_parts"})).reward_parts == batch.reward_parts
+    assert batch.only(frozenset({"reward_parts"}), batch).reward_parts == batch.reward_parts
+    with pytest.raises(RecipeError, match="reward_parts"):
+        len(batch.only(frozenset(), batch).reward_parts)
     assert pack(groups(), None).reward_parts == {}
 
 

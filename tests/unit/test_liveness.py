@@ -85,6 +85,6 @@ def test_every_key_of_a_link_is_alive(field: str, places: dict[str, str]):
 
 
 def test_the_table_of_links_names_every_key_that_a_link_reads():
-    """The others are refused beside it (test_links.py), or say what it is."""
+    """The others are refused beside it (test_link_penalty.py), or say what it is."""
     composed = {f.name for f in dataclasses.fields(registry.resolve("regularizer", "composed", ""))}
     assert composed - LINKED.keys() == {"placement", "credit", "ratio_to", "ratio_cap", "beyond_cap", "allow_biased"}

@@ -1,0 +1,13 @@
+"""The model that the tests of PPO share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from models import tiny_model
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model"))
