@@ -38,7 +38,7 @@ demo: setup  ## the main job: warm start, then GRPO held by an exact KL, with a 
 
 test: setup  ## all tests, in TEST_PROCESSES processes (2)
 # More threads than cores would wait for each other.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 check: setup  ## lint and the fast tests
 	$(BIN)/ruff check .

@@ -1,0 +1,45 @@
+"""The order of the suite: two workers take one file after the other (`--dist loadfile --no-loadscope-reorder`), those of minutes first.
+
+A file of minutes that is begun last keeps one worker busy while the other has nothing left to do. Here is no import but pytest's: the
+tests of a GPU run where little else is installed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent
+FIRST = (
+    "kernels/test_interpreter.py",
+    "system/test_ray_workers.py",
+    "kernels/test_aot.py",
+    "system/test_runs.py",
+    "system/test_examples.py",
+    "unit/test_sweep.py",
+    "unit/test_liveness.py",
+    "system/test_vllm_engine.py",
+    "compare/test_compare.py",
+    "unit/test_head.py",
+    "unit/test_stopped_runs.py",
+    "unit/test_conformance.py",
+    "unit/test_api.py",
+    "kernels/test_launch.py",
+    "kernels/test_codegen.py",
+    "system/test_ppo_closed_form.py",
+    "system/test_closed_form.py",
+    "property/test_batches.py",
+    "unit/regularizer_oracles/test_unbiased_cells.py",
+    "unit/regularizer_oracles/test_refused_cells.py",
+    "kernels/test_backends.py",
+    "kernels/test_apart.py",
+    "kernels/test_by_f_compiled.py",
+    "kernels/test_bench.py",
+)
+"""What takes 20 seconds and more, longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {ROOT / name: i for i, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path, len(FIRST)))
