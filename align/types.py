@@ -53,6 +53,8 @@ class Segment:
         n = len(self.token_ids)
         if self.logp is not None and len(self.logp) != n:
             raise ValueError(f"a segment of {n} tokens has {len(self.logp)} log-probs")
+        if any(count < 1 for _, count in self.versions):
+            raise ValueError(f"each version span of a segment covers at least one token: {self.versions}")
         spanned = sum(count for _, count in self.versions)
         if spanned != (0 if self.logp is None else n):
             drawn = "no log-probs" if self.logp is None else f"{n} log-probs"

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 from align.coefficients import Coefficient, State
+from align.config.parts import Setting
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,13 @@ class Adaptive(Coefficient):
     def beta(self, step: int, state: State) -> float:
         return state["beta"]
 
-    def update(self, state: State, divergence: float, rollouts: int) -> State:
+    def refuse(self, setting: Setting) -> str | None:
+        batch = setting.recipe.batch
+        rollouts = batch.prompts * (batch.samples if setting.samples else 1)
         if rollouts >= 5 * self.horizon:
-            raise ValueError(f"horizon {self.horizon} is too short for {rollouts} rollouts a step: beta could turn negative")
+            return f"horizon {self.horizon:g} is too short for {rollouts} rollouts a step: beta could turn negative. Raise it"
+        return None
+
+    def update(self, state: State, divergence: float, rollouts: int) -> State:
         error = min(max(divergence / self.target - 1, -0.2), 0.2)
         return {"beta": state["beta"] * (1 + error * rollouts / self.horizon)}

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 from align.coefficients import Coefficient, State
+from align.coefficients._checks import not_negative
 
 
 @dataclass(frozen=True)
@@ -10,8 +11,7 @@ class Constant(Coefficient):
     value: float
 
     def __post_init__(self):
-        if self.value < 0:
-            raise ValueError(f"value must be >= 0, not {self.value}: a negative coefficient drives the policy away")
+        not_negative(self, "value")
 
     def beta(self, step: int, state: State) -> float:
         return self.value

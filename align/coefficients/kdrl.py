@@ -13,7 +13,7 @@ class Kdrl(Coefficient):
 
     start: float = 5e-3
     slope: float = 5e-5
-    """CallFailed at each step."""
+    """Lost at each step."""
     floor: float = 1e-3
 
     def __post_init__(self):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -193,6 +194,10 @@ def _typed(cls: type, plain: list[dataclasses.Field], node: dict, where: str) ->
     if missing:
         raise RecipeError(_join(where, missing[0]), f"must be given: {_title(cls)} has no default for it")
     values = OmegaConf.to_container(schema)
+    for key, value in values.items():
+        # Every comparison with it is false, so no bound of a part would refuse it.
+        if any(isinstance(x, float) and math.isnan(x) for x in (value if isinstance(value, list) else [value])):
+            raise RecipeError(_join(where, key), "nan is not a number: give one")
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 

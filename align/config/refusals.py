@@ -41,7 +41,7 @@ def refusal(part: Part, setting: Setting) -> str | None:
         return reason
     try:
         reason = part.refuse(setting)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = own_frames(error)
         if not frames:
             raise

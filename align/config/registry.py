@@ -80,7 +80,7 @@ def resolve(kind: str, name: str, where: str) -> type:
     elif name in installed(kind):
         try:
             found = installed(kind)[name].load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise RecipeError(where, f"the plugin {name!r} failed to import\n{own_traceback(error)}") from error
     else:
         refuse_moved_word(kind, name, where)
@@ -163,6 +163,6 @@ def _plugin(spec: str, where: str) -> types.ModuleType:
         return plugins.load(spec, where) if plugins.is_path(spec) else importlib.import_module(spec)
     except RecipeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # The author of the plugin needs the traceback; everyone else's mistakes are told in one line.
         raise RecipeError(where, f"the plugin {spec} failed to import\n{own_traceback(error)}") from error

@@ -119,6 +119,8 @@ class Optimizer:
             raise ValueError("final_fraction changes nothing with schedule: constant")
         if self.lr <= 0 or self.max_grad_norm <= 0:
             raise ValueError("lr and max_grad_norm must be positive")
+        if self.weight_decay < 0 or self.warmup_steps < 0 or not 0 <= self.final_fraction <= 1:
+            raise ValueError("weight_decay and warmup_steps must be 0 or more, and final_fraction between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,8 @@ def pack(
     log-probs and others have none. What draws episodes that may end before the policy speaks gives these a reward of NaN.
     """
     rows = [(i, group.prompt, episode) for i, group in enumerate(groups) for episode in group.episodes]
+    if rewards is not None and len(rewards.values) != len(rows):
+        raise ValueError(f"{len(rewards.values)} rewards for {len(rows)} episodes")
     kept = np.arange(len(rows)) if rewards is None else np.flatnonzero(~np.isnan(rewards.values))
     rows = [rows[i] for i in kept]
     if not rows:

@@ -26,7 +26,7 @@ def prepare_batch(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, 
     shown = {name: batch.only(s.needs, s, f"shapings.{name}") for name, s in recipe.shapings.items()}
     states = initial_states(recipe.regularizers) if coefficients is None else coefficients
     for name, shaping in recipe.shapings.items():
-        before, rewards = rewards, shaping.rewards(shown[name], rewards)
+        before, rewards = rewards, shaping.rewards(shown[name], rewards.clone())  # its own to write into
         metrics |= _change(shaping, "rewards", f"shaping/{name}", before, rewards)
     penalties = recipe.regularizers
     judged = replace(batch, rewards=rewards)
@@ -38,7 +38,7 @@ def prepare_batch(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, 
         penalties = {name: r for name, r in penalties.items() if name not in charged}
     advantages = algorithm.advantages(judged.only(algorithm.reads, algorithm, "algorithm"))
     for name, shaping in recipe.shapings.items():
-        before, advantages = advantages, shaping.advantages(shown[name], advantages, name)
+        before, advantages = advantages, shaping.advantages(shown[name], advantages.clone(), name)
         metrics |= _change(shaping, "advantages", f"shaping/{name}", before, advantages)
         metrics |= {f"shaping/{name}/{key}": value for key, value in shaping.metrics(shown[name], name).items()}
     shaped = replace(judged, rewards=batch.rewards, advantages=advantages)

@@ -45,8 +45,10 @@ class ModelShape:
 def shape_of(module: torch.nn.Module, config: PretrainedConfig) -> ModelShape:
     """Of a model as it is trained (on any device, `meta` too)."""
     text = config.get_text_config()
-    head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    key_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    # Models without attention (Mamba, RWKV) keep states of about their width.
+    heads = getattr(text, "num_attention_heads", None) or 1
+    head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    key_heads = getattr(text, "num_key_value_heads", None) or heads
     experts = getattr(text, "num_experts_per_tok", None)
     dense = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
@@ -56,10 +58,16 @@ def shape_of(module: torch.nn.Module, config: PretrainedConfig) -> ModelShape:
         vocabulary=text.vocab_size,
         hidden=text.hidden_size,
         layers=text.num_hidden_layers,
-        intermediate=experts * (getattr(text, "moe_intermediate_size", None) or dense) if experts else dense,
-        queries=text.num_attention_heads * head_width,
+        intermediate=experts * (getattr(text, "moe_intermediate_size", None) or dense) + _shared(text) if experts else dense,
+        queries=heads * head_width,
         keys=key_heads * head_width,
     )
+
+
+def _shared(text: PretrainedConfig) -> int:
+    """Intermediate values of the experts that every token goes through, as Qwen2-MoE and DeepSeek name them."""
+    each = getattr(text, "moe_intermediate_size", None) or 0
+    return (getattr(text, "shared_expert_intermediate_size", None) or 0) + (getattr(text, "n_shared_experts", None) or 0) * each
 
 
 def shape_of_config(config: PretrainedConfig, options: Model) -> ModelShape:

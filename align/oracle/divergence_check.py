@@ -11,12 +11,15 @@ from align.errors import RecipeError
 
 FAR = 3.0
 """Nats."""
+FORMS = ("f_prime", "coefficient", "generator", "value")
+"""What a divergence may give in closed form."""
 
 
 def try_divergence(divergence: Divergence, where: str) -> None:
-    """Raises RecipeError at `where` if f cannot be called on tensors, or is below its tangent at u = 1 for some |log u| <= 3.
+    """Raises RecipeError at `where` if f cannot be called on tensors, if it is below its tangent at u = 1 for some |log u| <= 3, or if a
+    closed form of the divergence is not that of its f there.
 
-    Every convex f is above it; a sign error is below. `align check` looks at all of a divergence.
+    Every convex f is above its tangent; a sign error is below. `align check` looks at all of a divergence.
     """
     command = f"`align check {divergence.recipe_name}`"
     log_u = torch.linspace(-FAR, FAR, 13, dtype=torch.float64)
@@ -24,7 +27,7 @@ def try_divergence(divergence: Divergence, where: str) -> None:
     try:
         divergence.f(torch.tensor([-1.0, 0.0, 1.0]))
         terms = torch.stack([divergence.f(log_u), -divergence.f(zero), -divergence.f_prime(zero) * torch.expm1(log_u)])
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = own_frames(error)
         place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else location(type(divergence))
         raise RecipeError(
@@ -43,3 +46,31 @@ def try_divergence(divergence: Divergence, where: str) -> None:
             f"{log_u[at].item():.3g}, where its tangent at u = 1 is {tangent:.3g}: check its sign, and that it is finite; "
             f"{command} tries all of it",
         )
+    _compare_closed_forms(divergence, where, command)
+
+
+def _compare_closed_forms(divergence: Divergence, where: str, command: str) -> None:
+    # Without 0, where f may have a kink.
+    log_u = torch.linspace(-FAR, FAR, 12, dtype=torch.float64)
+    for name in FORMS:
+        if getattr(type(divergence), name) is getattr(Divergence, name):
+            continue
+        wanted, found = getattr(_ByF(divergence), name)(log_u), getattr(divergence, name)(log_u)
+        if not torch.allclose(found.double(), wanted, rtol=1e-6, atol=1e-9):
+            at = int((found.double() - wanted).abs().argmax())
+            raise RecipeError(
+                where,
+                f"{location(type(divergence))}: `{name}` is {found[at].item():.4g} at log u = {log_u[at].item():.3g}, and f gives "
+                f"{wanted[at].item():.4g}: an estimator would take the gradient of one and the value of the other. Mend it or delete it, "
+                f"then it follows from f; {command} tries all of it",
+            )
+
+
+class _ByF(Divergence):
+    """The forms that follow from f alone."""
+
+    def __init__(self, divergence: Divergence):
+        self.f = divergence.f
+
+    def f(self, log_u: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError

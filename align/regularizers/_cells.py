@@ -47,9 +47,15 @@ def bias_of(divergence: Divergence, estimator: Estimator, placement: str, credit
     word, found = word_of(estimator), estimator_bias.gradient_is(estimator, divergence, placement)
     if found != "that of this divergence":
         return f"{word} in the {placement} has a gradient that is {found}: use estimator: sampled"
-    if placement == "loss" and not (estimator.weighted or on_policy):
+    stated = type(estimator).published_bias is not Estimator.published_bias
+    if credit != "local" and not stated and estimator_bias.value_is(estimator, divergence) != "unbiased":
         return (
-            f"{word} in the loss is not weighed by pi/pi_old (`weighted`), so its gradient is right on-policy only: here a batch "
+            f"{word} has a biased value, and with credit: {credit} it is what earlier tokens answer for: use estimator: sampled, or "
+            "credit: local"
+        )
+    if not (estimator.weighted or on_policy) and (placement == "loss" or (credit != "local" and not stated)):
+        return (
+            f"{word} in the {placement} is not weighed by pi/pi_old (`weighted`), so its gradient is right on-policy only: here a batch "
             "serves several updates. Use estimator: sampled"
         )
     return None

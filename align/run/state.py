@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from align.coefficients import State
+from align.config.docstrings import format_part
+from align.config.nodes import location
 from align.config.schema import Recipe
-from align.errors import UserError
+from align.errors import RecipeError, UserError
 from align.regularizers import Regularizer
 from align.types import Stat, TokenBatch
 from align.workers import LearnerLike
@@ -38,7 +41,7 @@ class RunState:
 
     def betas(self, step: int) -> dict[str, float]:
         """By regularizer: the coefficient of the batch of this step."""
-        return {name: r.coefficient.beta(step, self.coefficients[name]) for name, r in self._regularizers.items()}
+        return {name: _beta(r, f"regularizers.{name}.coefficient", step, self.coefficients[name]) for name, r in self._regularizers.items()}
 
     def control(self, batch: TokenBatch, stats: Mapping[str, Stat]) -> None:
         """After a step on this batch, scored and shaped: the coefficients of the regularizers that were active follow what it measured."""
@@ -49,11 +52,20 @@ class RunState:
                 state = rule.update_batch(state, batch.only(rule.needs, rule, f"regularizers.{name}.coefficient"), name)
                 if measured.by_prompt:
                     state = rule.update_prompts(state, {prompt: stat.mean for prompt, stat in measured.by_prompt.items()})
-                self.coefficients[name] = state
+                if not isinstance(state, Mapping):
+                    raise RecipeError(
+                        f"regularizers.{name}.coefficient",
+                        f"{location(type(rule))}: an update of {format_part(rule)} returned {state!r:.60}: return the state that follows, "
+                        "as a new dictionary",
+                    )
+                self.coefficients[name] = dict(state)
 
     def state_dict(self) -> dict[str, Any]:
         """The loop's half. JSON values only."""
-        return {"step": self.step, "coefficients": dict(self.coefficients), "before": self.before}
+        return {"step": self.step, "coefficients": dict(self.coefficients), "rules": self._rules(), "before": self.before}
+
+    def _rules(self) -> dict[str, str]:
+        return {name: r.coefficient.recipe_name for name, r in self._regularizers.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises UserError for the state of other regularizers, or of other coefficients."""
@@ -63,6 +75,12 @@ class RunState:
                 f"the checkpoint has the regularizers {', '.join(found) or 'none'}, the recipe has "
                 f"{', '.join(self.coefficients) or 'none'}: resume with the recipe the run was started with"
             )
+        for name, rule in self._rules().items():
+            if (before := state.get("rules", {}).get(name, rule)) != rule:
+                raise UserError(
+                    f"regularizers.{name}.coefficient: the checkpoint is of another one, {before}, and the recipe has {rule}: resume with "
+                    "the recipe the run was started with"
+                )
         for name, first in self.coefficients.items():
             if missing := first.keys() - found[name].keys():
                 raise UserError(
@@ -80,3 +98,13 @@ class RunState:
         """Both halves. Raises UserError where the folder is not a checkpoint of this recipe."""
         self.load_state_dict(json.loads((folder / "driver.json").read_text()))
         learner.load(str(folder / "learner"))
+
+
+def _beta(regularizer: Regularizer, where: str, step: int, state: State) -> float:
+    rule = regularizer.coefficient
+    beta = rule.beta(step, state)
+    if not (isinstance(beta, int | float) and math.isfinite(beta) and beta >= 0):
+        raise RecipeError(
+            where, f"{location(type(rule))}: beta of {format_part(rule)} is {beta!r:.60} at step {step}; it must be a number, 0 or more"
+        )
+    return beta

@@ -32,7 +32,10 @@ class Sapo(Surrogate):
 
     def loss(self, log_rho: Tensor, advantages: Tensor, at: Packing) -> tuple[Tensor, Tensor]:
         tau = torch.full_like(log_rho, self.temperature).where(advantages > 0, self.temperature_negative)
-        loss = -torch.sigmoid(tau * (log_rho.exp() - 1)) * (4 / tau) * advantages
+        z = tau * torch.expm1(log_rho)
+        # sigmoid(z) is 1 in float32 from z = 17 on, and its derivative 0; that of 1 - sigmoid(-z) keeps its digits.
+        bounded = torch.where(z > 0, 1 - torch.sigmoid(-z), torch.sigmoid(z))
+        loss = -bounded * (4 / tau) * advantages
         return loss, torch.zeros_like(log_rho, dtype=torch.bool)
 
     def effective_log_ratio(self, log_rho: Tensor, at: Packing) -> Tensor:

@@ -154,12 +154,18 @@ class BadAnswer(Exception):
     """A reward came back with something that is not one."""
 
 
+OURS = {"mean", "std", "failed"}
+"""`reward/...` of the run itself."""
+
+
 def _read(answer: Any, response: str) -> Outcome:
     if isinstance(answer, Stepwise):
         inside = tuple(_step(step, response) for step in answer.steps)
         return replace(_read(answer.total if answer.answer is None else answer.answer, response), inside=inside)
     if not isinstance(answer, dict):
         return Outcome(value=_number(answer, "returned"))
+    if taken := OURS & answer.keys():
+        raise BadAnswer(f"returned a part called {', '.join(sorted(taken))}, which the run's own metrics are: call it otherwise")
     if "total" not in answer:
         raise BadAnswer(f"returned parts without `total`, only: {', '.join(map(str, answer)) or 'none'}")
     values = {str(name): _number(value, f"returned, as {name!r},") for name, value in answer.items()}

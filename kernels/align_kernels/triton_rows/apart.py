@@ -74,7 +74,9 @@ def stop_unless_compiled(fn: Fused, dtype: torch.dtype, arch: int) -> None:
         "arch": arch,
         "double": dtype == torch.float64,
     }
-    command, environment = [sys.executable, "-m", __name__, json.dumps(job)], os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    # -P: a file of the working directory must not stand for a module of the standard library.
+    command = [sys.executable, "-P", "-m", __name__, json.dumps(job)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
