@@ -38,7 +38,11 @@ def freeze(cls: type, kind: str, where: str) -> type:
             f"run: write @dataclass(frozen=True), or leave the line out. What changes is kept {_place(kind)}",
         )
     if "__dataclass_fields__" not in vars(cls):
-        cls = dataclasses.dataclass(frozen=True)(cls)
+        try:
+            cls = dataclasses.dataclass(frozen=True)(cls)
+        except (TypeError, ValueError) as error:
+            place = f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+            raise RecipeError(where, f"{place}: the fields of {cls.__name__} are its keys, and {error}") from error
 
     def refuse(self: Any, name: str, *value: Any) -> None:
         raise PartIsFrozen(

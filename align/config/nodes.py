@@ -165,7 +165,10 @@ def _parts(metadata: Mapping[str, Any], node: Any, where: str) -> Any:
 
 
 def _typed(cls: type, plain: list[dataclasses.Field], node: dict, where: str) -> dict:
-    hints = get_type_hints(cls)
+    try:
+        hints = get_type_hints(cls)
+    except NameError as error:
+        raise RecipeError(where, f"{location(cls)}: an annotation of {_title(cls)} cannot be read: {error}") from error
     required = [(f.name, hints[f.name]) for f in plain if f.default is f.default_factory is dataclasses.MISSING]
     with_default = [
         (

@@ -39,6 +39,8 @@ def refusal(part: Part, setting: Setting) -> str | None:
     """Why the part refuses its setting, or None. Raises RecipeError where the question cannot be answered."""
     if (reason := part.misfit(setting)) is not None:
         return reason
+    if not callable(part.refuse):
+        raise RecipeError(setting.where, f"{location(type(part))}: `refuse` of {format_part(part)} is no method: {WANTED}")
     try:
         reason = part.refuse(setting)
     except (Exception, SystemExit) as error:

@@ -26,7 +26,8 @@ def own_traceback(error: Exception) -> str:
     """What failed as its author needs it: `file:line: error` where the text or its imports are wrong, else the frames and the error."""
     frames, message = own_frames(error), traceback.format_exception_only(error)
     if isinstance(error, SyntaxError):
-        return f"{error.filename}:{error.lineno}: {message[-1].strip()}"
+        place = f"{error.filename}:{error.lineno}: " if error.filename else ""
+        return place + message[-1].strip()
     if isinstance(error, ImportError) and len(frames) < 2:
         place = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
         return place + message[-1].strip()

@@ -65,10 +65,10 @@ def planned(recipe: Recipe, shape: ModelShape, device_bytes: float) -> Budgets:
     forward, head = activations(recipe, shape, 1), logits(recipe, shape, 1)
     tokens = batch.micro_tokens or _micro_tokens(room, forward, head)
     needed = batch.micro_tokens or min(recipe.sampling.max_tokens, MULTIPLE)
-    if max(tokens, needed) * forward > room:
+    if (most := max(tokens, needed)) * forward > room:
         raise UserError(
-            f"batch.micro_tokens: a forward pass over {needed:,} tokens keeps {gigabytes(needed * forward)} for its backward "
-            f"pass, and beside the model there are {gigabytes(room)} of device memory: lower it"
+            f"batch.micro_tokens: a forward pass over {most:,} tokens keeps {gigabytes(most * forward)} for its backward pass, and "
+            f"beside the model there are {gigabytes(room)} of device memory: give fewer"
             + ("" if recipe.model.activation_checkpointing else ", or set model.activation_checkpointing: true")
         )
     rest = room - tokens * forward

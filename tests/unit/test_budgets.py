@@ -125,7 +125,7 @@ def test_what_is_stated_is_taken():
             80,
             ("batch.micro_tokens=65536",),
             r"batch\.micro_tokens: a forward pass over 65,536 tokens keeps 195 GB .* there are 41\.1 GB .* "
-            r"lower it, or set model\.activation_checkpointing: true",
+            r"give fewer, or set model\.activation_checkpointing: true",
         ),
     ],
 )

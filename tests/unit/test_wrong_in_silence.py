@@ -166,3 +166,23 @@ def test_a_version_span_of_no_tokens():
         Segment(
             role="assistant", token_ids=np.array([1, 2], np.int32), trained=True, logp=np.zeros(2, np.float32), versions=((0, 3), (1, -1))
         )
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("    q: list = []\n    def beta(self, step, state): return 0.1", r"mine\.py:\d+: the fields of Mine are its keys, and .*mutable"),
+        ("    q: Flaot = 0.5\n    def beta(self, step, state): return 0.1", r"mine\.py:\d+: an annotation of Mine cannot be read"),
+        ("    refuse = 'no'\n    def beta(self, step, state): return 0.1", r"mine\.py:\d+: `refuse` of .*Mine is no method"),
+    ],
+)
+def test_a_slip_in_a_class_is_one_line_with_its_place(tmp_path, body, says):
+    (tmp_path / "mine.py").write_text(f"from __future__ import annotations\n\nclass Mine:\n{body}\n")
+    with pytest.raises(RecipeError, match=says):
+        build({"coefficient": f"{tmp_path}/mine.py:Mine"})
+
+
+def test_a_plugin_that_exits_at_its_import(tmp_path):
+    (tmp_path / "mine.py").write_text("import sys\nsys.exit(3)\n")
+    with pytest.raises(RecipeError, match=r"regularizers\.kl\.coefficient: .*(?s:.*)SystemExit: 3"):
+        build({"coefficient": f"{tmp_path}/mine.py:Mine"})
