@@ -12,6 +12,7 @@ from torch import Tensor
 from align.advantages import charged
 from align.config.formulas import Formulated, formula
 from align.config.parts import Setting
+from align.config.returned import LOSS, TOKEN, Returned
 from align.core.credit import Packing
 from align.reductions import Reduction
 from align.surrogates import Surrogate
@@ -25,7 +26,11 @@ def at_first_tokens(of_answer: Tensor, batch: TokenBatch) -> Tensor:
 
 def policy_loss(surrogate: Surrogate, ctx: TokenContext, advantages: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """The surrogate's loss of each token, [T], and how far the policy has moved."""
-    loss, cut = surrogate.loss(ctx.log_rho, advantages, Packing(ctx.batch.seq_ids, ctx.batch.positions))
+    returned, tokens = Returned(surrogate, "loss", "algorithm.surrogate"), len(ctx.logp)
+    found = surrogate.loss(ctx.log_rho, advantages, Packing(ctx.batch.seq_ids, ctx.batch.positions))
+    loss, cut = returned.pair(found, f"a pair: the loss, float32 [{tokens}], and where a bound cut it, bool [{tokens}]")
+    returned.numbers(loss, tokens, LOSS)
+    returned.flags(cut, tokens, "where a bound cut the gradient of a trained token")
     return loss, {"ratio/clipped": cut.float(), "ratio/mean": torch.exp(ctx.log_rho.detach())}
 
 
@@ -59,6 +64,7 @@ class Algorithm(Formulated, ABC):
         if self.advantage is None:
             return None
         advantages = self.advantage.advantages(batch.only(self.advantage.needs, self.advantage, "algorithm.advantage"))
+        Returned(self.advantage, "advantages", "algorithm.advantage").finite(advantages, len(batch.seq_ids), TOKEN)
         return advantages if self.advantage.takes_charges or not batch.reward_penalties else advantages - charged(batch)
 
     def targets(self, batch: TokenBatch) -> Tensor | None:
@@ -66,7 +72,8 @@ class Algorithm(Formulated, ABC):
         if self.critic is None:
             return None
         # A return is one of rewards, whatever the advantage is made of.
-        return self.advantage.returns(batch.only(self.advantage.needs | {"rewards"}, self.advantage, "algorithm.advantage"))
+        targets = self.advantage.returns(batch.only(self.advantage.needs | {"rewards"}, self.advantage, "algorithm.advantage"))
+        return Returned(self.advantage, "returns", "algorithm.advantage").finite(targets, len(batch.seq_ids), TOKEN)
 
     def measures(self, batch: TokenBatch) -> dict[str, float]:
         """Metrics of the whole batch, shaped and scored."""
@@ -83,7 +90,9 @@ class Algorithm(Formulated, ABC):
         """log of what the loss multiplies an advantage by, [T], nats (see Surrogate); None: the token's own ratio pi/pi_old."""
         if self.surrogate is None:
             return None
-        return self.surrogate.effective_log_ratio(ctx.log_rho.detach(), Packing(ctx.batch.seq_ids, ctx.batch.positions))
+        found = self.surrogate.effective_log_ratio(ctx.log_rho.detach(), Packing(ctx.batch.seq_ids, ctx.batch.positions))
+        each = "the log of what the advantage of each trained token is multiplied by"
+        return Returned(self.surrogate, "effective_log_ratio", "algorithm.surrogate").numbers(found, len(ctx.logp), each, detached=True)
 
     def symbols(self) -> dict[str, str]:
         return {} if self.advantage is None else {"A": formula(self.advantage)}

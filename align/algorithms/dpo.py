@@ -46,7 +46,7 @@ class Dpo(Algorithm):
 
     def loss(self, ctx: TokenContext, advantages: None) -> tuple[Tensor, dict[str, Tensor]]:
         link, batch = ctx.link, ctx.batch
-        _, ids = batch.group_ids.unique_consecutive(return_inverse=True)
+        groups, ids = batch.group_ids.unique_consecutive(return_inverse=True)
         rankings = Rankings(
             scores=link.scores / batch.lengths if self.per_token else link.scores,
             beta=link.beta,
@@ -56,7 +56,7 @@ class Dpo(Algorithm):
             log_ratio=link.log_ratio,
         )
         pairs, _ = rankings.pairs()
-        return at_first_tokens(self.preference.of_rankings(rankings)[ids], batch), {
+        return at_first_tokens(self.preference.of_answers(rankings, len(groups)), batch), {
             "preference/margin": pairs.beta * pairs.margin.detach(),
             "preference/accuracy": accuracy(pairs.better, pairs.worse),
             "preference/chosen": pairs.better_log_ratio,

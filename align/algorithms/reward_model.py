@@ -44,9 +44,9 @@ class RewardModel(Algorithm):
         return symbols(self.preference) | {"s": "the score of an answer", "β": "1"}
 
     def loss(self, ctx: RewardModelContext, advantages: None) -> tuple[Tensor, dict[str, Tensor]]:
-        scores, (_, ids) = ctx.scores, ctx.batch.group_ids.unique_consecutive(return_inverse=True)
+        scores, (groups, ids) = ctx.scores, ctx.batch.group_ids.unique_consecutive(return_inverse=True)
         rankings = Rankings(scores=scores, beta=torch.ones_like(scores), lengths=ctx.batch.lengths, ids=ids)
-        losses = self.preference.of_rankings(rankings)[ids] + self.centre * scores.square()
+        losses = self.preference.of_answers(rankings, len(groups)) + self.centre * scores.square()
         pairs, _ = rankings.pairs()
         return at_first_tokens(losses, ctx.batch), {
             "preference/margin": pairs.margin.detach(),

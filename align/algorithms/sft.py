@@ -7,6 +7,7 @@ from align.algorithms import Algorithm
 from align.config.formulas import formula, symbols
 from align.config.nodes import part
 from align.config.parts import Setting
+from align.config.returned import LOSS, Returned
 from align.types import TokenContext
 
 
@@ -45,4 +46,6 @@ class Sft(Algorithm):
 
     def loss(self, ctx: TokenContext, advantages: None) -> tuple[Tensor, dict[str, Tensor]]:
         shown = replace(ctx, batch=ctx.batch.only(self.likelihood.needs, self.likelihood, "algorithm.likelihood"))
-        return self.likelihood_weight * self.likelihood.losses(shown), {}
+        losses = self.likelihood.losses(shown)
+        Returned(self.likelihood, "losses", "algorithm.likelihood").numbers(losses, len(ctx.logp), LOSS)
+        return self.likelihood_weight * losses, {}

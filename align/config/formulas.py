@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from align.config.docstrings import format_part, summary
+from align.config.docstrings import format_part
 from align.config.nodes import location
 from align.config.parts import Part, Setting
 from align.types import REWARDED
@@ -20,8 +20,8 @@ class Formulated(Part):
     """The methods whose maths `formula` writes down. A class that overrides one and not `formula` has not stated its own."""
 
     def formula(self) -> str:
-        """Its maths in one line, as `align explain` writes it, with the values of its keys in it."""
-        return f"[{summary(type(self))}]"
+        """Its maths in one line, as `align explain` writes it, with the values of its keys in it; of a loss, what is maximised."""
+        return f"[{not_stated(type(self))}]"
 
     def symbols(self) -> dict[str, str]:
         """What the symbols of `formula` stand for under these keys."""
@@ -40,7 +40,7 @@ class Formulated(Part):
 
 
 def formula(part: Formulated) -> str:
-    """Its own formula; where that is a parent's, or it has no docstring either, where to read the code instead."""
+    """Its own formula; where it has none, or that of a parent with other maths, where to read the code instead."""
     owner = unstated(part)
     return part.formula() if owner is None else f"[{not_stated(owner)}]"
 
@@ -54,8 +54,8 @@ def unstated(part: Formulated) -> type | None:
     """The class whose maths no formula states, or None."""
     cls = type(part)
     says = definer(cls, "formula")
-    if says is Formulated:
-        return None if summary(cls) else cls
+    if says is Formulated:  # a docstring says what is minimised as often as what is maximised
+        return cls
     order = cls.__mro__
     return next((owner for m in cls.stated if order.index(owner := definer(cls, m)) < order.index(says)), None)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from align.config.parts import Part
+from align.config.returned import Returned
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy
@@ -52,3 +53,9 @@ class RunningCritic(ABC):
 
         Args: hidden [T, H]: the policy's state there, with its gradient. A sequence's values depend on its own tokens alone.
         """
+
+
+def values_of(critic: RunningCritic, micro: TokenBatch, hidden: Tensor) -> Tensor:
+    """Its `values` of a micro-batch, of which it sees the tokens alone. Raises RecipeError for what is not one number a token."""
+    found = critic.values(micro.only(None, critic, "algorithm.critic"), hidden)
+    return Returned(critic, "values", "algorithm.critic").numbers(found, len(micro.seq_ids), "the value before each trained token")

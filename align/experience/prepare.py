@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from align.coefficients import State
+from align.config.returned import ANSWER, TOKEN, Returned
 from align.config.schema import Recipe
 from align.regularizers import Regularizer
 from align.run.state import initial_states
@@ -22,11 +23,12 @@ def prepare_batch(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, 
     `coefficients`: their states by regularizer; None: those a run begins with. With a critic the penalties in the reward come before the
     advantages, so their weightings cannot look at those.
     """
-    rewards, metrics, algorithm = batch.rewards, {}, recipe.algorithm
+    rewards, metrics, algorithm, tokens = batch.rewards, {}, recipe.algorithm, len(batch.seq_ids)
     shown = {name: batch.only(s.needs, s, f"shapings.{name}") for name, s in recipe.shapings.items()}
     states = initial_states(recipe.regularizers) if coefficients is None else coefficients
     for name, shaping in recipe.shapings.items():
         before, rewards = rewards, shaping.rewards(shown[name], rewards.clone())  # its own to write into
+        Returned(shaping, "rewards", f"shapings.{name}").finite(rewards, len(batch.lengths), ANSWER)
         metrics |= _change(shaping, "rewards", f"shaping/{name}", before, rewards)
     penalties = recipe.regularizers
     judged = replace(batch, rewards=rewards)
@@ -34,11 +36,15 @@ def prepare_batch(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, 
         charged = {name: r for name, r in penalties.items() if r.placement == "reward"}
         judged = _weighed(judged, charged, states)
         judged = replace(judged, reward_penalties={name: _charge(judged, r, name) for name, r in charged.items()})
-        judged = replace(judged, returns=algorithm.targets(judged.only(algorithm.reads | {"rewards"}, algorithm, "algorithm")))
+        returns = algorithm.targets(judged.only(algorithm.reads | {"rewards"}, algorithm, "algorithm"))
+        judged = replace(judged, returns=Returned(algorithm, "targets", "algorithm").finite(returns, tokens, TOKEN))
         penalties = {name: r for name, r in penalties.items() if name not in charged}
     advantages = algorithm.advantages(judged.only(algorithm.reads, algorithm, "algorithm"))
+    if advantages is not None:
+        Returned(algorithm, "advantages", "algorithm").finite(advantages, tokens, TOKEN)
     for name, shaping in recipe.shapings.items():
         before, advantages = advantages, shaping.advantages(shown[name], advantages.clone(), name)
+        Returned(shaping, "advantages", f"shapings.{name}").finite(advantages, tokens, TOKEN)
         metrics |= _change(shaping, "advantages", f"shaping/{name}", before, advantages)
         metrics |= {f"shaping/{name}/{key}": value for key, value in shaping.metrics(shown[name], name).items()}
     shaped = replace(judged, rewards=batch.rewards, advantages=advantages)
@@ -54,14 +60,23 @@ def _weighed(batch: TokenBatch, regularizers: dict[str, Regularizer], states: Ma
         where, weighting, rule = f"regularizers.{name}", regularizer.weighting, regularizer.coefficient
         shown = None if weighting is None else batch.only(weighting.needs, weighting, f"{where}.weighting")
         weights[name] = ones if shown is None else weighting.weights(shown, name)
+        Returned(weighting, "weights", f"{where}.weighting").finite(weights[name], len(ones), TOKEN)
         by_answer[name] = rule.multipliers(batch.only(rule.needs, rule, f"{where}.coefficient"), name, states[name])
-    multipliers = {name: values for name, values in by_answer.items() if values is not None}
+    multipliers = {
+        name: Returned(regularizers[name].coefficient, "multipliers", f"regularizers.{name}.coefficient").finite(
+            values, len(batch.lengths), ANSWER
+        )
+        for name, values in by_answer.items()
+        if values is not None
+    }
     return replace(batch, penalty_weights={**batch.penalty_weights, **weights}, multipliers={**batch.multipliers, **multipliers})
 
 
 def _charge(batch: TokenBatch, regularizer: Regularizer, name: str) -> RewardPenalty:
     """What the regularizer takes of the token rewards, its coefficient included."""
     charge, beta = regularizer.charge(batch, name), torch.full((len(batch.seq_ids),), batch.betas[name])
+    for numbers in (charge.reward, charge.own):
+        Returned(regularizer, "charge", f"regularizers.{name}").finite(numbers, len(batch.seq_ids), TOKEN)
     if name in batch.multipliers:
         beta = beta * batch.multipliers[name][batch.seq_ids]
     return RewardPenalty(reward=beta * charge.reward, own=beta * charge.own)

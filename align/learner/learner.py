@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from align.config.frozen import running
+from align.config.returned import ANSWER, Returned
 from align.config.schema import Recipe
 from align.core.logprobs import Compared
-from align.critics import RunningCritic
+from align.critics import RunningCritic, values_of
 from align.divergences.reverse_kl import ReverseKl
 from align.errors import RunStopped
 from align.learner import budgets, checkpoint, objective, references
@@ -132,7 +133,7 @@ class Learner:
             return RewardModelContext(batch=micro, scores=self.policy.scores(micro))
         hidden = self.policy.hidden(micro)
         fresh = stats(self.recipe, self.budgets, hidden, self.policy.head(), micro, self._to_references(micro))
-        values = None if self.critic is None else self.critic.values(micro.only(None, self.critic, "algorithm.critic"), hidden)
+        values = None if self.critic is None else values_of(self.critic, micro, hidden)
         micro = replace(micro, ref_logp={**micro.ref_logp, **fresh.ref_logp})
         return TokenContext(batch=micro, logp=fresh.logp, entropy=fresh.entropy, exact=fresh.exact, values=values)
 
@@ -150,6 +151,7 @@ class Learner:
 
     def _weighed(self, batch: TokenBatch) -> TokenBatch:
         weights = self.recipe.algorithm.reduction.weights(batch.lengths, self.recipe.sampling.max_tokens)
+        Returned(self.recipe.algorithm.reduction, "weights", "algorithm.reduction").finite(weights, len(batch.lengths), ANSWER)
         return replace(batch, loss_weights=weights[batch.seq_ids])
 
     @torch.no_grad()

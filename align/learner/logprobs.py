@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from align.coefficients import Coefficient
+from align.config.returned import Returned
 from align.config.schema import Recipe
 from align.core.logprobs import Compared, Head, TokenStats, token_stats
-from align.critics import RunningCritic
+from align.critics import RunningCritic, values_of
 from align.learner.budgets import Budgets
 from align.learner.micro_batches import micro_batches
 from align.learner.policy import Policy
@@ -75,7 +76,7 @@ class LogprobPass:
                 hidden = self.policy.hidden(placed)
                 old.append(self._stats(hidden, self.policy.head(), placed, self._other_contexts(contexts, batch.seq_ids[chosen].unique())))
                 if self.critic is not None:
-                    values.append(self.critic.values(placed.only(None, self.critic, "algorithm.critic"), hidden))
+                    values.append(values_of(self.critic, placed, hidden))
             for name, logp in self._reference_logp(names, micro, placed).items():
                 logps[name].append(logp)
         whole = torch.cat(order).argsort()
@@ -113,6 +114,9 @@ class LogprobPass:
     def _reference_logp(self, names: list[str], micro: TokenBatch, placed: TokenBatch) -> dict[str, Tensor]:
         """By regularizer, of each whose log-probs somebody reads or that is not exact; the states of the exact ones are kept."""
         known = {name: logp for name in names if (logp := self.references[name].known(micro)) is not None}
+        for name, logp in known.items():
+            returned = Returned(self.references[name], "known", f"regularizers.{name}.reference")
+            returned.numbers(logp, len(micro.seq_ids), "the log-prob of each trained token", detached=True)
         states = self.states.of([name for name in names if name not in known], placed)
         found: dict[int, Tensor] = {}
         for name, hidden in states.items():

@@ -7,10 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from align.config.returned import LOSS, TOKEN, Returned
 from align.config.schema import Recipe
 from align.core.segments import segment_sum
 from align.learner.metric_accumulator import MetricAccumulator, reference_place
-from align.regularizers import referenced
+from align.regularizers import Penalty, Regularizer, referenced
 from align.types import Link, RewardModelContext, TokenContext
 
 
@@ -30,7 +31,7 @@ def _of_policy(recipe: Recipe, ctx: TokenContext, losses: MetricAccumulator, tal
         beta = batch.betas[name]
         # A coefficient of 0 measures: 0 times a gradient that overflows would be no number.
         with torch.set_grad_enabled(torch.is_grad_enabled() and beta > 0):
-            penalty = regularizer.penalty(ctx, name)
+            penalty = _penalty(regularizer, ctx, name)
         multiplier = batch.multipliers[name][batch.seq_ids] if name in batch.multipliers else 1.0
         if penalty.link is not None:
             of_answer = batch.multipliers.get(name, torch.ones(len(batch.lengths), device=batch.lengths.device))
@@ -56,9 +57,30 @@ def _of_policy(recipe: Recipe, ctx: TokenContext, losses: MetricAccumulator, tal
 def _of_algorithm(
     recipe: Recipe, ctx: TokenContext | RewardModelContext, advantages: Tensor | None, losses: MetricAccumulator, tally: MetricAccumulator
 ) -> Tensor:
-    per_token, statistics = recipe.algorithm.loss(ctx, advantages)
+    returned, tokens = Returned(recipe.algorithm, "loss", "algorithm"), len(ctx.batch.seq_ids)
+    found = recipe.algorithm.loss(ctx, advantages)
+    per_token, statistics = returned.pair(found, f"a pair: the loss, float32 [{tokens}], and a dict of statistics")
+    returned.numbers(per_token, tokens, LOSS)
     loss = (ctx.batch.loss_weights * per_token).sum()
     losses.add_sum("loss/policy", loss)
     for key, value in statistics.items():
         tally.add(key, value.sum(), len(value))
     return loss
+
+
+def _penalty(regularizer: Regularizer, ctx: TokenContext, name: str) -> Penalty:
+    """Its penalty on a micro-batch. Raises RecipeError for one of other shapes than the micro-batch has."""
+    returned, tokens, answers = Returned(regularizer, "penalty", f"regularizers.{name}"), len(ctx.logp), len(ctx.batch.lengths)
+    penalty = regularizer.penalty(ctx, name)
+    if not isinstance(penalty, Penalty):
+        returned.refuse(f"{penalty!r:.60}", "an align.regularizers.Penalty")
+    if penalty.loss is penalty.reward is penalty.link is None:
+        returned.refuse("a Penalty of its value alone", "a Penalty with `loss`, `reward` or `link`")
+    returned.numbers(penalty.value, tokens, f"{TOKEN}, as `value`", detached=True)
+    if penalty.loss is not None:
+        returned.numbers(penalty.loss, tokens, f"{LOSS}, as `loss`")
+    if penalty.reward is not None:
+        returned.numbers(penalty.reward, tokens, f"{TOKEN}, as `reward`", detached=True)
+    if penalty.link is not None:
+        returned.numbers(penalty.link, answers, "one for each answer, as `link`")
+    return penalty

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from align.config.returned import Returned
 from align.core.logprobs import Head
 from align.references import RunningReference
 from align.types import TokenBatch
@@ -56,11 +57,13 @@ class ReferenceStates:
         for name in names:
             reference = self._references[name]
             if id(reference) not in found:
-                found[id(reference)] = self._of(reference, micro)
+                found[id(reference)] = self._of(name, micro)
         return {name: found[id(self._references[name])] for name in names}
 
-    def _of(self, reference: RunningReference, micro: TokenBatch) -> Tensor:
+    def _of(self, name: str, micro: TokenBatch) -> Tensor:
+        reference = self._references[name]
         kept = self._kept.get(id(reference), {})
         if not kept or micro.rows[0] not in kept:
-            return reference.hidden(micro)
+            found = reference.hidden(micro)
+            return Returned(reference, "hidden", f"regularizers.{name}.reference").states(found, len(micro.seq_ids))
         return torch.cat([kept[row].to(micro.input_ids.device, non_blocking=True) for row in micro.rows])

@@ -12,8 +12,12 @@ import torch
 from torch import Tensor
 
 from align.config.formulas import Formulated
+from align.config.returned import Returned
 from align.core import ranking
 from align.core.segments import segment_sum
+
+WHERE = "algorithm.preference"
+"""The key of a preference in every algorithm that has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +95,13 @@ class Preference(Formulated, ABC):
     def of_rankings(self, rankings: Rankings) -> Tensor:
         """[G]: the mean over the pairs of each ranking, unless the loss is one of whole rankings."""
         pairs, of = rankings.pairs()
-        return segment_sum(self.losses(pairs), of, int(rankings.ids.max()) + 1) / torch.bincount(of)
+        losses = Returned(self, "losses", WHERE).numbers(self.losses(pairs), len(of), "one for each pair of answers")
+        return segment_sum(losses, of, int(rankings.ids.max()) + 1) / torch.bincount(of)
+
+    def of_answers(self, rankings: Rankings, count: int) -> Tensor:
+        """[S], at each answer the loss of its ranking, of which there are `count`. Raises RecipeError for losses of another shape."""
+        found = Returned(self, "of_rankings", WHERE).numbers(self.of_rankings(rankings), count, "one for each ranking")
+        return found[rankings.ids]
 
 
 def check_smoothing(label_smoothing: float) -> None:

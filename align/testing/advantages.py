@@ -11,7 +11,7 @@ from torch import Tensor
 from align.advantages import Advantage
 from align.oracle.enumeration import TREE, UPDATE, context, setting
 from align.testing.findings import Finding, Kit, again
-from align.testing.formulas import explained
+from align.testing.formulas import MEND, explained
 from align.types import TokenBatch
 
 KIT = Kit("advantage")
@@ -102,7 +102,7 @@ def _untouched(a: Advantage) -> str | None:
     return f"{', '.join(changed)} changed" if changed else None
 
 
-@KIT.check("explained", "return texts from formula() and symbols(), or leave them out")
+@KIT.check("explained", MEND)
 def _explained(a: Advantage) -> str | None:
     """it says what it is, and what the symbols stand for"""
     return explained(a)

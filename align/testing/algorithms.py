@@ -13,7 +13,7 @@ from align.core.ranking import pairs
 from align.core.segments import segment_sum
 from align.oracle.enumeration import TREE, UPDATE, context, setting
 from align.testing.findings import Finding, Kit
-from align.testing.formulas import explained
+from align.testing.formulas import MEND, explained
 from align.types import Link, RewardModelContext, TokenContext
 
 KIT = Kit("algorithm")
@@ -176,7 +176,7 @@ def _measures(a: Algorithm) -> str | None:
     return None if wrong is None else f"{wrong} is a {type(found[wrong]).__name__}"
 
 
-@KIT.check("explained", "return texts from formula() and symbols(), or leave them out")
+@KIT.check("explained", MEND)
 def _explained(a: Algorithm) -> str | None:
     """it says what it maximises, and what the symbols stand for"""
     return explained(a)

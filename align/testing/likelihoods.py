@@ -11,7 +11,7 @@ from torch import Tensor
 from align.likelihoods import Likelihood
 from align.oracle.enumeration import TREE, context, setting
 from align.testing.findings import Finding, Kit
-from align.testing.formulas import explained
+from align.testing.formulas import MEND, explained
 from align.types import TokenContext
 
 KIT = Kit("likelihood")
@@ -75,7 +75,7 @@ def _split(likelihood: Likelihood) -> str | None:
     return None if same else "a micro-batch gives other numbers"
 
 
-@KIT.check("explained", "return texts from formula() and symbols(), or leave them out")
+@KIT.check("explained", MEND)
 def _explained(likelihood: Likelihood) -> str | None:
     """it says what it maximises, and what the symbols stand for"""
     return explained(likelihood)

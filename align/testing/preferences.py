@@ -10,7 +10,7 @@ from torch import Tensor
 
 from align.preferences import Pairs, Preference, Rankings
 from align.testing.findings import Finding, Kit
-from align.testing.formulas import explained
+from align.testing.formulas import MEND, explained
 
 KIT = Kit("preference")
 FAR = 200.0
@@ -93,7 +93,7 @@ def _beta(p: Preference) -> str | None:
     return None if not torch.allclose(one[:1], two[:1]) and torch.equal(one[1:], two[1:]) else "it does not"
 
 
-@KIT.check("explained", "return texts from formula() and symbols(), or leave them out")
+@KIT.check("explained", MEND)
 def _explained(p: Preference) -> str | None:
     """it says what it maximises, and what the symbols stand for"""
     return explained(p)

@@ -8,7 +8,7 @@ import torch
 
 from align.reductions import Reduction
 from align.testing.findings import Finding, Kit
-from align.testing.formulas import explained
+from align.testing.formulas import MEND, explained
 
 KIT = Kit("reduction")
 LENGTHS = torch.tensor([4, 1, 7, 2, 2])
@@ -55,7 +55,7 @@ def _untouched(r: Reduction) -> str | None:
     return None if torch.equal(lengths, LENGTHS) else f"they became {lengths.tolist()}"
 
 
-@KIT.check("explained", "return texts from formula() and symbols(), or leave them out")
+@KIT.check("explained", MEND)
 def _explained(r: Reduction) -> str | None:
     """it says what it is, and what the symbols stand for"""
     return explained(r)

@@ -10,7 +10,7 @@ from torch import Tensor
 from align.core.credit import Packing
 from align.surrogates import Surrogate
 from align.testing.findings import Finding, Kit
-from align.testing.formulas import explained
+from align.testing.formulas import MEND, explained
 
 KIT = Kit("surrogate")
 AT = Packing(torch.tensor([0, 0, 0, 0, 1, 2, 2, 2]), torch.tensor([0, 1, 2, 3, 0, 0, 1, 2]))
@@ -85,7 +85,7 @@ def _split(s: Surrogate) -> str | None:
     return None if torch.allclose(alone, s.loss(NEAR, ADVANTAGES, AT)[0][first], atol=1e-6) else "it does"
 
 
-@KIT.check("explained", "return texts from formula() and symbols(), or leave them out")
+@KIT.check("explained", MEND)
 def _explained(s: Surrogate) -> str | None:
     """it says what it maximises, and what the symbols stand for"""
     return explained(s)

@@ -16,8 +16,8 @@ meaning, `align explain RECIPE` the objective that a recipe comes to, each part 
 An algorithm is a kind of data and the parts below; the regularizers are beside it ([regularizers.md](regularizers.md)). A part is named by
 its word, or with its keys: `surrogate: clipped`, `surrogate: {name: dual_clip, ceiling: 4}`, and of the default part by its keys alone:
 `surrogate: {clip_high: 0.28}`. Your own is `"./mine.py:Mine"`, or an entry point of the group `align.surrogates` and the like; the
-class in the room's `__init__.py` is its contract, and `align check ./mine.py:Mine` its kit. A class that overrides the maths of another
-and not its `formula` is not explained by the other's: the reader is sent to its code."""
+class in the room's `__init__.py` is its contract, and `align check ./mine.py:Mine` its kit. A class without a `formula`
+of its own, or that overrides the maths of another and not its `formula`, is not explained: the reader is sent to its code."""
 
 ALGORITHMS = "Every algorithm takes every part of an axis it has. *Fixed*: not a key."
 

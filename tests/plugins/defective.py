@@ -109,6 +109,8 @@ GOOD = {
         class Part(Algorithm):
             """Policy gradient."""
             reduction: Any = part("reduction", "token")
+            def formula(self):
+                return "ρ A"
             def __post_init__(self):
                 self.check()
             def advantages(self, batch):

@@ -9,6 +9,8 @@ GOOD = {
         class Part:
             """The reward less the mean of the batch's."""
             scale: float = 2.0
+            def formula(self):
+                return "c (r − mean)"
             def advantages(self, batch):
                 return (self.scale * (batch.rewards - batch.rewards.mean()))[batch.seq_ids]
         ''',
@@ -17,6 +19,8 @@ GOOD = {
         class Part:
             """The ratio up to a bound."""
             bound: float = 1.5
+            def formula(self):
+                return "min(ρ, b) A"
             def loss(self, log_rho, advantages, at):
                 rho = log_rho.exp()
                 cut = (rho > self.bound).detach()
@@ -29,6 +33,8 @@ GOOD = {
         class Part:
             """The square root of the length, a mean over answers."""
             power: float = 0.5
+            def formula(self):
+                return "1/(S √n)"
             def weights(self, lengths, max_tokens):
                 return (1 / len(lengths)) * lengths.float() ** -self.power
         ''',
@@ -37,6 +43,8 @@ GOOD = {
         class Part:
             """The exponential loss of a pair."""
             largest: float = 20.0
+            def formula(self):
+                return "−exp(−β (s_w − s_l))"
             def losses(self, pairs):
                 return torch.exp((-pairs.beta * pairs.margin).clamp_max(self.largest))
         ''',
@@ -44,6 +52,8 @@ GOOD = {
         class Part:
             """1 - pi of each token."""
             scale: float = 2.0
+            def formula(self):
+                return "c (π − 1)"
             def losses(self, ctx):
                 return self.scale * (1 - ctx.logp.exp())
         ''',

@@ -41,9 +41,10 @@ def test_a_coefficient_of_0_is_no_term(parts):
     assert told(parts, algorithm=f"{parts}:Told", regularizers=later)["objective, maximised"][""].endswith("− β_seen · seen_t ]")
 
 
-def test_an_algorithm_that_says_nothing_is_told_by_its_docstring(parts):
+def test_an_algorithm_without_a_formula_sends_to_its_code(parts):
     rows = told(parts, algorithm=f"{parts}:Plain", regularizers={})["objective, maximised"]
-    assert rows[""] == "J = E Σ_t w_t [ [Policy gradient without a baseline. More words.] ]"
+    line = PARTS.splitlines().index("class Plain(Algorithm):")  # of its decorator
+    assert rows[""] == f"J = E Σ_t w_t [ [its formula is not stated: see {parts}:{line}] ]"
 
 
 def test_what_is_placed_in_the_reward_leaves_the_loss(parts):
