@@ -16,9 +16,10 @@ from align.types import TokenContext
 class Dpo(Algorithm):
     """Direct preference optimisation (Rafailov et al. 2305.18290), of any divergence (f-DPO, Wang et al. 2309.16240).
 
-    It learns from rankings: no rollouts and no reward; an engine only evaluates. The regularizer is the link: placed so, its divergence gives the implicit reward beta (f'(u) - f'(1)) of a whole answer, its
-    coefficient is beta, and its reference, weighting and schedule are what they are elsewhere. Of a ranking of more than two answers the
-    loss is the mean over all its pairs, unless the preference is one of whole rankings.
+    It learns from rankings: no rollouts and no reward, and an engine only evaluates. The regularizer is the link: placed so, its
+    divergence gives the implicit reward beta (f'(u) - f'(1)) of a whole answer, its coefficient is beta, and its reference, weighting
+    and schedule are what they are elsewhere. Of a ranking of more than two answers the loss is the mean over all its pairs, unless the
+    preference is one of whole rankings.
     """
 
     samples = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -22,6 +22,9 @@ from align.oracle import estimator_bias
 from align.regularizers import Regularizer
 from align.regularizers.composed import CREDITS, Composed
 from align.workers.shards import idle
+
+if TYPE_CHECKING:
+    from align.learner.memory import ModelShape
 
 GREEK = {r"(?<![A-Za-z])pi(?![A-Za-z])": "π", r"(?<![A-Za-z_])rho(?![A-Za-z])": "ρ", r"\bbeta\b": "β", r"\|\|": "‖", r"\bsum_": "Σ_"}
 
@@ -336,8 +339,7 @@ def loaded(recipe: Recipe) -> list[Row]:
 
 def memory_rows(recipe: Recipe) -> list[Row]:
     """What each process holds, from the configuration of the model alone."""
-    # transformers and peft take seconds to import, which no other command that only reads a recipe needs.
-    from align.learner import memory  # noqa: PLC0415
+    # transformers takes seconds to import, which no other command that only reads a recipe needs.
     from align.run.initial_policy import config_of  # noqa: PLC0415
 
     try:
@@ -345,23 +347,44 @@ def memory_rows(recipe: Recipe) -> list[Row]:
     except RecipeError as error:
         return [Row("", f"unknown: {error}")]
     if config is None:
-        return [Row("", f"unknown: {recipe.model.path} is not a folder on this machine")]
+        return [
+            Row(
+                "",
+                f"unknown: {recipe.model.path} is neither a folder here nor an id in the hub's local cache. A folder with its config.json "
+                "alone is enough for this estimate (model.path=FOLDER), or its keys: model.path=null "
+                "model.config='{model_type: qwen2, hidden_size: 1536, ...}'",
+            )
+        ]
+    from align.learner import memory  # noqa: PLC0415  (its model classes take seconds more)
+
     shape, say = memory.shape_of_config(config, recipe.model), memory.gigabytes
     holds = memory.standing(recipe, shape)
-    forward, head = (count(recipe, shape, 1) for count in (memory.activations, memory.logits))
+    standing = sum(holds.values())
     rows = [
-        Row("learner", f"{say(sum(holds.values()))}: " + ", ".join(f"{name} {say(held)}" for name, held in holds.items())),
-        Row(
-            "",
-            f"and for each input token of a forward pass {say(forward)}, with its logits {say(forward + head)} "
-            f"(batch.micro_tokens: {recipe.batch.micro_tokens or 'by the device'})",
-        ),
+        Row("learner", f"{say(standing)}: " + ", ".join(f"{name} {say(held)}" for name, held in holds.items())),
+        Row("", _forward_pass(recipe, shape, standing)),
     ]
     if recipe.answers:
         width = memory.WIDTH[recipe.model.dtype]
         weights, cache = say(shape.parameters * width), say(shape.cache_a_token * width)
         rows.append(Row("engine", f"each {weights} of weights and {cache} for each token it holds at once"))
     return rows
+
+
+def _forward_pass(recipe: Recipe, shape: ModelShape, standing: int) -> str:
+    """Tokens times bytes of the largest forward pass that the recipe allows, and the sum with what is held all the time."""
+    from align.learner import memory  # noqa: PLC0415  (transformers takes seconds to import)
+
+    batch, say = recipe.batch, memory.gigabytes
+    tokens, a_token = batch.micro_tokens or memory.ON_HOST["micro_tokens"], shape.vocabulary * memory.sides(recipe)
+    at_once = tokens if batch.head_elements is None else min(tokens, max(batch.head_elements // a_token, 1))
+    forward, head = memory.activations(recipe, shape, 1), memory.logits(recipe, shape, 1)
+    whose = "batch.micro_tokens" if batch.micro_tokens else "batch.micro_tokens: null, on a CPU; on a GPU as many as fit, at most that"
+    most = say(standing + tokens * forward + at_once * head)
+    return (
+        f"and a forward pass of {tokens:,} input tokens ({whose}): {tokens:,} × {say(forward)} = {say(tokens * forward)}, and the logits "
+        f"of {at_once:,} at once × {say(head)} = {say(at_once * head)}; together at most {most}"
+    )
 
 
 def other_parts(recipe: Recipe) -> list[Row]:

@@ -243,3 +243,18 @@ def test_the_shipped_recipes_are_told(name):
     console = Console(file=io.StringIO(), width=200)
     show(load(Path(__file__).parents[3] / "recipes" / f"{name}.yaml"), console)
     assert "objective, maximised" in console.file.getvalue() and "other parts" in console.file.getvalue()
+
+
+def test_memory_is_the_product_of_tokens_and_bytes(parts):
+    batch = {"prompts": 16, "samples": 4, "micro_tokens": 1000}
+    row = told(parts, batch=batch)["memory, estimated"]["learner"].splitlines()[1]
+    assert row.startswith("and a forward pass of 1,000 input tokens (batch.micro_tokens): 1,000 × ") and "together at most" in row
+    elements = batch | {"head_elements": 1500}
+    fewer = told(parts, batch=elements)["memory, estimated"]["learner"].splitlines()[1]
+    assert "the logits of 1,000 at once" in row and "the logits of 75 at once" in fewer, "1,500 / 20 words"
+
+
+def test_where_the_model_is_not_here_the_way_out_is_told(parts):
+    told_of = told(parts, model={"path": "nowhere/model"})["memory, estimated"]
+    (told_of,) = told_of.values()
+    assert "a folder with its config.json alone" in told_of.lower() and "model.config=" in told_of
