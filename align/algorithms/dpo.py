@@ -14,11 +14,12 @@ from align.types import TokenContext
 
 @dataclass(frozen=True)
 class Dpo(Algorithm):
-    """Direct preference optimisation (Rafailov et al. 2305.18290), of any divergence (f-DPO, Wang et al. 2309.16240): no reward, no engine.
+    """Direct preference optimisation (Rafailov et al. 2305.18290), of any divergence (f-DPO, Wang et al. 2309.16240).
 
-    The regularizer is the link: placed so, its divergence gives the implicit reward beta (f'(u) - f'(1)) of a whole answer, its
-    coefficient is beta, and its reference, weighting and schedule are what they are elsewhere. Of a ranking of more than two answers the
-    loss is the mean over all its pairs, unless the preference is one of whole rankings.
+    It learns from rankings: no rollouts and no reward, and an engine only evaluates. The regularizer is the link: placed so, its
+    divergence gives the implicit reward beta (f'(u) - f'(1)) of a whole answer, its coefficient is beta, and its reference, weighting
+    and schedule are what they are elsewhere. Of a ranking of more than two answers the loss is the mean over all its pairs, unless the
+    preference is one of whole rankings.
     """
 
     samples = False
@@ -41,7 +42,7 @@ class Dpo(Algorithm):
     def symbols(self) -> dict[str, str]:
         over = " over its length" if self.per_token else ""
         return symbols(self.preference) | {
-            "s": f"f'(u) − f'(1) at u = π/π_ref of the whole answer{over}, of the chosen (w) and the rejected (l)"
+            "s": f"f'(u) − f'(1) at u = π/ref of the whole answer{over}, of the chosen (w) and the rejected (l)"
         }
 
     def loss(self, ctx: TokenContext, advantages: None) -> tuple[Tensor, dict[str, Tensor]]:

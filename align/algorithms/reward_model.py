@@ -41,7 +41,8 @@ class RewardModel(Algorithm):
         return formula(self.preference) + (f" − {self.centre:g} s²" if self.centre else "")
 
     def symbols(self) -> dict[str, str]:
-        return symbols(self.preference) | {"s": "the score of an answer", "β": "1"}
+        centred = {"s²": "its mean over the answers of the ranking"} if self.centre else {}
+        return symbols(self.preference) | {"s": "the score of an answer", "β": "1"} | centred
 
     def loss(self, ctx: RewardModelContext, advantages: None) -> tuple[Tensor, dict[str, Tensor]]:
         scores, (groups, ids) = ctx.scores, ctx.batch.group_ids.unique_consecutive(return_inverse=True)

@@ -52,7 +52,7 @@ def audit(regularizer: Regularizer, name: str = "kl", recipe: Recipe | None = No
     refusal = None if found is None else found.told
     if regularizer.placement == "link":
         return _of_link(regularizer, name, refusal)
-    on_policy = recipe.algorithm.penalises_on_policy(regularizer.placement)
+    on_policy = _when(recipe, regularizer.placement)
     measurements, unbounded = measure_all(regularizer), _unbounded(regularizer)
     verdict, reason = _verdict(regularizer, measurements, on_policy)
     if verdict == "biased" and unbounded != regularizer and _verdict(unbounded, measure_all(unbounded), on_policy)[0] == "exact":
@@ -109,7 +109,16 @@ def _unbounded(regularizer: Regularizer) -> Regularizer:
     return replace(regularizer, ratio_cap=None, beyond_cap="truncate", clamp=None)
 
 
-def _verdict(regularizer: Regularizer, measurements: Sequence[Measurement], on_policy: bool) -> tuple[str, str]:
+def _when(recipe: Recipe, placement: str) -> str | None:
+    """Why the regularizer only ever sees the policy that drew the answers, or None where it also sees a stale update."""
+    if recipe.algorithm.on_policy:
+        return "on-policy, as this recipe runs it"
+    if recipe.algorithm.penalises_on_policy(placement):
+        return "at pi_old: a critic learns it from the token rewards, taken once a batch, before its first update"
+    return None
+
+
+def _verdict(regularizer: Regularizer, measurements: Sequence[Measurement], on_policy: str | None) -> tuple[str, str]:
     if claimed(regularizer) is None:
         return "no claim", "it names no divergence, so there is nothing to compare it with"
     at = {(m.problem, m.stale): m for m in measurements}
@@ -121,7 +130,7 @@ def _verdict(regularizer: Regularizer, measurements: Sequence[Measurement], on_p
         return "biased", f"right for a single token, but not for answers of several ({_size(at[tree])})"
     of = "between distributions with merged outcomes, " if regularizer.merges else ""
     if on_policy:
-        return "exact", f"{of}on-policy, as this recipe runs it"
+        return "exact", f"{of}{on_policy}"
     if wrong[stale_one]:
         return "biased", f"exact on-policy only: after a stale update its samples are not weighed by pi/pi_old ({_size(at[stale_one])})"
     if wrong[stale_tree]:

@@ -24,7 +24,7 @@ from align.learner.budgets import chosen
 from align.learner.micro_batches import micro_batches
 from align.learner.policy import Policy
 from align.run.evaluation import Suites
-from align.run.initial_policy import cache_folder, content_hash
+from align.run.initial_policy import cache_folder, content_hash, stored
 from align.telemetry.writers import read
 from align.types import Group
 from align.workers.shards import generate
@@ -94,7 +94,7 @@ def fresh(run_dir: Path) -> list[Estimated] | str:
 
 def _initial(recipe: Recipe, run_dir: Path) -> Path:
     if recipe.model.path is not None:
-        return Path(recipe.model.path)
+        return stored(recipe.model.path) or Path(recipe.model.path)
     if recipe.model.config is not None:
         return run_dir / "initial"
     source = recipe.model.recipe

@@ -85,9 +85,9 @@ def resolve(kind: str, name: str, where: str) -> type:
     else:
         refuse_moved_word(kind, name, where)
         known = [*shipped(kind), *installed(kind)]
-        raise RecipeError(
-            where, f'no {kind} is called {name!r}{_nearest(name, known)}; there are: {", ".join(known)}, or your own as "./file.py:Class"'
-        )
+        near = _nearest(name, known)
+        there = f'{" There" if near else "; there"} are: {", ".join(known)}, or your own as "./file.py:Class"'
+        raise RecipeError(where, f"no {kind} is called {name!r}{near}{there}")
     return as_part(kind, found, where)
 
 

@@ -36,7 +36,7 @@ class Model:
     """Where the initial policy comes from: exactly one of `path`, `recipe`, `config`."""
 
     path: str | None = None
-    """A Hugging Face model folder (or a hub id already in the local cache)."""
+    """A Hugging Face model folder, or the id of a model that is in the hub's local cache; nothing is downloaded."""
     recipe: str | None = None
     """Another recipe, run first where no run of exactly that content is cached; its model is the initial policy."""
     config: dict[str, Any] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -22,6 +22,9 @@ from align.oracle import estimator_bias
 from align.regularizers import Regularizer
 from align.regularizers.composed import CREDITS, Composed
 from align.workers.shards import idle
+
+if TYPE_CHECKING:
+    from align.learner.memory import ModelShape
 
 GREEK = {r"(?<![A-Za-z])pi(?![A-Za-z])": "π", r"(?<![A-Za-z_])rho(?![A-Za-z])": "ρ", r"\bbeta\b": "β", r"\|\|": "‖", r"\bsum_": "Σ_"}
 
@@ -99,27 +102,49 @@ def objective(recipe: Recipe) -> list[Row]:
     algorithm, regularizers = recipe.algorithm, recipe.regularizers
     trained = {n: r for n, r in regularizers.items() if not _measured(r, recipe)}
     in_loss = {n: r for n, r in trained.items() if r.placement == "loss"}
-    in_reward = {n: r for n, r in trained.items() if r.placement == "reward"}
+    in_reward = [_term(n, r, recipe) for n, r in trained.items() if r.placement == "reward"]
     links = {n: r for n, r in regularizers.items() if r.placement == "link"}
-    terms = "".join(f" − {_term(n, r, recipe)}" for n, r in in_loss.items())
-    rows = [Row("", f"J = E Σ_t w_t [ {formula(algorithm)}{terms} ]")]
-    if in_reward:
-        when = (
-            "of the current policy, after any normalisation"
-            if algorithm.critic is None
-            else ("of π_old: taken from the reward of each token, which the critic learns")
-        )
-        rows.append(Row("A", "less " + " and ".join(_term(n, r, recipe) for n, r in in_reward.items()) + f", {when}"))
-    rows += [Row(symbol, meaning) for symbol, meaning in _symbols(algorithm).items()]
-    if recipe.shapings:
-        rows.append(Row("A", f"shaped by {', '.join(recipe.shapings)}: see below"))
-    rows.append(Row("w_t", formula(algorithm.reduction)))
-    rows += [Row(symbol, meaning) for symbol, meaning in symbols(algorithm.reduction).items()]
+    text, advantage = formula(algorithm), _advantage(recipe, in_reward)
+    if algorithm.ranks:  # one loss a ranking, beside which a regularizer in the loss is still one of tokens
+        beside = " + ".join(_term(n, r, recipe) for n, r in in_loss.items())
+        rows = [Row("", f"J = E_r [ {text} ]" + (f" − E Σ_t w_t [ {beside} ]" if beside else ""))]
+        rows.append(Row("E_r", "the mean over rankings, each weighed by its number of answers"))
+    else:
+        terms = "".join(f" − {_term(n, r, recipe)}" for n, r in in_loss.items())
+        rows = [Row("", f"J = E Σ_t w_t [ {text}{terms} ]")]
+    if in_loss or not algorithm.ranks:
+        whose = f"the {algorithm.learns_from} of the data" if not algorithm.samples else "prompts of the task and answers drawn by π_old"
+        rows.append(Row("E", f"the mean over {whose}"))
+    if advantage:
+        rows.append(Row("A", advantage))
+    rows += [Row(symbol, meaning) for symbol, meaning in _symbols(algorithm).items() if symbol != "A"]
+    if "σ(" in text:
+        rows.append(Row("σ", "the logistic function, σ(x) = 1/(1 + e^−x)"))
+    if in_loss or not algorithm.ranks:
+        rows.append(Row("w_t", formula(algorithm.reduction)))
+        rows += [Row(symbol, meaning) for symbol, meaning in symbols(algorithm.reduction).items()]
+    if any(isinstance(r, Composed) for r in regularizers.values()):
+        rows.append(Row("u", "π/ref, ref the reference: of a token at its state; of the answer in a link or with credit sequence"))
     rows += [Row("β", _beta(n, r, recipe)) for n, r in links.items()]
     rows += [Row(n, _penalty(r) + ("" if n in trained else f"; {MEASURED}")) for n, r in regularizers.items()]
     rows += [Row(f"β_{n}", format_part(r.coefficient)) for n, r in regularizers.items() if not _constant(r, recipe)]
     parts = algorithm.parts() | {"reduction": algorithm.reduction}
     return [*rows, part_row("algorithm", algorithm), *(part_row(key, part) for key, part in parts.items())]
+
+
+def _advantage(recipe: Recipe, penalties: list[str]) -> str:
+    """What A is, in one line: the advantage, what is taken from it, what shapes it. Empty where the loss has none."""
+    taken = (
+        "of the current policy, after any normalisation"
+        if recipe.algorithm.critic is None
+        else "of π_old, taken from the reward of each token, which the critic learns"
+    )
+    said = [_symbols(recipe.algorithm).get("A", "")]
+    if penalties:
+        said.append(f"less {' and '.join(penalties)}, {taken}")
+    if recipe.shapings:
+        said.append(f"shaped by {', '.join(recipe.shapings)}: see below")
+    return "; ".join(filter(None, said))
 
 
 def _symbols(algorithm: Algorithm) -> dict[str, str]:
@@ -143,7 +168,7 @@ def regularizer_rows(name: str, regularizer: Regularizer, recipe: Recipe) -> lis
         elif value is not None and not isinstance(regularizer, Composed):
             rows.append(Row(field.name, f"{value}  {docs[field.name].doc}"))
     if isinstance(regularizer, Composed):
-        rows += _estimate(regularizer, charged=recipe.algorithm.critic is not None and regularizer.placement == "reward")
+        rows += _estimate(regularizer, recipe.algorithm)
     if regularizer.warning:
         rows.append(Row("warning", regularizer.warning))
     if regularizer.allow_biased:
@@ -152,22 +177,22 @@ def regularizer_rows(name: str, regularizer: Regularizer, recipe: Recipe) -> lis
     return rows
 
 
-def _estimate(regularizer: Composed, charged: bool) -> list[Row]:
-    """Value and gradient by name: they are different things. `charged`: taken from the token rewards that a critic learns."""
+def _estimate(regularizer: Composed, algorithm: Algorithm) -> list[Row]:
+    """Value and gradient by name: they are different things."""
     estimator, divergence, credit = regularizer.estimator, regularizer.divergence, CREDITS[regularizer.credit]
     if regularizer.placement == "link":
         return [
-            Row("placement", "link: the implicit reward of an answer is β (f'(u) − f'(1)) at u = π/π_ref of the whole of it"),
-            Row("optimum", "u = f'⁻¹((R − λ)/β), R the reward behind the preferences; for KL(π‖π_ref) that is π_ref exp(R/β)/Z"),
+            Row("placement", "link: the implicit reward of an answer is β (f'(u) − f'(1)) at u = π/ref of the whole of it"),
+            Row("optimum", "u = f'⁻¹((R − λ)/β), R the reward behind the preferences; for KL(π‖ref) that is ref exp(R/β)/Z"),
             Row("value", f"{format_part(estimator)} measures the divergence at the answers' states; it is logged, and no part of the loss"),
-            Row("clamp", f"beyond |log π/π_ref| = {regularizer.largest_log_ratio:g} nats of an answer the score goes on along its tangent"),
+            Row("clamp", f"beyond |log π/ref| = {regularizer.largest_log_ratio:g} nats of an answer the score goes on along its tangent"),
         ]
     rows = [
         Row(
             "value",
             f"{estimator_bias.value_is(estimator, divergence)} for the divergence; it is logged, and an adaptive coefficient sees it",
         ),
-        Row("gradient", f"{estimator_bias.gradient_is(estimator, divergence, regularizer.placement)}; {_weighed(regularizer, charged)}"),
+        Row("gradient", f"{estimator_bias.gradient_is(estimator, divergence, regularizer.placement)}; {_weighed(regularizer, algorithm)}"),
         Row("placement", f"{regularizer.placement}; credit {regularizer.credit}: {re.split('[,;] ', sentence(credit))[0]}", place(credit)),
     ]
     if not estimator.full_vocabulary:
@@ -176,10 +201,16 @@ def _estimate(regularizer: Composed, charged: bool) -> list[Row]:
     return rows
 
 
-def _weighed(regularizer: Composed, charged: bool) -> str:
+def _charged(regularizer: Regularizer, algorithm: Algorithm) -> bool:
+    """It is taken from the token rewards that a critic learns."""
+    return algorithm.critic is not None and regularizer.placement == "reward"
+
+
+def _weighed(regularizer: Composed, algorithm: Algorithm) -> str:
     """By which importance ratio, and who cuts it."""
-    if charged:
-        return "taken once a batch, at π_old; later updates weigh it by the surrogate's own ratio"
+    if _charged(regularizer, algorithm):
+        once = "at π_old, before the advantage discounts or rescales it as a reward of its token"
+        return once if algorithm.on_policy else f"{once}; later updates of a batch weigh and clip it as they do any reward"
     if not regularizer.estimator.weighted:
         own = "weighed by the surrogate's own ratio" if regularizer.placement == "reward" else "not weighed by ρ"
         return f"{own}, as published"
@@ -203,6 +234,9 @@ def effective_betas(recipe: Recipe) -> list[Row]:
             continue
         beta = _first_beta(regularizer)
         rows.append(Row(name, f"β = {beta:g} at step 0" + ("" if _constant(regularizer, recipe) else ", changing")))
+        if _charged(regularizer, recipe.algorithm):
+            rows.append(Row("", _cost_of_charge(recipe.algorithm)))
+            continue
         for length in dict.fromkeys((limit, max(limit // 2, 1))):
             weight = recipe.algorithm.reduction.weights(torch.full((sequences,), length), limit)[0].item()
             rows.append(
@@ -212,9 +246,19 @@ def effective_betas(recipe: Recipe) -> list[Row]:
                     f"{beta * weight * sequences:.4g} × the mean nats of an answer",
                 )
             )
-    if not rows:
-        return []
-    return [*rows, Row("", "The policy term is reduced alike: one nat costs β of the advantage of the token it is counted at.")]
+        if recipe.algorithm.has_advantages:
+            rows.append(Row("", "the policy term is reduced alike: one nat costs β of the advantage A of the token it is counted at"))
+    return rows
+
+
+def _cost_of_charge(algorithm: Algorithm) -> str:
+    """What a nat costs where a critic learns it from the token rewards."""
+    if algorithm.advantage is not None and algorithm.advantage.takes_charges:
+        return (
+            f"one nat costs β of the reward of the token it is counted at; {format_part(algorithm.advantage)} makes A of it as of any "
+            "reward, so what it costs of A is another number"
+        )
+    return "one nat costs β of the advantage A of the token it is counted at, and of those before it"
 
 
 def rollouts(recipe: Recipe) -> int:
@@ -283,7 +327,8 @@ def loaded(recipe: Recipe) -> list[Row]:
     copies, actors = f"{workers.rollout} × " if workers.backend == "ray" else "", ["1 learner"]
     engine = recipe.engine
     if recipe.answers:
-        rows.append(Row("engine", f"{copies}{format_part(engine)}: {say(summary(type(engine)))}", place(type(engine))))
+        use = "" if recipe.algorithm.samples else "; for evaluation alone"
+        rows.append(Row("engine", f"{copies}{format_part(engine)}: {say(summary(type(engine)))}{use}", place(type(engine))))
         if recipe.algorithm.samples:
             rows.append(Row("engine gap", f"above {recipe.largest_engine_gap:g} nats a token the run stops (max_engine_gap)"))
         actors.append(f"{workers.rollout} rollout")
@@ -294,8 +339,7 @@ def loaded(recipe: Recipe) -> list[Row]:
 
 def memory_rows(recipe: Recipe) -> list[Row]:
     """What each process holds, from the configuration of the model alone."""
-    # transformers and peft take seconds to import, which no other command that only reads a recipe needs.
-    from align.learner import memory  # noqa: PLC0415
+    # transformers takes seconds to import, which no other command that only reads a recipe needs.
     from align.run.initial_policy import config_of  # noqa: PLC0415
 
     try:
@@ -303,23 +347,44 @@ def memory_rows(recipe: Recipe) -> list[Row]:
     except RecipeError as error:
         return [Row("", f"unknown: {error}")]
     if config is None:
-        return [Row("", f"unknown: {recipe.model.path} is not a folder on this machine")]
+        return [
+            Row(
+                "",
+                f"unknown: {recipe.model.path} is neither a folder here nor an id in the hub's local cache. A folder with its config.json "
+                "alone is enough for this estimate (model.path=FOLDER), or its keys: model.path=null "
+                "model.config='{model_type: qwen2, hidden_size: 1536, ...}'",
+            )
+        ]
+    from align.learner import memory  # noqa: PLC0415  (its model classes take seconds more)
+
     shape, say = memory.shape_of_config(config, recipe.model), memory.gigabytes
     holds = memory.standing(recipe, shape)
-    forward, head = (count(recipe, shape, 1) for count in (memory.activations, memory.logits))
+    standing = sum(holds.values())
     rows = [
-        Row("learner", f"{say(sum(holds.values()))}: " + ", ".join(f"{name} {say(held)}" for name, held in holds.items())),
-        Row(
-            "",
-            f"and for each input token of a forward pass {say(forward)}, with its logits {say(forward + head)} "
-            f"(batch.micro_tokens: {recipe.batch.micro_tokens or 'by the device'})",
-        ),
+        Row("learner", f"{say(standing)}: " + ", ".join(f"{name} {say(held)}" for name, held in holds.items())),
+        Row("", _forward_pass(recipe, shape, standing)),
     ]
     if recipe.answers:
         width = memory.WIDTH[recipe.model.dtype]
         weights, cache = say(shape.parameters * width), say(shape.cache_a_token * width)
         rows.append(Row("engine", f"each {weights} of weights and {cache} for each token it holds at once"))
     return rows
+
+
+def _forward_pass(recipe: Recipe, shape: ModelShape, standing: int) -> str:
+    """Tokens times bytes of the largest forward pass that the recipe allows, and the sum with what is held all the time."""
+    from align.learner import memory  # noqa: PLC0415  (transformers takes seconds to import)
+
+    batch, say = recipe.batch, memory.gigabytes
+    tokens, a_token = batch.micro_tokens or memory.ON_HOST["micro_tokens"], shape.vocabulary * memory.sides(recipe)
+    at_once = tokens if batch.head_elements is None else min(tokens, max(batch.head_elements // a_token, 1))
+    forward, head = memory.activations(recipe, shape, 1), memory.logits(recipe, shape, 1)
+    whose = "batch.micro_tokens" if batch.micro_tokens else "batch.micro_tokens: null, on a CPU; on a GPU as many as fit, at most that"
+    most = say(standing + tokens * forward + at_once * head)
+    return (
+        f"and a forward pass of {tokens:,} input tokens ({whose}): {tokens:,} × {say(forward)} = {say(tokens * forward)}, and the logits "
+        f"of {at_once:,} at once × {say(head)} = {say(at_once * head)}; together at most {most}"
+    )
 
 
 def other_parts(recipe: Recipe) -> list[Row]:

@@ -75,11 +75,17 @@ def columns(
 
 
 def rows_of(logp: Tensor, full_vocabulary: bool, mask: Tensor | None, seq_ids: Tensor | None, needs_answers: bool) -> Rows:
-    """Raises PenaltyInputError where `mask` or `seq_ids` do not fit."""
+    """Raises PenaltyInputError where `logp` is not what the estimator reads, or `mask` or `seq_ids` do not fit."""
     shape = logp.shape[:-1] if full_vocabulary else logp.shape
-    if len(shape) not in (1, 2):
-        wanted = "[B, T, V] or [T, V], over the vocabulary" if full_vocabulary else "[B, T] or [T], of the sampled tokens"
-        raise PenaltyInputError(f"logp must be {wanted}, not {list(logp.shape)}")
+    given = [x.shape for x in (mask, seq_ids) if isinstance(x, Tensor)]
+    other = logp.shape if full_vocabulary else logp.shape[:-1]
+    if len(shape) not in (1, 2) or (shape not in given and other in given):
+        wanted, instead = (
+            ("[B, T, V] or [T, V], over the vocabulary", 'the log-probs of the sampled tokens alone are for estimator="sampled"')
+            if full_vocabulary
+            else ("[B, T] or [T], of the sampled tokens", 'logits or log-probs of the whole vocabulary are for estimator="exact"')
+        )
+        raise PenaltyInputError(f"logp must be {wanted}, not {list(logp.shape)}: {instead}")
     counts = torch.ones(shape, dtype=torch.bool, device=logp.device) if mask is None else _mask(mask, shape, logp.device)
     if len(shape) == 2:
         if seq_ids is not None:

@@ -9,12 +9,10 @@ import torch
 
 from align.config.schema import Batch, Recipe
 from align.errors import UserError
-from align.learner.memory import ModelShape, activations, gigabytes, logits, shape_of, sides, standing
+from align.learner.memory import ON_HOST, ModelShape, activations, gigabytes, logits, shape_of, sides, standing
 from align.learner.policy import Policy
 from align.learner.reward_model import RewardModel
 
-ON_HOST = {"micro_tokens": 1 << 16, "head_elements": 1 << 24}
-"""64 MiB of float32 logits: what a core's caches and a laptop's memory like."""
 MOST_TOKENS = 1 << 16
 MULTIPLE = 1 << 10
 ENOUGH_TOKENS = 1 << 12

@@ -13,10 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from align.config.schema import Model, Recipe
-from align.learner.backbone import add_lora
 
 WIDTH = {"float32": 4, "bfloat16": 2}
 """Of one value, by `model.dtype`."""
+ON_HOST = {"micro_tokens": 1 << 16, "head_elements": 1 << 24}
+"""64 MiB of float32 logits: what a core's caches and a laptop's memory like."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,12 @@ def _shared(text: PretrainedConfig) -> int:
 def shape_of_config(config: PretrainedConfig, options: Model) -> ModelShape:
     """Of the model that a configuration describes, its adapters included; no value of it is made."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-        module = add_lora(model, options, "CAUSAL_LM") if options.lora.rank else model
+        module = AutoModelForCausalLM.from_config(config)
+        if options.lora.rank:
+            # peft takes a second to import, which no estimate without adapters needs.
+            from align.learner.backbone import add_lora  # noqa: PLC0415
+
+            module = add_lora(module, options, "CAUSAL_LM")
     return shape_of(module, config)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 import align_kernels
 from align.cache import cache_folder
@@ -62,14 +64,28 @@ def model_folder(recipe: Recipe, run_dir: Path, train: Callable[[Recipe, Path], 
     """
     model = recipe.model
     if model.path is not None:
-        if not (Path(model.path) / "config.json").is_file():
+        folder = stored(model.path)
+        if folder is None:
             raise RecipeError(
-                "model.path", f"there is no model folder {model.path} (no config.json in it); give a folder that from_pretrained loads"
+                "model.path",
+                f"there is no model folder {model.path} (no config.json in it), and no such id in the hub's local cache; give a folder "
+                f"that from_pretrained loads, or fetch the id first: hf download {model.path}",
             )
-        return str(Path(model.path).resolve())
+        return str(folder.resolve())
     if model.config is not None:
         return str(_from_config(recipe, run_dir / "initial"))
     return str(_warm_start(model.recipe, train, note))
+
+
+def stored(path: str) -> Path | None:
+    """The folder of a model, given by its path or by its hub id; None where neither the folder nor the hub's local cache has it."""
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        try:
+            folder = Path(snapshot_download(path, local_files_only=True))
+        except (HFValidationError, LocalEntryNotFoundError):
+            return None
+    return folder if (folder / "config.json").is_file() else None
 
 
 def config_of(recipe: Recipe) -> transformers.PretrainedConfig | None:
@@ -78,8 +94,8 @@ def config_of(recipe: Recipe) -> transformers.PretrainedConfig | None:
         return config_of(load(recipe.model.recipe))
     if recipe.model.config is not None:
         return _configured(recipe, recipe.task.tokenizer())
-    folder = Path(recipe.model.path)
-    return transformers.AutoConfig.from_pretrained(folder, local_files_only=True) if (folder / "config.json").is_file() else None
+    folder = stored(recipe.model.path)
+    return None if folder is None else transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
 
 
 def _from_config(recipe: Recipe, folder: Path) -> Path:

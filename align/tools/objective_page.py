@@ -30,7 +30,8 @@ SURROGATES = """\
 `surrogate:`, the loss of a token by its ratio ρ = π/π_old and its advantage; bounds are keys of the one that has them. It also says what it
 multiplies an advantage by (`effective_log_ratio`), by which a weighted penalty in the reward is divided: unclipped, `placement: reward` has
 the gradient of `placement: loss` under every surrogate. Off-policy, `sapo` with two temperatures has no such ratio, and a penalty that
-carries no weight of its own (`k1`) has the right one only where that is the token's: both are refused."""
+carries no weight of its own (`k1`) has the right one only where that is the token's: both are refused, except with a critic, whose token
+rewards take the penalty once a batch, at π_old, before any update."""
 
 REDUCTIONS = """\
 `reduction:`, the weight of a token, of the policy term and of every regularizer alike. Answers weigh alike under `sequence_sum` in their

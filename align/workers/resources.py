@@ -44,11 +44,10 @@ def remedy(wanted: Sequence[Need], there: Mapping[str, float]) -> str:
         return f"lower workers.rollout, workers.reward or workers.cpus, {LARGER}"
     # As many on each GPU, and two decimals rounded down: else the shares would add up to what no GPU has left.
     share = int(100 / -(-processes // gpus)) / 100 if gpus else 0.0
+    keys = " and ".join(f"workers.{need.role}_gpus" for need in wanted if need.gpus)
     shared = f"to {share:g} to share GPUs or " if share else ""
-    return (
-        f"lower workers.rollout; or set workers.learner_gpus and workers.rollout_gpus, {shared}to 0 for the CPU (as model.device: cpu "
-        f"does); {LARGER}"
-    )
+    fewer = "lower workers.rollout; or " if any(need.role == "rollout" and need.gpus and need.count > 1 for need in wanted) else ""
+    return f"{fewer}set {keys}, {shared}to 0 for the CPU (as model.device: cpu does); {LARGER}"
 
 
 def too_large(wanted: Sequence[Need], nodes: Sequence[Mapping[str, float]]) -> str | None:
@@ -59,7 +58,8 @@ def too_large(wanted: Sequence[Need], nodes: Sequence[Mapping[str, float]]) -> s
         return reason
     for need in wanted:
         if not any(all(node.get(key, 0.0) >= getattr(need, name) for key, name in KEYS) for node in nodes):
-            return f"a {need.role} actor wants {need.cpus:g} CPUs and {need.gpus:g} GPUs on one node, and no node has both"
+            both = f"{_counted(need.cpus, 'CPU')} and {_counted(need.gpus, 'GPU')}"
+            return f"a {need.role} actor wants {both} on one node, and no node has both"
     return None
 
 
@@ -74,5 +74,9 @@ def _short(wanted: Sequence[Need], there: Mapping[str, float], verb: str) -> str
         total = round(sum(n.count * getattr(n, name) for n in wanted), 4)
         if total > round(there.get(key, 0.0), 4):
             by_role = ", ".join(f"{n.role} {n.count} x {getattr(n, name):g}" for n in wanted if getattr(n, name))
-            return f"wanted {total:g} {key}s ({by_role}), the cluster {verb} {there.get(key, 0.0):g}"
+            return f"wanted {_counted(total, key)} ({by_role}), the cluster {verb} {there.get(key, 0.0):g}"
     return None
+
+
+def _counted(count: float, unit: str) -> str:
+    return f"{count:g} {unit}" + ("" if count == 1 else "s")

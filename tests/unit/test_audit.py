@@ -188,6 +188,9 @@ def test_the_exact_estimator_has_no_variance_at_a_state(forms):
         (["countdown_k3"], "biased", "that of forward_kl", True),
         (["countdown_grpo"], "exact", "as this recipe runs it", True),
         (["countdown_grpo", "regularizers.kl={estimator: k2, coefficient: 0.1}"], "exact", "as this recipe runs it", True),
+        (["countdown_ppo"], "exact", "at pi_old: a critic learns it from the token rewards", True),
+        (["countdown_ppo", "algorithm.epochs=1", "algorithm.minibatches=1"], "exact", "on-policy, as this recipe runs it", True),
+        (["countdown_ppo", "regularizers.kl.estimator=k1"], "exact", "at pi_old: a critic learns it from the token rewards", True),
         (
             ["countdown_grpo", "regularizers.kl={estimator: k2, coefficient: 1}", "algorithm.epochs=2"],
             "biased",

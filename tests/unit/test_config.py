@@ -229,7 +229,7 @@ def test_a_base_that_is_not_there_names_the_key_and_who_asks(tmp_path, monkeypat
 def test_an_unknown_part_names_the_nearest_and_the_known():
     error = refusal(build_part, "divergence", "tsalis", "x.divergence")
     assert error.where == "x.divergence"
-    assert "no divergence is called 'tsalis'; did you mean 'tsallis'?" in str(error)
+    assert "no divergence is called 'tsalis'; did you mean 'tsallis'? There are: " in str(error)
     for name in ("reverse_kl", "forward_kl", "jensen_shannon", "tsallis", "file.py:Class"):
         assert name in str(error)
 

@@ -212,7 +212,7 @@ def test_each_process_takes_a_gpu_where_there_is_one(there, stated, model_device
         ([{"CPU": 1.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}], None),
         ([{"CPU": 1.5, "GPU": 3.0}], "wanted 2 CPUs (learner 1 x 0.5, rollout 2 x 0.5, reward 1 x 0.5), the cluster has 1.5"),
         ([{"CPU": 8.0}], "wanted 3 GPUs (learner 1 x 1, rollout 2 x 1), the cluster has 0"),
-        ([{"CPU": 8.0}, {"GPU": 8.0}], "a learner actor wants 0.5 CPUs and 1 GPUs on one node, and no node has both"),
+        ([{"CPU": 8.0}, {"GPU": 8.0}], "a learner actor wants 0.5 CPUs and 1 GPU on one node, and no node has both"),
     ],
 )
 def test_a_cluster_that_is_too_small_is_told_in_figures(nodes: list[dict], reason: str | None):
@@ -226,7 +226,7 @@ def test_a_share_of_the_gpus_is_proposed_that_every_process_gets(rollouts: int, 
     assert too_large(wanted, [{"CPU": 8.0, "GPU": float(gpus)}]) is not None
     told = remedy(wanted, {"CPU": 8.0, "GPU": float(gpus)})
     assert f"set workers.learner_gpus and workers.rollout_gpus, to {share} to share GPUs or to 0 for the CPU" in told
-    assert "lower workers.rollout" in told and "model.device: cpu" in told and "--address" in told
+    assert ("lower workers.rollout" in told) == (rollouts > 1) and "model.device: cpu" in told and "--address" in told
     on_one = int(1 / float(share))
     assert on_one * gpus >= rollouts + 1
 
@@ -235,6 +235,14 @@ def test_the_remedy_is_for_what_is_short():
     wanted = [Need("learner", 1, 0.5, 1.0), Need("rollout", 2, 0.5, 1.0)]
     assert remedy(wanted, {"CPU": 1.0, "GPU": 3.0}).startswith("lower workers.rollout, workers.reward or workers.cpus, or")
     assert "to share GPUs" not in remedy(wanted, {"CPU": 8.0}) and "to 0 for the CPU" in remedy(wanted, {"CPU": 8.0})
+
+
+def test_only_who_wants_a_gpu_is_in_the_remedy():
+    learner = [Need("learner", 1, 0.5, 1.0), Need("rollout", 4, 0.5, 0.0)]
+    assert too_large(learner, [{"CPU": 8.0}]) == "wanted 1 GPU (learner 1 x 1), the cluster has 0"
+    assert remedy(learner, {"CPU": 8.0}).startswith("set workers.learner_gpus, to 0 for the CPU")
+    scored = [Need("learner", 1, 0.5, 0.0), Need("reward", 2, 0.5, 1.0)]
+    assert remedy(scored, {"CPU": 8.0, "GPU": 1.0}).startswith("set workers.reward_gpus, to 0.5 to share GPUs or to 0")
 
 
 def test_a_cluster_that_is_busy_is_told_in_figures():

@@ -214,6 +214,17 @@ REFUSED = {
     "old of a vocabulary": ((A, B), {"estimator": "exact", "old_logp": A}, r"old_logp must be \[2\]"),
     "four axes": ((A[None, None], B[None, None]), {}, r"logp must be \[B, T\] or \[T\], of the sampled tokens, not \[1, 1, 2, 3\]"),
     "one axis of a vocabulary": ((A[0], B[0]), {"estimator": "exact"}, r"logp must be \[B, T, V\] or \[T, V\], .*, not \[3\]"),
+    "log-probs where logits are read": (
+        (A, B, torch.ones(2, 3)),
+        {"estimator": "exact"},
+        r'logp must be \[B, T, V\] .*, not \[2, 3\]: the log-probs of the sampled tokens alone are for estimator="sampled"',
+    ),
+    "logits where log-probs are read": (
+        (A[..., None].expand(2, 3, 5), B[..., None].expand(2, 3, 5), torch.ones(2, 3)),
+        {},
+        r'logp must be \[B, T\] .*, not \[2, 3, 5\]: logits or log-probs of the whole vocabulary are for estimator="exact"',
+    ),
+    "packed logits where log-probs are read": ((A, B, torch.ones(2)), {}, r'not \[2, 3\]: logits .* are for estimator="exact"'),
     "packed without ids": ((A[0], B[0]), {"credit": "summed"}, r"packed tensors \[T\] need seq_ids"),
     "padded with ids": ((A, B), {"seq_ids": torch.zeros(2, 3, dtype=torch.int64)}, r"seq_ids belongs to packed tensors \[T\]"),
     "ids of another shape": ((A[0], B[0]), {"seq_ids": torch.zeros(2, dtype=torch.int64)}, r"seq_ids must be an integer tensor \[3\]"),

@@ -49,9 +49,9 @@ class Own(Regularizer):
 """
 
 
-def told(parts: str, **changes) -> dict[str, dict[str, str]]:
-    """Section -> label -> text of what is printed; rows without a label are joined under the one above."""
-    node = {
+def recipe_of(parts: str, **changes) -> dict:
+    """A small recipe, whose engine is one of `PARTS`."""
+    return {
         "steps": 10,
         "task": "countdown",
         "reward": "countdown_exact",
@@ -63,8 +63,12 @@ def told(parts: str, **changes) -> dict[str, dict[str, str]]:
         "workers": {"rollout": 2},
         "regularizers": {"kl": {"coefficient": 0.03}},
     } | changes
+
+
+def told(parts: str, **changes) -> dict[str, dict[str, str]]:
+    """Section -> label -> text of what is printed; rows without a label are joined under the one above."""
     console = Console(file=io.StringIO(), width=400)
-    show(build(node), console)
+    show(build(recipe_of(parts, **changes)), console)
     sections, label = {}, ""
     for line in console.file.getvalue().splitlines():
         if line.strip() and not line.startswith(" "):

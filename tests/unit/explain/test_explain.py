@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from unit.explain.printed import PARTS, told
+from unit.explain.printed import PARTS, recipe_of, told
 
-from align.config.recipes import load
-from align.inspect.explain import show
+from align.config.recipes import build, load
+from align.inspect.explain import objective, show
 
 
 def test_the_objective_holds_the_coefficient_and_every_symbol(parts):
@@ -149,9 +149,9 @@ def test_a_link_is_told_as_what_it_makes_optimal(parts):
     }
     sections = preferences(parts, {"name": "dpo", "preference": "ipo", "minibatches": 2}, regularizers=regularizers)
     rows = sections["objective, maximised"]
-    assert rows[""] == "J = E Σ_t w_t [ −(s_w − s_l − 1/(2β))² − 0.5 · near_t ]"
+    assert rows[""] == "J = E_r [ −(s_w − s_l − 1/(2β))² ] − E Σ_t w_t [ 0.5 · near_t ]"
     assert rows["preference"].startswith("ipo: (D - 1/(2 β))^2") and rows["β"] == "0.25"
-    assert rows["s"] == "f'(u) − f'(1) at u = π/π_ref of the whole answer, of the chosen (w) and the rejected (l)"
+    assert rows["s"] == "f'(u) − f'(1) at u = π/ref of the whole answer, of the chosen (w) and the rejected (l)"
     assert rows["w_t"] == "1/S" and rows["reduction"].startswith("sequence_sum: ") and "A" not in rows
     link = sections["regularizer js"]
     assert link["placement"].startswith("link: the implicit reward of an answer is β (f'(u) − f'(1))")
@@ -175,7 +175,9 @@ def test_a_link_that_may_give_up_answers_is_warned_of(parts):
 
 def test_a_reward_model_has_no_policy(parts):
     sections = preferences(parts, {"name": "reward_model", "centre": 0.5}, regularizers={})
-    assert sections["objective, maximised"][""] == "J = E Σ_t w_t [ log P(ranking | β s) − 0.5 s² ]"
+    rows = sections["objective, maximised"]
+    assert rows[""] == "J = E_r [ log P(ranking | β s) − 0.5 s² ]" and rows["s²"] == "its mean over the answers of the ranking"
+    assert rows.keys().isdisjoint({"w_t", "S", "E"}), "the loss of a ranking is no sum over tokens"
     loaded = sections["what is loaded"]
     assert "scorer" in loaded and loaded.keys().isdisjoint({"policy", "engine", "reference"})
     assert sections["batch"]["run"] == "10 steps: 10 updates, 160 rankings, each answer at most 24 tokens"
@@ -186,15 +188,46 @@ def test_a_critic_learns_the_penalty_in_the_reward(parts):
     sections = told(parts, algorithm={"name": "ppo", "advantage": {"whiten": False}, "value_coefficient": 0.5}, regularizers=regularizers)
     rows = sections["objective, maximised"]
     assert rows[""] == "J = E Σ_t w_t [ min(ρ A, clip(ρ, 1−0.2, 1+0.2) A) − 0.5 L_V ]"
-    assert rows["A"].splitlines() == [
-        "less 0.05 · kl_t, of π_old: taken from the reward of each token, which the critic learns",
-        "GAE of the critic, γ = 1, λ = 0.95",
-    ]
+    less = "less 0.05 · kl_t, of π_old, taken from the reward of each token, which the critic learns"
+    assert rows["A"] == f"GAE of the critic, γ = 1, λ = 0.95; {less}"
     gradient = sections["regularizer kl"]["gradient"]
-    assert gradient.endswith("taken once a batch, at π_old; later updates weigh it by the surrogate's own ratio")
+    assert gradient.startswith("that of this divergence; at π_old, before the advantage discounts or rescales it")
+    assert gradient.endswith("later updates of a batch weigh and clip it as they do any reward")
+    once = told(parts, algorithm={"name": "ppo", "epochs": 1}, regularizers=regularizers)
+    assert "later updates" not in once["regularizer kl"]["gradient"]
     assert sections["what is loaded"]["critic"].startswith("shared(")
     risky = told(parts, algorithm={"name": "ppo", "risk": 0.5}, regularizers={})["objective, maximised"]
     assert risky["L_V"].startswith("(e^z - z - 1)/alpha^2")
+
+
+def test_a_nat_in_the_reward_costs_what_the_advantage_makes_of_it(parts):
+    """GAE discounts by lambda and whitening rescales: beta is of the reward there, of A in the loss and without a critic."""
+    paid = {"kl": {"placement": "reward", "credit": "summed", "coefficient": 0.05}}
+    gae = told(parts, algorithm="ppo", regularizers=paid)["effective β"]["kl"]
+    assert "costs β of the reward of the token" in gae and "gae(" in gae and "of the advantage" not in gae and "mean nats" not in gae
+    plain = told(parts, algorithm={"name": "ppo", "advantage": "group_centred"}, regularizers=paid)["effective β"]["kl"]
+    assert plain.endswith("one nat costs β of the advantage A of the token it is counted at, and of those before it")
+    grpo = told(parts, regularizers=paid)["effective β"]["kl"]
+    assert grpo.endswith("one nat costs β of the advantage A of the token it is counted at")
+    nothing = told(parts, regularizers={"kl": {"coefficient": 0}})["effective β"]
+    assert nothing == {"kl": "β = 0: measured, not trained"}
+
+
+def test_every_symbol_has_one_row(parts):
+    paid = {"kl": {"placement": "reward", "credit": "summed", "coefficient": 0.05}}
+    labels = [row.label for row in objective(build(recipe_of(parts, algorithm="ppo", regularizers=paid)))]
+    assert [s for s in ("A", "E", "u", "w_t", "ρ") if labels.count(s) != 1] == []
+    dpo = preferences(parts, {"name": "dpo"}, regularizers={"kl": {"placement": "link", "coefficient": 0.1}})
+    rows = dpo["objective, maximised"]
+    assert rows["σ"].startswith("the logistic function") and rows["u"].startswith("π/ref") and "E_r" in rows
+    assert "π_ref" not in str(dpo)
+
+
+def test_an_engine_beside_rankings_is_for_evaluation(parts):
+    link = {"kl": {"placement": "link", "coefficient": 0.1}}
+    task = {"name": "preferences", "path": "pairs.jsonl", "held_out": "countdown"}
+    sections = preferences(parts, {"name": "dpo"}, regularizers=link, task=task)
+    assert sections["what is loaded"]["engine"].split("; ")[-1].startswith("for evaluation alone")
 
 
 def test_relatives_of_grpo_are_told_by_their_functions(parts):
@@ -211,3 +244,18 @@ def test_the_shipped_recipes_are_told(name):
     console = Console(file=io.StringIO(), width=200)
     show(load(Path(__file__).parents[3] / "recipes" / f"{name}.yaml"), console)
     assert "objective, maximised" in console.file.getvalue() and "other parts" in console.file.getvalue()
+
+
+def test_memory_is_the_product_of_tokens_and_bytes(parts):
+    batch = {"prompts": 16, "samples": 4, "micro_tokens": 1000}
+    row = told(parts, batch=batch)["memory, estimated"]["learner"].splitlines()[1]
+    assert row.startswith("and a forward pass of 1,000 input tokens (batch.micro_tokens): 1,000 × ") and "together at most" in row
+    elements = batch | {"head_elements": 1500}
+    fewer = told(parts, batch=elements)["memory, estimated"]["learner"].splitlines()[1]
+    assert "the logits of 1,000 at once" in row and "the logits of 75 at once" in fewer, "1,500 / 20 words"
+
+
+def test_where_the_model_is_not_here_the_way_out_is_told(parts):
+    told_of = told(parts, model={"path": "nowhere/model"})["memory, estimated"]
+    (told_of,) = told_of.values()
+    assert "a folder with its config.json alone" in told_of.lower() and "model.config=" in told_of
