@@ -19,7 +19,7 @@ import pkgutil
 import types
 
 from align import plugins
-from align.config.frozen import freeze, refuse_other_contract
+from align.config.frozen import freeze, refuse_other_contract, refuse_unfinished
 from align.config.renamed_keys import refuse_moved_methods, refuse_moved_word
 from align.config.tracebacks import own_traceback
 from align.errors import RecipeError
@@ -100,7 +100,9 @@ def as_part(kind: str, found: type | types.FunctionType, where: str) -> type:
     refuse_unannotated(found, contract(kind), where)
     refuse_moved_methods(found, where)
     refuse_other_contract(found, contract(kind), kind, where)
-    return _complete(found, kind, where)
+    part = _complete(found, kind, where)
+    refuse_unfinished(part, contract(kind), kind, where)
+    return part
 
 
 def written(name: str, where: str) -> type | types.FunctionType:

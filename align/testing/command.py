@@ -57,6 +57,8 @@ def table(found: Sequence[Finding]) -> Table:
     for column in ("check", "result", "how to mend"):
         result.add_column(column, no_wrap=column == "check", overflow="fold")
     for f in found:
-        verdict = Text("passed", style="green") if f.passed else Text(f"{f.found}\nexpected: {f.expected}", style="red")
+        verdict = (
+            Text("passed", style="green") if f.passed else Text(f"{f.found}\nexpected: {f.expected}" if f.mend else f.found, style="red")
+        )
         result.add_row(f.name, verdict, Text("" if f.passed else f.mend))
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import isfunction
 from typing import Any, NamedTuple
 
@@ -12,6 +12,8 @@ from align.audit.alone import around
 from align.config import nodes, registry
 from align.config.docstrings import summary
 from align.config.refusals import refusal
+from align.config.tracebacks import own_frames
+from align.errors import RecipeError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,7 @@ class Finding:
     found: str
     """What was there instead; empty where it passed."""
     mend: str
+    """Empty where the cause is that of a check before."""
 
 
 class Check(NamedTuple):
@@ -64,7 +67,11 @@ class Kit:
                     "every key without a default",
                 )
             ]
-        return [_finding(check, lambda test=check.test: test(built, **needs)) for check in self.checks]
+        findings: list[Finding] = []
+        for check in self.checks:
+            finding = _finding(check, lambda test=check.test: test(built, **needs))
+            findings.append(_folded(finding, findings))
+        return findings
 
     def _build(self, part: Any, keys: dict[str, Any]) -> Any:
         if isinstance(part, str):
@@ -92,12 +99,20 @@ def _found(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except Exception as error:  # whatever a part raises is what was found of it
-        return f"{type(error).__name__}: {str(error).strip() or 'without a message'}"
+        frames = own_frames(error)
+        place = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames and not isinstance(error, RecipeError) else ""
+        return f"{place}{type(error).__name__}: {str(error).strip() or 'without a message'}"
 
 
 def _finding(check: Check, call: Callable[[], str | None]) -> Finding:
     found = _found(call)
     return Finding(name=check.name, passed=found is None, expected=check.expected, found=found or "", mend=check.mend)
+
+
+def _folded(finding: Finding, before: list[Finding]) -> Finding:
+    """A failure with the cause of one before it points at that: a second remedy would mislead."""
+    first = next((f for f in before if not f.passed and f.found == finding.found), None)
+    return finding if finding.passed or first is None else replace(finding, found=f"the same as above: {first.name}", mend="")
 
 
 def _says_what_it_is(part: Any, **_: Any) -> str | None:

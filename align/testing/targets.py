@@ -31,6 +31,8 @@ def kind_of(name: str, kinds: Iterable[str] = registry.ROOMS) -> str:
     if found:
         raise UserError(f"{name} could be {', '.join(found)}: say which with --kind")
     if ":" in name:
+        if near := _nearly(name, kinds):
+            raise UserError(f"{name} {near}: define what it lacks, or say with --kind what it is to be")
         wanted = "; ".join(f"{k}: {', '.join(sorted(must_define(k)) or OPTIONAL[k])}" for k in kinds)
         raise UserError(f"{name} is of no kind by what it defines (a part defines, {wanted}): say which it is to be with --kind")
     near = difflib.get_close_matches(name, [n for k in kinds for n in known(k)], n=1)
@@ -66,6 +68,20 @@ def _kinds_of_class(name: str, kinds: tuple[str, ...]) -> list[str]:
     if len(by_method) > 1:
         by_method = [k for k in by_method if all(_names(found, m) == _names(registry.contract(k), m) for m in must_define(k))] or by_method
     return by_method or [k for k in kinds if any(hasattr(found, method) for method in OPTIONAL.get(k, ()))]
+
+
+def _nearly(name: str, kinds: tuple[str, ...]) -> str:
+    """What the class looks like by the methods that it has, and which of the kind's it lacks; empty where it has none."""
+    found, looks = registry.written(name, name), []
+    for kind in (k for k in kinds if k not in DERIVED):
+        has = {method for method in must_define(kind) if _callable_as(found, method, kind)}
+        if has:
+            looks.append(f"looks like {_article(kind)} {kind}; lacks {', '.join(sorted(must_define(kind) - has))}")
+    return ", or ".join(looks)
+
+
+def _article(kind: str) -> str:
+    return "an" if kind[0] in "aeiou" else "a"
 
 
 def _callable_as(found: type, method: str, kind: str) -> bool:

@@ -299,7 +299,7 @@ def test_a_plugin_may_be_a_dataclass_or_derive_from_a_shipped_part(tmp_path):
 def test_a_plugin_without_what_the_contract_demands_is_refused(tmp_path):
     path = write(tmp_path, "empty.py", "class Nothing:\n    pass\n")
     error = refusal(build_part, "divergence", f"{path}:Nothing", "r.divergence")
-    assert error.where == "r.divergence" and "with abstract method f" in str(error)
+    assert error.where == "r.divergence" and f"{path}:1: Nothing is no divergence yet: it lacks f(self, log_u)" in str(error)
 
 
 def test_a_plugin_that_fails_to_import_shows_its_traceback(tmp_path):

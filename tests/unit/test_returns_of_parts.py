@@ -12,7 +12,7 @@ from models import tiny_model
 from rollouts import groups
 
 from align.config.recipes import build
-from align.errors import RecipeError
+from align.errors import RecipeError, UserError
 from align.experience.packing import pack
 from align.experience.prepare import prepare_batch
 from align.inspect.explain import objective
@@ -21,6 +21,7 @@ from align.learner.learner import Learner
 from align.learner.metric_accumulator import MetricAccumulator
 from align.oracle.enumeration import TREE, UPDATE, context, setting
 from align.testing import check
+from align.testing.targets import kind_of
 from align.types import Link, TokenContext
 
 UNSTATED = {
@@ -281,3 +282,34 @@ def test_what_the_learner_is_given(case: str, tmp_path: Path):
     batch = replace(pack(groups(), None), betas={NAME: 0.1})
     key = f"regularizers.kl.{kind}" if kind == "reference" else f"algorithm.{kind}"
     refused(tmp_path, key, method, says, lambda: learner.measure(learner.score(batch)))
+
+
+# What a class lacks, and what a kit says
+
+SOFT = "class Soft:\n    def loss(self, log_rho, advantages, at): ...\n"
+
+
+def test_a_class_that_lacks_a_method_is_told_which(tmp_path: Path):
+    mine = written(tmp_path, SOFT)
+    with pytest.raises(UserError, match=r"mine\.py:Soft looks like a surrogate; lacks effective_log_ratio: define what it lacks"):
+        kind_of(f"{mine}:Soft")
+    with pytest.raises(RecipeError) as error:
+        build(node({"name": "grpo", "surrogate": f"{mine}:Soft"}))
+    assert str(error.value) == f"algorithm.surrogate: {mine}:1: Soft is no surrogate yet: it lacks effective_log_ratio(self, log_rho, at)"
+    (finding,) = check("surrogate", f"{mine}:Soft")
+    assert "is no surrogate yet: it lacks effective_log_ratio" in finding.found
+
+
+def test_a_column_that_is_not_declared_is_one_cause(tmp_path: Path):
+    """The message names the column and the remedy; the other checks refer to it."""
+    head = "class Mine:\n    '''By the old policy.'''\n    def weights(self, batch, name):\n"
+    mine = written(tmp_path, f"{head}        return batch.old_logp.exp()\n")
+    first, *others = (f for f in check("weighting", f"{mine}:Mine") if not f.passed)
+    assert f"{mine}:4: Mine reads batch.old_logp and does not declare it: declare needs" in first.found
+    assert len(others) > 3 and {(f.found, f.mend) for f in others} == {(f"the same as above: {first.name}", "")}
+
+
+def test_what_a_part_raises_has_its_line(tmp_path: Path):
+    mine = written(tmp_path, "class Mine:\n    '''Nothing.'''\n    def weights(self, batch, name):\n        return [][3]\n")
+    first = next(f for f in check("weighting", f"{mine}:Mine") if not f.passed)
+    assert first.found == f"{mine}:4: IndexError: list index out of range"
