@@ -55,7 +55,11 @@ class Model:
     def __post_init__(self):
         given = [k for k in ("path", "recipe", "config") if getattr(self, k) is not None]
         if len(given) != 1:
-            raise ValueError(f"needs exactly one of path, recipe, config; given: {', '.join(given) or 'none'}")
+            raise ValueError(
+                f"needs exactly one of path, recipe, config; given: {', '.join(given) or 'none'}. For example path=FOLDER, or a small "
+                "model at random: config='{model_type: qwen2, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, "
+                "num_attention_heads: 2, num_key_value_heads: 1}'"
+            )
         if self.dtype not in GAPS:
             raise ValueError(f"dtype must be float32 or bfloat16, not {self.dtype!r}")
         if self.device not in ("auto", "cpu", "cuda"):

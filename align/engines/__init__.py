@@ -1,4 +1,7 @@
-"""Engines: what generates rollouts. A process runs one at a time; under Ray that is a rollout actor of its own."""
+"""Engines: what generates rollouts. A process runs one at a time; under Ray that is a rollout actor of its own.
+
+`examples/custom_engine/my_engine.py` is a whole one in sixty lines; `align check ./my_engine.py:MyEngine` is its kit.
+"""
 
 from __future__ import annotations
 
@@ -69,6 +72,10 @@ class RunningEngine(ABC):
     def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
         """`samples` rollouts for each prompt, in the order of the prompts.
 
+        An answer is `align.types.Episode.single_turn(token_ids, text, logp, version, finished)`: token_ids int32 [n] with the end token,
+        logp float32 [n], version this engine's `version`, finished whether the last token is the end token; else n is
+        `sampling.max_tokens`. `Group(prompt=prompt, episodes=tuple(...))` holds those of a prompt.
+
         The log-probs are those of the distribution that was sampled (after temperature), float32, nats. All randomness of a prompt's
         rollouts comes from its own seed (0 <= seed < 2**62), so order and company change them by rounding only. The same weights, prompts
         and seeds in the same order give the same rollouts, bit for bit.
@@ -76,7 +83,11 @@ class RunningEngine(ABC):
 
     @abstractmethod
     def load(self, version: int, weights: Weights) -> None:
-        """Replace every weight, and set `version`. Names and shapes are those of the checkpoint in `model_dir`, else ValueError."""
+        """Replace every weight, and set `version`. Names and shapes are those of the checkpoint in `model_dir`, else ValueError.
+
+        `align.weight_sync.packing.unpack(weights)` gives (name, tensor): read-only views, in the learner's dtype, to be copied from.
+        `align.weight_sync.layout.Layout.of(model)`, made in `start`, checks them before the first byte is written.
+        """
 
     def close(self) -> None:
         """Give back memory and processes."""
