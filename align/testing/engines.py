@@ -101,7 +101,11 @@ def _logp(e: Engine, model_dir: Path, tolerance: float) -> str | None:
         return None if gap <= tolerance else f"a token is off by {gap:.2e} nats"
 
 
-@KIT.check("episodes", "token_ids int32 [n] and logp float32 [n], the end token included; finished only where it is the last one")
+@KIT.check(
+    "episodes",
+    "build each answer by Episode.single_turn(token_ids int32 [n], text, logp float32 [n], version, finished), the end token included; "
+    "finished only where it is the last one",
+)
 def _episodes(e: Engine, model_dir: Path, tolerance: float) -> str | None:
     """groups in the order of the prompts, each with all its samples, ended by the end token or cut at the limit"""
     with started(e, model_dir) as s:

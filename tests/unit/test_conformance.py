@@ -212,7 +212,7 @@ def test_prompts_from_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["exact"], "exact could be estimator, reward: say which with --kind"),
+        (["constant"], "constant could be coefficient, reduction: say which with --kind"),
         (["tsalis"], "did you mean tsallis?"),
         (["tsallis", "--kind", "divergance"], "did you mean divergence?"),
         (["tsallis", "--model", "somewhere"], "--model changes nothing for a divergence"),
