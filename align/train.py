@@ -38,7 +38,7 @@ from align.workers import Workers, open_workers
 from align.workers.shards import idle
 
 PREPARED = 1024
-"""Rankings that a precomputing reference is told of at a time, and keeps in one file."""
+"""Rankings that a precomputing reference gets at a time, and keeps in one file."""
 
 
 def train(recipe: Recipe, run_dir: str | Path, address: str | None = None, resume: bool = False) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def train(recipe: Recipe, run_dir: str | Path, address: str | None = None, resum
 
 def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telemetry: Telemetry) -> dict[str, Any]:
     transformers_logging.disable_progress_bar()
-    # A bad row is told of before a warm start is trained.
+    # A bad row is an error before a warm start is trained.
     recipe.task.examples()
     recipe.task.rankings()
     model_dir = model_folder(recipe, run_dir, train, telemetry.note)

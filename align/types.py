@@ -150,7 +150,7 @@ class Rewards:
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Named components, float32 [S] each."""
     inside: tuple[tuple[tuple[int, float], ...], ...] = ()
-    """Of each episode the parts of its value that are paid inside the answer: (character, reward). () where nobody tells."""
+    """Of each episode the parts of its value that are paid inside the answer: (character, reward). Empty: all is paid at the last token."""
     failed: int = 0
     """Samples whose reward raised or ran out of time."""
     first_failure: str | None = None
@@ -263,7 +263,7 @@ class TokenBatch:
         return self.columns[self.positions == 0]
 
     def select(self, sequences: Tensor) -> TokenBatch:
-        """The sub-batch of these sequences (int64 [s], increasing). Padding columns nobody needs are cut."""
+        """The sub-batch of these sequences (int64 [s], increasing). Padding columns that none of them uses are cut."""
         keep = torch.zeros(len(self.lengths), dtype=torch.bool)
         keep[sequences] = True
         of_axis = {"S": keep, "T": keep[self.seq_ids]}
@@ -317,7 +317,7 @@ class Stat:
     sum: float
     count: float
     by_prompt: Mapping[str, Stat] = field(default_factory=dict)
-    """The same by prompt, where somebody asks."""
+    """The same by prompt, where a coefficient has multipliers."""
 
     def __add__(self, other: Stat) -> Stat:
         shared = {p: s + self.by_prompt[p] for p, s in other.by_prompt.items() if p in self.by_prompt}

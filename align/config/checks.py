@@ -95,11 +95,11 @@ def _check_alike(recipe: Recipe) -> None:
     seen: list[tuple[str, dict]] = []
     for name, regularizer in recipe.regularizers.items():
         node = {key: value for key, value in resolved(regularizer).items() if key != "coefficient"}
-        twin = next((other for other, before in seen if before == node), None)
-        if twin is not None:
+        same = next((other for other, before in seen if before == node), None)
+        if same is not None:
             raise RecipeError(
                 f"regularizers.{name}",
-                f"is the same as regularizers.{twin} in everything but its coefficient: keep one of them, with the sum of the coefficients",
+                f"is the same as regularizers.{same} in everything but its coefficient: keep one of them, with the sum of the coefficients",
             )
         seen.append((name, node))
 

@@ -1,4 +1,4 @@
-"""Which lines of a traceback a user wrote: only those help whoever mends a part of their own."""
+"""Which lines of a traceback a user wrote: only those help a user mend a part of their own."""
 
 from __future__ import annotations
 

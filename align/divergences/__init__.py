@@ -60,7 +60,7 @@ class Divergence(Part, ABC):
 
     @property
     def is_reverse_kl(self) -> bool:
-        """KL(pi||ref) itself, whoever wrote it: c(u) = log u."""
+        """KL(pi||ref) itself, a user's own included: c(u) = log u."""
         return self.is_f_divergence and torch.allclose(self.coefficient(POINTS), POINTS, rtol=1e-9, atol=0.0)
 
     @property

@@ -1,4 +1,4 @@
-"""A regularizer in somebody else's training loop: composed in Python, and applied to plain tensors.
+"""A regularizer in another training loop than align's: composed in Python, and applied to plain tensors.
 
 `penalty` packs the tokens that count to [T], as the learner does, calls the regularizer's own `penalty`, and gives the result back in
 the shape it got. Tokens that do not count never enter a computation, so whatever stands there reaches neither value nor gradient.

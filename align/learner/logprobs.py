@@ -112,7 +112,7 @@ class LogprobPass:
         return "ref_logp" in self.recipe.algorithm.reads.union(*own)
 
     def _reference_logp(self, names: list[str], micro: TokenBatch, placed: TokenBatch) -> dict[str, Tensor]:
-        """By regularizer, of each whose log-probs somebody reads or that is not exact; the states of the exact ones are kept."""
+        """By regularizer, of each whose log-probs a part reads or that is not exact; the states of the exact ones are kept."""
         known = {name: logp for name in names if (logp := self.references[name].known(micro)) is not None}
         for name, logp in known.items():
             returned = Returned(self.references[name], "known", f"regularizers.{name}.reference")

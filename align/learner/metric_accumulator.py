@@ -32,7 +32,7 @@ class MetricAccumulator:
         self._counts[name] = self._counts.get(name, 0.0) + count
 
     def add_by_prompt(self, name: str, by_sequence: Tensor, prompt_ids: tuple[str, ...]) -> None:
-        """What `add` was told of these sequences, [s], for `Stat.by_prompt`."""
+        """What `add` got for these sequences, [s], for `Stat.by_prompt`."""
         self._by_prompt.setdefault(name, []).append((by_sequence.detach(), prompt_ids))
 
     def add_sum(self, name: str, part: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What a user should be told of how a model is computed, where the recipe is right but slow."""
+"""Advice on how a model is computed, where the recipe is right but slow."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def context(
     Args: name of the regularizer, for its entries in the batch; `exact` fills `ctx.exact` with this divergence over the outcomes.
     """
     problem, leaf, reference = at.problem, at.policy.to(dtype, copy=True).requires_grad_(), at.reference.to(dtype)
-    seq_ids, positions, prefix, tokens = problem.steps.clone()  # whoever writes into the batch spoils this one alone
+    seq_ids, positions, prefix, tokens = problem.steps.clone()  # a part that writes into the batch spoils this copy alone
     count = len(problem.answers)
     # Prompts differ in length, in every other sequence a tool's output of one token stands before each token, and no part may look at it,
     # or at what follows an answer.

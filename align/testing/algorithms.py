@@ -47,7 +47,7 @@ def view(a: Algorithm, moved: float = UPDATE) -> View:
     count, tokens = len(ctx.batch.lengths), len(ctx.batch.seq_ids)
     batch = replace(ctx.batch, advantages=None, ref_logp={}, penalty_weights={}, betas={})
     if not a.samples:
-        uniform = torch.full_like(batch.loss_weights, 1 / count)  # what a data set holds are nobody's samples
+        uniform = torch.full_like(batch.loss_weights, 1 / count)  # the answers of a data set are no samples of the policy
         batch = replace(batch, rewards=None, sampler_logp=None, old_logp=None, loss_weights=uniform)
     if a.ranks:
         batch = replace(batch, group_ids=torch.repeat_interleave(torch.arange(count // 5 * 2), torch.tensor([2, 3] * (count // 5))))

@@ -144,9 +144,9 @@ def _apart(r: Reference, model_dir: Path) -> str | None:
     return None
 
 
-@KIT.check("known", "return from `known` what `hidden` and `head` would give the tokens, or None; keep what `prepare` is told of")
+@KIT.check("known", "return from `known` what `hidden` and `head` would give the tokens, or None; keep what `prepare` gets")
 def _known(r: Reference, model_dir: Path) -> str | None:
-    """what it knows without a forward pass is what one would give; one that precomputes knows what it was told of, and keeps it on disk"""
+    """what it knows without a forward pass is what one would give; one that precomputes has what `prepare` got, and keeps it on disk"""
     answers = batch()
     for policy in () if _without_states(r) else policies(model_dir):
         fresh, expected = begun(r, policy), logp(r, begun(r, policy)).gather(1, answers.tokens[:, None]).squeeze(1)
@@ -155,7 +155,7 @@ def _known(r: Reference, model_dir: Path) -> str | None:
                 told = [one.prepare(answers, 1.0, expected.clone) for one in (fresh, begun(r, policy))]
             fresh.release()
             if told != [True, False] or fresh.known(answers) is None:
-                return "it does not know the answers it was told of, or computes again what is kept"
+                return "`known` has not the answers that `prepare` got, or it computes again what is kept"
         move(policy)
         found = fresh.known(answers)
         if found is not None and (found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-5)):

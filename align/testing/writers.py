@@ -36,7 +36,7 @@ ROWS = (
 def check_writer(part: Any, /, **keys: Any) -> list[Finding]:
     """Every check of a writer: its name, its class with keys, or one that is built and not open.
 
-    It is opened and told of a few steps: one that sends them anywhere sends these too.
+    It is opened and gets a few steps: a writer that sends them anywhere sends these too.
     """
     return KIT.run(part, keys)
 
@@ -77,7 +77,7 @@ def _resumes(w: Writer) -> str | None:
     return None
 
 
-@KIT.check("leaves what it is given alone", "copy the metrics and the recipe before changing them: other writers are told of the same")
+@KIT.check("leaves what it is given alone", "copy the metrics and the recipe before changing them: other writers get the same")
 def _untouched(w: Writer) -> str | None:
     """metrics and recipe are as they were"""
     recipe, metrics = copy.deepcopy(RECIPE), {"loss": 0.5, "entropy": 1.0}

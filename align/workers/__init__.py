@@ -42,7 +42,9 @@ class LearnerLike(Protocol):
 
 
 class Workers(Protocol):
-    """The contract of both twins. With an engine that says what its `units` are they return the same episodes, bit for bit, on the same
+    """The contract of both backends, in this process and on Ray.
+
+    With an engine that says what its `units` are they return the same episodes, bit for bit, on the same
     machine, whatever the number of rollout workers."""
 
     learner: LearnerLike
@@ -74,7 +76,7 @@ def open_workers(recipe: Recipe, model_dir: str, max_prompt_tokens: int, address
     generates and scores: no learner is loaded, and nothing can be published.
     Raises: UserError where the cluster cannot be reached or lacks what the recipe wants.
     """
-    # Each twin is imported only where it works: Ray takes seconds to import, and the learner's libraries have no place in a driver.
+    # Each backend is imported only where it works: Ray takes seconds to import, and the learner's libraries have no place in a driver.
     if recipe.workers.backend == "local":
         if address is not None:
             raise UserError(f"--address {address} changes nothing with workers.backend: local; set workers.backend to ray, or drop it")

@@ -1,4 +1,4 @@
-"""The twin on Ray: a learner actor, rollout actors and reward actors, driven from the process that calls it.
+"""The Ray backend: a learner actor, rollout actors and reward actors, driven from the process that calls it.
 
 The driver owns the newest weights: they are the result of a call it made, so they outlive the learner's process and stay in the
 object store, from which each engine, and one that is restarted later, reads them without a copy by way of the driver.

@@ -1,4 +1,4 @@
-"""The twin without Ray: learner, engine and rewards in this process. For tests, debugging and models too small to share out."""
+"""The backend without Ray: learner, engine and rewards in this process. For tests, debugging and models too small to share out."""
 
 from __future__ import annotations
 

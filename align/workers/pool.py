@@ -1,4 +1,4 @@
-"""Equal actors that share out a list of calls. One that dies is restarted by Ray; its call goes to whoever is free first."""
+"""Equal actors that share out a list of calls. One that dies is restarted by Ray; its call goes to the next free one."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Pool:
                     ray.kill(job.actor, no_restart=False)
                     self._recover(job.actor)
         except BaseException:
-            for job in running.values():  # they are free once they are through with what nobody waits for
+            for job in running.values():  # they are still running a call that was given up, and are free after it
                 self._recover(job.actor)
             raise
         return results

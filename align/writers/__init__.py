@@ -22,7 +22,7 @@ class Writer(Part, ABC):
         """Begin, or go on with what was begun.
 
         Args: folder of its own inside the run's, the same when the run is resumed. run: path of the run's folder, as a name.
-        recipe: plain data, every default written out. done: steps whose numbers stand, 0 at the start; what it was told of later
+        recipe: plain data, every default written out. done: steps whose numbers stand, 0 at the start; what it got later
         ones is of a future that the resumed run lives anew.
         """
 

@@ -1,4 +1,4 @@
-"""A call's arguments, checked, without the tokens nobody asked about."""
+"""A call's arguments, checked, without the tokens that nothing asks for."""
 
 from __future__ import annotations
 

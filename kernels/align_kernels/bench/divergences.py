@@ -1,4 +1,4 @@
-"""Divergences to measure: f as a user would write it, and the loss as somebody without kernels would."""
+"""Divergences to measure: f as a user would write it, and the loss as one without kernels is written."""
 
 from __future__ import annotations
 

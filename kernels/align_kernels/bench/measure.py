@@ -23,7 +23,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 CHECKED = 128
 """Tokens whose float64 truth is computed."""
 FLUSHED = 256 << 20
-"""Bytes written between two runs on CUDA, so that nobody finds his operands in the L2 cache."""
+"""Bytes written between two runs on CUDA, so that no operand is in the L2 cache."""
 
 
 @dataclass
