@@ -189,7 +189,7 @@ def unpadded(folder: Path) -> Path:
     [
         ({"max_batch": 0}, "max_batch must be at least 1, not 0"),
         ({"dtype": "half"}, "dtype must be float32 or bfloat16"),
-        ({"gold": "exactt"}, "did you mean 'exact'"),
+        ({"gold": "countdown_exactt"}, "did you mean 'countdown_exact'"),
     ],
 )
 def test_wrong_keys_are_told(keys, problem):

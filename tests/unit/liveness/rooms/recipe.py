@@ -32,7 +32,7 @@ CHANGES = {
     ("", "max_engine_gap"): Change(1e-12, stops=True),
     ("", "task"): Change({"name": "countdown", "size": 8, "seed": 1}),
     ("", "algorithm"): Change({"name": "grpo", "advantage": "group_centred"}),
-    ("", "reward"): Change("loose"),
+    ("", "reward"): Change("countdown_loose"),
     ("", "engine"): Change({"name": "scripted", "answers": ["1+2"]}),
     ("", "regularizers"): Change({"kl": {"coefficient": 0.5}}),
     ("", "shapings"): Change({"long": {"name": "overlong", "limit": 6, "buffer": 5}}),

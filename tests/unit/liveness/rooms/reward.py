@@ -10,7 +10,7 @@ from liveness import Change
 REQUIRED = {"learned": {"path": "{scorer}"}}
 CHANGES = {
     ("learned", "path"): Change("{other_scorer}"),
-    ("learned", "gold"): Change("wordy"),
+    ("learned", "gold"): Change("countdown_wordy"),
     ("learned", "max_batch"): Change(3),
     ("learned", "dtype"): Change("bfloat16"),
 }
