@@ -32,22 +32,13 @@ def sample(model: torch.nn.Module) -> torch.Tensor:
 
 
 torch.manual_seed(0)
-config = AutoConfig.for_model(
-    "qwen2",
-    vocab_size=16,
-    hidden_size=32,
-    intermediate_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=2,
-    max_position_embeddings=32,
-)
+SIZES = {"vocab_size": 16, "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 32}
+config = AutoConfig.for_model("qwen2", num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, **SIZES)
 policy = AutoModelForCausalLM.from_config(config)
 reference = copy.deepcopy(policy).requires_grad_(False)
 optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
-held = align.regularizer(
-    {"name": "tsallis", "q": 0.5}, credit="summed", coefficient={"name": "adaptive", "initial": 0.05, "target": 1.0, "horizon": 200}
-)
+rule = {"name": "adaptive", "initial": 0.05, "target": 1.0, "horizon": 200}
+held = align.regularizer({"name": "tsallis", "q": 0.5}, credit="summed", coefficient=rule)
 state = held.coefficient.initial_state()
 
 print("step  reward  nats/answer   beta")

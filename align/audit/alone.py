@@ -42,5 +42,12 @@ def around(part: Any, *, on_policy: bool, samples: bool) -> Setting:
 def _recipe(algorithm: str, on_policy: bool) -> Recipe:
     several = {} if on_policy or algorithm == "sft" else {"minibatches": 2}
     reward = {"reward": "countdown_exact"} if algorithm == "grpo" else {}
-    node = {"steps": 1, "task": "countdown", "algorithm": {"name": algorithm} | several, "model": {"path": "."}}
+    # The smallest batch: what a part says of sizes is said of those of a real recipe.
+    node = {
+        "steps": 1,
+        "batch": {"prompts": 2, "samples": 2},
+        "task": "countdown",
+        "algorithm": {"name": algorithm} | several,
+        "model": {"path": "."},
+    }
     return nodes.build(Recipe, node | reward, "")

@@ -36,5 +36,7 @@ class Adaptive(Coefficient):
         return None
 
     def update(self, state: State, divergence: float, rollouts: int) -> State:
+        if rollouts >= 5 * self.horizon:  # in a loop that is not align's
+            raise ValueError(f"horizon {self.horizon:g} is too short for {rollouts} rollouts a step: beta could turn negative")
         error = min(max(divergence / self.target - 1, -0.2), 0.2)
         return {"beta": state["beta"] * (1 + error * rollouts / self.horizon)}

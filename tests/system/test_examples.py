@@ -117,7 +117,7 @@ def test_the_coefficient_of_ones_own_steers_and_is_resumed(tmp_path: Path):
 def test_a_reward_in_several_files_runs_on_ray_and_its_key_acts(tmp_path: Path):
     """Its workers get the package as text."""
     graded, strict = commands("reward_package")
-    small = [word for word in SMALL if word != "reward=wordy"]
+    small = [word for word in SMALL if word != "reward=countdown_wordy"]
     # Random answers are near nothing: whatever is a sum at all is near.
     first, *_ = run(graded, tmp_path, *small, "reward.near=1e9", "workers.rollout=1", "workers.cpus=0.1", "sampling.max_tokens=1")
     assert first["reward/near"] > 0.01
