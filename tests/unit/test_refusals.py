@@ -23,10 +23,10 @@ from align.surrogates.clipped import Clipped
 
 
 class SmallBatches:
-    """Refuses a batch of more than four prompts."""
+    """Refuses a batch of more than one prompt."""
 
     def refuse(self, setting):
-        return f"no more than 4 prompts at {setting.where}" if setting.recipe.batch.prompts > 4 else None
+        return f"no more than 1 prompt at {setting.where}" if setting.recipe.batch.prompts > 1 else None
 
 
 class Algorithm(SmallBatches, Grpo): pass
@@ -170,10 +170,10 @@ def build(*args, **keys) -> schema.Recipe:
 
 @pytest.mark.parametrize("kind", PLACES)
 def test_a_part_of_any_room_refuses_a_recipe_at_its_key(kind: str, mine: str):
-    build(PLACES[kind], f"{mine}:{kind.capitalize()}", prompts=4)
+    build(PLACES[kind], f"{mine}:{kind.capitalize()}", prompts=1)
     with pytest.raises(RecipeError) as refused:
         build(PLACES[kind], f"{mine}:{kind.capitalize()}")
-    assert (refused.value.where, refused.value.problem) == (PLACES[kind], f"no more than 4 prompts at {PLACES[kind]}")
+    assert (refused.value.where, refused.value.problem) == (PLACES[kind], f"no more than 1 prompt at {PLACES[kind]}")
 
 
 def test_every_room_has_the_contract_and_every_part_is_asked_after_those_inside_it(mine: str):
@@ -183,7 +183,7 @@ def test_every_room_has_the_contract_and_every_part_is_asked_after_those_inside_
     assert len(set(asked)) == len(asked) and {"task", "engine", "algorithm.advantage", "algorithm.reduction"} <= set(asked)
     inner, outer, whole = (asked.index(f"regularizers.kl{end}") for end in (".coefficient.to", ".coefficient", ""))
     assert inner < outer < whole
-    with pytest.raises(RecipeError, match=r"^regularizers.kl.coefficient.to: no more than 4"):
+    with pytest.raises(RecipeError, match=r"^regularizers.kl.coefficient.to: no more than 1"):
         build("regularizers.kl.coefficient", warm)
 
 
@@ -243,11 +243,11 @@ def test_the_table_of_legal_cells_is_that_of_the_parts_a_users_too(mine: str):
     page = reference_page.products(divergences, estimators)
     header, _, own, doubled = ([cell.strip() for cell in line.split("|")[1:-1]] for line in page[4].splitlines())
     own, doubled = (dict(zip(header, row, strict=True)) for row in (own, doubled))
-    # The recipe of defaults has 128 prompts, which `Estimator` and `Divergence` refuse.
+    # The recipe of defaults has 2 prompts, which `Estimator` and `Divergence` refuse.
     assert {own[cell] for cell in header if "," in cell} == {"—"}
     assert doubled["loss, local"] == "biased" and doubled["reward, local"] == "yes"
     assert doubled["divergences"] == f"all but `{mine}:Divergence`"
-    assert "no more than 4 prompts" in page[-1] and "none of mine in the reward" in page[-1] and "as its paper says" in page[-1]
+    assert "no more than 1 prompt" in page[-1] and "none of mine in the reward" in page[-1] and "as its paper says" in page[-1]
 
 
 def test_a_reference_inside_another_does_not_take_the_others_distance_for_its_own():
