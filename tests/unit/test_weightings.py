@@ -266,7 +266,7 @@ REFUSED = [
     ("advantage_sign", {"positive": -1.0}, "positive must be >= 0"),
     ("advantage_sign", {"zero": math.inf}, "zero must be >= 0"),
     ("log_ratio_sign", {"above": 1.0, "below": 1.0}, "are equal"),
-    ("log_ratio_sign", {"below": math.nan}, "below must be >= 0"),
+    ("log_ratio_sign", {"below": math.nan}, "nan is not a number"),
     ("entropy_gate", {"keep": "all"}, "keep must be high or low"),
     ("entropy_gate", {"quantile": None}, "exactly one"),
     ("entropy_gate", {"threshold": 1.0}, "exactly one"),
