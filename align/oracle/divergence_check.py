@@ -70,7 +70,7 @@ class _ByF(Divergence):
     """The forms that follow from f alone."""
 
     def __init__(self, divergence: Divergence):
-        self.f = divergence.f
+        self._divergence = divergence
 
     def f(self, log_u: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+        return self._divergence.f(log_u)
