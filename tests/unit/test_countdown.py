@@ -229,7 +229,7 @@ def test_tokenizer_is_one_character_a_token(tmp_path):
         ({"size": 0}, "size must be at least 1"),
         ({"demonstrations": True, "sort_share": 1.5}, "sort_share must be between 0 and 1"),
         ({"demonstrations": True, "echo_chance": -0.1}, "echo_chance must be between 0 and 1"),
-        ({"demonstrations": True, "echo_chance": float("nan")}, "echo_chance must be between 0 and 1"),
+        ({"demonstrations": True, "echo_chance": float("nan")}, "echo_chance: nan is not a number"),
         ({"sort_share": 0.5}, "sort_share changes nothing without demonstrations: true"),
         ({"echo_chance": 0.5}, "echo_chance changes nothing without demonstrations: true"),
         ({"sizes": 5}, "did you mean 'size'"),

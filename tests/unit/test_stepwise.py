@@ -128,8 +128,8 @@ class Digits(Reward):
 def test_a_run_pays_the_tokens(algorithm: str, tmp_path: Path, monkeypatch):
     (tmp_path / "digits.py").write_text(REWARD)
     loop, folder, seen = import_module("align.train"), tiny_model(tmp_path / "model"), []
-    shape = loop.shape
-    monkeypatch.setattr(loop, "shape", lambda built, batch, states: (seen.append(batch), shape(built, batch, states))[1])
+    prepare = loop.prepare_batch
+    monkeypatch.setattr(loop, "prepare_batch", lambda recipe, batch, states: (seen.append(batch), prepare(recipe, batch, states))[1])
     loop.train(
         recipes.build(
             {
