@@ -194,7 +194,7 @@ class Run:
             return
         batch, staleness = replace(batch, step=step, betas=self.state.betas(step)), staleness_metrics(batch, self.version)
         with self.timed("score"):
-            batch = self.workers.learner.score(batch)
+            batch = self.workers.learner.compute_logprobs(batch)
         batch = prepare_batch(self.recipe, batch, self.state.coefficients)
         self.updating = True
         with defer_sigint():
@@ -247,7 +247,7 @@ class Run:
         with self.timed("generate"):
             groups = self.workers.generate(self.examples.prompts(step), self.recipe.batch.samples, self.recipe.seed * 1_000_003 + step)
         with self.timed("reward"):
-            rewards = self.workers.score(groups)
+            rewards = self.workers.compute_rewards(groups)
         if rewards.failed:
             self.telemetry.note(f"step {step}: {rewards.failed} rewards failed; the first: {rewards.first_failure}")
         return groups, rewards
@@ -289,7 +289,9 @@ class Run:
         if not self.suites.rankings:
             return {}
         batch = replace(pack(self.suites.rankings, None, self.pad_id), step=step, betas=self.state.betas(max(step - 1, 0)))
-        stats = self.workers.learner.measure(prepare_batch(self.recipe, self.workers.learner.score(batch), self.state.coefficients))
+        stats = self.workers.learner.measure(
+            prepare_batch(self.recipe, self.workers.learner.compute_logprobs(batch), self.state.coefficients)
+        )
         return {f"rankings/{name}": stat.mean for name, stat in stats.items()}
 
     @contextmanager

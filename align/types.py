@@ -149,7 +149,7 @@ class Rewards:
     """float32 [S]; NaN where the sample is to be dropped."""
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Named components, float32 [S] each."""
-    inside: tuple[tuple[tuple[int, float], ...], ...] = ()
+    step_rewards: tuple[tuple[tuple[int, float], ...], ...] = ()
     """Of each episode the parts of its value that are paid inside the answer: (character, reward). Empty: all is paid at the last token."""
     failed: int = 0
     """Samples whose reward raised or ran out of time."""
@@ -160,9 +160,9 @@ class Rewards:
 class RewardPenalty:
     """What a regularizer takes from token rewards, so that a critic learns it too."""
 
-    reward: Tensor
+    discounted: Tensor
     """float32 [T], nats: taken from the reward of each token, for which that token and those before it answer."""
-    own: Tensor
+    direct: Tensor
     """float32 [T], nats: taken from each token's own advantage alone."""
 
 
@@ -211,7 +211,7 @@ class TokenBatch:
     """float32 [S]."""
     reward_parts: Mapping[str, Tensor] = by("S", dict)
     """float32 [S] by name, what the reward says its value is made of; NaN where the reward of a sequence has no such part."""
-    inside: Tensor | None = by("T", None)
+    step_rewards: Tensor | None = by("T", None)
     """float32 [T], the part of an answer's reward that is paid at each of its tokens; None: all of it at the last."""
     sampler_logp: Tensor | None = by("T", None)
     """float32 [T]."""

@@ -37,11 +37,11 @@ class Advantage(Formulated, ABC):
 
 def token_rewards(batch: TokenBatch) -> Tensor:
     """The reward of each token, [T]: what is paid there, less what regularizers take from it."""
-    return paid(batch.rewards, batch.inside, batch.seq_ids) - sum(c.reward for c in batch.reward_penalties.values())
+    return paid(batch.rewards, batch.step_rewards, batch.seq_ids) - sum(c.discounted for c in batch.reward_penalties.values())
 
 
 def charged(batch: TokenBatch) -> Tensor:
     """What reward-placed regularizers take from the advantage of each token, [T]: its own part, and the rewards from it on."""
-    own = sum((c.own for c in batch.reward_penalties.values()), torch.zeros(len(batch.seq_ids)))
-    reward = sum((c.reward for c in batch.reward_penalties.values()), torch.zeros(len(batch.seq_ids)))
+    own = sum((c.direct for c in batch.reward_penalties.values()), torch.zeros(len(batch.seq_ids)))
+    reward = sum((c.discounted for c in batch.reward_penalties.values()), torch.zeros(len(batch.seq_ids)))
     return own + reward + suffix_sum(reward, batch.seq_ids, batch.positions)

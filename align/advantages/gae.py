@@ -32,7 +32,7 @@ class Gae(Advantage):
         return f"GAE of the critic, γ = {self.gamma:g}, λ = {self.lam:g}{', whitened' if self.whiten else ''}"
 
     def advantages(self, batch: TokenBatch) -> Tensor:
-        advantages = self._estimate(batch)[0] - sum(c.own for c in batch.reward_penalties.values())
+        advantages = self._estimate(batch)[0] - sum(c.direct for c in batch.reward_penalties.values())
         return returns.whiten(advantages) if self.whiten else advantages
 
     def returns(self, batch: TokenBatch) -> Tensor:

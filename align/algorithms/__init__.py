@@ -44,7 +44,7 @@ class Algorithm(Formulated, ABC):
     """That data are answers ranked by preference: a group's sequences stand best first, and no group is split. Else demonstrations."""
     links = False
     """Its loss is of `ctx.link`: exactly one regularizer is placed as the link."""
-    scores = False
+    trains_reward_model = False
     """Trains a scorer, one number for a whole answer, instead of a policy: `loss` gets a RewardModelContext."""
     critic: Any = None
     """A Critic, trained beside the policy: `ctx.values`, `batch.values` and `targets`."""

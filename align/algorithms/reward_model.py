@@ -23,7 +23,7 @@ class RewardModel(Algorithm):
 
     samples = False
     ranks = True
-    scores = True
+    trains_reward_model = True
     reduction = build_part("reduction", "sequence_sum", "reduction")
 
     preference: Any = part("preference", "plackett_luce")

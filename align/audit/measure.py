@@ -41,12 +41,12 @@ class Measurement:
     """Trace of the covariance of one answer's gradient, over |g_exact|^2."""
 
 
-def measure(regularizer: Regularizer, problem: Problem, moved: float = 0.0) -> Measurement:
+def measure(regularizer: Regularizer, problem: Problem, drift: float = 0.0) -> Measurement:
     """One regularizer on one problem. Its weighting and its coefficient are 1 here: they scale it, whatever it is.
 
-    Args: moved: what the policy has moved by since the answers were drawn; see `enumeration.setting`.
+    Args: drift: what the policy has drift by since the answers were drawn; see `enumeration.setting`.
     """
-    at = setting(problem, moved)
+    at = setting(problem, drift)
     divergence = claimed(regularizer)
     ctx, leaf = context(at, NAME, divergence if regularizer.full_vocabulary else None, regularizer.outcomes)
     penalty = regularizer.penalty(ctx, NAME)
@@ -62,7 +62,7 @@ def measure(regularizer: Regularizer, problem: Problem, moved: float = 0.0) -> M
     cosine = (mean @ exact / (mean.norm() * size)).item() if mean.norm() > 1e-12 * size else math.nan
     return Measurement(
         problem=problem.name,
-        stale=moved > 0,
+        stale=drift > 0,
         exact=exact_value.item(),
         value=mean_value.item(),
         value_bias=(mean_value / exact_value - 1).item(),
@@ -75,7 +75,7 @@ def measure(regularizer: Regularizer, problem: Problem, moved: float = 0.0) -> M
 
 def measure_all(regularizer: Regularizer) -> tuple[Measurement, ...]:
     """A single token and a tree of answers, each on-policy and after one stale update."""
-    return tuple(measure(regularizer, problem, moved) for problem in (ONE_TOKEN, TREE) for moved in (0.0, UPDATE))
+    return tuple(measure(regularizer, problem, drift) for problem in (ONE_TOKEN, TREE) for drift in (0.0, UPDATE))
 
 
 def claimed(regularizer: Regularizer) -> Divergence | None:

@@ -125,9 +125,9 @@ def estimate(recipe: Recipe, model: Path, initial: Path, groups: Sequence[Group]
 
 
 def _rows(name: str, divergence: Divergence, log_u: Tensor, exact: Tensor) -> Iterator[Estimated]:
-    estimates = {"sampled": divergence.value(log_u), "exact": exact} if divergence.is_f_divergence else {"exact": exact}
+    estimates = {"sampled": divergence.khat(log_u), "exact": exact} if divergence.is_f_divergence else {"exact": exact}
     if isinstance(divergence, ReverseKl):
-        estimates = {"k1": log_u, "k3": divergence.value(log_u), "exact": exact}
+        estimates = {"k1": log_u, "k3": divergence.khat(log_u), "exact": exact}
     for estimator, x in estimates.items():
         mean, spread = x.mean() / exact.mean(), x.std(correction=0) / exact.mean()
         yield Estimated(divergence=name, estimator=estimator, mean=x.mean().item(), off=(mean - 1).item(), spread=spread.item())

@@ -58,9 +58,9 @@ def _refuse_dead_keys(recipe: Recipe) -> None:
         for f in fields(keys):
             if off and f.name != switch and getattr(keys, f.name) != f.default:
                 raise RecipeError(f"{where}.{f.name}", f"changes nothing: {why}")
-    if recipe.algorithm.scores and recipe.evaluation.samples != type(recipe.evaluation).samples:
+    if recipe.algorithm.trains_reward_model and recipe.evaluation.samples != type(recipe.evaluation).samples:
         raise RecipeError("evaluation.samples", f"changes nothing: {recipe.algorithm.recipe_name} trains a scorer, which writes no answers")
-    if recipe.algorithm.scores and recipe.regularizers:
+    if recipe.algorithm.trains_reward_model and recipe.regularizers:
         name = next(iter(recipe.regularizers))
         raise RecipeError(
             f"regularizers.{name}",

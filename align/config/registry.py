@@ -98,7 +98,7 @@ def as_part(kind: str, found: type | types.FunctionType, where: str) -> type:
     if not isinstance(found, type):
         raise RecipeError(where, f"names a {type(found).__name__}, not a class")
     refuse_unannotated(found, contract(kind), where)
-    refuse_moved_methods(found, where)
+    refuse_moved_methods(kind, found, where)
     refuse_other_contract(found, contract(kind), kind, where)
     part = _complete(found, kind, where)
     refuse_unfinished(part, contract(kind), kind, where)

@@ -20,8 +20,14 @@ PARTS = {
     "dpo": {"label_smoothing": SMOOTHED},
 }
 """By algorithm and key: the part whose key it is, or how that part is written."""
-METHODS = ("refusal", "refuses_surrogate")
-"""Of a part: what `refuse` is asked for both."""
+_REFUSE = "refuse(self, setting)`: see align.config.parts.Setting for what a part may look at"
+METHODS = {
+    "divergence": {"coefficient": "grad_weight(self, log_u)`", "generator": "bregman(self, log_u)`", "value": "khat(self, log_u)`"},
+    "regularizer": {"charge": "reward_penalty(self, batch, name)`"},
+    "estimator": {"coefficient": "grad_weight(self, divergence, log_u)`"},
+}
+"""By kind of part and method: what it is called."""
+ANY_KIND = {"refusal": _REFUSE, "refuses_surrogate": _REFUSE}
 WORDS = {
     "reduction": {"answer": "sequence_sum", "sequence": "sequence_mean"},
     "reward": {"exact": "countdown_exact", "loose": "countdown_loose", "wordy": "countdown_wordy"},
@@ -46,14 +52,12 @@ def refuse_moved_word(kind: str, word: str, where: str) -> None:
         raise RecipeError(where, f"{word} is called {name}: write {where}: {name}")
 
 
-def refuse_moved_methods(found: type, where: str) -> None:
+def refuse_moved_methods(kind: str, found: type, where: str) -> None:
     """Raises RecipeError at a method of a user's part that has another name: it would be called no more."""
-    for method in (vars(cls)[name] for cls in found.__mro__ for name in METHODS if inspect.isfunction(vars(cls).get(name))):
-        raise RecipeError(
-            where,
-            f"{method.__code__.co_filename}:{method.__code__.co_firstlineno}: `{method.__name__}` is called "
-            "`refuse(self, setting)`: see align.config.parts.Setting for what a part may look at",
-        )
+    names = ANY_KIND | METHODS.get(kind, {})
+    for method in (vars(cls)[name] for cls in found.__mro__ for name in names if inspect.isfunction(vars(cls).get(name))):
+        place = f"{method.__code__.co_filename}:{method.__code__.co_firstlineno}"
+        raise RecipeError(where, f"{place}: `{method.__name__}` is called `{names[method.__name__]}")
 
 
 def _place(key: str, place: Any) -> str:

@@ -255,4 +255,4 @@ class Recipe:
     @property
     def answers(self) -> bool:
         """An engine is needed: to sample, or to evaluate what a policy answers. A scorer writes nothing."""
-        return not self.algorithm.scores
+        return not self.algorithm.trains_reward_model

@@ -16,11 +16,11 @@ NEAR = 1 / 8
 
 
 def power_slope(x: Tensor, power: float) -> Tensor:
-    """(u^power - 1)/power, and log u at power 0: the coefficient of the power family, f'' (u) = u^(power - 1)."""
+    """(u^power - 1)/power, and log u at power 0: `grad_weight` of the power family, f'' (u) = u^(power - 1)."""
     return torch.expm1(power * x) / power if power else x
 
 
-def power_value(x: Tensor, power: float) -> Tensor:
+def power_khat(x: Tensor, power: float) -> Tensor:
     """khat of the power family, (u^p - (p + 1) + p/u)/(p (p + 1)) >= 0: p = 0 is reverse KL's, p = -1 forward KL's.
 
     float32 holds it for log u > -88/max(1, -p) and, p > 0, log u < 88/p; below that it is inf or NaN.
@@ -39,12 +39,12 @@ def power_value(x: Tensor, power: float) -> Tensor:
     return torch.where(x.abs() < NEAR / max(1.0, abs(power)), series * x * x, direct)
 
 
-def power_generator(x: Tensor, power: float) -> Tensor:
+def power_bregman(x: Tensor, power: float) -> Tensor:
     """k_f of the power family, (u^(p + 1) - (p + 1) u + p)/(p (p + 1)) >= 0: `u f(1/u)` has the power -1 - p.
 
     float32 holds it for log u < 88/max(1, 1 + p) and, p < -1, log u > 88/(1 + p).
     """
-    return power_value(-x, -1 - power)
+    return power_khat(-x, -1 - power)
 
 
 def log_mixture(x: Tensor, weight: float) -> Tensor:

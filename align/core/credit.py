@@ -6,8 +6,8 @@
 | summed | E sum_t D_t | sum_t s_t (c_t + sum_{t' > t} khat_t') |
 | sequence | D_f(pi(y)||ref(y)) of whole answers | c(sum_t log u_t) sum_t s_t |
 
-s_t is the score of token t, c its derivative coefficient, khat its value. The own token answers with the derivative, future
-tokens with the value: a plain return-to-go of c is exact for reverse KL only, where the two have the same mean.
+s_t is the score of token t, c = f'(u) - f'(1) there and khat the value. The own token answers with c, future
+tokens with khat: a plain return-to-go of c is exact for reverse KL only, where the two have the same mean.
 
 Where the sample is another policy's, `rho` [T] weighs it by the ratio of what had to be drawn: the token (local), the answer up to
 it (summed), the whole answer (sequence); 1.0 where nothing weighs. Everything is detached, [T] packed by sequence.
@@ -34,7 +34,7 @@ class Packing(NamedTuple):
 class Credited(NamedTuple):
     value: Tensor
     """[T]: their sum over a sequence estimates its divergence."""
-    coefficient: Tensor
+    grad_weight: Tensor
     """[T]: multiplies the score of each token."""
 
 

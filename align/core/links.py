@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 
-def link(coefficient: Callable[[Tensor], Tensor], log_ratio: Tensor, limit: float) -> Tensor:
+def link(grad_weight: Callable[[Tensor], Tensor], log_ratio: Tensor, limit: float) -> Tensor:
     """The score f'(u) - f'(1) of answers (f-DPO, Wang et al. 2309.16240) from their log-ratios, any shape, nats; differentiable once.
 
-    `coefficient`: the divergence's own, f'(u) - f'(1) at log u.
+    `grad_weight`: the divergence's own, f'(u) - f'(1) at log u.
 
     Beyond +-`limit` it goes on along its tangent: an exponential would overflow there, and a clamp leave no gradient to the answers
     that have drifted farthest. KL(pi||ref), whose score is the log-ratio, is its own tangent.
     """
     with torch.enable_grad():
         at = log_ratio.detach().double().clamp(-limit, limit).requires_grad_()
-        score = coefficient(at)
+        score = grad_weight(at)
         (slope,) = torch.autograd.grad(score.sum(), at)
     return score.detach().to(log_ratio.dtype) + slope.to(log_ratio.dtype) * (log_ratio - at.detach().to(log_ratio.dtype))
 

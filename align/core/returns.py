@@ -9,17 +9,17 @@ from align.core.segments import padded, segment_sum
 
 
 @torch.no_grad()
-def paid(rewards: Tensor, inside: Tensor | None, seq_ids: Tensor) -> Tensor:
-    """The reward of each token, [T]: what is paid inside, and at each last token what is left of the answer's reward.
+def paid(rewards: Tensor, step_rewards: Tensor | None, seq_ids: Tensor) -> Tensor:
+    """The reward of each token, [T]: what its step is paid, and at each last token what is left of the answer's reward.
 
-    Args: rewards [S], of whole answers; inside [T], the part of them that is paid before the end, or None; seq_ids: int64 [T].
+    Args: rewards [S], of whole answers; step_rewards [T], the part of them that is paid before the end, or None; seq_ids: int64 [T].
     """
     last = torch.ones_like(seq_ids, dtype=torch.bool)
     last[:-1] = seq_ids[1:] != seq_ids[:-1]
-    if inside is None:
+    if step_rewards is None:
         return torch.where(last, rewards[seq_ids], 0.0)
-    left = rewards - segment_sum(inside, seq_ids, len(rewards))
-    return inside + torch.where(last, left[seq_ids], 0.0)
+    left = rewards - segment_sum(step_rewards, seq_ids, len(rewards))
+    return step_rewards + torch.where(last, left[seq_ids], 0.0)
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ def itakura_saito(values: Tensor, targets: Tensor, alpha: float, clamp: float = 
     else:
         z = alpha * difference
         inner = z.clamp_max(clamp)
-        loss = (closed_forms.power_value(-inner, 0.0) + (z - inner) * math.expm1(clamp)) / alpha**2
+        loss = (closed_forms.power_khat(-inner, 0.0) + (z - inner) * math.expm1(clamp)) / alpha**2
         slope = torch.expm1(inner) / alpha
     # The gradient is given, not derived: autograd would take it as (e^z) - 1, which loses its digits near z = 0.
     return loss + slope * (values - values.detach())

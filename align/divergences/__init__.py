@@ -61,7 +61,7 @@ class Divergence(Part, ABC):
     @property
     def is_reverse_kl(self) -> bool:
         """KL(pi||ref) itself, a user's own included: c(u) = log u."""
-        return self.is_f_divergence and torch.allclose(self.coefficient(POINTS), POINTS, rtol=1e-9, atol=0.0)
+        return self.is_f_divergence and torch.allclose(self.grad_weight(POINTS), POINTS, rtol=1e-9, atol=0.0)
 
     @property
     def no_link(self) -> str | None:
@@ -69,7 +69,7 @@ class Divergence(Part, ABC):
         name = type(self).__name__
         if not self.is_f_divergence:
             return f"{name} is a function of an expectation, so an answer has no score f'(u) of its own: use an f-divergence as the link"
-        scores = self.coefficient(POINTS)
+        scores = self.grad_weight(POINTS)
         if torch.equal(scores, scores.sign() * scores.abs().max()):
             return f"{name} has a constant f' on either side of 1, so a preference link would have no gradient: use another divergence"
         if (scores.diff() < 0).any():
@@ -87,18 +87,18 @@ class Divergence(Part, ABC):
             f_prime = (slope * torch.exp(-x)).to(log_u.dtype)
         return f_prime if log_u.requires_grad else f_prime.detach()
 
-    def coefficient(self, log_u: Tensor) -> Tensor:
+    def grad_weight(self, log_u: Tensor) -> Tensor:
         """c(u) = f'(u) - f'(1): what multiplies the score of the sampled token. Differentiable, as a preference link needs it."""
         x = log_u.double()
         return (self.f_prime(x) - self.f_prime(torch.zeros_like(x))).to(log_u.dtype)
 
-    def generator(self, log_u: Tensor) -> Tensor:
+    def bregman(self, log_u: Tensor) -> Tensor:
         """k_f(u) = f(u) - f(1) - f'(1)(u - 1) >= 0; `E_ref[k_f] = D_f`."""
         x = log_u.detach().double().clamp(-FARTHEST, FARTHEST)
         zero = torch.zeros_like(x)
         return (self.f(x) - self.f(zero) - self.f_prime(zero) * torch.expm1(x)).to(log_u.dtype)
 
-    def value(self, log_u: Tensor) -> Tensor:
+    def khat(self, log_u: Tensor) -> Tensor:
         """khat(u) = k_f(u)/u >= 0; `E_pi[khat] = D_f`."""
         x = log_u.detach().double().clamp(-FARTHEST, FARTHEST)
-        return (self.generator(x) * torch.exp(-x)).to(log_u.dtype)
+        return (self.bregman(x) * torch.exp(-x)).to(log_u.dtype)

@@ -11,8 +11,8 @@ class Alpha(Divergence):
     """The alpha-divergence of f-DPO: f(u) = (u^(1-alpha) - (1 - alpha) u - alpha)/(alpha (alpha - 1)), alpha in (0, 1).
 
     Wang et al. 2309.16240, table 1; f'(u) = (1 - u^(-alpha))/alpha. alpha -> 0 is KL(pi||ref), alpha -> 1 is KL(ref||pi), and between
-    them it equals D^q/q of Tsallis with q = 1 - alpha. TRL counts from the other end: alpha_TRL = 1 - alpha. The coefficient is at
-    most 1/alpha, so the pull saturates on tokens the policy favours.
+    them it equals D^q/q of Tsallis with q = 1 - alpha. TRL counts from the other end: alpha_TRL = 1 - alpha. The gradient weight is
+    at most 1/alpha, so the pull saturates on tokens the policy favours.
     """
 
     alpha: float = 0.5
@@ -23,16 +23,16 @@ class Alpha(Divergence):
             raise ValueError(f"alpha must lie between 0 (reverse_kl) and 1 (forward_kl), not {self.alpha}; TRL's alpha is 1 - alpha")
 
     def f(self, log_u: Tensor) -> Tensor:
-        return self.generator(log_u)
+        return self.bregman(log_u)
 
     def f_prime(self, log_u: Tensor) -> Tensor:
-        return self.coefficient(log_u)
+        return self.grad_weight(log_u)
 
-    def coefficient(self, log_u: Tensor) -> Tensor:
+    def grad_weight(self, log_u: Tensor) -> Tensor:
         return closed_forms.power_slope(log_u, -self.alpha)
 
-    def generator(self, log_u: Tensor) -> Tensor:
-        return closed_forms.power_generator(log_u, -self.alpha)
+    def bregman(self, log_u: Tensor) -> Tensor:
+        return closed_forms.power_bregman(log_u, -self.alpha)
 
-    def value(self, log_u: Tensor) -> Tensor:
-        return closed_forms.power_value(log_u, -self.alpha)
+    def khat(self, log_u: Tensor) -> Tensor:
+        return closed_forms.power_khat(log_u, -self.alpha)

@@ -9,20 +9,20 @@ class ChiSquaredKl(Divergence):
     """chi2(pi||ref)/2 + KL(pi||ref), the regularizer of chiPO: f(u) = (u - 1)^2/2 + u log u.
 
     Huang et al. 2407.13399 (their link u + log u). The chi-squared part forbids large ratios, against over-optimisation; the KL part keeps
-    every answer: f'(0+) = -inf. The coefficient grows like u. float32 holds the value for |log u| < 88, the generator for log u < 44.
+    every answer: f'(0+) = -inf. The gradient weight grows like u. float32 holds khat for |log u| < 88, bregman for log u < 44.
     """
 
     def f(self, log_u: Tensor) -> Tensor:
         return 0.5 * torch.expm1(log_u) ** 2 + log_u * torch.exp(log_u)
 
     def f_prime(self, log_u: Tensor) -> Tensor:
-        return self.coefficient(log_u) + 1
+        return self.grad_weight(log_u) + 1
 
-    def coefficient(self, log_u: Tensor) -> Tensor:
+    def grad_weight(self, log_u: Tensor) -> Tensor:
         return torch.expm1(log_u) + log_u
 
-    def generator(self, log_u: Tensor) -> Tensor:
-        return 0.5 * torch.expm1(log_u) ** 2 + closed_forms.power_generator(log_u, 0.0)
+    def bregman(self, log_u: Tensor) -> Tensor:
+        return 0.5 * torch.expm1(log_u) ** 2 + closed_forms.power_bregman(log_u, 0.0)
 
-    def value(self, log_u: Tensor) -> Tensor:
-        return -0.5 * torch.expm1(log_u) * torch.expm1(-log_u) + closed_forms.power_value(log_u, 0.0)
+    def khat(self, log_u: Tensor) -> Tensor:
+        return -0.5 * torch.expm1(log_u) * torch.expm1(-log_u) + closed_forms.power_khat(log_u, 0.0)

@@ -8,7 +8,7 @@ from align.divergences import Divergence
 class ForwardKl(Divergence):
     """KL(ref||pi) = E_ref[-log u]: f(u) = -log u. Mass-covering; the reference's answers may not be given up.
 
-    The coefficient grows like ref/pi on tokens the policy gives up: heavy-tailed on sampled tokens.
+    The gradient weight grows like ref/pi on tokens the policy gives up: heavy-tailed on sampled tokens.
     """
 
     def f(self, log_u: Tensor) -> Tensor:
@@ -17,11 +17,11 @@ class ForwardKl(Divergence):
     def f_prime(self, log_u: Tensor) -> Tensor:
         return -torch.exp(-log_u)
 
-    def coefficient(self, log_u: Tensor) -> Tensor:
+    def grad_weight(self, log_u: Tensor) -> Tensor:
         return -torch.expm1(-log_u)
 
-    def generator(self, log_u: Tensor) -> Tensor:
-        return closed_forms.power_generator(log_u, -1.0)
+    def bregman(self, log_u: Tensor) -> Tensor:
+        return closed_forms.power_bregman(log_u, -1.0)
 
-    def value(self, log_u: Tensor) -> Tensor:
-        return closed_forms.power_value(log_u, -1.0)
+    def khat(self, log_u: Tensor) -> Tensor:
+        return closed_forms.power_khat(log_u, -1.0)

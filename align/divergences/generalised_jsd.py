@@ -13,7 +13,7 @@ class GeneralisedJsd(Divergence):
 
     Agarwal et al. 2306.13649, the reference its teacher; M = m/ref = b + (1 - b) u. b = 1/2 is the Jensen-Shannon divergence, half of
     `jensen_shannon`. The value vanishes as b -> 0 or 1, as does its pull: value/b -> KL(ref||pi) as b -> 0, value/(1 - b) -> KL(pi||ref)
-    as b -> 1 (GKD's own code switches to these KLs there). Bounded by the entropy of b; the coefficient is (1 - b) log(u/M).
+    as b -> 1 (GKD's own code switches to these KLs there). Bounded by the entropy of b; grad_weight is (1 - b) log(u/M).
     """
 
     b: float = 0.5
@@ -35,18 +35,18 @@ class GeneralisedJsd(Divergence):
         return (1 - self.b) * torch.exp(log_u) * ratio - self.b * log_m
 
     def f_prime(self, log_u: Tensor) -> Tensor:
-        return self.coefficient(log_u)
+        return self.grad_weight(log_u)
 
-    def coefficient(self, log_u: Tensor) -> Tensor:
+    def grad_weight(self, log_u: Tensor) -> Tensor:
         return (1 - self.b) * self._logs(log_u)[1]
 
-    def generator(self, log_u: Tensor) -> Tensor:
-        # f as a sum of what is positive: each KL's own generator, at u/M and at M.
+    def bregman(self, log_u: Tensor) -> Tensor:
+        # f as a sum of what is positive: each KL's own Bregman form, at u/M and at M.
         log_m, ratio = self._logs(log_u)
-        from_policy = torch.exp(log_m) * closed_forms.power_generator(ratio, 0.0)
-        return (1 - self.b) * from_policy + self.b * closed_forms.power_generator(log_m, -1.0)
+        from_policy = torch.exp(log_m) * closed_forms.power_bregman(ratio, 0.0)
+        return (1 - self.b) * from_policy + self.b * closed_forms.power_bregman(log_m, -1.0)
 
-    def value(self, log_u: Tensor) -> Tensor:
+    def khat(self, log_u: Tensor) -> Tensor:
         log_m, ratio = self._logs(log_u)
-        from_reference = torch.exp(-ratio) * closed_forms.power_value(log_m, -1.0)
-        return (1 - self.b) * closed_forms.power_value(ratio, 0.0) + self.b * from_reference
+        from_reference = torch.exp(-ratio) * closed_forms.power_khat(log_m, -1.0)
+        return (1 - self.b) * closed_forms.power_khat(ratio, 0.0) + self.b * from_reference

@@ -8,20 +8,20 @@ class Hellinger(Divergence):
     """Squared Hellinger distance sum (sqrt pi - sqrt ref)^2: f(u) = (sqrt u - 1)^2.
 
     Symmetric and bounded by 2 (some authors halve it). Half-way between the two KLs: Tsallis with q = 1/2, half of alpha = 1/2.
-    The coefficient is at most 1 and falls like -sqrt(ref/pi), so no answer is dropped.
+    The gradient weight is at most 1 and falls like -sqrt(ref/pi), so no answer is dropped.
     """
 
     def f(self, log_u: Tensor) -> Tensor:
         return torch.expm1(log_u / 2) ** 2
 
     def f_prime(self, log_u: Tensor) -> Tensor:
-        return self.coefficient(log_u)
+        return self.grad_weight(log_u)
 
-    def coefficient(self, log_u: Tensor) -> Tensor:
+    def grad_weight(self, log_u: Tensor) -> Tensor:
         return -torch.expm1(-log_u / 2)
 
-    def generator(self, log_u: Tensor) -> Tensor:
+    def bregman(self, log_u: Tensor) -> Tensor:
         return torch.expm1(log_u / 2) ** 2
 
-    def value(self, log_u: Tensor) -> Tensor:
+    def khat(self, log_u: Tensor) -> Tensor:
         return torch.expm1(-log_u / 2) ** 2

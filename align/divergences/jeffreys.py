@@ -12,16 +12,16 @@ class Jeffreys(Divergence):
     """
 
     def f(self, log_u: Tensor) -> Tensor:
-        return self.generator(log_u)
+        return self.bregman(log_u)
 
     def f_prime(self, log_u: Tensor) -> Tensor:
-        return self.coefficient(log_u)
+        return self.grad_weight(log_u)
 
-    def coefficient(self, log_u: Tensor) -> Tensor:
+    def grad_weight(self, log_u: Tensor) -> Tensor:
         return log_u - torch.expm1(-log_u)
 
-    def generator(self, log_u: Tensor) -> Tensor:
+    def bregman(self, log_u: Tensor) -> Tensor:
         return log_u * torch.expm1(log_u)
 
-    def value(self, log_u: Tensor) -> Tensor:
+    def khat(self, log_u: Tensor) -> Tensor:
         return -log_u * torch.expm1(-log_u)

@@ -12,7 +12,7 @@ LOG2 = math.log(2.0)
 class JensenShannon(Divergence):
     """Twice the Jensen-Shannon divergence, KL(pi||m) + KL(ref||m) with m = (pi + ref)/2, as f-DPO and f-DPG define it.
 
-    f(u) = u log u - (u + 1) log((u + 1)/2) (Wang et al. 2309.16240, table 1). Bounded by 2 log 2, coefficient <= log 2.
+    f(u) = u log u - (u + 1) log((u + 1)/2) (Wang et al. 2309.16240, table 1). Bounded by 2 log 2, c <= log 2.
     `generalised_jsd` is the form with unequal weights; its value at b = 1/2 is half of this one.
     """
 
@@ -20,15 +20,15 @@ class JensenShannon(Divergence):
         return log_u * torch.exp(log_u) + (torch.exp(log_u) + 1) * (logsigmoid(-log_u) + LOG2)
 
     def f_prime(self, log_u: Tensor) -> Tensor:
-        return self.coefficient(log_u)
+        return self.grad_weight(log_u)
 
-    def coefficient(self, log_u: Tensor) -> Tensor:
+    def grad_weight(self, log_u: Tensor) -> Tensor:
         # log(2 sigmoid(x)) = log1p(tanh(x/2)): near 0 the two constants cancel and would leave float32 no digits.
         # Clamped, for far out the branch not taken is -inf and its gradient NaN.
         near = torch.log1p(torch.tanh(log_u.clamp(-1, 1) / 2))
         return torch.where(log_u.abs() < 1, near, LOG2 + logsigmoid(log_u))
 
-    def generator(self, log_u: Tensor) -> Tensor:
+    def bregman(self, log_u: Tensor) -> Tensor:
         # f'(1) = 0, so this is f. With h = log(u)/2 it is (u + 1)(h tanh h - log cosh h), log cosh h = -log(1 - tanh^2 h)/2; far from
         # u = 1 that overflows, and log(u/m) and log(1/m), m = (u + 1)/2, are taken apart.
         half, tanh = log_u / 2, torch.tanh(log_u / 2)
@@ -36,5 +36,5 @@ class JensenShannon(Divergence):
         far = torch.exp(log_u) * (LOG2 + logsigmoid(log_u)) + LOG2 + logsigmoid(-log_u)
         return torch.where(log_u.abs() < 1, near, far)
 
-    def value(self, log_u: Tensor) -> Tensor:
-        return self.generator(-log_u)
+    def khat(self, log_u: Tensor) -> Tensor:
+        return self.bregman(-log_u)

@@ -8,24 +8,24 @@ class K2Functional(Divergence):
     """E_pi[(log u)^2]/2: f(u) = u (log u)^2/2, what the mean of Schulman's k2 is. No true f-divergence: f is not convex for u < 1/e.
 
     joschu.net/blog/kl-approx.html, 2020. It is zero at the reference alone and equals KL(pi||ref) to second order there, but below
-    u = e^-2 the coefficient (log u)^2/2 + log u is positive: a token the policy has nearly given up is pushed further down. The
+    u = e^-2 grad_weight (log u)^2/2 + log u is positive: a token the policy has nearly given up is pushed further down. The
     estimator k2 is another thing: its loss has the gradient of KL(pi||ref).
     """
 
     full_support = False
 
     def f(self, log_u: Tensor) -> Tensor:
-        return self.generator(log_u)
+        return self.bregman(log_u)
 
     def f_prime(self, log_u: Tensor) -> Tensor:
-        return self.coefficient(log_u)
+        return self.grad_weight(log_u)
 
-    def coefficient(self, log_u: Tensor) -> Tensor:
+    def grad_weight(self, log_u: Tensor) -> Tensor:
         return log_u * (0.5 * log_u + 1)
 
-    def generator(self, log_u: Tensor) -> Tensor:
+    def bregman(self, log_u: Tensor) -> Tensor:
         # From the left, since (log u)^2 overflows where u has vanished.
         return 0.5 * torch.exp(log_u) * log_u * log_u
 
-    def value(self, log_u: Tensor) -> Tensor:
+    def khat(self, log_u: Tensor) -> Tensor:
         return 0.5 * log_u * log_u

@@ -8,7 +8,7 @@ class Pearson(Divergence):
     """Pearson's chi-squared chi2(pi||ref) = sum (pi - ref)^2/ref: f(u) = (u - 1)^2.
 
     Go et al. 2302.08215. It forbids large ratios, growing with u where KL grows with log u, but f'(0) = -2 is finite: the optimum may
-    drop an answer. float32 holds the value for |log u| < 88, the generator for log u < 44.
+    drop an answer. float32 holds khat for |log u| < 88, bregman for log u < 44.
     """
 
     full_support = False
@@ -17,13 +17,13 @@ class Pearson(Divergence):
         return torch.expm1(log_u) ** 2
 
     def f_prime(self, log_u: Tensor) -> Tensor:
-        return self.coefficient(log_u)
+        return self.grad_weight(log_u)
 
-    def coefficient(self, log_u: Tensor) -> Tensor:
+    def grad_weight(self, log_u: Tensor) -> Tensor:
         return 2 * torch.expm1(log_u)
 
-    def generator(self, log_u: Tensor) -> Tensor:
+    def bregman(self, log_u: Tensor) -> Tensor:
         return torch.expm1(log_u) ** 2
 
-    def value(self, log_u: Tensor) -> Tensor:
+    def khat(self, log_u: Tensor) -> Tensor:
         return -torch.expm1(log_u) * torch.expm1(-log_u)

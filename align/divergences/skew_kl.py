@@ -11,8 +11,8 @@ from align.divergences import Divergence
 class SkewKl(Divergence):
     """Skew KL(ref||lam ref + (1 - lam) pi) of DistiLLM, the reference its teacher: f(u) = -log M, M = lam + (1 - lam) u.
 
-    Ko et al. 2402.03898. lam = 0 is KL(ref||pi), lam -> 1 vanishes. The reference in the mixture bounds it by log(1/lam) and the
-    coefficient from below by -(1 - lam)^2/lam, so forward KL loses its tail, and its guarantee that no answer is dropped.
+    Ko et al. 2402.03898. lam = 0 is KL(ref||pi), lam -> 1 vanishes. The reference in the mixture bounds it by log(1/lam) and its
+    grad_weight from below by -(1 - lam)^2/lam, so forward KL loses its tail, and its guarantee that no answer is dropped.
     """
 
     lam: float = 0.1
@@ -36,13 +36,13 @@ class SkewKl(Divergence):
     def f_prime(self, log_u: Tensor) -> Tensor:
         return -(1 - self.lam) * torch.exp(-self._logs(log_u)[0])
 
-    def coefficient(self, log_u: Tensor) -> Tensor:
+    def grad_weight(self, log_u: Tensor) -> Tensor:
         return -(1 - self.lam) * torch.expm1(-self._logs(log_u)[0])
 
-    def generator(self, log_u: Tensor) -> Tensor:
-        # The line f'(1)(u - 1) is that of -log M in M: forward KL's generator at M.
-        return closed_forms.power_generator(self._logs(log_u)[0], -1.0)
+    def bregman(self, log_u: Tensor) -> Tensor:
+        # The line f'(1)(u - 1) is that of -log M in M: forward KL's Bregman form at M.
+        return closed_forms.power_bregman(self._logs(log_u)[0], -1.0)
 
-    def value(self, log_u: Tensor) -> Tensor:
+    def khat(self, log_u: Tensor) -> Tensor:
         log_m, log_m_u = self._logs(log_u)
-        return torch.exp(log_m_u) * closed_forms.power_value(log_m, -1.0)
+        return torch.exp(log_m_u) * closed_forms.power_khat(log_m, -1.0)

@@ -30,16 +30,16 @@ class SkewReverseKl(Divergence):
         return torch.exp(log_u) * self._log_ratio(log_u)
 
     def f_prime(self, log_u: Tensor) -> Tensor:
-        return self.coefficient(log_u) + 1 - self.lam
+        return self.grad_weight(log_u) + 1 - self.lam
 
-    def coefficient(self, log_u: Tensor) -> Tensor:
+    def grad_weight(self, log_u: Tensor) -> Tensor:
         ratio = self._log_ratio(log_u)
         # log(u/M) - lam (u/M - 1), whose two terms cancel as lam -> 1. Without skew u/M is unbounded, and 0 * inf no number.
-        return (1 - self.lam) * ratio - self.lam * closed_forms.power_value(-ratio, 0.0) if self.lam else ratio
+        return (1 - self.lam) * ratio - self.lam * closed_forms.power_khat(-ratio, 0.0) if self.lam else ratio
 
-    def generator(self, log_u: Tensor) -> Tensor:
-        # u - M = (1 - lam)(u - 1), so this is M times reverse KL's generator at u/M.
-        return torch.exp(closed_forms.log_mixture(log_u, self.lam)) * closed_forms.power_generator(self._log_ratio(log_u), 0.0)
+    def bregman(self, log_u: Tensor) -> Tensor:
+        # u - M = (1 - lam)(u - 1), so this is M times reverse KL's Bregman form at u/M.
+        return torch.exp(closed_forms.log_mixture(log_u, self.lam)) * closed_forms.power_bregman(self._log_ratio(log_u), 0.0)
 
-    def value(self, log_u: Tensor) -> Tensor:
-        return closed_forms.power_value(self._log_ratio(log_u), 0.0)
+    def khat(self, log_u: Tensor) -> Tensor:
+        return closed_forms.power_khat(self._log_ratio(log_u), 0.0)

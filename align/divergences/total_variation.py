@@ -7,24 +7,24 @@ from align.divergences import Divergence
 class TotalVariation(Divergence):
     """Total variation sum |pi - ref|/2: f(u) = |u - 1|/2.
 
-    Go et al. 2302.08215. Symmetric and bounded by 1. The coefficient is +1/2 where the policy is above the reference, -1/2 where below
-    and 0 at it: the pull does not fade near the reference, nor grow away from it, so the optimum may drop an answer, and a preference
+    Go et al. 2302.08215. Symmetric and bounded by 1. The gradient weight is +1/2 where the policy is above the reference, -1/2 where
+    below and 0 at it: the pull does not fade near the reference, nor grow away from it, so the optimum may drop an answer, and a preference
     link has nothing to learn from it.
     """
 
     full_support = False
 
     def f(self, log_u: Tensor) -> Tensor:
-        return self.generator(log_u)
+        return self.bregman(log_u)
 
     def f_prime(self, log_u: Tensor) -> Tensor:
-        return self.coefficient(log_u)
+        return self.grad_weight(log_u)
 
-    def coefficient(self, log_u: Tensor) -> Tensor:
+    def grad_weight(self, log_u: Tensor) -> Tensor:
         return 0.5 * torch.sign(log_u)
 
-    def generator(self, log_u: Tensor) -> Tensor:
+    def bregman(self, log_u: Tensor) -> Tensor:
         return 0.5 * torch.expm1(log_u).abs()
 
-    def value(self, log_u: Tensor) -> Tensor:
+    def khat(self, log_u: Tensor) -> Tensor:
         return 0.5 * torch.expm1(-log_u).abs()

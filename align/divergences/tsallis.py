@@ -14,7 +14,7 @@ class Tsallis(Divergence):
 
     Zhu et al. 2301.11476, equation (4) in the convention D^q = <pi, ln'_q u>. q = 1 is KL(pi||ref), q = 2 Pearson's chi-squared,
     q = 1/2 the squared Hellinger distance (sum (sqrt pi - sqrt ref)^2). q > 1 forbids large ratios but lets the optimum drop an answer;
-    q < 1 never does. Useful range [0.5, 2]; float32 holds the value for log u < 88/(q - 1), the generator for log u < 88/q.
+    q < 1 never does. Useful range [0.5, 2]; float32 holds khat for log u < 88/(q - 1), bregman for log u < 88/q.
     """
 
     q: float = 2.0
@@ -32,13 +32,13 @@ class Tsallis(Divergence):
         return torch.exp(min(self.q, 1.0) * log_u) * closed_forms.power_slope(log_u, abs(self.q - 1))
 
     def f_prime(self, log_u: Tensor) -> Tensor:
-        return self.coefficient(log_u) + 1
+        return self.grad_weight(log_u) + 1
 
-    def coefficient(self, log_u: Tensor) -> Tensor:
+    def grad_weight(self, log_u: Tensor) -> Tensor:
         return self.q * closed_forms.power_slope(log_u, self.q - 1)
 
-    def generator(self, log_u: Tensor) -> Tensor:
-        return self.q * closed_forms.power_generator(log_u, self.q - 1)
+    def bregman(self, log_u: Tensor) -> Tensor:
+        return self.q * closed_forms.power_bregman(log_u, self.q - 1)
 
-    def value(self, log_u: Tensor) -> Tensor:
-        return self.q * closed_forms.power_value(log_u, self.q - 1)
+    def khat(self, log_u: Tensor) -> Tensor:
+        return self.q * closed_forms.power_khat(log_u, self.q - 1)

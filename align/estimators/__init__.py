@@ -28,15 +28,15 @@ class Estimator(Part):
 
     def value(self, divergence: Divergence, log_u: Tensor) -> Tensor:
         """The estimate itself, on tokens drawn from the policy."""
-        return divergence.value(log_u)
+        return divergence.khat(log_u)
 
-    def coefficient(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def grad_weight(self, divergence: Divergence, log_u: Tensor) -> Tensor:
         """What multiplies the score of the sampled token when the estimate is a loss."""
-        return divergence.coefficient(log_u)
+        return divergence.grad_weight(log_u)
 
     def reward(self, divergence: Divergence, log_u: Tensor) -> Tensor:
         """What is subtracted from the token's own reward when the estimate is placed there."""
-        return divergence.coefficient(log_u)
+        return divergence.grad_weight(log_u)
 
     def published_bias(self, *, placement: str, credit: str, on_policy: bool) -> str | None:
         """What is wrong with the gradient of a form that exists as published, and what to use instead; None where none is known of.

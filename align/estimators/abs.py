@@ -16,7 +16,7 @@ class Abs(Estimator):
     def value(self, divergence: Divergence, log_u: Tensor) -> Tensor:
         return log_u.abs()
 
-    def coefficient(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def grad_weight(self, divergence: Divergence, log_u: Tensor) -> Tensor:
         return log_u.sign()
 
     def reward(self, divergence: Divergence, log_u: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ class K1(Estimator):
     def value(self, divergence: Divergence, log_u: Tensor) -> Tensor:
         return log_u
 
-    def coefficient(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def grad_weight(self, divergence: Divergence, log_u: Tensor) -> Tensor:
         return torch.ones_like(log_u)
 
     def reward(self, divergence: Divergence, log_u: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ class K2(Estimator):
     def value(self, divergence: Divergence, log_u: Tensor) -> Tensor:
         return 0.5 * log_u**2
 
-    def coefficient(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def grad_weight(self, divergence: Divergence, log_u: Tensor) -> Tensor:
         return log_u
 
     def reward(self, divergence: Divergence, log_u: Tensor) -> Tensor:

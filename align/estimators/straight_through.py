@@ -33,7 +33,7 @@ class StraightThrough(Estimator):
     def value(self, divergence: Divergence, log_u: Tensor) -> Tensor:
         return VALUES[self.of].value(divergence, log_u)
 
-    def coefficient(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def grad_weight(self, divergence: Divergence, log_u: Tensor) -> Tensor:
         return log_u
 
     def reward(self, divergence: Divergence, log_u: Tensor) -> Tensor:

@@ -63,15 +63,15 @@ def _judged(
     rewards: Rewards, kept: np.ndarray, episodes: Sequence[Episode], decode: Callable[[Sequence[int]], str] | None
 ) -> dict[str, Any]:
     """Fields of the batch: the rewards of these `episodes`, which stand at `kept` (int64 [S]) among all."""
-    inside = None
-    if any(rewards.inside):
-        inside = torch.from_numpy(
-            np.concatenate([at_tokens(episode, rewards.inside[i], decode) for i, episode in zip(kept, episodes, strict=True)])
+    step_rewards = None
+    if any(rewards.step_rewards):
+        step_rewards = torch.from_numpy(
+            np.concatenate([at_tokens(episode, rewards.step_rewards[i], decode) for i, episode in zip(kept, episodes, strict=True)])
         )
     return {
         "rewards": torch.from_numpy(rewards.values[kept].astype(np.float32)),
         "reward_parts": {name: torch.from_numpy(part[kept].astype(np.float32)) for name, part in rewards.parts.items()},
-        "inside": inside,
+        "step_rewards": step_rewards,
     }
 
 

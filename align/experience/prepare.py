@@ -74,12 +74,12 @@ def _weighed(batch: TokenBatch, regularizers: dict[str, Regularizer], states: Ma
 
 def _charge(batch: TokenBatch, regularizer: Regularizer, name: str) -> RewardPenalty:
     """What the regularizer takes of the token rewards, its coefficient included."""
-    charge, beta = regularizer.charge(batch, name), torch.full((len(batch.seq_ids),), batch.betas[name])
-    for numbers in (charge.reward, charge.own):
+    charge, beta = regularizer.reward_penalty(batch, name), torch.full((len(batch.seq_ids),), batch.betas[name])
+    for numbers in (charge.discounted, charge.direct):
         Returned(regularizer, "charge", f"regularizers.{name}").finite(numbers, len(batch.seq_ids), TOKEN)
     if name in batch.multipliers:
         beta = beta * batch.multipliers[name][batch.seq_ids]
-    return RewardPenalty(reward=beta * charge.reward, own=beta * charge.own)
+    return RewardPenalty(discounted=beta * charge.discounted, direct=beta * charge.direct)
 
 
 def _change(shaping: Shaping, what: str, place: str, before: Tensor, after: Tensor) -> dict[str, float]:

@@ -257,7 +257,7 @@ def loaded(recipe: Recipe) -> list[Row]:
     source = model.path or model.recipe or f"a new {model.config.get('model_type', 'model')}, at random"
     how = f"LoRA of rank {model.lora.rank}" if model.lora.rank else "every parameter trained"
     how += " in float32" if model.dtype != "float32" else ""
-    rows = [Row("scorer" if recipe.algorithm.scores else "policy", f"{source}; {model.dtype}, {how}")]
+    rows = [Row("scorer" if recipe.algorithm.trains_reward_model else "policy", f"{source}; {model.dtype}, {how}")]
     if recipe.algorithm.critic is not None:
         rows.append(part_row("critic", recipe.algorithm.critic))
     references = {}
@@ -268,7 +268,7 @@ def loaded(recipe: Recipe) -> list[Row]:
         Row("reference", f"{word} for {', '.join(names)}: {reference.holds(model.lora.rank > 0)}")
         for word, (reference, names) in references.items()
     ]
-    if not references and not recipe.algorithm.scores:
+    if not references and not recipe.algorithm.trains_reward_model:
         rows.append(Row("reference", "none: nothing compares the policy with where it started"))
     copies, actors = f"{workers.rollout} × " if workers.backend == "ray" else "", ["1 learner"]
     engine = recipe.engine

@@ -39,7 +39,7 @@ class Learner:
         self.version = 0
         self.updates = 0
         torch.manual_seed(recipe.seed)  # the first values of LoRA and of new heads
-        self.policy = RewardModel(model_dir, recipe.model) if recipe.algorithm.scores else Policy(model_dir, recipe.model)
+        self.policy = RewardModel(model_dir, recipe.model) if recipe.algorithm.trains_reward_model else Policy(model_dir, recipe.model)
         stop_unless_ready(recipe, self.policy.device)
         critic = recipe.algorithm.critic
         self.critic = None if critic is None else running(critic, critic.start(self.policy), RunningCritic)
@@ -48,16 +48,16 @@ class Learner:
         self.initial = InitialPolicy(self.policy, self.references)
         self.budgets = budgets.chosen(recipe, self.policy)
         self.states = ReferenceStates(self.references, self.budgets.kept_bytes)
-        self._scorings = LogprobPass(recipe, self.policy, self.references, self.critic, self.states, self.budgets)
+        self._logprobs = LogprobPass(recipe, self.policy, self.references, self.critic, self.states, self.budgets)
         self._packer = Packer()
 
     @torch.no_grad()
-    def score(self, batch: TokenBatch) -> TokenBatch:
+    def compute_logprobs(self, batch: TokenBatch) -> TokenBatch:
         """The batch with what the references say of it, and pi_old and the critic's values where something reads them."""
         for reference in references.distinct(self.references).values():
             reference.before_batch()
         self.states.start_batch()
-        return self._scorings.scored(batch)
+        return self._logprobs.compute(batch)
 
     @torch.no_grad()
     def prepare(self, batch: TokenBatch | None) -> int:
@@ -66,7 +66,7 @@ class Learner:
             for reference in self.references.values():
                 reference.release()
             return 0
-        return self._scorings.prepare(batch)
+        return self._logprobs.prepare(batch)
 
     def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """Every parameter the optimizer moves, the critic's behind the policy's."""
@@ -129,7 +129,7 @@ class Learner:
 
     def _context(self, micro: TokenBatch) -> TokenContext | RewardModelContext:
         """What the loss of a micro-batch may look at: a forward pass."""
-        if self.recipe.algorithm.scores:
+        if self.recipe.algorithm.trains_reward_model:
             return RewardModelContext(batch=micro, scores=self.policy.scores(micro))
         hidden = self.policy.hidden(micro)
         fresh = stats(self.recipe, self.budgets, hidden, self.policy.head(), micro, self._to_references(micro))

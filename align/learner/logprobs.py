@@ -52,7 +52,7 @@ class LogprobPass:
     states: ReferenceStates
     budgets: Budgets
 
-    def scored(self, batch: TokenBatch) -> TokenBatch:
+    def compute(self, batch: TokenBatch) -> TokenBatch:
         """The batch with `ref_logp`, and where something reads them `old_logp`, `entropy`, `contexts` and `values`.
 
         Exact forms are left to the update where one is all there is and no part reads the reference before: its log-prob comes out of the

@@ -11,7 +11,7 @@ from align.errors import RecipeError
 
 FAR = 3.0
 """Nats."""
-FORMS = ("f_prime", "coefficient", "generator", "value")
+FORMS = ("f_prime", "grad_weight", "bregman", "khat")
 """What a divergence may give in closed form."""
 
 

@@ -22,7 +22,7 @@ from align.types import TokenBatch, TokenContext
 Outcomes = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """What a divergence is taken over: (log pi, log ref) [..., V] -> [..., K]."""
 
-REFERENCE, DRIFT, NOISE = 1, 2, 3
+REFERENCE, AWAY, NOISE = 1, 2, 3
 """The waves a setting is made of."""
 UPDATE = 0.25
 """What one update moves the policy by, in standard deviations of a logit."""
@@ -104,14 +104,14 @@ class Policies:
         return self.policy if self.old is None else self.old
 
 
-def setting(problem: Problem, moved: float = 0.0) -> Policies:
+def setting(problem: Problem, drift: float = 0.0) -> Policies:
     """A policy that drifted away from its reference, as one under a reward does.
 
-    `moved`: what it has moved by since its answers were drawn, half of it along that drift; `UPDATE` is one stale update.
+    `drift`: what it has moved by since its answers were drawn, half of it further away; `UPDATE` is one stale update.
     """
-    reference, drift = problem.test_logits(REFERENCE), problem.test_logits(DRIFT)
-    policy = reference + drift
-    return Policies(problem, policy, policy - moved * (drift + problem.test_logits(NOISE)) if moved else None, reference)
+    reference, away = problem.test_logits(REFERENCE), problem.test_logits(AWAY)
+    policy = reference + away
+    return Policies(problem, policy, policy - drift * (away + problem.test_logits(NOISE)) if drift else None, reference)
 
 
 def context(

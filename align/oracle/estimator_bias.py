@@ -24,7 +24,7 @@ def value_is(estimator: Estimator, divergence: Divergence) -> str:
     if estimator.merges:
         return "at most that of the divergence (tokens are merged), exact"
     policy, reference, log_u = _pair()
-    exact = (reference * divergence.generator(log_u)).sum()
+    exact = (reference * divergence.bregman(log_u)).sum()
     estimate = (policy * estimator.value(divergence, log_u)).sum()
     return "unbiased" if torch.isclose(estimate, exact, rtol=EXACT, atol=0.0) else "biased"
 
@@ -34,9 +34,9 @@ def gradient_is(estimator: Estimator, divergence: Divergence, placement: str) ->
     if estimator.merges:
         return "that of this divergence between the merged distributions"
     _, _, log_u = _pair()
-    coefficients = {"loss": estimator.coefficient, "reward": estimator.reward}
-    gradient = _score_mean(coefficients[placement](divergence, log_u))
-    own = _score_mean(divergence.coefficient(log_u))
+    weights = {"loss": estimator.grad_weight, "reward": estimator.reward}
+    gradient = _score_mean(weights[placement](divergence, log_u))
+    own = _score_mean(divergence.grad_weight(log_u))
     if _same(gradient, own):
         return "that of this divergence"
     if gradient.abs().max() < EXACT * own.abs().max():
@@ -45,7 +45,7 @@ def gradient_is(estimator: Estimator, divergence: Divergence, placement: str) ->
         found = registry.resolve("divergence", name, "")
         if any(key.required for key in keys(found)):
             continue
-        other = _score_mean(found().coefficient(log_u))
+        other = _score_mean(found().grad_weight(log_u))
         scale = (gradient @ other / (other @ other)).item()
         if _same(gradient, scale * other):
             times = "" if abs(scale - 1) < EXACT else f"{scale:.4g} × "
@@ -58,10 +58,10 @@ def _pair() -> tuple[Tensor, Tensor, Tensor]:
     return policy, reference, (policy / reference).log()
 
 
-def _score_mean(coefficient: Tensor) -> Tensor:
-    """E_pi[coefficient * d log pi / dz] over the logits z."""
+def _score_mean(weight: Tensor) -> Tensor:
+    """E_pi[weight * d log pi / dz] over the logits z."""
     policy, _, _ = _pair()
-    return policy * (coefficient - (policy * coefficient).sum())
+    return policy * (weight - (policy * weight).sum())
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

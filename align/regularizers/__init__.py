@@ -66,7 +66,7 @@ class Regularizer(Part, ABC):
     def penalty(self, ctx: TokenContext, name: str) -> Penalty:
         """The penalty on a micro-batch; `name` finds its own entries in the batch."""
 
-    def charge(self, batch: TokenBatch, name: str) -> RewardPenalty | None:
+    def reward_penalty(self, batch: TokenBatch, name: str) -> RewardPenalty | None:
         """What it takes from token rewards at pi_old, before beta, where a critic learns them; None: it cannot be placed there."""
         return None
 
@@ -81,8 +81,10 @@ class Regularizer(Part, ABC):
 
     def misfit(self, setting: Setting) -> str | None:
         algorithm = setting.recipe.algorithm
-        if algorithm.critic is not None and self.placement == "reward" and type(self).charge is Regularizer.charge:
-            return f"cannot be taken from the rewards that a critic learns: {type(self).__name__} has no `charge`; use placement: loss"
+        if algorithm.critic is not None and self.placement == "reward" and type(self).reward_penalty is Regularizer.reward_penalty:
+            return (
+                f"cannot be taken from the rewards that a critic learns: {type(self).__name__} has no `reward_penalty`; use placement: loss"
+            )
         return None
 
 

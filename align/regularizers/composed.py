@@ -187,15 +187,15 @@ class Composed(Regularizer):
         if self.placement == "reward":
             log_ratio = ctx.log_rho.detach() if ctx.surrogate_log_ratio is None else ctx.surrogate_log_ratio
             owned = torch.exp(-log_ratio) if self.weighs_samples else 1.0
-            return Penalty(value=credited.value, reward=credited.coefficient * owned, shares=shares)
-        return Penalty(value=credited.value, loss=credited.value + credited.coefficient * (ctx.logp - ctx.logp.detach()), shares=shares)
+            return Penalty(value=credited.value, reward=credited.grad_weight * owned, shares=shares)
+        return Penalty(value=credited.value, loss=credited.value + credited.grad_weight * (ctx.logp - ctx.logp.detach()), shares=shares)
 
-    def charge(self, batch: TokenBatch, name: str) -> RewardPenalty:
+    def reward_penalty(self, batch: TokenBatch, name: str) -> RewardPenalty:
         """Under `credit: summed` a token's reward loses the value, and its own advantage what the derivative has beyond that."""
         value, own, _ = self._estimates(batch.old_logp, batch, name, Packing(batch.seq_ids, batch.positions))
         if self.credit == "summed":
-            return RewardPenalty(reward=value, own=own - value)
-        return RewardPenalty(reward=torch.zeros_like(own), own=own)
+            return RewardPenalty(discounted=value, direct=own - value)
+        return RewardPenalty(discounted=torch.zeros_like(own), direct=own)
 
     def _estimates(self, logp: Tensor, batch: TokenBatch, name: str, at: Packing) -> tuple[Tensor, Tensor, Tensor]:
         """Value and coefficient of each token, weighted, and which log-ratios were clamped, [T] each."""
@@ -204,8 +204,8 @@ class Composed(Regularizer):
             log_u, weights = credit.sequence_log_ratio(log_u, at), weights_of_sequences(weights, at)
         clamped = log_u.abs() > self.largest_log_ratio
         log_u = log_u.clamp(-self.largest_log_ratio, self.largest_log_ratio)
-        coefficient = self.estimator.reward if self.placement == "reward" else self.estimator.coefficient
-        return weights * self.estimator.value(self.divergence, log_u), weights * coefficient(self.divergence, log_u), clamped
+        grad_weight = self.estimator.reward if self.placement == "reward" else self.estimator.grad_weight
+        return weights * self.estimator.value(self.divergence, log_u), weights * grad_weight(self.divergence, log_u), clamped
 
     def _link(self, ctx: TokenContext, name: str, at: Packing) -> Penalty:
         """The weighting chooses the tokens of an answer that its log-ratio counts (SamPO)."""
@@ -216,7 +216,7 @@ class Composed(Regularizer):
         beyond = log_ratio.detach().abs() > self.largest_log_ratio
         return Penalty(
             value=value,
-            link=link(self.divergence.coefficient, log_ratio, self.largest_log_ratio),
+            link=link(self.divergence.grad_weight, log_ratio, self.largest_log_ratio),
             log_ratio=log_ratio.detach(),
             shares={"clamped": beyond},
         )

@@ -27,7 +27,7 @@ class Suites:
 
     def __init__(self, recipe: Recipe, tokenizer: Any, problems: int | None = None):
         self._task, algorithm = recipe.task, recipe.algorithm
-        suites = {} if algorithm.scores else self._task.suites(problems or recipe.evaluation.problems)
+        suites = {} if algorithm.trains_reward_model else self._task.suites(problems or recipe.evaluation.problems)
         self.prompts = {name: tokenize(examples, tokenizer) for name, examples in suites.items()}
         self.rankings = held_out_rankings(self._task, tokenizer, recipe.sampling.max_tokens) if algorithm.ranks else []
         self.dropped = len(self._task.rankings()) - len(self.rankings) if algorithm.ranks else 0
@@ -78,7 +78,7 @@ def evaluate(
     folder = folder / "model" if (folder / RECIPE).is_file() else folder
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model (no config.json); the run has not finished, or give --model DIR")
-    if recipe.algorithm.scores:
+    if recipe.algorithm.trains_reward_model:
         raise UserError(
             f"{recipe.algorithm.recipe_name} trained a scorer, which answers nothing: the accuracy on held-out rankings is in "
             "the metrics of its run"

@@ -38,12 +38,12 @@ class View(NamedTuple):
     advantages: Tensor | None
 
 
-def view(a: Algorithm, moved: float = UPDATE) -> View:
+def view(a: Algorithm, drift: float = UPDATE) -> View:
     """Forty answers in float32, in pairs; as rankings of two and three where answers are ranked.
 
     Unmoved, every answer of a ranking has the same score: a preference loss is where training begins.
     """
-    ctx, leaf = context(setting(TREE, moved), NAME, dtype=torch.float32)
+    ctx, leaf = context(setting(TREE, drift), NAME, dtype=torch.float32)
     count, tokens = len(ctx.batch.lengths), len(ctx.batch.seq_ids)
     batch = replace(ctx.batch, advantages=None, ref_logp={}, penalty_weights={}, betas={})
     if not a.samples:
@@ -51,16 +51,16 @@ def view(a: Algorithm, moved: float = UPDATE) -> View:
         batch = replace(batch, rewards=None, sampler_logp=None, old_logp=None, loss_weights=uniform)
     if a.ranks:
         batch = replace(batch, group_ids=torch.repeat_interleave(torch.arange(count // 5 * 2), torch.tensor([2, 3] * (count // 5))))
-    if a.scores:
-        leaf = (4 * moved * torch.cos(torch.arange(count) ** 2.0)).requires_grad_()
+    if a.trains_reward_model:
+        leaf = (4 * drift * torch.cos(torch.arange(count) ** 2.0)).requires_grad_()
         return View(RewardModelContext(batch=batch, scores=leaf), leaf, None, None)
     values = None
     if a.links:
-        score = segment_sum(ctx.logp - (ctx.batch.ref_logp[NAME] if moved else ctx.logp.detach()), batch.seq_ids, count)
+        score = segment_sum(ctx.logp - (ctx.batch.ref_logp[NAME] if drift else ctx.logp.detach()), batch.seq_ids, count)
         ctx = replace(ctx, link=Link(scores=score, log_ratio=score.detach(), beta=torch.full((count,), 0.5)))
     if a.critic is not None:
         old = 0.3 * torch.cos(torch.arange(tokens) ** 2.0)
-        values = (old + moved * torch.sin(old)).requires_grad_()
+        values = (old + drift * torch.sin(old)).requires_grad_()
         batch = replace(batch, values=old)
         batch = replace(batch, returns=a.targets(batch))
     batch = replace(batch, advantages=a.advantages(batch))
@@ -112,8 +112,8 @@ def _targets(a: Algorithm) -> str | None:
 @KIT.check("loss", "return (loss [T], statistics {name: [N]}); let gradients flow through ctx.logp, log_rho, values, link.scores or scores")
 def _loss(a: Algorithm) -> str | None:
     """finite numbers, one a token; statistics too, each one a token, an answer or a pair; a gradient for all that is trained"""
-    for moved in (0.0, UPDATE):
-        ctx, leaf, values, advantages = view(a, moved)
+    for drift in (0.0, UPDATE):
+        ctx, leaf, values, advantages = view(a, drift)
         loss, stats = a.loss(ctx, advantages)
         tokens, answers, of_pairs = len(ctx.batch.seq_ids), len(ctx.batch.lengths), len(pairs(ctx.batch.group_ids)[0])
         if loss.shape != (tokens,) or not loss.isfinite().all():
@@ -125,7 +125,7 @@ def _loss(a: Algorithm) -> str | None:
             if x is not None:
                 (gradient,) = torch.autograd.grad(loss.sum(), x, retain_graph=True, allow_unused=True)
                 if gradient is None or not gradient.isfinite().all() or not gradient.abs().max() > 0:
-                    return f"its gradient for the {'scorer' if a.scores else name} is zero, or not finite"
+                    return f"its gradient for the {'scorer' if a.trains_reward_model else name} is zero, or not finite"
     return None
 
 
@@ -138,7 +138,7 @@ def _direction(a: Algorithm) -> str | None:
     following = (leaf - STEP * gradient).detach()
     if a.ranks:
         better, worse = pairs(ctx.batch.group_ids)
-        gained = following - leaf.detach() if a.scores else TREE.answer_logp(following) - TREE.answer_logp(leaf.detach())
+        gained = following - leaf.detach() if a.trains_reward_model else TREE.answer_logp(following) - TREE.answer_logp(leaf.detach())
         return None if (gained[better] - gained[worse]).sum() > 0 else "the worse answers gain on the better ones"
     wanted = ctx.batch.loss_weights * (torch.ones_like(ctx.logp) if advantages is None else advantages)
     moved = TREE.token_logp(following) - ctx.logp.detach()

@@ -16,8 +16,8 @@ from align.testing.findings import Finding, Kit
 KIT = Kit("divergence")
 FAR = 20.0
 """Nats: the log-ratios a divergence must hold in float32, which is what the samples of a run are clamped to."""
-METHODS = ("f", "f_prime", "coefficient", "generator", "value")
-DIFFERENCES = ("coefficient", "generator", "value")
+METHODS = ("f", "f_prime", "grad_weight", "bregman", "khat")
+DIFFERENCES = ("grad_weight", "bregman", "khat")
 """What is a difference near u = 1, where digits are lost."""
 
 
@@ -99,13 +99,13 @@ def _convex(d: Divergence) -> str | None:
     return worst and f"f' falls near log u = {x[int(falls.argmax())].item():.3g}"
 
 
-@KIT.check("not negative", "write `generator` as f(u) - f(1) - f'(1)(u - 1), `value` as that over u, both without cancellation")
+@KIT.check("not negative", "write `bregman` as f(u) - f(1) - f'(1)(u - 1), `khat` as that over u, both without cancellation")
 def _not_negative(d: Divergence) -> str | None:
-    """generator and value are at least 0"""
+    """bregman and khat are at least 0"""
     x = grid(torch.float32)
     return first(
         f"{name} is {y.min().item():.3g} at log u = {x[int(y.argmin())].item():.3g}" if y.min() < 0 else None
-        for name, y in (("generator", d.generator(x)), ("value", d.value(x)))
+        for name, y in (("bregman", d.bregman(x)), ("khat", d.khat(x)))
     )
 
 
@@ -123,31 +123,31 @@ def _slope(d: Divergence) -> str | None:
     return at_worst(_difference(d.f_prime(x.detach()), slope * torch.exp(-x.detach())), x.detach(), 1e-7)
 
 
-@KIT.check("coefficient", "coefficient is f_prime(log_u) - f_prime(0); delete it to have that")
+@KIT.check("grad_weight", "grad_weight is f_prime(log_u) - f_prime(0); delete it to have that")
 def _coefficient(d: Divergence) -> str | None:
-    """coefficient is f'(u) - f'(1)"""
+    """grad_weight is f'(u) - f'(1)"""
     x = grid(far=5.0)
-    return at_worst(_difference(d.coefficient(x), d.f_prime(x) - d.f_prime(x * 0)), x, 1e-7)
+    return at_worst(_difference(d.grad_weight(x), d.f_prime(x) - d.f_prime(x * 0)), x, 1e-7)
 
 
-@KIT.check("generator", "generator is f(u) - f(1) - f'(1)(u - 1); delete it to have that")
-def _generator(d: Divergence) -> str | None:
-    """generator is f(u) - f(1) - f'(1)(u - 1)"""
+@KIT.check("bregman", "bregman is f(u) - f(1) - f'(1)(u - 1); delete it to have that")
+def _bregman(d: Divergence) -> str | None:
+    """bregman is f(u) - f(1) - f'(1)(u - 1)"""
     x = grid(far=5.0)
     line = d.f_prime(x * 0) * torch.expm1(x)
-    return at_worst((d.generator(x) - (d.f(x) - line)).abs() / (1 + d.f(x).abs() + line.abs()), x, 1e-7)
+    return at_worst((d.bregman(x) - (d.f(x) - line)).abs() / (1 + d.f(x).abs() + line.abs()), x, 1e-7)
 
 
-@KIT.check("value", "value is generator/u; delete it to have that")
+@KIT.check("khat", "khat is bregman/u; delete it to have that")
 def _value(d: Divergence) -> str | None:
-    """value is generator over u"""
+    """khat is bregman over u"""
     x = grid(far=5.0)
-    return at_worst(_difference(d.value(x), d.generator(x) * torch.exp(-x)), x, 1e-7)
+    return at_worst(_difference(d.khat(x), d.bregman(x) * torch.exp(-x)), x, 1e-7)
 
 
 @KIT.check("digits", "near u = 1 a difference of large terms loses its digits: use expm1 and log1p, or compute in float64 and cast back")
 def _digits(d: Divergence) -> str | None:
-    """coefficient, generator and value in float32 agree with float64 to 1e-3, near u = 1 too"""
+    """grad_weight, bregman and khat in float32 agree with float64 to 1e-3, near u = 1 too"""
     return first(digits(getattr(d, name), name) for name in DIFFERENCES)
 
 
@@ -169,7 +169,7 @@ def _transform(d: Divergence) -> str | None:
     return None if torch.allclose(slope, exact, rtol=1e-7) else "its slope is another"
 
 
-@KIT.check("gradient", "make f, f_prime, coefficient and transform agree: their own checks above say which does not")
+@KIT.check("gradient", "make f, f_prime, grad_weight and transform agree: their own checks above say which does not")
 def _gradient(d: Divergence) -> str | None:
     """by enumeration, every estimator that measures it has the exact gradient of E_ref[f(u)], on- and off-policy"""
     for estimator in ("sampled", "exact") if d.is_f_divergence else ("exact",):

@@ -27,10 +27,10 @@ def check_estimator(part: Any, /, **keys: Any) -> list[Finding]:
 
 
 def _methods(e: Estimator) -> dict[str, Callable[[Tensor], Tensor]]:
-    return {name: partial(getattr(e, name), ReverseKl()) for name in ("value", "coefficient", "reward")}
+    return {name: partial(getattr(e, name), ReverseKl()) for name in ("value", "grad_weight", "reward")}
 
 
-@KIT.check("elementwise", "write value, coefficient and reward with tensor operations on log_u alone, none in place")
+@KIT.check("elementwise", "write value, grad_weight and reward with tensor operations on log_u alone, none in place")
 def _elementwise(e: Estimator) -> str | None:
     """every method keeps shape and dtype, also of nothing, takes each entry by itself, and leaves its input alone"""
     return first(elementwise(method, name) for name, method in _methods(e).items())
@@ -48,7 +48,9 @@ def _digits(e: Estimator) -> str | None:
     return first(digits(method, name) for name, method in _methods(e).items())
 
 
-@KIT.check("gradient", "the coefficient of the score is f'(u) - f'(1), as inherited, and `weighted = True` makes that hold off-policy")
+@KIT.check(
+    "gradient", "`grad_weight`, what multiplies the score, is f'(u) - f'(1), as inherited, and `weighted = True` makes that hold off-policy"
+)
 def _gradient(e: Estimator) -> str | None:
     """by enumeration the gradient is that of the divergence, on- and off-policy: of a shipped one wherever a recipe runs it without
     allow_biased, of one's own everywhere"""

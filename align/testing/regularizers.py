@@ -26,9 +26,9 @@ def check_regularizer(part: Any, /, **keys: Any) -> list[Finding]:
     return KIT.run(part, keys)
 
 
-def view(r: Regularizer, dtype: torch.dtype = torch.float32, moved: float = UPDATE) -> tuple[TokenContext, Tensor]:
+def view(r: Regularizer, dtype: torch.dtype = torch.float32, drift: float = UPDATE) -> tuple[TokenContext, Tensor]:
     """Forty answers, drawn one update ago, and the logits that gradients arrive at."""
-    return context(setting(TREE, moved), NAME, claimed(r) if r.full_vocabulary else None, r.outcomes, dtype)
+    return context(setting(TREE, drift), NAME, claimed(r) if r.full_vocabulary else None, r.outcomes, dtype)
 
 
 def felt(penalty: Penalty) -> Tensor:

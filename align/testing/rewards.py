@@ -99,7 +99,7 @@ def _repeats(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     fresh = started(r)
     one, two = (
         [
-            (rewards.values.tobytes(), {k: v.tobytes() for k, v in rewards.parts.items()}, rewards.inside)
+            (rewards.values.tobytes(), {k: v.tobytes() for k, v in rewards.parts.items()}, rewards.step_rewards)
             for _, rewards in judged(fresh, prompts)
         ]
         for _ in range(2)
@@ -136,5 +136,5 @@ def _together(r: Reward, prompts: Sequence[Prompt]) -> str | None:
         for name, one in {"total": alone.values, **alone.parts}.items()
         if not np.allclose(one, {"total": among.values, **among.parts}[name], rtol=1e-5, atol=1e-5, equal_nan=True)
     ]
-    differing += ["what its steps have"] if among.inside != alone.inside else []
+    differing += ["what its steps have"] if among.step_rewards != alone.step_rewards else []
     return f"{', '.join(differing)} differs" if differing else None

@@ -15,7 +15,7 @@ from align.config import registry
 from align.errors import RecipeError, UserError
 from align.testing.findings import must_define
 
-OPTIONAL = {"estimator": ("value", "coefficient", "reward"), "shaping": ("rewards", "advantages")}
+OPTIONAL = {"estimator": ("value", "grad_weight", "reward"), "shaping": ("rewards", "advantages")}
 """What parts define that must define nothing: all methods of their contract have defaults."""
 
 DERIVED = ("critic", "reference")

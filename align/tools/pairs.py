@@ -212,7 +212,7 @@ def _answered(
             bar = progress.add_task("", total=len(examples), rows=0)
             for step, first in enumerate(range(0, len(examples), recipe.batch.prompts)):
                 groups = workers.generate(asked[first : first + recipe.batch.prompts], samples, seed * 1_000_003 + step)
-                rewards = workers.score(groups)
+                rewards = workers.compute_rewards(groups)
                 drawn.first_failure = drawn.first_failure or rewards.first_failure
                 yield from zip(examples[first : first + len(groups)], groups, rewards.values.reshape(len(groups), samples), strict=True)
                 progress.update(bar, advance=len(groups), rows=len(drawn.best))

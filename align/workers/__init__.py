@@ -20,7 +20,7 @@ class LearnerLike(Protocol):
     exchange: Exchange
     """Counts the bytes of `score` and `update`."""
 
-    def score(self, batch: TokenBatch) -> TokenBatch: ...
+    def compute_logprobs(self, batch: TokenBatch) -> TokenBatch: ...
 
     def update(self, batch: TokenBatch, step: int) -> dict[str, Stat]: ...
 
@@ -58,7 +58,7 @@ class Workers(Protocol):
         An episode's randomness depends on `seed`, its prompt's place among `prompts` and its own among the samples.
         """
 
-    def score(self, groups: Sequence[Group]) -> Rewards:
+    def compute_rewards(self, groups: Sequence[Group]) -> Rewards:
         """One reward an episode, in their order, each within `reward_limits.seconds`."""
 
     def publish(self, version: int) -> dict[str, float]:

@@ -92,14 +92,14 @@ class LearnerActor:
 
         self.learner = Learner(self.job.recipe(), self.job.model_dir)
 
-    def score(self, sent: dict[str, Any]) -> dict[str, Any]:
-        """The fields that scoring changed; the whole is kept for the update."""
+    def compute_logprobs(self, sent: dict[str, Any]) -> dict[str, Any]:
+        """The fields that it changed; the whole is kept for the update."""
         batch = TokenBatch(**sent)
-        self.scored = self.learner.score(batch)
-        return changes(batch, self.scored)
+        self.computed = self.learner.compute_logprobs(batch)
+        return changes(batch, self.computed)
 
-    def update(self, sent: dict[str, Any], onto_scored: bool, step: int) -> dict[str, Stat]:
-        return self.learner.update(replace(self.scored, **sent) if onto_scored else TokenBatch(**sent), step)
+    def update(self, sent: dict[str, Any], onto_computed: bool, step: int) -> dict[str, Stat]:
+        return self.learner.update(replace(self.computed, **sent) if onto_computed else TokenBatch(**sent), step)
 
     def call(self, method: str, *args: Any) -> Any:
         return getattr(self.learner, method)(*args)
@@ -125,6 +125,6 @@ class RewardActor:
             recipe = self.job.recipe()
             self.reward, self.limits = rewards.started(recipe.reward), recipe.reward_limits
 
-    def score(self, groups: Sequence[Group]) -> Rewards:
+    def compute_rewards(self, groups: Sequence[Group]) -> Rewards:
         self.start()
         return run_rewards(self.reward, self.limits, groups)

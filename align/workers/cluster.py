@@ -110,7 +110,7 @@ class RayWorkers:
             )
         return in_order(cut, results)
 
-    def score(self, groups: Sequence[Group]) -> Rewards:
+    def compute_rewards(self, groups: Sequence[Group]) -> Rewards:
         limits = self.recipe.reward_limits
         batched = self.recipe.reward.batched
         chunks = evenly(groups, self.recipe.workers.reward) if batched else list(group_chunks(groups, CHUNK))

@@ -1,6 +1,6 @@
 """What of a batch goes to the learner and back: each column once, and the bytes of it.
 
-The learner keeps the batch that it scored last. Both ways only fields are sent that the other side does not have.
+The learner keeps the batch whose log-probs it computed last. Both ways only fields are sent that the other side does not have.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ class Exchange:
     """The driver's side. In one process it sends nothing and counts the same."""
 
     def __init__(self):
-        self._scored: TokenBatch | None = None
+        self._computed: TokenBatch | None = None
         self._to = self._back = 0
 
-    def score(self, batch: TokenBatch) -> dict[str, Any]:
-        """What to send of a batch that is to be scored: all."""
-        self._scored = None  # should the call fail, neither side builds on it
+    def to_compute(self, batch: TokenBatch) -> dict[str, Any]:
+        """What to send of a batch whose log-probs are to be computed: all."""
+        self._computed = None  # should the call fail, neither side builds on it
         return self._sent(changes(None, batch))
 
-    def scored(self, batch: TokenBatch, found: Mapping[str, Any]) -> TokenBatch:
-        """The scored batch, from the fields that scoring changed."""
+    def computed(self, batch: TokenBatch, found: Mapping[str, Any]) -> TokenBatch:
+        """The batch with its log-probs, from the fields that computing them changed."""
         self._back += bytes_of(found)
-        self._scored = replace(batch, **found)
-        return self._scored
+        self._computed = replace(batch, **found)
+        return self._computed
 
     def update(self, batch: TokenBatch) -> tuple[dict[str, Any], bool]:
-        """What to send of a batch that is to be learned from, and whether that goes onto the batch scored last."""
-        return self._sent(changes(self._scored, batch)), self._scored is not None
+        """What to send of a batch that is to be learned from, and whether that goes onto the batch computed last."""
+        return self._sent(changes(self._computed, batch)), self._computed is not None
 
     def updated(self, stats: dict[str, Stat]) -> dict[str, Stat]:
         self._back += bytes_of(stats)

@@ -19,15 +19,15 @@ from align.workers.shards import generate
 
 
 class LocalLearner(Learner):
-    """Counts the bytes that `score` and `update` would send to another process."""
+    """Counts the bytes that `compute_logprobs` and `update` would send to another process."""
 
     def __init__(self, recipe: Recipe, model_dir: str):
         super().__init__(recipe, model_dir)
         self.exchange = Exchange()
 
-    def score(self, batch: TokenBatch) -> TokenBatch:
-        self.exchange.score(batch)
-        return self.exchange.scored(batch, changes(batch, super().score(batch)))
+    def compute_logprobs(self, batch: TokenBatch) -> TokenBatch:
+        self.exchange.to_compute(batch)
+        return self.exchange.computed(batch, changes(batch, super().compute_logprobs(batch)))
 
     def update(self, batch: TokenBatch, step: int) -> dict[str, Stat]:
         self.exchange.update(batch)
@@ -55,7 +55,7 @@ class LocalWorkers:
     def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
         return generate(self.recipe.engine, self.engine, prompts, samples, seed)
 
-    def score(self, groups: Sequence[Group]) -> Rewards:
+    def compute_rewards(self, groups: Sequence[Group]) -> Rewards:
         return run_rewards(self.reward, self.recipe.reward_limits, groups)
 
     def publish(self, version: int) -> dict[str, float]:

@@ -58,8 +58,9 @@ class RemoteLearner:
     def version(self) -> int:
         return self.wait(self._actor.version.remote())
 
-    def score(self, batch: TokenBatch) -> TokenBatch:
-        return self.exchange.scored(batch, self.wait(self._actor.score.remote(self.exchange.score(batch))))
+    def compute_logprobs(self, batch: TokenBatch) -> TokenBatch:
+        sent = self.exchange.to_compute(batch)
+        return self.exchange.computed(batch, self.wait(self._actor.compute_logprobs.remote(sent)))
 
     def update(self, batch: TokenBatch, step: int) -> dict[str, Stat]:
         return self.exchange.updated(self.wait(self._actor.update.remote(*self.exchange.update(batch), step)))

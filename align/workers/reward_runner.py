@@ -46,7 +46,7 @@ class Outcome:
 
     value: float | None = None
     parts: dict[str, float] = field(default_factory=dict)
-    inside: tuple[tuple[int, float], ...] = ()
+    step_rewards: tuple[tuple[int, float], ...] = ()
     failure: str | None = None
 
 
@@ -77,7 +77,7 @@ def joined(shards: Sequence[Rewards]) -> Rewards:
     return Rewards(
         values=np.concatenate([np.zeros(0, np.float32), *(s.values for s in shards)]),
         parts={n: np.concatenate([s.parts.get(n, np.full(len(s.values), np.nan, np.float32)) for s in shards]) for n in names},
-        inside=tuple(chain.from_iterable(s.inside for s in shards)),
+        step_rewards=tuple(chain.from_iterable(s.step_rewards for s in shards)),
         failed=sum(s.failed for s in shards),
         first_failure=next((s.first_failure for s in shards if s.first_failure is not None), None),
     )
@@ -160,8 +160,8 @@ OURS = {"mean", "std", "failed"}
 
 def _read(answer: Any, response: str) -> Outcome:
     if isinstance(answer, Stepwise):
-        inside = tuple(_step(step, response) for step in answer.steps)
-        return replace(_read(answer.total if answer.answer is None else answer.answer, response), inside=inside)
+        steps = tuple(_step(step, response) for step in answer.steps)
+        return replace(_read(answer.total if answer.answer is None else answer.answer, response), step_rewards=steps)
     if not isinstance(answer, dict):
         return Outcome(value=_number(answer, "returned"))
     if taken := OURS & answer.keys():
@@ -211,7 +211,7 @@ def _collect(outcomes: Sequence[Outcome], limits: RewardLimits) -> Rewards:
     return Rewards(
         values=np.array([instead if o.value is None else o.value for o in outcomes], dtype=np.float32),
         parts={n: np.array([o.parts.get(n, np.nan) for o in outcomes], dtype=np.float32) for n in names},
-        inside=tuple(o.inside for o in outcomes),
+        step_rewards=tuple(o.step_rewards for o in outcomes),
         failed=len(failures),
         first_failure=failures[0] if failures else None,
     )

@@ -44,7 +44,7 @@ class Rows(NamedTuple):
 
         Raises DivergenceError (a ValueError) for one that cannot become a kernel.
         """
-        if self.name == "torch" and all(hasattr(divergence, name) for name in ("generator", "value", "coefficient")):
+        if self.name == "torch" and all(hasattr(divergence, name) for name in ("bregman", "khat", "grad_weight")):
             return divergence
         from align_kernels.codegen import Fused, fused  # noqa: PLC0415 - the tracer takes a second to import
 

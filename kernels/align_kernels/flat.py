@@ -47,7 +47,7 @@ def linear_token_stats(
 ) -> TokenStats:
     """`linear_stats` against one reference: hidden [T, H], weight [V, H], ref_hidden [T, H'], ref_weight [V, H'] (default `weight`).
 
-    `divergence`: has `generator`, `value` and `coefficient` of log u, or `f` alone; a function f(log u); or an `Elementwise`.
+    `divergence`: has `bregman`, `khat` and `grad_weight` of log u, or `f` alone; a function f(log u); or an `Elementwise`.
     `options`: temperature, elements, backend, logits_dtype, ignore_index, group and first, as there.
     """
     if ref_hidden is None and (divergence is not None or ref_weight is not None):

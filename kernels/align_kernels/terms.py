@@ -38,7 +38,7 @@ def values(f: Any, at: Outcomes) -> Tensor:
     the type's largest number where f has none."""
     # A heavy tail overflows on outcomes whose own probability underflows: inf * 0.
     most = torch.finfo(at.low.dtype).max / 4
-    return torch.where(at.below, at.ref * f.generator(at.low).clamp(-most, most), at.pi * f.value(at.high).clamp(-most, most))
+    return torch.where(at.below, at.ref * f.bregman(at.low).clamp(-most, most), at.pi * f.khat(at.high).clamp(-most, most))
 
 
 def pulls(f: Any, at: Outcomes) -> Tensor:
@@ -47,14 +47,14 @@ def pulls(f: Any, at: Outcomes) -> Tensor:
     # u c nears its limit at u = 0 long before u underflows and c overflows.
     low, most = at.low.clamp_min(-0.9 * math.log(finfo.max)), finfo.max / 4
     return torch.where(
-        at.below, at.ref * low.exp() * f.coefficient(low).clamp(-most, most), at.pi * f.coefficient(at.high).clamp(-most, most)
+        at.below, at.ref * low.exp() * f.grad_weight(low).clamp(-most, most), at.pi * f.grad_weight(at.high).clamp(-most, most)
     )
 
 
 def outcome_terms(fn: Any, logp: Tensor, ref_logp: Tensor, log_u: Tensor) -> tuple[Tensor, Tensor]:
-    """(value, pull) of each outcome for whatever stands for a divergence: its traced form, or an object with `generator` k_f,
-    `value` khat = k_f/u and `coefficient` c = f'(u) - f'(1) as functions of log u."""
-    if not hasattr(fn, "generator"):
+    """(value, pull) of each outcome for whatever stands for a divergence: its traced form, or an object with `bregman` k_f,
+    `khat` = k_f/u and `grad_weight` c = f'(u) - f'(1) as functions of log u."""
+    if not hasattr(fn, "bregman"):
         return fn.terms(logp, ref_logp, log_u, logp.exp(), ref_logp.exp(), *fn.params)
     at = outcomes(logp, ref_logp, log_u)
     return values(fn, at), pulls(fn, at)
@@ -62,7 +62,7 @@ def outcome_terms(fn: Any, logp: Tensor, ref_logp: Tensor, log_u: Tensor) -> tup
 
 def outcome_pulls(fn: Any, logp: Tensor, ref_logp: Tensor, log_u: Tensor) -> Tensor:
     """The second of `outcome_terms` alone."""
-    if not hasattr(fn, "generator"):
+    if not hasattr(fn, "bregman"):
         return outcome_terms(fn, logp, ref_logp, log_u)[1]
     return pulls(fn, outcomes(logp, ref_logp, log_u))
 
@@ -93,4 +93,4 @@ def sampled(divergence: Any, logp: Tensor, ref_logp: Tensor) -> Tensor:
     estimator (k1, k2, a published loss) is likewise a function of the two [T] outputs and needs no kernel.
     """
     log_u = (logp - ref_logp).detach()
-    return divergence.value(log_u) + divergence.coefficient(log_u) * (logp - logp.detach())
+    return divergence.khat(log_u) + divergence.grad_weight(log_u) * (logp - logp.detach())

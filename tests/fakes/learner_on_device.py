@@ -59,7 +59,7 @@ def main(folder: str, micro_tokens: str, estimator: str, minibatches: str) -> No
         rewards = Rewards(values=np.random.default_rng(0).random(12).astype(np.float32))
         batch = replace(pack(groups(), rewards), betas={"kl": 0.1})
         forget()
-        scored = learner.score(batch)
+        scored = learner.compute_logprobs(batch)
         found = {"score": recorded()}
         forget()
         stats = learner.update(prepare_batch(made, scored), 0)

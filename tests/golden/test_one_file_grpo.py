@@ -99,7 +99,7 @@ def framework_updates(folder: Path, regularizers: dict):
     ]
     for step in range(STEPS):
         betas = RunState(recipe).betas(step)
-        batch = prepare_batch(recipe, learner.score(replace(pack(groups, Rewards(values=rewards)), betas=betas)))
+        batch = prepare_batch(recipe, learner.compute_logprobs(replace(pack(groups, Rewards(values=rewards)), betas=betas)))
         with differentiated(learner.policy.module) as seen:
             stats = learner.update(batch, step)
         ((loss, gradient),) = seen

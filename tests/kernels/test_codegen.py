@@ -26,7 +26,7 @@ def test_terms_in_torch_against_float64(name):
         term, pull = fn.terms(*tile.values())
         forms = DIVERGENCES[name]
         d, p, q = exact["d"], exact["p"], exact["q"]
-        wanted, wanted_pull = torch.where(d < 0, q * forms.generator(d), p * forms.value(d)), p * forms.coefficient(d)
+        wanted, wanted_pull = torch.where(d < 0, q * forms.bregman(d), p * forms.khat(d)), p * forms.grad_weight(d)
     assert ((term - wanted).abs() <= 1e-5 * wanted.abs()).all()
     assert ((pull - wanted_pull).abs() <= 1e-5 * wanted_pull.abs() + 1e-7 * p).all()
 
@@ -166,8 +166,8 @@ def test_the_hardwares_errors_in_the_terms(name):
         fn.expressions(torch.float32),
         2
         * (
-            torch.where(x < 0, exact["q"] * fn.forms.generator(exact["d"]), exact["p"] * fn.forms.value(exact["d"])),
-            exact["p"] * fn.forms.coefficient(exact["d"]),
+            torch.where(x < 0, exact["q"] * fn.forms.bregman(exact["d"]), exact["p"] * fn.forms.khat(exact["d"])),
+            exact["p"] * fn.forms.grad_weight(exact["d"]),
         ),
         strict=True,
     ):
@@ -185,7 +185,7 @@ def test_the_hardwares_errors_in_the_terms(name):
 
 def test_what_follows_from_f_does_not_fall_where_float32_ends():
     """k_f(u)/u of a convex f grows above u = 1, and is held where float32 ends."""
-    value = fused(DIVERGENCES["users"]).forms.value(torch.arange(1.0, 90.0))
+    value = fused(DIVERGENCES["users"]).forms.khat(torch.arange(1.0, 90.0))
     assert (value[1:] >= value[:-1]).all() and value[-1] > 1e12
 
 

@@ -63,18 +63,18 @@ def test_the_line_is_found_behind_autograd_and_closed_forms():
         def f(self, log_u):
             return torch.exp(log_u) * log_u
 
-        def generator(self, log_u):
+        def bregman(self, log_u):
             return torch.exp(log_u) * log_u - torch.expm1(log_u)
 
-        def value(self, log_u):
+        def khat(self, log_u):
             return log_u + torch.expm1(-log_u)
 
-        def coefficient(self, log_u):
+        def grad_weight(self, log_u):
             return torch.cumsum(log_u, 0)
 
     with pytest.raises(DivergenceError, match="joins several elements") as refused:
         fused(Plugin())
-    assert str(refused.value).startswith(line_of(Plugin.coefficient, "cumsum"))
+    assert str(refused.value).startswith(line_of(Plugin.grad_weight, "cumsum"))
 
 
 @pytest.mark.parametrize(
@@ -98,13 +98,13 @@ def test_what_is_no_divergence_is_refused(function, message):
 
 def test_a_form_that_cancels_in_float32_is_refused():
     class Cancelling:
-        def generator(self, log_u):
+        def bregman(self, log_u):
             return (1e4 + torch.exp(log_u) * log_u - torch.expm1(log_u)) - 1e4
 
-        def value(self, log_u):
-            return torch.exp(-log_u) * self.generator(log_u)
+        def khat(self, log_u):
+            return torch.exp(-log_u) * self.bregman(log_u)
 
-        def coefficient(self, log_u):
+        def grad_weight(self, log_u):
             return log_u
 
     with pytest.raises(DivergenceError, match=r"in float32 the value at log u = .* is far from that of float64"):

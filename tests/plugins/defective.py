@@ -26,7 +26,7 @@ GOOD = {
             """Sampled, written out."""
             weighted = True
             def value(self, divergence, log_u):
-                return divergence.value(log_u)
+                return divergence.khat(log_u)
         ''',
     "coefficient": '''
         class Part:
@@ -80,7 +80,7 @@ GOOD = {
                 weights = ctx.batch.penalty_weights[name]
                 log_u = (ctx.logp.detach() - ctx.batch.ref_logp[name]).clamp(-20, 20)
                 rho = ctx.log_rho.exp()
-                loss = weights * (rho.detach() * self.divergence.value(log_u) + (rho - rho.detach()) * log_u)
+                loss = weights * (rho.detach() * self.divergence.khat(log_u) + (rho - rho.detach()) * log_u)
                 return Penalty(value=loss.detach(), loss=loss)
         ''',
     "reward": '''
@@ -189,25 +189,25 @@ DEFECTS = {
     ("divergence", "elementwise"): swap("** 2", "** 2 - log_u.mean() * 1e-9"),
     ("divergence", "f(1) = 0"): swap("** 2", "** 2 + 1"),
     ("divergence", "convex"): swap("return", "return -"),
-    ("divergence", "not negative"): add("def value(self, log_u): return -self.generator(log_u) * (-log_u).exp()"),
+    ("divergence", "not negative"): add("def khat(self, log_u): return -self.bregman(log_u) * (-log_u).exp()"),
     ("divergence", "finite"): swap("(log_u * self.power).expm1() ** 2", "(7 * log_u).exp() - 1"),
     ("divergence", "f_prime"): add("def f_prime(self, log_u): return (log_u / 2).exp() * (log_u / 2).expm1()"),
-    ("divergence", "coefficient"): add("""
+    ("divergence", "grad_weight"): add("""
         def f(self, log_u): return (log_u / 2).expm1() ** 2 + log_u.expm1()
-        def coefficient(self, log_u): return self.f_prime(log_u)
+        def grad_weight(self, log_u): return self.f_prime(log_u)
         """),
-    ("divergence", "generator"): add("""
+    ("divergence", "bregman"): add("""
         def f(self, log_u): return (log_u / 2).expm1() ** 2 + log_u.expm1()
-        def generator(self, log_u): return self.f(log_u).abs()
+        def bregman(self, log_u): return self.f(log_u).abs()
         """),
-    ("divergence", "value"): add("def value(self, log_u): return self.generator(log_u)"),
-    ("divergence", "digits"): add("def value(self, log_u): return (-log_u).exp() - 2 * (-log_u / 2).exp() + 1"),
+    ("divergence", "khat"): add("def khat(self, log_u): return self.bregman(log_u)"),
+    ("divergence", "digits"): add("def khat(self, log_u): return (-log_u).exp() - 2 * (-log_u / 2).exp() + 1"),
     ("divergence", "full_support"): swap("(log_u * self.power).expm1() ** 2", "log_u.expm1() ** 2"),
     ("divergence", "transform"): add("def transform(self, mean): return mean ** 2 + mean, 1 + mean"),
-    ("divergence", "gradient"): add("def coefficient(self, log_u): return log_u"),
-    ("estimator", "elementwise"): swap("divergence.value(log_u)", "divergence.value(log_u) - log_u.mean()"),
-    ("estimator", "finite"): swap("divergence.value(log_u)", "(6 * log_u).expm1()"),
-    ("estimator", "digits"): swap("divergence.value(log_u)", "(-log_u).exp() - 1 + log_u"),
+    ("divergence", "gradient"): add("def grad_weight(self, log_u): return log_u"),
+    ("estimator", "elementwise"): swap("divergence.khat(log_u)", "divergence.khat(log_u) - log_u.mean()"),
+    ("estimator", "finite"): swap("divergence.khat(log_u)", "(6 * log_u).expm1()"),
+    ("estimator", "digits"): swap("divergence.khat(log_u)", "(-log_u).exp() - 1 + log_u"),
     ("estimator", "gradient"): swap("weighted = True", "weighted = False"),
     ("estimator", "outcomes"): add("""
         def outcomes(self, logp, ref_logp):

@@ -78,8 +78,8 @@ class World:
             contexts={"r": self.advantage[at].abs()},
             values=self.advantage[at] + 1,
             returns=self.advantage[at] - 1,
-            inside=self.advantage[at] + 2,
-            reward_penalties={"r": RewardPenalty(reward=self.advantage[at].abs(), own=self.advantage[at] / 2)},
+            step_rewards=self.advantage[at] + 2,
+            reward_penalties={"r": RewardPenalty(discounted=self.advantage[at].abs(), direct=self.advantage[at] / 2)},
         ), self.hidden[at]
 
     def loss(self, batch: TokenBatch, hidden: Tensor, weight: Tensor, regularizer: Composed) -> Tensor:
@@ -167,7 +167,7 @@ def test_select_takes_every_field_along(world, data):
     for field in fields(TokenBatch):
         found, expected = getattr(selected, field.name), getattr(alone, field.name)
         if field.name == "reward_penalties":
-            assert torch.equal(found["r"].reward, expected["r"].reward) and torch.equal(found["r"].own, expected["r"].own)
+            assert torch.equal(found["r"].discounted, expected["r"].discounted) and torch.equal(found["r"].direct, expected["r"].direct)
         elif field.name in ("ref_logp", "penalty_weights", "multipliers", "contexts", "reward_parts"):
             assert torch.equal(found["r"], expected["r"])
         elif field.name in ("betas", "rows", "prompt_ids", "step", "shaped"):
@@ -187,8 +187,8 @@ def test_a_batch_moves_whole():
         *moved.multipliers.values(),
         *moved.contexts.values(),
         moved.ref_logp["r"],
-        moved.reward_penalties["r"].reward,
-        moved.reward_penalties["r"].own,
+        moved.reward_penalties["r"].discounted,
+        moved.reward_penalties["r"].direct,
     ]
     tensors = [t for t in tensors if isinstance(t, Tensor)]
     assert len(tensors) == 24 and all(t.device.type == "meta" for t in tensors)

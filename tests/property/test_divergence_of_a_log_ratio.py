@@ -28,9 +28,9 @@ def f_alone(divergence: Divergence) -> Divergence:
 @each
 @OF_EACH
 @given(log_u=log_ratios)
-def test_value_and_generator_are_positive_away_from_the_reference(name, log_u):
-    assert (SHIPPED[name].value(log_u) > 0).all()
-    assert (SHIPPED[name].generator(log_u) > 0).all()
+def test_khat_and_bregman_are_positive_away_from_the_reference(name, log_u):
+    assert (SHIPPED[name].khat(log_u) > 0).all()
+    assert (SHIPPED[name].bregman(log_u) > 0).all()
 
 
 @each
@@ -38,7 +38,7 @@ def test_value_and_generator_are_positive_away_from_the_reference(name, log_u):
 def test_everything_is_zero_at_the_reference(name, dtype):
     zero, d = torch.zeros(3, dtype=dtype), SHIPPED[name]
     for of in (d, OWN):
-        for x in (of.value(zero), of.generator(zero), of.coefficient(zero), of.f(zero)):
+        for x in (of.khat(zero), of.bregman(zero), of.grad_weight(zero), of.f(zero)):
             assert torch.equal(x, zero) and x.dtype == dtype
 
 
@@ -46,18 +46,18 @@ def test_everything_is_zero_at_the_reference(name, dtype):
 @OF_EACH
 @given(log_u=log_ratios)
 def test_one_f_behind_all_forms(name, log_u):
-    """value = generator/u; the slope of the generator is the coefficient, that of f is f_prime; f and generator differ by a line."""
+    """khat = bregman/u; the slope of bregman is grad_weight, that of f is f_prime; f and bregman differ by a line."""
     d, u = SHIPPED[name], torch.exp(log_u)
     # Near u = 1 both are differences of terms of the size of log u.
     rounding = 8 * EPS64 * log_u.abs()
-    assert_within(d.value(log_u), d.generator(log_u) / u, 1e-13 * d.value(log_u) + rounding * (1 + 1 / u))
+    assert_within(d.khat(log_u), d.bregman(log_u) / u, 1e-13 * d.khat(log_u) + rounding * (1 + 1 / u))
     x = log_u.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(d.generator(x).sum(), x)
-    assert_within(slope / u, d.coefficient(log_u), 1e-12 * d.coefficient(log_u).abs() + 8 * EPS64 * (1 + 1 / u))
+    (slope,) = torch.autograd.grad(d.bregman(x).sum(), x)
+    assert_within(slope / u, d.grad_weight(log_u), 1e-12 * d.grad_weight(log_u).abs() + 8 * EPS64 * (1 + 1 / u))
     (slope,) = torch.autograd.grad(d.f(x).sum(), x)
     assert_within(slope / u, d.f_prime(log_u), 1e-12 * d.f_prime(log_u).abs() + 16 * EPS64 * (1 + 1 / u) * (1 + log_u.abs()))
     at_one = d.f_prime(torch.zeros((), dtype=torch.float64))
-    assert_within(d.f(log_u) - at_one * (u - 1), d.generator(log_u), 1e-12 * d.generator(log_u) + 16 * EPS64 * (1 + u) * (1 + log_u.abs()))
+    assert_within(d.f(log_u) - at_one * (u - 1), d.bregman(log_u), 1e-12 * d.bregman(log_u) + 16 * EPS64 * (1 + u) * (1 + log_u.abs()))
 
 
 @each
@@ -69,16 +69,16 @@ def test_closed_forms_agree_with_the_fallback(name, log_u):
     small = 32 * EPS64 * (1 + log_u.abs())
     near_one = 1e-3 if name in ("tsallis_0.999", "tsallis_1.001") else 1.0
     assert_within(own.f_prime(log_u), d.f_prime(log_u), 1e-12 * d.f_prime(log_u).abs() + small * (1 + 1 / u) / near_one)
-    assert_within(own.coefficient(log_u), d.coefficient(log_u), 1e-12 * d.coefficient(log_u).abs() + small * (1 + 1 / u) / near_one)
-    assert_within(own.generator(log_u), d.generator(log_u), 1e-12 * d.generator(log_u) + small * (1 + u))
-    assert_within(own.value(log_u), d.value(log_u), 1e-12 * d.value(log_u) + small * (1 + 1 / u))
+    assert_within(own.grad_weight(log_u), d.grad_weight(log_u), 1e-12 * d.grad_weight(log_u).abs() + small * (1 + 1 / u) / near_one)
+    assert_within(own.bregman(log_u), d.bregman(log_u), 1e-12 * d.bregman(log_u) + small * (1 + u))
+    assert_within(own.khat(log_u), d.khat(log_u), 1e-12 * d.khat(log_u) + small * (1 + 1 / u))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_fallback_keeps_the_type_and_takes_any_shape(dtype):
     x = torch.linspace(-5, 5, 12, dtype=dtype).reshape(3, 4)
-    for of in (OWN.f_prime, OWN.coefficient, OWN.generator, OWN.value):
-        differentiable = of in (OWN.f_prime, OWN.coefficient)  # a preference link descends through them
+    for of in (OWN.f_prime, OWN.grad_weight, OWN.bregman, OWN.khat):
+        differentiable = of in (OWN.f_prime, OWN.grad_weight)  # a preference link descends through them
         assert of(x).shape == (3, 4) and of(x).dtype == dtype and of(x.clone().requires_grad_()).requires_grad is differentiable
         assert not of(x).requires_grad
 
@@ -106,9 +106,9 @@ def test_digits(name, dtype):
     x = torch.cat([s * torch.logspace(-7, math.log10(20), 40, dtype=torch.float64) for s in (1, -1)]).to(dtype)
     c, k, khat = (torch.tensor(v, dtype=torch.float64) for v in zip(*(high_precision(name, v) for v in x.tolist()), strict=True))
     d, relative = SHIPPED[name], eps * (24 + 2 * x.double().abs())
-    assert_within(d.coefficient(x).double(), c, relative * c.abs())
-    assert_within(d.generator(x).double(), k, relative * k)
-    assert_within(d.value(x).double(), khat, relative * khat)
+    assert_within(d.grad_weight(x).double(), c, relative * c.abs())
+    assert_within(d.bregman(x).double(), k, relative * k)
+    assert_within(d.khat(x).double(), khat, relative * khat)
 
 
 @each
@@ -116,7 +116,7 @@ def test_float32_keeps_its_range(name):
     """No NaN for |log u| <= 80; to 1e-5 of float64 wherever float32 has such a number."""
     x = torch.linspace(-80, 80, 641)
     d = SHIPPED[name]
-    for of in (d.coefficient, d.generator, d.value):
+    for of in (d.grad_weight, d.bregman, d.khat):
         found, expected = of(x), of(x.double())
         assert torch.isfinite(expected).all() and not torch.isnan(found).any()
         held = (expected.abs() < 1e37) & (expected.abs() > 1e-37)
@@ -127,14 +127,14 @@ def test_float32_keeps_its_range(name):
 @each
 def test_full_support_is_a_coefficient_without_bound_at_zero(name):
     """f'(0+) = -inf: it has overflowed at u = e^-100000, or is still falling there."""
-    near, far = SHIPPED[name].coefficient(torch.tensor([-1e4, -1e5], dtype=torch.float64)).tolist()
+    near, far = SHIPPED[name].grad_weight(torch.tensor([-1e4, -1e5], dtype=torch.float64)).tolist()
     assert SHIPPED[name].full_support == (far == -math.inf or far < near - 1)
 
 
 def same(first: str, second: str, scale: float = 1.0):
     """Elementwise, in each of the three uses: the first is `scale` times the second."""
     x = torch.linspace(-20, 20, 401, dtype=torch.float64)
-    for use in ("coefficient", "generator", "value"):
+    for use in ("grad_weight", "bregman", "khat"):
         found, expected = (getattr(known[0], use)(x) for known in (KNOWN[first], KNOWN[second]))
         torch.testing.assert_close(found, scale * expected, rtol=1e-12, atol=0)
 

@@ -45,8 +45,8 @@ def test_exact_divergence(name, pair, order):
 def float32_holds(known: Known, reach: float) -> bool:
     """At every |log u| <= reach: the value, and u c, which float32 knows only down to u = e^-80."""
     divergence, ends = known.divergence, torch.tensor([-reach, reach, -79.0], dtype=torch.float64)
-    ends_in_range = divergence.value(ends[1]) < 1e37 and divergence.generator(ends[0]) < 1e37
-    far, _, near = ends.exp() * divergence.coefficient(ends)
+    ends_in_range = divergence.khat(ends[1]) < 1e37 and divergence.bregman(ends[0]) < 1e37
+    far, _, near = ends.exp() * divergence.grad_weight(ends)
     return bool(ends_in_range and (far - near).abs() < 1e-5 and divergence.is_f_divergence)
 
 

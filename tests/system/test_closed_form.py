@@ -75,7 +75,7 @@ def test_the_loop_reaches_the_regularized_optimum(form: str, model: Path, tmp_pa
     tokenizer = AutoTokenizer.from_pretrained(model)
     rewards = torch.tensor([by_token(tokenizer.decode([t])) for t in range(len(ref))]).double()
     divergence = build_part("divergence", regularizer.get("divergence", "reverse_kl"), "divergence")
-    level = rewards - BETA * divergence.coefficient(logp - ref)
+    level = rewards - BETA * divergence.grad_weight(logp - ref)
     spread = level - (logp.exp() * level).sum()
     assert (logp - ref).abs().max() > 0.3, "the policy has to move for the optimum to mean anything"
     # pi * spread is the gradient of the objective in the logits: at the optimum it is below what the sampler resolves.

@@ -55,7 +55,7 @@ def test_two_actors_score_as_one_process_does_and_are_asked_once_each(folder):
     calls, run = [], workers.rewards.run
     workers.rewards.run = lambda method, chunks, **options: calls.append([len(c[0]) for c in chunks]) or run(method, chunks, **options)
     try:
-        found = workers.score(groups)
+        found = workers.compute_rewards(groups)
     finally:
         workers.close()
     assert calls == [[2, 3]] and expected.failed == found.failed == 0

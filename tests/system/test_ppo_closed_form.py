@@ -87,7 +87,7 @@ def test_a_bandit_reaches_the_regularized_optimum(divergence: str, regularizer: 
     ref, logp = log_policy(bandit), log_policy(tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(bandit)
     rewards = torch.tensor([by_token(tokenizer.decode([t])) for t in range(len(ref))]).double()
-    level = rewards - BETA * build_part("divergence", divergence, "divergence").coefficient(logp - ref)
+    level = rewards - BETA * build_part("divergence", divergence, "divergence").grad_weight(logp - ref)
     assert (logp - ref).abs().max() > 0.3, "the policy has to move for the optimum to mean anything"
     # pi * (level - mean) is the gradient of the objective in the logits: at the optimum it is below what the sampler resolves.
     assert (logp.exp() * (level - (logp.exp() * level).sum())).abs().max() < 1 / SAMPLES

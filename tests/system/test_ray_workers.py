@@ -236,14 +236,14 @@ def test_rewards_that_cannot_be_interrupted_cost_their_own_chunk(workers, local,
     chosen = prompts({}, {"do": "parts"}, {"do": "raise"}, {"do": "hang"}, {"do": "never return"}, {}, {"do": "crash"}, {}, {}, {})
     groups = local.generate(chosen, 2, 3)
     began = time.monotonic()
-    rewards = workers.score(groups)
+    rewards = workers.compute_rewards(groups)
     lengths = np.array([len(e.text) for g in groups for e in g.episodes], np.float32)
     lengths[2:4] /= 2
     lengths[4:16] = np.nan  # two answers a prompt, two prompts a chunk
     np.testing.assert_array_equal(rewards.values, lengths)
     assert rewards.failed == 12 and rewards.first_failure.startswith("prompt 2: KeyError")
     assert time.monotonic() - began < 60
-    assert workers.score(groups[8:]).failed == 0
+    assert workers.compute_rewards(groups[8:]).failed == 0
 
 
 def test_what_a_user_did_wrong_arrives_as_it_was(workers, tmp_path):
@@ -267,7 +267,7 @@ def test_who_only_generates_and_scores_starts_no_learner(workers, model: Path):
     assert without.learner_actor is None and not hasattr(local, "learner")
     groups = without.generate(PLAIN, 2, seed=5)
     assert same(groups, local.generate(PLAIN, 2, seed=5))
-    assert without.score(groups).values.tobytes() == local.score(groups).values.tobytes()
+    assert without.compute_rewards(groups).values.tobytes() == local.compute_rewards(groups).values.tobytes()
     without.close()
 
 
@@ -292,7 +292,7 @@ def test_a_plugin_of_several_files_needs_no_folder_on_the_workers(workers, model
     shutil.rmtree(tmp_path / "pkg")
     opened = open_workers(wanted, str(model), 3, None, False)
     groups = opened.generate(PLAIN, 2, seed=5)
-    rewards = opened.score(groups)
+    rewards = opened.compute_rewards(groups)
     opened.close()
     assert rewards.values.tolist() == [2 * len(e.text) for g in groups for e in g.episodes] and rewards.failed == 0
 
@@ -327,9 +327,9 @@ def _stays_as_it_was(twin) -> None:
 
 def _step(twin):
     groups = twin.generate(PLAIN, 2, seed=5)
-    rewards = twin.score(groups)
+    rewards = twin.compute_rewards(groups)
     betas = RunState(twin.recipe).betas(0)
-    batch = prepare_batch(twin.recipe, twin.learner.score(replace(pack(groups, rewards), betas=betas)))
+    batch = prepare_batch(twin.recipe, twin.learner.compute_logprobs(replace(pack(groups, rewards), betas=betas)))
     stats = twin.learner.update(batch, 0)
     twin.publish(1)
     return groups, stats, twin.generate(PLAIN, 2, seed=5)

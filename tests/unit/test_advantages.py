@@ -43,7 +43,7 @@ def batch() -> TokenBatch:
         rewards=torch.tensor([1.0, 0.0]),
         values=torch.tensor([0.5, 0.25, 0.0, 0.125, -0.5]),
         reward_penalties={
-            "kl": RewardPenalty(reward=torch.tensor([0.25, 0.5, 0.0, 1.0, 2.0]), own=torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
+            "kl": RewardPenalty(discounted=torch.tensor([0.25, 0.5, 0.0, 1.0, 2.0]), direct=torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
         },
     )
 

@@ -241,7 +241,7 @@ class Attached(Differentiated):
 class Unweighted:
     """An estimator that forgets who drew its samples."""
     def value(self, divergence, log_u):
-        return divergence.value(log_u)
+        return divergence.khat(log_u)
 
 class Lengthy:
     """No divergence at all."""
@@ -252,7 +252,7 @@ class Lengthy:
 class Wrong:
     """f and coefficient that disagree."""
     def f(self, log_u): return log_u * torch.exp(log_u)
-    def coefficient(self, log_u): return torch.sinh(log_u)
+    def grad_weight(self, log_u): return torch.sinh(log_u)
 
 class Careless(Differentiated):
     """Diverges."""

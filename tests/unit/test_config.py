@@ -260,8 +260,8 @@ def test_a_plugin_file_with_only_f_is_completed_by_the_contract(tmp_path):
     # f = 2(u - 1)^2: f' = 4(u - 1), so c = 4(u - 1); f(1) = f'(1) = 0, so khat = f/u.
     log_u = torch.tensor([-1.0, 0.0, 0.5])
     u = [math.exp(-1), 1.0, math.exp(0.5)]
-    torch.testing.assert_close(built.coefficient(log_u), torch.tensor([4 * (x - 1) for x in u]))
-    torch.testing.assert_close(built.value(log_u), torch.tensor([2 * (x - 1) ** 2 / x for x in u]))
+    torch.testing.assert_close(built.grad_weight(log_u), torch.tensor([4 * (x - 1) for x in u]))
+    torch.testing.assert_close(built.khat(log_u), torch.tensor([2 * (x - 1) ** 2 / x for x in u]))
     assert nodes.location(type(built)) == f"{path}:2"
     error = refusal(build_part, "divergence", {"name": f"{path}:Squared", "scal": 2.0}, "d")
     assert str(error) == "d.scal: unknown key; did you mean 'scale'? Squared takes: scale"
@@ -352,3 +352,39 @@ def test_entry_points_are_parts_and_a_broken_one_shows_its_traceback(tmp_path, m
     error = refusal(build_part, "divergence", "bad", "x")
     assert "the plugin 'bad' failed to import" in str(error) and "AttributeError" in str(error)
     assert "squared" in str(refusal(build_part, "divergence", "squard", "x"))
+
+
+RENAMED = """
+from align.divergences import Divergence
+from align.estimators import Estimator
+from align.regularizers.composed import Composed
+
+class Mine(Divergence):
+    def f(self, log_u): return log_u.exp() * log_u
+    def {method}(self, log_u): return log_u
+
+class Held(Composed):
+    def {method}(self, batch, name): return None
+
+class Own(Estimator):
+    def {method}(self, divergence, log_u): return log_u
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "now"),
+    [
+        ("divergence:Mine", "coefficient", "grad_weight(self, log_u)"),
+        ("divergence:Mine", "generator", "bregman(self, log_u)"),
+        ("divergence:Mine", "value", "khat(self, log_u)"),
+        ("regularizer:Held", "charge", "reward_penalty(self, batch, name)"),
+        ("divergence:Mine", "refusal", "refuse(self, setting)"),
+        ("estimator:Own", "coefficient", "grad_weight(self, divergence, log_u)"),
+        ("estimator:Own", "refuses_surrogate", "refuse(self, setting)"),
+    ],
+)
+def test_a_method_that_has_another_name_is_refused_with_it(kind, method, now, tmp_path):
+    (tmp_path / "mine.py").write_text(RENAMED.format(method=method))
+    kind, name = kind.split(":")
+    error = refusal(registry.resolve, kind, f"{tmp_path}/mine.py:{name}", kind)
+    assert f"`{method}` is called `{now}`" in str(error)

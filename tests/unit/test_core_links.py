@@ -29,7 +29,7 @@ EVERY = pytest.mark.parametrize("name", KNOWN)
 def linked(divergence: Divergence, log_ratio: Tensor, limit: float = 40.0) -> tuple[Tensor, Tensor]:
     """Scores, and their slopes in the log-ratio."""
     x = log_ratio.clone().requires_grad_()
-    scores = link(divergence.coefficient, x, limit)
+    scores = link(divergence.grad_weight, x, limit)
     assert scores.dtype == x.dtype
     return scores.detach(), torch.autograd.grad(scores.sum(), x)[0]
 
@@ -92,7 +92,7 @@ def test_row_18_reverse_kl_is_the_log_ratio_itself():
 
 def test_row_23_total_variation_teaches_nothing():
     x = torch.tensor([0.5, -0.3, 2.0, -1.0], dtype=torch.float64).requires_grad_()
-    scores = link(TotalVariation().coefficient, x, 40.0)
+    scores = link(TotalVariation().grad_weight, x, 40.0)
     loss = preference_loss(part("preference", "sigmoid"), scores[::2], scores[1::2], torch.full((len(scores) // 2,), 0.1)).sum()
     assert torch.equal(torch.autograd.grad(loss, x)[0], torch.zeros(4, dtype=torch.float64))
 

@@ -64,7 +64,7 @@ P2 = {
 def test_rows_18_to_22_the_pair(name: str):
     """log-ratios .5 and -.3, beta .1; row 22: the clip of chiPO at 2 R_max = 4 is far from its margin."""
     divergence, expected = P2[name]
-    scores = link(divergence.coefficient, torch.tensor([0.5, -0.3], dtype=torch.float64), 40.0)
+    scores = link(divergence.grad_weight, torch.tensor([0.5, -0.3], dtype=torch.float64), 40.0)
     close(loss("sigmoid", *scores, 0.1), expected)
     assert abs(0.1 * (scores[0] - scores[1])) < 4
 

@@ -87,7 +87,7 @@ def test_row_66_trl_variants():
     close(reduced(tg("cispo", clip_low=1.0) * TG_LOGP, "token"), 0.1953206567)
     close(reduced(tg("dual_clip", ceiling=1.5), "token"), -0.3402427638)
     delta, rho = TG_REF - TG_LOGP, (TG_LOGP - TG_OLD).exp()
-    k3 = ReverseKl().value(-delta)
+    k3 = ReverseKl().khat(-delta)
     close(reduced(tg("clipped", clip_high=0.28) + 0.04 * rho * k3, "token"), -0.3038295350)
     close(reduced(tg("clipped", clip_high=0.28) + 0.04 * k3, "token"), -0.3039309023)
     of_sequence = (torch.zeros(2, dtype=torch.float64).index_add(0, TG_AT.seq_ids, TG_LOGP - TG_OLD) / TG_LENGTHS).exp()[TG_AT.seq_ids]

@@ -118,7 +118,7 @@ def learner(folder: Path, algorithm: dict, regularizers: dict, micro_tokens: int
 
 def updated(of: Learner) -> tuple[TokenBatch, dict, dict[str, Tensor]]:
     """The shaped batch, what an update says of it, and the gradient."""
-    scored = of.score(replace(pack(groups(), REWARDS), betas={name: BETA for name in of.recipe.regularizers}))
+    scored = of.compute_logprobs(replace(pack(groups(), REWARDS), betas={name: BETA for name in of.recipe.regularizers}))
     batch, gradient = prepare_batch(of.recipe, scored), {}
     of.optimizer.step = lambda: gradient.update({n: p.grad.clone() for n, p in of.policy.trained()})
     return batch, of.update(batch, 0), gradient

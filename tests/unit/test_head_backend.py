@@ -48,7 +48,7 @@ def test_a_divergence_that_cannot_become_a_kernel_is_told_by_its_key():
     class Sums(ReverseKl):
         """Looks at other tokens."""
 
-        def generator(self, log_u):
+        def bregman(self, log_u):
             return log_u.sum()
 
     object.__setattr__(built.regularizers["kl"], "divergence", Sums())

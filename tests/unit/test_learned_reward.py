@@ -220,7 +220,7 @@ def test_a_reward_is_started_once_with_its_workers(folder, tmp_path):
     }
     workers = open_workers(recipes.build(node), str(policy), 4)
     for _ in range(2):
-        assert workers.score([group("1=", "1")]).values.tolist() == [1.0]
+        assert workers.compute_rewards([group("1=", "1")]).values.tolist() == [1.0]
     workers.close()
 
 

@@ -65,7 +65,7 @@ def test_generation_keeps_the_prompts_order_and_follows_the_seed(workers):
 
 def test_rewards_are_time_limited_and_in_order(workers):
     groups = workers.generate(PROMPTS, 2, seed=7)
-    rewards = workers.score(groups)
+    rewards = workers.compute_rewards(groups)
     lengths = [len(e.text) for g in groups for e in g.episodes]
     expected = [*lengths[:2], np.nan, np.nan, lengths[4] / 2, lengths[5] / 2, np.nan, np.nan]
     np.testing.assert_array_equal(rewards.values, np.array(expected, np.float32))

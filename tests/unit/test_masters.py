@@ -54,7 +54,7 @@ def learn(learner: Learner, steps: range) -> Learner:
     for step in steps:
         rewards = Rewards(values=np.random.default_rng(step).random(12).astype(np.float32))
         betas = RunState(learner.recipe).betas(0)
-        learner.update(prepare_batch(learner.recipe, learner.score(replace(pack(groups(step), rewards), betas=betas))), step)
+        learner.update(prepare_batch(learner.recipe, learner.compute_logprobs(replace(pack(groups(step), rewards), betas=betas))), step)
     return learner
 
 

@@ -79,7 +79,7 @@ def scored(made: Learner, **multipliers: float) -> TokenBatch:
     state = RunState(made.recipe)
     if multipliers:
         state.coefficients["kl"] = {"multipliers": multipliers}
-    return prepare_batch(made.recipe, made.score(replace(packed(), betas=state.betas(0))), state.coefficients)
+    return prepare_batch(made.recipe, made.compute_logprobs(replace(packed(), betas=state.betas(0))), state.coefficients)
 
 
 def gradient(made: Learner, batch: TokenBatch) -> tuple[dict[str, torch.Tensor], dict[str, Stat]]:

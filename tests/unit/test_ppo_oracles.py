@@ -189,7 +189,7 @@ def test_k1_and_sampled_agree_in_the_mean_and_not_in_a_sample():
     assert_close(found(by_k1, drawn(CRITIC))[0], found(sampled, drawn(CRITIC))[0])
     one, other = (prepare_batch(of, drawn(CRITIC)) for of in (by_k1, sampled))
     assert (one.advantages - other.advantages).abs().max() > 0.1
-    assert not one.reward_penalties[NAME].own.any(), "by k1 the derivative of a token is its value: all of it is reward"
+    assert not one.reward_penalties[NAME].direct.any(), "by k1 the derivative of a token is its value: all of it is reward"
 
 
 def test_so_they_do_at_a_stale_update():
@@ -233,7 +233,7 @@ def test_every_prompt_has_its_own_multiplier(credit: str):
     assert_close(found(own, batch)[0], (descent("hellinger", credit, 2 * BETA) + descent("hellinger", credit, BETA / 2)) / 2)
     ones, halves = prepare_batch(of, batch).reward_penalties[NAME], prepare_batch(own, batch).reward_penalties[NAME]
     count = len(TREE.steps())
-    for a, b in ((ones.reward, halves.reward), (ones.own, halves.own)):
+    for a, b in ((ones.discounted, halves.discounted), (ones.direct, halves.direct)):
         assert torch.equal(b, torch.cat([2 * a[:count], a[count:] / 2]))
 
 

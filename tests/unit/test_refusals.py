@@ -85,8 +85,8 @@ class Doubled:
 
     weighted = True
 
-    def coefficient(self, divergence, log_u):
-        return 2 * divergence.coefficient(log_u)
+    def grad_weight(self, divergence, log_u):
+        return 2 * divergence.grad_weight(log_u)
 
     def published_bias(self, *, placement, credit, on_policy):
         return "doubled has twice the gradient, as its paper says" if placement == "loss" else None

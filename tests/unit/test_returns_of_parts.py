@@ -281,7 +281,7 @@ def test_what_the_learner_is_given(case: str, tmp_path: Path):
     learner = Learner(build(node(algorithm, model={"path": folder}, regularizers=regularizers)), folder)
     batch = replace(pack(groups(), None), betas={NAME: 0.1})
     key = f"regularizers.kl.{kind}" if kind == "reference" else f"algorithm.{kind}"
-    refused(tmp_path, key, method, says, lambda: learner.measure(learner.score(batch)))
+    refused(tmp_path, key, method, says, lambda: learner.measure(learner.compute_logprobs(batch)))
 
 
 # What a class lacks, and what a kit says

@@ -81,7 +81,7 @@ def drawn(made: Learner, sizes: tuple[int, ...] = SIZES) -> TokenBatch:
         )
         for g, k in enumerate(sizes)
     ]
-    return prepare_batch(made.recipe, made.score(pack(groups, None)))
+    return prepare_batch(made.recipe, made.compute_logprobs(pack(groups, None)))
 
 
 def by_hand(scores: list[float]) -> float:

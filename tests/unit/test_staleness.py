@@ -88,9 +88,9 @@ def batch() -> TokenBatch:
 def test_both_sides_build_the_same_batch_and_send_each_field_once():
     """The learner's side adds one field, the driver's another; the driver's last batch was not scored at all."""
     exchange, sent = Exchange(), batch()
-    there = TokenBatch(**exchange.score(sent))
+    there = TokenBatch(**exchange.to_compute(sent))
     scored_there = replace(there, old_logp=torch.ones(900), rows=(0, 1, 2))
-    scored = exchange.scored(sent, changes(there, scored_there))
+    scored = exchange.computed(sent, changes(there, scored_there))
     prepared = replace(scored, advantages=torch.full((900,), 2.0))
     found, onto = exchange.update(prepared)
     assert onto and found.keys() == {"advantages"}
@@ -106,8 +106,8 @@ def test_both_sides_build_the_same_batch_and_send_each_field_once():
 
 def test_after_a_call_that_failed_a_batch_is_sent_whole():
     exchange, sent = Exchange(), batch()
-    exchange.scored(sent, {})
-    exchange.score(sent)
+    exchange.computed(sent, {})
+    exchange.to_compute(sent)
     assert exchange.update(sent) == (changes(None, sent), False)
 
 

@@ -70,9 +70,9 @@ def test_the_reward_of_an_answer_is_the_sum_of_its_steps_or_what_it_says():
     answers = (Stepwise(steps), Stepwise(steps, 1.0), Stepwise(steps, {"total": 2.0, "form": 1.0}), Stepwise(()), 3.0)
     rewards = judged(*answers)
     assert rewards.values.tolist() == [0.25, 1.0, 2.0, 0.0, 3.0] == [total(answer) for answer in answers]
-    assert rewards.inside == (steps, steps, steps, (), ())
+    assert rewards.step_rewards == (steps, steps, steps, (), ())
     assert rewards.parts["form"][2] == 1.0 and rewards.failed == 0
-    assert joined([rewards, rewards]).inside == 2 * rewards.inside
+    assert joined([rewards, rewards]).step_rewards == 2 * rewards.step_rewards
 
 
 @pytest.mark.parametrize(
@@ -90,21 +90,21 @@ def test_what_is_no_step_costs_its_sample(steps: list, says: str):
     rewards = judged(Stepwise(steps), Stepwise([(0, 1.0)]))
     assert np.isnan(rewards.values[0]) and rewards.values[1] == 1.0 and rewards.failed == 1 and says in rewards.first_failure
     instead = judged(Stepwise(steps), on_failure="score", failure_score=-1.0)
-    assert instead.values.tolist() == [-1.0] and instead.inside == ((),)
+    assert instead.values.tolist() == [-1.0] and instead.step_rewards == ((),)
 
 
 def test_a_dropped_sample_takes_its_steps_along():
     groups = group(episode(0, 1, END), episode(1, END), episode(2, 0, 1))
-    rewards = Rewards(values=np.array([np.nan, 1.0, 2.0], np.float32), inside=(((0, 9.0),), ((0, 0.5),), ((2, 0.25), (3, 0.125))))
+    rewards = Rewards(values=np.array([np.nan, 1.0, 2.0], np.float32), step_rewards=(((0, 9.0),), ((0, 0.5),), ((2, 0.25), (3, 0.125))))
     batch = pack(groups, rewards, decode=decode)
-    assert batch.inside.tolist() == [0.5, 0, 0, 0.25, 0.125] and batch.rewards.tolist() == [1.0, 2.0]
-    assert batch.select(torch.tensor([1])).inside.tolist() == [0, 0.25, 0.125]
-    assert pack(groups, replace(rewards, inside=((), (), ())), decode=decode).inside is None
+    assert batch.step_rewards.tolist() == [0.5, 0, 0, 0.25, 0.125] and batch.rewards.tolist() == [1.0, 2.0]
+    assert batch.select(torch.tensor([1])).step_rewards.tolist() == [0, 0.25, 0.125]
+    assert pack(groups, replace(rewards, step_rewards=((), (), ())), decode=decode).step_rewards is None
 
 
 def test_ppo_learns_each_step_where_it_stands_and_grpo_the_sum():
     """With lam 1 and values of 0 a token's advantage is what is paid from it on."""
-    rewards = Rewards(values=np.array([1.0, 0.5], np.float32), inside=(((1, 0.25), (3, 0.5)), ()))
+    rewards = Rewards(values=np.array([1.0, 0.5], np.float32), step_rewards=(((1, 0.25), (3, 0.5)), ()))
     batch = replace(pack(group(episode(0, 1, 2, END), episode(1, END)), rewards, decode=decode), values=torch.zeros(6))
     ppo = built.algorithm("ppo", advantage={"lam": 1.0, "whiten": False})
     assert ppo.advantages(batch).tolist() == ppo.targets(batch).tolist() == [1.0, 0.75, 0.75, 0.25, 0.5, 0.5]
@@ -148,5 +148,5 @@ def test_a_run_pays_the_tokens(algorithm: str, tmp_path: Path, monkeypatch):
     )
     (batch,) = seen
     digits = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(list("0123456789"))
-    assert batch.inside.tolist() == [float(t in digits) for t in batch.tokens.tolist()] and 0 < batch.inside.mean() < 1
-    torch.testing.assert_close(batch.rewards, torch.zeros(16).index_add(0, batch.seq_ids, batch.inside) - 0.1)
+    assert batch.step_rewards.tolist() == [float(t in digits) for t in batch.tokens.tolist()] and 0 < batch.step_rewards.mean() < 1
+    torch.testing.assert_close(batch.rewards, torch.zeros(16).index_add(0, batch.seq_ids, batch.step_rewards) - 0.1)

@@ -161,7 +161,7 @@ def test_a_critic_sees_the_tokens_alone(tmp_path: Path):
     }
     learner = Learner(recipes.build(node), str(folder))
     with pytest.raises(RecipeError, match=r"^algorithm\.critic: .*mine\.py:15: Running reads batch\.rewards .*: a part of this kind gets"):
-        learner.score(pack(groups(), None))
+        learner.compute_logprobs(pack(groups(), None))
 
 
 USES = {

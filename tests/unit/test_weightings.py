@@ -329,7 +329,7 @@ def test_the_sign_of_the_log_ratio_makes_another_f_divergence():
     assert set(weights.tolist()) == {2.0, 0.5}
     value = (logp.exp().detach() * weights * Sampled().value(ReverseKl(), log_u)).sum()
     torch.testing.assert_close(value, (ref * generator).sum().detach(), rtol=1e-12, atol=0)
-    surrogate = (logp.exp().detach() * weights * Sampled().coefficient(ReverseKl(), log_u) * logp).sum()
+    surrogate = (logp.exp().detach() * weights * Sampled().grad_weight(ReverseKl(), log_u) * logp).sum()
     torch.testing.assert_close(torch.autograd.grad(surrogate, logits)[0], expected, rtol=1e-10, atol=1e-14)
 
 

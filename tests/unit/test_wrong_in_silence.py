@@ -29,12 +29,12 @@ from align.estimators import Estimator
 
 class OtherF(JensenShannon):
     def f(self, x): return 3 * (x / 2).expm1() ** 2
-class OtherCoefficient(ReverseKl):
-    def coefficient(self, x): return 2 * x
+class OtherGradWeight(ReverseKl):
+    def grad_weight(self, x): return 2 * x
 class Twice(Sampled):
-    def value(self, d, x): return 2 * d.value(x)
+    def value(self, d, x): return 2 * d.khat(x)
 class Unweighted(Estimator):
-    def value(self, d, x): return d.value(x)
+    def value(self, d, x): return d.khat(x)
 class Negative(Coefficient):
     def beta(self, step, state): return -0.1
 class Forgetful(Coefficient):
@@ -57,7 +57,7 @@ def build(kl: dict, **changes):
     )
 
 
-@pytest.mark.parametrize(("name", "form"), [("OtherF", "f_prime"), ("OtherCoefficient", "coefficient")])
+@pytest.mark.parametrize(("name", "form"), [("OtherF", "f_prime"), ("OtherGradWeight", "grad_weight")])
 def test_a_closed_form_that_is_not_that_of_f(mine, name, form):
     with pytest.raises(RecipeError, match=rf"regularizers\.kl\.divergence: .*mine\.py:\d+: `{form}` is .*, and f gives"):
         build({"divergence": f"{mine}:{name}"})

@@ -16,9 +16,9 @@ def check_forms(forms: TorchForms, divergence: object) -> None:
     """k_f >= 0 (f lies above its tangent at u = 1) and finite, on |log u| <= 8."""
     x = torch.cat([side * torch.logspace(-2, 0.9, 60, dtype=torch.float64) for side in (-1, 1)])
     with blamed_on(divergence):
-        value = torch.where(x < 0, forms.generator(x), torch.exp(x) * forms.value(x))
-        coefficient = forms.coefficient(x)
-    bad = ~torch.isfinite(value) | ~torch.isfinite(coefficient)
+        value = torch.where(x < 0, forms.bregman(x), torch.exp(x) * forms.khat(x))
+        grad_weight = forms.grad_weight(x)
+    bad = ~torch.isfinite(value) | ~torch.isfinite(grad_weight)
     if bad.any():
         raise DivergenceError(f"{name_of(divergence)} is not finite at log u = {x[bad][0]:.3g}")
     negative = value < -1e-9 * value.abs().max()
@@ -35,8 +35,8 @@ def check_emitted(emitted: Terms, forms: TorchForms, divergence: object) -> None
     exact = {name: t.double() for name, t in tiles(x).items()}
     below = exact["d"] < 0
     with blamed_on(divergence):
-        term = torch.where(below, exact["q"] * forms.generator(exact["d"]), exact["p"] * forms.value(exact["d"]))
-        pull = exact["p"] * forms.coefficient(exact["d"])
+        term = torch.where(below, exact["q"] * forms.bregman(exact["d"]), exact["p"] * forms.khat(exact["d"]))
+        pull = exact["p"] * forms.grad_weight(exact["d"])
     for name, got, wanted in zip(("value", "slope", "value", "slope"), evaluate(emitted, tiles(x)), (term, pull, term, pull), strict=True):
         error = (got.double() - wanted).abs() - _RELATIVE * wanted.abs()
         if not (error <= _ABSOLUTE).all():

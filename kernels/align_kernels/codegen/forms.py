@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,14 +22,17 @@ _BESIDE_ONE = 1e-9
 """|log u| on both sides of u = 1, nats."""
 
 
+_RENAMED = {"generator": "bregman", "value": "khat", "coefficient": "grad_weight"}
+
+
 class TorchForms(NamedTuple):
     """Elementwise torch functions of log u = log p - log q, nats."""
 
-    generator: Function
+    bregman: Function
     """k_f(u) = f(u) - f(1) - f'(1)(u - 1)."""
-    value: Function
+    khat: Function
     """k_f(u)/u."""
-    coefficient: Function
+    grad_weight: Function
     """f'(u) - f'(1)."""
 
 
@@ -37,24 +41,27 @@ def forms_of(divergence: object, blame: object) -> TorchForms:
 
     `blame` is what the user gave, for messages.
     """
+    for name, now in _RENAMED.items():
+        if inspect.ismethod(getattr(divergence, name, None)):
+            raise DivergenceError(f"{name_of(blame)}: `{name}(log_u)` is called `{now}(log_u)`")
     f = getattr(divergence, "f", divergence if callable(divergence) else None)
-    generator, value, coefficient = (_closed(divergence, name, blame) for name in TorchForms._fields)
-    derived = generator is None or coefficient is None
+    bregman, khat, grad_weight = (_closed(divergence, name, blame) for name in TorchForms._fields)
+    derived = bregman is None or grad_weight is None
     if f is None and derived:
-        raise DivergenceError(f"{name_of(blame)} gives neither f(log_u) nor both generator(log_u) and coefficient(log_u)")
-    for function in filter(None, (generator, value, coefficient, f if derived else None)):
+        raise DivergenceError(f"{name_of(blame)} gives neither f(log_u) nor both bregman(log_u) and grad_weight(log_u)")
+    for function in filter(None, (bregman, khat, grad_weight, f if derived else None)):
         # What cannot be traced is refused before its numbers are looked at.
         make = Expressions()
         trace(make, function, (make.input("log_u"),), blame=blame)
-    bregman = _bregman(f, blame) if generator is None else generator
-    if value is None:
-        value = _within_reach(lambda x: torch.exp(-x) * bregman(x), blame)
-    if generator is None:
-        generator = _within_reach(bregman, blame)
-    if coefficient is None:
+    k_f = _bregman(f, blame) if bregman is None else bregman
+    if khat is None:
+        khat = _within_reach(lambda x: torch.exp(-x) * k_f(x), blame)
+    if bregman is None:
+        bregman = _within_reach(k_f, blame)
+    if grad_weight is None:
         # Below the reference it comes with u.
-        coefficient = _within_reach(_centred_slope(f, blame), blame, weight=lambda x: torch.exp(x.clamp_max(0)))
-    return TorchForms(generator, value, coefficient)
+        grad_weight = _within_reach(_centred_slope(f, blame), blame, weight=lambda x: torch.exp(x.clamp_max(0)))
+    return TorchForms(bregman, khat, grad_weight)
 
 
 def _closed(divergence: object, name: str, blame: object) -> Function | None:
@@ -130,7 +137,7 @@ def _within_reach(function: Function, blame: object, weight: Function = torch.on
         bad = min(ends, key=ends.get)
         raise DivergenceError(
             f"{name_of(blame)}: float32 holds what follows from f only to log u = {bad * ends[bad]}; "
-            "give generator(log_u), value(log_u) and coefficient(log_u) in a form that does not overflow or cancel"
+            "give bregman(log_u), khat(log_u) and grad_weight(log_u) in a form that does not overflow or cancel"
         )
     low, high = -ends[-1], ends[1]
 

@@ -95,7 +95,7 @@ _known: dict[int, tuple[object, Fused]] = {}
 
 
 def fused(divergence: object) -> Fused:
-    """The kernels' form of a divergence: an object with `f` or `generator`/`value`/`coefficient`, a function `f(log_u)`, or `Elementwise`.
+    """The kernels' form of a divergence: an object with `f` or `bregman`/`khat`/`grad_weight`, a function `f(log_u)`, or `Elementwise`.
 
     Made once for each object, whose parameters must not change afterwards. Raises DivergenceError, here and never later, where the
     function cannot become a kernel.

@@ -23,31 +23,31 @@ def power_and_forms(forms: TorchForms) -> tuple[float | None, TorchForms]:
     """
     whole = TorchForms(*(getattr(form, "whole", form) for form in forms))
     one = torch.ones(1, dtype=torch.float64)
-    up, down = whole.coefficient(one).item(), whole.coefficient(-one).item()
+    up, down = whole.grad_weight(one).item(), whole.grad_weight(-one).item()
     if not up > 0 > down:
         return None, forms
     # c(u) = s (u^b - 1)/b with b = a - 1.
     b = round(torch.log(-up / (down * one)).item(), _DIGITS)
     family = _forms(b + 1, up / _scaled_expm1(one, b).item())
     x = torch.linspace(-_REACH, _REACH, 1201, dtype=torch.float64)
-    values = (torch.where(x < 0, form.generator(x), torch.exp(x) * form.value(x)) for form in (whole, family))
+    values = (torch.where(x < 0, form.bregman(x), torch.exp(x) * form.khat(x)) for form in (whole, family))
     if not torch.allclose(*values, rtol=1e-7, atol=1e-11):
         return None, forms
     return b + 1, TorchForms(*(own if hasattr(form, "whole") else form for form, own in zip(forms, family, strict=True)))
 
 
 def _forms(a: float, scale: float) -> TorchForms:
-    def generator(x: Tensor) -> Tensor:
+    def bregman(x: Tensor) -> Tensor:
         if a == 0:
             return scale * (torch.expm1(x) - x)
         return scale * (torch.exp(x) * x - torch.expm1(x) if a == 1 else (_scaled_expm1(x, a) - torch.expm1(x)) / (a - 1))
 
-    def value(x: Tensor) -> Tensor:
+    def khat(x: Tensor) -> Tensor:
         if a == 0:
             return -scale * (torch.expm1(-x) + x * torch.exp(-x))
         return scale * (_scaled_expm1(x, a - 1) + torch.expm1(-x)) / a
 
-    return TorchForms(generator, value, lambda x: scale * _scaled_expm1(x, a - 1))
+    return TorchForms(bregman, khat, lambda x: scale * _scaled_expm1(x, a - 1))
 
 
 def _scaled_expm1(x: Tensor, c: float) -> Tensor:

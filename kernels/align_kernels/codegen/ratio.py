@@ -41,20 +41,20 @@ class _Writer:
         self.n = make("at_least", make("neg", make("abs", self.d)), -self.most)
         self.up = make("neg", self.n)
         self.range = -torch.logspace(-6, math.log10(self.most), 4000, dtype=torch.float64)
-        self.generator, self.value = self.traced(forms.generator, self.n), self.traced(forms.value, self.up)
+        self.bregman, self.khat = self.traced(forms.bregman, self.n), self.traced(forms.khat, self.up)
         self.weight, self.below = self.pull_below()
-        self.above = self.traced(forms.coefficient, self.up)
+        self.above = self.traced(forms.grad_weight, self.up)
 
     def terms(self) -> Terms:
         make, d, p, q = self.make, self.d, self.p, self.q
-        terms = list(self.ways(self.term, make("mul", q, make("mul", d, d)), self.forms.generator, 2))
-        pulls = list(self.ways(self.pull, make("mul", p, d), self.forms.coefficient, 1))
+        terms = list(self.ways(self.term, make("mul", q, make("mul", d, d)), self.forms.bregman, 2))
+        pulls = list(self.ways(self.pull, make("mul", p, d), self.forms.grad_weight, 1))
         both = min(itertools.product(terms, pulls), key=lambda both: cost(*both))
         return Terms(*both, term_alone=min(terms, key=cost), pull_alone=min(pulls, key=cost))
 
     def term(self, least: float) -> Iterator[Node]:
         """For |log u| >= least; so below."""
-        below, above = self.bounded(self.generator, least), self.bounded(self.value, least)
+        below, above = self.bounded(self.bregman, least), self.bounded(self.khat, least)
         yield self.by_side(self.make("mul", self.q, below), self.make("mul", self.p, above))
         yield self.make("mul", self.by_side(self.q, self.p), self.by_side(below, above))
 
@@ -63,17 +63,17 @@ class _Writer:
         yield self.by_side(make("mul", self.weight, self.bounded(self.below, least)), make("mul", p, self.bounded(self.above, least)))
         if self.weight is p:
             x = self.by_side(self.n, self.up)
-            yield make("mul", p, self.bounded(self.traced(self.forms.coefficient, x), least, x))
+            yield make("mul", p, self.bounded(self.traced(self.forms.grad_weight, x), least, x))
 
     def pull_below(self) -> tuple[Node, Node]:
         """p c(u) where u c(u) is 0 before p underflows, else q u c(u): that nears its limit long before u underflows and c overflows."""
-        coefficient, lowest = self.forms.coefficient, -0.9 * math.log(torch.finfo(self.dtype).max)
+        grad_weight, lowest = self.forms.grad_weight, -0.9 * math.log(torch.finfo(self.dtype).max)
         tail = self.range[self.range < lowest]
-        product = tail.exp() * coefficient(tail).clamp(-self.most, self.most)
+        product = tail.exp() * grad_weight(tail).clamp(-self.most, self.most)
         if (product.abs() <= _LIMIT).all():
-            return self.p, self.traced(coefficient, self.n)
+            return self.p, self.traced(grad_weight, self.n)
         x = self.make("max", self.n, lowest)
-        return self.q, self.make("mul", self.make("exp", x), self.traced(coefficient, x))
+        return self.q, self.make("mul", self.make("exp", x), self.traced(grad_weight, x))
 
     def ways(self, far: Callable[[float], Iterator[Node]], factor: Node, function: Function, order: int) -> Iterator[Node]:
         """`factor * polynomial` of log u up to some radius and far(radius) beyond; far(0) too where float32 is enough for it."""

@@ -35,7 +35,7 @@ def test_row_10_gradient_per_sample(divergence, f):
     penalty = regularizer(divergence, Sampled()).penalty(packed(pi, mu, ref, [1] * 50), NAME)
     close(torch.autograd.grad(penalty.loss.sum(), pi)[0], whole, 11)
     close(penalty.value, torch.exp(pi - mu).detach() * khat.detach(), 11)
-    close(torch.exp(pi - mu).detach() * divergence.coefficient((pi - ref).detach()), whole, 11)
+    close(torch.exp(pi - mu).detach() * divergence.grad_weight((pi - ref).detach()), whole, 11)
 
 
 @pytest.mark.parametrize(
@@ -56,16 +56,16 @@ def test_row_10_gradient_per_sample(divergence, f):
 def test_rows_11_and_12_closed_forms(name, delta, c, khat):
     log_u = torch.tensor(-delta, dtype=torch.float64)
     for divergence in (written_by_a_user(FUNCTIONS[name]), SHIPPED[name]):
-        close(divergence.coefficient(log_u), c)
-        close(divergence.value(log_u), khat)
+        close(divergence.grad_weight(log_u), c)
+        close(divergence.khat(log_u), khat)
 
 
 @pytest.mark.parametrize(("divergence", "f"), EVERY)
 def test_row_13_value_is_zero_only_at_the_reference(divergence, f):
     log_u = torch.linspace(-3, 3, 601, dtype=torch.float64)
     away = torch.arange(601) != 300
-    assert (divergence.value(log_u[away]) > 1e-6).all()
-    close(divergence.value(log_u.new_zeros(1)), [0.0], 15)
+    assert (divergence.khat(log_u[away]) > 1e-6).all()
+    close(divergence.khat(log_u.new_zeros(1)), [0.0], 15)
 
 
 @pytest.mark.parametrize(

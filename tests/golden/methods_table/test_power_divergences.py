@@ -30,7 +30,7 @@ def test_row_26_tsallis_near_one(distance):
     penalty, ctx, _ = penalty_of(Tsallis(q=1 + distance), Sampled())
     drift = distance * 0.4614949124
     close(mean(ctx, penalty.value), 0.3879189488 + drift, 7)
-    in_single = Tsallis(q=1 + distance).value((G5[0] / G5[1]).log().float())
+    in_single = Tsallis(q=1 + distance).khat((G5[0] / G5[1]).log().float())
     close((G5[0] * in_single.double()).sum(), 0.3879189488 + drift, 6)
 
 
@@ -55,7 +55,7 @@ def test_row_28_tsallis_link_is_the_alpha_link(q):
     """beta c of D^q equals q beta c of the alpha-divergence with alpha = 1 - q, at any log-ratio."""
     a, log_u = 1 - q, torch.linspace(-3, 3, 61, dtype=torch.float64)
     for alpha in (Alpha(alpha=a), written_by_a_user(lambda u: (u ** (1 - a) - (1 - a) * u - a) / (a * (a - 1)))):
-        close(Tsallis(q=q).coefficient(log_u), q * alpha.coefficient(log_u), 12)
+        close(Tsallis(q=q).grad_weight(log_u), q * alpha.grad_weight(log_u), 12)
 
 
 @pytest.mark.parametrize("q", [0.5, 1.5, 2.0, 3.0])
@@ -95,7 +95,7 @@ def test_row_30_the_optimum_of_tsallis(q, tau):
         low, high = (middle, high) if policy(middle).sum() > 1 else (low, middle)
     pi = policy(low)
     close(pi.sum(), 1.0, 12)
-    net = values - tau * Tsallis(q=q).coefficient((pi / ref).log())
+    net = values - tau * Tsallis(q=q).grad_weight((pi / ref).log())
     on, off = net[pi > 0], net[pi == 0]
     close(on, on[0].expand_as(on), 11)
     assert (off < on[0]).all() and (len(off) > 0 if q > 1 and tau == 0.05 else len(off) == 0 or q > 1)
@@ -109,6 +109,6 @@ def test_row_30_sparsemax():
     size = int((1 + torch.arange(1, 6) * ordered > ordered.cumsum(0)).sum())
     pi = (z - (ordered[:size].sum() - 1) / size).clamp_min(0)
     assert 1 < size < 5
-    net = values - tau * Pearson().coefficient((pi * 5).log())
+    net = values - tau * Pearson().grad_weight((pi * 5).log())
     close(net[pi > 0], net.max().expand(size), 13)
     assert (net[pi == 0] < net.max()).all()

@@ -58,7 +58,7 @@ def trl_scores(f_divergence_type: str, alpha: float, log_u: Tensor) -> Tensor:
 def test_f_dpo_scores_are_those_of_trl(f_divergence_type, alpha, divergence):
     """Up to a constant, which cancels between chosen and rejected; alpha_TRL = 1 - alpha. float32, the only type TRL's alpha takes."""
     log_u = torch.linspace(-6, 6, 241)
-    ours, theirs = divergence.coefficient(log_u), trl_scores(f_divergence_type, alpha, log_u)
+    ours, theirs = divergence.grad_weight(log_u), trl_scores(f_divergence_type, alpha, log_u)
     torch.testing.assert_close(ours - ours[0], theirs - theirs[0], rtol=2e-6, atol=2e-6)
     assert (ours - ours[0])[1:].min() > 0.01
 
@@ -81,5 +81,5 @@ def test_f_dpo_scores_are_those_of_trl(f_divergence_type, alpha, divergence):
 )
 def test_rows_18_to_22_the_preference_link(divergence, expected):
     """-log sigmoid(beta (c_w - c_l)) on the pair lr_w = .5, lr_l = -.3, beta = .1."""
-    chosen, rejected = divergence.coefficient(torch.tensor([0.5, -0.3], dtype=torch.float64))
+    chosen, rejected = divergence.grad_weight(torch.tensor([0.5, -0.3], dtype=torch.float64))
     close(-torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)), expected)

@@ -71,8 +71,8 @@ def updated(found: Findings, learner: Learner, device: str) -> None:
         found.put(f"{turn}, seconds", turn_seconds(found, learner, batch, step, device))
     if device == "cuda":
         with found.case("waits"):
-            found.put("waits of the host in score, by place", waits(partial(learner.score, batch)))
-            scored = prepare_batch(recipe, learner.score(batch))
+            found.put("waits of the host in score, by place", waits(partial(learner.compute_logprobs, batch)))
+            scored = prepare_batch(recipe, learner.compute_logprobs(batch))
             found.put("waits of the host in update, by place", waits(partial(learner.update, scored, 2)))
     with found.case("weights"):
         began = time.perf_counter()
@@ -87,7 +87,7 @@ def turn_seconds(found: Findings, learner: Learner, batch: TokenBatch, step: int
         torch.cuda.reset_peak_memory_stats()
     spent = Counter()
     with phases(spent, "score", device):
-        scored = prepare_batch(learner.recipe, learner.score(batch))
+        scored = prepare_batch(learner.recipe, learner.compute_logprobs(batch))
     with phases(spent, "update", device):
         stats = learner.update(scored, step)
     if device == "cuda":

@@ -63,7 +63,7 @@ def updated(folder: Path, divergence: str, launched: list) -> int:
     learner = Learner(built, str(folder))
     rewards = Rewards(values=np.random.default_rng(0).random(12).astype(np.float32))
     betas = {name: r.coefficient.beta(0, r.coefficient.initial_state()) for name, r in built.regularizers.items()}
-    batch = prepare_batch(built, learner.score(replace(pack(groups(), rewards), betas=betas)))
+    batch = prepare_batch(built, learner.compute_logprobs(replace(pack(groups(), rewards), betas=betas)))
     launched.clear()
     assert learner.update(batch, 0)["divergence/d"].mean == pytest.approx(0, abs=1e-6)
     return len(batch.tokens)

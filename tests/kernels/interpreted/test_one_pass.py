@@ -41,8 +41,8 @@ def exact(name, z, u, labels):
     fn = fused(DIVERGENCES[name])
     a, b = torch.log_softmax(z.double(), -1), torch.log_softmax(u.double(), -1)
     d = a - b
-    terms = torch.where(d < 0, b.exp() * fn.forms.generator(d), a.exp() * fn.forms.value(d))
-    return terms.sum(-1), (a.exp() * fn.forms.coefficient(d)).sum(-1)
+    terms = torch.where(d < 0, b.exp() * fn.forms.bregman(d), a.exp() * fn.forms.khat(d))
+    return terms.sum(-1), (a.exp() * fn.forms.grad_weight(d)).sum(-1)
 
 
 def test_who_belongs_to_the_family():

@@ -61,7 +61,7 @@ def pairs(seed: int = 0, count: int = 4, answers: int = 2) -> list[Group]:
 
 def batch(learner: Learner, seed: int = 0, step: int = 0, **keys) -> TokenBatch:
     betas = RunState(learner.recipe).betas(step)
-    return prepare_batch(learner.recipe, learner.score(replace(pack(pairs(seed, **keys), None), betas=betas)))
+    return prepare_batch(learner.recipe, learner.compute_logprobs(replace(pack(pairs(seed, **keys), None), betas=betas)))
 
 
 def gradient(learner: Learner, scored: TokenBatch) -> tuple[dict[str, Tensor], dict[str, Stat]]:

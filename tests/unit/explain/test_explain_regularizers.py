@@ -92,10 +92,10 @@ def test_published_estimators_are_found_out_by_enumeration(estimator, value, in_
 def test_an_estimator_of_ones_own_is_found_out_too():
     class Doubled(registry.contract("estimator")):
         def value(self, divergence, log_u):
-            return 2 * divergence.value(log_u)
+            return 2 * divergence.khat(log_u)
 
-        def coefficient(self, divergence, log_u):
-            return 2 * divergence.coefficient(log_u)
+        def grad_weight(self, divergence, log_u):
+            return 2 * divergence.grad_weight(log_u)
 
     divergence = registry.resolve("divergence", "reverse_kl", "")()
     assert estimator_bias.value_is(Doubled(), divergence) == "biased"

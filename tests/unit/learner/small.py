@@ -40,7 +40,7 @@ def make(folder: Path, **changes) -> Learner:
 def batch(learner: Learner, seed: int = 0) -> TokenBatch:
     rewards = Rewards(values=np.random.default_rng(seed).random(12).astype(np.float32))
     betas = RunState(learner.recipe).betas(0)
-    scored = learner.score(replace(pack(groups(seed), rewards), betas=betas))
+    scored = learner.compute_logprobs(replace(pack(groups(seed), rewards), betas=betas))
     return prepare_batch(learner.recipe, scored)
 
 

@@ -168,5 +168,5 @@ def test_keys_of_dpo_that_make_no_sense(keys: dict, where: str, says: str):
 
 
 def test_who_links_and_who_does_not():
-    assert (Dpo.samples, Dpo.ranks, Dpo.links, Dpo.scores) == (False, True, True, False)
-    assert (RewardModel.samples, RewardModel.ranks, RewardModel.links, RewardModel.scores) == (False, True, False, True)
+    assert (Dpo.samples, Dpo.ranks, Dpo.links, Dpo.trains_reward_model) == (False, True, True, False)
+    assert (RewardModel.samples, RewardModel.ranks, RewardModel.links, RewardModel.trains_reward_model) == (False, True, False, True)

@@ -70,7 +70,7 @@ def groups() -> list[Group]:
 def scored(made: Learner) -> TokenBatch:
     rewards = Rewards(values=np.random.default_rng(0).random(12).astype(np.float32))
     betas = RunState(made.recipe).betas(0)
-    return made.score(replace(pack(groups(), rewards), betas=betas))
+    return made.compute_logprobs(replace(pack(groups(), rewards), betas=betas))
 
 
 def shaped(made: Learner) -> TokenBatch:

@@ -31,8 +31,8 @@ def test_values_do_not_depend_on_micro_batches(kind: str, folder: Path):
         (whole.values, cut.values),
         (whole.returns, cut.returns),
         (whole.advantages, cut.advantages),
-        (whole.reward_penalties["kl"].reward, cut.reward_penalties["kl"].reward),
-        (whole.reward_penalties["kl"].own, cut.reward_penalties["kl"].own),
+        (whole.reward_penalties["kl"].discounted, cut.reward_penalties["kl"].discounted),
+        (whole.reward_penalties["kl"].direct, cut.reward_penalties["kl"].direct),
     ):
         assert a.std() > 1e-3
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
@@ -46,8 +46,8 @@ def test_a_part_of_a_batch_keeps_what_is_its_own(folder: Path):
         (part.values, batch.values),
         (part.returns, batch.returns),
         (part.advantages, batch.advantages),
-        (part.reward_penalties["kl"].reward, batch.reward_penalties["kl"].reward),
-        (part.reward_penalties["kl"].own, batch.reward_penalties["kl"].own),
+        (part.reward_penalties["kl"].discounted, batch.reward_penalties["kl"].discounted),
+        (part.reward_penalties["kl"].direct, batch.reward_penalties["kl"].direct),
     ):
         assert torch.equal(a, b[kept])
 
@@ -56,12 +56,12 @@ def test_returns_are_of_the_penalised_rewards(folder: Path):
     """At lam = 1: the reward minus what this token and those after it pay, whatever the critic says."""
     batch = shaped(make(folder, algorithm={"advantage": {"lam": 1.0, "whiten": False}}))
     charge = batch.reward_penalties["kl"]
-    assert charge.reward.min() >= 0 and charge.reward.max() > 1e-4
+    assert charge.discounted.min() >= 0 and charge.discounted.max() > 1e-4
     for s in range(12):
         mine = batch.seq_ids == s
-        returns = batch.rewards[s] - charge.reward[mine].flip(0).cumsum(0).flip(0)
+        returns = batch.rewards[s] - charge.discounted[mine].flip(0).cumsum(0).flip(0)
         torch.testing.assert_close(batch.returns[mine], returns, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(batch.advantages[mine], returns - batch.values[mine] - charge.own[mine], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(batch.advantages[mine], returns - batch.values[mine] - charge.direct[mine], rtol=1e-5, atol=1e-6)
 
 
 def test_explained_variance_is_of_the_critic_that_began_the_batch(folder: Path):

@@ -19,7 +19,7 @@ from align.config.nodes import part
 from align.regularizers import Penalty
 
 class Own:
-    """Without `charge`."""
+    """Without `reward_penalty`."""
     coefficient: Any = part("coefficient")
     placement: str = "reward"
 
@@ -100,7 +100,7 @@ def test_beside_itself_a_policy_pays_nothing(folder: Path):
 def test_a_regularizer_that_cannot_charge_is_told_so(tmp_path: Path):
     (tmp_path / "own.py").write_text(OWN)
     own = {"x": {"name": f"{tmp_path}/own.py:Own", "coefficient": 0.1}}
-    with pytest.raises(RecipeError, match="x: cannot be taken from the rewards that a critic learns: Own has no `charge`; use"):
+    with pytest.raises(RecipeError, match="x: cannot be taken from the rewards that a critic learns: Own has no `reward_penalty`; use"):
         recipes.build(node(Path("nowhere"), regularizers=own))
     (tmp_path / "fine.py").write_text(OWN.replace('"reward"', '"loss"'))
     for regularizer, algorithm in (("own.py", "grpo"), ("fine.py", "ppo")):

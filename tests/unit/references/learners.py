@@ -66,7 +66,7 @@ def make(
 def batch(learner: Learner, seed: int = 0) -> TokenBatch:
     rewards = Rewards(values=np.random.default_rng(seed).random(12).astype(np.float32))
     packed = replace(pack(groups(seed), rewards), betas={"kl": 0.1}, step=seed)
-    return prepare_batch(learner.recipe, learner.score(packed))
+    return prepare_batch(learner.recipe, learner.compute_logprobs(packed))
 
 
 def logp_of(model: torch.nn.Module, packed: TokenBatch, temperature: float = 0.7, rows: int | None = None) -> Tensor:

@@ -27,7 +27,7 @@ def batch(learner: Learner, drawn: list[Group] | None = None) -> TokenBatch:
     drawn = drawn or groups()
     rewards = Rewards(values=np.random.default_rng(0).random(12).astype(np.float32))
     betas = {name: 0.1 for name in learner.recipe.regularizers}
-    return prepare_batch(learner.recipe, learner.score(replace(pack(drawn, rewards), betas=betas)))
+    return prepare_batch(learner.recipe, learner.compute_logprobs(replace(pack(drawn, rewards), betas=betas)))
 
 
 def logits_of(model: torch.nn.Module, packed: TokenBatch) -> torch.Tensor:

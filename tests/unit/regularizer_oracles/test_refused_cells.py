@@ -87,8 +87,8 @@ def test_misspelt_axes_are_refused():
 class Mine(Estimator):
     """A user's estimator that says its bias itself, and one place where it has no meaning."""
 
-    def coefficient(self, divergence: Divergence, log_u: Tensor) -> Tensor:
-        return 2 * divergence.coefficient(log_u)
+    def grad_weight(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+        return 2 * divergence.grad_weight(log_u)
 
     def published_bias(self, *, placement: str, credit: str, on_policy: bool) -> str | None:
         return "mine in the loss is twice the gradient, as its paper says"

@@ -41,7 +41,7 @@ def drawn() -> list[Group]:
 def scored(of: Learner, step: int = 0) -> TokenBatch:
     rewards = Rewards(values=np.array([1.0, 0.0, 0.0, 0.5], dtype=np.float32))
     betas = {name: 0.1 for name in of.recipe.regularizers}
-    return of.score(replace(pack(drawn(), rewards), step=step, betas=betas))
+    return of.compute_logprobs(replace(pack(drawn(), rewards), step=step, betas=betas))
 
 
 def test_the_divergence_between_contexts_is_that_of_two_forward_passes(tmp_path: Path):
