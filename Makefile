@@ -11,6 +11,8 @@ endif
 ifdef PIP_CERT
 export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
+# Images of containers often forbid bytecode; every process, so every Ray worker, would then compile torch and transformers anew (5 s).
+unexport PYTHONDONTWRITEBYTECODE
 # The first index that has a package need not have the pinned version of it (torch's CPU builds).
 export UV_INDEX_STRATEGY = unsafe-best-match
 

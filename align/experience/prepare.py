@@ -76,7 +76,7 @@ def _charge(batch: TokenBatch, regularizer: Regularizer, name: str) -> RewardPen
     """What the regularizer takes of the token rewards, its coefficient included."""
     charge, beta = regularizer.reward_penalty(batch, name), torch.full((len(batch.seq_ids),), batch.betas[name])
     for numbers in (charge.discounted, charge.direct):
-        Returned(regularizer, "charge", f"regularizers.{name}").finite(numbers, len(batch.seq_ids), TOKEN)
+        Returned(regularizer, "reward_penalty", f"regularizers.{name}").finite(numbers, len(batch.seq_ids), TOKEN)
     if name in batch.multipliers:
         beta = beta * batch.multipliers[name][batch.seq_ids]
     return RewardPenalty(discounted=beta * charge.discounted, direct=beta * charge.direct)

@@ -87,7 +87,7 @@ def test_a_step_that_was_learned_is_not_learned_again(tmp_path: Path, monkeypatc
 
 
 def test_a_refused_update_leaves_the_state_before_it(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(Learner, "score", after(Learner.score, 2, RunStopped("the loss is nan")))
+    monkeypatch.setattr(Learner, "compute_logprobs", after(Learner.compute_logprobs, 2, RunStopped("the loss is nan")))
     with pytest.raises(RunStopped):
         start(tmp_path)
     assert kept(tmp_path) == ["step_000001"]
