@@ -129,7 +129,7 @@ def check_sources(tree: Tree) -> None:
 def write_inputs(folder: Path) -> None:
     """What both trees start from: a random model with its tokenizer, and preferences of countdown answers."""
     # Both need transformers, which takes seconds to import.
-    from models import tiny_model
+    from helpers.models import tiny_model
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()

@@ -14,6 +14,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from helpers.paths import ROOT
 from transformers import Qwen2ForCausalLM
 
 from align.config.nodes import build_part
@@ -24,7 +25,7 @@ from align.learner.learner import Learner
 from align.run.state import RunState
 from align.types import Episode, Group, Prompt, Rewards
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "grpo_in_one_file.py"
+EXAMPLE = ROOT / "examples" / "grpo_in_one_file.py"
 STEPS, PROMPTS, SAMPLES, LR = 3, 5, 4, 1e-3
 
 

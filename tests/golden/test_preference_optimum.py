@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from built import algorithm, single_turn
+from helpers.built import algorithm, single_turn
 from torch import Tensor
 
 from align.coefficients.constant import Constant

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from helpers.enumeration import NAME, Problem, gradient, local_objective, summed_objective
 from torch import Tensor
-from unit.enumeration import NAME, Problem, gradient, local_objective, summed_objective
 from unit.regularizer_oracles.cells import told
 
 from align.coefficients.constant import Constant

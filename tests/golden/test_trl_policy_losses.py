@@ -13,9 +13,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-import built
 import pytest
 import torch
+from helpers import built
 from torch import Tensor
 
 from align.coefficients.constant import Constant

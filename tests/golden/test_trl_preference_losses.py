@@ -12,9 +12,9 @@ from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
-import built
 import pytest
 import torch
+from helpers import built
 from torch import Tensor
 
 from align.coefficients.constant import Constant

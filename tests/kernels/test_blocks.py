@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from helpers.sizes import Sizes
 from hypothesis import example, given
 from hypothesis import strategies as st
 from kernels.heads import normal
-from sizes import Sizes
 
 from align.divergences.reverse_kl import ReverseKl
 from align_kernels import Compared, Head, linear_stats

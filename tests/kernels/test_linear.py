@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from helpers.definitions import every
 from kernels.heads import KINDS, H, T, V, assert_gradients_match, chi2, direct, direct_logits, kl, make_head, normal
-from unit.definitions import every
 
 from align.divergences.forward_kl import ForwardKl
 from align.divergences.jensen_shannon import JensenShannon

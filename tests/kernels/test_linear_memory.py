@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from helpers.sizes import Sizes
 from kernels.heads import normal
-from sizes import Sizes
 
 from align.divergences.reverse_kl import ReverseKl
 from align.estimators.top_k import TopK

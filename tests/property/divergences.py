@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.definitions import every
 from hypothesis import settings
 from torch import Tensor
-from unit.definitions import every
 
 from align.config.registry import _complete
 

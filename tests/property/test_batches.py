@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from built import algorithm, weights
+from helpers.built import algorithm, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from property.divergences import QUICK, normal

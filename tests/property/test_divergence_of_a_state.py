@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
+from helpers.definitions import Known
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from property.divergences import KNOWN, OF_EACH, OWN, QUICK, SHIPPED, assert_within, each, normal
-from unit.definitions import Known
 
 from align.core.logprobs import Compared, Head, exact_divergence, token_stats
 

@@ -21,21 +21,21 @@ DIVERGENCES = "property/test_divergence_of_a_log_ratio.py"
 ORACLES = "unit/regularizer_oracles/test_unbiased_cells.py"
 STATES = "unit/regularizer_oracles/test_weighed_states.py"
 LEARNER = "unit/learner"
-EPISODES = "unit/test_episodes.py"
-SCORER = "unit/test_scorer.py"
-COEFFICIENTS = "unit/test_coefficients.py"
+EPISODES = "unit/data/test_episodes.py"
+SCORER = "unit/rewards/test_scorer.py"
+COEFFICIENTS = "unit/regularizers/test_coefficients.py"
 LENGTHS = "unit/shapings/test_length_shapings.py"
 MISMATCH = "unit/shapings/test_mismatch_shapings.py"
-WEIGHTINGS = "unit/test_weightings.py"
+WEIGHTINGS = "unit/regularizers/test_weightings.py"
 LINKS = "unit/links"
 DPO = "unit/dpo/test_dpo_learner.py"
-KEPT = "unit/test_reference_states.py"
+KEPT = "unit/regularizers/test_reference_states.py"
 PRECOMPUTED = "unit/dpo/test_dpo_references.py"
-RETURNS = "unit/test_core_returns.py"
-VALUES = "unit/test_core_values.py"
-PPO = "unit/test_ppo_oracles.py"
-PACKING = "unit/test_packing.py"
-ENGINE = "unit/test_transformers_engine.py"
+RETURNS = "unit/objective/test_core_returns.py"
+VALUES = "unit/objective/test_core_values.py"
+PPO = "unit/objective/test_ppo_oracles.py"
+PACKING = "unit/data/test_packing.py"
+ENGINE = "unit/engines/test_transformers_engine.py"
 ONE_FILE = "golden/test_one_file_grpo.py"
 CASES = "kernels/interpreted/test_cases.py"
 ONE_PASS = "kernels/interpreted/test_one_pass.py"
@@ -103,13 +103,14 @@ MUTANTS = [
     Mutant("k3 with the gradient of k2", "align/estimators/k3.py", "return -torch.expm1(-log_u)", "return log_u",
            "unit/regularizer_oracles/test_published_forms.py"),
     Mutant("the k tokens the policy likes best", "align/estimators/top_k.py", "kept = ref_logp.topk", "kept = logp.topk",
-           "unit/test_top_k.py"),
+           "unit/regularizers/test_top_k.py"),
     # The head, the policy and its references.
     Mutant("temperature forgotten", "kernels/align_kernels/head.py", "return self.scale / temperature, None", "return self.scale, None",
-           "unit/test_head.py"),
+           "unit/learner/test_head.py"),
     Mutant("one chunk of the reference for all", "kernels/align_kernels/linear.py",
            "gemm.logits(h[i : i + rows], w, b, dtype, share) for",
-           "gemm.logits(h[i : i + rows] if h is hidden else h[: len(labels[i : i + rows])], w, b, dtype, share) for", "unit/test_head.py"),
+           "gemm.logits(h[i : i + rows] if h is hidden else h[: len(labels[i : i + rows])], w, b, dtype, share) for",
+           "unit/learner/test_head.py"),
     Mutant("pi without the mean pull", "kernels/align_kernels/torch_rows.py", "of_pi = of_pi + (w_div * S)[:, None]",
            "of_pi = of_pi + 0 * (w_div * S)[:, None]", "kernels/test_linear.py"),
     Mutant("logits in the operands' type", "kernels/align_kernels/gemm.py", "if dtype == hidden.dtype:", "if True:",
@@ -138,7 +139,7 @@ MUTANTS = [
     row =""", "kernels/test_launch.py"),
     Mutant("a compiler's failure as a traceback", "align/learner/kernel_preflight.py",
            "except Exception as error:", "except ArithmeticError as error:",
-           "unit/test_head_backend.py"),
+           "unit/learner/test_head_backend.py"),
     Mutant("a user's terms and pulls open to the vectorizer", "kernels/align_kernels/triton_rows/sums.py",
            "return lib.opaque(term), lib.opaque(pull)", "return term, pull", "kernels/test_by_f_compiled.py"),
     Mutant("the slope at a kink as autograd has it", "kernels/align_kernels/codegen/forms.py", "abs_tol=1e-6) else mean",
@@ -211,9 +212,9 @@ MUTANTS = [
     Mutant("resume forgets Adam's moments", "align/learner/checkpoint.py",
            '        learner.optimizer.state[learner.optimizer.master(p)] = state["optimizer"][name]\n', "", LEARNER),
     Mutant("what bfloat16 cannot hold is not in a checkpoint", "align/learner/checkpoint.py",
-           "{name: learner.optimizer.master(p) for", "{name: p for", "unit/test_masters.py"),
+           "{name: learner.optimizer.master(p) for", "{name: p for", "unit/learner/test_masters.py"),
     Mutant("a batch that was half learned is drawn again", "align/train.py", "                    state.step = step + 1\n",
-           "                    pass\n", "unit/test_stopped_runs.py"),
+           "                    pass\n", "unit/runs/test_stopped_runs.py"),
     Mutant("dropped samples learned from", "align/experience/packing.py",
            "np.flatnonzero(~np.isnan(rewards.values))", "np.arange(len(rewards.values))",
            LEARNER),
@@ -234,7 +235,7 @@ MUTANTS = [
            WEIGHTINGS),
     Mutant("a coefficient without its prompts", "align/experience/prepare.py",
            "**weights}, multipliers={**batch.multipliers, **multipliers})",
-           "**weights})", "unit/test_multipliers.py"),
+           "**weights})", "unit/regularizers/test_multipliers.py"),
     Mutant("long answers rewarded", "align/shapings/overlong.py", "rewards - self.factor *", "rewards + self.factor *", LENGTHS),
     Mutant("a bonus without bound", "align/shapings/_bonus.py", "torch.minimum(gain * signal, advantages.abs() / bound)",
            "gain * signal + 0 * advantages.abs() / bound", "unit/shapings/test_bonuses.py"),
@@ -245,7 +246,7 @@ MUTANTS = [
            "(total / count.clamp_min(1) - lengths).clamp_min(0)", LENGTHS),
     # Engines, weights, experience, checkpoints.
     Mutant("the version that drew a token forgotten", "align/experience/packing.py", "[episode.versions for", "[0 * episode.versions for",
-           "unit/test_staleness.py"),
+           "unit/runs/test_staleness.py"),
     Mutant("answers without the tool's output between them", "align/experience/packing.py",
            "+ episode.trained_at for", "+ np.arange(episode.length) for",
            EPISODES),
@@ -257,11 +258,11 @@ MUTANTS = [
            "torch.from_numpy(part[kept]", "torch.from_numpy(part[: len(kept)]",
            EPISODES),
     Mutant("a batch built on one that the learner may not have", "align/workers/exchange.py", "self._computed = None  # should",
-           "pass  # should", "unit/test_staleness.py"),
+           "pass  # should", "unit/runs/test_staleness.py"),
     Mutant("manifest not checked", "align/engines/transformers.py", "        self._layout.check(weights)\n", "", ENGINE),
     Mutant("seed ignored", "align/workers/shards.py", 'f"{seed}/{place}"', 'f"{place}"', ENGINE),
     Mutant("every call counts places from 0", "align/workers/shards.py", "[seeds[i] for i in places])", "seeds[: len(places)])",
-           "unit/test_local_workers.py"),
+           "unit/runs/test_local_workers.py"),
     Mutant("log-probs before temperature", "align/engines/_sampler.py", "logps[rows, t] = logp.gather(1, drawn[:, None]).squeeze(1)",
            "logps[rows, t] = logits.float().log_softmax(-1).gather(1, drawn[:, None]).squeeze(1)", ENGINE),
     Mutant("another version than was loaded", "align/engines/transformers.py", "        self.version = version\n", "", ENGINE),
@@ -272,27 +273,27 @@ MUTANTS = [
     Mutant("a buffer written over while it is read", "align/weight_sync/packing.py",
            "held = self._given is not None and self._given() is not None", "held = False", PACKING),
     Mutant("a stated share of 0 taken for none", "align/workers/resources.py", "if stated is not None:", "if stated:",
-           "unit/test_local_workers.py"),
+           "unit/runs/test_local_workers.py"),
     Mutant("an actor that reserved no GPU sees all", "align/workers/cluster.py", 'variables["CUDA_VISIBLE_DEVICES"] = ""', "pass",
            "system/test_gpu_placement.py::test_zero_hides_the_gpus_and_the_others_share_theirs"),
     Mutant("weights never published", "align/workers/local.py", "        self.engine.load(version, weights)\n", "",
-           "unit/test_local_workers.py"),
+           "unit/runs/test_local_workers.py"),
     Mutant("stale prefix cache", "align/weight_sync/vllm_host.py", "if not llm.reset_prefix_cache():", "if not llm:",
            "system/test_vllm_engine.py::test_long_prompts_that_share_their_beginning_in_the_cache"),
     Mutant("every epoch in the same order", "align/experience/examples.py",
            "np.random.default_rng([seed, epoch])", "np.random.default_rng(seed)",
-           "unit/test_experience.py"),
+           "unit/data/test_experience.py"),
     Mutant("every run in the same order", "align/experience/examples.py",
            "np.random.default_rng([seed, epoch])", "np.random.default_rng(epoch)",
-           "unit/test_experience.py"),
+           "unit/data/test_experience.py"),
     Mutant("resume forgets the coefficient", "align/run/state.py", 'state["before"], dict(found)', 'state["before"], self.coefficients',
-           "unit/test_multipliers.py"),
+           "unit/regularizers/test_multipliers.py"),
     Mutant("the coefficient told a sum", "align/run/state.py", "measured.mean, len(batch.lengths)", "measured.sum, len(batch.lengths)",
-           "unit/test_multipliers.py"),
+           "unit/regularizers/test_multipliers.py"),
     Mutant("a failed reward counts as 0", "align/workers/reward_runner.py", "instead = np.nan if", "instead = 0.0 if",
-           "unit/test_reward_runner.py"),
+           "unit/rewards/test_reward_runner.py"),
     Mutant("a batch of rewards limited to the time of one", "align/workers/reward_runner.py", "limits.seconds * len(asked)",
-           "limits.seconds", "unit/test_reward_runner.py"),
+           "limits.seconds", "unit/rewards/test_reward_runner.py"),
     # Scorers, critics, learned rewards.
     Mutant("a score before the last token", "align/learner/backbone.py", "batch.totals - 1",
            "batch.totals - 2", SCORER),
@@ -301,14 +302,15 @@ MUTANTS = [
     Mutant("a scorer that pads with its end token", "align/learner/reward_model.py", "(None, tokenizer.eos_token_id)", "(None,)", SCORER),
     Mutant("a scorer exported with the head it began with", "align/learner/backbone.py", "REPLACED in name", "KEPT in name", SCORER),
     Mutant("a value loss that always moves the backbone", "align/critics/shared.py", "hidden.detach() if self._detach else hidden",
-           "hidden", "unit/test_critics.py"),
+           "hidden", "unit/objective/test_critics.py"),
     Mutant("a learned reward without the end token", "align/rewards/_scorer.py", "[end] if episode.finished else []", "[]",
-           "unit/test_learned_reward.py"),
+           "unit/rewards/test_learned_reward.py"),
     Mutant("scores handed out in the order of their lengths", "align/rewards/_scorer.py", "            for i, score in zip(chosen,",
-           "            for i, score in zip(range(first, first + len(chosen)),", "unit/test_learned_reward.py"),
+           "            for i, score in zip(range(first, first + len(chosen)),", "unit/rewards/test_learned_reward.py"),
     Mutant("an answer that spells special tokens", "align/rewards/_scorer.py", ", split_special_tokens=True", "",
-           "unit/test_learned_reward.py"),
-    Mutant("the gold reward trained on", "align/rewards/_scorer.py", '{"total": score,', '{"total": gold,', "unit/test_learned_reward.py"),
+           "unit/rewards/test_learned_reward.py"),
+    Mutant("the gold reward trained on", "align/rewards/_scorer.py", '{"total": score,', '{"total": gold,',
+           "unit/rewards/test_learned_reward.py"),
     # Preference links and DPO.
     Mutant("a link of the value", "align/regularizers/composed.py",
            "link(self.divergence.grad_weight, ", "link(self.divergence.khat, ", LINKS),
@@ -337,7 +339,7 @@ MUTANTS = [
     Mutant("rankings read from the worst", "align/core/ranking.py", "torch.triu(group_ids[:, None] == group_ids, diagonal=1)",
            "torch.tril(group_ids[:, None] == group_ids, diagonal=-1)", LINKS),
     Mutant("a whole ranking at each of its places", "align/preferences/plackett_luce.py", ".masked_fill(placed, -torch.inf)", "",
-           "unit/test_core_ranking.py"),
+           "unit/objective/test_core_ranking.py"),
     Mutant("pairs torn apart by micro-batches", "align/learner/learner.py", "whole_groups=self.recipe.algorithm.ranks",
            "whole_groups=False", DPO),
     Mutant("a group begun in one micro-batch and ended in another", "align/learner/micro_batches.py",
@@ -352,7 +354,7 @@ MUTANTS = [
            "return self.recipe.algorithm.on_policy and self.recipe.regularizers[name].full_vocabulary and not self._read_early(name)",
            "return True", LEARNER),
     Mutant("a budget of logits for the policy alone", "align/learner/budgets.py", "tokens * shape.vocabulary * sides(recipe) if kept",
-           "tokens * shape.vocabulary if kept", "unit/test_budgets.py"),
+           "tokens * shape.vocabulary if kept", "unit/learner/test_budgets.py"),
     Mutant("log-probs of another model", "align/references/precomputed.py", 'f"{self._hash} {temperature}', 'f"{temperature}', PRECOMPUTED),
     Mutant("log-probs at another temperature", "align/references/precomputed.py", 'f"{self._hash} {temperature}', 'f"{self._hash}',
            PRECOMPUTED),
@@ -374,7 +376,7 @@ MUTANTS = [
     Mutant("averse to risk where it should seek it", "align/core/values.py", "z = alpha * difference", "z = -alpha * difference", VALUES),
     Mutant("the reward at every token", "align/core/returns.py", "torch.where(last, rewards[seq_ids], 0.0)", "rewards[seq_ids]", PPO),
     Mutant("a step paid again at the end", "align/core/returns.py", "rewards - segment_sum(inside, seq_ids, len(rewards))", "rewards",
-           "unit/test_stepwise.py"),
+           "unit/objective/test_stepwise.py"),
     Mutant("a penalty that the critic is paid", "align/advantages/__init__.py", "batch.seq_ids) - sum(c.reward",
            "batch.seq_ids) + sum(c.reward", PPO),
     Mutant("the own token without its derivative", "align/advantages/gae.py",
@@ -382,17 +384,17 @@ MUTANTS = [
     Mutant("the value counted twice for the own token", "align/regularizers/composed.py", "own=own - value", "own=own", PPO),
     Mutant("a penalty in the reward divided by the token's ratio alone", "align/regularizers/composed.py",
            "ctx.log_rho.detach() if ctx.surrogate_log_ratio is None else ctx.surrogate_log_ratio", "ctx.log_rho.detach()",
-           "unit/test_surrogate_ratios.py"),
+           "unit/objective/test_surrogate_ratios.py"),
     Mutant("a penalty that no critic-free advantage pays", "align/algorithms/__init__.py",
-           "else advantages - charged(batch)", "else advantages", "unit/test_advantages.py"),
+           "else advantages - charged(batch)", "else advantages", "unit/objective/test_advantages.py"),
     Mutant("a charge without beta", "align/experience/prepare.py",
            "RewardPenalty(discounted=beta * charge.discounted, direct=beta * charge.direct)",
            "RewardPenalty(discounted=charge.discounted, direct=charge.direct)", PPO),
     Mutant("the value loss at its full size", "align/algorithms/ppo.py", "self.value_coefficient * value_loss, stats",
-           "value_loss, stats", f"{PPO} unit/test_liveness.py::test_every_key_is_alive[algorithm.ppo.value_coefficient]"),
+           "value_loss, stats", f"{PPO} unit/conformance/test_liveness.py::test_every_key_is_alive[algorithm.ppo.value_coefficient]"),
     # Keys that land dead.
     Mutant("weight decay ignored", "align/learner/optimizer.py", "weight_decay=options.weight_decay", "weight_decay=0.0",
-           "unit/test_liveness.py::test_every_key_is_alive[recipe.optimizer.weight_decay]"),
+           "unit/conformance/test_liveness.py::test_every_key_is_alive[recipe.optimizer.weight_decay]"),
     Mutant("the engine's batch size ignored", "align/engines/transformers.py", "size = max(1, self.max_batch // samples)",
-           "size = max(1, len(lengths))", "unit/test_liveness.py::test_every_key_is_alive[engine.transformers.max_batch]"),
+           "size = max(1, len(lengths))", "unit/conformance/test_liveness.py::test_every_key_is_alive[engine.transformers.max_batch]"),
 ]

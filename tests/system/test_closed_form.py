@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import tiny_model
-from plugins.systematic import by_token
+from helpers.models import tiny_model
+from helpers.paths import PLUGINS
+from helpers.plugins.systematic import by_token
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from align.config import recipes
 from align.config.nodes import build_part
 from align.train import train
 
-PLUGIN = Path(__file__).parents[1] / "plugins" / "systematic.py"
+PLUGIN = PLUGINS / "systematic.py"
 SAMPLES = 2048
 BETA = 1.0
 STEPS = {"tsallis 2": 240}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from models import tiny_model
+from helpers.models import tiny_model
 
 from align.config import recipes
 from align.config.schema import Recipe

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import tiny_model, tiny_scorer
+from helpers.models import tiny_model, tiny_scorer
 
 from align.config import recipes, schema
 from align.config.schema import Recipe

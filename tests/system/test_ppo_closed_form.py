@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import tiny_model
-from plugins.systematic import by_token
-from plugins.tree import by_answer, every_answer
+from helpers.models import tiny_model
+from helpers.paths import PLUGINS
+from helpers.plugins.systematic import by_token
+from helpers.plugins.tree import by_answer, every_answer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -18,7 +19,6 @@ from align.config import recipes
 from align.config.nodes import build_part
 from align.train import train
 
-PLUGINS = Path(__file__).parents[1] / "plugins"
 BETA = 1.0
 SAMPLES = 512
 PPO = {

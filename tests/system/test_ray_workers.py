@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import ray
 import torch
-from models import tiny_model
-from plugins.several import write
+from helpers.models import tiny_model
+from helpers.paths import PLUGINS
+from helpers.plugins.several import write
 
 from align.config import recipes
 from align.config.nodes import resolved
@@ -29,7 +30,7 @@ from align.workers import cluster, open_workers
 from align.workers.connect import connect
 from align.workers.local import LocalWorkers
 
-PLUGIN = Path(__file__).parents[1] / "plugins" / "unreliable.py"
+PLUGIN = PLUGINS / "unreliable.py"
 
 
 def prompts(*fields: dict) -> list[Prompt]:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.paths import RECIPES
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from align.run.evaluation import evaluate
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 TINY = (
     "model={config: {model_type: qwen2, hidden_size: 64, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2, "
     "intermediate_size: 64, max_position_embeddings: 64, tie_word_embeddings: true}}"

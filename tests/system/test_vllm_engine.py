@@ -7,8 +7,8 @@ from multiprocessing.managers import BaseManager
 from pathlib import Path
 
 import pytest
-from engine_contract import LONGEST, SHAPE, EngineContract, ask, gap, prompts
-from models import tiny_model
+from helpers.engine_contract import LONGEST, SHAPE, EngineContract, ask, gap, prompts
+from helpers.models import tiny_model
 from transformers import AutoModelForCausalLM
 
 from align.engines import Sampling

@@ -17,7 +17,7 @@ from golden.methods_table.toys import (
     slope,
     written_by_a_user,
 )
-from unit.enumeration import NAME
+from helpers.enumeration import NAME
 
 from align.divergences.pearson import Pearson
 from align.divergences.tsallis import Tsallis

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from built import advantages, algorithm, surrogate, weights
 from golden.methods_table.token_contexts import TG_ADVANTAGES, packed, reduced, tg
 from golden.methods_table.toys import close, regularizer
-from unit.enumeration import NAME
+from helpers.built import advantages, algorithm, surrogate, weights
+from helpers.enumeration import NAME
 
 from align.core.credit import Packing
 from align.divergences.reverse_kl import ReverseKl

@@ -6,8 +6,8 @@ import pytest
 import torch
 from golden.methods_table.token_contexts import packed, random_tokens
 from golden.methods_table.toys import FUNCTIONS, G4, G5, SHIPPED, close, loss_gradient, mean, penalty_of, regularizer, slope
+from helpers.enumeration import NAME, Problem, gradient, sequence_objective, summed_objective
 from torch import Tensor
-from unit.enumeration import NAME, Problem, gradient, sequence_objective, summed_objective
 
 from align.divergences.reverse_kl import ReverseKl
 from align.estimators.exact import Exact

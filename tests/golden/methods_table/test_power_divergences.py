@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from golden.methods_table.toys import G5, close, loss_gradient, mean, penalty_of, regularizer, written_by_a_user
+from helpers.enumeration import NAME, Problem, gradient, local_objective
 from torch import Tensor
-from unit.enumeration import NAME, Problem, gradient, local_objective
 
 from align.divergences.alpha import Alpha
 from align.divergences.cressie_read import CressieRead

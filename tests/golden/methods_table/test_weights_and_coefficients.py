@@ -8,7 +8,7 @@ import pytest
 import torch
 from golden.methods_table.token_contexts import packed
 from golden.methods_table.toys import close
-from unit.enumeration import NAME
+from helpers.enumeration import NAME
 
 from align.coefficients.adaptive import Adaptive
 from align.types import TokenBatch

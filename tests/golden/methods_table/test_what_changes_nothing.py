@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from built import algorithm, single_turn
 from golden.methods_table.token_contexts import TG_ADVANTAGES, reduced, tg
 from golden.methods_table.toys import SHIPPED, regularizer
-from unit.enumeration import NAME
+from helpers.built import algorithm, single_turn
+from helpers.enumeration import NAME
 
 from align.estimators.sampled import Sampled
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from built import single_turn, weights
+from helpers.built import single_turn, weights
+from helpers.enumeration import NAME
 from torch import Tensor
-from unit.enumeration import NAME
 
 from align.types import TokenBatch, TokenContext
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.enumeration import NAME, Problem
 from torch import Tensor
-from unit.enumeration import NAME, Problem
 
 from align.coefficients.constant import Constant
 from align.config.registry import _complete

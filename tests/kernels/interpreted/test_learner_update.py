@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.models import tiny_model
+from helpers.paths import PLUGINS
+from helpers.rollouts import groups
 from kernels.interpreted.passes import small_tiles
-from models import tiny_model
-from rollouts import groups
 
 from align.config import recipes
 from align.experience.packing import pack
@@ -17,7 +18,7 @@ from align.learner.learner import Learner
 from align.types import Rewards
 from align_kernels import backends, triton_rows
 
-PLUGIN = Path(__file__).parents[2] / "plugins" / "systematic.py"
+PLUGIN = PLUGINS / "systematic.py"
 VOCABULARY, CHUNK = 26, 16
 """Tokens, and rows whose logits of both sides are within the budget."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from models import tiny_model
+from helpers.models import tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from built import single_turn
-from followed import Followed
+from helpers.built import single_turn
+from helpers.followed import Followed
 from torch.nn.functional import logsigmoid
 from unit.dpo.pairs import BETA, batch, gradient, hf, log_ratios, make, moved
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import tiny_model
+from helpers.models import tiny_model
 from unit.dpo.pairs import LORA, batch, make, pairs
 
 from align.experience.packing import pack

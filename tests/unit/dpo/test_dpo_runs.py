@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import tiny_tokenizer
+from helpers.models import tiny_tokenizer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from unit.dpo.pairs import BETA, LORA, hf, log_ratios, node

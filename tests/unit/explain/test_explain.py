@@ -1,9 +1,9 @@
 """What `explain` claims of a recipe, against arithmetic done by hand."""
 
 import io
-from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 from rich.console import Console
 from unit.explain.printed import PARTS, recipe_of, told
 
@@ -242,7 +242,7 @@ def test_relatives_of_grpo_are_told_by_their_functions(parts):
 @pytest.mark.parametrize("name", ["countdown_dpo", "countdown_ppo", "countdown_reward_model", "countdown_ppo_learned", "countdown_rloo"])
 def test_the_shipped_recipes_are_told(name):
     console = Console(file=io.StringIO(), width=200)
-    show(load(Path(__file__).parents[3] / "recipes" / f"{name}.yaml"), console)
+    show(load(ROOT / "recipes" / f"{name}.yaml"), console)
     assert "objective, maximised" in console.file.getvalue() and "other parts" in console.file.getvalue()
 
 

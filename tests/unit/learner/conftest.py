@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from models import tiny_model
+from helpers.models import tiny_model
 
 
 @pytest.fixture(scope="module", params=["qwen2", "llama"])

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rollouts import groups
+from helpers.paths import PLUGINS
+from helpers.rollouts import groups
 
 from align.config import recipes
 from align.experience.packing import pack
@@ -14,7 +15,7 @@ from align.learner.learner import Learner
 from align.run.state import RunState
 from align.types import Rewards, TokenBatch
 
-PLUGIN = Path(__file__).parents[2] / "plugins" / "systematic.py"
+PLUGIN = PLUGINS / "systematic.py"
 
 
 def node(folder: Path, **changes) -> dict:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rollouts import groups
+from helpers.rollouts import groups
 from transformers import AutoModelForCausalLM
 from unit.learner.small import batch, capture_gradient, make, moved, parameters
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from rollouts import groups
+from helpers.rollouts import groups
 
 from align.experience.packing import pack
 from align.learner.micro_batches import micro_batches, minibatches

@@ -6,10 +6,10 @@ A population is every ordered pair of the answers as a group of two, best first;
 from __future__ import annotations
 
 import torch
-from built import single_turn
+from helpers.built import single_turn
+from helpers.definitions import Known
+from helpers.enumeration import NAME, Problem
 from torch import Tensor
-from unit.definitions import Known
-from unit.enumeration import NAME, Problem
 
 from align.config import recipes
 from align.config.schema import Recipe

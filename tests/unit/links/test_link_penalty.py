@@ -12,9 +12,9 @@ from itertools import permutations, product
 
 import pytest
 import torch
+from helpers.definitions import Known, every
+from helpers.enumeration import NAME
 from torch.nn.functional import logsigmoid
-from unit.definitions import Known, every
-from unit.enumeration import NAME
 from unit.links.rankings import BETA, TREE, built, rankings, ratio, slope, total
 from unit.regularizer_oracles.cells import CREDITS, DIVERGENCES, ESTIMATORS, NO_EXPECTATION, OF_KL, asked, composed
 

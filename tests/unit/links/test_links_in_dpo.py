@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from built import algorithm
+from helpers.built import algorithm
+from helpers.enumeration import NAME
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from unit.enumeration import NAME
 from unit.links.rankings import BETA, TREE, built, rankings, ratio, total
 
 from align.algorithms.dpo import Dpo

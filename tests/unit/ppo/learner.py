@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from helpers.paths import PLUGINS
 from torch import Tensor
 
 from align.config import recipes
@@ -16,7 +17,7 @@ from align.learner.learner import Learner
 from align.run.state import RunState
 from align.types import Episode, Group, Prompt, Rewards, TokenBatch
 
-PLUGIN = Path(__file__).parents[2] / "plugins" / "systematic.py"
+PLUGIN = PLUGINS / "systematic.py"
 KL = {"kl": {"coefficient": 0.3, "placement": "reward", "credit": "summed", "divergence": "jensen_shannon"}}
 CRITICS = {
     "shared": {"name": "shared"},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from interrupted import stopped_at
+from helpers.interrupted import stopped_at
 from torch import Tensor
 from unit.ppo.learner import critic, make, node, parameters
 

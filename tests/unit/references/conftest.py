@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from models import tiny_model
+from helpers.models import tiny_model
 from unit.references.learners import batch, make
 
 

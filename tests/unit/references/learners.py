@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rollouts import groups
+from helpers.paths import PLUGINS
+from helpers.rollouts import groups
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -18,7 +19,7 @@ from align.experience.prepare import prepare_batch
 from align.learner.learner import Learner
 from align.types import Rewards, TokenBatch
 
-PLUGIN = Path(__file__).parents[2] / "plugins" / "systematic.py"
+PLUGIN = PLUGINS / "systematic.py"
 WITH_STATES = [name for name in registry.shipped("reference") if not registry.resolve("reference", name, name).tokens_only]
 """Those an exact form can be measured against."""
 INITIAL = ["frozen", "ema", "hard_reset", "behaviour"]

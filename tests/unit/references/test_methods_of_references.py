@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.enumeration import NAME, Problem
 from torch import Tensor
-from unit.enumeration import NAME, Problem
 from unit.references.learners import batch, hf, logp_of, make, sampled
 
 from align.config.nodes import build_part

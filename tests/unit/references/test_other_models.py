@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import tiny_model, tiny_tokenizer
+from helpers.models import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from unit.references.learners import batch, exact_kl, hf, logp_of, make, reference_logp, sampled, trained
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rollouts import groups
+from helpers.rollouts import groups
 from transformers import AutoModelForCausalLM
 from unit.references.learners import PLUGIN, hf, make, reference_logp
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 from itertools import product
 
 import torch
+from helpers.definitions import every
+from helpers.enumeration import Problem, local_objective, sequence_objective, summed_objective
 from torch import Tensor
-from unit.definitions import every
-from unit.enumeration import Problem, local_objective, sequence_objective, summed_objective
 
 from align.audit.alone import alone
 from align.coefficients.constant import Constant

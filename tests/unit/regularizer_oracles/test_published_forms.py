@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.enumeration import NAME, Problem, gradient
 from torch import Tensor
-from unit.enumeration import NAME, Problem, gradient
 from unit.regularizer_oracles.cells import (
     BIASED,
     CELLS,

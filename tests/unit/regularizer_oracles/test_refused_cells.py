@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
+from helpers.enumeration import Problem
 from torch import Tensor
-from unit.enumeration import Problem
 from unit.regularizer_oracles.cells import BIASED, CELLS, DIVERGENCES, ESTIMATORS, MEANINGLESS, TREES, asked, assert_close, composed, told
 
 from align.config.parts import Setting

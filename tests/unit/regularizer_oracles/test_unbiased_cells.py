@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from unit.enumeration import NAME, gradient
+from helpers.enumeration import NAME, gradient
 from unit.regularizer_oracles.cells import (
     CREDITS,
     DIVERGENCES,

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from unit.definitions import every
-from unit.enumeration import NAME, Problem, gradient, state_divergence
+from helpers.definitions import every
+from helpers.enumeration import NAME, Problem, gradient, state_divergence
 from unit.regularizer_oracles.cells import (
     DIVERGENCES,
     MEANINGLESS,

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-from built import single_turn
+from helpers.built import single_turn
+from helpers.paths import PLUGINS
 from torch import Tensor
 
 from align.config.nodes import build_part
 from align.types import TokenBatch
 
-PLUGIN = Path(__file__).parents[2] / "plugins" / "systematic.py"
+PLUGIN = PLUGINS / "systematic.py"
 LENGTHS = [2, 1, 3, 4]
 SEQUENCES = torch.repeat_interleave(torch.arange(4), torch.tensor(LENGTHS))
 ADVANTAGES = [0.8, 0.8, -0.5, -1.2, -1.2, -1.2, 0.0, 0.6, -0.3, 0.6]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from built import single_turn
+from helpers.built import single_turn
 from torch import Tensor
 from unit.shapings.batches import ADVANTAGES, ENTROPY, OLD, batch, close, shaped, shaping
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from built import advantages
+from helpers.built import advantages
 from rich.console import Console
 from unit.shapings.batches import SEQUENCES, batch, close, node
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import tiny_model
+from helpers.models import tiny_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from unit.shapings.batches import node

@@ -1,0 +1,49 @@
+"""Models and data in a folder, by the names that nodes give them in braces."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from helpers.models import tiny_model, tiny_scorer
+
+
+def made(folder: Path) -> dict[str, str]:
+    rows = [{"prompt": "1+2=", "question": "2+1=", "answer": "3", "reply": "4", "id": "a", "key": "b"}]
+    (folder / "data").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "held_out").write_text(json.dumps(rows[0] | {"prompt": "7="}))
+    pairs = [
+        {
+            "prompt": f"{i}=",
+            "question": f"{i}:",
+            "chosen": "1+2",
+            "rejected": f"3-{i}=",
+            "best": f"{i}",
+            "worst": "9",
+            "id": f"{i}",
+            "key": f"k{i}",
+            "all": ["2", "3", f"{i}+"],
+        }
+        for i in range(4, 9)
+    ]
+    for n, place in enumerate(("splits/train", "splits/test", "subsets/one/rows", "subsets/two/rows")):
+        file = folder / f"{place}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps({"prompt": f"{n}{i}=", "answer": "1", "chosen": "1", "rejected": "2"}) + "\n" for i in range(3)))
+    configurations = "".join(f"- config_name: {n}\n  data_files: {n}/*.jsonl\n" for n in ("one", "two"))
+    (folder / "subsets" / "README.md").write_text(f"---\nconfigs:\n{configurations}---\n")
+    for name, of in {
+        "pairs": pairs,
+        "held_out_pairs": [row | {"prompt": f"7{row['prompt']}"} for row in pairs],
+        "long": [*pairs, pairs[0] | {"id": "long", "chosen": "1" * 30}],
+    }.items():
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in of))
+    (folder / "unlikelihood.py").write_text(
+        'class OneMinus:\n    """1 - pi."""\n\n    def losses(self, ctx):\n        return 1 - ctx.logp.exp()\n'
+    )
+    for n in (1, 2):  # a warm start, that is not run here
+        (folder / f"data{n}").write_text(json.dumps({"steps": n, "task": "countdown", "algorithm": "sft", "model": {"path": "nowhere"}}))
+    models = {name: str(tiny_model(folder / name, seed=seed)) for seed, name in enumerate(("model", "other", "third"))}
+    models |= {name: str(tiny_scorer(folder / name, seed=seed)) for seed, name in enumerate(("scorer", "other_scorer"))}
+    written = ("data", "held_out", "pairs", "held_out_pairs", "long", "splits", "subsets")
+    return models | {name: str(folder / name) for name in written} | {"folder": str(folder)}

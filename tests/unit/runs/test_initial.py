@@ -1,0 +1,149 @@
+"""Where the initial policy comes from."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.models import tiny_model
+from helpers.plugins.several import write
+from safetensors.torch import load_file
+
+from align.config import recipes, schema
+from align.errors import RecipeError, UserError
+from align.learner.model_loading import load_causal_lm
+from align.run.initial_policy import config_of, content_hash, model_folder
+from align.train import train
+
+CONFIG = {
+    "model_type": "qwen2",
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 16,
+}
+
+
+def build(model: dict, **changes) -> schema.Recipe:
+    return recipes.build(
+        {
+            "steps": 0,
+            "task": {"name": "countdown", "size": 8, "demonstrations": True},
+            "algorithm": "sft",
+            "model": model,
+            "batch": {"prompts": 4},
+            "workers": {"backend": "local"},
+            "evaluation": {"every": -1},
+        }
+        | changes
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "where", "says"),
+    [
+        ({"path": "nowhere"}, "model.path", "there is no model folder nowhere"),
+        ({"config": {"hidden_size": 8}}, "model.config", "transformers cannot build it: 'model_type'"),
+        ({"config": {"model_type": "qwen9"}}, "model.config", "transformers cannot build it"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_named(model: dict, where: str, says: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError) as refused:
+        model_folder(build(model), tmp_path, train, print)
+    assert refused.value.where == where and says in str(refused.value)
+
+
+def cached(cache: Path, name: str, files: Path) -> Path:
+    """The folder of a model in a cache laid out as huggingface_hub does."""
+    snapshot = cache / f"models--{name.replace('/', '--')}" / "snapshots" / "0123"
+    shutil.copytree(files, snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0123")
+    return snapshot
+
+
+def test_an_id_in_the_hubs_local_cache_is_a_model(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(CONFIG))
+    there = cached(tmp_path / "hub", "some/model", tmp_path / "model")
+    recipe = build({"path": "some/model"})
+    assert Path(model_folder(recipe, tmp_path, train, print)) == there.resolve()
+    assert config_of(recipe).hidden_size == CONFIG["hidden_size"]
+    with pytest.raises(RecipeError, match="hf download some/other"):
+        model_folder(build({"path": "some/other"}), tmp_path, train, print)
+    assert config_of(build({"path": "some/other"})) is None
+
+
+def test_a_task_without_a_tokenizer_cannot_start_from_nothing(tmp_path: Path):
+    (tmp_path / "data.jsonl").write_text('{"prompt": "1", "answer": "2"}\n')
+    with pytest.raises(RecipeError, match="needs a tokenizer"):
+        model_folder(build({"config": CONFIG}, task={"name": "jsonl", "path": str(tmp_path / "data.jsonl")}), tmp_path, train, print)
+
+
+def test_a_folder_without_a_model_is_told_in_one_line(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds no causal language model") as error:
+        load_causal_lm(str(tmp_path), "float32", "model.path")
+    assert "\n" not in str(error.value)
+
+
+def test_the_seed_decides_the_weights(tmp_path: Path):
+    weights = [
+        load_file(Path(model_folder(build({"config": CONFIG}, seed=seed), tmp_path / str(i), train, print)) / "model.safetensors")
+        for i, seed in enumerate((0, 0, 1))
+    ]
+    name = "model.embed_tokens.weight"
+    assert torch.equal(weights[0][name], weights[1][name]) and not torch.equal(weights[0][name], weights[2][name])
+
+
+def test_a_warm_start_runs_once_and_is_found_by_its_content(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("ALIGN_CACHE", str(tmp_path / "cache"))
+    warm = tmp_path / "warm.yaml"
+    text = (
+        f"steps: 1\ntask: {{name: countdown, size: 8, demonstrations: true}}\nalgorithm: sft\nmodel: {{config: {CONFIG}}}\n"
+        "batch: {prompts: 4}\nworkers: {backend: local}\nevaluation: {every: -1}\n"
+    )
+    warm.write_text(text)
+    notes = []
+    first = model_folder(build({"recipe": str(warm)}), tmp_path, train, notes.append)
+    assert len(notes) == 1 and (Path(first) / "model.safetensors").is_file()
+    assert model_folder(build({"recipe": str(warm)}), tmp_path, train, notes.append) == first and len(notes) == 1
+    warm.write_text(text + "seed: 7\n")
+    assert model_folder(build({"recipe": str(warm)}), tmp_path, train, notes.append) != first and len(notes) == 2
+
+
+def test_every_key_is_part_of_the_content():
+    plain = build({"path": "a"})
+    assert content_hash(plain) == content_hash(build({"path": "a"})) != content_hash(build({"path": "a"}, seed=1))
+
+
+def test_a_bfloat16_policy_holds_bfloat16(tmp_path: Path):
+    model = load_causal_lm(str(tiny_model(tmp_path)), "bfloat16", "model.path")
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+def test_a_warm_start_hangs_on_every_file_of_its_plugins(tmp_path: Path):
+    write(tmp_path, mine="import helper\nfrom align.tasks.countdown import Countdown\nclass Mine(Countdown):\n    pass\n", helper="x = 1")
+    hashes = set()
+    for text in ("x = 1", "x = 2", "x = 1"):
+        write(tmp_path, helper=text, unrelated=text)
+        hashes.add(content_hash(build({"path": "a"}, task={"name": f"{tmp_path}/mine.py:Mine", "size": 8, "demonstrations": True})))
+    assert len(hashes) == 2
+
+
+def test_a_warm_start_hangs_on_the_kernels_too(tmp_path: Path, monkeypatch):
+    source, plain = tmp_path / "__init__.py", build({"path": "a"})
+    monkeypatch.setattr("align_kernels.__file__", str(source))
+    hashes = set()
+    for text in ("one", "other"):
+        source.write_text(text)
+        hashes.add(content_hash(plain))
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "measure.py").write_text("only looks on")
+    hashes.add(content_hash(plain))
+    assert len(hashes) == 2
