@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import command
 from helpers.paths import ROOT
 
 EXAMPLE = ROOT / "examples" / "custom_divergence"
@@ -37,11 +38,11 @@ SMALL = [
 LOCAL = ["workers.backend=local", "workers.rollout=1"]
 
 
-def run(command: str, folder: Path, *overrides: str) -> list[dict]:
+def run(typed: str, folder: Path, *overrides: str) -> list[dict]:
     """The metrics of a README's command with these overrides, started in `folder`."""
-    program, *arguments = shlex.split(command.replace(" examples/", f" {ROOT / 'examples'}/"))
+    _, *arguments = shlex.split(typed.replace(" examples/", f" {ROOT / 'examples'}/"))
     run_dir = folder / arguments[arguments.index("--out") + 1]
-    done = subprocess.run([Path(sys.executable).with_name(program), *arguments, *overrides], cwd=folder, capture_output=True, text=True)
+    done = command.run([*arguments, *overrides], folder, folder / "output")
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
@@ -59,12 +60,12 @@ def test_the_divergence_knows_nothing_of_align():
     assert "import" not in source.split('"""', 2)[2]
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=["loss", "reward", "exact"])
-def test_it_measures_the_users_divergence(command: str, tmp_path: Path):
+@pytest.mark.parametrize("typed", COMMANDS, ids=["loss", "reward", "exact"])
+def test_it_measures_the_users_divergence(typed: str, tmp_path: Path):
     # A KL of the same form, too weak to matter: near the reference D_f is f''(1)/2 * sum (log u)^2, so squared Hellinger, whose
     # f''(1) is 1/2, is half of it. What is left is of the third order: 2.4e-3 of it on these answers.
-    form = [a.replace(".mine.", ".kl.") for a in shlex.split(command) if a.startswith("regularizers")]
-    first, second = run(command, tmp_path, *SMALL, *LOCAL, *form, "regularizers.kl.coefficient=1e-6")
+    form = [a.replace(".mine.", ".kl.") for a in shlex.split(typed) if a.startswith("regularizers")]
+    first, second = run(typed, tmp_path, *SMALL, *LOCAL, *form, "regularizers.kl.coefficient=1e-6")
     assert first["loss/reg/mine"] == first["divergence/mine"] == 0.0
     assert second["divergence/mine"] > 1e-5
     assert second["divergence/mine"] == pytest.approx(second["divergence/kl"] / 2, rel=5e-3)
@@ -126,10 +127,10 @@ def test_a_reward_in_several_files_runs_on_ray_and_its_key_acts(tmp_path: Path):
     assert first["reward/mean"] == pytest.approx(0.2 * first["reward/near"] + 0.8 * first["reward/right"], rel=1e-6)
 
 
-def test_the_reward_in_several_files_is_checked():
+def test_the_reward_in_several_files_is_checked(tmp_path: Path):
     (line,) = (line for line in (ROOT / "examples" / "reward_package" / "README.md").read_text().splitlines() if "align check" in line)
-    program, *arguments = shlex.split(line)
-    done = subprocess.run([Path(sys.executable).with_name(program), *arguments], cwd=ROOT, capture_output=True, text=True)
+    _, *arguments = shlex.split(line)
+    done = command.run(arguments, ROOT, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import command
 from helpers.paths import RECIPES
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -34,12 +33,12 @@ SMALL = [
 LOCAL = ["workers.backend=local", "workers.rollout=1"]
 
 
-def command(recipe: str, out: Path, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "align.cli", "train", str(RECIPES / f"{recipe}.yaml"), *SMALL, *overrides, "--out", str(out)]
+def arguments(recipe: str, out: Path, *overrides: str) -> list[str]:
+    return ["train", str(RECIPES / f"{recipe}.yaml"), *SMALL, *overrides, "--out", str(out)]
 
 
 def run(recipe: str, out: Path, *overrides: str) -> list[dict]:
-    done = subprocess.run(command(recipe, out, *overrides), capture_output=True, text=True, timeout=280, cwd=out.parent)
+    done = command.run(arguments(recipe, out, *overrides), out.parent, out.parent / "output")
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
@@ -97,13 +96,13 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, options: list[
     recipe = ("countdown_grpo", *LOCAL, "steps=8", "checkpoint.every=2", "optimizer.lr=1e-2", *options)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     uninterrupted = steps(run(recipe[0], whole, *recipe[1:]))
-    process = subprocess.Popen(command(recipe[0], parts, *recipe[1:]), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = command.start(arguments(recipe[0], parts, *recipe[1:]), tmp_path, tmp_path / "output")
     give_up = time.monotonic() + 120
     while not (parts / "checkpoints" / "step_000002" / "driver.json").is_file():
-        assert time.monotonic() < give_up and process.poll() is None
+        assert time.monotonic() < give_up and process.is_alive()
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.join()
     assert not (parts / "summary.json").exists(), "the kill came too late to mean anything"
     resumed = steps(run(recipe[0], parts, *recipe[1:], "--resume"))
     weights = [load_file(folder / "model" / "model.safetensors") for folder in (whole, parts)]
