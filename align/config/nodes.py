@@ -12,10 +12,12 @@ import difflib
 import inspect
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
+from weakref import WeakKeyDictionary
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from align import plugins
@@ -164,7 +166,11 @@ def _parts(metadata: Mapping[str, Any], node: Any, where: str) -> Any:
     return None if node is None else build_part(kind, node, where)
 
 
-def _typed(cls: type, plain: list[dataclasses.Field], node: dict, where: str) -> dict:
+_SCHEMAS: WeakKeyDictionary[type, DictConfig] = WeakKeyDictionary()
+"""Of each class its keys with their types and defaults: to make one takes longer than all the rest of a part."""
+
+
+def _schema(cls: type, plain: list[dataclasses.Field], where: str) -> DictConfig:
     try:
         hints = get_type_hints(cls)
     except NameError as error:
@@ -182,16 +188,23 @@ def _typed(cls: type, plain: list[dataclasses.Field], node: dict, where: str) ->
         if f.name not in dict(required)
     ]
     try:
-        schema = OmegaConf.structured(dataclasses.make_dataclass(cls.__name__, [*required, *with_default]))
+        return OmegaConf.structured(dataclasses.make_dataclass(cls.__name__, [*required, *with_default]))
     except OmegaConfBaseException as error:
         raise RecipeError(where, f"{_title(cls)} has a key of a type that YAML cannot hold: {error}") from error
+
+
+def _typed(cls: type, plain: list[dataclasses.Field], node: dict, where: str) -> dict:
+    if cls not in _SCHEMAS:
+        _SCHEMAS[cls] = _schema(cls, plain, where)
+    schema = deepcopy(_SCHEMAS[cls]) if node else _SCHEMAS[cls]
     for key, value in node.items():
         try:
             OmegaConf.update(schema, key, value, merge=True)
             if OmegaConf.is_interpolation(schema, key):
                 raise RecipeError(_join(where, key), f"{value!r}: recipes hold values, not interpolations; write the value")
         except OmegaConfBaseException as error:
-            wanted = getattr(hints[key], "__name__", str(hints[key]))
+            hint = get_type_hints(cls)[key]
+            wanted = getattr(hint, "__name__", str(hint))
             raise RecipeError(_join(where, key), f"{value!r} is not of type {wanted} ({str(error).splitlines()[0]})") from error
     missing = [f.name for f in plain if OmegaConf.is_missing(schema, f.name)]
     if missing:
