@@ -51,7 +51,7 @@ def resources(compiled: CompiledKernel, logits: float, loops: int | None = None)
         file.flush()
         command = [_DISASSEMBLER, "-res-usage", "-sass", file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", text).groups())
+    registers, stack = map(int, re.findall(r"REG:(\d+) STACK:(\d+)", text)[0])
     return Resources(registers, stack, round(sum(main_loops(text)[:loops]) / logits, 1))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import inspect
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -67,9 +68,9 @@ def unavailable(backend: str, device_type: str) -> str | None:
 
 def interpreting() -> bool:
     """Triton's interpreter stands in for the GPU (TRITON_INTERPRET=1, as Triton read it)."""
-    import triton  # noqa: PLC0415 - optional
+    from triton import knobs  # noqa: PLC0415 - triton is optional
 
-    return triton.knobs.runtime.interpret
+    return knobs.runtime.interpret
 
 
 def rows(backend: str | Rows, tensor: torch.Tensor) -> Rows:
@@ -110,7 +111,7 @@ def _rows(backend: str, device: torch.device) -> Rows:
 
 def _compiled(function: Callable) -> Callable:
     # The compiler fuses what `in_cache` cuts small for.
-    compiled = torch.compile(function.__wrapped__, dynamic=True)
+    compiled = torch.compile(inspect.unwrap(function), dynamic=True)
 
     def call(*args: Any, **keywords: Any) -> Any:
         with torch._dynamo.config.patch(recompile_limit=RECOMPILATIONS):

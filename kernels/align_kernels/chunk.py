@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from align_kernels.backends import Rows
-from align_kernels.head import Compared, Head
+from align_kernels.head import Comparison, Scaling
 from align_kernels.outcomes import log_probs, outcome_grad, outcome_sum
 from align_kernels.parallel import joined, summed
+from align_kernels.row import PolicyRows
 from align_kernels.terms import transformed
 
 
@@ -45,17 +46,16 @@ class Weights(NamedTuple):
 
     def of(self, chosen: slice) -> Weights:
         """Those of some of the tokens."""
-        return Weights(*(None if w is None else w[chosen] for w in self[:2]), [None if w is None else w[chosen] for w in self.div])
+        return Weights(_part(self.logp, chosen), _part(self.entropy, chosen), [_part(w, chosen) for w in self.div])
 
 
 @dataclass(frozen=True)
 class Job:
     """Everything about a call that is not a tensor of its tokens."""
 
-    head: Head
-    compared: tuple[Compared, ...]
-    """Their divergences as this backend's row functions take them."""
-    temperature: float
+    scaling: Scaling
+    """Of the policy's logits."""
+    compared: tuple[Comparison, ...]
     rows: Rows
     group: Any
     first: int
@@ -69,33 +69,38 @@ class Job:
 
     def statistics(self, z: Tensor, us: Sequence[Tensor], labels: Tensor) -> Statistics:
         """Of logits z [T, V] and the references' us; labels are global ids."""
-        sz, softcap = self.head.of_rows(self.temperature)
         if not us:
-            own = joined(self.rows.row_stats(z, None, labels, sz=sz, first=self.first, softcap=softcap), self.group)
-            return Statistics(*own.policy(), ())
-        references = []
-        for i, (u, compared) in enumerate(zip(us, self.compared, strict=True)):
-            su, ref_softcap = compared.head.of_rows(self.temperature)
-            sums = None
-            if i == 0:
-                both = {"sz": sz, "su": su, "first": self.first, "softcap": softcap, "ref_softcap": ref_softcap}
-                if self._takes_one_pass(i):
-                    stats, *sums = self.rows.one_pass(z, u, labels, fn=compared.divergence, **both)
-                else:
-                    stats = joined(self.rows.row_stats(z, u, labels, **both), self.group)
-                own, (lse_q, ref_logp) = stats.policy(), stats.reference()
-            else:
-                alone = joined(self.rows.row_stats(u, None, labels, sz=su, first=self.first, softcap=ref_softcap), self.group)
-                lse_q, ref_logp, _ = alone.policy()
-            references.append(self._reference(i, z, u, own.lse, lse_q, ref_logp, sums))
+            return Statistics(*self._alone(z, labels, self.scaling), ())
+        own, first = self._both(z, us[0], labels)
+        references = [first]
+        for i, u in enumerate(us[1:], 1):
+            lse_q, ref_logp, _ = self._alone(u, labels, self.compared[i].scaling)
+            references.append(self._reference(i, z, u, own.lse, lse_q, ref_logp, None))
         return Statistics(*own, tuple(references))
 
-    def _takes_one_pass(self, i: int) -> bool:
-        divergence = self.compared[i].divergence
-        if self.rows.one_pass is None or divergence is None:
-            return False
+    def _alone(self, z: Tensor, labels: Tensor, scaling: Scaling) -> PolicyRows:
+        stats = self.rows.row_stats(z, None, labels, sz=scaling.s, first=self.first, softcap=scaling.softcap)
+        return joined(stats, self.group).policy()
+
+    def _both(self, z: Tensor, u: Tensor, labels: Tensor) -> tuple[PolicyRows, Reference]:
+        """The policy's statistics and the first comparison's, whose logits are read together."""
+        (sz, softcap), (su, ref_softcap) = self.scaling, self.compared[0].scaling
+        keys = {"sz": sz, "su": su, "first": self.first, "softcap": softcap, "ref_softcap": ref_softcap}
+        one_pass, sums = self._one_pass(), None
+        if one_pass is None:
+            stats = joined(self.rows.row_stats(z, u, labels, **keys), self.group)
+        else:
+            stats, *sums = one_pass(z, u, labels, fn=self.compared[0].divergence, **keys)
+        own, (lse_q, ref_logp) = stats.policy(), stats.reference()
+        return own, self._reference(0, z, u, own.lse, lse_q, ref_logp, sums)
+
+    def _one_pass(self) -> Callable | None:
+        """The backend's, where the first comparison can take it."""
+        divergence = self.compared[0].divergence
         # A shard has a centre of its own, and merged outcomes are no elements.
-        return divergence.power is not None and not self.merged[i] and self.group is None
+        if self.rows.one_pass is None or divergence is None or self.merged[0] or self.group is not None:
+            return None
+        return None if divergence.power is None else self.rows.one_pass
 
     def _reference(
         self, i: int, z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, ref_logp: Tensor, sums: Sequence[Tensor] | None
@@ -104,17 +109,13 @@ class Job:
         compared = self.compared[i]
         if compared.divergence is None:
             return Reference(lse_q, ref_logp, None, None, None)
-        policy, reference = self.head.of_rows(self.temperature), compared.head.of_rows(self.temperature)
+        policy, reference = self.scaling, compared.scaling
         if self.merged[i]:
-            div = outcome_sum(compared, log_probs(z, lse_p, *policy), log_probs(u, lse_q, *reference))
+            div = outcome_sum(compared, log_probs(z, lse_p, policy), log_probs(u, lse_q, reference))
             return Reference(lse_q, ref_logp, div, None, None)
         if sums is None:
-            sums = summed(
-                self.rows.row_sum(
-                    z, u, lse_p, lse_q, sz=policy[0], su=reference[0], fn=compared.divergence, softcap=policy[1], ref_softcap=reference[1]
-                ),
-                self.group,
-            )
+            keys = {"sz": policy.s, "su": reference.s, "softcap": policy.softcap, "ref_softcap": reference.softcap}
+            sums = summed(self.rows.row_sum(z, u, lse_p, lse_q, fn=compared.divergence, **keys), self.group)
         div, slope = transformed(compared.divergence, sums[0])
         return Reference(lse_q, ref_logp, div, sums[1], slope)
 
@@ -122,50 +123,46 @@ class Job:
         self, z: Tensor, us: Sequence[Tensor], labels: Tensor, at: Statistics, w: Weights, *, first: int, dtype: torch.dtype
     ) -> Tensor:
         """d(sum w * statistics)/dz for the columns z [T, V'] whose first has the global id `first`, in `dtype`."""
-        sz, softcap = self.head.of_rows(self.temperature)
-        wanted = [i for i, weight in enumerate(w.div) if weight is not None]
-        fused = [i for i in wanted if at.references[i].S is not None]
+        wanted = {i: weight for i, weight in enumerate(w.div) if weight is not None}
+        fused = {
+            i: (r.S, wanted[i] * r.slope) for i, r in enumerate(at.references) if i in wanted and r.S is not None and r.slope is not None
+        }
         # More than one contribution is summed in float32 and rounded once.
         several = len(fused) > 1 or len(fused) < len(wanted)
         out = torch.empty_like(z, dtype=torch.promote_types(dtype, torch.float32) if several else dtype)
-        common = {"sz": sz, "softcap": softcap, "first": first, "out": out}
+        common = {"sz": self.scaling.s, "softcap": self.scaling.softcap, "first": first, "out": out}
         sampled = (at.entropy, w.logp, w.entropy)
-        for number, i in enumerate(fused or [None]):
+        if not fused:
+            self.rows.row_grad(z, None, at.lse, None, labels, at.entropy, None, w.logp, w.entropy, None, **common)
+        for number, (i, (S, w_div)) in enumerate(fused.items()):
             entropy, w_logp, w_entropy = sampled if number == 0 else (None, None, None)
-            if i is None:
-                self.rows.row_grad(z, None, at.lse, None, labels, entropy, None, w_logp, w_entropy, None, **common)
-                continue
-            reference, compared = at.references[i], self.compared[i]
-            su, ref_softcap = compared.head.of_rows(self.temperature)
+            compared = self.compared[i]
             self.rows.row_grad(
                 z,
                 us[i],
                 at.lse,
-                reference.lse,
+                at.references[i].lse,
                 labels,
                 entropy,
-                reference.S,
+                S,
                 w_logp,
                 w_entropy,
-                w.div[i] * reference.slope,
-                su=su,
+                w_div,
+                su=compared.scaling.s,
                 fn=compared.divergence,
-                ref_softcap=ref_softcap,
+                ref_softcap=compared.scaling.softcap,
                 accumulate=number > 0,
                 **common,
             )
-        for i in wanted:
+        for i, weight in wanted.items():
             if i not in fused:
-                compared = self.compared[i]
-                out += outcome_grad(
-                    compared, z, us[i], at.lse, at.references[i].lse, w.div[i], (sz, softcap), compared.head.of_rows(self.temperature)
-                )
+                out += outcome_grad(self.compared[i], z, us[i], at.lse, at.references[i].lse, weight, self.scaling)
         return out if out.dtype == dtype else out.to(dtype)
 
 
 def rows_of(at: Statistics, chosen: slice) -> Statistics:
     """The statistics of some of the tokens."""
-    references = tuple(Reference(*(None if t is None else t[chosen] for t in r)) for r in at.references)
+    references = tuple(Reference._make(_part(t, chosen) for t in r) for r in at.references)
     return Statistics(at.lse[chosen], at.logp[chosen], at.entropy[chosen], references)
 
 
@@ -174,7 +171,12 @@ def together(parts: Sequence[Statistics]) -> Statistics:
     if len(parts) == 1:
         return parts[0]
     references = tuple(
-        Reference(*(None if t[0] is None else torch.cat(t) for t in zip(*same, strict=True)))
+        Reference._make(None if t[0] is None else torch.cat(t) for t in zip(*same, strict=True))
         for same in zip(*(p.references for p in parts), strict=True)
     )
-    return Statistics(*(torch.cat([p[i] for p in parts]) for i in range(3)), references)
+    lse, logp, entropy = (torch.cat(own) for own in zip(*(p[:3] for p in parts), strict=True))
+    return Statistics(lse, logp, entropy, references)
+
+
+def _part(t: Tensor | None, chosen: slice) -> Tensor | None:
+    return None if t is None else t[chosen]

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from align_kernels.backends import rows
+from align_kernels.backends import Rows, rows
 from align_kernels.chunk import Job, Reference, Statistics, Weights
 from align_kernels.gemm import accumulator
-from align_kernels.head import Compared, Head
+from align_kernels.head import Compared, Comparison, Head, Outcomes, Scaling, every_token
 from align_kernels.linear import linear_stats
 from align_kernels.outcomes import merges
 
@@ -67,8 +67,8 @@ def token_stats(
     divergence: Any = None,
     *,
     temperature: float = 1.0,
-    backend: str = "auto",
-    outcomes: Any = None,
+    backend: str | Rows = "auto",
+    outcomes: Outcomes | None = None,
 ) -> TokenStats:
     """The same from logits that exist already: logits and ref_logits [T, V], differentiable in `logits`.
 
@@ -84,9 +84,10 @@ def token_stats(
         )
     backend_rows = rows(backend, logits)
     form = None if divergence is None else backend_rows.form(divergence, accumulator(logits.dtype))
-    compared = () if ref_logits is None else (Compared(form, None, Head(None), *([outcomes] if outcomes else [])),)
+    scaling = Scaling(1.0 / temperature, None)
+    compared = () if ref_logits is None else (Comparison(form, scaling, outcomes or every_token),)
     like = logits.new_empty(0, dtype=accumulator(logits.dtype))
-    job = Job(Head(None), compared, temperature, backend_rows, None, 0, tuple(merges(c, logits.shape[1], like) for c in compared))
+    job = Job(scaling, compared, backend_rows, None, 0, tuple(merges(c, logits.shape[1], like) for c in compared))
     logp, ref_logp, entropy, div = _TokenStats.apply(job, labels, logits, None if ref_logits is None else ref_logits.detach())
     return TokenStats(logp, ref_logp, entropy, div)
 
@@ -95,17 +96,19 @@ class _TokenStats(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, job: Job, labels: Tensor, logits: Tensor, ref_logits: Tensor | None) -> tuple[Tensor | None, ...]:
         at = job.statistics(logits, [] if ref_logits is None else [ref_logits], labels)
-        reference = at.references[0] if at.references else Reference(*[None] * 5)
-        ctx.save_for_backward(labels, logits, ref_logits, *at[:3], *reference)
+        ref_logp, div = (at.references[0].logp, at.references[0].div) if at.references else (None, None)
+        ctx.save_for_backward(labels, logits, ref_logits, *at[:3], *(t for r in at.references for t in r))
         ctx.job = job
         ctx.set_materialize_grads(False)
-        if reference.logp is not None:
-            ctx.mark_non_differentiable(reference.logp)
-        return at.logp, reference.logp, at.entropy, reference.div
+        if ref_logp is not None:
+            ctx.mark_non_differentiable(ref_logp)
+        return at.logp, ref_logp, at.entropy, div
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, w_logp: Tensor | None, _: Any, w_entropy: Tensor | None, w_div: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # torch takes named gradients
+        ctx: Any, w_logp: Tensor | None, _: Any, w_entropy: Tensor | None, w_div: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         labels, logits, ref_logits, lse, logp, entropy, *reference = ctx.saved_tensors
         if w_logp is None and w_entropy is None and w_div is None:
             return None, None, None, None

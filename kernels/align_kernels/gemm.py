@@ -17,17 +17,21 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in HALF else dtype
 
 
-def product(a: Tensor, b: Tensor, *, out: Tensor | None = None, add: bool = False) -> Tensor:
-    """a [n, k] @ b [k, m] in the accumulator's type; into `out`, or added to it."""
+def product(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """a [n, k] @ b [k, m] in the accumulator's type, [n, m]; into `out`, if given."""
     if a.dtype not in HALF:
-        return out.addmm_(a, b) if add else torch.mm(a, b, out=out)
+        return torch.mm(a, b, out=out)
+    return torch.mm(a, b, out_dtype=torch.float32, out=out) if a.is_cuda else torch.mm(a.float(), b.float(), out=out)
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """`total` [n, m] += a [n, k] @ b [k, m], in the accumulator's type; returns it."""
+    if a.dtype not in HALF:
+        return total.addmm_(a, b)
     if a.is_cuda:
-        if add:
-            # A float32 summand beside half-precision factors: since torch 2.10 (pytorch#167931).
-            return torch.addmm(out, a, b, out_dtype=torch.float32, out=out)
-        return torch.mm(a, b, out_dtype=torch.float32, out=out)
-    a, b = a.float(), b.float()
-    return out.addmm_(a, b) if add else torch.mm(a, b, out=out)
+        # A float32 summand beside half-precision factors: since torch 2.10 (pytorch#167931).
+        return torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    return total.addmm_(a.float(), b.float())
 
 
 def logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, elements: int) -> Tensor:

@@ -9,6 +9,13 @@ import torch
 from torch import Tensor
 
 
+class Scaling(NamedTuple):
+    """How a logit z counts in the row functions, whose soft cap comes before their one scale: x = s softcap tanh(z / softcap)."""
+
+    s: float
+    softcap: float | None
+
+
 class Head(NamedTuple):
     """The last layer of a causal language model."""
 
@@ -29,9 +36,13 @@ class Head(NamedTuple):
         z = z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
         return z if temperature == 1.0 else z / temperature
 
-    def of_rows(self, temperature: float) -> tuple[float, float | None]:
-        """(s, softcap) of the row functions, whose soft cap comes before their one scale: x = s softcap tanh(z / softcap)."""
-        return self.scale / temperature, None if self.softcap is None else self.softcap / self.scale
+    def scaling(self, temperature: float) -> Scaling:
+        """Of this head's logits before its scale and soft cap."""
+        return Scaling(self.scale / temperature, None if self.softcap is None else self.softcap / self.scale)
+
+
+Outcomes = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(log pi, log ref) [T, V] -> [T, K], differentiable; top-k and the rest, for one."""
 
 
 def every_token(logp: Tensor, ref_logp: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,5 +58,15 @@ class Compared(NamedTuple):
     hidden: Tensor
     """[T, H'], taken as constant."""
     head: Head
-    outcomes: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = every_token
-    """What the divergence is taken over: (log pi, log ref) [T, V] -> [T, K], differentiable; top-k and the rest, for one."""
+    outcomes: Outcomes = every_token
+    """What the divergence is taken over."""
+
+
+class Comparison(NamedTuple):
+    """What the row functions take of a comparison: no tensor of it."""
+
+    divergence: Any
+    """As the backend's `form` gives it; None asks for the reference's log-probs."""
+    scaling: Scaling
+    """Of the reference's logits."""
+    outcomes: Outcomes = every_token

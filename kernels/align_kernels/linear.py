@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from align_kernels import gemm
+from align_kernels.backends import Rows
 from align_kernels.chunk import Job, Reference, Statistics, Weights, rows_of, together
 from align_kernels.head import Compared, Head
 from align_kernels.parallel import summed
@@ -49,7 +50,7 @@ def linear_stats(
     temperature: float = 1.0,
     compared: Mapping[str, Compared] | None = None,
     elements: int | None = None,
-    backend: str = "auto",
+    backend: str | Rows = "auto",
     logits_dtype: torch.dtype | None = None,
     ignore_index: int | None = -100,
     group: Any = None,
@@ -65,7 +66,8 @@ def linear_stats(
     """
     call = prepared(hidden, head, labels, temperature, compared or {}, elements, backend, logits_dtype, ignore_index, group, first)
     if applies(call, head):
-        return LinearStats(*map(call.spread, plain(call, head)), {}, {})
+        logp, entropy = plain(call, head)
+        return LinearStats(call.spread(logp), call.spread(entropy), {}, {})
     references = [None if t is None else t.detach() for c in call.compared for t in (c.hidden, c.head.weight, c.head.bias)]
     logp, entropy, *rest = _LinearStats.apply(
         call.job, call.elements, call.dtype, call.labels, call.hidden, head.weight, head.bias, *references
@@ -99,7 +101,7 @@ class _LinearStats(torch.autograd.Function):
         if len(parts) > 1 or not any(ctx.needs_input_grad):
             kept = None
         # As inputs to the save, so that autograd notices a weight that is changed in place before the backward pass.
-        tensors = [labels, *(t for side in sides for t in side), *at[:3], *(t for r in at.references for t in r), *(kept or [])]
+        tensors = [labels, at.lse, at.logp, at.entropy, *(t for side in (*sides, *at.references) for t in side), *(kept or [])]
         ctx.save_for_backward(*tensors)
         ctx.job, ctx.share, ctx.dtype, ctx.count = job, share, dtype, len(sides)
         ctx.set_materialize_grads(False)
@@ -110,10 +112,13 @@ class _LinearStats(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, w_logp: Tensor | None, w_entropy: Tensor | None, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        labels, *saved = ctx.saved_tensors
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # torch takes named gradients
+        ctx: Any, w_logp: Tensor | None, w_entropy: Tensor | None, *grads: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        labels, lse, logp, entropy, *saved = ctx.saved_tensors
         sides = list(zip(*[iter(saved[: 3 * ctx.count])] * 3, strict=True))
-        at, kept = _unpacked(saved[3 * ctx.count :], ctx.count - 1)
+        references, kept = _unpacked(saved[3 * ctx.count :], ctx.count - 1)
+        at = Statistics(lse, logp, entropy, references)
         upstream = iter(grads[ctx.count - 1 :])
         weights = Weights(w_logp, w_entropy, [next(upstream) if asked else None for asked in ctx.asked])
         _, _, _, _, *wanted = ctx.needs_input_grad[:7]
@@ -123,9 +128,11 @@ class _LinearStats(torch.autograd.Function):
         return (None, None, None, None, *found, *[None] * (3 * (ctx.count - 1)))
 
 
-def _unpacked(saved: Sequence[Tensor | None], count: int) -> tuple[Statistics, list[Tensor]]:
-    references = tuple(Reference(*saved[3 + 5 * i : 8 + 5 * i]) for i in range(count))
-    return Statistics(*saved[:3], references), list(saved[3 + 5 * count :])
+def _unpacked(saved: list[Tensor], count: int) -> tuple[tuple[Reference, ...], list[Tensor]]:
+    """`count` references, and the logits that were kept."""
+    size = len(Reference._fields)
+    references = tuple(Reference(*saved[size * i : size * (i + 1)]) for i in range(count))
+    return references, saved[size * count :]
 
 
 def _gradients(
@@ -148,21 +155,25 @@ def _gradients(
     tokens, columns = (len(labels), len(weight)) if kept else _block(len(labels), len(weight), share, whole_rows=merged)
     for v in range(0, len(weight), columns):
         block = slice(v, v + columns)
-        d_block = d_bias_block = None
+        d_block: Tensor | None = None
+        d_bias_block: Tensor | None = None
         for t in range(0, max(1, len(labels)), max(1, tokens)):
             chosen = slice(t, t + tokens)
             z, *us = kept or [gemm.logits(h[chosen], w[block], None if b is None else b[block], dtype, share) for h, w, b in sides]
             grad = job.gradient(z, us, labels[chosen], rows_of(at, chosen), weights.of(chosen), first=job.first + v, dtype=hidden.dtype)
-            if d_hidden is not None:
-                gemm.product(grad, weight[block], out=d_hidden[chosen], add=v > 0)
+            if d_hidden is not None and v == 0:
+                gemm.product(grad, weight[block], out=d_hidden[chosen])
+            elif d_hidden is not None:
+                gemm.add_product(d_hidden[chosen], grad, weight[block])
             if d_weight is not None:
-                d_block = gemm.product(grad.T, hidden[chosen], out=d_block, add=t > 0)
+                factors = grad.T, hidden[chosen]
+                d_block = gemm.product(*factors) if d_block is None else gemm.add_product(d_block, *factors)
             if d_bias is not None:
                 total = grad.sum(0, dtype=wide)
-                d_bias_block = total if t == 0 else d_bias_block + total
-        if d_weight is not None:
+                d_bias_block = total if d_bias_block is None else d_bias_block + total
+        if d_weight is not None and d_block is not None:
             d_weight[block] = d_block
-        if d_bias is not None:
+        if d_bias is not None and d_bias_block is not None:
             d_bias[block] = d_bias_block
     if d_hidden is not None:
         (d_hidden,) = summed((d_hidden,), job.group)

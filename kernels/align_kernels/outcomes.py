@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align_kernels.head import Compared, every_token
+from align_kernels.head import Comparison, Scaling, every_token
 from align_kernels.terms import exact_divergence
 from align_kernels.torch_rows import log_prob, scaled, unscaled
 
 
-def merges(compared: Compared, vocabulary: int, like: Tensor) -> bool:
+def merges(compared: Comparison, vocabulary: int, like: Tensor) -> bool:
     """Whether the outcomes are others than the tokens themselves, as one row of log-probs [1, V] shows, on the device and in the type of
     `like`."""
     if compared.divergence is None or compared.outcomes is every_token:
@@ -28,29 +28,20 @@ def merges(compared: Compared, vocabulary: int, like: Tensor) -> bool:
     return not (found[0] is logp and found[1] is ref_logp)
 
 
-def log_probs(z: Tensor, lse: Tensor, s: float, softcap: float | None) -> Tensor:
-    return log_prob(scaled(z, s, softcap), lse)
+def log_probs(z: Tensor, lse: Tensor, scaling: Scaling) -> Tensor:
+    return log_prob(scaled(z, *scaling), lse)
 
 
-def outcome_sum(compared: Compared, logp: Tensor, ref_logp: Tensor) -> Tensor:
+def outcome_sum(compared: Comparison, logp: Tensor, ref_logp: Tensor) -> Tensor:
     """log-probs [T, V] -> the divergence of the outcomes [T], with its transform."""
     return exact_divergence(compared.divergence, *compared.outcomes(logp, ref_logp))
 
 
-def outcome_grad(
-    compared: Compared,
-    z: Tensor,
-    u: Tensor,
-    lse_p: Tensor,
-    lse_q: Tensor,
-    w: Tensor,
-    policy: tuple[float, float | None],
-    reference: tuple[float, float | None],
-) -> Tensor:
-    """The gradient of `(w * divergence).sum()` wrt the unscaled logits z [T, V]; each side's scaling is its (s, softcap)."""
+def outcome_grad(compared: Comparison, z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, w: Tensor, policy: Scaling) -> Tensor:
+    """The gradient of `(w * divergence).sum()` wrt the unscaled logits z [T, V]; `policy` is their scaling."""
     x: Any = scaled(z, *policy)
     with torch.enable_grad():
         logp = log_prob(x, lse_p).requires_grad_()
-        value = outcome_sum(compared, logp, log_probs(u, lse_q, *reference))
+        value = outcome_sum(compared, logp, log_probs(u, lse_q, compared.scaling))
         (pull,) = torch.autograd.grad(value, logp, w)
     return unscaled(pull - logp.detach().exp() * pull.sum(-1, keepdim=True), x, *policy)

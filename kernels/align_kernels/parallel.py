@@ -18,16 +18,17 @@ def joined(stats: RowStats, group: Any) -> RowStats:
     """The statistics of whole rows from those of every rank's shard."""
     if group is None:
         return stats
-    paired = stats.m_q is not None
-    own = torch.stack([stats.m_p, *([stats.m_q] if paired else [])])
-    tops = torch.stack([stats.m_p, stats.z_y, *([stats.m_q, stats.u_y] if paired else [])])
+    # Lists of one tensor, or of none without a reference.
+    m_q, s_q, u_y = ([], [], []) if stats.m_q is None else ([t] for t in stats.reference_sums())
+    own = torch.stack([stats.m_p, *m_q])
+    tops = torch.stack([stats.m_p, stats.z_y, *m_q, *u_y])
     dist.all_reduce(tops, dist.ReduceOp.MAX, group)
     # A shard where nothing is possible has the maximum -inf, and -inf - -inf is no number; its sums are 0.
     fall = torch.where(torch.isneginf(own), 0.0, own.double() - tops[::2])
     down = fall.exp()
-    sums = torch.stack([stats.s_p * down[0], (stats.e_p + stats.s_p * fall[0]) * down[0], *([stats.s_q * down[1]] if paired else [])])
+    sums = torch.stack([stats.s_p * down[0], (stats.e_p + stats.s_p * fall[0]) * down[0], *(s * down[1] for s in s_q)])
     dist.all_reduce(sums, group=group)
-    return RowStats(tops[0], sums[0], sums[1], tops[1], *((tops[2], sums[2], tops[3]) if paired else (None, None, None)))
+    return RowStats(tops[0], sums[0], sums[1], tops[1], *((tops[2], sums[2], tops[3]) if m_q else (None, None, None)))
 
 
 def summed(tensors: tuple[Tensor, ...], group: Any) -> tuple[Tensor, ...]:

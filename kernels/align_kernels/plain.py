@@ -24,7 +24,7 @@ def applies(call: Call, head: Head) -> bool:
 
 def plain(call: Call, head: Head) -> tuple[Tensor, Tensor]:
     """log pi of the labels and H(pi), [T], differentiable."""
-    logp = torch.log_softmax(head.logits(call.hidden, call.job.temperature), -1)
+    logp = torch.log_softmax(head.logits(call.hidden, call.temperature), -1)
     index = (call.labels - call.job.first)[:, None]
     inside = (index >= 0) & (index < len(head.weight))
     own = logp.gather(1, index.clamp(0, len(head.weight) - 1))
@@ -42,6 +42,8 @@ class _Entropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # torch takes named gradients
+        ctx: Any, upstream: Tensor
+    ) -> Tensor:
         (logp,) = ctx.saved_tensors
         return -upstream[:, None] * logp.exp() * (1 + logp.masked_fill(logp == -torch.inf, 0.0))

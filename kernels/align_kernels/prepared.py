@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from align_kernels.backends import rows
+from align_kernels.backends import Rows, rows
 from align_kernels.chunk import Job
 from align_kernels.gemm import accumulator
-from align_kernels.head import Compared, Head
+from align_kernels.head import Compared, Comparison, Head
 from align_kernels.outcomes import merges
 
 ELEMENTS = {"cuda": 1 << 28}
@@ -20,6 +20,7 @@ ELEMENTS = {"cuda": 1 << 28}
 
 class Call(NamedTuple):
     job: Job
+    temperature: float
     hidden: Tensor
     labels: Tensor
     compared: tuple[Compared, ...]
@@ -42,7 +43,7 @@ def prepared(
     temperature: float,
     compared: Mapping[str, Compared],
     elements: int | None,
-    backend: str,
+    backend: str | Rows,
     logits_dtype: torch.dtype | None,
     ignore_index: int | None,
     group: Any,
@@ -68,17 +69,17 @@ def prepared(
         raise ValueError(f"logits_dtype must be {hidden.dtype} or {wide}, not {dtype}")
     backend_rows = rows(backend, hidden)
     fused = tuple(c if c.divergence is None else c._replace(divergence=backend_rows.form(c.divergence, wide)) for c in compared.values())
-    bare = tuple(c._replace(hidden=None, head=c.head._replace(weight=None, bias=None)) for c in fused)
+    bare = tuple(Comparison(c.divergence, c.head.scaling(temperature), c.outcomes) for c in fused)
     like = hidden.new_empty(0, dtype=wide)
     merged = tuple(merges(c, len(head.weight), like) for c in bare)
-    job = Job(head._replace(weight=None, bias=None), bare, temperature, backend_rows, group, first, merged)
+    job = Job(head.scaling(temperature), bare, backend_rows, group, first, merged)
     kept = None if ignore_index is None else (labels != ignore_index).nonzero()[:, 0]
     if kept is not None and len(kept) < len(labels):
         hidden, fused = hidden[kept], tuple(c._replace(hidden=c.hidden[kept]) for c in fused)
         tokens, labels = len(labels), labels[kept]
     else:
         kept, tokens = None, len(labels)
-    return Call(job, hidden, labels, fused, elements or ELEMENTS.get(hidden.device.type, 1 << 24), dtype, tokens, kept)
+    return Call(job, temperature, hidden, labels, fused, elements or ELEMENTS.get(hidden.device.type, 1 << 24), dtype, tokens, kept)
 
 
 def _check(what: str, hidden: Tensor, head: Head, labels: Tensor) -> None:

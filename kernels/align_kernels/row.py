@@ -52,8 +52,15 @@ class RowStats(NamedTuple):
         return PolicyRows(self.m_p + log_s, self._label(self.z_y, self.m_p, log_s), (log_s - self.e_p / self.s_p).to(self.m_p.dtype))
 
     def reference(self) -> ReferenceRows:
-        log_s = torch.log(self.s_q.double())
-        return ReferenceRows(self.m_q + log_s, self._label(self.u_y, self.m_q, log_s))
+        m_q, s_q, u_y = self.reference_sums()
+        log_s = torch.log(s_q.double())
+        return ReferenceRows(m_q + log_s, self._label(u_y, m_q, log_s))
+
+    def reference_sums(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(m_q, s_q, u_y). Raises ValueError where no reference was read."""
+        if self.m_q is None or self.s_q is None or self.u_y is None:
+            raise ValueError("these statistics are of a policy without a reference")
+        return self.m_q, self.s_q, self.u_y
 
     @property
     def lse_p(self) -> Tensor:
@@ -98,9 +105,10 @@ def merge(one: RowStats, other: RowStats) -> RowStats:
     )
     if one.m_q is None:
         return merged
-    m_q = torch.maximum(one.m_q, other.m_q)
-    s_q = one.s_q * torch.exp(_fall(one.m_q, m_q)) + other.s_q * torch.exp(_fall(other.m_q, m_q))
-    return merged._replace(m_q=m_q, s_q=s_q, u_y=torch.maximum(one.u_y, other.u_y))
+    (top, total, label), (other_top, other_total, other_label) = one.reference_sums(), other.reference_sums()
+    m_q = torch.maximum(top, other_top)
+    s_q = total * torch.exp(_fall(top, m_q)) + other_total * torch.exp(_fall(other_top, m_q))
+    return merged._replace(m_q=m_q, s_q=s_q, u_y=torch.maximum(label, other_label))
 
 
 def _fall(m: Tensor, top: Tensor) -> Tensor:

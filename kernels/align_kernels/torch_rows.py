@@ -36,8 +36,8 @@ def in_cache(function: Callable) -> Callable:
             return out
         if isinstance(parts[0], Tensor):
             return torch.cat(parts)
-        joined = [None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)]
-        return RowStats(*joined) if isinstance(parts[0], RowStats) else tuple(joined)
+        joined = tuple(None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True))
+        return RowStats._make(joined) if isinstance(parts[0], RowStats) else joined
 
     return call
 
@@ -110,8 +110,8 @@ def row_grad(
     """Backward: the gradient wrt the unscaled logits, [T, V] in the type of `out`.
 
     `w_div (pi c - pi S) + w_logp (1[label] - pi) - w_entropy pi (log pi + entropy)`, times the derivative of the scaling. The weights
-    are the upstream gradients [T] (None: no such term); `w_div` includes the slope of the transform. A label outside the shard keeps its
-    -pi term.
+    are the upstream gradients [T] (None: no such term, and none of what it alone needs); `w_div` includes the slope of the transform. A
+    label outside the shard keeps its -pi term.
     """
     x = scaled(z, sz, softcap)
     logp = log_prob(x, lse_p)
@@ -119,15 +119,19 @@ def row_grad(
     if w_logp is not None:
         of_pi = w_logp[:, None]
     if w_div is not None:
+        assert S is not None
         of_pi = of_pi + (w_div * S)[:, None]
     if w_entropy is not None:
+        assert entropy is not None
         # pi log pi is 0 where a logit is -inf, but 0 * -inf is not.
         of_pi = of_pi + w_entropy[:, None] * (logp.masked_fill(logp == -torch.inf, 0.0) + entropy[:, None])
     grad = logp.exp().mul_(-of_pi)
     if w_div is not None:
+        assert u is not None and lse_q is not None
         y = scaled(u, su, ref_softcap)
         grad += w_div[:, None] * outcome_pulls(fn, logp, log_prob(y, lse_q), _log_ratio(x, y, lse_p, lse_q))
     if w_logp is not None:
+        assert labels is not None
         index, inside = _column(labels, first, z.shape[1])
         grad.scatter_add_(1, index, torch.where(inside, w_logp, 0.0)[:, None])
     grad = unscaled(grad, x, sz, softcap)

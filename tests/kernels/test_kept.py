@@ -25,7 +25,7 @@ def setting(references: int, dtype: torch.dtype = torch.float32):
 def gemms(monkeypatch):
     """Of each call of `gemm`: what it is, and its multiplications in units of T H V."""
     calls = []
-    logits, product = gemm.logits, gemm.product
+    logits, product, add_product = gemm.logits, gemm.product, gemm.add_product
 
     def counted_logits(hidden, weight, *args):
         calls.append(("logits", hidden.numel() * len(weight) / (T * H * V)))
@@ -35,7 +35,12 @@ def gemms(monkeypatch):
         calls.append(("product", a.numel() * b.shape[1] / (T * H * V)))
         return product(a, b, **keys)
 
+    def counted_add_product(total, a, b):
+        calls.append(("add_product", a.numel() * b.shape[1] / (T * H * V)))
+        return add_product(total, a, b)
+
     monkeypatch.setattr(gemm, "logits", counted_logits)
+    monkeypatch.setattr(gemm, "add_product", counted_add_product)
     monkeypatch.setattr(gemm, "product", counted_product)
     return calls
 

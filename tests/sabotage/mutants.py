@@ -105,7 +105,7 @@ MUTANTS = [
     Mutant("the k tokens the policy likes best", "align/estimators/top_k.py", "kept = ref_logp.topk", "kept = logp.topk",
            "unit/regularizers/test_top_k.py"),
     # The head, the policy and its references.
-    Mutant("temperature forgotten", "kernels/align_kernels/head.py", "return self.scale / temperature, None", "return self.scale, None",
+    Mutant("temperature forgotten", "kernels/align_kernels/head.py", "Scaling(self.scale / temperature,", "Scaling(self.scale,",
            "unit/learner/test_head.py"),
     Mutant("one chunk of the reference for all", "kernels/align_kernels/linear.py",
            "gemm.logits(h[i : i + rows], w, b, dtype, share) for",

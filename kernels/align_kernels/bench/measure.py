@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._profiler import _EventType
+from torch._C._profiler import _ExtraFields_Allocation
 
 from align_kernels.bench.jobs import Job
 from align_kernels.bench.problem import Problem, Shape, problem, truth
@@ -53,13 +53,13 @@ class Row:
     """Why there is no figure: out of memory, for one."""
 
 
-def run(loss: Loss, at: Problem) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Forward and backward: the loss and the gradients."""
+def run(loss: Loss, at: Problem) -> tuple[Tensor | None, list[Tensor]]:
+    """Forward and backward: the loss and the gradients; the floor has neither."""
     _forget(at)
     value = loss(at)
     if value is not None:
         value.backward()
-    return value, [leaf.grad for leaf in at.leaves]
+    return value, [leaf.grad for leaf in at.leaves if leaf.grad is not None]
 
 
 def _forget(at: Problem) -> None:
@@ -117,8 +117,9 @@ def _rows(
             row.first_s = time.perf_counter() - started
             _forget(at)
             row.peak_mib = _peak(lambda loss=loss: run(loss, at), device) / 2**20
-            if name != FLOOR:
-                row.loss_error, row.hidden_error, row.weight_error = _errors(run(loss, checked), expected)
+            value, grads = run(loss, checked)
+            if value is not None:
+                row.loss_error, row.hidden_error, row.weight_error = _errors(value, grads, expected)
             losses[name] = loss
         except torch.OutOfMemoryError:
             row.failed = "out of memory"
@@ -131,10 +132,10 @@ def _rows(
     return rows
 
 
-def _errors(found: tuple[Tensor, list[Tensor]], expected: tuple[Tensor, list[Tensor]]) -> tuple[float, float, float | None]:
-    loss = (abs(found[0].double() - expected[0]) / abs(expected[0])).item()
-    grads = [((g.double() - e).abs().max() / e.abs().max()).item() for g, e in zip(found[1], expected[1], strict=True)]
-    return loss, grads[0], grads[1] if len(grads) > 1 else None
+def _errors(value: Tensor, grads: list[Tensor], expected: tuple[Tensor, list[Tensor]]) -> tuple[float, float, float | None]:
+    loss = (abs(value.double() - expected[0]) / abs(expected[0])).item()
+    of_grads = [((g.double() - e).abs().max() / e.abs().max()).item() for g, e in zip(grads, expected[1], strict=True)]
+    return loss, of_grads[0], of_grads[1] if len(of_grads) > 1 else None
 
 
 def _interleaved(runs: dict[str, Callable], rounds: int, seconds: float, device: str) -> dict[str, list[float]]:
@@ -175,11 +176,12 @@ def _peak(one: Callable, device: str) -> int:
         return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         one()
+    assert profile.profiler is not None and profile.profiler.kineto_results is not None  # The profile has ended.
     found, left = [], list(profile.profiler.kineto_results.experimental_event_tree())
     while left:
         event = left.pop()
         left += event.children
-        if event.tag == _EventType.Allocation:
+        if isinstance(event.extra_fields, _ExtraFields_Allocation):
             found.append((event.start_time_ns, event.extra_fields.alloc_size))
     live = top = 0
     for _, size in sorted(found):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from align_kernels import linear_token_stats, token_stats
+from align_kernels import Compared, Head, linear_stats, token_stats
 from align_kernels.backends import Rows, unavailable
 from align_kernels.bench.divergences import DIVERGENCES
 from align_kernels.bench.jobs import BY_HAND, Job
@@ -26,14 +27,15 @@ def ours(backend: str | Rows, blocks: int | None = None) -> Loss:
     """Statistics forward, gradient backward. `blocks`: with memory for this part of the logits (1: all, kept)."""
 
     def loss(at: Problem) -> Tensor:
-        if at.job.from_logits:
+        if at.logits is not None:
             return -token_stats(at.logits, at.labels, backend=backend).logp.mean()
         keys = {"backend": backend, "ignore_index": None}
         if blocks:
             keys["elements"] = len(at.labels) * len(at.weight) * (2 if at.job.exact else 1) // blocks
         if at.job.exact is None:
-            return -linear_token_stats(at.hidden, at.weight, at.labels, logits_dtype=_wide(at), **keys).logp.mean()
-        return linear_token_stats(at.hidden, at.weight, at.labels, at.ref_hidden, at.ref_weight, at.job.exact.divergence, **keys).div.mean()
+            return -linear_stats(at.hidden, Head(at.weight), at.labels, logits_dtype=_wide(at), **keys).logp.mean()
+        compared = {"ref": Compared(at.job.exact.divergence, at.ref_hidden, Head(at.ref_weight))}
+        return linear_stats(at.hidden, Head(at.weight), at.labels, compared=compared, **keys).div["ref"].mean()
 
     return loss
 
@@ -52,9 +54,10 @@ def _wide(at: Problem) -> torch.dtype:
 def from_logits(at: Problem, z: Tensor, u: Tensor | None, labels: Tensor) -> Tensor:
     """The loss of each token, as most trainers write it: logits in the model's type, then float32."""
     logp = torch.log_softmax(z.float(), -1)
-    if at.job.exact:
-        return at.job.exact.written(logp, torch.log_softmax(u.float(), -1))
-    return -logp.gather(1, labels[:, None])[:, 0]
+    if at.job.exact is None:
+        return -logp.gather(1, labels[:, None])[:, 0]
+    assert u is not None  # Only a job of log-probs has no reference.
+    return at.job.exact.written(logp, torch.log_softmax(u.float(), -1))
 
 
 def eager(at: Problem) -> Tensor:
@@ -84,7 +87,7 @@ def compiled_chunks() -> Loss:
     def loss(at: Problem) -> Tensor:
         # The problem is closed over, so that the job is a constant for the compiler.
         gradient = torch.func.grad_and_value(of_chunk, argnums=tuple(range(len(at.leaves))))
-        run = compiled.setdefault(at.job, torch.compile(lambda *tensors: gradient(*tensors, at), dynamic=False))
+        run = compiled.setdefault(at.job, torch.compile(lambda h, w, rh, rw, y: gradient(h, w, rh, rw, y, at), dynamic=False))
         total, of_hidden, of_head = 0.0, [], [torch.zeros_like(leaf, dtype=torch.float32) for leaf in at.leaves[1:]]
         for i in range(0, len(at.labels), CHUNK):
             chosen = slice(i, i + CHUNK)
@@ -109,7 +112,8 @@ class _Given(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    def backward(ctx, upstream):
+    def backward(ctx, *grad_outputs):
+        (upstream,) = grad_outputs
         return None, None, *(g * upstream.to(g.dtype) for g in ctx.saved_tensors)
 
 
@@ -120,28 +124,26 @@ def torch_linear_cross_entropy(at: Problem) -> Tensor:
 def trl() -> Loss:
     from trl.trainer.utils import selective_log_softmax  # noqa: PLC0415 - optional, and slow to import
 
-    return lambda at: -selective_log_softmax(at.logits, at.labels).mean()
+    def loss(at: Problem) -> Tensor:
+        assert at.logits is not None  # `available` offers it for jobs from logits.
+        return -selective_log_softmax(at.logits, at.labels).mean()
+
+    return loss
 
 
 def liger_cross_entropy() -> Loss:
-    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss  # noqa: PLC0415 - optional
-
-    loss = LigerFusedLinearCrossEntropyLoss()
+    loss = importlib.import_module("liger_kernel.transformers").LigerFusedLinearCrossEntropyLoss()
     return lambda at: loss(at.weight, at.hidden, at.labels)
 
 
 def liger_jsd() -> Loss:
     """One Triton kernel on log-probs."""
-    from liger_kernel.transformers import LigerFusedLinearJSD  # noqa: PLC0415 - optional
-
-    loss = LigerFusedLinearJSD()
+    loss = importlib.import_module("liger_kernel.transformers").LigerFusedLinearJSD()
     return lambda at: loss(at.hidden, at.weight, at.ref_hidden, at.ref_weight)
 
 
 def liger_compiled_jsd() -> Loss:
-    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss  # noqa: PLC0415 - optional
-
-    loss = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0)
+    loss = importlib.import_module("liger_kernel.chunked_loss").LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0)
     return lambda at: loss(at.hidden, at.weight, at.ref_hidden, at.ref_weight, at.labels)
 
 

@@ -45,26 +45,10 @@ _RENAMED = {
 }
 _IDENTITIES = {"alias", "clone", "detach", "expand", "view", "lift_fresh_copy", "contiguous", "squeeze", "unsqueeze"}
 _FILLS = {"full", "full_like", "scalar_tensor", "zeros_like", "ones_like", "zeros", "ones", "new_full", "new_zeros", "new_ones"}
-_COMPOSED = {
-    "add",
-    "sub",
-    "rsub",
-    "mul",
-    "div",
-    "clamp",
-    "pow",
-    "square",
-    "reciprocal",
-    "rsqrt",
-    "sigmoid",
-    "relu",
-    "exp2",
-    "log2",
-    "isnan",
-    "_to_copy",
-}
+_OF_ONE = {"square", "reciprocal", "rsqrt", "sigmoid", "relu", "exp2", "log2", "isnan", "_to_copy"}
+_OF_TWO = {"add", "sub", "rsub", "mul", "div", "pow"}
 
-ALLOWED = sorted((_SAME | set(_RENAMED) | _COMPOSED) - {"_to_copy", "sgn"})
+ALLOWED = sorted((_SAME | set(_RENAMED) | _OF_ONE | _OF_TWO | {"clamp"}) - {"_to_copy", "sgn"})
 REDUCTIONS = {
     "sum",
     "mean",
@@ -93,36 +77,45 @@ def convert(make: Expressions, op: str, args: list, kwargs: dict) -> Node | None
     if op in _FILLS:
         fill = {"full": 1, "full_like": 1, "new_full": 2, "scalar_tensor": 0}.get(op)
         return make.constant(float("ones" in op) if fill is None else args[fill])
-    nodes = [a if isinstance(a, Node) or a is None else make.constant(a) for a in args if not isinstance(a, (list, tuple))]
+    if op == "clamp":
+        low, high = (args[i] if len(args) > i else kwargs.get(name) for i, name in ((1, "min"), (2, "max")))
+        return _clamp(make, args[0], low, high)
+    nodes = [a if isinstance(a, Node) else make.constant(a) for a in args if not (a is None or isinstance(a, (list, tuple)))]
     if op in _IDENTITIES:
         return nodes[0]
     if op == "copy":
         return nodes[1]
     if op in _SAME or op in _RENAMED:
         return make(_RENAMED.get(op, op), *nodes)
-    return _composed(make, op, nodes, kwargs) if op in _COMPOSED else None
+    if op in _OF_TWO:
+        return _of_two(make, op, nodes[0], nodes[1], kwargs)
+    return _of_one(make, op, nodes[0]) if op in _OF_ONE else None
 
 
-def _composed(make: Expressions, op: str, nodes: list[Node | None], kwargs: dict) -> Node | None:
-    x, one = nodes[0], make.constant(1.0)
-    second = nodes[1] if len(nodes) > 1 else None
+def _clamp(make: Expressions, x: Node, low: Node | float | None, high: Node | float | None) -> Node:
+    x = x if low is None else make("max", x, low)
+    return x if high is None else make("min", x, high)
+
+
+def _of_two(make: Expressions, op: str, x: Node, y: Node, kwargs: dict) -> Node | None:
     match op:
         case "add" | "sub" | "rsub":
-            scaled = make("mul", second, make.constant(kwargs.get("alpha", 1)))
+            scaled = make("mul", y, make.constant(kwargs.get("alpha", 1)))
             return make("sub", scaled, x) if op == "rsub" else make(op, x, scaled)
         case "mul":
-            return make("mul", x, second)
+            return make("mul", x, y)
         case "div":
-            return make("div", x, second) if kwargs.get("rounding_mode") is None else None
-        case "clamp":
-            low, high = second or kwargs.get("min"), nodes[2] if len(nodes) > 2 else kwargs.get("max")
-            bounds = [b if b is None or isinstance(b, Node) else make.constant(b) for b in (low, high)]
-            x = make("max", x, bounds[0]) if bounds[0] else x
-            return make("min", x, bounds[1]) if bounds[1] else x
+            return make("div", x, y) if kwargs.get("rounding_mode") is None else None
+        case "pow":
+            return _power(make, x, y)
+    return None
+
+
+def _of_one(make: Expressions, op: str, x: Node) -> Node | None:
+    one = make.constant(1.0)
+    match op:
         case "square":
             return make("mul", x, x)
-        case "pow":
-            return _power(make, x, second)
         case "reciprocal":
             return make("div", one, x)
         case "rsqrt":

@@ -36,6 +36,7 @@ def load(source: str) -> ModuleType:
     """The module of this source. It lies in a file because Triton reads its functions' text from there."""
     path = write(source)
     spec = importlib.util.spec_from_file_location(f"align_kernels_{path.stem}", path)
+    assert spec is not None and spec.loader is not None  # The path ends in .py.
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -26,9 +26,9 @@ def emit(terms: Terms, params: int, dtype: torch.dtype) -> str:
 def _function(name: str, outputs: tuple[Node, ...], params: int, dtype: torch.dtype) -> str:
     lines, names = [], {}
     for node in ordered(outputs):
-        if node.op == "input":
+        if isinstance(node.value, str):
             names[node] = node.value
-        elif node.op == "constant":
+        elif node.value is not None:
             names[node] = _constant(node.value, dtype)
         else:
             names[node] = f"t{len(lines)}"

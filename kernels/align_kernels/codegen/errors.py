@@ -41,8 +41,9 @@ def blamed_on(divergence: object) -> Iterator[None]:
 
 def name_of(divergence: object) -> str:
     """How messages, tables and caches call a divergence."""
-    if isinstance(divergence, type) or hasattr(divergence, "__name__"):
-        return divergence.__name__
+    name = getattr(divergence, "__name__", None)
+    if name is not None:
+        return name
     return repr(divergence) if hasattr(divergence, "__dataclass_fields__") else type(divergence).__name__
 
 

@@ -38,8 +38,9 @@ class Expressions:
         """The node, or a simpler one."""
         args = tuple(a if isinstance(a, Node) else self.constant(a) for a in args)
         numbers = [a.number for a in args]
-        if None not in numbers:
-            return self.constant(OPERATIONS[op].torch(*_operands(op, numbers)).item())
+        known = [n for n in numbers if n is not None]
+        if len(known) == len(args):
+            return self.constant(OPERATIONS[op].torch(*_operands(op, known)).item())
         if op in _COMMUTE and (args[0].number is None, args[0].serial) > (args[1].number is None, args[1].serial):
             args, numbers = args[::-1], numbers[::-1]
         return self._simpler(op, args, numbers) or self._unique(op, args)
@@ -87,7 +88,8 @@ class Expressions:
             other = _Sum(-other.constant, -other.sign, other.rest)
         if one.rest is None or other.rest is None:
             constant = one.constant + other.constant
-            sign, rest = one[1:] if other.rest is None else other[1:]
+            _, sign, rest = one if other.rest is None else other
+            assert rest is not None  # A sum of two numbers is folded before it comes here.
             if constant == 0.0:
                 return rest if sign > 0 else self("neg", rest)
             return self._unique("add" if sign > 0 else "sub", (self.constant(constant), rest))

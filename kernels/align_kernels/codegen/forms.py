@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +24,18 @@ _BESIDE_ONE = 1e-9
 
 
 _RENAMED = {"generator": "bregman", "value": "khat", "coefficient": "grad_weight"}
+
+
+@dataclass(frozen=True)
+class Held:
+    """A form that follows from f, held at the last log u on each side where float32 still has it."""
+
+    whole: Function
+    low: float
+    high: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.whole(x.clamp(self.low, self.high))
 
 
 class TorchForms(NamedTuple):
@@ -44,24 +57,33 @@ def forms_of(divergence: object, blame: object) -> TorchForms:
     for name, now in _RENAMED.items():
         if inspect.ismethod(getattr(divergence, name, None)):
             raise DivergenceError(f"{name_of(blame)}: `{name}(log_u)` is called `{now}(log_u)`")
-    f = getattr(divergence, "f", divergence if callable(divergence) else None)
     bregman, khat, grad_weight = (_closed(divergence, name, blame) for name in TorchForms._fields)
-    derived = bregman is None or grad_weight is None
-    if f is None and derived:
+    if bregman is not None and grad_weight is not None:
+        _stop_unless_traced((bregman, khat, grad_weight), blame)
+        return TorchForms(bregman, _khat(bregman, blame) if khat is None else khat, grad_weight)
+    f = cast("Function | None", getattr(divergence, "f", divergence if callable(divergence) else None))
+    if f is None:
         raise DivergenceError(f"{name_of(blame)} gives neither f(log_u) nor both bregman(log_u) and grad_weight(log_u)")
-    for function in filter(None, (bregman, khat, grad_weight, f if derived else None)):
-        # What cannot be traced is refused before its numbers are looked at.
-        make = Expressions()
-        trace(make, function, (make.input("log_u"),), blame=blame)
+    _stop_unless_traced((bregman, khat, grad_weight, f), blame)
     k_f = _bregman(f, blame) if bregman is None else bregman
-    if khat is None:
-        khat = _within_reach(lambda x: torch.exp(-x) * k_f(x), blame)
+    khat = _khat(k_f, blame) if khat is None else khat
     if bregman is None:
         bregman = _within_reach(k_f, blame)
     if grad_weight is None:
         # Below the reference it comes with u.
         grad_weight = _within_reach(_centred_slope(f, blame), blame, weight=lambda x: torch.exp(x.clamp_max(0)))
     return TorchForms(bregman, khat, grad_weight)
+
+
+def _stop_unless_traced(functions: Iterable[Function | None], blame: object) -> None:
+    """What cannot be traced is refused before its numbers are looked at."""
+    for function in filter(None, functions):
+        make = Expressions()
+        trace(make, function, (make.input("log_u"),), blame=blame)
+
+
+def _khat(k_f: Function, blame: object) -> Function:
+    return _within_reach(lambda x: torch.exp(-x) * k_f(x), blame)
 
 
 def _closed(divergence: object, name: str, blame: object) -> Function | None:
@@ -122,8 +144,8 @@ def _centred_slope(f: Function, blame: object) -> Function:
     return lambda x: torch.where(x == 0, 0.0, centred(x))
 
 
-def _within_reach(function: Function, blame: object, weight: Function = torch.ones_like) -> Function:
-    """`function`, held at the last log u where float32 still has it; a derived form knows no other way not to overflow."""
+def _within_reach(function: Function, blame: object, weight: Function = torch.ones_like) -> Held:
+    """A derived form has no other way not to overflow."""
     grid = torch.arange(0.5, 88, 0.5, dtype=torch.float64)
     ends = {}
     for sign in (-1, 1):
@@ -134,15 +156,9 @@ def _within_reach(function: Function, blame: object, weight: Function = torch.on
         good = by * (single - exact).abs() <= 1e-4 * (by * exact.abs()).clamp_min(1e-2)
         ends[sign] = grid[: int(good.long().cumprod(0).sum())].max().item() if good[0] else 0.0
     if min(ends.values()) < _LEAST_REACH:
-        bad = min(ends, key=ends.get)
+        bad = min(ends, key=lambda sign: ends[sign])
         raise DivergenceError(
             f"{name_of(blame)}: float32 holds what follows from f only to log u = {bad * ends[bad]}; "
             "give bregman(log_u), khat(log_u) and grad_weight(log_u) in a form that does not overflow or cancel"
         )
-    low, high = -ends[-1], ends[1]
-
-    def held(x: Tensor) -> Tensor:
-        return function(x.clamp(low, high))
-
-    held.whole = function
-    return held
+    return Held(function, low=-ends[-1], high=ends[1])

@@ -81,7 +81,8 @@ class Fused:
     def terms(self, a: Tensor, b: Tensor, d: Tensor, p: Tensor, q: Tensor, *params: float) -> tuple[Tensor, Tensor]:
         """(term, pull) of tiles in torch, in their type."""
         tile = dict(zip(ARGUMENTS, (a, b, d, p, q), strict=True)) | {f"p{i}": d.new_tensor(x) for i, x in enumerate(params)}
-        return evaluate(self.expressions(d.dtype)[:2], tile)
+        term, pull = evaluate(self.expressions(d.dtype)[:2], tile)
+        return term, pull
 
     def triton(self, dtype: torch.dtype = torch.float32) -> TritonForms:
         """The functions for tiles accumulated in `dtype` (float64 in tests)."""

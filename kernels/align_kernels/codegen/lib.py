@@ -3,9 +3,10 @@
 import torch
 import triton
 import triton.language as tl
+from triton import knobs
 
 # The interpreter has no assembler, nor has another maker's compiler this one.
-PTX = tl.constexpr(not triton.knobs.runtime.interpret and torch.version.hip is None)
+PTX = tl.constexpr(not knobs.runtime.interpret and torch.version.hip is None)
 
 
 @triton.jit

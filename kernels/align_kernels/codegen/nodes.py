@@ -66,7 +66,7 @@ class Node:
 
     @property
     def number(self) -> float | None:
-        return self.value if self.op == "constant" else None
+        return self.value if isinstance(self.value, float) else None
 
 
 def ordered(outputs: tuple[Node, ...], known: Collection[Node] = ()) -> list[Node]:
@@ -112,5 +112,5 @@ def values(outputs: tuple[Node, ...], known: dict[Node, Tensor], like: Tensor) -
 def evaluate(outputs: tuple[Node, ...], inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
     """The outputs in torch, of the shape and type of the first input."""
     like = next(iter(inputs.values()))
-    found = values(outputs, {n: inputs[n.value] for n in ordered(outputs) if n.op == "input"}, like)
+    found = values(outputs, {n: inputs[n.value] for n in ordered(outputs) if isinstance(n.value, str)}, like)
     return tuple(found[o].expand_as(like) for o in outputs)

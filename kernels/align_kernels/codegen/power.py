@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from align_kernels.codegen.forms import TorchForms
+from align_kernels.codegen.forms import Held, TorchForms
 
 _REACH = 60.0
 """Nats: a log-ratio that is clipped, or a tail of its own, begins long before."""
@@ -21,7 +21,7 @@ def power_and_forms(forms: TorchForms) -> tuple[float | None, TorchForms]:
 
     Of the family, those that are derived from f, and held where float32 loses them, are replaced by closed ones.
     """
-    whole = TorchForms(*(getattr(form, "whole", form) for form in forms))
+    whole = TorchForms(*(form.whole if isinstance(form, Held) else form for form in forms))
     one = torch.ones(1, dtype=torch.float64)
     up, down = whole.grad_weight(one).item(), whole.grad_weight(-one).item()
     if not up > 0 > down:
@@ -33,7 +33,7 @@ def power_and_forms(forms: TorchForms) -> tuple[float | None, TorchForms]:
     values = (torch.where(x < 0, form.bregman(x), torch.exp(x) * form.khat(x)) for form in (whole, family))
     if not torch.allclose(*values, rtol=1e-7, atol=1e-11):
         return None, forms
-    return b + 1, TorchForms(*(own if hasattr(form, "whole") else form for form, own in zip(forms, family, strict=True)))
+    return b + 1, TorchForms(*(own if isinstance(form, Held) else form for form, own in zip(forms, family, strict=True)))
 
 
 def _forms(a: float, scale: float) -> TorchForms:

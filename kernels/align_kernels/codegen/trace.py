@@ -36,7 +36,9 @@ def trace(
     with blamed_on(blame):
         # autograd writes some of its formulas in place; a second trace without in-place operations undoes that.
         # make_fx reads the signature, which it gets wrong for a bound method.
-        graph = make_fx(lambda *tensors: function(*tensors), decomposition_table=_decompositions())(*arguments)
+        # torch annotates the parameter with a narrower key than its own table has.
+        tracer = make_fx(lambda *tensors: function(*tensors), decomposition_table=_decompositions())  # pyright: ignore[reportArgumentType]
+        graph = tracer(*arguments)
         graph = make_fx(torch.func.functionalize(graph))(*arguments)
     graph.graph.eliminate_dead_code()
     placeholders = iter(inputs)
@@ -48,7 +50,7 @@ def trace(
             nodes[node] = _constant(make, getattr(graph, node.target), blame)
         elif node.op == "call_function":
             op = node.target.overloadpacket.__name__
-            converted = aten.convert(make, op, list(torch.fx.map_arg(node.args, nodes.get)), node.kwargs)
+            converted = aten.convert(make, op, [nodes[a] if isinstance(a, torch.fx.Node) else a for a in node.args], node.kwargs)
             if converted is None:
                 raise _unknown(op, blame, line_of(function, tuple(arguments), op))
             nodes[node] = converted

@@ -10,10 +10,9 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from align_kernels.codegen import Fused
 from align_kernels.row import RowStats
 from align_kernels.triton_rows.grad import row_grad_kernel
-from align_kernels.triton_rows.launch import GRAD, ONE_PASS, STATS, SUM, accumulator, check_rows, launch_rows
+from align_kernels.triton_rows.launch import GRAD, ONE_PASS, STATS, SUM, Kernel, accumulator, check_rows, launch_rows
 from align_kernels.triton_rows.one_pass import one_pass_kernel
 from align_kernels.triton_rows.stats import row_stats_kernel
 from align_kernels.triton_rows.sums import row_sum_kernel
@@ -65,12 +64,14 @@ def one_pass(
     *,
     sz: float,
     su: float,
-    fn: Fused,
+    fn: Kernel,
     first: int = 0,
     softcap: float | None = None,
     ref_softcap: float | None = None,
 ) -> tuple[RowStats, Tensor, Tensor]:
-    """Passes 1 and 2 at once, for an `fn` that has a power: the statistics, the sum of its terms and S = power * sum."""
+    """Passes 1 and 2 at once: the statistics, the sum of the terms of `fn` and S = power * sum. Raises ValueError where it has no power."""
+    if fn.power is None:
+        raise ValueError("one pass is for divergences of the alpha family alone: use row_stats and row_sum")
     check_rows(z, u)
     (T, V), acc = z.shape, accumulator(z)
     out = torch.empty(8, T, dtype=torch.float64, device=z.device)
@@ -109,7 +110,7 @@ def row_sum(
     *,
     sz: float,
     su: float,
-    fn: Fused,
+    fn: Kernel,
     softcap: float | None = None,
     ref_softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -155,18 +156,21 @@ def row_grad(
     sz: float,
     su: float = 1.0,
     first: int = 0,
-    fn: Fused | None = None,
+    fn: Kernel | None = None,
     softcap: float | None = None,
     ref_softcap: float | None = None,
     out: Tensor | None = None,
     accumulate: bool = False,
 ) -> Tensor:
     """Backward: the gradient wrt the unscaled logits, [T, V] in the type of `out`. A weight [T] that is None has no term."""
-    divergence = w_div is not None
-    u, lse_q, S = (u, lse_q, S) if divergence else (None, None, None)
+    u, lse_q, S = (None, None, None) if w_div is None else (u, lse_q, S)
     out = torch.empty_like(z, dtype=accumulator(z)) if out is None else out
     check_rows(z, u, out)
     V, acc = z.shape[1], accumulator(z)
+    stride_u, numbers, pull = 0, (), None
+    if w_div is not None:
+        assert u is not None and fn is not None
+        stride_u, numbers, pull = u.stride(0), fn.params, fn.triton(acc).pull
     per_row = [None if t is None else t.contiguous() for t in (lse_p, lse_q, labels, entropy, S, w_logp, w_entropy, w_div)]
     launch_rows(
         row_grad_kernel,
@@ -176,15 +180,15 @@ def row_grad(
         out,
         V,
         z.stride(0),
-        u.stride(0) if divergence else 0,
+        stride_u,
         out.stride(0),
         first,
         float(sz),
         float(su),
         _float(softcap),
         _float(ref_softcap),
-        fn.params if divergence else (),
-        PULL=fn.triton(acc).pull if divergence else None,
+        numbers,
+        PULL=pull,
         ADD=accumulate,
         ACC=_TYPES[acc],
         **GRAD[z.element_size()],

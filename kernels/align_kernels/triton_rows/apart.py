@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from triton.runtime.jit import JITFunction
 
 from align_kernels import triton_rows
 from align_kernels.codegen import DivergenceError, Fused, cache
+from align_kernels.codegen.fused import TritonForms
 
 SECONDS = 300
 WIDTH = 2064
@@ -54,7 +56,7 @@ class NoDevice:
 
 def compile_instead_of_launching(device: NoDevice) -> None:
     """From here on this process compiles for that device whatever it launches, and runs none of it."""
-    driver.set_active(device)
+    driver.set_active(device)  # pyright: ignore[reportArgumentType]  # The compiler asks for less than a whole driver.
     JITFunction.__getitem__ = _compiled
 
 
@@ -93,12 +95,12 @@ def stop_unless_compiled(fn: Fused, dtype: torch.dtype, arch: int) -> None:
 class _Source(NamedTuple):
     """What the passes take of a `Fused`, from the file of its source."""
 
-    module: Any
+    module: ModuleType
     params: tuple[float, ...]
     power: float | None
 
-    def triton(self, _: torch.dtype) -> Any:
-        return self.module
+    def triton(self, _: torch.dtype) -> TritonForms:
+        return TritonForms(self.module.terms, self.module.term, self.module.pull)
 
 
 def _compile(job: dict[str, Any]) -> None:

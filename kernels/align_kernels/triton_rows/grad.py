@@ -1,5 +1,7 @@
 """Pass 3: the gradient of log-prob, entropy and divergence together, with respect to the logits as they came."""
 
+# pyright: reportGeneralTypeIssues=false
+# Triton annotates a jitted function as one that never returns to its caller.
 import triton
 import triton.language as tl
 

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from align_kernels.codegen.fused import TritonForms
 
 # A lane holds as many neighbouring logits as one 16-byte load brings: B = 32 * num_warps * 16 / bytes, or a multiple.
 STATS = {2: {"K": 8, "B": 1024, "num_warps": 4}, 4: {"K": 8, "B": 512, "num_warps": 4}, 8: {"K": 2, "B": 64, "num_warps": 4}}
 SUM = {2: {"B": 1024, "num_warps": 4}, 4: {"B": 1024, "num_warps": 4}, 8: {"B": 64, "num_warps": 4}}
 GRAD = SUM
 ONE_PASS = {2: {"K": 4, "B": 1024, "num_warps": 4}, 4: {"K": 4, "B": 512, "num_warps": 4}, 8: {"K": 2, "B": 64, "num_warps": 4}}
+
+
+class Kernel(Protocol):
+    """What the passes take of a divergence: a `Fused`, or its emitted source alone."""
+
+    @property
+    def params(self) -> tuple[float, ...]: ...
+
+    @property
+    def power(self) -> float | None: ...
+
+    def triton(self, dtype: torch.dtype, /) -> TritonForms: ...
 
 
 def accumulator(z: Tensor) -> torch.dtype:

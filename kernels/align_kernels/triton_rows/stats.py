@@ -1,5 +1,7 @@
 """Pass 1: maximum, sum of exponentials, entropy sum and label logit of each row, policy and reference."""
 
+# pyright: reportGeneralTypeIssues=false
+# Triton annotates a jitted function as one that never returns to its caller.
 import triton
 import triton.language as tl
 

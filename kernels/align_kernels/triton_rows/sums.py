@@ -1,5 +1,7 @@
 """Pass 2: the divergence of each row and the sum of its pulls."""
 
+# pyright: reportGeneralTypeIssues=false
+# Triton annotates a jitted function as one that never returns to its caller.
 import triton
 import triton.language as tl
 
