@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from align.config.parts import Part
+from align_kernels.by_f import ByF
 
 FARTHEST = 300.0
 """Nats: what follows from `f` by autograd takes a log-ratio beyond as this one. An outcome that one side alone allows is infinitely
@@ -80,12 +81,8 @@ class Divergence(Part, ABC):
         return None
 
     def f_prime(self, log_u: Tensor) -> Tensor:
-        """df/du at u = exp(log_u)."""
-        with torch.enable_grad():
-            x = (log_u if log_u.requires_grad else log_u.detach().requires_grad_()).double().clamp(-FARTHEST, FARTHEST)
-            (slope,) = torch.autograd.grad(self.f(x).sum(), x, create_graph=log_u.requires_grad)
-            f_prime = (slope * torch.exp(-x)).to(log_u.dtype)
-        return f_prime if log_u.requires_grad else f_prime.detach()
+        """df/du at u = exp(log_u); at a kink of f at u = 1 the mean of the slopes on both sides."""
+        return ByF(self.f).f_prime(log_u.double().clamp(-FARTHEST, FARTHEST)).to(log_u.dtype)
 
     def grad_weight(self, log_u: Tensor) -> Tensor:
         """c(u) = f'(u) - f'(1): what multiplies the score of the sampled token. Differentiable, as a preference link needs it."""

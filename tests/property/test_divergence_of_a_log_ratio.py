@@ -13,6 +13,7 @@ from property.divergences import KNOWN, OF_EACH, OWN, SHIPPED, assert_within, ea
 
 from align.config.registry import _complete, resolve
 from align.divergences import Divergence
+from align_kernels.codegen.forms import forms_of
 
 EPS64 = torch.finfo(torch.float64).eps
 log_ratios = st.lists(st.floats(1e-7, 20) | st.floats(-20, -1e-7), min_size=1, max_size=40).map(
@@ -179,3 +180,17 @@ def test_limits_of_the_skewed():
 def test_keys_without_meaning_are_refused(part, keys, reason):
     with pytest.raises(ValueError, match=reason):
         resolve("divergence", part, "test")(**keys)
+
+
+class Kinked(Divergence):
+    """(u - 1)^+ by its formula alone: at u = 1 the slope is 0 on one side and 1 on the other."""
+
+    def f(self, log_u):
+        return torch.relu(torch.expm1(log_u))
+
+
+def test_the_trainer_and_the_kernels_take_one_slope_at_a_kink():
+    own, kernels, x = Kinked(), forms_of(Kinked().f, Kinked), torch.tensor([-1.0, -0.1, 0.0, 0.1, 1.0], dtype=torch.float64)
+    for ours, theirs in ((own.grad_weight, kernels.grad_weight), (own.bregman, kernels.bregman), (own.khat, kernels.khat)):
+        torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-12)
+    assert own.grad_weight(x).tolist() == pytest.approx([-0.5, -0.5, 0.0, 0.5, 0.5])

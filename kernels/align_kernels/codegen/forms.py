@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -12,17 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from align_kernels.by_f import ByF, Function
 from align_kernels.codegen.errors import DivergenceError, blamed_on, name_of
 from align_kernels.codegen.expressions import Expressions
 from align_kernels.codegen.trace import trace
 
-Function = Callable[[Tensor], Tensor]
 _LEAST_REACH = 8.0
 """Nats of |log u| that float32 has to hold at the least."""
-_BESIDE_ONE = 1e-9
-"""|log u| on both sides of u = 1, nats."""
-
-
 _RENAMED = {"generator": "bregman", "value": "khat", "coefficient": "grad_weight"}
 
 
@@ -65,13 +61,15 @@ def forms_of(divergence: object, blame: object) -> TorchForms:
     if f is None:
         raise DivergenceError(f"{name_of(blame)} gives neither f(log_u) nor both bregman(log_u) and grad_weight(log_u)")
     _stop_unless_traced((bregman, khat, grad_weight, f), blame)
-    k_f = _bregman(f, blame) if bregman is None else bregman
+    by_f = ByF(f)
+    _stop_unless_finite(by_f, blame)
+    k_f = by_f.bregman if bregman is None else bregman
     khat = _khat(k_f, blame) if khat is None else khat
     if bregman is None:
         bregman = _within_reach(k_f, blame)
     if grad_weight is None:
         # Below the reference it comes with u.
-        grad_weight = _within_reach(_centred_slope(f, blame), blame, weight=lambda x: torch.exp(x.clamp_max(0)))
+        grad_weight = _within_reach(by_f.grad_weight, blame, weight=lambda x: torch.exp(x.clamp_max(0)))
     return TorchForms(bregman, khat, grad_weight)
 
 
@@ -106,42 +104,11 @@ class _Widening(TorchDispatchMode):
         return out
 
 
-def slope_of(f: Function, x: Tensor) -> tuple[Tensor, Tensor]:
-    """f and df/dx."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        y = f(x)
-        (slope,) = torch.autograd.grad(y, x, torch.ones_like(y))
-    return y.detach(), slope
-
-
-def _at_one(f: Function, blame: object) -> tuple[float, float]:
-    """f(1) and f'(1), or where f has a kink the mean of its slopes on both sides."""
-    x = torch.tensor([0.0, -_BESIDE_ONE, _BESIDE_ONE], dtype=torch.float64)
+def _stop_unless_finite(by_f: ByF, blame: object) -> None:
     with blamed_on(blame):
-        y, slope = slope_of(f, x)
-    if not (torch.isfinite(y[0]) and torch.isfinite(slope[0])):
+        at_one = by_f.at_one
+    if not (math.isfinite(at_one.f) and math.isfinite(at_one.slope)):
         raise DivergenceError(f"{name_of(blame)}: f or its slope is not finite at log u = 0, where policy and reference agree")
-    at_one, below, above = (slope * torch.exp(-x)).tolist()
-    # At a kink of the formula (clamp, abs) autograd takes the slope of either side, though f itself may have none.
-    mean = (below + above) / 2
-    return y[0].item(), at_one if math.isclose(at_one, mean, rel_tol=1e-6, abs_tol=1e-6) else mean
-
-
-def _bregman(f: Function, blame: object) -> Function:
-    at_one, slope = _at_one(f, blame)
-    return lambda x: f(x) - at_one - slope * torch.expm1(x)
-
-
-def _centred_slope(f: Function, blame: object) -> Function:
-    slope_at_one = _at_one(f, blame)[1]
-
-    def centred(x: Tensor) -> Tensor:
-        return slope_of(f, x)[1] * torch.exp(-x) - slope_at_one
-
-    if abs(centred(torch.zeros(1, dtype=torch.float64)).item()) < 1e-12:
-        return centred
-    return lambda x: torch.where(x == 0, 0.0, centred(x))
 
 
 def _within_reach(function: Function, blame: object, weight: Function = torch.ones_like) -> Held:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from align_kernels.codegen.forms import Function
+from align_kernels.by_f import Function
 
 RADII = (0.5, 1.0)
 SMALLER = (0.25, 0.125, 0.0625, 0.03125)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from align_kernels.by_f import Function
 from align_kernels.codegen import polynomial
 from align_kernels.codegen.expressions import Expressions
-from align_kernels.codegen.forms import Function, TorchForms
+from align_kernels.codegen.forms import TorchForms
 from align_kernels.codegen.nodes import Node, cost, evaluate, values
 from align_kernels.codegen.specialise import cheapest
 from align_kernels.codegen.terms import Terms, tiles

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from align_kernels.by_f import value_and_slope
 from align_kernels.codegen.expressions import Expressions
-from align_kernels.codegen.forms import slope_of
 from align_kernels.codegen.nodes import Node
 from align_kernels.codegen.trace import trace
 
@@ -39,7 +39,7 @@ def elementwise_terms(phi: Callable[..., Tensor], params: int, dtype: torch.dtyp
     d = make("where", at_floor, make("sub", a, b), make.input("d"))
     # Where phi takes a - b, it finds a - (a - d), which is the accurate d itself.
     inputs = (a, make("sub", a, d), *(make.input(f"p{i}") for i in range(params)))
-    term, pull = trace(make, lambda a, *rest: slope_of(lambda a: phi(a, *rest), a), inputs, blame=blame, numbers=params, dtype=dtype)
+    term, pull = trace(make, lambda a, *rest: value_and_slope(lambda a: phi(a, *rest), a), inputs, blame=blame, numbers=params, dtype=dtype)
     return Terms(term, pull, term, pull)
 
 
