@@ -115,7 +115,7 @@ class RayWorkers:
         batched = self.recipe.reward.batched
         chunks = evenly(groups, self.recipe.workers.reward) if batched else list(group_chunks(groups, CHUNK))
         seconds = [limits.seconds * sum(len(g.episodes) for g in chunk) + MARGIN for chunk in chunks]
-        results = self.rewards.run("score", [(chunk,) for chunk in chunks], attempts=1, seconds=seconds)
+        results = self.rewards.run("compute_rewards", [(chunk,) for chunk in chunks], attempts=1, seconds=seconds)
         return joined([lost(chunk, limits, r.reason) if isinstance(r, CallFailed) else r for chunk, r in zip(chunks, results, strict=True)])
 
     def publish(self, version: int) -> dict[str, float]:

@@ -215,6 +215,7 @@ PENALTIES = {
     "value": ("Penalty(value=ctx.logp, loss=ctx.logp)", "float32 [115] with a gradient"),
     "loss": ("Penalty(value=ctx.logp.detach(), loss=ctx.logp.sum())", "float32 [] with a gradient"),
     "reward": ("Penalty(value=ctx.logp.detach(), reward=ctx.logp)", "float32 [115] with a gradient"),
+    "link": ("Penalty(value=ctx.logp.detach(), link=ctx.batch.lengths.float())", "a Penalty with `link` and no `log_ratio`"),
 }
 
 
