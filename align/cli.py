@@ -193,7 +193,7 @@ def audit(
     from align.audit import published, show
     from align.audit.targets import certificates
 
-    found = published.forms() if table else certificates(what, overrides or [])
+    found = published.forms() if what is None else certificates(what, overrides or [])
     if as_json:
         print(json.dumps(show.data(found), indent=2))
     else:
@@ -246,7 +246,8 @@ def check(
 def pairs(
     recipe: RecipeName,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="The JSONL file to write.", show_default=False)] = ...,
+    *,
+    out: Annotated[Path, typer.Option(help="The JSONL file to write.", show_default=False)],
     prompts: Annotated[
         int | None, typer.Option(min=1, help="Prompts, drawn by the seed.  [default: all that the recipe trains on]", show_default=False)
     ] = None,

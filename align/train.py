@@ -213,12 +213,12 @@ class Run:
         counted = sync | staleness | self.workers.learner.exchange.take()
         self.telemetry.step(
             step,
-            means
-            | reward_metrics(batch, rewards)
-            | beta_metrics(batch)
-            | batch.shaped
-            | counted
-            | {
+            {
+                **means,
+                **reward_metrics(batch, rewards),
+                **beta_metrics(batch),
+                **batch.shaped,
+                **counted,
                 "response/length": count / len(batch.lengths),
                 "tokens/s": count / seconds,
                 "time/step": seconds,
@@ -320,8 +320,8 @@ def staleness_metrics(batch: TokenBatch, version: int) -> dict[str, float]:
 
 
 def reward_metrics(batch: TokenBatch, rewards: Rewards | None) -> dict[str, float]:
-    if rewards is None:
-        return {}
     values = batch.rewards
+    if rewards is None or values is None:
+        return {}
     metrics = {"reward/mean": values.mean().item(), "reward/std": values.std(correction=0).item(), "reward/failed": float(rewards.failed)}
     return metrics | {f"reward/{name}": float(part[part == part].mean()) for name, part in rewards.parts.items()}

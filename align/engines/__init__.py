@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from align.config.frozen import running
 from align.config.parts import Part
@@ -37,10 +36,13 @@ class Sampling:
 class Engine(Part, ABC):
     """The contract of the part: its keys, and what `start` makes of them. Constructing one is cheap and imports nothing heavy."""
 
-    environment: ClassVar[Mapping[str, str]] = {}
-    """Variables that its process must have before anything is imported."""
     device: str = "auto"
     """A torch device, or `auto`: a GPU where its process sees one. An engine that lets the user choose makes this a key."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Variables that its process must have before anything is imported."""
+        return {}
 
     def check_share(self, share: float, why: str) -> None:
         """Raises RecipeError where it cannot work with this share of a GPU's memory, others having the rest. `why`: who they are."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -32,40 +32,44 @@ class RowLayer(DynamicLayer):
         self.is_sliding = is_sliding
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.keys, self.values, self.is_initialized = key_states[:, :, :0], value_states[:, :, :0], True
-        self._buffers = (self.keys, self.values)
+        self._buffers = (key_states[:, :, :0], value_states[:, :, :0])
+        self._show(len(key_states), 0)
+        self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        rows, _, start, _ = self.keys.shape
+        rows, _, start, _ = self._live[0].shape
         end = start + key_states.shape[2]
         if end > self._buffers[0].shape[2]:
-            self._allocate(self.keys, self.values, copies=1, room=end - start)
+            self._allocate(copies=1, room=end - start)
         for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:rows, :, start:end] = new
         self._show(rows, end)
-        return self.keys, self.values
+        return self._live
 
     def repeat(self, copies: int) -> None:
         """Every row `copies` times, next to each other."""
-        self._allocate(self.keys, self.values, copies, room=1)
+        self._allocate(copies, room=1)
 
     def keep(self, order: Tensor, holes: Tensor) -> None:
         """Rows become `order`, which differs from 0, 1, 2, ... in `holes` only."""
-        moved, length = order[holes], self.keys.shape[2]
+        moved, length = order[holes], self._live[0].shape[2]
         for buffer in self._buffers:
             buffer[holes, :, :length] = buffer[moved, :, :length]
         self._show(len(order), length)
 
-    def _allocate(self, keys: Tensor, values: Tensor, copies: int, room: int) -> None:
+    def _allocate(self, copies: int, room: int) -> None:
+        keys, values = self._live
         rows, _, length, _ = keys.shape
         room = max(room, ROOM, length // 2)
-        self._buffers = tuple(_grown(old, copies, room) for old in (keys, values))
+        self._buffers = (_grown(keys, copies, room), _grown(values, copies, room))
         self._show(rows * copies, length)
 
     def _show(self, rows: int, length: int) -> None:
-        self.keys, self.values = (buffer[:rows, :, :length] for buffer in self._buffers)
+        keys, values = self._buffers
+        self._live = (keys[:rows, :, :length], values[:rows, :, :length])
+        self.keys, self.values = self._live
 
 
 def _grown(old: Tensor, copies: int, room: int) -> Tensor:
@@ -91,12 +95,16 @@ class RowCache(DynamicCache):
         """From one row a prompt to `copies` rows a prompt, next to each other."""
         repeated = torch.arange(rows, device=device).repeat_interleave(copies)
         for layer in self.layers:
-            layer.repeat(copies) if isinstance(layer, RowLayer) else layer.reorder_cache(repeated)
+            layer.repeat(copies) if isinstance(layer, RowLayer) else _reorder(layer, repeated)
 
     def keep(self, order: Tensor, holes: Tensor) -> None:
         """Rows become `order`, which differs from 0, 1, 2, ... in `holes` only."""
         for layer in self.layers:
-            layer.keep(order, holes) if isinstance(layer, RowLayer) else layer.reorder_cache(order)
+            layer.keep(order, holes) if isinstance(layer, RowLayer) else _reorder(layer, order)
+
+
+def _reorder(layer: CacheLayerMixin | LinearAttentionCacheLayerMixin, order: Tensor) -> None:
+    layer.reorder_cache(order)  # pyright: ignore[reportArgumentType]  # transformers says LongTensor, which no tensor is an instance of
 
 
 def decode_attention(

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from align.engines._rows import RowCache
 
@@ -29,7 +30,9 @@ class Draws:
 
 
 @torch.inference_mode()
-def sample(model: nn.Module, prompts: Sequence[Sequence[int]], samples: int, temperature: float, is_end: Tensor, uniforms: Tensor) -> Draws:
+def sample(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], samples: int, temperature: float, is_end: Tensor, uniforms: Tensor
+) -> Draws:
     """`is_end`: bool [V]. `uniforms`: float64 [max_tokens, R] in [0, 1), the only randomness; its row t draws token t."""
     max_tokens, device = len(uniforms), is_end.device
     ids, mask = left_padded(prompts, room=max_tokens)
@@ -68,7 +71,7 @@ def sample(model: nn.Module, prompts: Sequence[Sequence[int]], samples: int, tem
 
 
 @torch.inference_mode()
-def score(model: nn.Module, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], temperature: float) -> list[Tensor]:
+def score(model: PreTrainedModel, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], temperature: float) -> list[Tensor]:
     """log mu of given responses, float32 [n] each, nats, after temperature, in one forward pass."""
     rows = [torch.tensor([*p, *r]) for p, r in zip(prompts, responses, strict=True)]
     # Padded on the right, where causal attention never looks.
@@ -104,6 +107,6 @@ def _closed_up(ended: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
     return order, holes
 
 
-def _last_logits(model: nn.Module, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: RowCache) -> Tensor:
+def _last_logits(model: PreTrainedModel, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: RowCache) -> Tensor:
     out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
     return out.logits[:, -1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from align.errors import UserError
 from align.types import Group, Prompt
 from align.weight_sync.layout import Layout
 from align.weight_sync.packing import Weights, unpack
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,7 @@ class RunningTransformers(RunningEngine):
         disable_progress_bar()
         self._part, self._sampling = part, sampling
         self._tokenizer = AutoTokenizer.from_pretrained(model_dir)
-        self._hold(AutoModelForCausalLM.from_pretrained(model_dir, dtype="auto").to(device))
+        self._hold(AutoModelForCausalLM.from_pretrained(model_dir, dtype="auto"), torch.device(device))
         check_room(self._model.config, sampling, max_prompt_tokens)
         if self._model.config._attn_implementation == "sdpa":
             self._model.set_attn_implementation(ATTENTION)
@@ -78,7 +81,8 @@ class RunningTransformers(RunningEngine):
         self._is_end[end_token_ids(model_dir, self._tokenizer)] = True
         self._is_end = self._is_end.to(device)
 
-    def _hold(self, model: Any) -> None:
+    def _hold(self, model: PreTrainedModel, device: torch.device) -> None:
+        model.to(device)  # pyright: ignore[reportArgumentType]  # transformers' decorator hides that the method is bound
         self._model = model.eval()
         self._tensors = model.state_dict()
 
@@ -116,9 +120,8 @@ class RunningTransformers(RunningEngine):
         if self._layout.fused:
             kind, old = type(self._model), self._model
             self._hold(
-                kind.from_pretrained(
-                    None, config=old.config, dtype=old.dtype, state_dict={name: t.clone() for name, t in unpack(weights)}
-                ).to(old.device)
+                kind.from_pretrained(None, config=old.config, dtype=old.dtype, state_dict={name: t.clone() for name, t in unpack(weights)}),
+                old.device,
             )
         else:
             with torch.no_grad():
@@ -127,4 +130,4 @@ class RunningTransformers(RunningEngine):
         self.version = version
 
     def close(self) -> None:
-        self._model = self._tensors = None
+        del self._model, self._tensors

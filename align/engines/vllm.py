@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from align.errors import RecipeError, UserError
 from align.types import Group, Prompt
 from align.weight_sync.layout import Layout
 from align.weight_sync.packing import Weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 CPU_BLOCK = 128
 """Tokens of a sequence that vLLM's CPU backend stores together: the least a sequence takes."""
@@ -94,6 +97,7 @@ class RunningVllm(RunningEngine):
                 "`pip install align[gpu]` on a machine with a GPU, or use engine: transformers"
             ) from error
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+        from vllm import platforms  # noqa: PLC0415
 
         from align.weight_sync import vllm_host  # noqa: PLC0415
 
@@ -104,12 +108,12 @@ class RunningVllm(RunningEngine):
         self._tokenizer = AutoTokenizer.from_pretrained(model_dir)
         self._ends = end_token_ids(model_dir, self._tokenizer)
         self._sampling = sampling
-        cpu = vllm.platforms.current_platform.is_cpu()
+        cpu = platforms.current_platform.is_cpu()
         length = max_prompt_tokens + sampling.max_tokens
-        dtype = (config.dtype or torch.float32) if part.dtype == "auto" else getattr(torch, part.dtype)
+        dtype = _dtype(part, config)
         self._llm = vllm.LLM(
             model_dir,
-            dtype=dtype,
+            dtype=dtype,  # pyright: ignore[reportArgumentType]  # handed on to ModelConfig, which takes a torch.dtype
             seed=0,
             max_model_len=length,
             max_num_seqs=part.max_sequences,
@@ -173,8 +177,15 @@ class RunningVllm(RunningEngine):
         from vllm.distributed import cleanup_dist_env_and_memory  # noqa: PLC0415
 
         self._llm.llm_engine.engine_core.shutdown()
-        self._llm = None
+        del self._llm
         cleanup_dist_env_and_memory()
+
+
+def _dtype(part: Vllm, config: PreTrainedConfig) -> torch.dtype:
+    if part.dtype != "auto":
+        return getattr(torch, part.dtype)
+    # A config that transformers has read holds no name of a dtype.
+    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
 
 
 def _enter(environment: Mapping[str, str]) -> None:

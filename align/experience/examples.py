@@ -83,12 +83,13 @@ class Examples:
 
     def demonstrations(self, step: int) -> list[Group]:
         """The prompts of a step with their demonstrated answers, closed by the end token. Raises UserError where one has none."""
-        dealt = [(self.examples[i], self._prompts[i]) for i in self._deal(step)]
-        missing = next((e for e, _ in dealt if e.answer is None), None)
-        if missing is not None:
-            raise UserError(f"{missing.place} has no answer; demonstrations are needed to imitate")
-        answers = _answers([(e, p, e.answer) for e, p in dealt], self._tokenizer)
-        return [Group(prompt=p, episodes=(answer,)) for (_, p), answer in zip(dealt, answers, strict=True)]
+        shown: list[tuple[Example, Prompt, str]] = []
+        for i in self._deal(step):
+            e = self.examples[i]
+            if e.answer is None:
+                raise UserError(f"{e.place} has no answer; demonstrations are needed to imitate")
+            shown.append((e, self._prompts[i], e.answer))
+        return [Group(prompt=p, episodes=(answer,)) for (_, p, _), answer in zip(shown, _answers(shown, self._tokenizer), strict=True)]
 
     def rankings(self, step: int) -> list[Group]:
         """The prompts of a step with their ranked answers, best first, each closed by the end token. Raises UserError for less than two."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -11,6 +11,16 @@ import torch
 from align.errors import UserError
 from align.experience.process_rewards import at_tokens
 from align.types import Episode, Group, Prompt, Rewards, TokenBatch
+
+
+@overload
+def pack(groups: Sequence[Group], rewards: None, pad_id: int = 0, decode: Callable[[Sequence[int]], str] | None = None) -> TokenBatch: ...
+
+
+@overload
+def pack(
+    groups: Sequence[Group], rewards: Rewards | None, pad_id: int = 0, decode: Callable[[Sequence[int]], str] | None = None
+) -> TokenBatch | None: ...
 
 
 def pack(
@@ -22,7 +32,8 @@ def pack(
     the engine does, where rewards are paid inside answers.
 
     Raises UserError for an episode without a trained token, for a trained token with nothing before it, and where some episodes have
-    log-probs and others have none. What draws episodes that may end before the policy speaks gives these a reward of NaN.
+    log-probs and others have none; ValueError for no episodes without rewards. What draws episodes that may end before the policy speaks
+    gives these a reward of NaN.
     """
     rows = [(i, group.prompt, episode) for i, group in enumerate(groups) for episode in group.episodes]
     if rewards is not None and len(rewards.values) != len(rows):
@@ -30,12 +41,14 @@ def pack(
     kept = np.arange(len(rows)) if rewards is None else np.flatnonzero(~np.isnan(rewards.values))
     rows = [rows[i] for i in kept]
     if not rows:
+        if rewards is None:
+            raise ValueError("there is no episode to pack")
         return None
     for _, prompt, episode in rows:
         _check(prompt, episode)
-    logp = [episode.sampler_logp for _, _, episode in rows]
-    sampled = logp[0] is not None
-    if any((x is not None) != sampled for x in logp):
+    logp = [x for _, _, episode in rows if (x := episode.sampler_logp) is not None]
+    sampled = bool(logp)
+    if sampled and len(logp) < len(rows):
         raise UserError("some episodes of a batch have log-probs and others have none; an engine reports those of every token it draws")
     totals = torch.tensor([len(prompt.token_ids) + len(episode.response_ids) for _, prompt, episode in rows])
     lengths = torch.tensor([episode.length for _, _, episode in rows])
@@ -65,6 +78,8 @@ def _judged(
     """Fields of the batch: the rewards of these `episodes`, which stand at `kept` (int64 [S]) among all."""
     step_rewards = None
     if any(rewards.step_rewards):
+        if decode is None:
+            raise ValueError("rewards are paid inside answers: their tokens are found by `decode`")
         step_rewards = torch.from_numpy(
             np.concatenate([at_tokens(episode, rewards.step_rewards[i], decode) for i, episode in zip(kept, episodes, strict=True)])
         )

@@ -27,6 +27,7 @@ def prepare_batch(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, 
     shown = {name: batch.only(s.needs, s, f"shapings.{name}") for name, s in recipe.shapings.items()}
     states = initial_states(recipe.regularizers) if coefficients is None else coefficients
     for name, shaping in recipe.shapings.items():
+        assert rewards is not None  # no recipe has shapings where answers are not rewarded
         before, rewards = rewards, shaping.rewards(shown[name], rewards.clone())  # its own to write into
         Returned(shaping, "rewards", f"shapings.{name}").finite(rewards, len(batch.lengths), ANSWER)
         metrics |= _change(shaping, "rewards", f"shaping/{name}", before, rewards)
@@ -43,6 +44,7 @@ def prepare_batch(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, 
     if advantages is not None:
         Returned(algorithm, "advantages", "algorithm").finite(advantages, tokens, TOKEN)
     for name, shaping in recipe.shapings.items():
+        assert advantages is not None  # nor where the loss has no advantages
         before, advantages = advantages, shaping.advantages(shown[name], advantages.clone(), name)
         Returned(shaping, "advantages", f"shapings.{name}").finite(advantages, tokens, TOKEN)
         metrics |= _change(shaping, "advantages", f"shaping/{name}", before, advantages)
@@ -58,9 +60,10 @@ def _weighed(batch: TokenBatch, regularizers: dict[str, Regularizer], states: Ma
     weights, by_answer = {}, {}
     for name, regularizer in regularizers.items():
         where, weighting, rule = f"regularizers.{name}", regularizer.weighting, regularizer.coefficient
-        shown = None if weighting is None else batch.only(weighting.needs, weighting, f"{where}.weighting")
-        weights[name] = ones if shown is None else weighting.weights(shown, name)
-        Returned(weighting, "weights", f"{where}.weighting").finite(weights[name], len(ones), TOKEN)
+        weights[name] = ones
+        if weighting is not None:
+            weights[name] = weighting.weights(batch.only(weighting.needs, weighting, f"{where}.weighting"), name)
+            Returned(weighting, "weights", f"{where}.weighting").finite(weights[name], len(ones), TOKEN)
         by_answer[name] = rule.multipliers(batch.only(rule.needs, rule, f"{where}.coefficient"), name, states[name])
     multipliers = {
         name: Returned(regularizers[name].coefficient, "multipliers", f"regularizers.{name}.coefficient").finite(
@@ -74,9 +77,12 @@ def _weighed(batch: TokenBatch, regularizers: dict[str, Regularizer], states: Ma
 
 def _charge(batch: TokenBatch, regularizer: Regularizer, name: str) -> RewardPenalty:
     """What the regularizer takes of the token rewards, its coefficient included."""
-    charge, beta = regularizer.reward_penalty(batch, name), torch.full((len(batch.seq_ids),), batch.betas[name])
+    returned, charge = Returned(regularizer, "reward_penalty", f"regularizers.{name}"), regularizer.reward_penalty(batch, name)
+    if not isinstance(charge, RewardPenalty):
+        returned.refuse(f"{charge!r:.60}", "an align.types.RewardPenalty")
+    beta = torch.full((len(batch.seq_ids),), batch.betas[name])
     for numbers in (charge.discounted, charge.direct):
-        Returned(regularizer, "reward_penalty", f"regularizers.{name}").finite(numbers, len(batch.seq_ids), TOKEN)
+        returned.finite(numbers, len(batch.seq_ids), TOKEN)
     if name in batch.multipliers:
         beta = beta * batch.multipliers[name][batch.seq_ids]
     return RewardPenalty(discounted=beta * charge.discounted, direct=beta * charge.direct)

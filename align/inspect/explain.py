@@ -51,9 +51,9 @@ def explain(recipe: Recipe, width: int = 140) -> str:
         >>> print(text.splitlines()[1].strip())
         J = E Σ_t w_t [ min(ρ A, clip(ρ, 1−0.2, 1+0.2) A) − 0.1 · kl_t ]
     """
-    out = Console(file=io.StringIO(), width=width, color_system=None)
-    show(recipe, out)
-    return out.file.getvalue()
+    text = io.StringIO()
+    show(recipe, Console(file=text, width=width, color_system=None))
+    return text.getvalue()
 
 
 def show(recipe: Recipe, out: Console) -> None:
@@ -254,7 +254,7 @@ def _cost_of_charge(algorithm: Algorithm) -> str:
 def loaded(recipe: Recipe) -> list[Row]:
     """Models and processes."""
     model, workers = recipe.model, recipe.workers
-    source = model.path or model.recipe or f"a new {model.config.get('model_type', 'model')}, at random"
+    source = model.path or model.recipe or f"a new {(model.config or {}).get('model_type', 'model')}, at random"
     how = f"LoRA of rank {model.lora.rank}" if model.lora.rank else "every parameter trained"
     how += " in float32" if model.dtype != "float32" else ""
     rows = [Row("scorer" if recipe.algorithm.trains_reward_model else "policy", f"{source}; {model.dtype}, {how}")]

@@ -166,7 +166,7 @@ def penalty(
     check_numbers(packed, form.full_vocabulary)
     if not rows.counts.any():
         none = rows.spread(packed["logp"].flatten())
-        return Penalty(value=none.detach(), **{form.placement: none if form.placement == "loss" else none.detach()})
+        return Penalty(value=none.detach(), loss=none) if form.placement == "loss" else Penalty(value=none.detach(), reward=none.detach())
     found = form.penalty(_context(form, packed, rows), NAME)
     placed = {key: rows.spread(x) for key in ("loss", "reward") if (x := getattr(found, key)) is not None}
     return Penalty(value=rows.spread(found.value), shares={key: rows.spread(x) for key, x in found.shares.items()}, **placed)
@@ -197,6 +197,7 @@ def _context(form: Composed, packed: dict[str, Tensor], rows: Rows) -> TokenCont
         # Without them the log-probs of the sampled tokens are not looked at.
         sampled = packed.get("tokens", torch.zeros_like(at.seq_ids))
         stats = logits_stats(logp, sampled, packed["ref_logp"], form.divergence, outcomes=form.outcomes if form.merges else None)
+        assert stats.div is not None  # a reference was given
         logp, exact = stats.logp, {NAME: stats.div}
     old, none = packed.get("old_logp"), torch.zeros_like(lengths)
     batch = TokenBatch(

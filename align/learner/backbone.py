@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from align.config.schema import Model
 from align.errors import UserError
@@ -36,7 +37,7 @@ def at_the_end(batch: TokenBatch) -> tuple[Tensor, Tensor]:
     return torch.arange(len(batch.lengths), device=batch.lengths.device), batch.totals - 1
 
 
-def add_lora(model: torch.nn.Module, options: Model, task_type: str) -> torch.nn.Module:
+def add_lora(model: PreTrainedModel, options: Model, task_type: str) -> PeftModel:
     """The model with adapters. Raises UserError where model.lora.targets names no layer of it, or the head."""
     targets = options.lora.targets if options.lora.targets == "all-linear" else options.lora.targets.split(",")
     try:
@@ -46,7 +47,7 @@ def add_lora(model: torch.nn.Module, options: Model, task_type: str) -> torch.nn
             model,
             LoraConfig(
                 r=options.lora.rank,
-                lora_alpha=options.lora.alpha,
+                lora_alpha=options.lora.alpha,  # pyright: ignore[reportArgumentType]  # peft only divides it, by the rank
                 lora_dropout=options.lora.dropout,
                 target_modules=targets,
                 task_type=task_type,
@@ -87,10 +88,12 @@ def _without_adapters(model: torch.nn.Module, leave_out: Collection[str]) -> Ite
 
 @torch.no_grad()
 def _with_delta(tensor: Tensor, layer: torch.nn.Module) -> Tensor:
-    return layer.get_delta_weight("default").to(tensor.dtype).add_(tensor)
+    # Every layer that peft puts an adapter on has it, and no base class of theirs.
+    delta = layer.get_delta_weight("default")  # pyright: ignore[reportCallIssue]
+    return delta.to(tensor.dtype).add_(tensor)
 
 
-def set_mode(model: torch.nn.Module, adapted: torch.nn.Module, options: Model) -> None:
+def set_mode(model: PreTrainedModel, adapted: torch.nn.Module, options: Model) -> None:
     """Evaluation mode but where something needs the other. `adapted`: the model with its adapters, or the model."""
     adapted.eval()
     if options.activation_checkpointing:

@@ -41,7 +41,7 @@ def chosen(recipe: Recipe, policy: Policy | RewardModel) -> Budgets:
     size = torch.cuda.get_device_properties(policy.device).total_memory
     # An engine in the same process takes what is left of the device, as another actor does where a fraction is reserved.
     share = 0.5 if recipe.workers.backend == "local" and recipe.answers else min(1.0, recipe.workers.learner_gpus or 1.0)
-    return planned(recipe, shape_of(policy.module, policy.module.config), size * share)
+    return planned(recipe, shape_of(policy.module, policy.config), size * share)
 
 
 def on_host(batch: Batch) -> Budgets:

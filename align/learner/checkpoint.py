@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 
 from align.config.schema import Recipe
 from align.errors import UserError
@@ -54,7 +55,7 @@ def _trained(learner: Checkpointed) -> dict[str, Any]:
 def save(learner: Checkpointed, folder: str) -> None:
     """`state_dict`, into a folder."""
     with _single_process():
-        dcp.save(state_dict(learner), checkpoint_id=folder, no_dist=True)
+        state_dict_saver.save(state_dict(learner), checkpoint_id=folder, no_dist=True)
 
 
 def load(learner: Checkpointed, folder: str) -> None:
@@ -64,8 +65,8 @@ def load(learner: Checkpointed, folder: str) -> None:
     state = _copy({**_trained(learner), "references": references.to_be_read(learner.references)})
     try:
         with _single_process():
-            dcp.load(state, checkpoint_id=folder, no_dist=True)
-    except (dcp.api.CheckpointException, ValueError, RuntimeError) as error:
+            state_dict_loader.load(state, checkpoint_id=folder, no_dist=True)
+    except (CheckpointException, ValueError, RuntimeError) as error:
         raise UserError(
             f"{folder} does not fit this recipe's model: resume with the recipe.yaml of the run ({str(error).splitlines()[0]})"
         ) from error

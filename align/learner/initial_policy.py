@@ -17,20 +17,20 @@ class InitialPolicy:
     """
 
     def __init__(self, policy: Policy, references: Mapping[str, RunningReference]):
-        self._policy = policy
+        self.policy = policy
         self._frozen = next((r for r in references.values() if r.is_initial), None)
         self._loaded: Policy | None = None
 
     @contextmanager
     def at_hand(self) -> Iterator[tuple[Policy, Override]]:
         """A model, on the policy's device, and what it runs with."""
-        if self._policy.lora:
-            yield self._policy, BASE
+        if self.policy.lora:
+            yield self.policy, BASE
         elif self._frozen is not None:
             yield self._frozen.model, self._frozen.parameters()
         else:
             if self._loaded is None:
-                self._loaded = self._policy.initial()
-            self._loaded.module.to(self._policy.device)
+                self._loaded = self.policy.initial()
+            self._loaded.module.to(self.policy.device)
             yield self._loaded, OWN
             self._loaded.module.to("cpu")

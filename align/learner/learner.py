@@ -44,11 +44,14 @@ class Learner:
         critic = recipe.algorithm.critic
         self.critic = None if critic is None else running(critic, critic.start(self.policy), RunningCritic)
         self.optimizer = make_optimizer(recipe.optimizer, self.policy, self.critic, None if critic is None else critic.lr)
-        self.references = references.started(recipe, self.policy)
-        self.initial = InitialPolicy(self.policy, self.references)
+        self.references = {} if isinstance(self.policy, RewardModel) else references.started(recipe, self.policy)
         self.budgets = budgets.chosen(recipe, self.policy)
         self.states = ReferenceStates(self.references, self.budgets.kept_bytes)
-        self._logprobs = LogprobPass(recipe, self.policy, self.references, self.critic, self.states, self.budgets)
+        self.initial: InitialPolicy | None = None
+        self._logprobs: LogprobPass | None = None
+        if isinstance(self.policy, Policy):
+            self.initial = InitialPolicy(self.policy, self.references)
+            self._logprobs = LogprobPass(recipe, self.policy, self.references, self.critic, self.states, self.budgets)
         self._packer = Packer()
 
     @torch.no_grad()
@@ -57,7 +60,8 @@ class Learner:
         for reference in references.distinct(self.references).values():
             reference.before_batch()
         self.states.start_batch()
-        return self._logprobs.compute(batch)
+        batch = replace(batch, rows=tuple(range(len(batch.lengths))))
+        return batch if self._logprobs is None else self._logprobs.compute(batch)
 
     @torch.no_grad()
     def prepare(self, batch: TokenBatch | None) -> int:
@@ -66,7 +70,7 @@ class Learner:
             for reference in self.references.values():
                 reference.release()
             return 0
-        return self._logprobs.prepare(batch)
+        return 0 if self._logprobs is None else self._logprobs.prepare(batch)
 
     def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """Every parameter the optimizer moves, the critic's behind the policy's."""
@@ -129,7 +133,7 @@ class Learner:
 
     def _context(self, micro: TokenBatch) -> TokenContext | RewardModelContext:
         """What the loss of a micro-batch may look at: a forward pass."""
-        if self.recipe.algorithm.trains_reward_model:
+        if isinstance(self.policy, RewardModel):
             return RewardModelContext(batch=micro, scores=self.policy.scores(micro))
         hidden = self.policy.hidden(micro)
         fresh = stats(self.recipe, self.budgets, hidden, self.policy.head(), micro, self._to_references(micro))
@@ -192,12 +196,13 @@ class Learner:
 
         The same whatever the regularizers look at.
         """
-        total = 0.0
+        assert self.initial is not None  # a scorer answers nothing
+        total, policy = 0.0, self.initial.policy
         with self.initial.at_hand() as (initial, parameters):
             for _, micro in micro_batches(batch, self.budgets.micro_tokens):
-                micro = micro.to(self.policy.device)
+                micro = micro.to(policy.device)
                 compared = {"kl": Compared(ReverseKl(), initial.hidden(micro, parameters), initial.head(parameters))}
-                found = stats(self.recipe, self.budgets, self.policy.hidden(micro), self.policy.head(), micro, compared)
+                found = stats(self.recipe, self.budgets, policy.hidden(micro), policy.head(), micro, compared)
                 total += found.exact["kl"].sum().item()
         return Stat(sum=total, count=len(batch.lengths))
 
@@ -207,6 +212,7 @@ class Learner:
 
     def weights(self) -> Weights:
         """Everything an engine needs, under checkpoint names."""
+        assert isinstance(self.policy, Policy)  # no engine samples from a scorer
         return self._packer.pack(self.policy.alike(), self.policy.tensors())
 
     def export(self, folder: str) -> None:

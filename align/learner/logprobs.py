@@ -58,7 +58,6 @@ class LogprobPass:
         Exact forms are left to the update where one is all there is and no part reads the reference before: its log-prob comes out of the
         pass that the divergence needs anyway.
         """
-        batch = replace(batch, rows=tuple(range(len(batch.lengths))))
         names = [name for name in referenced(self.recipe.regularizers) if not self._left_to_the_update(name)]
         contexts = {
             name: other

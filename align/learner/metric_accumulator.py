@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from align.regularizers import Regularizer
 from align.types import Stat, TokenContext
 
 
@@ -46,13 +45,13 @@ class MetricAccumulator:
         for name, parts in other._by_prompt.items():
             self._by_prompt.setdefault(name, []).extend(parts)
 
-    def add_references(self, regularizer: Regularizer, name: str, ctx: TokenContext, place: str) -> None:
-        """The KL to the reference by its estimators, whatever is optimised: `kl/ref/k1`, `k3`, and `exact` where it is at hand."""
+    def add_references(self, name: str, ctx: TokenContext, place: str, exact: Tensor | None) -> None:
+        """The KL to the reference by its estimators, whatever is optimised: `kl/ref/k1`, `k3`, and `exact` (float32 [T]) where known."""
         log_u = ctx.logp.detach() - ctx.batch.ref_logp[name]
         self.add(f"{place}/k1", log_u.sum(), len(log_u))
         self.add(f"{place}/k3", (torch.expm1(-log_u) + log_u).sum(), len(log_u))
-        if name in ctx.exact and regularizer.divergence.is_reverse_kl and not regularizer.merges:
-            self.add(f"{place}/exact", ctx.exact[name].detach().sum(), len(log_u))
+        if exact is not None:
+            self.add(f"{place}/exact", exact.detach().sum(), len(log_u))
 
     def add_engine_gap(self, ctx: TokenContext) -> None:
         """KL(mu||pi_old) by k3 on the engine's own tokens, and the mean gap a limit can be set on."""

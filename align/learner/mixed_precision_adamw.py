@@ -5,6 +5,7 @@ An update of 1e-6 is far below the last of bfloat16's eight bits: added to the p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ class MasterAdamW(torch.optim.AdamW):
         return self._masters[p]
 
     def _take(self, p: Parameter) -> None:
+        assert p.grad is not None  # torch calls this once it has been accumulated
         master, gradient, p.grad = self._masters[p], p.grad.float(), None
         master.grad = gradient if master.grad is None else master.grad.add_(gradient)
 
@@ -43,7 +45,8 @@ class MasterAdamW(torch.optim.AdamW):
         self.master(p).copy_(value)
         p.copy_(value)
 
-    def step(self) -> None:
-        super().step()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        loss = super().step(closure)
         for p, master in self._masters.items():
             self.assign(p, master)
+        return loss

@@ -9,22 +9,23 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from peft.utils import load_peft_weights
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from align.errors import UserError
 
 T = TypeVar("T")
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 def is_adapter(folder: str) -> bool:
     return (Path(folder) / "adapter_config.json").is_file()
 
 
-def load_causal_lm(folder: str, dtype: str, where: str) -> torch.nn.Module:
+def load_causal_lm(folder: str, dtype: str, where: str) -> PreTrainedModel:
     """A causal model with every dropout at 0: dropout would make the policy differ from its own reference and engine.
 
     Raises UserError naming `where` for a folder without one, and for one with an adapter: transformers would quietly load it on top
@@ -42,7 +43,7 @@ def load_causal_lm(folder: str, dtype: str, where: str) -> torch.nn.Module:
     )
 
 
-def load_reward_model(folder: str, dtype: str, where: str, *, fresh: bool) -> torch.nn.Module:
+def load_reward_model(folder: str, dtype: str, where: str, *, fresh: bool) -> PreTrainedModel:
     """A sequence-classification model with one output, `score`, a linear layer on its last state; every dropout at 0.
 
     Args: fresh: where the folder holds a causal language model, its states get a head drawn from torch's generator, small enough
@@ -91,6 +92,11 @@ def load_reward_model(folder: str, dtype: str, where: str, *, fresh: bool) -> to
     return _without_dropout(model)
 
 
+def on_device(model: Module, device: torch.device) -> Module:
+    """The model, moved. As torch declares `to`: transformers' own hides behind a decorator that it is a method."""
+    return model.to(device)
+
+
 def load_tokenizer(folder: str, where: str):
     """Raises UserError naming `where` for a folder without one, where transformers may make one up that knows no text."""
     tokenizer = _loaded(folder, where, "no tokenizer", lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True))
@@ -113,7 +119,7 @@ def _loaded(folder: str, where: str, otherwise: str, load: Callable[[], T]) -> T
         raise UserError(f"{where}: {folder} holds {otherwise} that transformers loads: {str(error).splitlines()[0]}") from error
 
 
-def _without_dropout(model: torch.nn.Module) -> torch.nn.Module:
+def _without_dropout(model: PreTrainedModel) -> PreTrainedModel:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -152,7 +158,7 @@ def adapter_values(folder: str, like: Mapping[str, Tensor], scaling: float, wher
     Raises UserError where rank or targets are not the policy's.
     """
     config = PeftConfig.from_pretrained(folder)
-    if config.peft_type != "LORA" or config.use_dora or config.rank_pattern or config.alpha_pattern:
+    if not isinstance(config, LoraConfig) or config.peft_type != "LORA" or config.use_dora or config.rank_pattern or config.alpha_pattern:
         raise UserError(f"{where}: {folder} is not a plain LoRA adapter, which is all that can stand in for the policy's")
     own = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
     # peft saves an adapter without the name it has in a model.

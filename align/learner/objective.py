@@ -12,7 +12,7 @@ from align.config.schema import Recipe
 from align.core.segments import segment_sum
 from align.learner.metric_accumulator import MetricAccumulator, reference_place
 from align.regularizers import Penalty, Regularizer, referenced
-from align.types import Link, RewardModelContext, TokenContext
+from align.types import Link, RewardModelContext, TokenBatch, TokenContext
 
 
 def total(recipe: Recipe, ctx: TokenContext | RewardModelContext, losses: MetricAccumulator, tally: MetricAccumulator) -> Tensor:
@@ -23,7 +23,7 @@ def total(recipe: Recipe, ctx: TokenContext | RewardModelContext, losses: Metric
 
 
 def _of_policy(recipe: Recipe, ctx: TokenContext, losses: MetricAccumulator, tally: MetricAccumulator) -> Tensor:
-    batch, advantages = ctx.batch, ctx.batch.advantages
+    batch, advantages, weights = ctx.batch, ctx.batch.advantages, _weights(ctx.batch)
     ctx = replace(ctx, surrogate_log_ratio=recipe.algorithm.effective_log_ratio(ctx))
     compared = referenced(recipe.regularizers)
     penalties = torch.zeros((), device=ctx.logp.device)
@@ -34,21 +34,24 @@ def _of_policy(recipe: Recipe, ctx: TokenContext, losses: MetricAccumulator, tal
             penalty = _penalty(regularizer, ctx, name)
         multiplier = batch.multipliers[name][batch.seq_ids] if name in batch.multipliers else 1.0
         if penalty.link is not None:
+            assert penalty.log_ratio is not None  # or `_penalty` had refused it
             of_answer = batch.multipliers.get(name, torch.ones(len(batch.lengths), device=batch.lengths.device))
             ctx = replace(ctx, link=Link(scores=penalty.link, log_ratio=penalty.log_ratio, beta=beta * of_answer))
         elif beta > 0 and penalty.loss is not None:
-            penalties = penalties + beta * (batch.loss_weights * multiplier * penalty.loss).sum()
+            penalties = penalties + beta * (weights * multiplier * penalty.loss).sum()
         elif beta > 0 and name not in batch.reward_penalties:
+            assert advantages is not None and penalty.reward is not None  # this placement is refused beside a loss without advantages
             advantages = advantages - beta * multiplier * penalty.reward
         if penalty.link is None:
-            losses.add_sum(f"loss/reg/{name}", beta * (batch.loss_weights * multiplier * penalty.value).sum())
+            losses.add_sum(f"loss/reg/{name}", beta * (weights * multiplier * penalty.value).sum())
         tally.add(f"divergence/{name}", penalty.value.sum(), len(batch.lengths))
         for share, hit in penalty.shares.items():
             tally.add(f"{share}/{name}", hit.sum(), len(hit))
         if name in batch.multipliers:
             tally.add_by_prompt(f"divergence/{name}", segment_sum(penalty.value, batch.seq_ids, len(batch.lengths)), batch.prompt_ids)
         if name in compared:
-            tally.add_references(regularizer, name, ctx, reference_place(name, compared))
+            is_kl = name in ctx.exact and regularizer.divergence.is_reverse_kl and not regularizer.merges
+            tally.add_references(name, ctx, reference_place(name, compared), ctx.exact[name] if is_kl else None)
     tally.add("entropy", ctx.entropy.sum(), len(ctx.entropy))
     tally.add_engine_gap(ctx)
     return penalties + _of_algorithm(recipe, ctx, advantages, losses, tally)
@@ -61,11 +64,16 @@ def _of_algorithm(
     found = recipe.algorithm.loss(ctx, advantages)
     per_token, statistics = returned.pair(found, f"a pair: the loss, float32 [{tokens}], and a dict of statistics")
     returned.numbers(per_token, tokens, LOSS)
-    loss = (ctx.batch.loss_weights * per_token).sum()
+    loss = (_weights(ctx.batch) * per_token).sum()
     losses.add_sum("loss/policy", loss)
     for key, value in statistics.items():
         tally.add(key, value.sum(), len(value))
     return loss
+
+
+def _weights(batch: TokenBatch) -> Tensor:
+    assert batch.loss_weights is not None  # the learner gives them to every batch that it cuts into these
+    return batch.loss_weights
 
 
 def _penalty(regularizer: Regularizer, ctx: TokenContext, name: str) -> Penalty:
@@ -83,4 +91,6 @@ def _penalty(regularizer: Regularizer, ctx: TokenContext, name: str) -> Penalty:
         returned.numbers(penalty.reward, tokens, f"{TOKEN}, as `reward`", detached=True)
     if penalty.link is not None:
         returned.numbers(penalty.link, answers, "one for each answer, as `link`")
+        if penalty.log_ratio is None:
+            returned.refuse("a Penalty with `link` and no `log_ratio`", "a Penalty with both")
     return penalty

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -25,15 +26,17 @@ class Policy:
     def __init__(self, model_dir: str, options: Model, where: str = "model.path"):
         self.model_dir, self.options = model_dir, options
         self.device = device_of(options)
-        self.causal_lm = model_loading.load_causal_lm(model_dir, options.dtype, where).to(self.device)
+        self.causal_lm = model_loading.on_device(model_loading.load_causal_lm(model_dir, options.dtype, where), self.device)
+        self.config = self.causal_lm.config
         self.tokenizer = model_loading.load_tokenizer(model_dir, where)
         self.lora = options.lora.rank > 0
-        self.module = add_lora(self.causal_lm, options, "CAUSAL_LM") if self.lora else self.causal_lm
+        self._adapted = add_lora(self.causal_lm, options, "CAUSAL_LM") if self.lora else None
+        self.module: torch.nn.Module = self.causal_lm if self._adapted is None else self._adapted
         self._decoder = self.causal_lm.get_decoder()
         names = {id(m): n for n, m in self.module.named_modules()}
         self._prefix = names[id(self._decoder)] + "."
-        head = self.causal_lm.get_output_embeddings()
-        self._head_name = next(n for n, p in self.module.named_parameters() if p is head.weight)
+        self._head = cast("torch.nn.Linear", self.causal_lm.get_output_embeddings())
+        self._head_name = next(n for n, p in self.module.named_parameters() if p is self._head.weight)
         set_mode(self.causal_lm, self.module, options)
 
     def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -58,7 +61,7 @@ class Policy:
         return out.last_hidden_state[rows, columns]
 
     def head(self, parameters: Override = OWN) -> Head:
-        layer, config = self.causal_lm.get_output_embeddings(), self.causal_lm.config
+        layer, config = self._head, self.config
         given = parameters if isinstance(parameters, dict) else {}
         weight = given.get(self._head_name, layer.weight).to(layer.weight.dtype)
         bias = layer.bias
@@ -80,13 +83,14 @@ class Policy:
             getattr(self.causal_lm, "_tied_weights_keys", None) or ()
         )
 
-    def _adapter_off(self):
-        return self.module.disable_adapter()
+    def _adapter_off(self) -> AbstractContextManager[None]:
+        assert self._adapted is not None, "BASE stands for a model that has an adapter"
+        return self._adapted.disable_adapter()
 
     def export(self, folder: str | Path) -> None:
         """A Hugging Face folder that `from_pretrained` and vLLM load; with LoRA the merged model, the adapter beside it."""
-        if self.lora:
-            self.module.save_pretrained(Path(folder) / "adapter")
+        if self._adapted is not None:
+            self._adapted.save_pretrained(str(Path(folder) / "adapter"))
         self.causal_lm.save_pretrained(folder, state_dict=dict(self.tensors()))
         self.tokenizer.save_pretrained(folder)
 

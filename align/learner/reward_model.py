@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from align.config.schema import Model
 from align.learner import model_loading
@@ -23,11 +25,14 @@ class RewardModel:
     def __init__(self, model_dir: str, options: Model, where: str = "model.path"):
         self.model_dir, self.options = model_dir, options
         self.device = device_of(options)
-        self.classifier = model_loading.load_reward_model(model_dir, options.dtype, where, fresh=True).to(self.device)
+        loaded = model_loading.load_reward_model(model_dir, options.dtype, where, fresh=True)
+        self.classifier = model_loading.on_device(loaded, self.device)
+        self.config = self.classifier.config
         self.tokenizer = model_loading.load_tokenizer(model_dir, where)
         _pad_apart(self.classifier, self.tokenizer)
-        self.lora = options.lora.rank > 0
-        self.module = add_lora(self.classifier, options, "SEQ_CLS") if self.lora else self.classifier
+        self._adapted = add_lora(self.classifier, options, "SEQ_CLS") if options.lora.rank > 0 else None
+        self.module: torch.nn.Module = self.classifier if self._adapted is None else self._adapted
+        self._score = self.classifier.get_submodule("score")
         set_mode(self.classifier, self.module, options)
 
     def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -45,18 +50,18 @@ class RewardModel:
     def _head(self, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         # Padding is on the right and attention is causal, so no position looks at it and no mask is needed.
         states = self.classifier.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        return self.classifier.score(states[rows, columns]).squeeze(-1).float()
+        return self._score(states[rows, columns]).squeeze(-1).float()
 
     def export(self, folder: str | Path) -> None:
         """A folder whose AutoModelForSequenceClassification gives `scores` as its logits; with LoRA merged, the adapter beside it."""
-        if self.lora:
-            self.module.save_pretrained(Path(folder) / "adapter", save_embedding_layers=False)
-        tensors = dict(merged(self.classifier)) if self.lora else self.classifier.state_dict()
+        if self._adapted is not None:
+            self._adapted.save_pretrained(str(Path(folder) / "adapter"), save_embedding_layers=False)
+        tensors = self.classifier.state_dict() if self._adapted is None else dict(merged(self.classifier))
         self.classifier.save_pretrained(folder, state_dict=tensors)
         self.tokenizer.save_pretrained(folder)
 
 
-def _pad_apart(model: torch.nn.Module, tokenizer) -> None:
+def _pad_apart(model: PreTrainedModel, tokenizer: Any) -> None:
     """Give both a pad token that ends no text: transformers reads a score at the last token that is not the pad token.
 
     Many tokenizers pad with their end token. Then it is a special token named for padding where there is one, else a new one.
@@ -68,6 +73,6 @@ def _pad_apart(model: torch.nn.Module, tokenizer) -> None:
             if t.special and "pad" in t.content.lower() and i != tokenizer.eos_token_id
         ]
         tokenizer.add_special_tokens({"pad_token": spare[0] if spare else "<|pad|>"})
-        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        if len(tokenizer) > cast("torch.nn.Embedding", model.get_input_embeddings()).num_embeddings:
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id

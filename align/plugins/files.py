@@ -37,9 +37,11 @@ class Modules(Protocol):
 
     def has(self, module: str) -> bool:
         """There is such a module, or a package with an `__init__.py`."""
+        ...
 
     def is_folder(self, module: str) -> bool:
         """There is a folder of that name with modules in it."""
+        ...
 
 
 def sibling(name: str, importer: str, is_package: bool, modules: Modules) -> str | None:

@@ -170,8 +170,8 @@ def _has_all(plugin: Plugin, module: types.ModuleType, names: Sequence[str], wri
     for name in names:
         if name == "*" or hasattr(module, name) or f"{module.__name__}.{name}" in sys.modules:
             continue
-        inside = module.__name__.partition(".")[2]
-        problem = [] if module.__spec__.origin is None else [f"{module.__spec__.origin} has not defined it"]
-        if module.__spec__.submodule_search_locations is not None:
+        inside, spec = module.__name__.partition(".")[2], module.__spec__
+        problem = [] if spec is None or spec.origin is None else [f"{spec.origin} has not defined it"]
+        if spec is not None and spec.submodule_search_locations is not None:
             problem.append(f"looked for {plugin.places(f'{inside}.{name}'.lstrip('.'))}")
         raise ImportError(f"cannot import name {name!r} from {written!r}: {'; '.join(problem)}", name=module.__name__)

@@ -47,6 +47,7 @@ def _place(cls: type, name: str) -> str:
         lines, first = inspect.getsourcelines(cls)
     except OSError:
         return str(file)
-    body = ast.parse(textwrap.dedent("".join(lines))).body[0].body
+    (written,) = ast.parse(textwrap.dedent("".join(lines))).body
+    body = written.body if isinstance(written, ast.ClassDef) else []
     line = next((n.lineno for n in body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name) and t.id == name), 1)
     return f"{file}:{first + line - 1}"

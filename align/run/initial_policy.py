@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,8 @@ def model_folder(recipe: Recipe, run_dir: Path, train: Callable[[Recipe, Path], 
             )
         return str(folder.resolve())
     if model.config is not None:
-        return str(_from_config(recipe, run_dir / "initial"))
+        return str(_from_config(recipe, model.config, run_dir / "initial"))
+    assert model.recipe is not None  # exactly one of the three is given
     return str(_warm_start(model.recipe, train, note))
 
 
@@ -90,19 +91,21 @@ def stored(path: str) -> Path | None:
 
 def config_of(recipe: Recipe) -> transformers.PretrainedConfig | None:
     """Of the initial policy, from its folder or its recipe; None where that is not on this machine yet."""
-    if recipe.model.recipe is not None:
-        return config_of(load(recipe.model.recipe))
-    if recipe.model.config is not None:
-        return _configured(recipe, recipe.task.tokenizer())
-    folder = stored(recipe.model.path)
+    model = recipe.model
+    if model.recipe is not None:
+        return config_of(load(model.recipe))
+    if model.config is not None:
+        return _configured(model.config, recipe.task.tokenizer())
+    assert model.path is not None  # exactly one of the three is given
+    folder = stored(model.path)
     return None if folder is None else transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
 
 
-def _from_config(recipe: Recipe, folder: Path) -> Path:
+def _from_config(recipe: Recipe, config: Mapping[str, Any], folder: Path) -> Path:
     if (folder / "config.json").is_file():
         return folder
     tokenizer = recipe.task.tokenizer()
-    options = _configured(recipe, tokenizer)
+    options = _configured(config, tokenizer)
     torch.manual_seed(recipe.seed)
     model = transformers.AutoModelForCausalLM.from_config(options)
     model.save_pretrained(folder)
@@ -110,10 +113,10 @@ def _from_config(recipe: Recipe, folder: Path) -> Path:
     return folder
 
 
-def _configured(recipe: Recipe, tokenizer: Any) -> transformers.PretrainedConfig:
+def _configured(config: Mapping[str, Any], tokenizer: Any) -> transformers.PretrainedConfig:
     if tokenizer is None:
         raise RecipeError("model.config", "a model trained from nothing needs a tokenizer, and this task brings none: use model.path")
-    keys = dict(recipe.model.config)
+    keys = dict(config)
     try:
         kind = keys.pop("model_type")
         return transformers.AutoConfig.for_model(

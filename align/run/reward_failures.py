@@ -19,9 +19,11 @@ class RewardFailures:
 
     def check(self, step: int, rewards: Rewards | None) -> None:
         """Raises RunStopped where every reward failed: in the first step of all, or in step after step."""
-        lost = rewards is not None and rewards.failed == len(rewards.values) and bool(np.isnan(rewards.values).all())
-        self._steps = self._steps + 1 if lost else 0
-        if self._steps == IN_A_ROW or (lost and step == 0):
+        if rewards is None or rewards.failed < len(rewards.values) or not np.isnan(rewards.values).all():
+            self._steps = 0
+            return
+        self._steps += 1
+        if self._steps == IN_A_ROW or step == 0:
             span = "this step" if step == 0 else f"{IN_A_ROW} steps in a row"
             raise RunStopped(
                 f"step {step}: the reward failed for every answer of {span} ({rewards.first_failure}), so nothing is learned; "

@@ -83,5 +83,6 @@ def _answers_by_target(numbers: tuple[int, ...]) -> dict[int, frozenset[str]]:
     for first, *rest in set(permutations(map(str, numbers))):
         for operators in product("+-", repeat=len(rest)):
             expression = first + "".join(map("".join, zip(operators, rest, strict=True)))
-            found.setdefault(evaluate(expression), set()).add(expression)
+            if (value := evaluate(expression)) is not None:
+                found.setdefault(value, set()).add(expression)
     return {target: frozenset(answers) for target, answers in found.items()}

@@ -108,12 +108,12 @@ def _figure(rows: int, columns: int, above: float) -> Figure:
 def _draw_panel(axis: Axes, panel: Panel, lines: dict[str, Points], last: int, headroom: int) -> None:
     shared = _shared_folder(list(lines))
     for number, (name, (steps, values)) in enumerate(lines.items()):
-        look = {"color": COLOURS[number % len(COLOURS)], "label": name[len(shared) :]}
+        color, label = COLOURS[number % len(COLOURS)], name[len(shared) :]
         if name.startswith("eval/"):
-            axis.plot(steps, values, marker="o", markersize=4.5, linewidth=1.0, linestyle="--", clip_on=False, **look)
+            axis.plot(steps, values, "o--", color=color, label=label, markersize=4.5, linewidth=1.0, clip_on=False)
         else:
-            axis.plot(steps, values, color=look["color"], linewidth=0.8, alpha=0.35)
-            axis.plot(steps, smooth(values), linewidth=1.5, **look)
+            axis.plot(steps, values, color=color, linewidth=0.8, alpha=0.35)
+            axis.plot(steps, smooth(values), color=color, label=label, linewidth=1.5)
     if panel.from_zero:
         _from_zero(axis, [v for _, values in lines.values() for v in values])
     axis.set_title(panel.title, fontsize=10, loc="left", fontweight="bold", pad=6 + LEGEND_LINE * headroom)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import rich.live
 from rich.console import Console, Group
@@ -49,7 +49,7 @@ class Pace:
         return None if each is None else each * (self._steps - done)
 
 
-def trend(values: list[float | None]) -> str:
+def trend(values: Sequence[float | None]) -> str:
     """A line of blocks from the lowest to the highest of the finite values, the whole run binned into TREND characters."""
     known = [v for v in values if v is not None and abs(v) != float("inf") and v == v]
     if len(known) < 2:
@@ -117,7 +117,7 @@ class Live:
         self._live.stop()
 
     def render(self) -> Group:
-        return Group(self._bar(), *([self._table()] if self._history else []), *([self._held_out()] if self._evaluated else []))
+        return Group(self._bar(), *([self._table()] if self._history else []), *([_held_out(*self._evaluated)] if self._evaluated else []))
 
     def _bar(self) -> Table:
         each = self._pace.seconds_per_step()
@@ -145,7 +145,7 @@ class Live:
                 table.add_row(name, Text(show(name, values[-1]), style="bold"), show(name, values[0]), trend(values), label)
         return table
 
-    def _held_out(self) -> Text:
-        step, metrics = self._evaluated
-        numbers = "   ".join(f"{name} {show(name, value)}" for name, value in metrics.items())
-        return Text(f"  held out, after {step} steps: {numbers}", style="green")
+
+def _held_out(step: int, metrics: Mapping[str, float]) -> Text:
+    numbers = "   ".join(f"{name} {show(name, value)}" for name, value in metrics.items())
+    return Text(f"  held out, after {step} steps: {numbers}", style="green")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from align.weight_sync.packing import Weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SHOWN = 3
 """Tensors an error names; a wrong prefix would name them all."""
@@ -24,8 +26,8 @@ class Layout:
     """The model in memory has other tensors than its checkpoint (transformers fuses the experts of a mixture)."""
 
     @classmethod
-    def of(cls, model: nn.Module) -> Layout:
-        """The layout of a transformers model, whose parameters may be on the meta device."""
+    def of(cls, model: PreTrainedModel) -> Layout:
+        """The layout of a model, whose parameters may be on the meta device."""
         from transformers.core_model_loading import revert_weight_conversion  # noqa: PLC0415  (seconds to import)
 
         owners = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}

@@ -46,14 +46,16 @@ class HostWeightTransfer(WeightTransferEngine[HostInit, HostUpdate]):
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: HostUpdate) -> None:
-        self.model.load_weights(unpack(update_info.weights))
+        # Every model of vLLM has it; the base class declares torch's Module.
+        self.model.load_weights(unpack(update_info.weights))  # pyright: ignore[reportCallIssue]
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
         # On a CPU a tied head keeps a packed copy of its own, which the reload does not renew (vLLM 0.32, no error, off by 0.15 nats).
         head = getattr(self.model, "lm_head", None)
-        if self.device.type == "cpu" and hasattr(head, "quant_method"):
-            head.quant_method.process_weights_after_loading(head)
+        method = getattr(head, "quant_method", None)
+        if self.device.type == "cpu" and method is not None:
+            method.process_weights_after_loading(head)
 
     def shutdown(self) -> None:
         """Nothing is held."""

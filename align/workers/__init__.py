@@ -15,8 +15,11 @@ from align.workers.exchange import Exchange
 class LearnerLike(Protocol):
     """What the loop asks of the learner, in this process or in another. Folders are made absolute on the way to another."""
 
-    version: int
-    """Batches learned from."""
+    @property
+    def version(self) -> int:
+        """Batches learned from."""
+        ...
+
     exchange: Exchange
     """Counts the bytes of `score` and `update`."""
 
@@ -47,8 +50,11 @@ class Workers(Protocol):
     With an engine that says what its `units` are they return the same episodes, bit for bit, on the same
     machine, whatever the number of rollout workers."""
 
-    learner: LearnerLike
-    """There is none where the workers were opened without."""
+    @property
+    def learner(self) -> LearnerLike:
+        """There is none where the workers were opened without."""
+        ...
+
     learner_on_gpu: bool
     """False where there is none."""
 
@@ -57,12 +63,15 @@ class Workers(Protocol):
 
         An episode's randomness depends on `seed`, its prompt's place among `prompts` and its own among the samples.
         """
+        ...
 
     def compute_rewards(self, groups: Sequence[Group]) -> Rewards:
         """One reward an episode, in their order, each within `reward_limits.seconds`."""
+        ...
 
     def publish(self, version: int) -> dict[str, float]:
         """Give the learner's weights to every engine. Returns `sync/seconds` and `sync/bytes`."""
+        ...
 
     def close(self) -> None:
         """End every process these workers started. May be called twice."""

@@ -15,7 +15,7 @@ import torch
 
 from align import engines, plugins, rewards
 from align.config import nodes
-from align.config.schema import Recipe
+from align.config.schema import Recipe, RewardLimits
 from align.errors import UserError
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.weight_sync.packing import Weights
@@ -54,25 +54,29 @@ class RolloutActor:
     """One engine."""
 
     def __init__(self, job: Job):
-        self.job, self.engine = job, None
+        self.job = job
+        self.engine: engines.RunningEngine | None = None
 
     def start(self) -> None:
+        self._started()
+
+    def _started(self) -> engines.RunningEngine:
         if self.engine is None:
             recipe = self.job.recipe()
             self.engine = engines.started(recipe.engine, self.job.model_dir, recipe.sampling, self.job.max_prompt_tokens)
+        return self.engine
 
     def load(self, version: int, weights: Weights) -> None:
-        self.start()
-        self.engine.load(version, weights)
+        self._started().load(version, weights)
 
     def generate(
         self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int], version: int, weights: Sequence[ray.ObjectRef]
     ) -> list[Group]:
         """`version` is what the engine must hold; one that was restarted does not, and gets it from `weights` ([] before the first)."""
-        self.start()
-        if self.engine.version != version:
-            self.engine.load(version, ray.get(weights[0]))
-        return self.engine.generate(prompts, samples, seeds)
+        engine = self._started()
+        if engine.version != version:
+            engine.load(version, ray.get(weights[0]))
+        return engine.generate(prompts, samples, seeds)
 
     def close(self) -> None:
         if self.engine is not None:
@@ -118,13 +122,18 @@ class RewardActor:
     """Runs rewards in the main thread of its process, where the time limit of an answer works."""
 
     def __init__(self, job: Job):
-        self.job, self.reward = job, None
+        self.job = job
+        self.judge: tuple[rewards.Reward, RewardLimits] | None = None
 
     def start(self) -> None:
-        if self.reward is None:
+        self._started()
+
+    def _started(self) -> tuple[rewards.Reward, RewardLimits]:
+        if self.judge is None:
             recipe = self.job.recipe()
-            self.reward, self.limits = rewards.started(recipe.reward), recipe.reward_limits
+            self.judge = rewards.started(recipe.reward), recipe.reward_limits
+        return self.judge
 
     def compute_rewards(self, groups: Sequence[Group]) -> Rewards:
-        self.start()
-        return run_rewards(self.reward, self.limits, groups)
+        reward, limits = self._started()
+        return run_rewards(reward, limits, groups)

@@ -9,7 +9,8 @@ from pathlib import Path
 import grpc
 import ray
 from ray._private.services import canonicalize_bootstrap_address
-from ray._raylet import Config
+from ray._raylet import Config  # pyright: ignore[reportAttributeAccessIssue]  # compiled, and without a stub
+from ray.exceptions import RayError
 
 from align.errors import UserError
 
@@ -48,7 +49,7 @@ def connect(address: str | None) -> bool:
     try:
         # The nodes run the driver's align, not one they may have installed.
         ray.init(address=found, runtime_env={"py_modules": _package_folders()}, **QUIET)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         raise UserError(
             f"--address {address}: cannot attach ({error}). Is Ray {ray.__version__} there too, and, where it authenticates by "
             "token, is the token (~/.ray/auth_token or RAY_AUTH_TOKEN_PATH) the same on both sides?"
@@ -65,7 +66,10 @@ def _authenticate(mode: str) -> None:
 def _running(address: str) -> str:
     """HOST:PORT of the cluster that `auto` means: that of RAY_ADDRESS, as inside a Ray job, else the one on this machine."""
     try:
-        return canonicalize_bootstrap_address(address)
+        found = canonicalize_bootstrap_address(address)
+        if found is None:
+            raise ValueError("RAY_ADDRESS is `local`, which names none")
+        return found
     except (ConnectionError, ValueError) as error:
         raise UserError(
             f"--address {address}: finds no Ray cluster ({error}); give its HOST:PORT, or leave --address out to start a private one"

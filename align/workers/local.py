@@ -53,17 +53,21 @@ class LocalWorkers:
         self.engine = engines.started(recipe.engine, model_dir, recipe.sampling, max_prompt_tokens) if recipe.answers else None
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
+        assert self.engine is not None  # one is started unless the recipe trains a scorer, which answers nothing
         return generate(self.recipe.engine, self.engine, prompts, samples, seed)
 
     def compute_rewards(self, groups: Sequence[Group]) -> Rewards:
+        assert self.reward is not None  # a recipe that scores answers names one
         return run_rewards(self.reward, self.recipe.reward_limits, groups)
 
     def publish(self, version: int) -> dict[str, float]:
+        assert self.engine is not None  # as in `generate`
         began = time.perf_counter()
         weights = self.learner.weights()
         self.engine.load(version, weights)
         return {"sync/seconds": time.perf_counter() - began, "sync/bytes": float(weights.buffer.nbytes)}
 
     def close(self) -> None:
-        if self.engine is not None:
-            self.engine.close()
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            engine.close()

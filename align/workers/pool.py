@@ -31,6 +31,8 @@ class CallFailed:
 class Running:
     call: int
     actor: Any
+    limit: float
+    """Seconds."""
     deadline: float
 
 
@@ -57,14 +59,15 @@ class Pool:
         An actor over its time is killed: what it runs cannot be interrupted otherwise.
         Raises: RunStopped when no actor is left or comes back.
         """
-        queue, results, deaths = deque(range(len(calls))), [None] * len(calls), Counter()
+        results: list[Any] = [None] * len(calls)
+        queue, deaths = deque(range(len(calls))), Counter()
         running: dict[ray.ObjectRef, Running] = {}
         try:
             while queue or running:
                 while queue and self._idle:
                     call, actor = queue.popleft(), self._idle.popleft()
                     limit = float("inf") if seconds is None else seconds[call]
-                    running[getattr(actor, method).remote(*calls[call])] = Running(call, actor, time.monotonic() + limit)
+                    running[getattr(actor, method).remote(*calls[call])] = Running(call, actor, limit, time.monotonic() + limit)
                 for ref in self._wait(running):
                     job = running[ref]
                     try:
@@ -80,8 +83,8 @@ class Pool:
                     del running[ref]
                 for ref in [ref for ref, job in running.items() if job.deadline <= time.monotonic()]:
                     job = running.pop(ref)
-                    results[job.call] = CallFailed(f"its {self.role} process did not answer within {seconds[job.call]:g} s and was killed")
-                    log.warning("a %s actor did not answer within %g s; it is killed and restarted", self.role, seconds[job.call])
+                    results[job.call] = CallFailed(f"its {self.role} process did not answer within {job.limit:g} s and was killed")
+                    log.warning("a %s actor did not answer within %g s; it is killed and restarted", self.role, job.limit)
                     ray.kill(job.actor, no_restart=False)
                     self._recover(job.actor)
         except BaseException:
@@ -133,7 +136,7 @@ class Pool:
         done, _ = ray.wait([*running, *knocks], timeout=None if left == float("inf") else left)
         for ref in done:
             if ref in knocks:
-                self._on_ready(knocks[ref])
+                self._on_ready(knocks[ref], ref)
         return [ref for ref in done if ref in running]
 
     def _probe(self) -> None:
@@ -144,9 +147,9 @@ class Pool:
             if recovering.ref is None and recovering.knock_at <= now:
                 recovering.ref = recovering.actor.start.remote()
 
-    def _on_ready(self, recovering: Recovering) -> None:
+    def _on_ready(self, recovering: Recovering, ref: ray.ObjectRef) -> None:
         try:
-            get_result(recovering.ref)
+            get_result(ref)
             self._recovering.remove(recovering)
             self._idle.append(recovering.actor)
         except ActorUnavailableError:

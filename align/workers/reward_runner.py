@@ -174,7 +174,7 @@ def _read(answer: Any, response: str) -> Outcome:
 
 def _step(step: Any, response: str) -> tuple[int, float]:
     character, reward = step
-    if not isinstance(character, numbers.Integral) or not 0 <= character < len(response):
+    if not isinstance(character, numbers.Integral) or not 0 <= int(character) < len(response):
         raise BadAnswer(f"returned a step that ends at character {character!r} of {len(response)}; count them from 0")
     return int(character), _number(reward, "returned, for a step,")
 
@@ -182,7 +182,7 @@ def _step(step: Any, response: str) -> tuple[int, float]:
 def _number(value: Any, what: str) -> float:
     if not isinstance(value, numbers.Real | np.bool_):
         raise BadAnswer(f"{what} a {type(value).__name__}; a reward is a number, or named numbers with their `total`")
-    if not -LARGEST <= value <= LARGEST:
+    if not -LARGEST <= float(value) <= LARGEST:
         raise BadAnswer(f"{what} {float(value)}, which is not a finite float32")
     return float(value)
 

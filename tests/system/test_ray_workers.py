@@ -127,6 +127,9 @@ def test_auto_tells_what_it_found(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     with pytest.raises(UserError, match="--address auto: no Ray cluster answers there"):
         connect("auto")
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    with pytest.raises(UserError, match="--address auto: finds no Ray cluster"):
+        connect("auto")
     monkeypatch.setenv("RAY_ADDRESS", "somewhere")
     with pytest.raises(UserError, match="--address auto: finds no Ray cluster"):
         connect("auto")

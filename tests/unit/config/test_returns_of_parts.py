@@ -215,6 +215,7 @@ PENALTIES = {
     "value": ("Penalty(value=ctx.logp, loss=ctx.logp)", "float32 [115] with a gradient"),
     "loss": ("Penalty(value=ctx.logp.detach(), loss=ctx.logp.sum())", "float32 [] with a gradient"),
     "reward": ("Penalty(value=ctx.logp.detach(), reward=ctx.logp)", "float32 [115] with a gradient"),
+    "link": ("Penalty(value=ctx.logp.detach(), link=ctx.batch.lengths.float())", "a Penalty with `link` and no `log_ratio`"),
 }
 
 
@@ -231,6 +232,27 @@ def test_what_a_regularizer_takes(case: str, tmp_path: Path):
     refused(
         tmp_path, "regularizers.kl", method, says, lambda: training.total(recipe, micro_batch(), MetricAccumulator(), MetricAccumulator())
     )
+
+
+CHARGES = {
+    "no charge": ("None", "None"),
+    "nan": ("RewardPenalty(discounted=batch.positions * float('nan'), direct=batch.positions.float())", "nan at 115 of 115"),
+}
+
+
+@pytest.mark.parametrize("case", CHARGES)
+def test_what_a_regularizer_takes_from_rewards(case: str, tmp_path: Path):
+    returned, says = CHARGES[case]
+    method = "reward_penalty(self, batch, name)"
+    mine = written(
+        tmp_path,
+        "from typing import Any\nfrom align.config.nodes import part\nfrom align.types import RewardPenalty\nclass Mine:\n"
+        f"    coefficient: Any = part('coefficient', 1.0)\n    placement: str = 'reward'\n    def penalty(self, ctx, name): ...\n"
+        f"    def {method}:\n        return {returned}\n",
+    )
+    recipe = build(node({"name": "ppo"}, regularizers={NAME: f"{mine}:Mine"}))
+    batch = replace(context(setting(TREE, UPDATE), NAME, dtype=torch.float32)[0].batch, betas={NAME: 0.1})
+    refused(tmp_path, "regularizers.kl", method, says, lambda: prepare_batch(recipe, batch))
 
 
 def test_what_an_algorithm_loses(tmp_path: Path):

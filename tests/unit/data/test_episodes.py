@@ -288,6 +288,9 @@ def test_an_episode_without_a_trained_token_is_refused_unless_its_reward_is_miss
         with pytest.raises(UserError, match="prompt 7: an episode has no trained token"):
             pack(drawn, given)
     assert pack(drawn, Rewards(values=np.array([np.nan, 1.0], np.float32))).tokens.tolist() == [4, 13, 2]
+    assert pack(drawn, Rewards(values=np.full(2, np.nan, np.float32))) is None
+    with pytest.raises(ValueError, match="no episode"):
+        pack([], None)
     assert silent.length == 0 and silent.trained_ids.tolist() == [] and silent.response_ids.tolist() == [4, 5]
 
 

@@ -64,6 +64,15 @@ def test_generation_keeps_the_prompts_order_and_follows_the_seed(workers):
     assert ids(workers.generate(PROMPTS, 2, seed=8)) != ids(groups)
 
 
+def test_closing_twice_closes_the_engine_once(model: Path, monkeypatch: pytest.MonkeyPatch):
+    opened = open_workers(recipes.build(node(model)), str(model), 3, learns=False)
+    closed = []
+    monkeypatch.setattr(type(opened.engine), "close", closed.append)
+    opened.close()
+    opened.close()
+    assert len(closed) == 1
+
+
 def test_rewards_are_time_limited_and_in_order(workers):
     groups = workers.generate(PROMPTS, 2, seed=7)
     rewards = workers.compute_rewards(groups)
