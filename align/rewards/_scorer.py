@@ -27,7 +27,8 @@ class LoadedScorer(Reward):
                 f"{where}: {path} needs a pad_token_id in its config.json, by which it finds the end of a text in a "
                 "batch, and a tokenizer with an end token"
             )
-        self._model.to("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model.to(device)  # pyright: ignore[reportArgumentType]  # the wrapper of transformers loses `self`
         self._max_batch, self._gold = max_batch, gold
 
     def score(self, prompt: Prompt, response: str) -> Answer:
