@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from itertools import accumulate, compress
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -119,8 +119,8 @@ class Episode:
     @property
     def sampler_logp(self) -> np.ndarray | None:
         """float32 [length], log mu of the trained tokens in nats; None for a demonstration."""
-        logp = [s.logp for s in self._trained]
-        return None if any(x is None for x in logp) else _joined(logp, np.float32)
+        logp = [s.logp for s in self._trained if s.logp is not None]
+        return None if len(logp) < len(self._trained) else _joined(logp, np.float32)
 
     @property
     def versions(self) -> np.ndarray:
@@ -245,12 +245,13 @@ class TokenBatch:
     shaped: Mapping[str, float] = field(default_factory=dict)
     """What each shaping did to the batch, by metric name, for the log."""
 
-    def only(self, needs: frozenset[str] | None, part: object, where: str = "") -> TokenBatch:
+    def only(self, needs: frozenset[str] | None, part: object, where: str = "") -> Columns:
         """The batch as this part sees it, which stands at the key `where`: using one of `EARLY` that is not in `needs` raises RecipeError.
 
         None is a part of a kind that can declare none.
         """
-        return replace(self, **{name: undeclared(name, needs, type(part), where) for name in EARLY - (needs or frozenset())})
+        hidden = {name: undeclared(name, needs, type(part), where) for name in EARLY - (needs or frozenset())}
+        return Columns(**{f.name: getattr(self, f.name) for f in fields(self)} | hidden)
 
     @property
     def tokens(self) -> Tensor:
@@ -262,7 +263,7 @@ class TokenBatch:
         """int64 [S], the column of the first trained token; single-turn, the length of the prompt."""
         return self.columns[self.positions == 0]
 
-    def select(self, sequences: Tensor) -> TokenBatch:
+    def select(self, sequences: Tensor) -> Self:
         """The sub-batch of these sequences (int64 [s], increasing). Padding columns that none of them uses are cut."""
         keep = torch.zeros(len(self.lengths), dtype=torch.bool)
         keep[sequences] = True
@@ -276,11 +277,24 @@ class TokenBatch:
         new_ids = torch.cumsum(keep, 0) - 1
         return replace(self, input_ids=self.input_ids[keep][:, :width], seq_ids=new_ids[self.seq_ids[of_axis["T"]]], **changes)
 
-    def to(self, device: torch.device) -> TokenBatch:
+    def to(self, device: torch.device) -> Self:
         """The same batch there; itself where it is there already."""
         if self.input_ids.device == device:
             return self
         return replace(self, **{f.name: _each(lambda t: _moved(t, device), getattr(self, f.name)) for f in fields(self)})
+
+
+class Columns(TokenBatch):
+    """What a part sees of a batch: the columns that it declares in `needs` are there, and using one that it does not raises RecipeError.
+
+    Its fields are those of TokenBatch: the annotations only narrow their types, so this is no dataclass of its own.
+    """
+
+    rewards: Tensor
+    old_logp: Tensor
+    entropy: Tensor
+    advantages: Tensor
+    values: Tensor
 
 
 def _each(change: Callable[[Any], Any], value: Any) -> Any:

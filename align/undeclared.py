@@ -80,7 +80,7 @@ class Undeclared:
         _first((args, (kwargs or {}).values()))._refuse()
 
     def _refuse(self, *_: Any) -> NoReturn:
-        file = inspect.getsourcefile(self._part)
+        file = inspect.getsourcefile(self._part) or inspect.getfile(self._part)
         line = calling_line(file) or inspect.getsourcelines(self._part)[1]
         raise RecipeError(
             self._where, f"{file}:{line}: {self._part.__name__} reads batch.{self._column} and does not declare it: {self._remedy}"

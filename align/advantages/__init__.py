@@ -10,13 +10,13 @@ from torch import Tensor
 from align.config.formulas import Formulated
 from align.core.returns import paid
 from align.core.segments import suffix_sum
-from align.types import TokenBatch
+from align.types import Columns
 
 
 class Advantage(Formulated, ABC):
     """The contract."""
 
-    needs: frozenset[str] = frozenset({"rewards"})
+    needs = frozenset({"rewards"})
     """What it reads of the batch, of `types.EARLY`. `values` is refused where the algorithm trains no critic."""
     stated = ("advantages",)
     least_samples: int = 1
@@ -25,22 +25,22 @@ class Advantage(Formulated, ABC):
     """Takes `batch.reward_penalties`, what reward-placed regularizers take from token rewards, into account itself."""
 
     @abstractmethod
-    def advantages(self, batch: TokenBatch) -> Tensor:
+    def advantages(self, batch: Columns) -> Tensor:
         """float32 [T], detached. `batch.rewards` [S] are the shaped ones; groups are whole."""
 
-    def returns(self, batch: TokenBatch) -> Tensor:
+    def returns(self, batch: Columns) -> Tensor:
         """float32 [T], what a critic is fitted to: the rewards of a token and of those after it, undiscounted, less
         `batch.reward_penalties`."""
         rewards = token_rewards(batch)
         return rewards + suffix_sum(rewards, batch.seq_ids, batch.positions)
 
 
-def token_rewards(batch: TokenBatch) -> Tensor:
+def token_rewards(batch: Columns) -> Tensor:
     """The reward of each token, [T]: what is paid there, less what regularizers take from it."""
     return paid(batch.rewards, batch.step_rewards, batch.seq_ids) - sum(c.discounted for c in batch.reward_penalties.values())
 
 
-def charged(batch: TokenBatch) -> Tensor:
+def charged(batch: Columns) -> Tensor:
     """What reward-placed regularizers take from the advantage of each token, [T]: its own part, and the rewards from it on."""
     own = sum((c.direct for c in batch.reward_penalties.values()), torch.zeros(len(batch.seq_ids)))
     reward = sum((c.discounted for c in batch.reward_penalties.values()), torch.zeros(len(batch.seq_ids)))

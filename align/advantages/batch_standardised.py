@@ -4,7 +4,7 @@ from torch import Tensor
 
 from align.advantages import Advantage
 from align.core.segments import group_mean
-from align.types import TokenBatch
+from align.types import Columns
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class BatchStandardised(Advantage):
     def formula(self) -> str:
         return f"(r − mean of its group)/(std of the batch + {self.eps:g})"
 
-    def advantages(self, batch: TokenBatch) -> Tensor:
+    def advantages(self, batch: Columns) -> Tensor:
         rewards = batch.rewards
         variance = (rewards - rewards.mean()).square().sum() / max(len(rewards) - 1, 1)
         return ((rewards - group_mean(rewards, batch.group_ids)) / (variance.sqrt() + self.eps))[batch.seq_ids]

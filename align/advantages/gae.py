@@ -4,7 +4,7 @@ from torch import Tensor
 
 from align.advantages import Advantage, token_rewards
 from align.core import returns
-from align.types import TokenBatch
+from align.types import Columns
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Gae(Advantage):
     def formula(self) -> str:
         return f"GAE of the critic, γ = {self.gamma:g}, λ = {self.lam:g}{', whitened' if self.whiten else ''}"
 
-    def advantages(self, batch: TokenBatch) -> Tensor:
+    def advantages(self, batch: Columns) -> Tensor:
         advantages = self._estimate(batch)[0] - sum(c.direct for c in batch.reward_penalties.values())
         return returns.whiten(advantages) if self.whiten else advantages
 
-    def returns(self, batch: TokenBatch) -> Tensor:
+    def returns(self, batch: Columns) -> Tensor:
         return self._estimate(batch)[1]
 
-    def _estimate(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    def _estimate(self, batch: Columns) -> tuple[Tensor, Tensor]:
         return returns.gae(token_rewards(batch), batch.values, batch.seq_ids, batch.positions, self.gamma, self.lam)

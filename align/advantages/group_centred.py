@@ -4,7 +4,7 @@ from torch import Tensor
 
 from align.advantages import Advantage
 from align.core.segments import group_mean
-from align.types import TokenBatch
+from align.types import Columns
 
 
 @dataclass(frozen=True)
@@ -16,5 +16,5 @@ class GroupCentred(Advantage):
     def formula(self) -> str:
         return "r − mean of its group"
 
-    def advantages(self, batch: TokenBatch) -> Tensor:
+    def advantages(self, batch: Columns) -> Tensor:
         return (batch.rewards - group_mean(batch.rewards, batch.group_ids))[batch.seq_ids]

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from align.advantages import Advantage
 from align.core.segments import group_mean, segment_sum
-from align.types import TokenBatch
+from align.types import Columns
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class GroupStandardised(Advantage):
     def formula(self) -> str:
         return f"(r − mean)/(std + {self.eps:g}) over its group"
 
-    def advantages(self, batch: TokenBatch) -> Tensor:
+    def advantages(self, batch: Columns) -> Tensor:
         rewards, ids = batch.rewards, batch.group_ids
         centred, groups = rewards - group_mean(rewards, ids), int(ids.max()) + 1
         n = segment_sum(torch.ones_like(rewards), ids, groups)

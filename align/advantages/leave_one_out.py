@@ -5,7 +5,7 @@ from torch import Tensor
 
 from align.advantages import Advantage
 from align.core.segments import group_mean, segment_sum
-from align.types import TokenBatch
+from align.types import Columns
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class LeaveOneOut(Advantage):
     def formula(self) -> str:
         return "r − mean of the others of its group"
 
-    def advantages(self, batch: TokenBatch) -> Tensor:
+    def advantages(self, batch: Columns) -> Tensor:
         rewards, ids = batch.rewards, batch.group_ids
         n = segment_sum(torch.ones_like(rewards), ids, int(ids.max()) + 1)[ids]
         return ((rewards - group_mean(rewards, ids)) * n / (n - 1).clamp_min(1))[batch.seq_ids]

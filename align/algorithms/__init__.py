@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import fields
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,12 @@ from align.config.returned import LOSS, TOKEN, Returned
 from align.core.credit import Packing
 from align.reductions import Reduction
 from align.surrogates import Surrogate
-from align.types import RewardModelContext, TokenBatch, TokenContext
+from align.types import Columns, RewardModelContext, TokenBatch, TokenContext
+
+Context = TypeVar("Context", bound=TokenContext | RewardModelContext)
+"""What a loss looks at: RewardModelContext where it trains a scorer."""
+Advantages = TypeVar("Advantages", bound=Tensor | None)
+"""None where a loss uses none."""
 
 
 def at_first_tokens(of_answer: Tensor, batch: TokenBatch) -> Tensor:
@@ -34,7 +39,7 @@ def policy_loss(surrogate: Surrogate, ctx: TokenContext, advantages: Tensor) -> 
     return loss, {"ratio/clipped": cut.float(), "ratio/mean": torch.exp(ctx.log_rho.detach())}
 
 
-class Algorithm(Formulated, ABC):
+class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
     """The contract."""
 
     stated = ("loss",)
@@ -59,7 +64,7 @@ class Algorithm(Formulated, ABC):
     minibatches: int = 1
     """Optimizer steps in one pass."""
 
-    def advantages(self, batch: TokenBatch) -> Tensor | None:
+    def advantages(self, batch: Columns) -> Tensor | None:
         """float32 [T] from the rewards of the whole batch; None where the loss uses none."""
         if self.advantage is None:
             return None
@@ -67,7 +72,7 @@ class Algorithm(Formulated, ABC):
         Returned(self.advantage, "advantages", "algorithm.advantage").finite(advantages, len(batch.seq_ids), TOKEN)
         return advantages if self.advantage.takes_charges or not batch.reward_penalties else advantages - charged(batch)
 
-    def targets(self, batch: TokenBatch) -> Tensor | None:
+    def targets(self, batch: Columns) -> Tensor | None:
         """float32 [T], what a critic is fitted to; None without one."""
         if self.critic is None:
             return None
@@ -75,12 +80,12 @@ class Algorithm(Formulated, ABC):
         targets = self.advantage.returns(batch.only(self.advantage.needs | {"rewards"}, self.advantage, "algorithm.advantage"))
         return Returned(self.advantage, "returns", "algorithm.advantage").finite(targets, len(batch.seq_ids), TOKEN)
 
-    def measures(self, batch: TokenBatch) -> dict[str, float]:
+    def measures(self, batch: Columns) -> dict[str, float]:
         """Metrics of the whole batch, shaped and scored."""
         return {}
 
     @abstractmethod
-    def loss(self, ctx: TokenContext | RewardModelContext, advantages: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, ctx: Context, advantages: Advantages) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each token, [T], to be minimised, and statistics to be averaged, each one number a token, an answer or a pair.
 
         `advantages` are the batch's, minus what the reward-placed regularizers take. The loss of a whole answer stands at its first token.

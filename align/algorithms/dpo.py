@@ -13,7 +13,7 @@ from align.types import TokenContext
 
 
 @dataclass(frozen=True)
-class Dpo(Algorithm):
+class Dpo(Algorithm[TokenContext, None]):
     """Direct preference optimisation (Rafailov et al. 2305.18290), of any divergence (f-DPO, Wang et al. 2309.16240).
 
     It learns from rankings: no rollouts and no reward, and an engine only evaluates. The regularizer is the link: placed so, its
@@ -47,6 +47,7 @@ class Dpo(Algorithm):
 
     def loss(self, ctx: TokenContext, advantages: None) -> tuple[Tensor, dict[str, Tensor]]:
         link, batch = ctx.link, ctx.batch
+        assert link is not None  # `links`: one regularizer is placed so
         groups, ids = batch.group_ids.unique_consecutive(return_inverse=True)
         rankings = Rankings(
             scores=link.scores / batch.lengths if self.per_token else link.scores,
@@ -57,6 +58,7 @@ class Dpo(Algorithm):
             log_ratio=link.log_ratio,
         )
         pairs, _ = rankings.pairs()
+        assert pairs.better_log_ratio is not None and pairs.worse_log_ratio is not None  # those of the link
         return at_first_tokens(self.preference.of_answers(rankings, len(groups)), batch), {
             "preference/margin": pairs.beta * pairs.margin.detach(),
             "preference/accuracy": accuracy(pairs.better, pairs.worse),

@@ -10,7 +10,7 @@ from align.types import TokenContext
 
 
 @dataclass(frozen=True)
-class Grpo(Algorithm):
+class Grpo(Algorithm[TokenContext, Tensor]):
     """Group-relative policy optimisation (Shao et al. 2402.03300): the group is the baseline. Advantage x surrogate x reduction.
 
     Its relatives are recipes: Dr. GRPO is `advantage: group_centred, reduction: constant`, RLOO `advantage: leave_one_out, surrogate:

@@ -9,11 +9,11 @@ from align.config.docstrings import summary
 from align.config.formulas import formula, symbols
 from align.config.nodes import part
 from align.core.values import clipped_squared, explained_variance, itakura_saito
-from align.types import TokenBatch, TokenContext
+from align.types import Columns, TokenContext
 
 
 @dataclass(frozen=True)
-class Ppo(Algorithm):
+class Ppo(Algorithm[TokenContext, Tensor]):
     """Proximal policy optimisation (Schulman et al. 1707.06347) of answers: a critic, an advantage for each token, several updates a batch.
 
     A regularizer placed in the reward is taken from the reward of each token at pi_old, so the critic learns it; under `credit: summed` a
@@ -44,7 +44,8 @@ class Ppo(Algorithm):
         if self.risk is not None and self.value_clip not in (None, type(self).value_clip):
             raise ValueError("value_clip changes nothing with risk: the Itakura-Saito loss has no clip")
 
-    def measures(self, batch: TokenBatch) -> dict[str, float]:
+    def measures(self, batch: Columns) -> dict[str, float]:
+        assert batch.returns is not None  # there is a critic
         return {"critic/explained_variance": explained_variance(batch.values, batch.returns).item()}
 
     def formula(self) -> str:
@@ -64,7 +65,9 @@ class Ppo(Algorithm):
         return loss + self.value_coefficient * value_loss, stats | moved | {"critic/loss": value_loss.detach()}
 
     def _value_loss(self, ctx: TokenContext) -> tuple[Tensor, dict[str, Tensor]]:
+        values, old, returns = ctx.values, ctx.batch.values, ctx.batch.returns
+        assert values is not None and old is not None and returns is not None  # there is a critic
         if self.risk is not None:
-            return itakura_saito(ctx.values, ctx.batch.returns, self.risk), {}
-        loss, cut = clipped_squared(ctx.values, ctx.batch.values, ctx.batch.returns, self.value_clip or math.inf)
+            return itakura_saito(values, returns, self.risk), {}
+        loss, cut = clipped_squared(values, old, returns, self.value_clip or math.inf)
         return loss, {"critic/clipped": cut.float()}

@@ -13,7 +13,7 @@ from align.types import RewardModelContext
 
 
 @dataclass(frozen=True)
-class RewardModel(Algorithm):
+class RewardModel(Algorithm[RewardModelContext, None]):
     """A reward model from preferences: by default the likelihood of each ranking under Plackett-Luce, nats a ranking.
 
     Of two answers that is Bradley-Terry, -log sigmoid(r_w - r_l), as in InstructGPT. A scorer is trained, one number a whole answer;

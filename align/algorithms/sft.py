@@ -12,7 +12,7 @@ from align.types import TokenContext
 
 
 @dataclass(frozen=True)
-class Sft(Algorithm):
+class Sft(Algorithm[TokenContext, None]):
     """Supervised fine-tuning: a likelihood of the demonstrations' answers, by default its logarithm, in nats a token.
 
     Under `likelihood_weight: 0` the regularizers alone are learned from: distillation from a teacher on the demonstrations' states.

@@ -20,6 +20,8 @@ from align.regularizers.composed import Composed
 EXACT = 1e-6
 """Relative: enumeration in float64 is right to 1e-14, a part that computes in float32 to 1e-7; a bias is 1e-2 and more."""
 
+NO_CLAIM = "it names no divergence, so there is nothing to compare it with"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
@@ -72,22 +74,25 @@ def audit(regularizer: Regularizer, name: str = "kl", recipe: Recipe | None = No
 
 
 def _of_link(regularizer: Regularizer, name: str, refusal: str | None) -> Certificate:
+    divergence, measurements = claimed(regularizer), ()
     if refusal is not None:
-        return Certificate(
-            name=name, form=form(regularizer), measurements=(), verdict="refused", reason=refusal, refusal=refusal, allowed=False
-        )
-    measurements = measure_links(regularizer)
-    worst = max(m.error for m in measurements)
-    at = "at the policy that is optimal for a reward, preferences by that reward"
-    verdict, reason = ("exact", f"{at} leave no gradient") if worst <= EXACT else ("biased", f"{at} still move it (gradient {worst:.1%})")
+        verdict, reason = "refused", refusal
+    elif divergence is None:
+        verdict, reason = "no claim", NO_CLAIM
+    else:
+        measurements = measure_links(regularizer, divergence)
+        worst = max(m.error for m in measurements)
+        at = "at the policy that is optimal for a reward, preferences by that reward"
+        exact = worst <= EXACT
+        verdict, reason = ("exact", f"{at} leave no gradient") if exact else ("biased", f"{at} still move it (gradient {worst:.1%})")
     return Certificate(
         name=name,
         form=form(regularizer),
         measurements=measurements,
         verdict=verdict,
         reason=reason,
-        refusal=None,
-        allowed=regularizer.allow_biased,
+        refusal=refusal,
+        allowed=refusal is None and regularizer.allow_biased,
     )
 
 
@@ -120,7 +125,7 @@ def _when(recipe: Recipe, placement: str) -> str | None:
 
 def _verdict(regularizer: Regularizer, measurements: Sequence[Measurement], on_policy: str | None) -> tuple[str, str]:
     if claimed(regularizer) is None:
-        return "no claim", "it names no divergence, so there is nothing to compare it with"
+        return "no claim", NO_CLAIM
     at = {(m.problem, m.stale): m for m in measurements}
     wrong = {key: not m.error <= EXACT for key, m in at.items()}
     one, tree, stale_one, stale_tree = ((p.name, stale) for stale in (False, True) for p in (ONE_TOKEN, TREE))

@@ -14,19 +14,22 @@ from align.oracle.enumeration import ONE_TOKEN, TREE, Problem, context, setting
 from align.regularizers import Regularizer
 
 
-def measure_links(regularizer: Regularizer) -> tuple[Measurement, ...]:
-    """A single token and a tree of answers. `error`: the gradient of the population's loss there, over that for labels at random."""
-    return tuple(_measure(regularizer, problem) for problem in (ONE_TOKEN, TREE))
+def measure_links(regularizer: Regularizer, divergence: Divergence) -> tuple[Measurement, ...]:
+    """A single token and a tree of answers. `error`: the gradient of the population's loss there, over that for labels at random.
+
+    Args: divergence: the one that the link claims to be of.
+    """
+    return tuple(_measure(regularizer, divergence, problem) for problem in (ONE_TOKEN, TREE))
 
 
-def _measure(regularizer: Regularizer, problem: Problem) -> Measurement:
+def _measure(regularizer: Regularizer, divergence: Divergence, problem: Problem) -> Measurement:
     """The policy is the optimum of E_pi[R] - D_f(pi||ref) for R = f'(u) + a constant (KKT), from f by autograd and nothing else."""
     at = setting(problem)
     log_u = problem.answer_logp(at.policy) - problem.answer_logp(at.reference)
-    reward = _slope(regularizer.divergence, log_u)
+    reward = _slope(divergence, log_u)
     better = torch.sigmoid(reward[:, None] - reward[None, :])
-    size = _gradient(regularizer, problem, torch.full_like(better, 0.5)).norm()
-    left = _gradient(regularizer, problem, better).norm()
+    size = _gradient(regularizer, divergence, problem, torch.full_like(better, 0.5)).norm()
+    left = _gradient(regularizer, divergence, problem, better).norm()
     return Measurement(
         problem=problem.name,
         stale=False,
@@ -46,10 +49,11 @@ def _slope(divergence: Divergence, log_u: Tensor) -> Tensor:
     return slope * torch.exp(-log_u)
 
 
-def _gradient(regularizer: Regularizer, problem: Problem, better: Tensor) -> Tensor:
+def _gradient(regularizer: Regularizer, divergence: Divergence, problem: Problem, better: Tensor) -> Tensor:
     """Of the mean DPO loss over all pairs of answers, at beta 1, where `better[i, j]` is the probability that i is preferred to j."""
-    ctx, leaf = context(setting(problem), NAME, regularizer.divergence if regularizer.full_vocabulary else None)
+    ctx, leaf = context(setting(problem), NAME, divergence if regularizer.full_vocabulary else None)
     scores = regularizer.penalty(ctx, NAME).link
+    assert scores is not None  # it is placed as a link
     loss = -(better * logsigmoid(scores[:, None] - scores[None, :])).mean()
     (gradient,) = torch.autograd.grad(loss, leaf)
     return gradient

@@ -52,7 +52,8 @@ def measure(regularizer: Regularizer, problem: Problem, drift: float = 0.0) -> M
     penalty = regularizer.penalty(ctx, NAME)
     # A penalty in the reward is felt through the unclipped surrogate -rho (A - penalty), here with A = 0.
     loss = penalty.loss if penalty.reward is None else torch.exp(ctx.log_rho) * penalty.reward
-    probability, value = _by_answer(ctx, problem, penalty.value)
+    assert loss is not None  # a link is measured by itself
+    probability, value = problem.answer_logp(at.behaviour).exp(), _by_answer(ctx, problem, penalty.value)
     gradients = _gradients(ctx, problem, loss, leaf)
     mean_value, mean = (probability * value).sum(), probability @ gradients
     spread = (probability * (value - mean_value) ** 2).sum().sqrt() / mean_value
@@ -95,14 +96,12 @@ def _exact(regularizer: Regularizer, divergence: Divergence | None, at: Policies
     return claim(at.policy), gradient(claim, at.policy).flatten()
 
 
-def _by_answer(ctx: TokenContext, problem: Problem, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The probability of each answer, and the sum of x [T] over it: [S] each."""
-    count = len(problem.answers)
-    probability = torch.zeros(count, dtype=torch.float64).index_copy(0, ctx.batch.seq_ids, ctx.batch.loss_weights)
-    return probability, segment_sum(x.double(), ctx.batch.seq_ids, count)
+def _by_answer(ctx: TokenContext, problem: Problem, x: Tensor) -> Tensor:
+    """The sum of x [T] over each answer, [S]."""
+    return segment_sum(x.double(), ctx.batch.seq_ids, len(problem.answers))
 
 
 def _gradients(ctx: TokenContext, problem: Problem, loss: Tensor, leaf: Tensor) -> Tensor:
     """The gradient of each answer's own loss, [S, P * V]."""
-    _, losses = _by_answer(ctx, problem, loss)
+    losses = _by_answer(ctx, problem, loss)
     return torch.stack([torch.autograd.grad(one, leaf, retain_graph=True)[0].flatten() for one in losses])

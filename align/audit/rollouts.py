@@ -93,12 +93,12 @@ def fresh(run_dir: Path) -> list[Estimated] | str:
 
 
 def _initial(recipe: Recipe, run_dir: Path) -> Path:
-    if recipe.model.path is not None:
-        return stored(recipe.model.path) or Path(recipe.model.path)
-    if recipe.model.config is not None:
-        return run_dir / "initial"
-    source = recipe.model.recipe
-    return cache_folder() / f"{Path(source).stem}-{content_hash(load(source))}" / "model"
+    path, source = recipe.model.path, recipe.model.recipe
+    if path is not None:
+        return stored(path) or Path(path)
+    if source is not None:
+        return cache_folder() / f"{Path(source).stem}-{content_hash(load(source))}" / "model"
+    return run_dir / "initial"
 
 
 @torch.no_grad()
@@ -112,7 +112,9 @@ def estimate(recipe: Recipe, model: Path, initial: Path, groups: Sequence[Group]
     budgets = chosen(recipe, policy)
     options = {"temperature": recipe.sampling.temperature, "elements": budgets.head_elements}
     log_u, exact = [], {name: [] for name in divergences}
-    for _, micro in micro_batches(pack(groups, None), budgets.micro_tokens):
+    batch = pack(groups, None)
+    assert batch is not None  # without rewards no sample is left out
+    for _, micro in micro_batches(batch, budgets.micro_tokens):
         micro = micro.to(policy.device)
         hidden = reference.hidden(micro)
         compared = {name: Compared(d, hidden, reference.head()) for name, d in divergences.items()}

@@ -11,7 +11,7 @@ from torch import Tensor
 from align.config.docstrings import format_part
 from align.config.needed_columns import unreadable
 from align.config.parts import Part, Setting
-from align.types import TokenBatch
+from align.types import Columns
 
 State = Mapping[str, Any]
 """What a coefficient remembers: JSON values only. It is replaced, never written into."""
@@ -24,7 +24,7 @@ class Coefficient(Part, ABC):
     a checkpoint holds its state.
     """
 
-    needs: frozenset[str] = frozenset()
+    needs = frozenset[str]()
     """What `multipliers` reads of the batch, of `types.EARLY` (see Weighting.needs)."""
 
     compares = False
@@ -48,7 +48,7 @@ class Coefficient(Part, ABC):
     def beta(self, step: int, state: State) -> float:
         """The coefficient of the batch of this step (from 0), >= 0."""
 
-    def multipliers(self, batch: TokenBatch, name: str, state: State) -> Tensor | None:
+    def multipliers(self, batch: Columns, name: str, state: State) -> Tensor | None:
         """A factor of beta for each sequence of a scored batch, float32 [S], >= 0; None where beta is all there is.
 
         `name` finds the regularizer's own entries. The divergence that `update` gets contains neither beta nor these.
@@ -63,7 +63,7 @@ class Coefficient(Part, ABC):
         """The same where there are multipliers: for each prompt of the batch the mean over its rollouts, in nats a response."""
         return state
 
-    def update_batch(self, state: State, batch: TokenBatch, name: str) -> State:
+    def update_batch(self, state: State, batch: Columns, name: str) -> State:
         """The state after a step on this batch, as `multipliers` got it."""
         return state
 

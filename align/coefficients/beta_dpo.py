@@ -7,7 +7,7 @@ from align.coefficients import Coefficient, State
 from align.coefficients._checks import positive
 from align.core.ranking import pairs
 from align.core.segments import segment_sum
-from align.types import TokenBatch
+from align.types import Columns
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,16 @@ class BetaDpo(Coefficient):
     def beta(self, step: int, state: State) -> float:
         return self.value
 
-    def multipliers(self, batch: TokenBatch, name: str, state: State) -> Tensor:
+    def multipliers(self, batch: Columns, name: str, state: State) -> Tensor:
         margins = self._margins(batch, name)
         if self.per == "batch":
             margins = margins.mean().expand_as(margins)
         return (1 + self.sensitivity * (margins - state["usual"])).clamp_min(0.01)[batch.group_ids].float()
 
-    def update_batch(self, state: State, batch: TokenBatch, name: str) -> State:
+    def update_batch(self, state: State, batch: Columns, name: str) -> State:
         return {"usual": self.momentum * state["usual"] + (1 - self.momentum) * self._margins(batch, name).mean().item()}
 
-    def _margins(self, batch: TokenBatch, name: str) -> Tensor:
+    def _margins(self, batch: Columns, name: str) -> Tensor:
         """[G], M_i of each group."""
         log_ratio = segment_sum(batch.old_logp - batch.ref_logp[name], batch.seq_ids, len(batch.lengths))
         better, worse = pairs(batch.group_ids)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from align.coefficients import Coefficient, State
 from align.coefficients._checks import not_negative, positive
-from align.types import TokenBatch
+from align.types import Columns
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Feasible(Coefficient):
     def beta(self, step: int, state: State) -> float:
         return 1.0
 
-    def multipliers(self, batch: TokenBatch, name: str, state: State) -> Tensor:
+    def multipliers(self, batch: Columns, name: str, state: State) -> Tensor:
         return torch.tensor([state["multipliers"].get(prompt, self.initial) for prompt in batch.prompt_ids])
 
     def update_prompts(self, state: State, divergences: Mapping[str, float]) -> State:

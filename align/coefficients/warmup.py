@@ -6,7 +6,7 @@ from torch import Tensor
 
 from align.coefficients import Coefficient, State
 from align.config.nodes import part
-from align.types import TokenBatch
+from align.types import Columns
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Warmup(Coefficient):
     def beta(self, step: int, state: State) -> float:
         return min((step + 1) / self.steps, 1.0) * self.to.beta(step, state)
 
-    def multipliers(self, batch: TokenBatch, name: str, state: State) -> Tensor | None:
+    def multipliers(self, batch: Columns, name: str, state: State) -> Tensor | None:
         return self.to.multipliers(batch, name, state)
 
     def update(self, state: State, divergence: float, rollouts: int) -> State:
@@ -51,5 +51,5 @@ class Warmup(Coefficient):
     def update_prompts(self, state: State, divergences: Mapping[str, float]) -> State:
         return self.to.update_prompts(state, divergences)
 
-    def update_batch(self, state: State, batch: TokenBatch, name: str) -> State:
+    def update_batch(self, state: State, batch: Columns, name: str) -> State:
         return self.to.update_batch(state, batch, name)

@@ -84,10 +84,10 @@ def _attribute_docs(cls: type) -> dict[str, str]:
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         try:
-            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body
+            written = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
         except (OSError, TypeError):
             continue
-        for field, doc in itertools.pairwise(body):
+        for field, doc in itertools.pairwise(written.body if isinstance(written, ast.ClassDef) else ()):
             if (
                 isinstance(field, ast.AnnAssign)
                 and isinstance(field.target, ast.Name)

@@ -14,7 +14,7 @@ from align.types import REWARDED
 class Formulated(Part):
     """What every part of an objective has: the contracts of advantages, surrogates, reductions, preferences, likelihoods, algorithms."""
 
-    needs: frozenset[str] = frozenset()
+    needs = frozenset[str]()
     """What it reads of the batch, of `types.EARLY` (see Weighting.needs)."""
     stated: tuple[str, ...] = ()
     """The methods whose maths `formula` writes down. A class that overrides one and not `formula` has not stated its own."""

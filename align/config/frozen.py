@@ -50,7 +50,8 @@ def freeze(cls: type, kind: str, where: str) -> type:
             f"is kept {_place(kind)}. A key that __post_init__ completes: object.__setattr__(self, {name!r}, ...)"
         )
 
-    cls.__setattr__ = cls.__delattr__ = refuse
+    for method in ("__setattr__", "__delattr__"):
+        setattr(cls, method, refuse)
     return cls
 
 

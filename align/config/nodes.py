@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 from weakref import WeakKeyDictionary
 
 from omegaconf import DictConfig, OmegaConf
@@ -26,7 +26,10 @@ from align.config.yaml_files import absolute_files
 from align.errors import RecipeError
 from align.plugins import Plugin
 
-P = TypeVar("P")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+P = TypeVar("P", bound="DataclassInstance")
 
 
 def part(kind: str, default: Any = dataclasses.MISSING, *, many: bool = False, optional: bool = False, learns: bool = True) -> Any:
@@ -209,7 +212,7 @@ def _typed(cls: type, plain: list[dataclasses.Field], node: dict, where: str) ->
     missing = [f.name for f in plain if OmegaConf.is_missing(schema, f.name)]
     if missing:
         raise RecipeError(_join(where, missing[0]), f"must be given: {_title(cls)} has no default for it")
-    values = OmegaConf.to_container(schema)
+    values = cast("dict[str, Any]", OmegaConf.to_container(schema))
     for key, value in values.items():
         # Every comparison with it is false, so no bound of a part would refuse it.
         if any(isinstance(x, float) and math.isnan(x) for x in (value if isinstance(value, list) else [value])):

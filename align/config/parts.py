@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import Field, dataclass
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,11 @@ class Setting:
 
 class Part:
     """What every contract inherits."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    """Every part is a dataclass; the registry makes one of a class that is none yet."""
+    recipe_name: str
+    """The word, or the place of a plugin, by which a recipe names it."""
 
     def refuse(self, setting: Setting) -> str | None:
         """Why the part cannot be used here as configured, with the remedy, in one sentence; None where it can.

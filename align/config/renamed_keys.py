@@ -40,10 +40,10 @@ def refuse_moved(node: dict) -> None:
     algorithm = node.get("algorithm")
     if not isinstance(algorithm, dict):
         return
-    name = algorithm.get("name")
+    moved = PARTS.get(str(algorithm.get("name")), {})
     for key in algorithm:
-        if key in PARTS.get(name, {}):
-            raise RecipeError(f"algorithm.{key}", f"is a key of the part that reads it: write algorithm.{_place(key, PARTS[name][key])}")
+        if key in moved:
+            raise RecipeError(f"algorithm.{key}", f"is a key of the part that reads it: write algorithm.{_place(key, moved[key])}")
 
 
 def refuse_moved_word(kind: str, word: str, where: str) -> None:

@@ -22,7 +22,7 @@ def calling_line(file: str) -> int | None:
     return next((line for frame, line in stack if frame.f_code.co_filename == file), None)
 
 
-def own_traceback(error: Exception) -> str:
+def own_traceback(error: BaseException) -> str:
     """What failed as its author needs it: `file:line: error` where the text or its imports are wrong, else the frames and the error."""
     frames, message = own_frames(error), traceback.format_exception_only(error)
     if isinstance(error, SyntaxError):

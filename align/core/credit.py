@@ -69,7 +69,7 @@ def sequence(value: Tensor, own: Tensor, rho: Tensor | float, at: Packing) -> Cr
     return Credited(torch.where(at.positions == 0, rho * value, 0.0), rho * own)
 
 
-def summed_exact(divergence: Tensor, logp: Tensor, rho: Tensor, at: Packing) -> Tensor:
+def summed_exact(divergence: Tensor, logp: Tensor, rho: Tensor | float, at: Packing) -> Tensor:
     """The Rao-Blackwell form of `summed`: exact divergence of each state plus score times what follows. [T] -> [T], differentiable.
 
     `grad E sum_t D_t = E sum_t [grad D_t + s_t sum_{t' > t} D_t']`; `rho` is the ratio of the tokens before, which make the state.

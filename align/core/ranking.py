@@ -11,4 +11,5 @@ def pairs(group_ids: Tensor) -> tuple[Tensor, Tensor]:
 
     Args: group_ids int64 [S]; the answers of a group stand from best to worst.
     """
-    return torch.triu(group_ids[:, None] == group_ids, diagonal=1).nonzero(as_tuple=True)
+    better, worse = torch.triu(group_ids[:, None] == group_ids, diagonal=1).nonzero(as_tuple=True)
+    return better, worse

@@ -39,7 +39,8 @@ class Problem:
 
     @cached_property
     def _tree(self) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-        prefixes, answers = [()], []
+        prefixes: list[tuple[int, ...]] = [()]
+        answers: list[tuple[int, ...]] = []
         for prefix in prefixes:
             for token in range(self.vocabulary):
                 done = len(prefix) + 1 == self.depth or token == self.end
@@ -77,7 +78,8 @@ class Problem:
 
     def reach(self, logits: Tensor) -> Tensor:
         """The probability of each prefix, [P], differentiable."""
-        table, reached = torch.softmax(logits, -1), {(): torch.ones((), dtype=logits.dtype)}
+        table = torch.softmax(logits, -1)
+        reached: dict[tuple[int, ...], Tensor] = {(): torch.ones((), dtype=logits.dtype)}
         row = {prefix: i for i, prefix in enumerate(self.prefixes)}
         for prefix in self.prefixes[1:]:
             reached[prefix] = reached[prefix[:-1]] * table[row[prefix[:-1]], prefix[-1]]
@@ -156,6 +158,12 @@ def context(
         betas={name: 1.0},
     )
     return TokenContext(batch=batch, logp=stats.logp, entropy=stats.entropy, exact=stats.exact), leaf
+
+
+def expectation(batch: TokenBatch, x: Tensor) -> Tensor:
+    """Of the sum of x [T] over an answer, over the answers that the behaviour policy of a `context` draws."""
+    assert batch.loss_weights is not None  # `context` sets them
+    return (batch.loss_weights * x).sum()
 
 
 def objective(divergence: Divergence, credit: str, at: Policies, logits: Tensor, outcomes: Outcomes = every_token) -> Tensor:

@@ -77,7 +77,7 @@ class RunningReference(ABC):
     update.
     """
 
-    version: int = 0
+    version = 0
     """How often it has changed."""
     is_initial = False
     """It is the initial policy throughout, so that other measurements against that need no copy of their own."""

@@ -61,8 +61,8 @@ class _Known(RunningReference):
         return not found
 
     def known(self, micro: TokenBatch) -> Tensor | None:
-        parts = [self._known.get(key) for key in _keys(micro)]
-        return None if any(part is None for part in parts) else torch.cat(parts)
+        keys = _keys(micro)
+        return torch.cat([self._known[key] for key in keys]) if all(key in self._known for key in keys) else None
 
     @property
     def model(self) -> Policy:

@@ -39,7 +39,7 @@ class _Mu(RunningReference):
     def parameters(self) -> Override:
         return OWN
 
-    def known(self, micro: TokenBatch) -> Tensor:
+    def known(self, micro: TokenBatch) -> Tensor | None:
         return micro.sampler_logp
 
     def compute_hash(self) -> str:

@@ -52,9 +52,9 @@ class Regularizer(Part, ABC):
     """A Reference; None where nothing is compared with."""
     placement: str = "loss"
     """Which of the three its Penalty fills: loss, reward or link."""
-    full_vocabulary: bool = False
+    full_vocabulary = False
     """Asks the learner for `ctx.exact`, the divergence over the vocabulary."""
-    merges: bool = False
+    merges = False
     """`outcomes` merges tokens, so `ctx.exact` is at most the divergence."""
     allow_biased: bool = False
 

@@ -192,6 +192,7 @@ class Composed(Regularizer):
 
     def reward_penalty(self, batch: TokenBatch, name: str) -> RewardPenalty:
         """Under `credit: summed` a token's reward loses the value, and its own advantage what the derivative has beyond that."""
+        assert batch.old_logp is not None  # a batch is scored before its rewards are judged
         value, own, _ = self._estimates(batch.old_logp, batch, name, Packing(batch.seq_ids, batch.positions))
         if self.credit == "summed":
             return RewardPenalty(discounted=value, direct=own - value)
@@ -225,7 +226,9 @@ class Composed(Regularizer):
         """What each token is weighed by, and which of them the cap cut."""
         if not self.weighs_samples:
             return 1.0, {}
-        log_ratio = ctx.logp.detach() - (ctx.old_logp if self.ratio_to == "old" else ctx.batch.sampler_logp)
+        drawn_by = ctx.old_logp if self.ratio_to == "old" else ctx.batch.sampler_logp
+        assert drawn_by is not None  # `ratio_to: sampler` is refused where no engine drew the answers
+        log_ratio = ctx.logp.detach() - drawn_by
         log_weight = credit.log_weight(self.credit, log_ratio, at)
         if self.full_vocabulary:
             log_weight = log_weight - log_ratio  # of the state: the tokens before this one

@@ -38,13 +38,13 @@ class LoadedScorer(Reward):
 
     def score_groups(self, groups: Sequence[Group]) -> list[Answer | Exception]:
         answers = self._answers(groups)
-        found: list[Answer | Exception] = list(answers)
-        # Of like length together, for less padding.
-        order = sorted((i for i, ids in enumerate(answers) if not isinstance(ids, Exception)), key=lambda i: len(answers[i]))
+        read = {i: ids for i, ids in enumerate(answers) if not isinstance(ids, Exception)}
+        order = sorted(read, key=lambda i: len(read[i]))  # of like length together, for less padding
+        scores: dict[int, float] = {}
         for first in range(0, len(order), self._max_batch):
             chosen = order[first : first + self._max_batch]
-            for i, score in zip(chosen, self._scores([answers[i] for i in chosen]), strict=True):
-                found[i] = score
+            scores |= zip(chosen, self._scores([read[i] for i in chosen]), strict=True)
+        found: list[Answer | Exception] = [ids if isinstance(ids, Exception) else scores[i] for i, ids in enumerate(answers)]
         if self._gold is None:
             return found
         return [_beside(score, gold) for score, gold in zip(found, self._gold.score_groups(groups), strict=True)]

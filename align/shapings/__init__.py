@@ -12,26 +12,26 @@ from torch import Tensor
 from align.config.needed_columns import unreadable
 from align.config.parts import Part, Setting
 from align.divergences import Divergence
-from align.types import TokenBatch
+from align.types import Columns, TokenBatch
 
 
 class Shaping(Part):
     """The contract. A part overrides what it needs; whatever it returns is detached."""
 
-    needs: frozenset[str] = frozenset()
+    needs = frozenset[str]()
     """What it reads of the batch, of `types.EARLY` (see Weighting.needs)."""
     context_divergence: Divergence | None = None
     """Between pi_old after the prompt and pi_old after the other one; with `other_context`."""
 
-    def rewards(self, batch: TokenBatch, rewards: Tensor) -> Tensor:
+    def rewards(self, batch: Columns, rewards: Tensor) -> Tensor:
         """float32 [S]: the rewards that advantages are estimated from."""
         return rewards
 
-    def advantages(self, batch: TokenBatch, advantages: Tensor, name: str) -> Tensor:
+    def advantages(self, batch: Columns, advantages: Tensor, name: str) -> Tensor:
         """float32 [T]: the advantages the policy term is weighed by. `name` finds its own entry in `batch.contexts`."""
         return advantages
 
-    def other_context(self, batch: TokenBatch) -> TokenBatch | None:
+    def other_context(self, batch: Columns) -> TokenBatch | None:
         """The same answers after other prompts, or None.
 
         The learner then fills `batch.contexts[name]`, [T], with `context_divergence` at each state: one forward pass more, without
@@ -39,7 +39,7 @@ class Shaping(Part):
         """
         return None
 
-    def metrics(self, batch: TokenBatch, name: str) -> dict[str, float]:
+    def metrics(self, batch: Columns, name: str) -> dict[str, float]:
         """Numbers of its own, logged as `shaping/NAME/KEY`, beside what it changed."""
         return {}
 

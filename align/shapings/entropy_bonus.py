@@ -4,7 +4,7 @@ from torch import Tensor
 
 from align.shapings import Shaping
 from align.shapings._bonus import bounded
-from align.types import TokenBatch
+from align.types import Columns
 
 
 @dataclass(frozen=True)
@@ -26,5 +26,5 @@ class EntropyBonus(Shaping):
         if self.gain <= 0 or self.bound <= 1:
             raise ValueError("gain must be positive and bound above 1 (at 1 a bonus can undo the advantage)")
 
-    def advantages(self, batch: TokenBatch, advantages: Tensor, name: str) -> Tensor:
+    def advantages(self, batch: Columns, advantages: Tensor, name: str) -> Tensor:
         return advantages + bounded(advantages, batch.entropy, self.gain, self.bound)

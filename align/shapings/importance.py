@@ -4,7 +4,7 @@ from torch import Tensor
 
 from align.core.credit import Packing, bounded, log_weight
 from align.shapings import Shaping
-from align.types import TokenBatch
+from align.types import Columns
 
 LEVELS = {"token": "local", "sequence": "sequence"}
 
@@ -34,10 +34,10 @@ class Importance(Shaping):
         if self.cap <= 1:
             raise ValueError(f"cap must be above 1, the weight of a sample of the learner's own policy, not {self.cap}")
 
-    def advantages(self, batch: TokenBatch, advantages: Tensor, name: str) -> Tensor:
+    def advantages(self, batch: Columns, advantages: Tensor, name: str) -> Tensor:
         return bounded(self._log_weight(batch), self.cap, masks=self.beyond_cap == "mask").rho * advantages
 
-    def metrics(self, batch: TokenBatch, name: str) -> dict[str, float]:
+    def metrics(self, batch: Columns, name: str) -> dict[str, float]:
         """Before the cap: afterwards the outliers would not show."""
         weight = self._log_weight(batch).exp()
         return {
@@ -46,5 +46,6 @@ class Importance(Shaping):
             "share/capped": (weight > self.cap).float().mean().item(),
         }
 
-    def _log_weight(self, batch: TokenBatch) -> Tensor:
+    def _log_weight(self, batch: Columns) -> Tensor:
+        assert batch.sampler_logp is not None  # a shaping is of rollouts, which an engine drew
         return log_weight(LEVELS[self.level], batch.old_logp - batch.sampler_logp, Packing(batch.seq_ids, batch.positions))

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from align.core.segments import segment_sum
 from align.shapings import Shaping
-from align.types import TokenBatch
+from align.types import Columns
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class LengthComplexity(Shaping):
         if self.base <= 1:
             raise ValueError(f"base must be above 1, not {self.base}")
 
-    def advantages(self, batch: TokenBatch, advantages: Tensor, name: str) -> Tensor:
+    def advantages(self, batch: Columns, advantages: Tensor, name: str) -> Tensor:
         solved, lengths = (batch.rewards >= self.solved_at).double(), batch.lengths.double()
         groups = int(batch.group_ids.max()) + 1
         count = segment_sum(solved, batch.group_ids, groups)[batch.group_ids]

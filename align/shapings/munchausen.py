@@ -5,7 +5,7 @@ from torch import Tensor
 
 from align.core.segments import suffix_sum
 from align.shapings import Shaping
-from align.types import TokenBatch
+from align.types import Columns
 
 CREDITS = ("local", "summed")
 
@@ -37,7 +37,7 @@ class Munchausen(Shaping):
         if self.credit not in CREDITS:
             raise ValueError(f"credit must be one of {', '.join(CREDITS)}, not {self.credit!r}")
 
-    def advantages(self, batch: TokenBatch, advantages: Tensor, name: str) -> Tensor:
+    def advantages(self, batch: Columns, advantages: Tensor, name: str) -> Tensor:
         logp = batch.old_logp
         logarithm = logp if self.q == 1 else torch.expm1((self.q - 1) * logp) / (self.q - 1)
         bonus = self.alpha * (self.tau * logarithm).clamp(self.floor, 0)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from align.core.segments import segment_sum
 from align.shapings import Shaping
-from align.types import TokenBatch
+from align.types import Columns
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class OffPolicyMask(Shaping):
     threshold: float
     """Nats a token."""
 
-    def advantages(self, batch: TokenBatch, advantages: Tensor, name: str) -> Tensor:
+    def advantages(self, batch: Columns, advantages: Tensor, name: str) -> Tensor:
+        assert batch.sampler_logp is not None  # a shaping is of rollouts, which an engine drew
         gap = segment_sum(batch.sampler_logp - batch.old_logp, batch.seq_ids, len(batch.lengths)) / batch.lengths
         kept = (advantages >= 0) | (gap <= self.threshold)[batch.seq_ids]
         return torch.where(kept, advantages, 0.0)

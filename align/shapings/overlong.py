@@ -5,7 +5,7 @@ from torch import Tensor
 
 from align.config.parts import Setting
 from align.shapings import Shaping
-from align.types import TokenBatch
+from align.types import Columns
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Overlong(Shaping):
         if not 0 < self.buffer <= self.limit or self.factor <= 0:
             raise ValueError("buffer must lie in (0, limit] and factor must be positive")
 
-    def rewards(self, batch: TokenBatch, rewards: Tensor) -> Tensor:
+    def rewards(self, batch: Columns, rewards: Tensor) -> Tensor:
         excess = (batch.lengths - (self.limit - self.buffer)).to(rewards.dtype)
         return rewards - self.factor * torch.clamp(excess / self.buffer, 0, 1)
 

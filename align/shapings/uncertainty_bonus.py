@@ -6,7 +6,7 @@ from torch import Tensor
 from align.divergences.jeffreys import Jeffreys
 from align.shapings import Shaping
 from align.shapings._bonus import bounded
-from align.types import TokenBatch
+from align.types import Columns, TokenBatch
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class UncertaintyBonus(Shaping):
         if self.mask_id is not None and self.mask_id < 0:
             raise ValueError(f"mask_id must be a token id, not {self.mask_id}")
 
-    def other_context(self, batch: TokenBatch) -> TokenBatch | None:
+    def other_context(self, batch: Columns) -> TokenBatch | None:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + batch.step)
         groups = int(batch.group_ids.max()) + 1
         noisy = torch.rand(groups, generator=generator) < 1 - batch.step / self.steps
@@ -66,16 +66,16 @@ class UncertaintyBonus(Shaping):
             batch, input_ids=batch.input_ids.gather(1, order), columns=batch.columns - out[batch.seq_ids], totals=batch.totals - out
         )
 
-    def advantages(self, batch: TokenBatch, advantages: Tensor, name: str) -> Tensor:
+    def advantages(self, batch: Columns, advantages: Tensor, name: str) -> Tensor:
         return (
             advantages
             + bounded(advantages, batch.entropy, self.entropy_gain, self.entropy_bound)
             + bounded(advantages, self._uncertainty(batch, name), self.divergence_gain, self.divergence_bound)
         )
 
-    def metrics(self, batch: TokenBatch, name: str) -> dict[str, float]:
+    def metrics(self, batch: Columns, name: str) -> dict[str, float]:
         return {"divergence": self._uncertainty(batch, name).mean().item()}
 
-    def _uncertainty(self, batch: TokenBatch, name: str) -> Tensor:
+    def _uncertainty(self, batch: Columns, name: str) -> Tensor:
         """u of each token, [T], nats; 0 where the prompt was not disturbed."""
         return batch.contexts[name] / 2 if name in batch.contexts else torch.zeros(len(batch.seq_ids))

@@ -12,7 +12,7 @@ from align.advantages import Advantage
 from align.oracle.enumeration import TREE, UPDATE, context, setting
 from align.testing.findings import Finding, Kit, again
 from align.testing.formulas import MEND, explained
-from align.types import TokenBatch
+from align.types import Columns
 
 KIT = Kit("advantage")
 NAME = "unused"
@@ -23,7 +23,7 @@ def check_advantage(part: Any, /, **keys: Any) -> list[Finding]:
     return KIT.run(part, keys)
 
 
-def batch(a: Advantage) -> TokenBatch:
+def batch(a: Advantage) -> Columns:
     """Forty answers of one to three tokens in float32, two a group, without what `a` does not say it needs, but for rewards."""
     ctx, _ = context(setting(TREE, UPDATE), NAME, dtype=torch.float32)
     values = 0.3 * torch.cos(torch.arange(len(ctx.batch.seq_ids)) ** 2.0)

@@ -11,10 +11,10 @@ from torch import Tensor
 from align.algorithms import Algorithm
 from align.core.ranking import pairs
 from align.core.segments import segment_sum
-from align.oracle.enumeration import TREE, UPDATE, context, setting
+from align.oracle.enumeration import TREE, UPDATE, context, expectation, setting
 from align.testing.findings import Finding, Kit
 from align.testing.formulas import MEND, explained
-from align.types import Link, RewardModelContext, TokenContext
+from align.types import EARLY, Link, RewardModelContext, TokenContext
 
 KIT = Kit("algorithm")
 NAME = "unused"
@@ -47,7 +47,7 @@ def view(a: Algorithm, drift: float = UPDATE) -> View:
     count, tokens = len(ctx.batch.lengths), len(ctx.batch.seq_ids)
     batch = replace(ctx.batch, advantages=None, ref_logp={}, penalty_weights={}, betas={})
     if not a.samples:
-        uniform = torch.full_like(batch.loss_weights, 1 / count)  # the answers of a data set are no samples of the policy
+        uniform = torch.full((tokens,), 1 / count)  # the answers of a data set are no samples of the policy
         batch = replace(batch, rewards=None, sampler_logp=None, old_logp=None, loss_weights=uniform)
     if a.ranks:
         batch = replace(batch, group_ids=torch.repeat_interleave(torch.arange(count // 5 * 2), torch.tensor([2, 3] * (count // 5))))
@@ -62,8 +62,8 @@ def view(a: Algorithm, drift: float = UPDATE) -> View:
         old = 0.3 * torch.cos(torch.arange(tokens) ** 2.0)
         values = (old + drift * torch.sin(old)).requires_grad_()
         batch = replace(batch, values=old)
-        batch = replace(batch, returns=a.targets(batch))
-    batch = replace(batch, advantages=a.advantages(batch))
+        batch = replace(batch, returns=a.targets(batch.only(EARLY, a)))
+    batch = replace(batch, advantages=a.advantages(batch.only(EARLY, a)))
     return View(replace(ctx, batch=batch, values=values), leaf, values, batch.advantages)
 
 
@@ -96,17 +96,20 @@ def _advantages(a: Algorithm) -> str | None:
     ctx, _, _, found = view(a)
     if found is None:
         return None
-    equal = a.advantages(replace(ctx.batch, rewards=torch.ones_like(ctx.batch.rewards)))
-    return _numbers(found, len(ctx.logp)) or (None if equal.isfinite().all() else "they are not finite where all rewards are equal")
+    batch = ctx.batch.only(EARLY, a)
+    equal = a.advantages(replace(batch, rewards=torch.ones_like(batch.rewards)))
+    finite = equal is not None and equal.isfinite().all()
+    return _numbers(found, len(batch.seq_ids)) or (None if finite else "they are not finite where all rewards are equal")
 
 
 @KIT.check("targets", "return a detached float32 tensor of shape [T] where there is a critic, else leave it out")
 def _targets(a: Algorithm) -> str | None:
     """what a critic is fitted to: finite detached numbers, one a token; None without a critic"""
     batch = view(a).ctx.batch
+    found = a.targets(batch.only(EARLY, a))
     if a.critic is None:
-        return None if a.targets(batch) is None else "there is no critic to be fitted to them"
-    return _numbers(a.targets(batch), len(batch.seq_ids))
+        return None if found is None else "there is no critic to be fitted to them"
+    return "there are none, and a critic is fitted to them" if found is None else _numbers(found, len(batch.seq_ids))
 
 
 @KIT.check("loss", "return (loss [T], statistics {name: [N]}); let gradients flow through ctx.logp, log_rho, values, link.scores or scores")
@@ -134,15 +137,14 @@ def _direction(a: Algorithm) -> str | None:
     """on-policy, a step down the loss makes what has a higher advantage, was demonstrated or is ranked higher likelier"""
     ctx, leaf, _, advantages = view(a, 0.0)
     loss, _ = a.loss(ctx, advantages)
-    (gradient,) = torch.autograd.grad((ctx.batch.loss_weights * loss).sum(), leaf)
+    (gradient,) = torch.autograd.grad(expectation(ctx.batch, loss), leaf)
     following = (leaf - STEP * gradient).detach()
     if a.ranks:
         better, worse = pairs(ctx.batch.group_ids)
         gained = following - leaf.detach() if a.trains_reward_model else TREE.answer_logp(following) - TREE.answer_logp(leaf.detach())
         return None if (gained[better] - gained[worse]).sum() > 0 else "the worse answers gain on the better ones"
-    wanted = ctx.batch.loss_weights * (torch.ones_like(ctx.logp) if advantages is None else advantages)
-    moved = TREE.token_logp(following) - ctx.logp.detach()
-    return None if (wanted * moved).sum() > 0 else "it makes them less likely"
+    moved = TREE.token_logp(following) - TREE.token_logp(leaf.detach())
+    return None if expectation(ctx.batch, moved if advantages is None else advantages * moved) > 0 else "it makes them less likely"
 
 
 @KIT.check("any split", "let nothing but a sequence's own tokens, or the ranking it is in, enter its loss: the batch decides `advantages`")
@@ -162,8 +164,10 @@ def _beta(a: Algorithm) -> str | None:
     if not a.links:
         return None
     ctx, *_ = view(a)
+    assert isinstance(ctx, TokenContext) and ctx.link is not None  # `view` makes one
+    link = ctx.link
     first = ctx.batch.group_ids == 0
-    one, two = (a.loss(c, None)[0] for c in (ctx, replace(ctx, link=replace(ctx.link, beta=torch.where(first, 2.0, 0.5)))))
+    one, two = (a.loss(c, None)[0] for c in (ctx, replace(ctx, link=replace(link, beta=torch.where(first, 2.0, 0.5)))))
     of_first = first[ctx.batch.seq_ids]
     return None if not torch.allclose(one[of_first], two[of_first]) and torch.equal(one[~of_first], two[~of_first]) else "it does not"
 
@@ -171,7 +175,7 @@ def _beta(a: Algorithm) -> str | None:
 @KIT.check("measures", "return {name: number} from `measures`, of what the batch holds; or leave it out")
 def _measures(a: Algorithm) -> str | None:
     """metrics of the whole batch are numbers by name"""
-    found = a.measures(view(a).ctx.batch)
+    found = a.measures(view(a).ctx.batch.only(EARLY, a))
     wrong = next((name for name, x in found.items() if not isinstance(name, str) or type(x) not in (int, float)), None)
     return None if wrong is None else f"{wrong} is a {type(found[wrong]).__name__}"
 

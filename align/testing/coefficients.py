@@ -13,7 +13,7 @@ import torch
 from align.coefficients import Coefficient, State
 from align.oracle.enumeration import TREE, UPDATE, context, setting
 from align.testing.findings import Finding, Kit
-from align.types import TokenBatch
+from align.types import EARLY, Columns
 
 KIT = Kit("coefficient")
 STEPS = (*range(50), 1000, 10**6)
@@ -31,12 +31,13 @@ def check_coefficient(part: Any, /, **keys: Any) -> list[Finding]:
 
 
 @cache
-def batch() -> TokenBatch:
+def batch() -> Columns:
     """A scored one: two groups of two answers, the first two of which are alike."""
     whole = context(setting(TREE, UPDATE), NAME, dtype=torch.float32)[0].batch
     chosen = whole.select(torch.tensor([0, 1, 2, 3]))
     logp = chosen.ref_logp[NAME]
-    return replace(chosen, prompt_ids=PROMPTS, group_ids=torch.tensor([0, 0, 1, 1]), old_logp=logp + 0.3 * torch.cos(chosen.positions + 1))
+    old_logp = logp + 0.3 * torch.cos(chosen.positions + 1)
+    return replace(chosen, prompt_ids=PROMPTS, group_ids=torch.tensor([0, 0, 1, 1]), old_logp=old_logp).only(EARLY, KIT)
 
 
 def _multiplied(c: Coefficient, state: State) -> list[float] | None:

@@ -39,6 +39,13 @@ def check_engine(part: Any, /, model_dir: Path | None = None, tolerance: float =
         return KIT.run(part, keys, model_dir=model_dir or tiny_model(Path(made)), tolerance=tolerance)
 
 
+def reported(episode: Episode) -> np.ndarray:
+    """log mu of its tokens. Raises TypeError for an episode without."""
+    if (logp := episode.sampler_logp) is None:
+        raise TypeError("an episode has no log-probs")
+    return logp
+
+
 @dataclass
 class Started:
     """An engine at work, and the model whose weights it should hold."""
@@ -58,7 +65,7 @@ class Started:
             columns = len(prompt.token_ids) + torch.from_numpy(episode.trained_at)
             logits = self.model(ids[None]).logits[0, columns - 1].float()
             logp = torch.log_softmax(logits / SAMPLING.temperature, -1).gather(1, ids[columns, None]).squeeze(1)
-            worst = max(worst, float(np.abs(episode.sampler_logp - logp.numpy()).max()))
+            worst = max(worst, float(np.abs(reported(episode) - logp.numpy()).max()))
         return worst
 
     def changed(self) -> Any:
@@ -82,11 +89,11 @@ def started(e: Engine, model_dir: Path) -> Iterator[Started]:
 
 
 def logps(groups: list[Group]) -> list[np.ndarray]:
-    return [e.sampler_logp for g in groups for e in g.episodes]
+    return [reported(e) for g in groups for e in g.episodes]
 
 
 def bits(groups: list[Group]) -> list[tuple[bytes, bytes]]:
-    return [(e.trained_ids.tobytes(), e.sampler_logp.tobytes()) for g in groups for e in g.episodes]
+    return [(e.trained_ids.tobytes(), reported(e).tobytes()) for g in groups for e in g.episodes]
 
 
 def drawn(groups: list[Group]) -> list[list[list[int]]]:

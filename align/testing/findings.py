@@ -48,6 +48,8 @@ class Kit:
 
     def check(self, name: str, mend: str) -> Callable:
         def kept(test: Callable[..., str | None]) -> Callable[..., str | None]:
+            if test.__doc__ is None:
+                raise TypeError(f"the check {name!r} has no docstring, which says what it expects")
             self.checks.append(Check(name, " ".join(test.__doc__.split()), mend, test))
             return test
 

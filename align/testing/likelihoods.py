@@ -35,7 +35,7 @@ def view(likelihood: Likelihood) -> tuple[TokenContext, Tensor]:
         ref_logp={},
         penalty_weights={},
         betas={},
-        loss_weights=torch.full_like(ctx.batch.loss_weights, 1 / len(ctx.batch.lengths)),
+        loss_weights=torch.full((len(ctx.logp),), 1 / len(ctx.batch.lengths)),
     )
     return replace(ctx, batch=shown.only(likelihood.needs, likelihood)), leaf
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align.preferences import Pairs, Preference, Rankings
+from align.preferences import Preference, Rankings
 from align.testing.findings import Finding, Kit
 from align.testing.formulas import MEND, explained
 
@@ -42,8 +42,9 @@ def pull(p: Preference, scores: Tensor, beta: float = 0.5) -> tuple[Tensor, Tens
     """The loss of each ranking, and its gradient in the scores (or, of one that reads none, in the log-probs)."""
     given = rankings(scores.clone().requires_grad_(), beta)
     losses = p.of_rankings(given)
-    found = torch.autograd.grad(losses.sum(), (given.scores, given.logp), allow_unused=True)
-    return losses, sum(x for x in found if x is not None)
+    leaves = [x for x in (given.scores, given.logp) if x is not None]
+    found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
+    return losses, sum((x for x in found if x is not None), torch.zeros_like(scores))
 
 
 def _wrong(losses: Tensor, count: int, of: str) -> str | None:
@@ -76,7 +77,7 @@ def _direction(p: Preference) -> str | None:
 def _apart(p: Preference) -> str | None:
     """another ranking changes no loss of this one"""
     pairs, _ = rankings(SCORES).pairs()
-    first = Pairs(**{name: None if x is None else x[:1] for name, x in vars(pairs).items()})
+    first = replace(pairs, **{name: x[:1] for name, x in vars(pairs).items() if x is not None})
     if not torch.allclose(p.losses(first), p.losses(pairs)[:1], atol=1e-6):
         return "a pair alone has another loss"
     moved = SCORES.clone()

@@ -62,7 +62,9 @@ def move(policy: Policy) -> None:
 def logp(r: Reference, made: RunningReference) -> Tensor:
     """log ref over the vocabulary at each state, [T, V]; [T, 1] of one that has it of the sampled tokens alone."""
     if _without_states(r):
-        return made.known(batch())[:, None]
+        if (known := made.known(batch())) is None:
+            raise TypeError("`known` returned None, and `tokens_only` says that there are no states")
+        return known[:, None]
     return torch.log_softmax(made.head().logits(made.hidden(batch()), 1.0), -1)
 
 

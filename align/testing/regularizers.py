@@ -11,7 +11,7 @@ from torch import Tensor
 from align.audit import audit
 from align.audit.alone import alone
 from align.audit.measure import claimed
-from align.oracle.enumeration import TREE, UPDATE, context, setting
+from align.oracle.enumeration import TREE, UPDATE, context, expectation, setting
 from align.regularizers import Penalty, Regularizer
 from align.testing.divergences import first
 from align.testing.findings import Finding, Kit
@@ -79,12 +79,12 @@ def _finite(r: Regularizer) -> str | None:
         near,
         reference=near.reference - 60.0 * (tokens == 0),
         policy=near.policy - 60.0 * (tokens == 1),
-        old=near.old - 60.0 * (tokens == 1),
+        old=near.behaviour - 60.0 * (tokens == 1),
     )
     ctx, leaf = context(far, NAME, claimed(r) if r.full_vocabulary else None, r.outcomes, torch.float32)
     p = r.penalty(ctx, NAME)
     loss = felt(p) if p.reward is None else torch.exp(ctx.log_rho) * p.reward
-    (gradient,) = torch.autograd.grad((loss if p.link is not None else ctx.batch.loss_weights * loss).sum(), leaf)
+    (gradient,) = torch.autograd.grad(loss.sum() if p.link is not None else expectation(ctx.batch, loss), leaf)
     return first(
         None if x.isfinite().all() else f"{name} is {x[~x.isfinite()][0].item()} somewhere"
         for name, x in (("value", p.value), ("loss", loss), ("gradient", gradient))
@@ -122,7 +122,7 @@ def _weighed(r: Regularizer) -> str | None:
     ctx, _ = view(r)
     doubled = replace(ctx.batch, penalty_weights={NAME: 2 * ctx.batch.penalty_weights[NAME]})
     one, two = r.penalty(ctx, NAME), r.penalty(replace(ctx, batch=doubled), NAME)
-    if one.link is not None:
+    if one.log_ratio is not None and two.log_ratio is not None:
         return None if torch.allclose(two.log_ratio, 2 * one.log_ratio, atol=1e-6) else "they are not"
     return None if alike((two.value, felt(two)), (2 * one.value, 2 * felt(one))) else "they are not"
 

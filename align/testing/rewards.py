@@ -82,14 +82,14 @@ def judged(r: Reward, prompts: Sequence[Prompt]) -> Iterator[tuple[str, Rewards]
 )
 def _number(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """a finite float, or named parts of which `total` is the reward, for right answers and for any other text"""
-    failures = ((text, rewards.first_failure) for text, rewards in judged(started(r), prompts) if rewards.failed)
+    failures = ((text, rewards.first_failure) for text, rewards in judged(started(r), prompts) if rewards.first_failure is not None)
     return next((f"{text[:40]!r}: {why}" for text, why in failures if "took longer" not in why), None)
 
 
 @KIT.check("soon", "bound the work by the length of the answer, and refuse to compute what is too long")
 def _soon(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """no answer takes a second"""
-    failures = ((text, rewards.first_failure) for text, rewards in judged(started(r), prompts) if rewards.failed)
+    failures = ((text, rewards.first_failure) for text, rewards in judged(started(r), prompts) if rewards.first_failure is not None)
     return next((f"{text[:40]!r}: {why}" for text, why in failures if "took longer" in why), None)
 
 

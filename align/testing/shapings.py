@@ -11,7 +11,7 @@ from torch import Tensor
 from align.oracle.enumeration import TREE, UPDATE, context, setting
 from align.shapings import Shaping
 from align.testing.findings import Finding, Kit, again
-from align.types import TokenBatch
+from align.types import EARLY, Columns, TokenBatch
 
 KIT = Kit("shaping")
 NAME = "shaped"
@@ -22,16 +22,20 @@ def check_shaping(part: Any, /, **keys: Any) -> list[Finding]:
     return KIT.run(part, keys)
 
 
-def batch(s: Shaping) -> tuple[TokenBatch, Tensor]:
+def batch(s: Shaping) -> tuple[Columns, Tensor]:
     """Forty answers in float32, two a group, and advantages [T] of both signs; without what `s` does not say it needs, but for rewards."""
     ctx, _ = context(setting(TREE, UPDATE), NAME, dtype=torch.float32)
     between = {NAME: ctx.entropy} if s.context_divergence is not None else {}
-    bare = replace(ctx.batch, loss_weights=None, penalty_weights={}, betas={}, contexts=between)
-    return bare.only(s.needs - {"advantages", "ref_logp"} | {"rewards"}, s), ctx.batch.advantages
+    whole = replace(ctx.batch, loss_weights=None, penalty_weights={}, betas={}, contexts=between).only(EARLY, s)
+    return whole.only(s.needs - {"advantages", "ref_logp"} | {"rewards"}, s), whole.advantages
 
 
-def shaped(s: Shaping, b: TokenBatch, advantages: Tensor) -> tuple[Tensor, Tensor]:
+def shaped(s: Shaping, b: Columns, advantages: Tensor) -> tuple[Tensor, Tensor]:
     return s.rewards(b, b.rewards), s.advantages(b, advantages, NAME)
+
+
+def same_prompts(one: TokenBatch | None, two: TokenBatch | None) -> bool:
+    return one is two if one is None or two is None else torch.equal(one.input_ids, two.input_ids)
 
 
 @KIT.check("shapes", "return detached float32 rewards [S] and advantages [T]; set `needs` to read old_logp or entropy")
@@ -58,10 +62,10 @@ def _repeats(s: Shaping) -> str | None:
     """the same batch is shaped alike, other prompts included, and the process's random state is left alone"""
     b, advantages = batch(s)
     state = torch.get_rng_state()
-    one, two = ((*shaped(part, b, advantages), part.other_context(b)) for part in (s, again(s)))
-    if not all(torch.equal(x, y) for x, y in zip(one[:2], two[:2], strict=True)):
+    one, two = ((shaped(part, b, advantages), part.other_context(b)) for part in (s, again(s)))
+    if not all(torch.equal(x, y) for x, y in zip(one[0], two[0], strict=True)):
         return "it differs from call to call"
-    if (one[2] is None) != (two[2] is None) or (one[2] is not None and not torch.equal(one[2].input_ids, two[2].input_ids)):
+    if not same_prompts(one[1], two[1]):
         return "the other prompts differ from call to call"
     return None if torch.equal(torch.get_rng_state(), state) else "it draws from the process's random numbers"
 

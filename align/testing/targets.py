@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import OmegaConf
@@ -50,7 +50,7 @@ def keys(given: Iterable[str]) -> dict[str, Any]:
         if "=" not in word:
             raise RecipeError("", f"{word!r} is not of the form key=value")
         try:
-            node = OmegaConf.to_container(OmegaConf.merge(node, OmegaConf.from_dotlist([word])))
+            node = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.merge(node, OmegaConf.from_dotlist([word]))))
         except (OmegaConfBaseException, yaml.YAMLError) as error:
             raise RecipeError(word, f"cannot be read: {error}") from error
     return node
@@ -84,7 +84,7 @@ def _article(kind: str) -> str:
     return "an" if kind[0] in "aeiou" else "a"
 
 
-def _callable_as(found: type, method: str, kind: str) -> bool:
+def _callable_as(found: object, method: str, kind: str) -> bool:
     """It defines the method, and takes as many arguments as the contract hands over."""
     if not hasattr(found, method):
         return False

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from align.oracle.enumeration import TREE, UPDATE, context, setting
 from align.testing.findings import Finding, Kit, again
-from align.types import TokenBatch
+from align.types import Columns, TokenBatch
 from align.weightings import Weighting
 
 KIT = Kit("weighting")
@@ -28,7 +28,7 @@ def whole() -> TokenBatch:
     return replace(ctx.batch, loss_weights=None, penalty_weights={})
 
 
-def batch(w: Weighting) -> TokenBatch:
+def batch(w: Weighting) -> Columns:
     """`whole`, without what `w` does not say it needs."""
     return whole().only(w.needs, w)
 

@@ -8,18 +8,18 @@ from torch import Tensor
 
 from align.config.needed_columns import unreadable
 from align.config.parts import Part, Setting
-from align.types import REWARDED, TokenBatch
+from align.types import REWARDED, Columns
 
 
 class Weighting(Part, ABC):
     """The contract."""
 
-    needs: frozenset[str] = frozenset()
+    needs = frozenset[str]()
     """What `weights` reads of the batch, of `types.EARLY`. `old_logp` or `entropy` costs a forward pass where a batch serves one update,
     `ref_logp` the head of an exact reference once more; `rewards` or `advantages` is refused where the batch holds demonstrations."""
 
     @abstractmethod
-    def weights(self, batch: TokenBatch, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Tensor:
         """float32 [T], >= 0. `name` finds its own `ref_logp`; groups are whole."""
 
     def misfit(self, setting: Setting) -> str | None:

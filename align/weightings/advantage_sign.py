@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from align.types import TokenBatch
+from align.types import Columns
 from align.weightings import Weighting
 from align.weightings._by_sign import by_sign, check
 
@@ -20,5 +20,5 @@ class AdvantageSign(Weighting):
     def __post_init__(self):
         check(positive=self.positive, negative=self.negative, zero=self.zero)
 
-    def weights(self, batch: TokenBatch, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Tensor:
         return by_sign(batch.advantages, self.positive, self.negative, self.zero)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from align.core.segments import segment_sum
-from align.types import TokenBatch
+from align.types import Columns
 from align.weightings import Weighting
 
 
@@ -22,7 +22,7 @@ class Confidence(Weighting):
     complement: bool = False
     """Weigh 1 - gamma."""
 
-    def weights(self, batch: TokenBatch, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Tensor:
         probability = torch.exp(batch.ref_logp[name])
         gamma = (segment_sum(probability, batch.seq_ids, len(batch.lengths)) / batch.lengths).mean()
         return (1 - gamma if self.complement else gamma).to(torch.float32).expand(len(batch.seq_ids)).clone()

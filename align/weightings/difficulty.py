@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from align.core.segments import group_mean
-from align.types import TokenBatch
+from align.types import Columns
 from align.weightings import Weighting
 
 
@@ -26,7 +26,7 @@ class Difficulty(Weighting):
         if self.sharpness <= 0:
             raise ValueError(f"sharpness must be positive, not {self.sharpness}")
 
-    def weights(self, batch: TokenBatch, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Tensor:
         solved = group_mean((batch.rewards >= self.solved_at).float(), batch.group_ids)
         eased = -torch.expm1(-self.sharpness * solved)
         mixed = (solved > 0) & (solved < 1)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from align.types import TokenBatch
+from align.types import Columns
 from align.weightings import Weighting
 
 
@@ -35,8 +35,9 @@ class EntropyGate(Weighting):
         if self.threshold is not None and not self.threshold > 0:
             raise ValueError(f"threshold must be positive, not {self.threshold}")
 
-    def weights(self, batch: TokenBatch, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Tensor:
         # torch.quantile refuses more than 2^24 elements, which a large batch has.
         cut = self.threshold if self.quantile is None else float(np.quantile(batch.entropy.numpy(), self.quantile))
+        assert cut is not None  # exactly one of the two is given
         high = batch.entropy >= cut
         return (high if self.keep == "high" else ~high).to(torch.float32)

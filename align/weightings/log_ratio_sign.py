@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from align.types import TokenBatch
+from align.types import Columns
 from align.weightings import Weighting
 from align.weightings._by_sign import by_sign, check
 
@@ -26,5 +26,5 @@ class LogRatioSign(Weighting):
     def __post_init__(self):
         check(above=self.above, below=self.below, equal=self.equal)
 
-    def weights(self, batch: TokenBatch, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Tensor:
         return by_sign(batch.old_logp - batch.ref_logp[name], self.above, self.below, self.equal)

@@ -4,7 +4,7 @@ from typing import Any
 from torch import Tensor
 
 from align.config.nodes import part
-from align.types import TokenBatch
+from align.types import Columns
 from align.weightings import Weighting
 
 
@@ -22,7 +22,7 @@ class Normalized(Weighting):
     def needs(self) -> frozenset[str]:
         return self.of.needs
 
-    def weights(self, batch: TokenBatch, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Tensor:
         weights = self.of.weights(batch, name)
         mean = weights.mean()
         return weights / mean if mean > 0 else weights

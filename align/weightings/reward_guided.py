@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from align.core.segments import group_mean
-from align.types import TokenBatch
+from align.types import Columns
 from align.weightings import Weighting
 
 
@@ -27,7 +27,7 @@ class RewardGuided(Weighting):
         if self.keep not in ("response", "group"):
             raise ValueError(f"keep must be response or group, not {self.keep!r}")
 
-    def weights(self, batch: TokenBatch, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Tensor:
         solved = (batch.rewards >= self.solved_at).to(torch.float32)
         if self.keep == "group":
             solved = group_mean(solved, batch.group_ids)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from align.types import TokenBatch
+from align.types import Columns
 from align.weightings import Weighting
 
 
@@ -19,7 +19,7 @@ class Sampo(Weighting):
 
     seed: int = 0
 
-    def weights(self, batch: TokenBatch, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Tensor:
         keys = torch.rand(len(batch.seq_ids), dtype=torch.float64, generator=torch.Generator().manual_seed(self._draw(batch)))
         by_key = torch.argsort(keys)
         shuffled = by_key[torch.argsort(batch.seq_ids[by_key], stable=True)]  # packed as before, each sequence in random order
@@ -28,7 +28,7 @@ class Sampo(Weighting):
         shortest = torch.zeros(groups, dtype=torch.int64).scatter_reduce(0, batch.group_ids, batch.lengths, "amin", include_self=False)
         return (rank < shortest[batch.group_ids][batch.seq_ids]).to(torch.float32)
 
-    def _draw(self, batch: TokenBatch) -> int:
+    def _draw(self, batch: Columns) -> int:
         content = hashlib.sha256(str(self.seed).encode())
         for tensor in (batch.lengths, batch.tokens):
             content.update(tensor.numpy().tobytes())

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from align.types import TokenBatch
+from align.types import Columns
 from align.weightings import Weighting
 
 
@@ -32,7 +32,7 @@ class TokenMask(Weighting):
         if not (self.first or self.last or self.token_ids):
             raise ValueError("names no token: give first, last or token_ids")
 
-    def weights(self, batch: TokenBatch, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Tensor:
         left = batch.lengths[batch.seq_ids] - batch.positions
         ids = torch.tensor(self.token_ids, dtype=torch.int64)
         named = (batch.positions < self.first) | (left <= self.last) | torch.isin(batch.tokens, ids)

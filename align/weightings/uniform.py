@@ -1,12 +1,12 @@
 import torch
 from torch import Tensor
 
-from align.types import TokenBatch
+from align.types import Columns
 from align.weightings import Weighting
 
 
 class Uniform(Weighting):
     """Every token feels the regularizer alike."""
 
-    def weights(self, batch: TokenBatch, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Tensor:
         return torch.ones(len(batch.seq_ids))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import pickle
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from align.experience.prepare import prepare_batch
 from align.learner.learner import Learner
 from align.oracle.enumeration import TREE, UPDATE, context, setting
 from align.run.state import RunState
-from align.types import EARLY, Stat, TokenBatch
+from align.types import EARLY, Columns, Stat, TokenBatch
 
 READS = {
     "rewards": "batch.rewards[batch.seq_ids]",
@@ -196,7 +197,12 @@ def test_a_batch_with_hidden_columns_is_a_batch(batch: TokenBatch):
     """Other prompts are made of one: it is selected, moved, replaced and copied."""
     shown = batch.only(frozenset({"old_logp"}), batch, "here")
     half = replace(copy.copy(pickle.loads(pickle.dumps(shown))), step=3).select(torch.tensor([0, 2])).to(torch.device("cpu"))
-    assert len(half.lengths) == 2 and "rewards, which is not declared" in repr(half)
+    assert isinstance(half, Columns) and len(half.lengths) == 2 and "rewards, which is not declared" in repr(half)
     assert half.old_logp.equal(batch.select(torch.tensor([0, 2])).old_logp)
     with pytest.raises(RecipeError, match=r"reads batch\.ref_logp"):
         half.ref_logp["kl"]
+
+
+def test_each_column_that_can_be_declared_is_there_for_a_type_checker():
+    optional = {f.name for f in fields(TokenBatch) if f.name in EARLY and "None" in str(f.type)}
+    assert inspect.get_annotations(Columns) == dict.fromkeys(optional, "Tensor")

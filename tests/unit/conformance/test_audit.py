@@ -218,6 +218,7 @@ from typing import Any
 import torch
 from align.config.nodes import part
 from align.divergences.reverse_kl import ReverseKl
+from align.core.segments import segment_sum
 from align.regularizers import Penalty
 
 class Differentiated:
@@ -247,6 +248,14 @@ class Lengthy:
     def penalty(self, ctx, name):
         return Penalty(value=torch.ones_like(ctx.entropy), loss=torch.exp(ctx.log_rho))
 
+class Ranked:
+    """A link of no divergence."""
+    coefficient: Any = part("coefficient")
+    placement = "link"
+    def penalty(self, ctx, name):
+        score = segment_sum(ctx.logp, ctx.batch.seq_ids, len(ctx.batch.lengths))
+        return Penalty(value=torch.ones_like(ctx.entropy), link=score, log_ratio=score.detach())
+
 class Wrong:
     """f and coefficient that disagree."""
     def f(self, log_u): return log_u * torch.exp(log_u)
@@ -273,6 +282,7 @@ def plugins(tmp_path):
         ("Attached", "exact", "on-policy and after a stale update"),
         ("Unweighted", "biased", "exact on-policy only"),
         ("Lengthy", "no claim", "names no divergence"),
+        ("Ranked", "no claim", "names no divergence"),
         ("Wrong", "biased", "that of its `coefficient`, which is not f' - f'(1)"),
         ("Careless", "biased", "its gradient is"),
     ],
