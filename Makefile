@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The first index that has a package need not have the pinned version of it (torch's CPU builds).
 export UV_INDEX_STRATEGY = unsafe-best-match
 
-.PHONY: setup demo test check docs lock clean help sabotage compare gpu-check gpu-test gpu-test-compile gpu-bench
+.PHONY: setup demo test lint check docs lock clean help sabotage compare gpu-check gpu-test gpu-test-compile gpu-bench
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
@@ -42,9 +42,12 @@ test: setup  ## all tests, in TEST_PROCESSES processes (2)
 # More threads than cores would wait for each other.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
-check: setup  ## lint and the fast tests
+lint: setup  ## ruff and pyright, both without a finding
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
+	$(BIN)/basedpyright --level error
+
+check: lint  ## lint and the fast tests
 	$(BIN)/python -m pytest tests/unit tests/property tests/golden tests/architecture
 
 sabotage: setup  ## do the tests notice? One bug after the other in a copy of the sources
