@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 from typing import Any, overload
 
@@ -12,6 +11,7 @@ from align.audit.certificate import Certificate
 from align.config import nodes, registry, yaml_files
 from align.config.find import find_recipe
 from align.config.schema import Recipe
+from align.config.suggestions import did_you_mean
 from align.errors import RecipeError, UserError
 from align.regularizers import Regularizer
 from align.testing.targets import keys, kind_of, known
@@ -87,6 +87,5 @@ def _recipe_file(what: str):
     try:
         return find_recipe(what)
     except RecipeError as error:
-        near = difflib.get_close_matches(what, [name for kind in KINDS for name in known(kind)], n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = did_you_mean(what, [name for kind in KINDS for name in known(kind)])
         raise UserError(f"{what} is no divergence, estimator or regularizer, no folder of a run and no recipe: {hint}{error}") from error

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
+from align.config.suggestions import did_you_mean
 from align.errors import RecipeError
 
 
@@ -27,6 +27,5 @@ def find_recipe(name: str, folder: Path = Path()) -> Path:
         if file.is_file():
             return file
     shipped = sorted(str(f.relative_to(shipped_folder()).with_suffix("")) for f in shipped_folder().rglob("*.yaml"))
-    near = difflib.get_close_matches(str(bare[0].with_suffix("")), shipped, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = did_you_mean(str(bare[0].with_suffix("")), shipped)
     raise RecipeError("", f"there is no recipe {name}; {hint}With align come: {', '.join(shipped)}")

@@ -8,7 +8,6 @@ into its default), so the name is resolved to its class first and the node is me
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import math
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from align import plugins
 from align.config import registry
+from align.config.suggestions import did_you_mean
 from align.config.yaml_files import absolute_files
 from align.errors import RecipeError
 from align.plugins import Plugin
@@ -136,8 +136,7 @@ def build(cls: type[P], node: dict, where: str) -> P:
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for key in node:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = did_you_mean(str(key), known)
             raise RecipeError(_join(where, key), f"unknown key; {hint}{_title(cls)} takes: {', '.join(known) or 'no keys'}")
     plain = [f for f in known.values() if not {"section", "kind"} & f.metadata.keys()]
     values = _typed(cls, plain, {f.name: node[f.name] for f in plain if f.name in node}, where)

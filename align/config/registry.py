@@ -11,7 +11,6 @@ by it, so a plugin need not import align. Of the kinds in `OF_FUNCTION` a plain 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import importlib.metadata
 import inspect
@@ -21,6 +20,7 @@ import types
 from align import plugins
 from align.config.frozen import freeze, refuse_other_contract, refuse_unfinished
 from align.config.renamed_keys import refuse_moved_methods, refuse_moved_word
+from align.config.suggestions import did_you_mean
 from align.config.tracebacks import own_traceback
 from align.errors import RecipeError
 from align.plugins.unannotated import refuse_unannotated
@@ -85,9 +85,11 @@ def resolve(kind: str, name: str, where: str) -> type:
     else:
         refuse_moved_word(kind, name, where)
         known = [*shipped(kind), *installed(kind)]
-        near = _nearest(name, known)
-        there = f'{" There" if near else "; there"} are: {", ".join(known)}, or your own as "./file.py:Class"'
-        raise RecipeError(where, f"no {kind} is called {name!r}{near}{there}")
+        hint = did_you_mean(name, known)
+        raise RecipeError(
+            where,
+            f'no {kind} is called {name!r}; {hint}{"There" if hint else "there"} are: {", ".join(known)}, or your own as "./file.py:Class"',
+        )
     return as_part(kind, found, where)
 
 
@@ -131,11 +133,6 @@ def _of_function(kind: str, found: types.FunctionType, where: str) -> type:
         return getattr(importlib.import_module(module), make)(found)
     except TypeError as error:
         raise RecipeError(where, f"{place}: {error}") from error
-
-
-def _nearest(name: str, known) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _only_part(module: types.ModuleType, base: type) -> type:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from align.config import registry
 from align.config.docstrings import keys, summary
 from align.config.nodes import location
 from align.config.schema import Recipe
+from align.config.suggestions import did_you_mean
 from align.errors import RecipeError, UserError
 
 RECIPE = "recipe"
@@ -28,9 +28,7 @@ def catalogue(kind: str | None) -> list[dict[str, Any]]:
         return list(_sections("", Recipe))
     if kind is not None and kind not in registry.ROOMS:
         kinds = (*registry.ROOMS, RECIPE)
-        near = difflib.get_close_matches(kind, kinds, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"there is no kind of part called {kind}; {hint}Kinds: {', '.join(kinds)}")
+        raise UserError(f"there is no kind of part called {kind}; {did_you_mean(kind, kinds)}Kinds: {', '.join(kinds)}")
     return [_entry(k, name) for k in ([kind] if kind else registry.ROOMS) for name in (*registry.shipped(k), *registry.installed(k))]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterable
 from typing import Any, cast
@@ -12,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from align.config import registry
+from align.config.suggestions import did_you_mean
 from align.errors import RecipeError, UserError
 from align.testing.findings import must_define
 
@@ -35,8 +35,8 @@ def kind_of(name: str, kinds: Iterable[str] = registry.ROOMS) -> str:
             raise UserError(f"{name} {near}: define what it lacks, or say with --kind what it is to be")
         wanted = "; ".join(f"{k}: {', '.join(sorted(must_define(k)) or OPTIONAL[k])}" for k in kinds)
         raise UserError(f"{name} is of no kind by what it defines (a part defines, {wanted}): say which it is to be with --kind")
-    near = difflib.get_close_matches(name, [n for k in kinds for n in known(k)], n=1)
-    raise UserError(f"no {' or '.join(kinds)} is called {name}{f'; did you mean {near[0]}?' if near else ''}")
+    hint = did_you_mean(name, [n for k in kinds for n in known(k)])
+    raise UserError(f"no {' or '.join(kinds)} is called {name}" + f"; {hint}".rstrip("; "))
 
 
 def known(kind: str) -> list[str]:

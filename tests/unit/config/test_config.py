@@ -213,7 +213,7 @@ def test_a_base_is_beside_its_recipe_or_comes_with_align(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("base", "says"), [("on.yaml", "there is no recipe on.yaml; did you mean one?"), ("3", "must name a recipe, not 3")]
+    ("base", "says"), [("on.yaml", "there is no recipe on.yaml; did you mean 'one'?"), ("3", "must name a recipe, not 3")]
 )
 def test_a_base_that_is_not_there_names_the_key_and_who_asks(tmp_path, monkeypatch, base, says):
     write(tmp_path, "shipped/one.yaml", "x: 1\n")

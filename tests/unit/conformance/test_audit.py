@@ -327,8 +327,8 @@ def test_exit_codes():
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["k33"], "k33 is no divergence, estimator or regularizer, no folder of a run and no recipe: did you mean k3?"),
-        (["countdown_grp"], "did you mean countdown_grpo?"),
+        (["k33"], "k33 is no divergence, estimator or regularizer, no folder of a run and no recipe: did you mean 'k3'?"),
+        (["countdown_grp"], "did you mean 'countdown_grpo'?"),
         (["tsallis", "qq=2"], "tsallis.qq: unknown key"),
         (["tsallis", "q"], "'q' is not of the form key=value"),
         (["./nowhere.py:Nothing"], "there is no plugin file ./nowhere.py"),

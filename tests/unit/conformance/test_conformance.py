@@ -211,8 +211,8 @@ def test_prompts_from_a_file(tmp_path):
     ("words", "says"),
     [
         (["constant"], "constant could be coefficient, reduction: say which with --kind"),
-        (["tsalis"], "did you mean tsallis?"),
-        (["tsallis", "--kind", "divergance"], "did you mean divergence?"),
+        (["tsalis"], "did you mean 'tsallis'?"),
+        (["tsallis", "--kind", "divergance"], "did you mean 'divergence'?"),
         (["tsallis", "--model", "somewhere"], "--model changes nothing for a divergence"),
         (["linear", "start=0.1", "--prompts", "nowhere.jsonl"], "there is no such file"),
         (["./nowhere.py:Nothing"], "there is no plugin file"),

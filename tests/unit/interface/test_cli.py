@@ -107,7 +107,7 @@ def test_an_unknown_part_ends_with_code_2_and_the_nearest_name(recipe):
 def test_a_mistake_shows_no_traceback_and_no_escapes(recipe):
     done = subprocess.run([Path(sys.executable).with_name("align"), "explain", "countdown_grp"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("there is no recipe countdown_grp; did you mean countdown_grpo? ") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("there is no recipe countdown_grp; did you mean 'countdown_grpo'? ") and done.stderr.count("\n") == 1
 
 
 def test_a_defect_keeps_its_traceback(recipe, loop):
@@ -245,7 +245,7 @@ def test_list_of_the_recipes_own_keys_has_every_section_and_no_part():
 
 def test_list_of_an_unknown_kind():
     result = align("list", "divergance")
-    assert result.exit_code == 2 and "did you mean divergence?" in result.stderr
+    assert result.exit_code == 2 and "did you mean 'divergence'?" in result.stderr
 
 
 def test_list_names_the_package_of_a_plugin_and_does_not_fall_over_a_broken_one(tmp_path, monkeypatch):
@@ -279,7 +279,7 @@ def test_a_recipe_is_looked_for_here_and_then_among_the_shipped(tmp_path, monkey
     assert find.find_recipe(str(ours / "b.yaml")) == ours / "b.yaml"
     (here / "a").mkdir()  # a folder is no recipe
     assert find.find_recipe("a") == ours / "a.yaml"
-    with pytest.raises(RecipeError, match=r"there is no recipe papers/d; did you mean papers/c\? With align come: a, b, papers/c"):
+    with pytest.raises(RecipeError, match=r"there is no recipe papers/d; did you mean 'papers/c'\? With align come: a, b, papers/c"):
         find.find_recipe("papers/d")
 
 
