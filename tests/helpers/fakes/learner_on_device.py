@@ -1,6 +1,6 @@
-"""`python -m helpers.fakes.learner_on_device MODEL MICRO_TOKENS ESTIMATOR MINIBATCHES`: one batch on the simulated device.
+"""`python -m helpers.fakes.learner_on_device MODEL MICRO_TOKENS,MINIBATCHES ...`: a batch for each pair on the simulated device.
 
-Prints as JSON the micro-batches of the update, the waits by place of `score` and of `update`, and the bytes copied each way.
+Prints as a line of JSON each the micro-batches of the update, the waits by place of `score` and of `update`, and the bytes copied each way.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import sys
 from collections import Counter
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -26,24 +27,29 @@ from align.types import Rewards
 PLUGIN = PLUGINS / "systematic.py"
 
 
-def main(folder: str, micro_tokens: str, estimator: str, minibatches: str) -> None:
+def main(folder: str, *cases: str) -> None:
     simulated = device.install()
     policies.device_of = lambda options: simulated
+    for case in cases:
+        print(json.dumps(one(folder, *map(int, case.split(",")))))
+
+
+def one(folder: str, micro_tokens: int, minibatches: int) -> dict:
     made = recipes.build(
         {
             "steps": 4,
             "task": f"{PLUGIN}:OnePrompt",
             "reward": f"{PLUGIN}:ByToken",
             "engine": f"{PLUGIN}:Systematic",
-            "algorithm": {"name": "grpo", "minibatches": int(minibatches)},
+            "algorithm": {"name": "grpo", "minibatches": minibatches},
             "model": {"path": folder},
             "sampling": {"max_tokens": 6},
-            "batch": {"prompts": 4, "samples": 3, "micro_tokens": int(micro_tokens)},
+            "batch": {"prompts": 4, "samples": 3, "micro_tokens": micro_tokens},
             "head": {"backend": "torch"},
             "workers": {"backend": "local"},
             "evaluation": {"every": -1},
             "optimizer": {"lr": 1e-3},
-            "regularizers": {"kl": {"coefficient": 0.1, "estimator": estimator}},
+            "regularizers": {"kl": {"coefficient": 0.1, "estimator": "exact"}},
         }
     )
     cut, micro_batches = Counter(), learners.micro_batches
@@ -53,8 +59,7 @@ def main(folder: str, micro_tokens: str, estimator: str, minibatches: str) -> No
             cut["micro-batches"] += 1
             yield part
 
-    learners.micro_batches = counted
-    with device.Device():
+    with patch.object(learners, "micro_batches", counted), device.Device():
         learner = learners.Learner(made, folder)
         rewards = Rewards(values=np.random.default_rng(0).random(12).astype(np.float32))
         batch = replace(pack(groups(), rewards), betas={"kl": 0.1})
@@ -64,7 +69,7 @@ def main(folder: str, micro_tokens: str, estimator: str, minibatches: str) -> No
         forget()
         stats = learner.update(prepare_batch(made, scored), 0)
         found["update"] = recorded()
-    print(json.dumps(found | cut | {"loss": stats["loss/policy"].mean, "kl": stats["divergence/kl"].mean}))
+    return found | cut | {"loss": stats["loss/policy"].mean, "kl": stats["divergence/kl"].mean}
 
 
 def forget() -> None:
