@@ -14,6 +14,8 @@ import align.divergences
 from align.divergences import Divergence
 from align.divergences.renyi import Renyi
 from align.divergences.tsallis import Tsallis
+from align_kernels.codegen.forms import TorchForms
+from align_kernels.codegen.power import power_and_forms
 
 
 class Users(Divergence):
@@ -35,6 +37,36 @@ def _room() -> dict[str, Divergence]:
 
 ROOM = _room()
 DIVERGENCES = ROOM | {"users": Users()}
+
+
+def _kind(divergence: Divergence) -> str:
+    """What sets its terms apart: a transform, an f alone, a power of u or one of its two limits, a kink, a bounded slope, or none."""
+    if not divergence.is_f_divergence:
+        return "transform"
+    if type(divergence).bregman is Divergence.bregman:
+        return "f alone"
+    power, _ = power_and_forms(TorchForms(divergence.bregman, divergence.khat, divergence.grad_weight))
+    if power is not None:
+        return {0.0: "forward KL", 1.0: "reverse KL"}.get(power, "power" if power > 0 else "negative power")
+    left, below, above, right = divergence.grad_weight(torch.tensor([-60.0, -1e-9, 1e-9, 60.0], dtype=torch.float64)).tolist()
+    if above - below > 0.1:
+        return "kink"
+    return "mixture" if min(abs(left), abs(right)) < 20 else "sum"
+
+
+def _one_of_each() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, divergence in DIVERGENCES.items():
+        found.setdefault(_kind(divergence), name)
+    return found
+
+
+ONE_OF_EACH = _one_of_each()
+"""By kind the first divergence of it, for what depends on the kind alone."""
+ALPHA_KINDS = {"transform", "f alone", "forward KL", "reverse KL", "power", "negative power"}
+"""Those of the alpha family, which one pass measures."""
+assert ONE_OF_EACH.keys() == ALPHA_KINDS | {"kink", "mixture", "sum"}
+REPRESENTATIVES = sorted(ONE_OF_EACH.values())
 
 
 def logits(t: int, v: int, drift: float | Tensor, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:

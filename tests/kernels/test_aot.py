@@ -8,19 +8,34 @@ import sys
 from pathlib import Path
 
 import pytest
+from kernels.budgets import FILE, MEMORY, OVER, excesses
+
+from align_kernels.aot import Resources
 
 HERE = Path(__file__).parent
 # In a process that has the interpreter on, there is nothing to compile.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"OMP_NUM_THREADS": "1"}
 
-PROGRAM = """
+PROGRAM = f"""
 import json, sys
-sys.path.insert(0, {here!r})
+sys.path.insert(0, {str(HERE)!r})
 import budgets
+from align_kernels.aot import compile_kernel, resources
+from align_kernels.bench import hand_written as by_hand
 from kernels.operations import EVERY_ONE
-fn, rows = budgets.fused(EVERY_ONE), budgets.Rows()
-compiled = dict(stats=budgets.stats(budgets.Rows("bf16"), 90), sum=budgets.sums(rows, 90, fn), grad=budgets.grad(rows, 90, fn))
-print(json.dumps({{name: [k.asm["ttir"], k.asm["ptx"]] for name, k in compiled.items()}}))
+
+fn, known, rows = budgets.fused(EVERY_ONE), budgets.fused(budgets.DIVERGENCES["pearson"]), budgets.Rows()
+found = dict(stats=budgets.stats(budgets.Rows("bf16"), 90), sum=budgets.sums(rows, 90, fn), grad=budgets.grad(rows, 90, known))
+spent = dict()
+types = dict.fromkeys(["Z", "U", "OUT", "D", "W"], "*fp32") | dict.fromkeys(["LSE_P", "LSE_Q"], "*fp64") | dict(G="*bf16", LABELS="*i64")
+types |= dict.fromkeys(["V", "stride_z", "stride_u", "stride_out", "stride_g", "first"], "i32") | dict(scale_z="fp32", scale_u="fp32")
+for kernel, config in ((by_hand.forward, by_hand.FORWARD), (by_hand.backward, by_hand.BACKWARD)):
+    config = dict(config)
+    warps = config.pop("num_warps")
+    name = "by hand, " + kernel.__name__
+    found[name] = compile_kernel(kernel, types, config, arch=90, num_warps=warps)
+    spent[name] = resources(found[name], config.get("K", 1) * config["B"] / (32 * warps))
+print(json.dumps([dict((name, [k.asm["ttir"], k.asm["ptx"]]) for name, k in found.items()), spent]))
 """
 
 
@@ -37,18 +52,12 @@ def test_every_kernel_for_every_divergence_is_within_its_budget(environment):
 
 
 def test_no_pass_over_pairs_costs_more_than_reading_them_but_for_those_that_are_named():
-    from kernels.budgets import FILE, MEMORY, OVER
-
     pairs = {n: b["instructions"] for n, b in json.loads(FILE.read_text()).items() if " fp32 " in n}
     over = {name for name, instructions in pairs.items() if instructions > MEMORY}
     assert len(pairs) > 60 and over == {n for n in pairs if n.endswith(tuple(OVER))}
 
 
 def test_the_check_notices_what_costs_more():
-    from kernels.budgets import FILE, excesses
-
-    from align_kernels.aot import Resources
-
     budgets = json.loads(FILE.read_text())
     found = {n: Resources(int(b["registers"]), 0, b["instructions"]) for n, b in budgets.items()}
     name = "sm_90 fp32 sum reverse_kl"
@@ -60,12 +69,27 @@ def test_the_check_notices_what_costs_more():
     assert excesses({k: v for k, v in found.items() if k != name}, budgets) == [f"{name}: no such kernel any more"]
 
 
-def test_rows_are_found_with_64_bits_and_read_by_16_bytes(environment):
-    """Of a function with every operation there is: each has a form that compiles."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM.format(here=str(HERE))], env=environment, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def compiled(environment):
+    """By kernel its text in Triton's and in the GPU's instructions; and of those written by hand what they take.
+
+    The sum is that of a function with every operation there is, its derivative beside it: each has a form that compiles.
+    """
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    for name, (ttir, ptx) in json.loads(done.stdout).items():
+    return json.loads(done.stdout)
+
+
+def test_rows_are_found_with_64_bits_and_read_by_16_bytes(compiled):
+    assert len(compiled[0]) == 5
+    for name, (ttir, ptx) in compiled[0].items():
         # Row 14,134 of a vocabulary of 151,936 lies beyond 2^31: no number of a row may be multiplied in 32 bits (a tile's columns may).
         products = re.findall(r"arith\.muli [^:]*: (i\d+)", ttir)
         assert products and set(products) == {"i64"}, name
         assert "ld.global.v4.b32" in ptx, name
+
+
+def test_nothing_of_the_reverse_kl_by_hand_spills_and_memory_is_its_limit(compiled):
+    assert len(compiled[1]) == 2
+    for name, (registers, spilled, instructions) in compiled[1].items():
+        assert spilled == 0 and registers <= 128 and 0 < instructions < MEMORY, (name, registers, spilled, instructions)

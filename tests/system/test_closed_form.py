@@ -18,7 +18,7 @@ from align.config.nodes import build_part
 from align.train import train
 
 PLUGIN = PLUGINS / "systematic.py"
-SAMPLES = 2048
+SAMPLES = 1024
 BETA = 1.0
 STEPS = {"tsallis 2": 240}
 """120 where nothing is said; the chi-squared is stiffer: twice the curvature at the reference, and growing with u."""

@@ -15,7 +15,7 @@ from align_kernels.codegen.forms import TorchForms
 from align_kernels.codegen.nodes import Node, cost, evaluate, values
 from align_kernels.codegen.specialise import cheapest
 from align_kernels.codegen.terms import Terms, tiles
-from align_kernels.codegen.trace import trace
+from align_kernels.codegen.trace import Traced, traced
 
 _PLAIN_ACCURACY = 1e-6
 _LIMIT = 1e-9
@@ -32,7 +32,8 @@ def f_terms(forms: TorchForms, dtype: torch.dtype, blame: object) -> Terms:
 
 class _Writer:
     def __init__(self, forms: TorchForms, dtype: torch.dtype, blame: object):
-        self.forms, self.dtype, self.blame = forms, dtype, blame
+        self.forms, self.dtype = forms, dtype
+        bregman, khat, self.grad_weight = (traced(form, blame=blame, dtype=dtype) for form in forms)
         self.make = make = Expressions()
         # Heavy tails end at a quarter of the largest number.
         self.most = torch.finfo(dtype).max / 4
@@ -42,9 +43,9 @@ class _Writer:
         self.n = make("at_least", make("neg", make("abs", self.d)), -self.most)
         self.up = make("neg", self.n)
         self.range = -torch.logspace(-6, math.log10(self.most), 4000, dtype=torch.float64)
-        self.bregman, self.khat = self.traced(forms.bregman, self.n), self.traced(forms.khat, self.up)
+        self.bregman, self.khat = self.placed(bregman, self.n), self.placed(khat, self.up)
         self.weight, self.below = self.pull_below()
-        self.above = self.traced(forms.grad_weight, self.up)
+        self.above = self.placed(self.grad_weight, self.up)
 
     def terms(self) -> Terms:
         make, d, p, q = self.make, self.d, self.p, self.q
@@ -64,7 +65,7 @@ class _Writer:
         yield self.by_side(make("mul", self.weight, self.bounded(self.below, least)), make("mul", p, self.bounded(self.above, least)))
         if self.weight is p:
             x = self.by_side(self.n, self.up)
-            yield make("mul", p, self.bounded(self.traced(self.forms.grad_weight, x), least, x))
+            yield make("mul", p, self.bounded(self.placed(self.grad_weight, x), least, x))
 
     def pull_below(self) -> tuple[Node, Node]:
         """p c(u) where u c(u) is 0 before p underflows, else q u c(u): that nears its limit long before u underflows and c overflows."""
@@ -72,9 +73,9 @@ class _Writer:
         tail = self.range[self.range < lowest]
         product = tail.exp() * grad_weight(tail).clamp(-self.most, self.most)
         if (product.abs() <= _LIMIT).all():
-            return self.p, self.traced(grad_weight, self.n)
+            return self.p, self.placed(self.grad_weight, self.n)
         x = self.make("max", self.n, lowest)
-        return self.q, self.make("mul", self.make("exp", x), self.traced(grad_weight, x))
+        return self.q, self.make("mul", self.make("exp", x), self.placed(self.grad_weight, x))
 
     def ways(self, far: Callable[[float], Iterator[Node]], factor: Node, function: Function, order: int) -> Iterator[Node]:
         """`factor * polynomial` of log u up to some radius and far(radius) beyond; far(0) too where float32 is enough for it."""
@@ -92,8 +93,8 @@ class _Writer:
         at_one = evaluate((plain,), tiles(torch.zeros(1, dtype=self.dtype)))[0]
         return plain if at_one == 0 else self.make("where", self.make("eq", self.d, 0.0), 0.0, plain)
 
-    def traced(self, function: Function, at: Node) -> Node:
-        return trace(self.make, function, (at,), blame=self.blame, dtype=self.dtype)[0]
+    def placed(self, function: Traced, at: Node) -> Node:
+        return function.at(self.make, (at,))[0]
 
     def by_side(self, below: Node, above: Node) -> Node:
         return self.make("where", self.is_below, below, above)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,70 @@ from align_kernels.codegen import aten
 from align_kernels.codegen.errors import DivergenceError, blamed_on, line_of, name_of
 from align_kernels.codegen.expressions import Expressions
 from align_kernels.codegen.nodes import Node
+
+
+class Traced(NamedTuple):
+    """A function's operations, to be put into graphs of expressions at one input or another."""
+
+    graph: torch.fx.GraphModule
+    function: Callable[..., Tensor | tuple[Tensor, ...]]
+    arguments: tuple[Tensor, ...]
+    blame: object
+
+    def at(self, make: Expressions, inputs: tuple[Node, ...]) -> tuple[Node, ...]:
+        """The outputs at `inputs`. Raises DivergenceError as `trace` does."""
+        placeholders = iter(inputs)
+        nodes: dict[torch.fx.Node, Node] = {}
+        for node in self.graph.graph.nodes:
+            if node.op == "placeholder":
+                nodes[node] = next(placeholders)
+            elif node.op == "get_attr":
+                nodes[node] = _constant(make, getattr(self.graph, node.target), self.blame)
+            elif node.op == "call_function":
+                op = node.target.overloadpacket.__name__
+                converted = aten.convert(make, op, list(torch.fx.map_arg(node.args, nodes.get)), node.kwargs)
+                if converted is None:
+                    raise _unknown(op, self.blame, line_of(self.function, self.arguments, op))
+                nodes[node] = converted
+        self._stop_unless_elementwise()
+        (output,) = (n for n in self.graph.graph.nodes if n.op == "output")
+        return tuple(nodes[o] for o in _as_tuple(output.args[0]))
+
+    def _stop_unless_elementwise(self) -> None:
+        shape, results = self.arguments[0].shape, _as_tuple(self.graph(*self.arguments))
+        if any(not isinstance(r, Tensor) or r.shape not in (shape, ()) for r in results):
+            found = " and ".join(str(list(r.shape)) if isinstance(r, Tensor) else type(r).__name__ for r in results)
+            raise DivergenceError(
+                f"{name_of(self.blame)} returns {found} for tensors of shape {list(shape)}; it must be elementwise: "
+                "one tensor of the same shape"
+            )
+
+
+def traced(
+    function: Callable[..., Tensor | tuple[Tensor, ...]],
+    tensors: int = 1,
+    *,
+    blame: object,
+    numbers: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Traced:
+    """`function` of so many tensors of one shape, and so many 0-d ones after them.
+
+    Raises DivergenceError with the line of `blame`, the user's object, where it asks for a tensor's value or fails.
+    """
+    # Each a tensor of its own: the tracer tells its inputs apart by identity.
+    arguments = [torch.linspace(-0.6, -0.1, 5, dtype=dtype) for _ in range(tensors)]
+    arguments += [torch.tensor(0.5, dtype=dtype) for _ in range(numbers)]
+    with blamed_on(blame):
+        # make_fx reads the signature, which it gets wrong for a bound method.
+        # torch annotates the parameter with a narrower key than its own table has.
+        tracer = make_fx(lambda *tensors: function(*tensors), decomposition_table=_decompositions())  # pyright: ignore[reportArgumentType]
+        graph = tracer(*arguments)
+        if any(isinstance(n.target, torch._ops.OpOverload) and n.target._schema.is_mutable for n in graph.graph.nodes):
+            # autograd writes some of its formulas in place; a second trace without in-place operations undoes that.
+            graph = make_fx(torch.func.functionalize(graph))(*arguments)
+    graph.graph.eliminate_dead_code()
+    return Traced(graph, function, tuple(arguments), blame)
 
 
 def trace(
@@ -29,40 +94,7 @@ def trace(
 
     Raises DivergenceError with the line of `blame`, the user's object, where an operation is not elementwise or not known.
     """
-    tensors = len(inputs) - numbers
-    # Each a tensor of its own: the tracer tells its inputs apart by identity.
-    arguments = [torch.linspace(-0.6, -0.1, 5, dtype=dtype) for _ in range(tensors)]
-    arguments += [torch.tensor(0.5, dtype=dtype) for _ in range(numbers)]
-    with blamed_on(blame):
-        # autograd writes some of its formulas in place; a second trace without in-place operations undoes that.
-        # make_fx reads the signature, which it gets wrong for a bound method.
-        # torch annotates the parameter with a narrower key than its own table has.
-        tracer = make_fx(lambda *tensors: function(*tensors), decomposition_table=_decompositions())  # pyright: ignore[reportArgumentType]
-        graph = tracer(*arguments)
-        graph = make_fx(torch.func.functionalize(graph))(*arguments)
-    graph.graph.eliminate_dead_code()
-    placeholders = iter(inputs)
-    nodes: dict[torch.fx.Node, Node] = {}
-    for node in graph.graph.nodes:
-        if node.op == "placeholder":
-            nodes[node] = next(placeholders)
-        elif node.op == "get_attr":
-            nodes[node] = _constant(make, getattr(graph, node.target), blame)
-        elif node.op == "call_function":
-            op = node.target.overloadpacket.__name__
-            converted = aten.convert(make, op, [nodes[a] if isinstance(a, torch.fx.Node) else a for a in node.args], node.kwargs)
-            if converted is None:
-                raise _unknown(op, blame, line_of(function, tuple(arguments), op))
-            nodes[node] = converted
-    results = _as_tuple(graph(*arguments))
-    if any(not isinstance(r, Tensor) or r.shape not in (arguments[0].shape, ()) for r in results):
-        found = " and ".join(str(list(r.shape)) if isinstance(r, Tensor) else type(r).__name__ for r in results)
-        raise DivergenceError(
-            f"{name_of(blame)} returns {found} for tensors of shape {list(arguments[0].shape)}; it must be elementwise: "
-            "one tensor of the same shape"
-        )
-    (output,) = (n for n in graph.graph.nodes if n.op == "output")
-    return tuple(nodes[o] for o in _as_tuple(output.args[0]))
+    return traced(function, len(inputs) - numbers, blame=blame, numbers=numbers, dtype=dtype).at(make, inputs)
 
 
 def _as_tuple(outputs: object) -> tuple:

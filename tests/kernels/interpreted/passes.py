@@ -12,7 +12,7 @@ from align_kernels.triton_rows import launch
 
 
 def small_tiles(monkeypatch) -> None:
-    """Tiles of 64, so that rows of 203 take the main loop and the masked rest."""
+    """Tiles of 64, so that rows of 139 take two turns of the main loop and the masked rest."""
     for size in (2, 4, 8):
         monkeypatch.setitem(launch.STATS, size, {"K": 2, "B": 32, "num_warps": 4})
         monkeypatch.setitem(launch.SUM, size, {"B": 64, "num_warps": 4})

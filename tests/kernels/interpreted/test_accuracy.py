@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 from kernels.interpreted.passes import error, passes, small_tiles
-from kernels.room import DIVERGENCES, ROOM, defined, logits, oracle
+from kernels.room import DIVERGENCES, REPRESENTATIVES, ROOM, defined, logits, oracle
 
 from align_kernels import triton_rows
 from align_kernels.codegen import Elementwise, fused
@@ -36,13 +36,13 @@ def test_a_divergence_of_4e_5_nats_keeps_its_digits(name):
         assert ((plain - exact["div"]).abs() > 1e-3 * exact["div"]).any(), "the plain form would pass, so this test shows nothing"
 
 
-@pytest.mark.parametrize(("drift", "size"), [(0.1, 4e-2), (1e-2, 4e-3), (1e-3, 4e-4)])
-def test_total_variation_keeps_its_digits(drift, size):
+def test_total_variation_keeps_its_digits():
     """Of first order: an error of the normalisers counts against the divergence itself, not against its square root."""
-    z, u, labels = logits(4, 8192, drift)
+    size = torch.tensor([4e-2, 4e-3, 4e-4], dtype=torch.float64)
+    z, u, labels = logits(3, 8192, 2.5 * size[:, None])
     exact = defined(ROOM["total_variation"], torch.log_softmax(z.double(), -1), torch.log_softmax(u.double(), -1))
     assert ((0.75 * size < exact) & (exact < 1.2 * size)).all()
-    stats, _ = passes(z, u, labels, fused(ROOM["total_variation"]), torch.ones(3, 4))
+    stats, _ = passes(z, u, labels, fused(ROOM["total_variation"]), torch.ones(3, 3))
     assert ((stats["div"].double() - exact).abs() < 2e-5 * exact).all()
 
 
@@ -66,9 +66,9 @@ def weighted_log_ratio(a, b):
     return torch.exp(b) * torch.tanh(a - b) ** 2
 
 
-@pytest.mark.parametrize("name", ["reverse_kl", "jensen_shannon", "neyman", "renyi", "skew_kl", "users", "elementwise"])
+@pytest.mark.parametrize("name", [*REPRESENTATIVES, "elementwise"])
 def test_gradcheck(name, monkeypatch):
     small_tiles(monkeypatch)
     fn = fused(Elementwise(weighted_log_ratio) if name == "elementwise" else DIVERGENCES[name])
-    z, u, labels = logits(1, 7, 0.7, dtype=torch.float64)
+    z, u, labels = logits(1, 4, 0.7, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda z: Rows.apply(z, u, labels, fn), (z.requires_grad_(),), eps=1e-6, atol=1e-7, rtol=1e-5)

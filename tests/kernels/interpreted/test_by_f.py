@@ -8,14 +8,14 @@ from kernels.room import logits, oracle
 
 from align_kernels.codegen import fused
 
-T, V = 4, 203
+T, V = 2, 139
 
 
 @pytest.mark.parametrize("name", BY_F)
 def test_against_float64(name, monkeypatch):
     small_tiles(monkeypatch)
     # Tokens at 3e-4 nats and at some tenths of one, each on its own scale.
-    z, u, labels = logits(T, V, torch.tensor([[0.03], [1.0]]).repeat(T // 2, 1))
+    z, u, labels = logits(T, V, torch.tensor([[0.03], [1.0]]))
     weights = torch.tensor([[0.0], [0.0], [1.0]]).expand(3, T)
     stats, grad = passes(z, u, labels, fused(BY_F[name]), weights)
     at_one = BY_F[name](torch.zeros(1, dtype=torch.float64))
@@ -25,8 +25,9 @@ def test_against_float64(name, monkeypatch):
     assert (row_errors(grad, exact_grad) < 1e-5).all()
 
 
-def test_a_kink_of_the_formula_alone_leaves_no_gradient_where_policy_and_reference_agree():
-    z, _, labels = logits(T, V, 0.0)
+def test_a_kink_of_the_formula_alone_leaves_no_gradient_where_policy_and_reference_agree(monkeypatch):
+    small_tiles(monkeypatch)
+    z, _, labels = logits(1, 70, 0.0)
     for name in BY_F:
-        stats, grad = passes(z, z, labels, fused(BY_F[name]), torch.tensor([[0.0], [0.0], [1.0]]).expand(3, T))
+        stats, grad = passes(z, z, labels, fused(BY_F[name]), torch.tensor([[0.0], [0.0], [1.0]]).expand(3, 1))
         assert not stats["div"].any() and not grad.any(), name

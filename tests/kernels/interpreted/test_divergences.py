@@ -5,11 +5,11 @@ import functools
 import pytest
 import torch
 from kernels.interpreted.passes import error, passes, row_errors, small_tiles
-from kernels.room import DIVERGENCES, defined, logits, oracle
+from kernels.room import DIVERGENCES, REPRESENTATIVES, defined, logits, oracle
 
 from align_kernels.codegen import Elementwise, fused
 
-T, V = 4, 203
+T, V = 2, 139
 STATISTIC, VALUE, GRADIENT, ROUNDED_GRADIENT = 1e-6, 5e-6, 2e-6, 2**-7
 
 
@@ -25,7 +25,7 @@ def weights(dtype=torch.float32):
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_against_float64(name):
     """Tokens at 3e-4 nats and at some tenths of one, each on its own scale."""
-    z, u, labels = logits(T, V, torch.tensor([[0.03], [1.0]]).repeat(T // 2, 1))
+    z, u, labels = logits(T, V, torch.tensor([[0.03], [1.0]]))
     of = functools.partial(defined, DIVERGENCES[name])
     stats, grad = passes(z, u, labels, fused(DIVERGENCES[name]), weights())
     exact, exact_grad = oracle(z, u, labels, of, weights())
@@ -35,7 +35,7 @@ def test_against_float64(name):
     assert (row_errors(grad, exact_grad) < GRADIENT).all()
 
 
-@pytest.mark.parametrize("name", DIVERGENCES)
+@pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_gradient_of_the_divergence_alone_near_the_reference(name):
     z, u, labels = logits(T, V, 1e-3)
     w = weights() * torch.tensor([[0.0], [0.0], [1.0]])
@@ -45,8 +45,7 @@ def test_gradient_of_the_divergence_alone_near_the_reference(name):
     assert error(grad, exact) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["reverse_kl", "generalised_jsd", "users"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("name", "dtype"), [("reverse_kl", torch.bfloat16), ("generalised_jsd", torch.float16)])
 def test_sixteen_bit_logits_and_gradient(name, dtype):
     z, u, labels = logits(T, V, 0.3, dtype=dtype)
     stats, grad = passes(z, u, labels, fused(DIVERGENCES[name]), weights(), out=torch.empty(T, V, dtype=dtype))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from kernels.heads import T, V, direct_logits, make_head, normal
-from kernels.interpreted.passes import error
+from kernels.interpreted.passes import error, row_errors
 from kernels.room import logits
 
 from align_kernels import Head, linear_token_stats
@@ -16,7 +16,7 @@ ROWS = hand_written.reverse_kl()
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    """Rows of 203 take the main loop and the masked rest, lanes see several tiles."""
+    """Rows of 139 take the main loop and the masked rest, lanes see several tiles."""
     monkeypatch.setattr(hand_written, "FORWARD", {"K": 2, "B": 32, "num_warps": 4})
     monkeypatch.setattr(hand_written, "BACKWARD", {"B": 64, "num_warps": 4})
 
@@ -36,18 +36,17 @@ def exact(z, u, labels, w):
     return logp, ref_logp, entropy, value, w[:, None] * p * (d - value[:, None])
 
 
-@pytest.mark.parametrize("drift", [0.03, 0.3, 2.0])
-@pytest.mark.parametrize("v", [5, 64, 203])
-def test_statistics_and_gradient(v, drift):
-    z, u, labels = logits(4, v, drift)
-    w = torch.tensor([1.0, -2.0, 0.5, 3.0])
+@pytest.mark.parametrize("v", [5, 64, 139])
+def test_statistics_and_gradient(v):
+    z, u, labels = logits(3, v, torch.tensor([[0.03], [0.3], [2.0]]))
+    w = torch.tensor([1.0, -2.0, 0.5])
     stats, grad = measured(z, u, labels, w)
     logp, ref_logp, entropy, value, slope = exact(z, u, labels, w)
     for found, wanted in ((stats.logp, logp), (stats.ref_logp, ref_logp), (stats.entropy, entropy)):
         torch.testing.assert_close(found.detach().double(), wanted, rtol=1e-6, atol=2e-6)
     # t/s and the two normalisers are rounded, each of them about a nat.
     torch.testing.assert_close(stats.div.detach().double(), value, rtol=2e-6, atol=5e-7)
-    assert error(grad, slope) < 2e-5
+    assert (row_errors(grad, slope) < 2e-5).all()
 
 
 def test_an_offset_between_the_heads_costs_no_digits():
@@ -58,11 +57,11 @@ def test_an_offset_between_the_heads_costs_no_digits():
 
 
 def test_impossible_outcomes():
-    z, u, labels = logits(4, 203, 0.5)
+    z, u, labels = logits(2, 139, 0.5)
     z[:, ::5] = -torch.inf
     u[:, ::10] = -torch.inf
-    labels = torch.tensor([1, 2, 201, 64])
-    w = torch.ones(4)
+    labels = torch.tensor([1, 137])
+    w = torch.ones(2)
     stats, D, _ = ROWS.one_pass(z, u, labels, sz=1.0, su=1.0, first=0)
     grad = ROWS.row_grad(z, u, stats.lse_p, stats.lse_q, labels, stats.entropy, D, None, None, w, sz=1.0, su=1.0, out=torch.empty_like(z))
     _, _, entropy, value, slope = exact(z, u, labels, w)
@@ -96,7 +95,7 @@ def test_temperature_reaches_both_sides():
 @pytest.mark.parametrize("job", ["reverse_kl", "reverse_kl frozen head"])
 @pytest.mark.parametrize("provider", ["hand-written triton", "hand-written triton, logits kept"])
 def test_the_provider_does_the_job(job, provider):
-    at = problem(jobs.JOBS[job], Shape(12, 8, 50), torch.float32, "cpu", drift=0.3)
+    at = problem(jobs.JOBS[job], Shape(5, 8, 50), torch.float32, "cpu", drift=0.3)
     loss, grads = truth(at)
     found, found_grads = run(providers.available(at.job, "cpu")[provider](), at)
     torch.testing.assert_close(found.detach().double(), loss, rtol=2e-5, atol=1e-6)

@@ -14,9 +14,9 @@ from align_kernels.codegen import fused, lib
 @pytest.mark.parametrize("name", BY_NAME)
 def test_operation_and_its_derivative(name, monkeypatch):
     small_tiles(monkeypatch)
-    z, u, labels = logits(2, 70, 0.7)
+    z, u, labels = logits(1, 64, 0.7)
     phi = weighted(name)
-    w = torch.tensor([[0.0], [0.0], [1.0]]).expand(3, 2)
+    w = torch.tensor([[0.0], [0.0], [1.0]])
     stats, grad = passes(z, u, labels, fused(phi), w)
     exact, exact_grad = oracle(z, u, labels, lambda a, b: phi.phi(a, b).sum(-1), w)
     torch.testing.assert_close(stats["div"].double(), exact["div"], rtol=5e-6, atol=1e-6)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from kernels.interpreted.passes import small_tiles
 from kernels.operations import weighted
-from kernels.room import DIVERGENCES, logits
+from kernels.room import DIVERGENCES, REPRESENTATIVES, logits
 
 from align_kernels import DivergenceError, Elementwise, fused, token_stats, triton_rows
 from align_kernels.backends import rows
@@ -26,7 +26,7 @@ PHIS = {
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     small_tiles(monkeypatch)
-    monkeypatch.setattr(selfcheck, "POINTS", 4)
+    monkeypatch.setattr(selfcheck, "POINTS", 2)
 
 
 def tampered(name: str, was: str, is_now: str) -> Fused:
@@ -39,12 +39,12 @@ def tampered(name: str, was: str, is_now: str) -> Fused:
     return fn
 
 
-@pytest.mark.parametrize("name", DIVERGENCES | PHIS)
-def test_every_divergence_passes(name):
+@pytest.mark.parametrize("name", [*REPRESENTATIVES, *PHIS])
+def test_one_of_each_kind_passes(name):
     selfcheck.check(CPU, fused((DIVERGENCES | PHIS)[name]), torch.float32)
 
 
-@pytest.mark.parametrize("name", ["reverse_kl", "jensen_shannon", "users"])
+@pytest.mark.parametrize("name", ["reverse_kl", "jensen_shannon"])
 def test_in_float64_too(name):
     selfcheck.check(CPU, fused(DIVERGENCES[name]), torch.float64)
 
