@@ -36,7 +36,7 @@ class Traced(NamedTuple):
                 nodes[node] = _constant(make, getattr(self.graph, node.target), self.blame)
             elif node.op == "call_function":
                 op = node.target.overloadpacket.__name__
-                converted = aten.convert(make, op, list(torch.fx.map_arg(node.args, nodes.get)), node.kwargs)
+                converted = aten.convert(make, op, [nodes[a] if isinstance(a, torch.fx.Node) else a for a in node.args], node.kwargs)
                 if converted is None:
                     raise _unknown(op, self.blame, line_of(self.function, self.arguments, op))
                 nodes[node] = converted
