@@ -79,7 +79,7 @@ gpu-test-compile:  ## the same for the compile backend, whose cases take minutes
 	$(KERNELS_PYTHON) -m pytest tests/kernels/gpu -k compile
 
 gpu-bench:  ## time, memory and errors on this machine's GPU, to runs/bench-kernels/results.json; SECONDS_EACH=20
-	$(KERNELS_PYTHON) -m align_kernels.bench --seconds $(or $(SECONDS_EACH),20)
+	$(KERNELS_PYTHON) -m kernel_bench --seconds $(or $(SECONDS_EACH),20)
 
 clean:  ## remove what was built, the runs stay
 	rm -rf .venv build dist .pytest_cache .ruff_cache

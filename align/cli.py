@@ -352,34 +352,6 @@ def sweep(
         raise typer.Exit(1)
 
 
-benchmarks = typer.Typer(no_args_is_help=True, help="Measure this machine.", rich_markup_mode=None)
-app.add_typer(benchmarks, name="bench")
-
-
-@benchmarks.command(
-    epilog=_example(
-        "align bench kernels", "align bench kernels logp reverse_kl --seconds 5", "align bench kernels --read runs/gpu/results.json"
-    )
-)
-def kernels(
-    jobs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="JOB", help="logits, logp or a divergence; 'logp frozen head', 'reverse_kl frozen head'.  [default: all]"),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for results.json and bench.png.")] = Path("runs/bench-kernels"),
-    seconds: Annotated[float, typer.Option(min=0, help="For each job and shape, after the first calls.")] = 20.0,
-    rounds: Annotated[int, typer.Option(min=3, help="At most.")] = 30,
-    source: Annotated[Path | None, typer.Option("--read", help="Draw a measurement made elsewhere; measure nothing.")] = None,
-) -> None:
-    """Measure the head's kernels beside other ways to compute the same: time, memory and error against float64."""
-    from align.tools import bench
-
-    result = bench.read(source) if source else bench.bench(out, seconds=seconds, rounds=rounds, jobs=jobs or [], console=_wide())
-    bench.show(result, _wide())
-    out.mkdir(parents=True, exist_ok=True)
-    bench.plot(result, out / "bench.png")
-
-
 def _wide() -> Console:
     """Enough columns for prose where no terminal sets them."""
     return Console() if sys.stdout.isatty() else Console(width=140)

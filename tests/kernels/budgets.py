@@ -19,13 +19,13 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / 
 
 from kernels.room import DIVERGENCES  # noqa: E402
 
-from align_kernels.aot import Resources, compile_kernel, resources  # noqa: E402
 from align_kernels.codegen import Fused, fused  # noqa: E402
 from align_kernels.triton_rows.grad import row_grad_kernel  # noqa: E402
 from align_kernels.triton_rows.launch import GRAD, ONE_PASS, STATS, SUM  # noqa: E402
 from align_kernels.triton_rows.one_pass import one_pass_kernel  # noqa: E402
 from align_kernels.triton_rows.stats import row_stats_kernel  # noqa: E402
 from align_kernels.triton_rows.sums import row_sum_kernel  # noqa: E402
+from kernel_bench.aot import Resources, compile_kernel, resources  # noqa: E402
 
 FILE = Path(__file__).parent / "budgets.json"
 NEWEST = 90

@@ -22,8 +22,8 @@ from align.divergences.jensen_shannon import JensenShannon
 from align.divergences.reverse_kl import ReverseKl
 from align_kernels import Compared, Elementwise, Head, linear_stats, token_stats, triton_rows
 from align_kernels.backends import Rows
-from align_kernels.bench.hand_written import reverse_kl
 from align_kernels.triton_rows.apart import NoDevice, compile_instead_of_launching
+from kernel_bench.hand_written import reverse_kl
 
 FP32, BF16, FP64 = torch.float32, torch.bfloat16, torch.float64
 MODEL, ODD = 151936, 151953

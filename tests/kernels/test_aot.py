@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kernels.budgets import FILE, MEMORY, OVER, excesses
 
-from align_kernels.aot import Resources
+from kernel_bench.aot import Resources
 
 HERE = Path(__file__).parent
 # In a process that has the interpreter on, there is nothing to compile.
@@ -20,8 +20,8 @@ PROGRAM = f"""
 import json, sys
 sys.path.insert(0, {str(HERE)!r})
 import budgets
-from align_kernels.aot import compile_kernel, resources
-from align_kernels.bench import hand_written as by_hand
+from kernel_bench.aot import compile_kernel, resources
+from kernel_bench import hand_written as by_hand
 from kernels.operations import EVERY_ONE
 
 fn, known, rows = budgets.fused(EVERY_ONE), budgets.fused(budgets.DIVERGENCES["pearson"]), budgets.Rows()

@@ -42,7 +42,7 @@ import sys
 for name in ("triton", "align", "numpy.testing", "transformers", "matplotlib", "rich", "omegaconf"):
     sys.modules[name] = None
 import torch, align_kernels
-from align_kernels.bench import __main__
+from kernel_bench import __main__
 h = torch.randn(3, 4)
 print(align_kernels.linear_token_stats(h, torch.randn(5, 4), torch.tensor([0, 1, 2]), h + 1, divergence=lambda x: x * x.exp()).div.shape)
 print(align_kernels.fused(lambda x: x * x.exp()).hash)

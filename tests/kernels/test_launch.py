@@ -18,8 +18,8 @@ from triton.compiler import make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from align_kernels import triton_rows
-from align_kernels.bench import hand_written
 from align_kernels.triton_rows.launch import launch_rows
+from kernel_bench import hand_written
 
 HERE = Path(__file__).parent
 BACKEND = make_backend(GPUTarget("cuda", 90, 32))

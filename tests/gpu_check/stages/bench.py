@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from align_kernels.bench.jobs import JOBS
-from align_kernels.bench.measure import measure
-from align_kernels.bench.problem import Shape
 from gpu_check.findings import Findings
+from kernel_bench.jobs import JOBS
+from kernel_bench.measure import measure
+from kernel_bench.problem import Shape
 
 WIDE, QWEN, SMALL = Shape(8192, 4096, 128256), Shape(8192, 4096, 151936), Shape(200, 16, 500)
 MEASURED = {"cuda": {"reverse_kl": WIDE, "logp": WIDE, "jensen_shannon": WIDE, "logits": QWEN}, "cpu": {"logp": SMALL}}

@@ -7,9 +7,9 @@ from kernels.interpreted.passes import error, row_errors
 from kernels.room import logits
 
 from align_kernels import Head, linear_token_stats
-from align_kernels.bench import hand_written, jobs, providers
-from align_kernels.bench.measure import run
-from align_kernels.bench.problem import Shape, problem, truth
+from kernel_bench import hand_written, jobs, providers
+from kernel_bench.measure import run
+from kernel_bench.problem import Shape, problem, truth
 
 ROWS = hand_written.reverse_kl()
 

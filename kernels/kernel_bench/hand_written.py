@@ -16,11 +16,11 @@ from torch import Tensor
 
 from align_kernels import triton_rows
 from align_kernels.backends import Rows
-from align_kernels.bench.jobs import BY_HAND
 from align_kernels.codegen import lib
 from align_kernels.row import RowStats
 from align_kernels.triton_rows.launch import launch_rows
 from align_kernels.triton_rows.stats import NOTHING, put
+from kernel_bench.jobs import BY_HAND
 
 FORWARD = {"K": 4, "B": 512, "num_warps": 4}
 BACKWARD = {"B": 1024, "num_warps": 4}

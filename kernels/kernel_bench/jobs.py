@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from align_kernels.bench.divergences import DIVERGENCES, Measured
+from kernel_bench.divergences import DIVERGENCES, Measured
 
 BY_HAND = "hand-written"
 

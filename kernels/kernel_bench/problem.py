@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from align_kernels.bench.jobs import Job
+from kernel_bench.jobs import Job
 
 
 class Shape(NamedTuple):

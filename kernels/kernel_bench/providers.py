@@ -11,9 +11,9 @@ from torch import Tensor
 
 from align_kernels import Compared, Head, linear_stats, token_stats
 from align_kernels.backends import Rows, unavailable
-from align_kernels.bench.divergences import DIVERGENCES
-from align_kernels.bench.jobs import BY_HAND, Job
-from align_kernels.bench.problem import Problem
+from kernel_bench.divergences import DIVERGENCES
+from kernel_bench.jobs import BY_HAND, Job
+from kernel_bench.problem import Problem
 
 FLOOR = "floor"
 """The provider that does only what cannot be avoided, and computes nothing: GEMMs for a head, one read and one write for logits."""
@@ -42,7 +42,7 @@ def ours(backend: str | Rows, blocks: int | None = None) -> Loss:
 
 def by_hand() -> Rows:
     """What the generated kernels of the reverse KL are held against."""
-    from align_kernels.bench.hand_written import reverse_kl  # noqa: PLC0415 - triton is optional
+    from kernel_bench.hand_written import reverse_kl  # noqa: PLC0415 - triton is optional
 
     return reverse_kl()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from align_kernels.bench.jobs import BY_HAND, JOBS
-from align_kernels.bench.providers import FLOOR
+from kernel_bench.jobs import BY_HAND, JOBS
+from kernel_bench.providers import FLOOR
 
 COLUMNS = (
     "provider",

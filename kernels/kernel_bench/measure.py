@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch._C._profiler import _ExtraFields_Allocation
 
-from align_kernels.bench.jobs import Job
-from align_kernels.bench.problem import Problem, Shape, problem, truth
-from align_kernels.bench.providers import FLOOR, Loss, available
+from kernel_bench.jobs import Job
+from kernel_bench.problem import Problem, Shape, problem, truth
+from kernel_bench.providers import FLOOR, Loss, available
 
 # The profiler, which counts memory on a CPU, tells of each start and stop otherwise.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")

@@ -1,1 +1,0 @@
-"""What the passes cost and how exact they are, beside other ways to compute the same: `python -m align_kernels.bench`."""
