@@ -1,12 +1,14 @@
 """What each kernel may cost on a GPU, for every divergence of align's room: `budgets.json`, kept without a GPU.
 
 `python tests/kernels/budgets.py` compiles all of them ahead of time and compares; with `--write` it records what it finds (after a change
-that is worth its cost, or a new Triton).
+that is worth its cost, or a new Triton), beside it what the same kernels cost with each formula left as it is written.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,11 +94,13 @@ def _per_turn(table: dict[int, dict[str, int]], rows: Rows) -> float:
     return config.get("K", 1) * config["B"] / (32 * config["num_warps"])
 
 
-def _of_a_divergence(label: str, rows: Rows, arch: int, fn: Fused) -> Iterator[Entry]:
+def _of_a_divergence(label: str, rows: Rows, arch: int, fn: Fused, name: str = REPRESENTATIVE[0]) -> Iterator[Entry]:
+    """One reading where there is one; the sum, which tensor parallelism takes instead, then for the representative `name` only."""
     if fn.power is not None:
         # The second loop is for the rare row that is read again.
         yield f"{label.replace('*', 'one pass')}", one_pass(rows, arch, fn), _per_turn(ONE_PASS, rows), 1
-    yield f"{label.replace('*', 'sum')}", sums(rows, arch, fn), _per_turn(SUM, rows), None
+    if fn.power is None or name in REPRESENTATIVE:
+        yield f"{label.replace('*', 'sum')}", sums(rows, arch, fn), _per_turn(SUM, rows), None
     yield f"{label.replace('*', 'grad log-prob entropy')}", grad(rows, arch, fn), _per_turn(GRAD, rows), None
 
 
@@ -113,9 +117,9 @@ def kernels() -> Iterator[Entry]:
                 yield from _of_a_divergence(f"sm_{arch} fp32 * {name}", Rows(), arch, fused(DIVERGENCES[name]))
             continue
         for name, divergence in DIVERGENCES.items():
-            yield from _of_a_divergence(f"sm_{arch} fp32 * {name}", Rows(), arch, fused(divergence))
+            yield from _of_a_divergence(f"sm_{arch} fp32 * {name}", Rows(), arch, fused(divergence), name)
         for name, f in ALONE.items():
-            yield from _of_a_divergence(f"sm_{arch} fp32 * {name} from f alone", Rows(), arch, fused(f))
+            yield from _of_a_divergence(f"sm_{arch} fp32 * {name} from f alone", Rows(), arch, fused(f), name)
         for what, rows in {"soft cap": Rows(cap=True), "unaligned": Rows(aligned=False)}.items():
             yield f"sm_{arch} fp32 stats with reference, {what}", stats(rows, arch), _per_turn(STATS, rows), None
             for name in REPRESENTATIVE:
@@ -137,11 +141,24 @@ def excesses(found: dict[str, Resources], budgets: dict[str, dict[str, float]]) 
     return wrong + [f"{name}: no such kernel any more" for name in budgets.keys() - found.keys()]
 
 
+def _plain() -> dict[str, float]:
+    """The instructions with each formula left as it is written."""
+    environment = os.environ | {"ALIGN_KERNELS_REWRITE": "0"}
+    done = subprocess.run([sys.executable, __file__, "--print"], env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
 def main() -> int:
     found = measured()
+    if "--print" in sys.argv:
+        print(json.dumps({name: r.instructions for name, r in found.items()}))
+        return 0
     if "--write" in sys.argv:
-        rows = ",\n".join(f'  "{n}": {{"registers": {r.registers}, "instructions": {r.instructions}}}' for n, r in found.items())
-        FILE.write_text(f"{{\n{rows}\n}}\n")
+        plain = _plain()
+        lines = [
+            f'  "{n}": {{"registers": {r.registers}, "instructions": {r.instructions}, "as_written": {plain[n]}}}' for n, r in found.items()
+        ]
+        FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
         return 0
     wrong = excesses(found, json.loads(FILE.read_text()))
     print("\n".join(wrong) or f"{len(found)} kernels within their budgets")

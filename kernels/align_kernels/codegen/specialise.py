@@ -3,12 +3,15 @@
 A divergence's own formulas are written for every log u. Where they are evaluated on one side of the reference only, or away from it, most
 of their case distinctions are not needed, and the hardware's functions, whose errors are absolute or whose range is not float32's, are
 good enough. What is good enough is found by evaluating.
+
+`ALIGN_KERNELS_REWRITE=0` leaves every formula as its author wrote it: what rewriting is worth is in tests/kernels/budgets.json.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import os
 from collections.abc import Iterator
 
 import torch
@@ -19,6 +22,7 @@ from align_kernels.codegen.expressions import Expressions, rebuilt
 from align_kernels.codegen.nodes import Node, cost, ordered, values
 from align_kernels.codegen.rewrites import distributed, ways
 
+REWRITE = os.environ.get("ALIGN_KERNELS_REWRITE", "1") != "0"
 _DIGITS = 5e-6
 """Relative error that a cheaper way may have, at worst: six bits of float32."""
 _EXPONENT = 2.0**-23
@@ -30,8 +34,11 @@ _NEAR = 8.0
 def cheapest(make: Expressions, node: Node, variable: Node, domain: Tensor, most: float, given: Node) -> Node:
     """`node` with every choice decided and every operation made cheaper that may be, at all points of `domain`.
 
-    `domain` is the variable's range in float64, densely sampled; results beyond +-most count as that. `given` is at hand anyway.
+    `domain` is the variable's range in float64, densely sampled; results beyond +-most count as that. `given` is at hand anyway. Itself
+    where REWRITE is off.
     """
+    if not REWRITE:
+        return node
     x = domain.float()
     exact = values((node,), {variable: x.double()}, domain)[node].clamp(-most, most)
     allowed = (_DIGITS + _EXPONENT * x.double().abs().clamp_max(100)) * exact.abs() + torch.finfo(x.dtype).tiny
