@@ -45,6 +45,7 @@ def environment(tmp_path_factory):
     return ENVIRONMENT | caches
 
 
+@pytest.mark.timeout(900)  # minutes of computing, which a busy machine stretches
 def test_every_kernel_for_every_divergence_is_within_its_budget(environment):
     done = subprocess.run([sys.executable, str(HERE / "budgets.py")], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
 
 
+@pytest.mark.timeout(900)  # minutes of computing, which a busy machine stretches
 def test_the_kernels_in_the_interpreter(tmp_path):
     environment = os.environ | {"TRITON_INTERPRET": "1", "ALIGN_KERNELS_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-x", "--durations=5", "-p", "no:cacheprovider", str(HERE / "interpreted")]
