@@ -23,7 +23,10 @@ from align.undeclared import Undeclared, undeclared
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """One question, tokenized once; completions are never tokenized again."""
+    """One question, tokenized once; completions are never tokenized again.
+
+    Example: Prompt(id="7", text="1+1=", token_ids=(3, 5, 3, 9), fields={"answer": "2"})
+    """
 
     id: str
     """Stable over epochs and processes; seeds and groups are derived from it."""
@@ -35,7 +38,10 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """Consecutive tokens of one role in an episode. Raises ValueError where log-probs or version spans do not fit the tokens."""
+    """Consecutive tokens of one role in an episode. Raises ValueError where log-probs or version spans do not fit the tokens.
+
+    Example: Segment(role="assistant", token_ids=np.int32([5, 2]), trained=True, logp=np.float32([-0.3, -0.1]), versions=((4, 2),))
+    """
 
     role: str
     """As a chat template has it: `assistant`, `tool`, `user`, `system`."""
@@ -69,6 +75,7 @@ class Episode:
     episodes whose rewards are compared cannot differ in it. A single-turn episode has one segment more, the answer.
 
     Raises ValueError where some trained segments have log-probs and others have none.
+    Example: Episode.single_turn(np.int32([5, 2]), "2", logp=np.float32([-0.3, -0.1]), version=4)
     """
 
     segments: tuple[Segment, ...]
@@ -135,7 +142,7 @@ def _joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """All episodes of one prompt in one batch."""
+    """All episodes of one prompt in one batch, as Group(prompt=prompt, episodes=(right, wrong))."""
 
     prompt: Prompt
     episodes: tuple[Episode, ...]
@@ -143,7 +150,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Rewards:
-    """What the reward workers answered for a list of groups, one entry an episode, in their order."""
+    """What the reward workers answered for a list of groups, one entry an episode in their order, as Rewards(values=np.float32([1, 0]))."""
 
     values: np.ndarray
     """float32 [S]; NaN where the sample is to be dropped."""
@@ -326,7 +333,7 @@ REWARDED = frozenset({"rewards", "reward_parts", "advantages"})
 
 @dataclass(frozen=True, kw_only=True)
 class Stat:
-    """A mean that can be added up over micro-batches, ranks and steps before it is divided."""
+    """A mean that is added up over micro-batches and steps, then divided: (Stat(sum=3, count=2) + Stat(sum=1, count=2)).mean == 1."""
 
     sum: float
     count: float
