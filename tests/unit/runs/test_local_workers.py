@@ -67,7 +67,7 @@ def test_generation_keeps_the_prompts_order_and_follows_the_seed(workers):
 def test_closing_twice_closes_the_engine_once(model: Path, monkeypatch: pytest.MonkeyPatch):
     opened = open_workers(recipes.build(node(model)), str(model), 3, learns=False)
     closed = []
-    monkeypatch.setattr(type(opened.engine), "close", closed.append)
+    monkeypatch.setattr(type(opened.engine), "close", lambda self: closed.append(self))
     opened.close()
     opened.close()
     assert len(closed) == 1
