@@ -311,7 +311,7 @@ def beta_metrics(batch: TokenBatch) -> dict[str, float]:
 
 
 def staleness_metrics(batch: TokenBatch, version: int) -> dict[str, float]:
-    """By how many updates the weights that drew a sequence are behind the learner's `version`, on average; of a sequence the mean over its
+    """By how many steps the weights that drew a sequence are behind the learner's `version`, on average; of a sequence the mean over its
     tokens."""
     if batch.versions is None:
         return {}

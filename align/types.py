@@ -52,7 +52,7 @@ class Segment:
     logp: np.ndarray | None = None
     """float32 [n], log mu of each token in nats, after temperature; None where no engine drew them."""
     versions: tuple[tuple[int, int], ...] = ()
-    """Spans (version, count) in order: the weights that drew the next `count` tokens, by the number of updates they had seen. Where there
+    """Spans (version, count) in order: the weights that drew the next `count` tokens, by the steps that came before them. Where there
     is `logp` the counts add up to n; else ()."""
 
     def __post_init__(self):
@@ -292,7 +292,7 @@ class TokenBatch:
 
 
 class Columns(TokenBatch):
-    """What a part sees of a batch: the columns that it declares in `needs` are there, and using one that it does not raises RecipeError.
+    """What a part sees of a batch: of `EARLY` the columns in its `needs`, where another raises RecipeError; and every other column.
 
     Its fields are those of TokenBatch: the annotations only narrow their types, so this is no dataclass of its own.
     """

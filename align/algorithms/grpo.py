@@ -13,9 +13,10 @@ from align.types import TokenContext
 class Grpo(Algorithm[TokenContext, Tensor]):
     """Group-relative policy optimisation (Shao et al. 2402.03300): the group is the baseline. Advantage x surrogate x reduction.
 
+    The paper's reduction is `sequence_mean`; the default is the token mean of DAPO, which weighs long and short answers by their tokens.
     Its relatives are recipes: Dr. GRPO is `advantage: group_centred, reduction: constant`, RLOO `advantage: leave_one_out, surrogate:
-    reinforce`, DAPO `surrogate: {clip_high: 0.28}, reduction: token`. The KL term of the paper is a regularizer here:
-    `{estimator: k3, allow_biased: true}` is the published one.
+    reinforce`, DAPO `surrogate: {clip_high: 0.28}`. The KL term of the paper is a regularizer here: `{estimator: k3, allow_biased: true}`
+    is the published one.
     """
 
     advantage: Any = part("advantage", "group_standardised")

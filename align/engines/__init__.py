@@ -68,7 +68,7 @@ class RunningEngine(ABC):
     """The contract of what `start` returns: it holds a model, which `load` gives other weights."""
 
     version: int = 0
-    """The weights it holds: how many updates they have seen."""
+    """Of the weights it holds: the steps of the run that came before them, 0 for the initial model."""
 
     @abstractmethod
     def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:

@@ -16,7 +16,8 @@ from align.divergences import Divergence
 class Estimator(Part):
     """The contract: three elementwise functions of `log_u = log pi - log ref` (any shape, nats), all detached by the caller.
 
-    As they stand they are the divergence's own: the value and the gradient it claims.
+    As they stand they are the divergence's own: the value and the gradient it claims. An estimator of the full vocabulary has `outcomes`
+    alone: in the loss its divergence is differentiated as it is.
     """
 
     weighted = False

@@ -1,4 +1,4 @@
-"""Reductions: one weight a token, fixed on the whole batch, so the loss is a plain weighted sum however the batch is split.
+"""Reductions: one weight a token, fixed on all answers of an update, so the loss is a plain weighted sum however these are split.
 
 The same weights serve the policy term and every regularizer; beta would change its meaning otherwise.
 """

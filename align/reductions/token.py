@@ -7,7 +7,7 @@ from align.reductions import Reduction
 
 @dataclass(frozen=True)
 class Token(Reduction):
-    """Mean over all response tokens of the batch (DAPO 2503.14476)."""
+    """Mean over all response tokens of an update (DAPO 2503.14476)."""
 
     def formula(self) -> str:
         return "1/Σ n"

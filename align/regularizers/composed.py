@@ -34,11 +34,11 @@ WORDS = {
 class Composed(Regularizer):
     """beta * w * D_f(pi||ref), estimated, credited and placed as the recipe says.
 
-    In the loss the term is `value + coefficient * (log pi - sg(log pi))`: its value is the estimate and its gradient is
-    exactly `coefficient * grad log pi`, so no estimator is differentiated by accident. In the reward the coefficient is
-    subtracted from the advantage, after any normalisation (a group's standard deviation would rescale beta), and it is that of
-    the policy being updated. The surrogate multiplies an advantage by its effective ratio, so a weighted coefficient is divided
-    by that: unclipped, both placements have the same gradient at every update of a batch.
+    In the loss a sampled term is `value + grad_weight * (log pi - sg(log pi))`: its value is the estimate and its gradient is
+    exactly `grad_weight * grad log pi`, so no estimator is differentiated by accident. An exact term is the divergence itself, which the
+    head differentiates. In the reward `grad_weight` is subtracted from the advantage, after any normalisation (a group's standard
+    deviation would rescale beta), at the policy being updated. The surrogate multiplies an advantage by its effective ratio, so a
+    weighted `grad_weight` is divided by that: unclipped, both placements have the same gradient at every update of a batch.
     """
 
     divergence: Any = part("divergence", "reverse_kl")
@@ -199,7 +199,7 @@ class Composed(Regularizer):
         return RewardPenalty(discounted=torch.zeros_like(own), direct=own)
 
     def _estimates(self, logp: Tensor, batch: TokenBatch, name: str, at: Packing) -> tuple[Tensor, Tensor, Tensor]:
-        """Value and coefficient of each token, weighted, and which log-ratios were clamped, [T] each."""
+        """Value and gradient weight of each token, weighted, and which log-ratios were clamped, [T] each."""
         log_u, weights = logp - batch.ref_logp[name], batch.penalty_weights[name]
         if self.credit == "sequence":
             log_u, weights = credit.sequence_log_ratio(log_u, at), weights_of_sequences(weights, at)

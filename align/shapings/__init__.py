@@ -1,8 +1,8 @@
 """Shapings: what else touches rewards and advantages. Pure functions of the whole batch, applied in the recipe's order.
 
 `batch.rewards` stays what the reward said, for every shaping, weighting and log; `rewards` and `advantages` are what the
-shapings before made of it. The reward-placed regularizers are subtracted later, in the learner, and are not shaped: a weight
-on the policy term is no weight on a penalty.
+shapings before made of it. The reward-placed regularizers are not shaped: a weight on the policy term is no weight on a penalty. They are
+subtracted later, in the learner; with a critic from the token rewards, before the advantages.
 """
 
 from __future__ import annotations

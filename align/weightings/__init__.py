@@ -1,4 +1,7 @@
-"""Weightings: which samples or tokens feel a regularizer. Computed once for the whole batch, detached, >= 0."""
+"""Weightings: how much a regularizer counts for each token. Computed once for the whole batch, detached, >= 0.
+
+`rewards` is what the reward said; `advantages` come after the shapings, and before the reward-placed penalties.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ class TokenMask(Weighting):
     """Only some tokens of an answer feel it, or all but these: the first, the last, or given words of the vocabulary.
 
     A token is named by any of the keys. The end token is named by its id: an answer that was cut has none, so `last: 1` is not it.
-    Roles need no mask: of a conversation only the assistant's last turn is the answer.
+    Roles need no mask: only trained tokens count, of all trained segments of an episode.
     """
 
     first: int = 0
