@@ -17,7 +17,7 @@ def test_the_objective_holds_the_coefficient_and_every_symbol(parts):
     assert rows["A"] == "reward − its mean"
     assert rows["kl"] == "KL(π‖ref) = E_π[log u]: f(u) = u log u; by sampled, credit local"
     assert rows["w_t"] == "1/Σ n" and rows["n"] == "the tokens of an answer"
-    assert rows["reduction"].startswith("token: Mean over all response tokens of the batch")
+    assert rows["reduction"].startswith("token: Mean over all response tokens of an update")
     assert "align/reductions/token.py:" in rows["reduction"]
     assert rows["algorithm"].startswith(f"{parts}:Told(reduction=token, gain=2.0): A policy gradient that says what it maximises.")
     assert rows["algorithm"].endswith(f"{parts}:{PARTS.splitlines().index('class Told(Plain):') + 1}")
