@@ -1,4 +1,4 @@
-"""Where what was computed once is kept, by content: warm starts, references' log-probs."""
+"""The cache folder for warm starts and references' log-probs, which are stored by content hash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line. Heavy libraries are imported by the command that needs them, so that help answers at once."""
+"""The command line. Each command imports its heavy libraries itself, so that `--help` is fast."""
 # ruff: noqa: PLC0415
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typer.core import TyperGroup
 from align.errors import RunStopped, UserError
 
 STOPPED_BY_HAND = 130
-"""What a shell reports for a program ended by Ctrl-C."""
+"""The exit code that shells use for Ctrl-C."""
 
 
 class Commands(TyperGroup):
-    """Tells a user's mistake in one message, without a traceback; anything else is a defect and keeps its own."""
+    """Prints a UserError as one message without a traceback; any other error is a defect and keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -70,7 +70,7 @@ def train(
 
     file = find_recipe(recipe)
     run_dir = out or Path("runs") / file.stem
-    check_folder(run_dir, resume)  # before what takes seconds to import
+    check_folder(run_dir, resume)  # before imports that take seconds
 
     from align.config.recipes import load
     from align.train import train as run
@@ -117,7 +117,7 @@ def evaluate(
 def explain(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Print what a recipe optimises, as maths.
 
-    And what beta comes to, the sizes, and what would be loaded; nothing is.
+    It also prints the coefficient, the sizes and what a run would load. It loads no model.
     """
     from align.config.find import find_recipe
 
@@ -141,7 +141,7 @@ def list_parts(
 ) -> None:
     """List the parts a recipe can name.
 
-    Those of align, and those that installed packages bring.
+    The list has align's own parts and those of installed packages.
     """
     from align.inspect.catalogue import catalogue, tables
 
@@ -177,8 +177,8 @@ def audit(
 ) -> None:
     """Measure a regularizer against exact answers: bias, variance and cosine.
 
-    Its own code runs on problems small enough to enumerate, on-policy and after one stale update. Ends with 1 where a gradient is
-    biased and `allow_biased` is not set. Of a run, measures the estimators on its answers.
+    The regularizer's own code runs on problems small enough to enumerate, on-policy and after one stale update. Exits with 1 if a
+    gradient is biased and `allow_biased` is not set. For the folder of a run, it measures the estimators on the run's answers.
     """
     if table == (what is not None):
         raise UserError("give a recipe, a part or the folder of a run, or --table alone")
@@ -222,9 +222,9 @@ def check(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a part against what its kind must be.
+    """Check a part against the contract of its kind.
 
-    The same kit runs on every part of align. Ends with 1 where something failed.
+    The same checks run on every part of align. Exits with 1 if a check failed.
     """
     from align.testing.command import findings, show
 
@@ -263,7 +263,7 @@ def pairs(
 ) -> None:
     """Draw answers from a model and write which are better.
 
-    The recipe's engine answers the prompts that it trains on, and its reward compares: JSONL that the task `preferences` reads.
+    The recipe's engine answers its training prompts, and its reward ranks the answers. Writes JSONL for the task `preferences`.
     """
     from align.config.find import find_recipe
 
@@ -324,8 +324,8 @@ def sweep(
 ) -> None:
     """Run a recipe with many values and seeds, and compare.
 
-    Every combination is checked before the first run. Given again, the command keeps what has finished and goes on with the rest.
-    Ends with 1 where a run failed.
+    Every combination is checked before the first run. The same command again keeps finished runs and continues with the rest.
+    Exits with 1 if a run failed.
     """
     from align import sweep as sweeps
 
@@ -353,7 +353,7 @@ def sweep(
 
 
 def _wide() -> Console:
-    """Enough columns for prose where no terminal sets them."""
+    """A console wide enough for prose if there is no terminal."""
     return Console() if sys.stdout.isatty() else Console(width=140)
 
 

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The message names the place and the remedy."""
+    """A mistake that the user can fix. The message names the place and the remedy."""
 
 
 class RecipeError(UserError):
@@ -13,12 +13,12 @@ class RecipeError(UserError):
         self.where, self.problem = where, problem
 
     def __reduce__(self):
-        # The default would call the class with the message alone, and a worker's error would not arrive.
+        # The default calls the class with only the message, so a worker's error could not be unpickled.
         return RecipeError, (self.where, self.problem)
 
 
 class RunStopped(UserError):
-    """A run that was stopped while it worked: what was computed is kept, the message says why and where."""
+    """A run that stopped before its end. Computed results are kept; the message says why and where it stopped."""
 
     learned = False
-    """Updates of the batch it was stopped in are applied: a resumed run goes on with the next batch."""
+    """Whether updates of the last batch were applied; a resumed run then continues with the next batch."""

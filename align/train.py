@@ -1,4 +1,4 @@
-"""The loop. One step reads from top to bottom: experience, reward, pack, score, shape, update, control, sync."""
+"""The training loop. A step is, in order: experience, rewards, packing, log-probs, advantages, update, control, sync."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ from align.workers import Workers, open_workers
 from align.workers.shards import idle
 
 PREPARED = 1024
-"""Rankings that a precomputing reference gets at a time, and keeps in one file."""
+"""Rankings that a precomputing reference processes at a time and stores in one file."""
 
 
 def train(recipe: Recipe, run_dir: str | Path, address: str | None = None, resume: bool = False) -> dict[str, Any]:
     """Run a recipe into a folder: metrics.jsonl, summary.json, plots/, checkpoints/ and model/, which `from_pretrained` loads.
 
     Args:
-        recipe: Of `align.load`, or one changed by `dataclasses.replace`.
-        run_dir: A folder that is empty or not there; with `resume` that of the run.
+        recipe: A result of `align.load`, possibly changed by `dataclasses.replace`.
+        run_dir: An empty or new folder; with `resume`, the folder of the run.
         address: A Ray cluster to attach to: HOST:PORT, ray://HOST:PORT or auto. None starts a private one, unless the recipe says
             `workers.backend: local`.
         resume: Continue from the newest checkpoint in `run_dir`.
 
     Returns:
-        What summary.json holds: `before` and `after`, held-out metrics by name (shares, tokens, nats an answer), `steps`, and times in
-        seconds.
+        The contents of summary.json: `before` and `after`, held-out metrics by name (shares, tokens, nats per answer), `steps`, and
+        times in seconds.
 
     Raises:
         UserError: For a folder or a recipe that cannot be run.
-        RunStopped: A UserError, for a run that stopped by itself; what was computed is kept, with a checkpoint where work was done.
+        RunStopped: A UserError, for a run that cannot continue; its results are kept, with a checkpoint if steps were done.
 
     The objective is the one that `align.explain` prints.
 
@@ -92,7 +92,7 @@ def train(recipe: Recipe, run_dir: str | Path, address: str | None = None, resum
 
 def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telemetry: Telemetry) -> dict[str, Any]:
     transformers_logging.disable_progress_bar()
-    # A bad row is an error before a warm start is trained.
+    # Report a bad row before a warm start is trained.
     recipe.task.examples()
     recipe.task.rankings()
     model_dir = model_folder(recipe, run_dir, train, telemetry.note)
@@ -130,7 +130,7 @@ class Run:
         self.tokens, self.step_seconds = 0, 0.0
         self.state, self.updating = RunState(recipe), False
         self.version = 0
-        """Of the learner's weights, as they are published: the step after the last that was learned from."""
+        """Version of the published learner's weights: one more than the last trained step."""
         self.failures = RewardFailures()
 
     def run(self, first: int) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class Run:
             except (RunStopped, KeyboardInterrupt) as stop:
                 if isinstance(stop, RunStopped) and stop.learned:
                     state.step = step + 1
-                # The learner refuses an update before it applies it; a second Ctrl-C may leave half of one: nothing could resume from it.
+                # RunStopped comes before an update is applied, but a second Ctrl-C may leave half an update, which cannot be resumed.
                 if isinstance(stop, RunStopped) or not self.updating:
                     self.checkpoint()
                 raise
@@ -182,9 +182,9 @@ class Run:
         return self.tokenizer.pad_token_id or 0
 
     def step(self, step: int) -> None:
-        """Everything one batch goes through, in order."""
+        """One training step, in order."""
         self.seconds = {}
-        self.workers.learner.exchange.take()  # what an evaluation sent is no step's
+        self.workers.learner.exchange.take()  # do not count the bytes of an evaluation
         began = time.perf_counter()
         groups, rewards = self.experience(step)
         batch = pack(groups, rewards, self.pad_id, partial(self.tokenizer.decode, skip_special_tokens=True))
@@ -227,7 +227,7 @@ class Run:
         )
 
     def prepare(self) -> None:
-        """Tell the references that precompute of every ranking there is."""
+        """Give every ranking to the references that precompute."""
         if not any(r.reference is not None and r.reference.precomputes for r in self.recipe.regularizers.values()):
             return
         computed = sum(
@@ -253,7 +253,7 @@ class Run:
         return groups, rewards
 
     def note_distances(self, batch: TokenBatch, stats: dict[str, Stat]) -> None:
-        """How far the first batch is from each reference that is another model; from any other it is 0, or the learner has stopped."""
+        """Print the policy's distance on the first batch from each reference that is another model (0 for the others, as checked)."""
         compared = referenced(self.recipe.regularizers)
         for name in compared:
             reference = self.recipe.regularizers[name].reference
@@ -278,14 +278,14 @@ class Run:
         return metrics
 
     def evaluate_answers(self, step: int) -> dict[str, float]:
-        """What the policy answers to held-out problems, and how far it is from where it began."""
+        """Metrics of the policy's answers to held-out problems, and its distance from the initial policy."""
         if not self.recipe.algorithm.samples and step:
             self.workers.publish(step)  # an algorithm that samples has synced already
         metrics, groups = self.suites.evaluate(self.workers.generate, self.recipe.evaluation.samples, self.recipe.seed)
         return metrics | {"kl/initial": self.workers.learner.exact_kl(pack(groups, None, self.pad_id)).mean}
 
     def evaluate_rankings(self, step: int) -> dict[str, float]:
-        """How the held-out rankings would be learned from: the statistics of the loss."""
+        """Statistics of the loss on the held-out rankings."""
         if not self.suites.rankings:
             return {}
         batch = replace(pack(self.suites.rankings, None, self.pad_id), step=step, betas=self.state.betas(max(step - 1, 0)))
@@ -302,7 +302,7 @@ class Run:
 
 
 def beta_metrics(batch: TokenBatch) -> dict[str, float]:
-    """The coefficients of the batch; where every sequence has its own, their mean and largest."""
+    """The coefficients of the batch; for coefficients per sequence, their mean and maximum."""
     metrics = {f"beta/{name}": beta for name, beta in batch.betas.items()}
     for name, multipliers in batch.multipliers.items():
         own = batch.betas[name] * multipliers
@@ -311,7 +311,7 @@ def beta_metrics(batch: TokenBatch) -> dict[str, float]:
 
 
 def staleness_metrics(batch: TokenBatch, version: int) -> dict[str, float]:
-    """By how many steps the weights that drew a sequence are behind the learner's `version`, on average; of a sequence the mean over its
+    """Mean number of steps between the weights that sampled a sequence and the learner's `version`; a sequence counts the mean of its
     tokens."""
     if batch.versions is None:
         return {}

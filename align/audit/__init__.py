@@ -1,6 +1,6 @@
-"""The certificate: what a regularizer's value and gradient really are, found by running its own code on enumerable problems.
+"""Certificates: a regularizer's value and gradient, measured by running its own code on enumerable problems.
 
-`audit(regularizer)` gives one; `align audit` prints it. `rollouts.py` measures the estimators on the answers of a finished run instead.
+`audit(regularizer)` returns a certificate; `align audit` prints it. `rollouts.py` measures the estimators on a finished run's answers.
 """
 
 from align.audit.certificate import Certificate, audit

@@ -1,4 +1,4 @@
-"""The recipe of defaults that a part is judged in where none was given."""
+"""The default recipe in which a part is audited if none is given."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ NAME = "kl"
 
 
 def alone(regularizer: Regularizer, name: str = NAME, *, on_policy: bool = False, samples: bool = True) -> Recipe:
-    """A recipe around it, not checked: dpo around a link, else grpo, or with `samples` False sft.
+    """An unchecked recipe with this regularizer: dpo for a link, else grpo, or sft if `samples` is False.
 
-    `on_policy`: each batch serves one update, as a batch of demonstrations always does here.
+    `on_policy`: each batch serves one update; with sft that is always so.
     """
     algorithm = "dpo" if regularizer.placement == "link" else "grpo" if samples else "sft"
     return dataclasses.replace(_recipe(algorithm, on_policy), regularizers={name: regularizer})
 
 
 def around(part: Any, *, on_policy: bool, samples: bool) -> Setting:
-    """Where a part of any room stands in a recipe of defaults: in its regularizer, if regularizers have such parts."""
+    """The setting of a part in a default recipe: inside a regularizer, if regularizers have such parts."""
     kind = next(kind for kind in registry.ROOMS if isinstance(part, registry.contract(kind)))
     default = nodes.build_part("regularizer", {"coefficient": 1.0}, NAME)
     inside = kind in {f.metadata.get("kind") for f in dataclasses.fields(default)}
@@ -42,7 +42,7 @@ def around(part: Any, *, on_policy: bool, samples: bool) -> Setting:
 def _recipe(algorithm: str, on_policy: bool) -> Recipe:
     several = {} if on_policy or algorithm == "sft" else {"minibatches": 2}
     reward = {"reward": "countdown_exact"} if algorithm == "grpo" else {}
-    # The smallest batch: what a part says of sizes is said of those of a real recipe.
+    # The smallest batch: a part's checks of sizes matter only in a real recipe.
     node = {
         "steps": 1,
         "batch": {"prompts": 2, "samples": 2},

@@ -1,4 +1,4 @@
-"""Whether a regularizer has the gradient of the divergence it names, and if not, what it has instead."""
+"""Certifies whether a regularizer has the gradient of the divergence it names, and if not, which gradient it has."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from align.regularizers import Regularizer
 from align.regularizers.composed import Composed
 
 EXACT = 1e-6
-"""Relative: enumeration in float64 is right to 1e-14, a part that computes in float32 to 1e-7; a bias is 1e-2 and more."""
+"""Relative tolerance: enumeration in float64 is accurate to 1e-14, a float32 part to 1e-7; a bias is at least 1e-2."""
 
 NO_CLAIM = "it names no divergence, so there is nothing to compare it with"
 
@@ -30,13 +30,13 @@ class Certificate:
     """The regularizer in words."""
     measurements: tuple[Measurement, ...]
     verdict: str
-    """Of the gradient: `exact`, `bounded` (exact but for what `ratio_cap` or `clamp` cuts), `biased`, `no claim` (to be a divergence), or
-    `refused` where it is not biased and a recipe refuses it all the same."""
+    """Of the gradient: `exact`, `bounded` (exact except where `ratio_cap` or `clamp` cuts), `biased`, `no claim` (no divergence named), or
+    `refused` (not biased, but a recipe refuses it)."""
     reason: str
     refusal: str | None
-    """Why a recipe with it does not run, as configured."""
+    """Why a recipe refuses it as configured, or None."""
     allowed: bool
-    """Its author knows: `allow_biased: true`."""
+    """Whether `allow_biased: true` is set."""
 
     @property
     def passes(self) -> bool:
@@ -44,10 +44,10 @@ class Certificate:
 
 
 def audit(regularizer: Regularizer, name: str = "kl", recipe: Recipe | None = None) -> Certificate:
-    """Run the regularizer's own `penalty` on every enumerable problem and judge it.
+    """Run the regularizer's own `penalty` on every enumerable problem and certify it.
 
-    Args: recipe: the one it stands in, by this name; where each batch serves one update, what happens after a stale one does not count.
-    None: `alone(regularizer)`, of several updates a batch. What the recipe refuses is measured all the same, and the reason is kept.
+    Args: recipe: contains the regularizer under `name`; if each batch serves one update, stale updates do not count. None:
+    `alone(regularizer)`, with several updates per batch. A form that the recipe refuses is still measured, and the reason is kept.
     """
     recipe = alone(regularizer, name) if recipe is None else recipe
     found = judged(regularizer, recipe, name)
@@ -97,7 +97,7 @@ def _of_link(regularizer: Regularizer, name: str, refusal: str | None) -> Certif
 
 
 def form(regularizer: Regularizer) -> str:
-    """The axes that decide value and gradient, in words."""
+    """The axes that determine value and gradient, in words."""
     if not isinstance(regularizer, Composed):
         return sentence(type(regularizer)) or type(regularizer).__name__
     if regularizer.placement == "link":
@@ -115,7 +115,7 @@ def _unbounded(regularizer: Regularizer) -> Regularizer:
 
 
 def _when(recipe: Recipe, placement: str) -> str | None:
-    """Why the regularizer only ever sees the policy that drew the answers, or None where it also sees a stale update."""
+    """Why the regularizer is only evaluated on-policy, or None if it is also evaluated after a stale update."""
     if recipe.algorithm.on_policy:
         return "on-policy, as this recipe runs it"
     if recipe.algorithm.penalises_on_policy(placement):

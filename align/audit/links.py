@@ -1,4 +1,4 @@
-"""Whether a link is that of the divergence it names: at the policy that is optimal for a reward, preferences by that reward say no more."""
+"""Tests whether a link is that of its divergence: at the optimal policy for a reward, preferences by that reward give no gradient."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from align.regularizers import Regularizer
 
 
 def measure_links(regularizer: Regularizer, divergence: Divergence) -> tuple[Measurement, ...]:
-    """A single token and a tree of answers. `error`: the gradient of the population's loss there, over that for labels at random.
+    """Measurements for a single token and a tree of answers. `error`: the population gradient there, relative to random labels.
 
-    Args: divergence: the one that the link claims to be of.
+    Args: divergence: the divergence that the link claims.
     """
     return tuple(_measure(regularizer, divergence, problem) for problem in (ONE_TOKEN, TREE))
 
 
 def _measure(regularizer: Regularizer, divergence: Divergence, problem: Problem) -> Measurement:
-    """The policy is the optimum of E_pi[R] - D_f(pi||ref) for R = f'(u) + a constant (KKT), from f by autograd and nothing else."""
+    """The policy is the optimum of E_pi[R] - D_f(pi||ref) for R = f'(u) + constant (KKT); f' comes from f by autograd only."""
     at = setting(problem)
     log_u = problem.answer_logp(at.policy) - problem.answer_logp(at.reference)
     reward = _slope(divergence, log_u)
@@ -50,7 +50,7 @@ def _slope(divergence: Divergence, log_u: Tensor) -> Tensor:
 
 
 def _gradient(regularizer: Regularizer, divergence: Divergence, problem: Problem, better: Tensor) -> Tensor:
-    """Of the mean DPO loss over all pairs of answers, at beta 1, where `better[i, j]` is the probability that i is preferred to j."""
+    """Gradient of the mean DPO loss over all pairs of answers at beta 1; `better[i, j]` is the probability that i is preferred to j."""
     ctx, leaf = context(setting(problem), NAME, divergence if regularizer.full_vocabulary else None)
     scores = regularizer.penalty(ctx, NAME).link
     assert scores is not None  # it is placed as a link

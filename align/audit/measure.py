@@ -1,4 +1,4 @@
-"""What a regularizer's `penalty` really is on one enumerable problem: its value, its gradient and their variance, in float64."""
+"""Measures a regularizer's `penalty` on one enumerable problem: value, gradient and their variance, in float64."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from align.regularizers import Regularizer
 from align.types import TokenContext
 
 NAME = "audited"
-"""The regularizer's entries in the batch."""
+"""The regularizer's name in the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """Exact expectations over every answer; `error`, `cosine`, `variance` and `value_bias` are against the divergence that is claimed."""
+    """Exact expectations over every answer; `error`, `cosine`, `variance` and `value_bias` are relative to the claimed divergence."""
 
     problem: str
     stale: bool
     """The answers were drawn one update ago."""
     exact: float
-    """The divergence itself, nats an answer; NaN where none is claimed, and then so is all that is compared with it."""
+    """The divergence itself, in nats per answer; NaN if none is claimed, as are all comparisons with it."""
     value: float
-    """The mean of the estimate, nats an answer."""
+    """The mean of the estimate, in nats per answer."""
     value_bias: float
     """`value/exact - 1`."""
     value_spread: float
-    """Its standard deviation over its mean."""
+    """The estimate's standard deviation over its mean."""
     error: float
     """|g - g_exact|/|g_exact|, g the expected gradient."""
     cosine: float
-    """Of the angle between the two; NaN where g is zero."""
+    """Cosine of the angle between g and g_exact; NaN if g is zero."""
     variance: float
     """Trace of the covariance of one answer's gradient, over |g_exact|^2."""
 
 
 def measure(regularizer: Regularizer, problem: Problem, drift: float = 0.0) -> Measurement:
-    """One regularizer on one problem. Its weighting and its coefficient are 1 here: they scale it, whatever it is.
+    """One regularizer on one problem. Its weighting and coefficient are set to 1, because they only scale it.
 
-    Args: drift: what the policy has drift by since the answers were drawn; see `enumeration.setting`.
+    Args: drift: how far the policy has moved since the answers were drawn; see `enumeration.setting`.
     """
     at = setting(problem, drift)
     divergence = claimed(regularizer)
     ctx, leaf = context(at, NAME, divergence if regularizer.full_vocabulary else None, regularizer.outcomes)
     penalty = regularizer.penalty(ctx, NAME)
-    # A penalty in the reward is felt through the unclipped surrogate -rho (A - penalty), here with A = 0.
+    # A penalty in the reward acts through the unclipped surrogate -rho (A - penalty), here with A = 0.
     loss = penalty.loss if penalty.reward is None else torch.exp(ctx.log_rho) * penalty.reward
-    assert loss is not None  # a link is measured by itself
+    assert loss is not None  # `measure_links` measures links
     probability, value = problem.answer_logp(at.behaviour).exp(), _by_answer(ctx, problem, penalty.value)
     gradients = _gradients(ctx, problem, loss, leaf)
     mean_value, mean = (probability * value).sum(), probability @ gradients
@@ -75,12 +75,12 @@ def measure(regularizer: Regularizer, problem: Problem, drift: float = 0.0) -> M
 
 
 def measure_all(regularizer: Regularizer) -> tuple[Measurement, ...]:
-    """A single token and a tree of answers, each on-policy and after one stale update."""
+    """Measurements for a single token and a tree of answers, each on-policy and after one stale update."""
     return tuple(measure(regularizer, problem, drift) for problem in (ONE_TOKEN, TREE) for drift in (0.0, UPDATE))
 
 
 def claimed(regularizer: Regularizer) -> Divergence | None:
-    """The divergence a regularizer says it is; None for one that names none."""
+    """The divergence that a regularizer names, or None."""
     found = getattr(regularizer, "divergence", None)
     return found if isinstance(found, Divergence) else None
 
@@ -102,6 +102,6 @@ def _by_answer(ctx: TokenContext, problem: Problem, x: Tensor) -> Tensor:
 
 
 def _gradients(ctx: TokenContext, problem: Problem, loss: Tensor, leaf: Tensor) -> Tensor:
-    """The gradient of each answer's own loss, [S, P * V]."""
+    """The gradient of each answer's loss, [S, P * V]."""
     losses = _by_answer(ctx, problem, loss)
     return torch.stack([torch.autograd.grad(one, leaf, retain_graph=True)[0].flatten() for one in losses])

@@ -1,4 +1,4 @@
-"""The published forms side by side: every estimator that ships, in the loss and in the reward, for KL(pi||ref)."""
+"""Compares the published forms: every shipped estimator, in the loss and in the reward, for KL(pi||ref)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from align.oracle.enumeration import ONE_TOKEN
 
 
 def forms() -> list[Certificate]:
-    """One certificate a form that has a meaning, judged on-policy and after a stale update; named `k3 in the loss`."""
+    """One certificate for each meaningful form, on-policy and after a stale update, named like `k3 in the loss`."""
     found = []
     for name in registry.shipped("estimator"):
         if any(key.required for key in keys(registry.resolve("estimator", name, name))):
@@ -31,7 +31,7 @@ def forms() -> list[Certificate]:
 
 
 def show(certificates: Sequence[Certificate], out: Console) -> None:
-    """Gradient error and cosine of a single token, on-policy and one update later, and what the gradient is."""
+    """Print gradient error and cosine of a single token, on-policy and one update later, and the verdict."""
     table = table_of("form", "on-policy", "cosine", "variance", "one update ago", "cosine", "variance", "verdict", right=range(1, 7))
     for c in certificates:
         row = [

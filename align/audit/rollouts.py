@@ -1,4 +1,4 @@
-"""The estimators on the real answers of a run: what its metrics say, and a fresh measurement of its final model."""
+"""The estimators on the real answers of a run: from its metrics, and measured anew on its final model."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ class Estimated:
     divergence: str
     estimator: str
     mean: float
-    """Nats a token."""
+    """The mean estimate, in nats per token."""
     off: float
-    """The mean over that of `exact` on the same tokens, less 1."""
+    """The mean, divided by the mean of `exact` on the same tokens, minus 1."""
     spread: float
-    """Standard deviation over tokens, over the mean of `exact`."""
+    """Standard deviation over tokens, divided by the mean of `exact`."""
 
 
 def logged(run_dir: Path) -> list[Logged]:
-    """What `metrics.jsonl` says of the regularizers. Raises UserError where the folder is of no run."""
+    """The regularizers' metrics in `metrics.jsonl`. Raises UserError if the folder is not of a run."""
     file = run_dir / "metrics.jsonl"
     if not file.is_file():
         raise UserError(f"{run_dir} is not the folder of a run: it has no metrics.jsonl")
@@ -72,14 +72,14 @@ def logged(run_dir: Path) -> list[Logged]:
 
 
 def fresh(run_dir: Path) -> list[Estimated] | str:
-    """Draw held-out answers with the run's engine and measure its final policy against its initial one; or why that cannot be done."""
+    """Draw held-out answers with the run's engine and compare its final policy with its initial one, or return why that is impossible."""
     recipe_file, model = run_dir / "recipe.yaml", run_dir / "model"
     if not (recipe_file.is_file() and (model / "config.json").is_file()):
         return "the folder has no final model"
     recipe = load(recipe_file)
     initial = _initial(recipe, run_dir)
     if not (initial / "config.json").is_file():
-        return f"the model the run started from is no more in {initial}"
+        return f"the model that the run started from is no longer in {initial}"
     suites = Suites(recipe, AutoTokenizer.from_pretrained(model), PROBLEMS).prompts
     if not suites:
         return "the task has no held-out problems"
@@ -103,7 +103,7 @@ def _initial(recipe: Recipe, run_dir: Path) -> Path:
 
 @torch.no_grad()
 def estimate(recipe: Recipe, model: Path, initial: Path, groups: Sequence[Group]) -> list[Estimated]:
-    """On the tokens of these answers: KL(pi||initial) by k1, by k3 and exactly, and so each other divergence of the recipe."""
+    """On the tokens of these answers: KL(pi||initial) by k1, by k3 and exactly, and every other divergence of the recipe."""
     named = {name: getattr(r, "divergence", None) for name, r in recipe.regularizers.items()}
     divergences = {"reverse_kl": ReverseKl()} | {
         name: d for name, d in named.items() if isinstance(d, Divergence) and not isinstance(d, ReverseKl)

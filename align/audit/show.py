@@ -1,4 +1,4 @@
-"""Certificates as tables for a terminal, and as data."""
+"""Certificates as tables for a terminal, and as JSON data."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ COLUMNS = ("problem", "answers", "value", "bias", "std/mean", "gradient error", 
 
 
 def data(certificates: Sequence[Certificate]) -> list[dict[str, Any]]:
-    """JSON values; what is not finite is null."""
+    """Certificates as JSON values; numbers that are not finite become null."""
     return [finite(dataclasses.asdict(c) | {"passes": c.passes}) for c in certificates]
 
 
 def show(certificates: Sequence[Certificate], out: Console) -> None:
-    """A table and a verdict for each, and below what the columns are."""
+    """Print a table and a verdict for each certificate, and then the meaning of the columns."""
     if not certificates:
         out.print("No regularizer: nothing to audit.")
         return
@@ -51,7 +51,7 @@ def show(certificates: Sequence[Certificate], out: Console) -> None:
 
 
 def show_run(run_dir: Path, as_json: bool, out: Console) -> None:
-    """What a run's metrics say, and the estimators on fresh answers of its final model (or why there are none)."""
+    """Print a run's regularizer metrics, and the estimators on new answers of its final model (or why there are none)."""
     rows, measured = rollouts.logged(run_dir), rollouts.fresh(run_dir)
     if not as_json:
         _show_run(rows, measured, out)
@@ -91,7 +91,7 @@ def table_of(*columns: str, right: Sequence[int]) -> Table:
 
 
 def verdict(certificate: Certificate) -> Text:
-    """One paragraph."""
+    """The verdict as one paragraph."""
     text = Text.assemble("  ", (certificate.verdict, STYLES[certificate.verdict]), f": {certificate.reason}")
     if certificate.verdict == "biased":
         text.append(
@@ -118,7 +118,7 @@ def cells(m: Measurement) -> tuple[str, ...]:
 
 
 def number(x: float) -> str:
-    """Three digits; a rounding error is 0, and what is not finite a dash."""
+    """Three digits; a rounding error becomes 0, and a non-finite number a dash."""
     if not math.isfinite(x):
         return "-"
     if abs(x) < 1e-9:

@@ -1,4 +1,4 @@
-"""What is audited: a regularizer, those of a recipe, or one composed around a single part."""
+"""Selects what to audit: a regularizer, the regularizers of a recipe, or one composed around a single part."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def audit(what: Regularizer | Recipe) -> Certificate | dict[str, Certificate]:
     """Compare value and gradient of a regularizer's own code with exact enumeration, in float64, on-policy and after a stale update.
 
     Args:
-        what: A regularizer (of `align.regularizer`, or any `Regularizer`), judged on- and off-policy; or a recipe, each of whose
-            regularizers is judged as the recipe uses it. Weighting and coefficient count as 1: they scale what is measured.
+        what: A regularizer (from `align.regularizer`, or any `Regularizer`), measured on- and off-policy; or a recipe, whose
+            regularizers are measured as the recipe uses them. Weighting and coefficient count as 1, because they only scale it.
 
     Returns:
-        A `Certificate`: `verdict` (exact, bounded, biased, no claim or refused), `reason`, `passes`, and `measurements`, whose values are
-        in nats an answer and whose errors are relative. Of a recipe one by name.
+        A `Certificate`: `verdict` (exact, bounded, biased, no claim or refused), `reason`, `passes`, and `measurements`, with values
+        in nats per answer and relative errors. For a recipe, a dict of certificates by name.
 
     Raises:
-        UserError: Where a part of one's own fails on tensors.
+        UserError: If a user's own part fails on tensors.
 
-    The identity it is measured by is `grad D_f = E_pi[f'(u) grad log pi]` (Go et al. 2302.08215), by autograd through f itself.
+    The exact gradient is `grad D_f = E_pi[f'(u) grad log pi]` (Go et al. 2302.08215), by autograd through f itself.
 
     Example:
         >>> import align
@@ -57,7 +57,7 @@ def certificates(what: str, given: Sequence[str]) -> list[Certificate]:
     """One for each regularizer that `what` names: a recipe, or a divergence, estimator or regularizer (a name or `file.py:Class`).
 
     Args: given: `key=value` words: a recipe's overrides, keys of the part, or keys of the regularizer around it.
-    Raises: UserError where there is no such thing, or it cannot be built. A form that a recipe refuses is audited all the same.
+    Raises: UserError if there is no such thing, or it cannot be built. A form that a recipe refuses is audited too.
     """
     if ":" in what or any(what in known(kind) for kind in KINDS):
         regularizer = compose(kind_of(what, KINDS), what, keys(given))
@@ -67,7 +67,7 @@ def certificates(what: str, given: Sequence[str]) -> list[Certificate]:
 
 
 def compose(kind: str, name: str, node: dict[str, Any]) -> Any:
-    """The regularizer that a recipe's defaults make of one part, at coefficient 1."""
+    """The regularizer with this part, all other axes at their defaults, and coefficient 1."""
     if kind == "regularizer":
         return nodes.build_part(kind, _with_coefficient({"name": name} | node, registry.resolve(kind, name, name)), name)
     cls = registry.resolve(kind, name, name)
@@ -75,7 +75,7 @@ def compose(kind: str, name: str, node: dict[str, Any]) -> Any:
     part = {"name": name} | {key: node[key] for key in own}
     around = {key: value for key, value in node.items() if key not in own}
     if kind == "divergence" and "estimator" not in around and not nodes.build_part(kind, part, name).is_f_divergence:
-        around["estimator"] = "exact"  # nothing else measures it
+        around["estimator"] = "exact"  # no other estimator supports it
     return nodes.build_part("regularizer", {"coefficient": 1.0, kind: part} | around, name)
 
 

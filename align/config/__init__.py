@@ -1,1 +1,1 @@
-"""A recipe as frozen data, and who builds what from it."""
+"""Recipes as frozen data: reading, building and checking them."""

@@ -1,4 +1,4 @@
-"""Whether a recipe can run: every part is asked whether it refuses, and what is no one part's business is looked at here."""
+"""Checks whether a recipe can run: calls `refuse` of every part, and checks rules that involve several parts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from align.writers import Writer
 
 
 def check(recipe: Recipe) -> None:
-    """Raises RecipeError at the key at fault."""
+    """Raises RecipeError at the wrong key."""
     algorithm = recipe.algorithm
     if algorithm.samples and recipe.reward is None:
         raise RecipeError("reward", f"{algorithm.recipe_name} learns from rewards: name one")
@@ -35,7 +35,7 @@ def check(recipe: Recipe) -> None:
 
 
 def check_writers(recipe: Recipe) -> None:
-    """Raises RecipeError at a writer that cannot write here. Apart from `check`: workers, `explain` and `eval` do without its package."""
+    """Raises RecipeError at a writer that cannot write here. It is not in `check`, because workers, `explain` and `eval` need no writer."""
     for part, setting in standing(recipe):
         if isinstance(part, Writer):
             _ask(part, setting)
@@ -47,7 +47,7 @@ def _ask(part: Part, setting: Setting) -> None:
 
 
 def _refuse_dead_keys(recipe: Recipe) -> None:
-    """A key that was given and changes nothing is an error. One that holds its default is as good as not given."""
+    """Raises RecipeError for a key that was set and has no effect. A key with its default counts as not set."""
     offline = f"{recipe.algorithm.recipe_name} learns from {recipe.algorithm.learns_from}; delete the key"
     switched_off = [
         (recipe.model.lora, "model.lora", "rank", recipe.model.lora.rank == 0, "rank: 0 trains every parameter"),
@@ -59,12 +59,14 @@ def _refuse_dead_keys(recipe: Recipe) -> None:
             if off and f.name != switch and getattr(keys, f.name) != f.default:
                 raise RecipeError(f"{where}.{f.name}", f"changes nothing: {why}")
     if recipe.algorithm.trains_reward_model and recipe.evaluation.samples != type(recipe.evaluation).samples:
-        raise RecipeError("evaluation.samples", f"changes nothing: {recipe.algorithm.recipe_name} trains a scorer, which writes no answers")
+        raise RecipeError(
+            "evaluation.samples", f"changes nothing: {recipe.algorithm.recipe_name} trains a reward model, which has no answers"
+        )
     if recipe.algorithm.trains_reward_model and recipe.regularizers:
         name = next(iter(recipe.regularizers))
         raise RecipeError(
             f"regularizers.{name}",
-            f"changes nothing: {recipe.algorithm.recipe_name} trains a scorer, and there is no policy to hold; delete it",
+            f"changes nothing: {recipe.algorithm.recipe_name} trains a reward model, so there is no policy to regularize; delete it",
         )
     if not recipe.algorithm.samples:
         if recipe.reward is not None:
@@ -80,7 +82,7 @@ def _check_batch(recipe: Recipe) -> None:
         raise RecipeError(
             "batch.samples",
             f"{of} compares at least {algorithm.least_samples} answers to a prompt, and every advantage of "
-            f"fewer is 0: set it to {algorithm.least_samples} or more, or use an advantage with a baseline of its own",
+            f"fewer is 0: set it to {algorithm.least_samples} or more, or use an advantage with its own baseline",
         )
     if batch.prompts % algorithm.minibatches:
         raise RecipeError(
@@ -91,7 +93,7 @@ def _check_batch(recipe: Recipe) -> None:
 
 
 def _check_alike(recipe: Recipe) -> None:
-    """Two regularizers that differ in name and coefficient alone are one, whose strength no key shows."""
+    """Refuses two regularizers that differ only in name and coefficient: no key would show their total strength."""
     seen: list[tuple[str, dict]] = []
     for name, regularizer in recipe.regularizers.items():
         node = {key: value for key, value in resolved(regularizer).items() if key != "coefficient"}
@@ -105,7 +107,7 @@ def _check_alike(recipe: Recipe) -> None:
 
 
 def _check_devices(recipe: Recipe) -> None:
-    """Who must have a GPU keeps it: 0 in `workers` hides the GPUs from a process."""
+    """Raises RecipeError for a process with device cuda but 0 GPUs in `workers`, which hides the GPUs, and for the reverse."""
     roles = [("workers.learner_gpus", recipe.workers.learner_gpus, "model.device", recipe.model.device)]
     if recipe.answers:
         roles.append(("workers.rollout_gpus", recipe.workers.rollout_gpus, "engine.device", recipe.engine.device))

@@ -1,4 +1,4 @@
-"""What a part says of itself: the first line of its docstring, its keys with their defaults, and the line under each key."""
+"""Reads a part's documentation: its docstring's first line, its keys with defaults, and the docstring of each key."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Key(NamedTuple):
     name: str
     type: str
     default: Any
-    """As a recipe would write it; None also where there is none (then `required`)."""
+    """As in a recipe; None also for a key without a default (then `required`)."""
     required: bool
     doc: str
 
 
 def summary(thing: Any) -> str:
-    """The first paragraph of a class's or function's docstring, in one line; empty where the author wrote none."""
+    """The first paragraph of a class's or function's docstring, in one line; empty without a docstring."""
     doc = thing.__doc__ or ""
     if isinstance(thing, type) and doc.startswith(f"{thing.__name__}("):
-        return ""  # dataclass wrote the signature there
+        return ""  # `dataclass` set the signature as docstring
     return " ".join(inspect.cleandoc(doc).split("\n\n")[0].split())
 
 
@@ -52,7 +52,7 @@ def keys(cls: type) -> list[Key]:
 
 
 def format_part(part: Any) -> str:
-    """The part as a recipe would name it: `tsallis(q=0.5)`."""
+    """The part with its keys, as in `tsallis(q=0.5)`."""
     return _call({"name": type(part).__name__} | resolved(part))
 
 
@@ -80,7 +80,7 @@ def _type_name(annotation: Any) -> str:
 
 @functools.cache  # reading source takes milliseconds, and a refusal names keys for every cell of a table
 def _attribute_docs(cls: type) -> dict[str, str]:
-    """The string under each field, which Python keeps in the source only. None for a plugin whose file is not here."""
+    """The docstring of each field, from the source code. Empty for a plugin whose file is not on this machine."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         try:

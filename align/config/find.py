@@ -1,4 +1,4 @@
-"""Which file the name of a recipe means."""
+"""Finds the file of a recipe by its name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from align.errors import RecipeError
 
 
 def shipped_folder() -> Path:
-    """The recipes that come with align: inside the package where it was installed, beside it in a checkout."""
+    """The folder of the recipes that come with align: inside an installed package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / "recipes"
     return inside if inside.is_dir() else package.parent / "recipes"

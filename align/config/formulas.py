@@ -1,4 +1,4 @@
-"""What a part of the objective says of its maths, and whether what it says is its own."""
+"""Formulas of the parts of an objective, and whether a formula belongs to its class."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from align.types import REWARDED
 
 
 class Formulated(Part):
-    """What every part of an objective has: the contracts of advantages, surrogates, reductions, preferences, likelihoods, algorithms."""
+    """Base of the contracts of the objective's parts: advantages, surrogates, reductions, preferences, likelihoods, algorithms."""
 
     needs = frozenset[str]()
-    """What it reads of the batch, of `types.EARLY` (see Weighting.needs)."""
+    """Batch columns that it reads, from `types.EARLY` (see Weighting.needs)."""
     stated: tuple[str, ...] = ()
-    """The methods whose maths `formula` writes down. A class that overrides one and not `formula` has not stated its own."""
+    """The methods that `formula` describes. The formula is not valid for a class that overrides one of them and not `formula`."""
 
     def formula(self) -> str:
-        """Its maths in one line, as `align explain` writes it, with the values of its keys in it; of a loss, what is maximised."""
+        """Its maths in one line for `align explain`, with the values of its keys; for a loss, the maximised objective."""
         return f"[{not_stated(type(self))}]"
 
     def symbols(self) -> dict[str, str]:
-        """What the symbols of `formula` stand for under these keys."""
+        """The meaning of each symbol in `formula`."""
         return {}
 
     def misfit(self, setting: Setting) -> str | None:
@@ -40,21 +40,21 @@ class Formulated(Part):
 
 
 def formula(part: Formulated) -> str:
-    """Its own formula; where it has none, or that of a parent with other maths, where to read the code instead."""
+    """Its own formula; if it has none, or only that of a parent with other maths, the place of its code."""
     owner = unstated(part)
     return part.formula() if owner is None else f"[{not_stated(owner)}]"
 
 
 def symbols(part: Formulated) -> dict[str, str]:
-    """What its own formula's symbols stand for; empty where that is not stated."""
+    """The meaning of the symbols in its own formula; empty if it has no formula."""
     return part.symbols() if unstated(part) is None else {}
 
 
 def unstated(part: Formulated) -> type | None:
-    """The class whose maths no formula states, or None."""
+    """The class whose maths no formula describes, or None."""
     cls = type(part)
     says = definer(cls, "formula")
-    if says is Formulated:  # a docstring says what is minimised as often as what is maximised
+    if says is Formulated:  # a docstring is no formula: it may describe the minimised or the maximised function
         return cls
     order = cls.__mro__
     return next((owner for m in cls.stated if order.index(owner := definer(cls, m)) < order.index(says)), None)
@@ -70,7 +70,7 @@ def not_stated(owner: type) -> str:
 
 
 def place(thing: Any) -> str:
-    """`file:line`, the file from the working directory where it is inside."""
+    """`file:line`; the path is relative for files inside the working directory."""
     file, _, line = location(thing).rpartition(":")
     path = Path(file)
     return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}:{line}"

@@ -1,4 +1,4 @@
-"""A part is frozen data: what changes in a run lives in an object that the part makes, so that the same recipe can run again."""
+"""Enforces that parts are frozen: the state of a run is in an object that the part makes, so that a recipe can run again."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ RUNNING = {
     "reward": ("start", "align.rewards.Reward"),
     "writer": ("open", "align.writers.RunningWriter"),
 }
-"""By kind: the method that makes what runs, and the contract of that."""
+"""By kind: the method that makes the running object, and that object's contract."""
 PLACES = {kind: f"in the object that `{method}` returns, an {name}" for kind, (method, name) in RUNNING.items()} | {
     "coefficient": "in the state, which `initial_state` begins and `update` replaces"
 }
-"""Where the parts of a kind keep what changes."""
+"""Where the parts of a kind keep their state."""
 
 
 class PartIsFrozen(UserError, TypeError):
-    """A part wrote to itself."""
+    """A part tried to change one of its attributes."""
 
 
 def freeze(cls: type, kind: str, where: str) -> type:
-    """A user's class as a frozen dataclass, whose instances say where state goes. Raises RecipeError for one that is not frozen."""
+    """A user's class as a frozen dataclass whose errors say where state belongs. Raises RecipeError for a mutable dataclass."""
     melted = [c for c in cls.__mro__ if "__dataclass_params__" in vars(c) and not c.__dataclass_params__.frozen]
     if melted:
         raise RecipeError(
@@ -56,7 +56,7 @@ def freeze(cls: type, kind: str, where: str) -> type:
 
 
 def refuse_other_contract(found: type, contract: type, kind: str, where: str) -> None:
-    """Raises RecipeError for a user's method that is called otherwise than it is written, or that belongs to what `start` returns."""
+    """Raises RecipeError for a user's method with a wrong signature, or one that belongs to the object that `start` returns."""
     own = {
         name: method
         for cls in reversed(found.__mro__)
@@ -93,7 +93,7 @@ def refuse_unfinished(cls: type, contract: type, kind: str, where: str) -> None:
 
 
 def running(part: Any, made: Any, contract: type[T]) -> T:
-    """`made`, which the part returned. Raises UserError where that is no object that can run."""
+    """`made`, which the part returned. Raises UserError if it is not an instance of `contract`."""
     if not isinstance(made, contract):
         wanted = f"{contract.__module__}.{contract.__name__}"
         starts = next(method for method, path in RUNNING.values() if path == wanted)
@@ -124,7 +124,7 @@ def _takes(method: Any, wanted: inspect.Signature) -> bool:
 
 
 def _bare(signature: inspect.Signature) -> str:
-    """Its names alone."""
+    """The signature without annotations and defaults."""
     parameters = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
     return str(inspect.Signature(parameters))
 

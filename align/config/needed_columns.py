@@ -1,4 +1,4 @@
-"""What a part reads of a batch must be there before the update that reads it."""
+"""Checks that the batch columns that a part reads exist before the update."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from align.types import EARLY, REWARDED
 
 
 def unreadable(kind: str, part: Any, setting: Setting) -> str | None:
-    """Why what the part of this kind states in `needs` is not in this recipe's batches, or None."""
+    """Why this recipe's batches lack a column of the part's `needs`, or None."""
     if unknown := part.needs - EARLY:
         return (
             f"{kind} {format_part(part)} needs {', '.join(sorted(unknown))}, which no column of a batch is called; there are: "

@@ -1,8 +1,8 @@
-"""Parts from a recipe's nodes. Every node is checked against the dataclass it builds, so an unknown key or a wrong type is an error that
-names the path and the nearest key.
+"""Builds parts from a recipe's nodes. Every node is checked against its dataclass: an error for an unknown key or a wrong type names the
+path and the nearest key.
 
-OmegaConf cannot choose between schemas from YAML by itself (a base-typed field rejects a subclass's keys, and a Union merges
-into its default), so the name is resolved to its class first and the node is merged into that class's schema after.
+OmegaConf cannot choose between schemas itself (a base-typed field rejects a subclass's keys, and a Union merges into its default), so
+the name is first resolved to a class, and the node is then merged into that class's schema.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ P = TypeVar("P", bound="DataclassInstance")
 def part(kind: str, default: Any = dataclasses.MISSING, *, many: bool = False, optional: bool = False, learns: bool = True) -> Any:
     """A dataclass field that holds a part of this kind (with `many`, a mapping from names to parts). `learns`: see `section`.
 
-    In Python too it takes what a recipe may write there (a word, a mapping with `name`, a number where the room allows one), a part or
-    the class of one, and builds its default. None stands for no part.
+    In Python the field accepts the values of a recipe (a name, a mapping with `name`, a number if the room allows one), a part, or a
+    class, and converts them to a part. None means no part.
     """
     metadata = {"kind": kind, "many": many, "default": {} if many else None if optional else default, "learns": learns}
     return dataclasses.field(metadata=metadata, default=_Held(metadata), kw_only=True)
 
 
 class _Held:
-    """The attribute behind `part`: whatever it is set to is a part afterwards."""
+    """The descriptor behind `part`: it converts every assigned value to a part."""
 
     def __init__(self, metadata: dict[str, Any]):
         self._metadata = metadata
@@ -55,7 +55,7 @@ class _Held:
         return None if instance is None else instance.__dict__[self._name]
 
     def __set__(self, instance: Any, value: Any) -> None:
-        if value is self:  # the dataclass's default: nothing was given
+        if value is self:  # the dataclass passes the descriptor as default: no value was given
             value = _parts(self._metadata, self._metadata["default"], self._where)
         elif value is not None:
             value = _parts(self._metadata, absolute_files(value, Path.cwd()), self._where)
@@ -69,13 +69,13 @@ class _Held:
 def section(cls: type, *, learns: bool = True) -> Any:
     """A dataclass field that holds a nested group of keys described by the dataclass `cls`.
 
-    `learns`: whether these keys can change what is learned. A run that is resumed may have others where they cannot.
+    `learns`: whether these keys can change the trained model. If not, a resumed run may change them.
     """
     return dataclasses.field(metadata={"section": cls, "learns": learns}, default_factory=cls, kw_only=True)
 
 
 def learned_from(cls: type, node: dict) -> dict:
-    """The keys of a resolved node of `cls` that can change what is learned, by what its fields say (`learns`)."""
+    """The keys of a resolved node of `cls` whose field has `learns`: they can change the trained model."""
     known = {f.name: f.metadata for f in dataclasses.fields(cls)}
     found = {}
     for key, value in node.items():
@@ -86,9 +86,9 @@ def learned_from(cls: type, node: dict) -> dict:
 
 
 def build_part(kind: str, node: Any, where: str) -> Any:
-    """The part that a recipe node names: `"tsallis"`, `{name: tsallis, q: 0.5}`, or a scalar where the room allows one.
+    """The part that a recipe node names: `"tsallis"`, `{name: tsallis, q: 0.5}`, or a scalar if the room allows one.
 
-    In Python the node may also be a part that exists, or the class of one.
+    In Python the node may also be a built part, or a class.
     """
     if isinstance(node, registry.contract(kind)):
         return _named(node)
@@ -119,7 +119,7 @@ def build_part(kind: str, node: Any, where: str) -> Any:
 
 
 def _named(built: P) -> P:
-    """The part with the name that a recipe would have for it, so that a worker can build it again."""
+    """The part with its `recipe_name` set, so that a worker can build it again."""
     if not hasattr(built, "recipe_name"):
         object.__setattr__(built, "recipe_name", registry.name_of(type(built)))
         object.__setattr__(built, "recipe_plugin", None)
@@ -127,9 +127,9 @@ def _named(built: P) -> P:
 
 
 def build(cls: type[P], node: dict, where: str) -> P:
-    """An instance of the dataclass `cls` from a recipe node, its parts and sections built first.
+    """An instance of the dataclass `cls` from a recipe node; its parts and sections are built first.
 
-    Raises: RecipeError at the dotted path of the key at fault.
+    Raises: RecipeError at the dotted path of the wrong key.
     """
     if not isinstance(node, dict):
         raise RecipeError(where, f"must be a mapping of keys, not {node!r}")
@@ -169,7 +169,7 @@ def _parts(metadata: Mapping[str, Any], node: Any, where: str) -> Any:
 
 
 _SCHEMAS: WeakKeyDictionary[type, DictConfig] = WeakKeyDictionary()
-"""Of each class its keys with their types and defaults: to make one takes longer than all the rest of a part."""
+"""Cached schema of each class (keys, types, defaults): making one takes longer than the rest of building a part."""
 
 
 def _schema(cls: type, plain: list[dataclasses.Field], where: str) -> DictConfig:
@@ -213,7 +213,7 @@ def _typed(cls: type, plain: list[dataclasses.Field], node: dict, where: str) ->
         raise RecipeError(_join(where, missing[0]), f"must be given: {_title(cls)} has no default for it")
     values = cast("dict[str, Any]", OmegaConf.to_container(schema))
     for key, value in values.items():
-        # Every comparison with it is false, so no bound of a part would refuse it.
+        # Every comparison with NaN is false, so the bounds of a part would not refuse it.
         if any(isinstance(x, float) and math.isnan(x) for x in (value if isinstance(value, list) else [value])):
             raise RecipeError(_join(where, key), "nan is not a number: give one")
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
@@ -231,7 +231,7 @@ def resolved(built: Any) -> Any:
 
 
 def plugins_of(built: Any) -> tuple[Plugin, ...]:
-    """What the parts in it were loaded from, which a worker needs to build them again."""
+    """The plugins of its parts, which a worker needs to build them again."""
     found: dict[str, Plugin] = {}
     _gather(built, found)
     return tuple(found.values())

@@ -1,4 +1,4 @@
-"""What the parts of every room have in common: each may refuse the recipe that it stands in."""
+"""The base class of the parts of every room, and the setting in which a part may refuse a recipe."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Where a part stands."""
+    """The recipe and key of a part."""
 
     recipe: Any
-    """The Recipe, with every part built. A part that `align audit` judges by itself has a recipe of defaults around it."""
+    """The Recipe, with every part built. `align audit` puts a single part into a default recipe."""
     where: str
     """The dotted key of the part: `regularizers.kl.estimator`."""
     regularizer: Any = None
-    """The Regularizer that the part is, or belongs to; None outside of one."""
+    """The Regularizer that is or contains the part; None for other parts."""
 
     @property
     def key(self) -> str:
@@ -24,31 +24,31 @@ class Setting:
 
     @property
     def samples(self) -> bool:
-        """A batch holds the policy's own rollouts, not demonstrations or rankings."""
+        """Whether batches hold the policy's own rollouts, not demonstrations or rankings."""
         return self.recipe.algorithm.samples
 
     @property
     def on_policy(self) -> bool:
-        """pi is pi_old whenever the regularizer (or, outside of one, the algorithm) is differentiated: each batch serves one update."""
+        """Whether pi equals pi_old at each gradient of the regularizer (or else of the algorithm): each batch serves one update."""
         algorithm = self.recipe.algorithm
         return algorithm.on_policy if self.regularizer is None else algorithm.penalises_on_policy(self.regularizer.placement)
 
 
 class Part:
-    """What every contract inherits."""
+    """The base class of every contract."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-    """Every part is a dataclass; the registry makes one of a class that is none yet."""
+    """Every part is a dataclass; the registry converts other classes."""
     recipe_name: str
-    """The word, or the place of a plugin, by which a recipe names it."""
+    """Its name in a recipe: a word, or the path of a plugin."""
 
     def refuse(self, setting: Setting) -> str | None:
-        """Why the part cannot be used here as configured, with the remedy, in one sentence; None where it can.
+        """Why the part cannot be used here as configured, with the remedy, in one sentence; None if it can.
 
-        The recipe is then refused at the part's key. The parts inside it have been asked before, and refused nothing.
+        The recipe is then refused at the part's key. `refuse` of the parts inside it has returned None before.
         """
         return None
 
     def misfit(self, setting: Setting) -> str | None:
-        """The same, by what its class states (`needs` and the like): a rule of the room for all its parts, which no part overrides."""
+        """Like `refuse`, but a rule of the room for all its parts, based on class attributes such as `needs`. Do not override it."""
         return None

@@ -1,4 +1,4 @@
-"""Recipes, read, built and checked as a whole before anything heavy is loaded."""
+"""Reads, builds and checks whole recipes, without loading a model."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: A YAML file, or the name of a recipe that comes with align.
-        overrides: `key.path=value` each, as on the command line.
+        overrides: Strings `key.path=value`, as on the command line.
 
     Returns:
-        A frozen `Recipe`, which may be trained any number of times.
+        A frozen `Recipe`, which can be trained any number of times.
 
     Raises:
-        RecipeError: At the key at fault, with the remedy.
+        RecipeError: Names the wrong key and the remedy.
 
     The keys are those of `align list recipe`; a recipe file names the paper it follows.
 
@@ -38,7 +38,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def build(node: dict) -> Recipe:
-    """The recipe of a plain node, as `recipe.yaml` of a run holds it."""
+    """The recipe of a plain node, such as the `recipe.yaml` of a run."""
     _refuse_gpus(node)
     refuse_moved(node)
     recipe = nodes.build(Recipe, node, "")

@@ -1,4 +1,4 @@
-"""Asks each part of a recipe whether it refuses the recipe: one walk, for `check`, `explain`, `audit` and the handbook alike."""
+"""Calls `refuse` of each part of a recipe: one traversal for `check`, `explain`, `audit` and the reference page."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ class Refusal(NamedTuple):
 
     text: str
     biased: bool = False
-    """The form exists as published and `allow_biased` runs it; else it has no meaning here."""
+    """True: the form is published, and `allow_biased` runs it. False: it has no meaning here."""
 
     @property
     def told(self) -> str:
-        """What a recipe is told."""
+        """The text of the error for a recipe."""
         return self.text + (ALLOW if self.biased else "")
 
 
 def standing(recipe: Any) -> Iterator[tuple[Part, Setting]]:
-    """Every part of the recipe and where it stands; what is inside a part comes before it."""
+    """Every part of the recipe and its setting; inner parts come before the part that contains them."""
     for key, kind, part in _held(recipe):
         yield from _inside(part, Setting(recipe=recipe, where=key, regularizer=part if kind == "regularizer" else None))
 
 
 def refusal(part: Part, setting: Setting) -> str | None:
-    """Why the part refuses its setting, or None. Raises RecipeError where the question cannot be answered."""
+    """Why the part refuses its setting, or None. Raises RecipeError if `refuse` itself fails."""
     if (reason := part.misfit(setting)) is not None:
         return reason
     if not callable(part.refuse):
@@ -55,7 +55,7 @@ def refusal(part: Part, setting: Setting) -> str | None:
 
 
 def judged(regularizer: Regularizer, recipe: Any, name: str = "kl") -> Refusal | None:
-    """What a recipe says of a regularizer, its parts included, or None where it runs. What is biased is allowed by `allow_biased`."""
+    """The refusal of a regularizer or one of its parts, or None if the recipe runs. `allow_biased` allows biased forms."""
     setting = Setting(recipe=recipe, where=f"regularizers.{name}", regularizer=regularizer)
     text = _first(regularizer, setting)
     if text is None or regularizer.allow_biased or (bias := regularizer.bias(setting)) is None:
@@ -76,7 +76,7 @@ def _inside(part: Part, setting: Setting) -> Iterator[tuple[Part, Setting]]:
 
 
 def _held(owner: Any) -> Iterator[tuple[str, str, Part]]:
-    """Key, kind and part, of each that a recipe or a part holds."""
+    """Key, kind and part, for each part directly inside a recipe or a part."""
     for f in dataclasses.fields(owner) if dataclasses.is_dataclass(owner) else ():
         held = getattr(owner, f.name)
         if "kind" not in f.metadata or held is None:

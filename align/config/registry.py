@@ -1,11 +1,11 @@
-"""From the word in a recipe to the part it names.
+"""Finds the class of a part by its name in a recipe.
 
-`divergence: tsallis` is the file `align/divergences/tsallis.py`, imported when asked for. A user's part is an installed
-entry point of the group `align.divergences`, or `"package.module:Class"`, or `"./file.py:Class"`. Parts are named by strings
-everywhere, so nothing is pickled on the way to a worker: a local file's source travels as text (`align.plugins`).
+`divergence: tsallis` is the file `align/divergences/tsallis.py`, imported on demand. A user's part is an installed entry point of
+the group `align.divergences`, or `"package.module:Class"`, or `"./file.py:Class"`. Parts are always named by strings, so nothing is
+pickled for a worker: the source of a local file is sent as text (`align.plugins`).
 
-A part is a dataclass: its fields are its recipe keys. A class that does not derive from its room's contract is completed
-by it, so a plugin need not import align. Of the kinds in `OF_FUNCTION` a plain function is a part too.
+A part is a dataclass: its fields are its recipe keys. A class that does not derive from its room's contract gets the contract as a
+base, so a plugin need not import align. For the kinds in `OF_FUNCTION`, a plain function can be a part too.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ ROOMS = {
     "writer": "align.writers",
 }
 OF_FUNCTION = {"reward": "align.rewards._function.reward_of"}
-"""By kind: what makes a part of a plain function."""
+"""By kind: the function that converts a plain function to a part."""
 
 
 def contract(kind: str) -> type:
-    """The class every part of this kind satisfies: the one named like the kind in its room's `__init__`."""
+    """The base class of every part of this kind: the class named like the kind in its room's `__init__`."""
     return getattr(importlib.import_module(ROOMS[kind]), kind.capitalize())
 
 
@@ -61,12 +61,12 @@ def shipped(kind: str) -> list[str]:
 
 
 def installed(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
-    """Parts other packages bring, by name: entry points of the group `align.<kind>s`."""
+    """Parts of other packages, by name: entry points of the group `align.<kind>s`."""
     return {e.name: e for e in importlib.metadata.entry_points(group=ROOMS[kind])}
 
 
 def name_of(cls: type) -> str:
-    """The word in a recipe that means this class: the file's name of one that ships, else `package.module:Class`."""
+    """The name of this class in a recipe: the file name of a shipped part, else `package.module:Class`."""
     room, _, word = cls.__module__.rpartition(".")
     return word if room in ROOMS.values() else f"{cls.__module__}:{cls.__qualname__}"
 
@@ -94,7 +94,7 @@ def resolve(kind: str, name: str, where: str) -> type:
 
 
 def as_part(kind: str, found: type | types.FunctionType, where: str) -> type:
-    """A class or function as its author wrote it, completed to a part of this kind. Raises RecipeError at `where`."""
+    """A user's class or function, completed to a part of this kind. Raises RecipeError at `where`."""
     if inspect.isfunction(found):
         found = _of_function(kind, found, where)
     if not isinstance(found, type):
@@ -108,7 +108,7 @@ def as_part(kind: str, found: type | types.FunctionType, where: str) -> type:
 
 
 def written(name: str, where: str) -> type | types.FunctionType:
-    """The class or function that `file.py:Name` or `package.module:Name` names, as its author wrote it. Raises RecipeError."""
+    """The unchanged class or function that `file.py:Name` or `package.module:Name` names. Raises RecipeError at `where`."""
     spec, _, wanted = name.rpartition(":")
     module = _plugin(spec, where)
     found = getattr(module, wanted, None)
@@ -143,7 +143,7 @@ def _only_part(module: types.ModuleType, base: type) -> type:
 
 
 def _complete(found: type, kind: str, where: str) -> type:
-    """A plugin that does not derive from its contract gets the contract's methods behind its own."""
+    """Adds the contract as last base to a plugin's class that does not derive from it."""
     base = contract(kind)
     if not issubclass(found, base):
         body = {"__module__": found.__module__, "__doc__": found.__doc__}
@@ -163,5 +163,5 @@ def _plugin(spec: str, where: str) -> types.ModuleType:
     except RecipeError:
         raise
     except (Exception, SystemExit) as error:
-        # The author of the plugin needs the traceback; everyone else's mistakes are told in one line.
+        # The author of the plugin needs the traceback; other errors take one line.
         raise RecipeError(where, f"the plugin {spec} failed to import\n{own_traceback(error)}") from error

@@ -1,4 +1,4 @@
-"""Keys of a recipe, words for its parts and methods of a part that were renamed or moved: the old one is refused with the new."""
+"""Renamed or moved recipe keys, part names and methods of parts: the error for an old name gives the new one."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ PARTS = {
     "ppo": CLIPS | {"gamma": "advantage", "lam": "advantage", "whiten": "advantage"},
     "dpo": {"label_smoothing": SMOOTHED},
 }
-"""By algorithm and key: the part whose key it is, or how that part is written."""
+"""By algorithm and key: the part that has the key, or the YAML of that part."""
 _REFUSE = "refuse(self, setting)`: see align.config.parts.Setting for what a part may look at"
 METHODS = {
     "divergence": {"coefficient": "grad_weight(self, log_u)`", "generator": "bregman(self, log_u)`", "value": "khat(self, log_u)`"},
     "regularizer": {"charge": "reward_penalty(self, batch, name)`"},
     "estimator": {"coefficient": "grad_weight(self, divergence, log_u)`"},
 }
-"""By kind of part and method: what it is called."""
+"""By kind of part and old method: the new method."""
 ANY_KIND = {"refusal": _REFUSE, "refuses_surrogate": _REFUSE}
 WORDS = {
     "reduction": {"answer": "sequence_sum", "sequence": "sequence_mean"},
     "reward": {"exact": "countdown_exact", "loose": "countdown_loose", "wordy": "countdown_wordy"},
 }
-"""By kind of part: what it once was called, and is called."""
+"""By kind of part: old names and new names."""
 
 
 def refuse_moved(node: dict) -> None:
-    """Raises RecipeError at a key of the algorithm that has another place."""
+    """Raises RecipeError at an algorithm's key that has moved."""
     algorithm = node.get("algorithm")
     if not isinstance(algorithm, dict):
         return
@@ -47,13 +47,13 @@ def refuse_moved(node: dict) -> None:
 
 
 def refuse_moved_word(kind: str, word: str, where: str) -> None:
-    """Raises RecipeError where a part of this kind has another name."""
+    """Raises RecipeError if a part of this kind has another name."""
     if (name := WORDS.get(kind, {}).get(word)) is not None:
         raise RecipeError(where, f"{word} is called {name}: write {where}: {name}")
 
 
 def refuse_moved_methods(kind: str, found: type, where: str) -> None:
-    """Raises RecipeError at a method of a user's part that has another name: it would be called no more."""
+    """Raises RecipeError at an old method name in a user's part, which would never be called."""
     names = ANY_KIND | METHODS.get(kind, {})
     for method in (vars(cls)[name] for cls in found.__mro__ for name in names if inspect.isfunction(vars(cls).get(name))):
         place = f"{method.__code__.co_filename}:{method.__code__.co_firstlineno}"

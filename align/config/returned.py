@@ -1,6 +1,6 @@
-"""What a part returned, held to its contract where training gets it: an error with its key, its line and what to return instead.
+"""Checks the return values of parts against their contract. An error names the key, the line and the expected value.
 
-Shapes and types are on the host, so a check of them waits for no device. Values are looked at where the batch is on the host anyway.
+Checks of shapes and types do not synchronise with a device. Values are checked only on the host.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from align.config.nodes import location
 from align.errors import RecipeError
 
 FLOATS = (torch.float32, torch.float64)
-"""What a column may be: float32 by the contracts, float64 where an oracle runs in it."""
+"""Allowed dtypes of a column: float32 by the contracts, float64 in oracles."""
 TOKEN = "one for each trained token (x[batch.seq_ids] spreads values of answers)"
 LOSS = "one for each trained token, neither summed nor averaged: the reduction does that"
 ANSWER = "one for each answer"
@@ -23,14 +23,14 @@ ANSWER = "one for each answer"
 
 @dataclass(frozen=True)
 class Returned:
-    """One method of the part at the key `where`, and the checks of what it returned. Each raises RecipeError, or gives it back."""
+    """Checks of the return value of one method of the part at the key `where`. Each returns the value or raises RecipeError."""
 
     part: object
     method: str
     where: str
 
     def numbers(self, found: Any, count: int, each: str, *, detached: bool = False) -> Tensor:
-        """Floats of shape [count]; `each` says what there is one for."""
+        """Floats of shape [count]; `each` describes what an entry is for."""
         right = isinstance(found, Tensor) and found.shape == (count,) and found.dtype in FLOATS
         if not right or (detached and found.requires_grad):
             self.refuse(_described(found), f"float32 [{count}]{', detached' if detached else ''}, {each}")
@@ -56,7 +56,7 @@ class Returned:
         return found
 
     def pair(self, found: Any, wanted: str) -> tuple[Any, Any]:
-        """Two values."""
+        """A pair of values."""
         if not (isinstance(found, tuple) and len(found) == 2):
             self.refuse(_described(found), wanted)
         return found
@@ -68,7 +68,7 @@ class Returned:
 
 
 def _described(found: Any) -> str:
-    """Type, shape and gradient of a tensor; of anything else what it is."""
+    """Type, shape and gradient of a tensor; the type or value of anything else."""
     if isinstance(found, Tensor):
         return f"{str(found.dtype).removeprefix('torch.')} {list(found.shape)}{' with a gradient' if found.requires_grad else ''}"
     return f"a tuple of {len(found)}" if isinstance(found, tuple) else f"{found!r:.60}"

@@ -1,4 +1,4 @@
-"""The schema of a recipe: every key, its default and its meaning. `align explain RECIPE` prints what a recipe resolves to."""
+"""The schema of a recipe: every key, its default and its meaning. `align explain RECIPE` prints the result."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from align.config.nodes import part, section
 from align.engines import Sampling
 
 BACKENDS = ("auto", "triton", "compile", "torch")
-"""Of the head; those of align_kernels."""
+"""Backends of the head, from align_kernels."""
 GAPS = {"float32": 1e-3, "bfloat16": 5e-2}
-"""Nats, by dtype: the default of `max_engine_gap`."""
+"""The default of `max_engine_gap` by dtype, in nats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Lora:
     """0 trains every parameter."""
     alpha: float = 32.0
     dropout: float = 0.0
-    """Anything above 0 makes the step-0 divergence noisy; refused with regularizers."""
+    """A value above 0 makes the divergence at step 0 noisy, so it is refused with regularizers."""
     targets: str = "all-linear"
     """Module names joined by commas, or `all-linear`."""
 
@@ -38,17 +38,17 @@ class Model:
     path: str | None = None
     """A Hugging Face model folder, or the id of a model that is in the hub's local cache; nothing is downloaded."""
     recipe: str | None = None
-    """Another recipe, run first where no run of exactly that content is cached; its model is the initial policy."""
+    """Another recipe whose final model is the initial policy; it is run first, unless a run with the same content is cached."""
     config: dict[str, Any] | None = None
     """A transformers configuration (`model_type` and its keys) initialised at random, with the task's tokenizer."""
     dtype: str = "float32"
-    """float32 or bfloat16: of the forward pass and of what engines get. What is trained keeps float32 values beside it, which the
-    optimizer moves, so no update is too small: 18 bytes a trained parameter, where float32 alone takes 16."""
+    """float32 or bfloat16, for the forward pass and the engines. With bfloat16 the optimizer updates float32 masters, so that no update
+    is rounded away: 18 bytes per trained parameter instead of 16."""
     tf32: bool = False
-    """float32 matrix products with TensorFloat-32 on CUDA: about eight times faster, with 10 bits of mantissa. Engines and learned rewards
-    too."""
+    """float32 matrix products with TensorFloat-32 on CUDA: about eight times faster, with 10 bits of mantissa. It also applies to engines
+    and learned rewards."""
     device: str = "auto"
-    """Of the learner: `auto` is cuda where its process sees a GPU, else cpu."""
+    """Device of the learner: `auto` is cuda if its process sees a GPU, else cpu."""
     activation_checkpointing: bool = False
     lora: Lora = section(Lora)
 
@@ -70,17 +70,17 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One step's data and how it is cut for memory."""
+    """The data of one step, and how it is split to fit in memory."""
 
     prompts: int = 128
-    """Prompts (or demonstrations) a step."""
+    """Prompts (or demonstrations) per step."""
     samples: int = 8
-    """Rollouts a prompt."""
+    """Rollouts per prompt."""
     micro_tokens: int | None = None
-    """Padded input tokens in one forward pass; more are accumulated. The gradient does not depend on it. null: 65,536 on a CPU; on a GPU as
-    many as fit it, at most that (`align explain` estimates what a token takes)."""
+    """Padded input tokens in one forward pass; gradients are accumulated, and do not depend on it. null: 65,536 on a CPU; on a GPU as
+    many as fit, up to that number (`align explain` estimates the memory per token)."""
     head_elements: int | None = None
-    """Logits that exist at once. null: 2^24 on a CPU; on a GPU all of a micro-batch where they fit, for then none is computed twice."""
+    """Logits in memory at once. null: 2^24 on a CPU; on a GPU all of a micro-batch if they fit, so that none is recomputed."""
 
     def __post_init__(self):
         for f in fields(self):
@@ -91,11 +91,11 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """How log-probs, entropies and exact divergences come out of hidden states."""
+    """How log-probs, entropies and exact divergences are computed from hidden states."""
 
     backend: str = "auto"
-    """`auto`: Triton kernels made from the divergence on CUDA, torch elsewhere. Or one of `triton`, `compile` (torch.compile of the same
-    passes) and `torch`; one that cannot run on the learner's device stops the run before it begins."""
+    """`auto`: Triton kernels generated from the divergence on CUDA, torch elsewhere. Or one of `triton`, `compile` (torch.compile of the
+    same passes) and `torch`. A backend that cannot run on the learner's device stops the run before it starts."""
 
     def __post_init__(self):
         if self.backend not in BACKENDS:
@@ -104,16 +104,16 @@ class Head:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """AdamW with warm-up, then a schedule down to a fraction of the learning rate."""
+    """AdamW with warm-up and then a learning-rate schedule."""
 
     lr: float = 1e-6
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
     warmup_steps: int = 0
     schedule: str = "constant"
-    """After the warm-up: constant, linear or cosine."""
+    """Schedule after the warm-up: constant, linear or cosine."""
     final_fraction: float = 0.0
-    """Of lr, reached at the last step by linear and cosine."""
+    """Fraction of lr at the last step, for linear and cosine."""
     max_grad_norm: float = 1.0
 
     def __post_init__(self):
@@ -129,10 +129,10 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """Which processes work."""
+    """The processes of a run."""
 
     backend: str = "ray"
-    """`ray`: rollout actors, a learner actor and reward actors. `local`: the same classes in this one process."""
+    """`ray`: rollout actors, a learner actor and reward actors. `local`: the same classes in one process."""
     rollout: int = 1
     """Rollout actors, one engine each."""
     reward: int = 1
@@ -140,16 +140,16 @@ class Workers:
     cpus: float = 0.5
     """Ray CPUs reserved by each actor."""
     learner_gpus: float | None = None
-    """Ray GPUs reserved by the learner. null: 1 where the cluster has GPUs or model.device is cuda, but 0 with model.device: cpu. At 0
-    the GPUs are hidden from it, and it works on the CPU."""
+    """Ray GPUs reserved by the learner. null: 1 if the cluster has GPUs or model.device is cuda, but 0 with model.device: cpu. With 0
+    the learner sees no GPU and uses the CPU."""
     rollout_gpus: float | None = None
-    """Ray GPUs reserved by each rollout actor; null and 0 as for the learner, by engine.device. Below 1 actors share a GPU."""
+    """Ray GPUs reserved by each rollout actor; null and 0 as for the learner, but with engine.device. Below 1, actors share a GPU."""
     reward_gpus: float = 0.0
     """Ray GPUs reserved by each reward actor, for a learned reward."""
     threads: int = 1
     """Torch threads in each process."""
     start_timeout: float = 300.0
-    """Seconds for the actors to come up before the run stops with what was wanted and what there is."""
+    """Seconds that the actors may take to start; then the run stops and reports needed and free resources."""
 
     def __post_init__(self):
         if self.backend not in ("ray", "local"):
@@ -171,10 +171,10 @@ class Workers:
 
 @dataclass(frozen=True, kw_only=True)
 class RewardLimits:
-    """What happens to an answer whose reward raises or does not come back."""
+    """Limits of a reward, and what happens to an answer whose reward fails."""
 
     seconds: float = 5.0
-    """For one answer."""
+    """Time limit for one answer."""
     on_failure: str = "drop"
     """`drop` leaves the sample out of the batch; `score` gives it `failure_score`."""
     failure_score: float = 0.0
@@ -204,10 +204,10 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What `--resume` continues from."""
+    """Checkpoints, from which `--resume` continues."""
 
     every: int = 0
-    """Steps between checkpoints; 0: only the end (and a stopped run)."""
+    """Steps between checkpoints; 0: only at the end, and when a run is stopped."""
     keep: int = 2
 
     def __post_init__(self):
@@ -217,14 +217,14 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A whole run."""
+    """A complete run."""
 
     steps: int = field(metadata={"learns": False})
-    """Batches."""
+    """Number of batches."""
     seed: int = 0
     max_engine_gap: float | None = None
-    """Nats: a step whose mean |log mu - log pi_old| is above stops the run. float32 engines stay below 1e-5, bfloat16 near 1e-2; null is
-    0.001 for float32 and 0.05 for bfloat16 (model.dtype)."""
+    """In nats: the run stops at a step with a larger mean |log mu - log pi_old|. float32 engines stay below 1e-5, bfloat16 near 1e-2; null
+    is 0.001 for float32 and 0.05 for bfloat16 (model.dtype)."""
     task: Any = part("task")
     algorithm: Any = part("algorithm")
     reward: Any = part("reward", optional=True)
@@ -232,7 +232,7 @@ class Recipe:
     regularizers: Any = part("regularizer", many=True)
     shapings: Any = part("shaping", many=True)
     writers: Any = part("writer", many=True, learns=False)
-    """Who is told the numbers beside metrics.jsonl, which is always written."""
+    """Writers that get the metrics in addition to metrics.jsonl, which is always written."""
     model: Model = section(Model)
     batch: Batch = section(Batch)
     head: Head = section(Head)
@@ -249,10 +249,10 @@ class Recipe:
 
     @property
     def largest_engine_gap(self) -> float:
-        """Nats: `max_engine_gap`, or its default for this dtype."""
+        """`max_engine_gap`, or its default for this dtype, in nats."""
         return GAPS[self.model.dtype] if self.max_engine_gap is None else self.max_engine_gap
 
     @property
     def answers(self) -> bool:
-        """An engine is needed: to sample, or to evaluate what a policy answers. A scorer writes nothing."""
+        """Whether an engine is needed, to sample or to evaluate answers. A reward model generates no answers."""
         return not self.algorithm.trains_reward_model

@@ -1,4 +1,4 @@
-"""What a misspelt word may have been meant as."""
+"""Suggests the nearest known name for a misspelt one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from collections.abc import Iterable
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`did you mean 'NEAREST'? ` with a space behind it, or nothing where no known word is near."""
+    """`did you mean 'NEAREST'? ` with a trailing space, or an empty string if no known word is near."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"did you mean {near[0]!r}? " if near else ""

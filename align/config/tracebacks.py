@@ -1,4 +1,4 @@
-"""Which lines of a traceback a user wrote: only those help a user mend a part of their own."""
+"""Selects the lines of a traceback in the user's own code, which help to fix a user's part."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def own_frames(error: BaseException) -> traceback.StackSummary:
 
 
 def calling_line(file: str) -> int | None:
-    """The line of `file` that runs, of the innermost call; None where no call is of a function there."""
+    """The current line of `file` in the innermost call of its functions; None if there is no such call."""
     stack = traceback.walk_stack(inspect.currentframe())
     return next((line for frame, line in stack if frame.f_code.co_filename == file), None)
 
 
 def own_traceback(error: BaseException) -> str:
-    """What failed as its author needs it: `file:line: error` where the text or its imports are wrong, else the frames and the error."""
+    """The error for the author of the code: `file:line: error` for wrong syntax or imports, else the user's frames and the error."""
     frames, message = own_frames(error), traceback.format_exception_only(error)
     if isinstance(error, SyntaxError):
         place = f"{error.filename}:{error.lineno}: " if error.filename else ""

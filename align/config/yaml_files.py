@@ -1,6 +1,6 @@
-"""Recipes as plain data: read from YAML, bases merged, overrides applied.
+"""Reads recipes from YAML as plain data, merges their bases and applies overrides.
 
-A recipe is YAML. `base: other.yaml` inherits; a recipe holds only what differs.
+With `base: other.yaml` a recipe contains only the differences from its base.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from align.config.find import find_recipe
 from align.errors import RecipeError
 
 LOCAL_FILE = re.compile(r"^(?!/)[^:\n]*\.(py:\w+|yaml)$|^(\.{1,2}|~)/[^:\n]*:[^\W\d]\w*$")
-"""A plugin, a file or `./folder:Class`, or another recipe, by a path that starts at the folder of the recipe that names it."""
+"""Matches a plugin (a file or `./folder:Class`) or a recipe whose path is relative to the folder of the naming recipe."""
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> dict:
-    """The recipe as plain data, bases merged and overrides applied. Plugin paths become absolute.
+    """The recipe as plain data, with bases merged and overrides applied. Plugin paths become absolute.
 
-    Args: path of a YAML file; overrides as `key.path=value`.
+    Args: path: of a YAML file; overrides: strings `key.path=value`.
     Raises: RecipeError for a missing or malformed file, a base that loops, or a malformed override.
     """
     if isinstance(overrides, str):
@@ -58,7 +58,7 @@ def _load_file(path: Path, seen: tuple[Path, ...]) -> dict:
 
 
 def _base(name: Any, asked_by: Path) -> Path:
-    """A recipe beside the one that asks, or one that comes with align."""
+    """The path of a base: beside the recipe that names it, or one that comes with align."""
     if not isinstance(name, str):
         raise RecipeError("base", f"{asked_by}: must name a recipe, not {name!r}")
     try:
@@ -68,8 +68,8 @@ def _base(name: Any, asked_by: Path) -> Path:
 
 
 def _merge(base: Any, change: Any) -> Any:
-    """Mappings merge key by key; naming another part, or null, replaces the node."""
-    # A part without keys is written as its name alone: `divergence: tsallis` and `divergence: {name: tsallis}` merge alike.
+    """Mappings merge key by key; another part's name, or null, replaces the node."""
+    # A part without keys may be just its name: `divergence: tsallis` and `divergence: {name: tsallis}` merge alike.
     if isinstance(base, str) and isinstance(change, dict):
         base = {"name": base}
     if isinstance(base, dict) and "name" in base and isinstance(change, str):
@@ -82,7 +82,7 @@ def _merge(base: Any, change: Any) -> Any:
 
 
 def absolute_files(node: Any, folder: Path) -> Any:
-    """The node with the paths of plugins and recipes in it made absolute, from `folder`."""
+    """The node with the relative paths of plugins and recipes resolved from `folder`."""
     if isinstance(node, dict):
         return {key: absolute_files(value, folder) for key, value in node.items()}
     if isinstance(node, list):

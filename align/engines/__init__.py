@@ -1,6 +1,6 @@
-"""Engines: what generates rollouts. A process runs one at a time; under Ray that is a rollout actor of its own.
+"""Engines generate rollouts. A process runs one engine; under Ray each has its own rollout actor.
 
-`examples/custom_engine/my_engine.py` is a whole one in sixty lines; `align check ./my_engine.py:MyEngine` is its kit.
+`examples/custom_engine/my_engine.py` is a complete engine in sixty lines; test one with `align check ./my_engine.py:MyEngine`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from align.weight_sync.packing import Weights
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How tokens are drawn. Temperature is applied once, alike to sampler, policy and reference, so log-probs compare.
+    """How tokens are drawn. Sampler, policy and reference use the same temperature, so their log-probs are comparable.
 
-    There is no top-p or top-k: a truncated sampler normalises over another support than the learner.
+    There is no top-p or top-k: a truncated sampler would normalise over a different support than the learner.
     """
 
     temperature: float = 1.0
@@ -34,38 +34,38 @@ class Sampling:
 
 
 class Engine(Part, ABC):
-    """The contract of the part: its keys, and what `start` makes of them. Constructing one is cheap and imports nothing heavy."""
+    """The contract of the part: its keys, and `start`, which loads the model. Construction is cheap and imports nothing heavy."""
 
     device: str = "auto"
-    """A torch device, or `auto`: a GPU where its process sees one. An engine that lets the user choose makes this a key."""
+    """A torch device, or `auto`: a GPU if its process sees one. An engine with a choice of devices declares this as a key."""
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Variables that its process must have before anything is imported."""
+        """Environment variables to set in the engine's process before any import."""
         return {}
 
     def check_share(self, share: float, why: str) -> None:
-        """Raises RecipeError where it cannot work with this share of a GPU's memory, others having the rest. `why`: who they are."""
+        """Raises RecipeError if the engine cannot work with this share of a GPU's memory. `why`: which processes use the rest."""
 
     def units(self, lengths: Sequence[int], samples: int) -> list[list[int]] | None:
-        """How prompts of these lengths are dealt to several processes: the places of the prompts of each call of `generate`.
+        """Splits prompts of these lengths into units: the prompt indices of each call of `generate`.
 
-        The rounding of a log-prob depends on what is computed in one batch with it. An engine that says which prompts those are gives the
-        same rollouts, bit for bit, however many processes share the units. None: it makes its own batches, and each process gets an
-        equal part of the prompts; their seeds are the same, the last bits need not be.
+        A log-prob's rounding depends on the other rows of its batch. With fixed units the rollouts are the same, bit for bit, for any
+        number of processes. None: the engine makes its own batches, and each process gets an equal part of the prompts with the same
+        seeds; the last bits may then differ.
         """
         return None
 
     @abstractmethod
     def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
-        """Load the Hugging Face model and tokenizer of `model_dir`. Raises UserError where that cannot work, and leaves nothing behind.
+        """Load the Hugging Face model and tokenizer in `model_dir`. Raises UserError if that fails, after freeing what it loaded.
 
-        Args: max_prompt_tokens: of the longest prompt to come.
+        Args: max_prompt_tokens: length of the longest prompt of the run.
         """
 
 
 class RunningEngine(ABC):
-    """The contract of what `start` returns: it holds a model, which `load` gives other weights."""
+    """The contract of the object that `start` returns: a loaded model, whose weights `load` replaces."""
 
     version: int = 0
     """Of the weights it holds: the steps of the run that came before them, 0 for the initial model."""
@@ -75,26 +75,26 @@ class RunningEngine(ABC):
         """`samples` rollouts for each prompt, in the order of the prompts.
 
         An answer is `align.types.Episode.single_turn(token_ids, text, logp, version, finished)`: token_ids int32 [n] with the end token,
-        logp float32 [n], version this engine's `version`, finished whether the last token is the end token; else n is
-        `sampling.max_tokens`. `Group(prompt=prompt, episodes=tuple(...))` holds those of a prompt.
+        logp float32 [n], version this engine's `version`, finished whether the last token is the end token; otherwise n is
+        `sampling.max_tokens`. `Group(prompt=prompt, episodes=tuple(...))` collects the answers to a prompt.
 
-        The log-probs are those of the distribution that was sampled (after temperature), float32, nats. All randomness of a prompt's
-        rollouts comes from its own seed (0 <= seed < 2**62), so order and company change them by rounding only. The same weights, prompts
-        and seeds in the same order give the same rollouts, bit for bit.
+        The log-probs are those of the sampled distribution (after temperature), float32, in nats. All randomness of a prompt's rollouts
+        comes from the prompt's seed (0 <= seed < 2**62), so the other prompts change them by rounding only. The same weights, prompts and
+        seeds in the same order give the same rollouts, bit for bit.
         """
 
     @abstractmethod
     def load(self, version: int, weights: Weights) -> None:
-        """Replace every weight, and set `version`. Names and shapes are those of the checkpoint in `model_dir`, else ValueError.
+        """Replace every weight, and set `version`. Raises ValueError if names or shapes are not those of the checkpoint in `model_dir`.
 
-        `align.weight_sync.packing.unpack(weights)` gives (name, tensor): read-only views, in the learner's dtype, to be copied from.
-        `align.weight_sync.layout.Layout.of(model)`, made in `start`, checks them before the first byte is written.
+        `align.weight_sync.packing.unpack(weights)` yields (name, tensor): read-only views in the learner's dtype, to copy from.
+        Make `align.weight_sync.layout.Layout.of(model)` in `start` and call its `check` before the first copy.
         """
 
     def close(self) -> None:
-        """Give back memory and processes."""
+        """Free memory and end processes."""
 
 
 def started(part: Engine, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
-    """What the engine's `start` returns. Raises UserError where that is no running engine."""
+    """The running engine that `start` returns. Raises UserError if it is something else."""
     return running(part, part.start(model_dir, sampling, max_prompt_tokens), RunningEngine)

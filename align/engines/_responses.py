@@ -1,4 +1,4 @@
-"""What all engines make of a model folder and of the tokens they drew."""
+"""Shared by all engines: end tokens, the length check, and episodes from sampled tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def end_token_ids(model_dir: str, tokenizer: Any) -> list[int]:
     try:
         listed = GenerationConfig.from_pretrained(model_dir, local_files_only=True).eos_token_id
     except OSError:
-        listed = None  # a folder without one is common, and says nothing more than its tokenizer
+        listed = None  # many folders have none; the tokenizer's end token is then the only one
     ends.update([listed] if isinstance(listed, int) else listed or [])
     if not ends:
         raise UserError(f"{model_dir}: the tokenizer has no end token, so no answer could ever finish; set its eos_token")
@@ -28,7 +28,7 @@ def end_token_ids(model_dir: str, tokenizer: Any) -> list[int]:
 
 
 def check_room(config: Any, sampling: Sampling, max_prompt_tokens: int) -> None:
-    """Raises UserError where prompt and response do not fit the model's positions."""
+    """Raises UserError if prompt and response exceed the model's positions."""
     positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     wanted = max_prompt_tokens + sampling.max_tokens
     if positions is not None and wanted > positions:

@@ -1,7 +1,7 @@
-"""Keys and values of the sequences still being written, and attention over them.
+"""The key/value cache of unfinished sequences, and attention over it.
 
-transformers' own cache copies everything at each token (it concatenates) and again whenever a row is dropped. Here a token
-is written in place, and a row that ends is overwritten by the last row that lives.
+transformers' own cache copies everything at each token (it concatenates) and whenever a row is dropped. This cache writes tokens in
+place and overwrites a finished row with the last live row.
 
 Shapes: N live rows, H key heads, L tokens so far, D head size.
 """
@@ -17,14 +17,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 ROOM = 32
-"""Tokens a buffer grows by, at least."""
+"""Least number of tokens by which a buffer grows."""
 ATTENTION = "align_decode"
 
 
 class RowLayer(DynamicLayer):
     """One layer's keys and values [N, H, L, D], views of larger buffers.
 
-    A sliding layer keeps all its tokens too: the window is in the mask, and rows of unlike padding stay comparable.
+    A sliding-window layer keeps all its tokens too: the mask applies the window, and rows with different padding stay aligned.
     """
 
     def __init__(self, is_sliding: bool):
@@ -49,7 +49,7 @@ class RowLayer(DynamicLayer):
         return self._live
 
     def repeat(self, copies: int) -> None:
-        """Every row `copies` times, next to each other."""
+        """Repeat every row `copies` times; the copies are adjacent."""
         self._allocate(copies, room=1)
 
     def keep(self, order: Tensor, holes: Tensor) -> None:
@@ -80,9 +80,9 @@ def _grown(old: Tensor, copies: int, room: int) -> Tensor:
 
 
 class RowCache(DynamicCache):
-    """A transformers cache whose rows can be repeated and dropped cheaply.
+    """A transformers cache that repeats and drops rows cheaply.
 
-    Layers that are no attention over past tokens (a recurrent state) stay transformers' own.
+    Layers without attention over past tokens (a recurrent state) keep transformers' own cache.
     """
 
     def __init__(self, config: PreTrainedConfig):
@@ -92,7 +92,7 @@ class RowCache(DynamicCache):
         ]
 
     def repeat(self, rows: int, copies: int, device: torch.device) -> None:
-        """From one row a prompt to `copies` rows a prompt, next to each other."""
+        """Turn the one row of each prompt into `copies` adjacent rows."""
         repeated = torch.arange(rows, device=device).repeat_interleave(copies)
         for layer in self.layers:
             layer.repeat(copies) if isinstance(layer, RowLayer) else _reorder(layer, repeated)
@@ -117,9 +117,9 @@ def decode_attention(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[Tensor, None]:
-    """transformers' sdpa attention; for one new token, query heads that share a key head become the queries of one head.
+    """transformers' sdpa attention. For one new token, query heads that share a key head become the queries of one head.
 
-    With a mask transformers would copy keys and values once a query head instead, at every token.
+    With a mask, transformers would instead copy keys and values for each query head at every token.
     """
     rows, heads, tokens, size = query.shape
     shared = key.shape[1]

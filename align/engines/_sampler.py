@@ -1,6 +1,6 @@
-"""Tokens from a transformers model: each prompt read once, its samples written side by side, finished ones dropped.
+"""Samples tokens from a transformers model: one prefill per prompt, all samples in parallel, finished rows dropped.
 
-Shapes: P prompts, R = P * samples rows, N of them still being written, V vocabulary.
+Shapes: P prompts, R = P * samples rows, N unfinished rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from align.engines._rows import RowCache
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """On the CPU, rows in the order of the prompts, a prompt's samples next to each other."""
+    """Sampled tokens, on the CPU. Rows are in prompt order; the samples of a prompt are adjacent."""
 
     tokens: Tensor
     """int32 [R, max_tokens], meaningless from `lengths` on."""
@@ -26,14 +26,17 @@ class Draws:
     lengths: Tensor
     """int64 [R]."""
     finished: Tensor
-    """bool [R], ended by an end token."""
+    """bool [R]: the row ended with an end token."""
 
 
 @torch.inference_mode()
 def sample(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], samples: int, temperature: float, is_end: Tensor, uniforms: Tensor
 ) -> Draws:
-    """`is_end`: bool [V]. `uniforms`: float64 [max_tokens, R] in [0, 1), the only randomness; its row t draws token t."""
+    """Samples up to `max_tokens` tokens for each row.
+
+    Args: is_end: bool [V]; uniforms: float64 [max_tokens, R] in [0, 1), the only randomness: its row t draws token t.
+    """
     max_tokens, device = len(uniforms), is_end.device
     ids, mask = left_padded(prompts, room=max_tokens)
     width, padded = ids.shape[1], not bool(mask.all())
@@ -72,9 +75,9 @@ def sample(
 
 @torch.inference_mode()
 def score(model: PreTrainedModel, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], temperature: float) -> list[Tensor]:
-    """log mu of given responses, float32 [n] each, nats, after temperature, in one forward pass."""
+    """log mu of given responses after temperature, float32 [n] each, in nats, from one forward pass."""
     rows = [torch.tensor([*p, *r]) for p, r in zip(prompts, responses, strict=True)]
-    # Padded on the right, where causal attention never looks.
+    # Padded on the right, which causal attention never reads.
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
     logp = torch.log_softmax(model(input_ids=ids, use_cache=False).logits[:, :-1].float() / temperature, -1)
     sampled = logp.gather(2, ids[:, 1:, None]).squeeze(2).cpu()
@@ -82,7 +85,7 @@ def score(model: PreTrainedModel, prompts: Sequence[Sequence[int]], responses: S
 
 
 def left_padded(prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, Tensor]:
-    """Token ids int64 [P, width] and which columns hold a token, bool [P, width + room]: all of those to come do."""
+    """Token ids int64 [P, width] and the attention mask bool [P, width + room], true at the `room` new columns."""
     width = max(len(p) for p in prompts)
     ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts])
     starts = torch.tensor([width - len(p) for p in prompts])
@@ -90,9 +93,9 @@ def left_padded(prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, Te
 
 
 def draw(logp: Tensor, uniform: Tensor) -> Tensor:
-    """int64 [N]: the token in whose share of the cumulative distribution each uniform number falls.
+    """int64 [N]: the tokens drawn by inverting the cumulative distribution at each uniform number.
 
-    In float64, as a float32 sum over a large vocabulary would be off by more than the rare tokens' probabilities.
+    It computes in float64: the error of a float32 sum over a large vocabulary exceeds the probability of rare tokens.
     """
     cumulative = logp.double().exp_().cumsum(-1)
     found = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
@@ -100,7 +103,7 @@ def draw(logp: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _closed_up(ended: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
-    """The live rows, the last ones moved into the holes of the ended ones: their order, and where it is not the identity."""
+    """The order that moves the last live rows into the places of ended rows, and the places where it is not the identity."""
     order = torch.arange(len(live), device=live.device)
     holes = ended[: len(live)].nonzero().squeeze(1)
     order[holes] = live[live >= len(live)]

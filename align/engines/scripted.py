@@ -1,4 +1,4 @@
-"""Answers from a list, for tests and demonstrations: the text is given, its log-probs are the model's own."""
+"""Answers from a list, for tests and demonstrations: the text is fixed and the model computes its log-probs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from align.types import Group, Prompt
 
 @dataclass(frozen=True, kw_only=True)
 class Scripted(Transformers):
-    """Each rollout takes the next of `answers`, from the first one in every batch, which is one unit; seeds change nothing."""
+    """Each rollout takes the next text of `answers`; every batch is one unit and starts at the first text. Seeds have no effect."""
 
     answers: tuple[str, ...]
-    """Texts, closed by the end token, cut at sampling.max_tokens."""
+    """Texts. Each gets the end token and is cut at sampling.max_tokens."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -27,7 +27,7 @@ class Scripted(Transformers):
             raise ValueError("answers must hold at least one text")
 
     def units(self, lengths: Sequence[int], samples: int) -> list[list[int]]:
-        """All in one: the script goes by their order."""
+        """One unit, because the order of the prompts selects the answers."""
         return [list(range(len(lengths)))] if lengths else []
 
     def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
@@ -35,7 +35,7 @@ class Scripted(Transformers):
 
 
 class RunningScripted(RunningTransformers):
-    """The model whose log-probs the script gets."""
+    """A model that computes the log-probs of the scripted answers."""
 
     _part: Scripted
 

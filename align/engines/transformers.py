@@ -1,4 +1,4 @@
-"""Sampling with the transformers model itself: on any device, and on a CPU the fastest engine for small models."""
+"""Sampling with the transformers model itself, on any device. It is the fastest engine for small models on a CPU."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Transformers(Engine):
-    """A batched sampler that reads each prompt once and drops finished rows. Every causal language model of transformers."""
+    """A batched sampler for causal language models of transformers. It reads each prompt once and drops finished rows."""
 
     max_batch: int = 512
-    """Sequences written at once; the samples of one prompt stay together. On a CPU more do not fit its caches."""
+    """Sequences sampled at once; the samples of a prompt stay together. A larger batch does not fit a CPU's caches."""
     device: str = "auto"
-    """A torch device; `auto` is cuda where there is one, else cpu."""
+    """A torch device; `auto` is cuda if there is one, else cpu."""
 
     def __post_init__(self):
         if self.max_batch < 1:
@@ -39,24 +39,24 @@ class Transformers(Engine):
                 raise ValueError(f"device must be auto or a torch device such as cpu or cuda:0, not {self.device!r}") from error
 
     def units(self, lengths: Sequence[int], samples: int) -> list[list[int]]:
-        """Batches of at most `max_batch` rows and of equal size, whatever the number of processes: each is computed by itself."""
+        """Equal batches of at most `max_batch` rows. They do not depend on the number of processes, so neither does rounding."""
         if not lengths:
             return []
         size = max(1, self.max_batch // samples)
-        # Alike lengths together: less padding, and none at all needs no mask.
+        # Similar lengths together: less padding, and a batch without padding needs no mask.
         order = np.argsort(lengths, kind="stable")
         return [part.tolist() for part in np.array_split(order, -(-len(order) // size))]
 
     def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
-        """Raises UserError where the device or the room for prompt and response is missing."""
+        """Raises UserError if the device is missing, or prompt and response exceed the model's positions."""
         return RunningTransformers(self, model_dir, sampling, max_prompt_tokens)
 
 
 class RunningTransformers(RunningEngine):
-    """The model and its tokenizer. `generate` batches by the `units` of its part."""
+    """The model and its tokenizer. `generate` uses the `units` of its part as batches."""
 
     def __init__(self, part: Transformers, model_dir: str, sampling: Sampling, max_prompt_tokens: int):
-        # transformers takes seconds to import, and a recipe is checked without it.
+        # transformers takes seconds to import, and checking a recipe does not need it.
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
         from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
 
@@ -87,7 +87,7 @@ class RunningTransformers(RunningEngine):
         self._tensors = model.state_dict()
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
-        """A prompt's answers depend on the weights and its seed; on the other prompts of its unit by rounding only."""
+        """A prompt's answers depend on the weights and the prompt's seed; the other prompts of its unit affect rounding only."""
         groups: dict[int, Group] = {}
         for places in self._part.units([len(p.token_ids) for p in prompts], samples):
             groups |= zip(places, self._groups([prompts[i] for i in places], samples, [seeds[i] for i in places]), strict=True)
@@ -107,7 +107,7 @@ class RunningTransformers(RunningEngine):
         lengths, finished = draws.lengths.tolist(), draws.finished.tolist()
         tokens, logp = draws.tokens.numpy(), draws.logp.numpy()
         rollouts = [(tokens[r, :n], logp[r, :n], finished[r]) for r, n in enumerate(lengths)]
-        # Lists: the tokenizer would convert arrays one by one, slowly.
+        # Pass lists: the tokenizer converts arrays one by one, slowly.
         texts = self._tokenizer.batch_decode([ids[:n] for ids, n in zip(tokens.tolist(), lengths, strict=True)], skip_special_tokens=True)
         return [
             group(p, rollouts[i * samples : (i + 1) * samples], texts[i * samples : (i + 1) * samples], self.version)
@@ -115,7 +115,7 @@ class RunningTransformers(RunningEngine):
         ]
 
     def load(self, version: int, weights: Weights) -> None:
-        """Copies in place, casting to the engine's dtype. Raises ValueError naming the tensors that do not fit."""
+        """Copies in place, cast to the engine's dtype. Raises ValueError naming the tensors that do not fit."""
         self._layout.check(weights)
         if self._layout.fused:
             kind, old = type(self._model), self._model

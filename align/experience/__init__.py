@@ -1,1 +1,1 @@
-"""What a step learns from: examples, chat templates, packing, and what the whole batch decides before it is split."""
+"""The data of a step: examples, chat templates, packing, and values computed on the whole batch before it is split."""

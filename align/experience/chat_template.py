@@ -1,4 +1,4 @@
-"""Conversations as a model's tokenizer writes them. Templates differ in how they open and close a turn; nothing of that is assumed."""
+"""Formats conversations with the tokenizer's chat template, without assumptions about how a template opens and closes a turn."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from align.tasks import Example
 
 
 def opened(example: Example, tokenizer: Any) -> str:
-    """The conversation up to where the assistant's answer begins. Raises UserError where there is no template, or it refuses the turns."""
+    """The conversation up to the start of the assistant's answer. Raises UserError without a template, or if it refuses the turns."""
     return _written(example, example.messages, tokenizer, add_generation_prompt=True)
 
 
 def answered(example: Example, prompt: str, answer: str, tokenizer: Any) -> str:
-    """What follows `prompt`, which `opened` wrote, when the assistant's turn is `answer`."""
+    """The text after `prompt` (a result of `opened`) if the assistant's turn is `answer`."""
     whole = _written(example, (*example.messages, {"role": "assistant", "content": answer}), tokenizer)
     if not whole.startswith(prompt):
         raise UserError(
@@ -28,14 +28,14 @@ def answered(example: Example, prompt: str, answer: str, tokenizer: Any) -> str:
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
-    """Tokens that stand for no text. A turn may end with one that the tokenizer has no name for (`<end_of_turn>`)."""
+    """Tokens without text. A turn may end with one that is not a named special token of the tokenizer (`<end_of_turn>`)."""
     return frozenset(tokenizer.all_special_ids) | {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
 def closed(ids: Sequence[int], special: frozenset[int], tokenizer: Any) -> list[int]:
-    """The tokens of a response up to the special one that ends its turn; the end token is added where the template writes none.
+    """The tokens of a response up to the special token that ends its turn. The end token is added if the template writes none.
 
-    What a template writes behind that one (a line end, a second end token) no engine would generate.
+    Tokens that a template writes after the turn's end (a newline, a second end token) are dropped: no engine generates them.
     """
     end, cut = len(ids), None
     while end and (ids[end - 1] in special or not tokenizer.decode([ids[end - 1]]).strip()):

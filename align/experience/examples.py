@@ -1,4 +1,4 @@
-"""What each step learns from: a function of the seed and the step alone, so a resumed run sees what it would have seen."""
+"""The examples of each step: a function of seed and step only, so a resumed run gets the same examples."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from align.types import Episode, Group, Prompt
 
 
 def tokenize(examples: Sequence[Example], tokenizer: Any) -> list[Prompt]:
-    """The tokenizer's own special tokens around a text (a leading <bos>, say) are kept, a closing <eos> is not.
+    """Tokenized prompts. Special tokens that the tokenizer adds (a leading <bos>) are kept, except a closing <eos>.
 
-    A conversation is what the chat template makes of it, special tokens and all, up to where the answer begins.
+    A conversation is formatted by the chat template, special tokens included, up to the start of the answer.
     """
     texts = [chat_template.opened(e, tokenizer) if e.messages else e.text for e in examples]
     plain = iter(_encoded(tokenizer, [text for e, text in zip(examples, texts, strict=True) if not e.messages]))
@@ -35,7 +35,7 @@ def _encoded(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[list[
 
 
 def chosen(step: int, count: int, total: int, seed: int) -> list[int]:
-    """Indices of the examples of a step: permutations of the whole set one after the other, each from its own seed."""
+    """Indices of the examples of a step, from consecutive permutations of the whole set, each with its own seed."""
     first = step * count
     indices = []
     for position in range(first, first + count):
@@ -56,11 +56,11 @@ def _permutation(epoch: int, total: int, seed: int) -> np.ndarray:
 
 
 class Examples:
-    """The training examples of a task, tokenized, dealt out step by step."""
+    """The tokenized training examples of a task, step by step."""
 
     def __init__(self, task: Task, tokenizer: Any, per_step: int, seed: int, max_tokens: int | None = None):
-        """Args: max_tokens: of a ranked answer, its end token included, for who learns from `rankings`; `dropped` counts the examples
-        that are left out for it, as `task.too_long` says. Raises UserError where nothing is left or nothing may be left out."""
+        """Args: max_tokens: longest ranked answer, end token included; used for `rankings`. With `task.too_long: drop`, longer examples
+        are left out and counted in `dropped`; otherwise they raise UserError, as does a task without examples left."""
         self.examples = list(task.examples())
         if not self.examples:
             raise RecipeError("task", "gives no examples to train on")
@@ -82,7 +82,7 @@ class Examples:
         return [self._prompts[i] for i in self._deal(step)]
 
     def demonstrations(self, step: int) -> list[Group]:
-        """The prompts of a step with their demonstrated answers, closed by the end token. Raises UserError where one has none."""
+        """The prompts of a step with their demonstrated answers and the end token. Raises UserError if an example has no answer."""
         shown: list[tuple[Example, Prompt, str]] = []
         for i in self._deal(step):
             e = self.examples[i]
@@ -92,18 +92,18 @@ class Examples:
         return [Group(prompt=p, episodes=(answer,)) for (_, p, _), answer in zip(shown, _answers(shown, self._tokenizer), strict=True)]
 
     def rankings(self, step: int) -> list[Group]:
-        """The prompts of a step with their ranked answers, best first, each closed by the end token. Raises UserError for less than two."""
+        """The prompts of a step with their ranked answers, best first, with end tokens. Raises UserError for fewer than two."""
         dealt = self._deal(step)
         return ranked([self.examples[i] for i in dealt], [self._prompts[i] for i in dealt], self._tokenizer)
 
     def all_rankings(self, count: int) -> Iterator[list[Group]]:
-        """Every ranking once, in the task's order, so many at a time."""
+        """Every ranking once, in the task's order, in lists of `count`."""
         for i in range(0, len(self.examples), count):
             yield ranked(self.examples[i : i + count], self._prompts[i : i + count], self._tokenizer)
 
 
 def held_out_rankings(task: Task, tokenizer: Any, max_tokens: int | None = None) -> list[Group]:
-    """The held-out rankings of a task, best first; empty where it has none. Those beyond `max_tokens` as in `Examples`."""
+    """The held-out rankings of a task, best first; empty if it has none. `max_tokens` works as in `Examples`."""
     examples = list(task.rankings())
     if not examples:
         return []
@@ -114,7 +114,7 @@ def held_out_rankings(task: Task, tokenizer: Any, max_tokens: int | None = None)
 
 
 def ranked(examples: Sequence[Example], prompts: Sequence[Prompt], tokenizer: Any) -> list[Group]:
-    """Groups whose episodes stand best first. Raises UserError for less than two answers, or two of the same tokens."""
+    """Groups with their episodes in order, best first. Raises UserError for fewer than two answers, or two with equal tokens."""
     few = next((e for e in examples if len(e.ranked) < 2), None)
     if few is not None:
         raise UserError(
@@ -131,7 +131,7 @@ def ranked(examples: Sequence[Example], prompts: Sequence[Prompt], tokenizer: An
 
 
 def fits(task: Task, groups: Sequence[Group], examples: Sequence[Example], max_tokens: int) -> list[bool]:
-    """Which rankings have no answer beyond `max_tokens`. Raises UserError for the first one where `task.too_long` is not `drop`."""
+    """Whether each ranking's answers fit `max_tokens`. Raises UserError for the first that does not, unless `task.too_long` is `drop`."""
     fitting = []
     for e, group in zip(examples, groups, strict=True):
         over = [(i, a.length) for i, a in enumerate(group.episodes) if a.length > max_tokens]

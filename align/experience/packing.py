@@ -1,4 +1,4 @@
-"""From groups of episodes to the batch a learner takes."""
+"""Packs groups of episodes into the learner's batch."""
 
 from __future__ import annotations
 
@@ -26,14 +26,12 @@ def pack(
 def pack(
     groups: Sequence[Group], rewards: Rewards | None, pad_id: int = 0, decode: Callable[[Sequence[int]], str] | None = None
 ) -> TokenBatch | None:
-    """Trained tokens end to end, inputs right-padded. Samples whose reward is NaN are left out; None when nothing is left.
+    """Concatenates the trained tokens and right-pads the inputs. Samples with a NaN reward are left out; returns None if none is left.
 
-    Groups keep their order and are numbered anew, so a group that lost all its samples leaves no gap. `decode` makes text of tokens as
-    the engine does, where rewards are paid inside answers.
+    Groups keep their order and are renumbered without gaps. Process rewards need `decode`, the engine's conversion of tokens to text.
 
-    Raises UserError for an episode without a trained token, for a trained token with nothing before it, and where some episodes have
-    log-probs and others have none; ValueError for no episodes without rewards. What draws episodes that may end before the policy speaks
-    gives these a reward of NaN.
+    Raises UserError for an episode without a trained token, for a trained token without a token before it, and if only some episodes
+    have log-probs; ValueError for no episodes without rewards. Give a reward of NaN to an episode that may end before the policy's turn.
     """
     rows = [(i, group.prompt, episode) for i, group in enumerate(groups) for episode in group.episodes]
     if rewards is not None and len(rewards.values) != len(rows):
@@ -75,7 +73,7 @@ def pack(
 def _judged(
     rewards: Rewards, kept: np.ndarray, episodes: Sequence[Episode], decode: Callable[[Sequence[int]], str] | None
 ) -> dict[str, Any]:
-    """Fields of the batch: the rewards of these `episodes`, which stand at `kept` (int64 [S]) among all."""
+    """Batch fields with the rewards of `episodes`, whose indices among all episodes are `kept` (int64 [S])."""
     step_rewards = None
     if any(rewards.step_rewards):
         if decode is None:

@@ -1,4 +1,4 @@
-"""What the whole batch decides, once, before it is split: advantages, and who feels which regularizer how much."""
+"""Computes the values that need the whole batch, before it is split: advantages, and each regularizer's weight on each token."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from align.types import RewardPenalty, TokenBatch
 
 
 def prepare_batch(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, State] | None = None) -> TokenBatch:
-    """The batch with its advantages [T], what a critic is fitted to, and what weighs each active regularizer.
+    """The batch with advantages [T], the critic's targets, and the weights of each active regularizer.
 
-    `coefficients`: their states by regularizer; None: those a run begins with. With a critic the penalties in the reward come before the
-    advantages, so their weightings cannot look at those.
+    Args: coefficients: coefficient states by regularizer; None: the initial states.
+    With a critic, penalties in the reward are computed before the advantages, so their weightings cannot read advantages.
     """
     rewards, metrics, algorithm, tokens = batch.rewards, {}, recipe.algorithm, len(batch.seq_ids)
     shown = {name: batch.only(s.needs, s, f"shapings.{name}") for name, s in recipe.shapings.items()}
     states = initial_states(recipe.regularizers) if coefficients is None else coefficients
     for name, shaping in recipe.shapings.items():
-        assert rewards is not None  # no recipe has shapings where answers are not rewarded
-        before, rewards = rewards, shaping.rewards(shown[name], rewards.clone())  # its own to write into
+        assert rewards is not None  # a recipe without rewards has no shapings
+        before, rewards = rewards, shaping.rewards(shown[name], rewards.clone())  # a copy that the shaping may write into
         Returned(shaping, "rewards", f"shapings.{name}").finite(rewards, len(batch.lengths), ANSWER)
         metrics |= _change(shaping, "rewards", f"shaping/{name}", before, rewards)
     penalties = recipe.regularizers
@@ -44,7 +44,7 @@ def prepare_batch(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, 
     if advantages is not None:
         Returned(algorithm, "advantages", "algorithm").finite(advantages, tokens, TOKEN)
     for name, shaping in recipe.shapings.items():
-        assert advantages is not None  # nor where the loss has no advantages
+        assert advantages is not None  # nor has one whose loss has no advantages
         before, advantages = advantages, shaping.advantages(shown[name], advantages.clone(), name)
         Returned(shaping, "advantages", f"shapings.{name}").finite(advantages, tokens, TOKEN)
         metrics |= _change(shaping, "advantages", f"shaping/{name}", before, advantages)
@@ -55,7 +55,7 @@ def prepare_batch(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, 
 
 
 def _weighed(batch: TokenBatch, regularizers: dict[str, Regularizer], states: Mapping[str, State]) -> TokenBatch:
-    """With the weighting [T] of each of these, and the multipliers [S] of its coefficient where it has some."""
+    """The batch with each regularizer's weighting [T], and its coefficient's multipliers [S] if it has any."""
     ones = torch.ones(len(batch.seq_ids))
     weights, by_answer = {}, {}
     for name, regularizer in regularizers.items():
@@ -76,7 +76,7 @@ def _weighed(batch: TokenBatch, regularizers: dict[str, Regularizer], states: Ma
 
 
 def _charge(batch: TokenBatch, regularizer: Regularizer, name: str) -> RewardPenalty:
-    """What the regularizer takes of the token rewards, its coefficient included."""
+    """The penalty that the regularizer subtracts from the token rewards, coefficient included."""
     returned, charge = Returned(regularizer, "reward_penalty", f"regularizers.{name}"), regularizer.reward_penalty(batch, name)
     if not isinstance(charge, RewardPenalty):
         returned.refuse(f"{charge!r:.60}", "an align.types.RewardPenalty")
@@ -89,7 +89,7 @@ def _charge(batch: TokenBatch, regularizer: Regularizer, name: str) -> RewardPen
 
 
 def _change(shaping: Shaping, what: str, place: str, before: Tensor, after: Tensor) -> dict[str, float]:
-    """Mean change of the rewards [S] or advantages [T], and the share of them that changed; nothing where the shaping leaves them alone."""
+    """Mean change of the rewards [S] or advantages [T], and the share that changed; empty if the shaping does not change them."""
     if getattr(type(shaping), what) is getattr(Shaping, what):
         return {}
     return {f"{place}/{what}": (after - before).mean().item(), f"{place}/share/{what}": (after != before).float().mean().item()}

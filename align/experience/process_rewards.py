@@ -1,4 +1,4 @@
-"""Rewards inside an answer: from the character where a step ends to the token that writes it."""
+"""Process rewards: maps the character where a step ends to the token that completes it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from align.types import Episode
 
 
 def at_tokens(episode: Episode, steps: Sequence[tuple[int, float]], decode: Callable[[Sequence[int]], str]) -> np.ndarray:
-    """float32 [n], what each trained token is paid. Args: steps: (character of the text, reward); decode: as the engine made the text.
+    """The reward of each trained token, float32 [n].
 
-    A step that ends in a tool's output is paid at the last trained token before that, which brought it about; before the first trained
-    token, at that.
+    Args: steps: (character of the text, reward); decode: the engine's conversion of tokens to text.
+    The reward of a step that ends in a tool's output goes to the last trained token before it, or else to the first trained token.
     """
     paid, trained_at, ids = np.zeros(episode.length, dtype=np.float32), episode.trained_at, episode.response_ids.tolist()
     for character, reward in steps:
@@ -24,6 +24,6 @@ def at_tokens(episode: Episode, steps: Sequence[tuple[int, float]], decode: Call
 
 
 def _writing(ids: Sequence[int], wanted: str, decode: Callable[[Sequence[int]], str]) -> int:
-    """Index of the first token after which this beginning of the text stands as the whole answer has it."""
-    # Of a character in several tokens all but the last decode to something else; the whole answer needs no asking.
+    """Index of the first token whose prefix decodes to a text that starts with `wanted`."""
+    # A character of several tokens decodes correctly only with its last token; the whole answer always does.
     return bisect_left(range(len(ids) - 1), True, key=lambda t: decode(ids[: t + 1]).startswith(wanted))

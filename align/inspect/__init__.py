@@ -1,1 +1,1 @@
-"""What a recipe resolves to and what there is to choose from, before anything is loaded."""
+"""Prints what a recipe resolves to, and the parts to choose from, without loading a model."""

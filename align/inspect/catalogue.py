@@ -1,4 +1,4 @@
-"""Every part a recipe can name, with its keys, and the keys of the recipe itself: what `align list` prints."""
+"""The data of `align list`: every part that a recipe can name, with its keys, and the keys of the recipe itself."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from align.config.suggestions import did_you_mean
 from align.errors import RecipeError, UserError
 
 RECIPE = "recipe"
-"""Not a kind of part: the recipe's own keys."""
+"""Stands for the recipe's own keys; it is not a kind of part."""
 
 
 def catalogue(kind: str | None) -> list[dict[str, Any]]:
-    """Parts of one kind, or of all; of RECIPE its sections. A plugin that cannot be imported is listed with its error.
+    """Parts of one kind, or of all kinds; for RECIPE, its sections. A plugin that cannot be imported is listed with its error.
 
     Raises UserError for an unknown kind.
     """
@@ -52,7 +52,7 @@ def _entry(kind: str, name: str) -> dict[str, Any]:
 
 
 def tables(parts: list[dict[str, Any]], *, with_keys: bool) -> Iterator[Table]:
-    """One table a kind; with `with_keys` each key has a line of its own."""
+    """One table per kind; with `with_keys`, one line per key."""
     for kind in dict.fromkeys(part["kind"] for part in parts):
         table = Table(title=kind, title_justify="left", title_style="bold", box=None, padding=(0, 2), show_header=False)
         table.add_column(style="cyan", no_wrap=True)
@@ -74,5 +74,5 @@ def _key(key: dict[str, Any]) -> str:
 
 
 def _plain(text: str) -> str:
-    # A bracket in a docstring is no markup.
+    # Escape brackets, which rich would read as markup.
     return text.replace("[", "\\[")

@@ -1,4 +1,4 @@
-"""What a recipe resolves to, before anything is loaded: the objective as maths, what beta comes to, the sizes, where each part is."""
+"""Explains a recipe without loading a model: the objective as maths, the effective beta, the sizes, the place of each part."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from align.regularizers.composed import CREDITS, Composed
 GREEK = {r"(?<![A-Za-z])pi(?![A-Za-z])": "π", r"(?<![A-Za-z_])rho(?![A-Za-z])": "ρ", r"\bbeta\b": "β", r"\|\|": "‖", r"\bsum_": "Σ_"}
 
 MEASURED = "measured, not trained"
-"""What a coefficient of 0 means."""
+"""The meaning of a coefficient of 0."""
 
 
 def explain(recipe: Recipe, width: int = 140) -> str:
-    """What a recipe optimises, as maths: the objective, every axis of each regularizer, what beta comes to, sizes, memory, and the file
+    """What a recipe optimises, as maths: the objective, every axis of each regularizer, the effective beta, sizes, memory, and the file
     and line of every part. Loads no model and no data.
 
     Args:
-        recipe: Of `align.load`.
-        width: Columns of the text.
+        recipe: A result of `align.load`.
+        width: Width of the text, in characters.
 
     Returns:
-        Text of several sections, without colours; `align explain` prints the same.
+        Text in several sections, without colours; `align explain` prints the same.
 
     Raises:
-        UserError: Where a part of one's own fails while it is described.
+        UserError: If a user's own part fails while it is described.
 
     The formula of a part is its own `formula()`; docs/objective.md and docs/regularizers.md name their sources.
 
@@ -57,7 +57,7 @@ def explain(recipe: Recipe, width: int = 140) -> str:
 
 
 def show(recipe: Recipe, out: Console) -> None:
-    """Print what `explain` says."""
+    """Print the text of `explain`."""
     sections = {"objective, maximised": objective(recipe)}
     for name, regularizer in recipe.regularizers.items():
         sections[f"regularizer {name}"] = regularizer_rows(name, regularizer, recipe)
@@ -76,26 +76,26 @@ def show(recipe: Recipe, out: Console) -> None:
 
 
 def say(text: str) -> str:
-    """A docstring's mathematics in its own letters."""
+    """The text of a docstring with mathematical symbols."""
     for word, letter in GREEK.items():
         text = re.sub(word, letter, text)
     return text
 
 
 def part_row(label: str, part: Any) -> Row:
-    """Name, keys, what it says of itself, and where it is."""
+    """A row with a part's name, keys, summary and place."""
     return Row(label, f"{format_part(part)}: {say(summary(type(part)))}", place(type(part)))
 
 
 def objective(recipe: Recipe) -> list[Row]:
-    """J, and what its symbols stand for."""
+    """The objective J, and the meaning of its symbols."""
     algorithm, regularizers = recipe.algorithm, recipe.regularizers
     trained = {n: r for n, r in regularizers.items() if not _measured(r, recipe)}
     in_loss = {n: r for n, r in trained.items() if r.placement == "loss"}
     in_reward = [_term(n, r, recipe) for n, r in trained.items() if r.placement == "reward"]
     links = {n: r for n, r in regularizers.items() if r.placement == "link"}
     text, advantage = formula(algorithm), _advantage(recipe, in_reward)
-    if algorithm.ranks:  # one loss a ranking, beside which a regularizer in the loss is still one of tokens
+    if algorithm.ranks:  # one loss per ranking, but regularizers in the loss stay per token
         beside = " + ".join(_term(n, r, recipe) for n, r in in_loss.items())
         rows = [Row("", f"J = E_r [ {text} ]" + (f" − E Σ_t w_t [ {beside} ]" if beside else ""))]
         rows.append(Row("E_r", "the mean over rankings, each weighed by its number of answers"))
@@ -123,7 +123,7 @@ def objective(recipe: Recipe) -> list[Row]:
 
 
 def _advantage(recipe: Recipe, penalties: list[str]) -> str:
-    """What A is, in one line: the advantage, what is taken from it, what shapes it. Empty where the loss has none."""
+    """One line for A: the advantage, penalties subtracted from it, and shapings. Empty if the loss has no advantage."""
     taken = (
         "of the current policy, after any normalisation"
         if recipe.algorithm.critic is None
@@ -138,7 +138,7 @@ def _advantage(recipe: Recipe, penalties: list[str]) -> str:
 
 
 def _symbols(algorithm: Algorithm) -> dict[str, str]:
-    """Those of its formula, where that is its own, and A, where `advantages` is what `symbols` speaks of."""
+    """The symbols of the algorithm's formula, if it states its own, and A, if `symbols` still describes its `advantages`."""
     found, order = symbols(algorithm), type(algorithm).__mro__
     owner = definer(type(algorithm), "advantages")
     if order.index(owner) < order.index(definer(type(algorithm), "symbols")):
@@ -148,7 +148,7 @@ def _symbols(algorithm: Algorithm) -> dict[str, str]:
 
 
 def regularizer_rows(name: str, regularizer: Regularizer, recipe: Recipe) -> list[Row]:
-    """Every axis of one regularizer: what it is, what it is estimated by, where its gradient goes."""
+    """Every axis of one regularizer: its divergence, its estimator and its placement."""
     rows = [Row("kind", f"{_name(regularizer)}: {say(summary(type(regularizer)))}", place(type(regularizer)))]
     docs = {key.name: key for key in keys(type(regularizer))}
     for field in dataclasses.fields(regularizer):
@@ -168,14 +168,14 @@ def regularizer_rows(name: str, regularizer: Regularizer, recipe: Recipe) -> lis
 
 
 def _estimate(regularizer: Composed, algorithm: Algorithm) -> list[Row]:
-    """Value and gradient by name: they are different things."""
+    """Rows for value and gradient, which differ."""
     estimator, divergence, credit = regularizer.estimator, regularizer.divergence, CREDITS[regularizer.credit]
     if regularizer.placement == "link":
         return [
             Row("placement", "link: the implicit reward of an answer is β (f'(u) − f'(1)) at u = π/ref of the whole of it"),
             Row("optimum", "u = f'⁻¹((R − λ)/β), R the reward behind the preferences; for KL(π‖ref) that is ref exp(R/β)/Z"),
-            Row("value", f"{format_part(estimator)} measures the divergence at the answers' states; it is logged, and no part of the loss"),
-            Row("clamp", f"beyond |log π/ref| = {regularizer.largest_log_ratio:g} nats of an answer the score goes on along its tangent"),
+            Row("value", f"{format_part(estimator)} measures the divergence at the answers' states; it is logged and not part of the loss"),
+            Row("clamp", f"beyond |log π/ref| = {regularizer.largest_log_ratio:g} nats of an answer the score continues along its tangent"),
         ]
     rows = [
         Row(
@@ -192,12 +192,12 @@ def _estimate(regularizer: Composed, algorithm: Algorithm) -> list[Row]:
 
 
 def _charged(regularizer: Regularizer, algorithm: Algorithm) -> bool:
-    """It is taken from the token rewards that a critic learns."""
+    """Whether it is subtracted from the token rewards that a critic learns."""
     return algorithm.critic is not None and regularizer.placement == "reward"
 
 
 def _weighed(regularizer: Composed, algorithm: Algorithm) -> str:
-    """By which importance ratio, and who cuts it."""
+    """The importance ratio that weights it, and how the ratio is capped."""
     if _charged(regularizer, algorithm):
         once = "at π_old, before the advantage discounts or rescales it as a reward of its token"
         return once if algorithm.on_policy else f"{once}; later updates of a batch weigh and clip it as they do any reward"
@@ -213,7 +213,7 @@ def _weighed(regularizer: Composed, algorithm: Algorithm) -> str:
 
 
 def effective_betas(recipe: Recipe) -> list[Row]:
-    """What beta multiplies once the reduction has been applied, computed by the reduction itself for answers of equal length."""
+    """The factor on the mean nats after the reduction, computed by the reduction itself for answers of equal length."""
     limit, sequences = recipe.sampling.max_tokens, rollouts(recipe)
     rows = []
     for name, regularizer in recipe.regularizers.items():
@@ -242,7 +242,7 @@ def effective_betas(recipe: Recipe) -> list[Row]:
 
 
 def _cost_of_charge(algorithm: Algorithm) -> str:
-    """What a nat costs where a critic learns it from the token rewards."""
+    """The cost of one nat if a critic learns it from the token rewards."""
     if algorithm.advantage is not None and algorithm.advantage.takes_charges:
         return (
             f"one nat costs β of the reward of the token it is counted at; {format_part(algorithm.advantage)} makes A of it as of any "
@@ -257,7 +257,7 @@ def loaded(recipe: Recipe) -> list[Row]:
     source = model.path or model.recipe or f"a new {(model.config or {}).get('model_type', 'model')}, at random"
     how = f"LoRA of rank {model.lora.rank}" if model.lora.rank else "every parameter trained"
     how += " in float32" if model.dtype != "float32" else ""
-    rows = [Row("scorer" if recipe.algorithm.trains_reward_model else "policy", f"{source}; {model.dtype}, {how}")]
+    rows = [Row("reward model" if recipe.algorithm.trains_reward_model else "policy", f"{source}; {model.dtype}, {how}")]
     if recipe.algorithm.critic is not None:
         rows.append(part_row("critic", recipe.algorithm.critic))
     references = {}
@@ -284,7 +284,7 @@ def loaded(recipe: Recipe) -> list[Row]:
 
 
 def other_parts(recipe: Recipe) -> list[Row]:
-    """What the sections above do not name."""
+    """The parts that no other section names."""
     parts = {"task": recipe.task, "reward": recipe.reward} | {f"writer {name}": writer for name, writer in recipe.writers.items()}
     return [part_row(kind, part) for kind, part in parts.items() if part is not None]
 
@@ -312,13 +312,13 @@ def _penalty(regularizer: Regularizer) -> str:
 
 
 def _constant(regularizer: Regularizer, recipe: Recipe) -> bool:
-    """No state and the same at the first, middle and last step."""
+    """Whether the coefficient has no state and is equal at the first, middle and last step."""
     rule, state = regularizer.coefficient, regularizer.coefficient.initial_state()
     return not state and len({rule.beta(step, state) for step in (0, recipe.steps // 2, max(recipe.steps - 1, 0))}) == 1
 
 
 def _measured(regularizer: Regularizer, recipe: Recipe) -> bool:
-    """Its coefficient is 0 throughout."""
+    """Whether its coefficient is always 0."""
     return _constant(regularizer, recipe) and _first_beta(regularizer) == 0
 
 

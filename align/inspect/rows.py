@@ -1,4 +1,4 @@
-"""A line of what `align explain` prints."""
+"""A line of the output of `align explain`."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ class Row(NamedTuple):
     label: str
     text: str
     place: str = ""
-    """file:line."""
+    """`file:line`, or empty."""

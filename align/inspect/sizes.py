@@ -1,4 +1,4 @@
-"""How much a recipe is: from prompts to updates, and what each process holds in memory."""
+"""The sizes of a recipe: prompts, rollouts and updates, and the memory of each process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def rollouts(recipe: Recipe) -> int:
 
 
 def arithmetic(recipe: Recipe) -> list[Row]:
-    """From prompts to updates."""
+    """Rows for prompts, rollouts, updates and tokens."""
     algorithm, batch = recipe.algorithm, recipe.batch
     count, updates = rollouts(recipe), algorithm.epochs * algorithm.minibatches
     if algorithm.samples:
@@ -32,7 +32,7 @@ def arithmetic(recipe: Recipe) -> list[Row]:
         else ("on-policy" if algorithm.on_policy else "the later updates of a batch are off-policy")
     )
     kind, most = recipe.algorithm.learns_from, f"at most {recipe.steps * count * recipe.sampling.max_tokens:,} tokens"
-    if algorithm.ranks:  # of two answers or more, as the data has them
+    if algorithm.ranks:  # rankings have two or more answers, as in the data
         most = f"each answer at most {recipe.sampling.max_tokens} tokens"
     return [
         *rows,
@@ -46,7 +46,7 @@ def arithmetic(recipe: Recipe) -> list[Row]:
 
 
 def _dealt(recipe: Recipe) -> Row:
-    """What a rollout worker gets at a time."""
+    """The work that a rollout worker gets at a time."""
     batch, workers = recipe.batch, recipe.workers.rollout
     cut = recipe.engine.units([1] * batch.prompts, batch.samples)
     share = -(-batch.prompts // workers) if cut is None else max(map(len, cut))
@@ -58,8 +58,8 @@ def _dealt(recipe: Recipe) -> Row:
 
 
 def memory_rows(recipe: Recipe) -> list[Row]:
-    """What each process holds, from the configuration of the model alone."""
-    # transformers takes seconds to import, which no other command that only reads a recipe needs.
+    """The memory of each process, estimated from the model's configuration."""
+    # transformers takes seconds to import, and other commands that only read a recipe do not need it.
     from align.run.initial_policy import config_of  # noqa: PLC0415
 
     try:
@@ -92,7 +92,7 @@ def memory_rows(recipe: Recipe) -> list[Row]:
 
 
 def _forward_pass(recipe: Recipe, shape: ModelShape, standing: int) -> str:
-    """Tokens times bytes of the largest forward pass that the recipe allows, and the sum with what is held all the time."""
+    """Tokens times bytes of the largest forward pass that the recipe allows, and its sum with the permanent memory."""
     from align.learner import memory  # noqa: PLC0415  (transformers takes seconds to import)
 
     batch, say = recipe.batch, memory.gigabytes

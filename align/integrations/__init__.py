@@ -1,1 +1,1 @@
-"""A regularizer in a training loop that is not align's."""
+"""Regularizers in other training loops than align's."""

@@ -1,7 +1,7 @@
-"""A regularizer in another training loop than align's: composed in Python, and applied to plain tensors.
+"""Regularizers in other training loops than align's: composed in Python, and applied to plain tensors.
 
-`penalty` packs the tokens that count to [T], as the learner does, calls the regularizer's own `penalty`, and gives the result back in
-the shape it got. Tokens that do not count never enter a computation, so whatever stands there reaches neither value nor gradient.
+`penalty` packs the unmasked tokens to [T], as the learner does, calls the regularizer's own `penalty`, and returns the result in the
+caller's shape. Masked tokens enter no computation, so their numbers affect neither value nor gradient.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from align.regularizers.composed import Composed
 from align.types import TokenBatch, TokenContext
 
 NAME = "penalty"
-"""The regularizer's entries in the batch."""
+"""The regularizer's name in the batch."""
 AXES = {"divergence": "reverse_kl", "estimator": "sampled", "credit": "local"}
 """The axes that `penalty` takes by itself, with their defaults."""
 
@@ -52,23 +52,23 @@ def regularizer(
         divergence: A word (`"tsallis"`), a mapping (`{"name": "tsallis", "q": 0.5}`), a part (`Tsallis(q=0.5)`), or a class of your own
             with `f(self, log_u)`; so are `estimator`, `coefficient`, `weighting` and `reference`.
         coefficient: beta, a number or a rule; per nat of the divergence.
-        estimator: How it is measured: `sampled` and `exact` have its own gradient.
+        estimator: How the divergence is estimated: `sampled` and `exact` have the divergence's own gradient.
         placement: `loss`, `reward`, or the `link` of a preference loss.
-        credit: Which tokens answer for it: `local`, `summed` or `sequence` (`align/core/credit.py`).
-        weighting: Which tokens feel it.
+        credit: Which tokens get the gradient of a state's divergence: `local`, `summed` or `sequence` (`align/core/credit.py`).
+        weighting: Its weight on each token.
         reference: The model that the policy is compared with, under `align.train`; `align.penalty` takes its log-probs.
-        ratio_to: Which log-probs samples are weighed against: `old`, or the `sampler`'s.
+        ratio_to: The denominator of the importance ratio: the `old` log-probs, or the `sampler`'s.
         ratio_cap: Largest importance weight, above 1.
         beyond_cap: `truncate` or `mask`.
-        clamp: Nats: the largest |log pi/ref| that counts.
-        allow_biased: Let a published form run whose gradient is not that of the divergence it claims.
+        clamp: Largest |log pi/ref|, in nats; larger ones are clamped.
+        allow_biased: Allow a published form whose gradient is not the gradient of its divergence.
 
     Returns:
         A frozen `Composed`. It goes into a recipe (`dataclasses.replace(recipe, regularizers={"kl": ...})`), `align.audit` and
         `align.penalty`.
 
     Raises:
-        RecipeError: At the key at fault, as a recipe would; also for an f that is not convex.
+        RecipeError: Names the wrong key, as for a recipe; also for an f that is not convex.
 
     The keys are those of `align list regularizer`; docs/regularizers.md has every part and its source.
 
@@ -113,32 +113,31 @@ def penalty(
 ) -> Penalty:
     """The penalty of each token, before the coefficient and before any mean: add `beta * (penalty.loss * w).sum()` to your loss.
 
-    Its gradient is that of the composed regularizer and its value an estimate of the divergence; neither is an accident of the other.
-    It is computed by what `align.train` computes it by, in float32 or, where an argument is float64, in float64.
+    `loss` has the gradient of the composed regularizer; `value` is a separate estimate of the divergence.
+    The code is that of `align.train`. It computes in float32, or in float64 if an argument is float64.
 
     Args:
         logp: [B, T] or [T], log pi of the sampled tokens, nats; gradients flow through it. With `estimator: exact` or `top_k` the logits
             or log-probs of the whole vocabulary, [B, T, V] or [T, V].
         ref_logp: The same of the reference; detached.
-        mask: bool or 0/1, [B, T] or [T]: the tokens that count. Padding, prompts and tool outputs do not.
+        mask: bool or 0/1, [B, T] or [T]: 1 for the policy's tokens, 0 for padding, prompts and tool outputs.
         divergence, estimator, credit: As in `align.regularizer`.
-        old_logp: [B, T] or [T], log-prob under the policy that drew the tokens: needed where a batch serves several updates. None: the
-            tokens are the policy's own.
-        seq_ids: int [T], the answer of each token, where `logp` is packed; needed by the credits `summed` and `sequence`. The tokens of
-            an answer stand in their order.
+        old_logp: [B, T] or [T], log-prob under the policy that drew the tokens: needed if a batch serves several updates. None: `logp`
+            is that policy's.
+        seq_ids: int [T], the answer index of each token, for packed `logp`; needed by the credits `summed` and `sequence`. The tokens
+            of an answer are in order.
         tokens: int [B, T] or [T], the sampled tokens: needed by an estimator over the vocabulary with `credit: summed`.
-        weights: float [B, T] or [T], >= 0, detached: how much each token feels it.
-        regularizer: Of `align.regularizer`, in place of divergence, estimator and credit. Its coefficient is not applied, and its
-            reference is the model that computed `ref_logp`; a weighting that reads a batch is given as `weights`.
+        weights: float [B, T] or [T], >= 0, detached: the weight of the penalty on each token.
+        regularizer: A result of `align.regularizer`, instead of divergence, estimator and credit. Its coefficient and reference are not
+            used: `ref_logp` stands for the reference. Give a weighting that reads a batch as `weights`.
 
     Returns:
-        A `Penalty` of tensors [B, T] or [T], 0 where the mask is: `loss`, differentiable (with `placement: reward` instead `reward`,
-        detached, to be subtracted from each token's advantage, beta-fold); `value`, detached, nats: its sum over an answer estimates the
-        divergence of that answer; `shares["clamped"]`, bool, where a log-ratio was beyond the clamp.
+        A `Penalty` of tensors [B, T] or [T], 0 at masked tokens. `loss` is differentiable; with `placement: reward` there is `reward`
+        instead, detached: subtract beta times it from each token's advantage. `value`, detached, in nats: its sum over an answer
+        estimates the divergence of that answer. `shares["clamped"]`, bool: the log-ratio was clamped.
 
     Raises:
-        PenaltyInputError: A ValueError, for shapes, types and devices that do not fit and for numbers that are not finite where the mask
-            counts them.
+        PenaltyInputError: A ValueError, for shapes, types and devices that do not fit, and for non-finite numbers at unmasked tokens.
         RecipeError: For a form that a recipe would refuse, such as `k3` in the loss: `align.regularizer(..., allow_biased=True)` runs it.
 
     The identity `grad D_f = E_pi[f'(u) grad log pi]` is that of Go et al. 2302.08215; of KL(pi||ref) `sampled` is k3 with the
@@ -185,16 +184,16 @@ def _form(given: Composed | None, axes: dict[str, Any]) -> Composed:
 
 @lru_cache
 def _of_words(divergence: str, estimator: str, credit: str) -> Composed:
-    """Building one takes far longer than applying it."""
+    """A cached form, because building one takes far longer than applying it."""
     return regularizer(divergence, coefficient=1.0, estimator=estimator, credit=credit)
 
 
 def _context(form: Composed, packed: dict[str, Tensor], rows: Rows) -> TokenContext:
-    """What the learner hands to a regularizer, of these tokens."""
+    """The context that the learner gives to a regularizer, for these tokens."""
     at, lengths = rows.packing()
     logp, exact = packed["logp"], {}
     if form.full_vocabulary:
-        # Without them the log-probs of the sampled tokens are not looked at.
+        # Without `tokens`, the log-probs of the sampled tokens are not read.
         sampled = packed.get("tokens", torch.zeros_like(at.seq_ids))
         stats = logits_stats(logp, sampled, packed["ref_logp"], form.divergence, outcomes=form.outcomes if form.merges else None)
         assert stats.div is not None  # a reference was given

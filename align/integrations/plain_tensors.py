@@ -1,4 +1,4 @@
-"""Tensors of another training loop, [B, T] with a mask or packed [T]: whether they fit, and which of their entries count."""
+"""Checks tensors of another training loop, [B, T] with a mask or packed [T], and packs their unmasked entries."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from align.regularizers.composed import Composed
 from align.weightings.uniform import Uniform
 
 ROUNDING = 1e-3
-"""Nats: the log-prob of a token may be this much above 0."""
+"""A token's log-prob may be this much above 0, in nats."""
 
 
 class PenaltyInputError(UserError, ValueError):
-    """A tensor that `penalty` cannot work on. The message names the argument and the remedy."""
+    """An invalid tensor argument of `penalty`. The message names the argument and the remedy."""
 
 
 class Rows(NamedTuple):
-    """Which entries of the caller's tensors count, and the answer of each of those."""
+    """The unmasked entries of the caller's tensors, and the answer index of each."""
 
     counts: Tensor
-    """bool [B, T] or [T]."""
+    """bool [B, T] or [T], true at unmasked entries."""
     answers: Tensor
-    """int64 [t], of those that count, from 0 without a gap."""
+    """int64 [t], answer index of each unmasked entry, from 0 without gaps."""
 
     def spread(self, x: Tensor) -> Tensor:
-        """[t] -> the caller's shape, 0 where nothing counts."""
+        """[t] -> the caller's shape, 0 at masked entries."""
         return torch.zeros(self.counts.shape, dtype=x.dtype, device=x.device).masked_scatter(self.counts, x)
 
     def packing(self) -> tuple[Packing, Tensor]:
-        """Answer and index in it of each token that counts, and the length of each answer."""
+        """Answer, and index in the answer, of each unmasked token; and the length of each answer."""
         lengths = torch.bincount(self.answers)
         order = torch.argsort(self.answers, stable=True)
         positions = torch.empty_like(order)
@@ -45,7 +45,7 @@ class Rows(NamedTuple):
 def columns(
     form: Composed, logp: Tensor, ref_logp: Tensor, old_logp: Tensor | None, tokens: Tensor | None, weights: Tensor | None
 ) -> dict[str, Tensor]:
-    """Those that were given, in one floating type, all but `logp` detached."""
+    """The given arguments in one floating type, detached except `logp`."""
     floats = {"logp": logp, "ref_logp": ref_logp, "old_logp": old_logp, "weights": weights}
     given = {name: x for name, x in (*floats.items(), ("tokens", tokens)) if x is not None}
     for name, x in given.items():
@@ -75,7 +75,7 @@ def columns(
 
 
 def rows_of(logp: Tensor, full_vocabulary: bool, mask: Tensor | None, seq_ids: Tensor | None, needs_answers: bool) -> Rows:
-    """Raises PenaltyInputError where `logp` is not what the estimator reads, or `mask` or `seq_ids` do not fit."""
+    """The unmasked entries. Raises PenaltyInputError if `logp` is not what the estimator reads, or `mask` or `seq_ids` do not fit."""
     shape = logp.shape[:-1] if full_vocabulary else logp.shape
     given = [x.shape for x in (mask, seq_ids) if isinstance(x, Tensor)]
     other = logp.shape if full_vocabulary else logp.shape[:-1]
@@ -114,17 +114,17 @@ def _mask(mask: Tensor, shape: torch.Size, device: torch.device) -> Tensor:
 
 
 def kept(name: str, x: Tensor, rows: Rows) -> Tensor:
-    """The entries that count, [t] or [t, V]. Raises PenaltyInputError for another shape than that of the tokens."""
+    """The unmasked entries, [t] or [t, V]. Raises PenaltyInputError if the shape is not that of the tokens."""
     if x.shape[: rows.counts.dim()] != rows.counts.shape or (name not in ("logp", "ref_logp") and x.shape != rows.counts.shape):
         raise PenaltyInputError(f"{name} must be {list(rows.counts.shape)}, one for each token, not {list(x.shape)}")
     return x[rows.counts]
 
 
 def check_numbers(packed: dict[str, Tensor], full_vocabulary: bool) -> None:
-    """Raises where a token that counts has no number."""
+    """Raises PenaltyInputError for an invalid number at an unmasked token."""
     for name, x in ((name, x.detach()) for name, x in packed.items() if name != "tokens"):
         over_vocabulary = full_vocabulary and name in ("logp", "ref_logp")
-        # A token that is never sampled has -inf among the logits; a token that was sampled has a probability.
+        # A logit of -inf is valid: that token is never sampled. The log-prob of a sampled token must be finite.
         wrong = ~(x < torch.inf) if over_vocabulary else ~x.isfinite()
         if wrong.any():
             raise PenaltyInputError(

@@ -1,4 +1,4 @@
-"""What a policy and a scorer have in common: the states that are read, LoRA put on a model and merged into it, the mode it trains in."""
+"""Code that the policy and the reward model share: token positions, LoRA adapters and their merge, train or eval mode."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from align.errors import UserError
 from align.types import TokenBatch
 
 KEPT, REPLACED = ".modules_to_save.default.", ".original_module."
-"""Where peft keeps a layer that is trained whole beside the adapter, and the layer as it was."""
+"""Name parts under which peft keeps a fully trained layer and the original of that layer."""
 
 
 def device_of(options: Model) -> torch.device:
-    """Where a model is to be. Raises UserError for a GPU that is not there, and for what only a GPU could do."""
+    """The device of a model. Raises UserError for a missing GPU, and for an option that only a GPU has."""
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("model.device: cuda was asked for, but torch sees no GPU in the learner's process; use auto or cpu")
     device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
@@ -28,7 +28,7 @@ def device_of(options: Model) -> torch.device:
 
 
 def before_each_token(batch: TokenBatch) -> tuple[Tensor, Tensor]:
-    """Rows and columns of `batch.input_ids` after which each trained token is drawn: int64 [T] each."""
+    """Rows and columns of `batch.input_ids` of the token before each trained token: int64 [T] each."""
     return batch.seq_ids, batch.columns - 1
 
 
@@ -38,11 +38,11 @@ def at_the_end(batch: TokenBatch) -> tuple[Tensor, Tensor]:
 
 
 def add_lora(model: PreTrainedModel, options: Model, task_type: str) -> PeftModel:
-    """The model with adapters. Raises UserError where model.lora.targets names no layer of it, or the head."""
+    """The model with adapters. Raises UserError if model.lora.targets names no layer of the model, or names the head."""
     targets = options.lora.targets if options.lora.targets == "all-linear" else options.lora.targets.split(",")
     try:
-        # By default peft makes adapters float32, and each layer of a bfloat16 model would compute them so, without tensor cores. Their
-        # float32 values are the optimizer's masters.
+        # By default peft makes float32 adapters, so each layer of a bfloat16 model would compute them without tensor cores.
+        # The optimizer keeps the float32 values (masters).
         adapted = get_peft_model(
             model,
             LoraConfig(
@@ -57,14 +57,14 @@ def add_lora(model: PreTrainedModel, options: Model, task_type: str) -> PeftMode
     except ValueError as error:
         raise UserError(f"model.lora.targets: {error}") from error
     if hasattr(model.get_output_embeddings(), "lora_A"):
-        raise UserError("model.lora.targets: the head cannot have an adapter, its weights are read as they are; leave it out")
+        raise UserError("model.lora.targets: the head cannot have an adapter, because its weights are read directly; leave it out")
     return adapted
 
 
 def merged(model: torch.nn.Module, leave_out: Collection[str] = ()) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a model, with adapters or not, under the names it has without; adapters merged into copies, each when asked for.
+    """The tensors of a model under its names without adapters. Adapters are merged lazily, into copies.
 
-    Merging in place and taking it back would leave rounding behind in the base weights.
+    Merging in place and undoing it would leave rounding errors in the base weights.
     """
     modules = dict(model.named_modules())
     for name, tensor, owner in _without_adapters(model, leave_out):
@@ -72,12 +72,12 @@ def merged(model: torch.nn.Module, leave_out: Collection[str] = ()) -> Iterator[
 
 
 def unmerged(model: torch.nn.Module, leave_out: Collection[str] = ()) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of the names, shapes, dtypes and devices of `merged`, which cost nothing: those of the model itself."""
+    """The model's own tensors, with the names, shapes, dtypes and devices of `merged`; nothing is computed."""
     return ((name, tensor) for name, tensor, _ in _without_adapters(model, leave_out))
 
 
 def _without_adapters(model: torch.nn.Module, leave_out: Collection[str]) -> Iterator[tuple[str, Tensor, str]]:
-    """Each tensor that is no adapter's, under its name in the model without, and the layer whose adapter belongs on it, or ""."""
+    """Each tensor outside the adapters: its name in the model without adapters, the tensor, and the adapted layer's name or ""."""
     for name, tensor in model.state_dict().items():
         if ".lora_" in name or REPLACED in name:
             continue
@@ -88,13 +88,13 @@ def _without_adapters(model: torch.nn.Module, leave_out: Collection[str]) -> Ite
 
 @torch.no_grad()
 def _with_delta(tensor: Tensor, layer: torch.nn.Module) -> Tensor:
-    # Every layer that peft puts an adapter on has it, and no base class of theirs.
+    # Every adapted layer of peft has this method, but their base class does not declare it.
     delta = layer.get_delta_weight("default")  # pyright: ignore[reportCallIssue]
     return delta.to(tensor.dtype).add_(tensor)
 
 
 def set_mode(model: PreTrainedModel, adapted: torch.nn.Module, options: Model) -> None:
-    """Evaluation mode but where something needs the other. `adapted`: the model with its adapters, or the model."""
+    """Evaluation mode, unless checkpointing or dropout needs training mode. `adapted`: the model with its adapters, if it has any."""
     adapted.eval()
     if options.activation_checkpointing:
         # transformers checkpoints in training mode only; every dropout is 0, so the mode changes nothing else.

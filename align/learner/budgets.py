@@ -1,4 +1,4 @@
-"""How a batch is cut for the memory of the learner's device: input tokens in a forward pass, logits that exist at once."""
+"""Memory budgets of the learner's device: input tokens in one forward pass, and logits in memory at once."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from align.learner.reward_model import RewardModel
 MOST_TOKENS = 1 << 16
 MULTIPLE = 1 << 10
 ENOUGH_TOKENS = 1 << 12
-"""A forward pass over fewer leaves a GPU waiting for its own memory."""
+"""With fewer tokens in a forward pass, memory bandwidth limits a GPU."""
 MOST_RECOMPUTED = 1 << 30
-"""Logits in a chunk that does not keep them: more make no matrix product faster."""
+"""Most logits in a chunk that is recomputed in the backward pass: a larger chunk is not faster."""
 USABLE = 0.9
-"""Of a device's memory: the rest is the context's, the allocator's and the libraries'."""
+"""Usable fraction of a device's memory; the rest goes to the CUDA context, the allocator and the libraries."""
 
 
 class Budgets(NamedTuple):
-    """Fixed when the learner starts, from the device's size and not from what is free, so that a resumed run cuts alike."""
+    """Fixed when the learner starts, from the device's size and not its free memory, so that a resumed run splits batches alike."""
 
     micro_tokens: int
     """Padded input tokens in one forward pass."""
     head_elements: int
-    """Logits that exist at once. Where a micro-batch's fit they are kept for the backward pass: two matrix products less."""
+    """Logits in memory at once. If those of a micro-batch fit, they are kept for the backward pass, which saves two matrix products."""
     kept_bytes: int
-    """Reference states of a batch that serves several updates may take this much of the device."""
+    """Device memory for reference states of a batch that serves several updates."""
 
 
 def chosen(recipe: Recipe, policy: Policy | RewardModel) -> Budgets:
-    """For the device of `policy`. Raises UserError where the recipe cannot fit."""
+    """The budgets for the device of `policy`. Raises UserError if the recipe cannot fit."""
     if policy.device.type != "cuda":
         return on_host(recipe.batch)
     size = torch.cuda.get_device_properties(policy.device).total_memory
-    # An engine in the same process takes what is left of the device, as another actor does where a fraction is reserved.
+    # The learner gets a part of the device: an engine in the same process, or other actors, use the rest.
     share = 0.5 if recipe.workers.backend == "local" and recipe.answers else min(1.0, recipe.workers.learner_gpus or 1.0)
     return planned(recipe, shape_of(policy.module, policy.config), size * share)
 
 
 def on_host(batch: Batch) -> Budgets:
-    """Without a device of its own memory."""
+    """The budgets on a CPU."""
     return Budgets(batch.micro_tokens or ON_HOST["micro_tokens"], batch.head_elements or ON_HOST["head_elements"], sys.maxsize)
 
 
 def planned(recipe: Recipe, shape: ModelShape, device_bytes: float) -> Budgets:
-    """For so much of a device. Raises UserError that says what there is, what is missing, and the remedies."""
+    """The budgets for `device_bytes` of a device. Raises UserError with the memory needed, the memory there is, and the remedies."""
     holds, batch = standing(recipe, shape), recipe.batch
     room = USABLE * device_bytes - sum(holds.values())
     if room <= 0:
@@ -78,7 +78,7 @@ def planned(recipe: Recipe, shape: ModelShape, device_bytes: float) -> Budgets:
 
 
 def _micro_tokens(room: float, forward: int, head: int) -> int:
-    """As many as leave room for their logits; where those are too few, as many as take half of it."""
+    """As many tokens as fit together with their logits; if that is too few, as many as fit into half of `room`."""
     with_logits = int(room / (forward + head))
     tokens = with_logits if with_logits >= ENOUGH_TOKENS else int(room / 2 / forward)
     return max(MULTIPLE, min(MOST_TOKENS, tokens) // MULTIPLE * MULTIPLE)

@@ -1,4 +1,4 @@
-"""What a resumed run continues from: torch.distributed.checkpoint, so any number of ranks can read it; no pickle."""
+"""The learner's checkpoint, in torch.distributed.checkpoint format: any number of ranks can read it, and it has no pickle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from align.references import RunningReference
 
 
 class Checkpointed(Protocol):
-    """What a learner is saved by."""
+    """The attributes of a learner that a checkpoint saves."""
 
     recipe: Recipe
     optimizer: MasterAdamW
@@ -32,7 +32,7 @@ class Checkpointed(Protocol):
 
 
 def state_dict(learner: Checkpointed) -> dict[str, Any]:
-    """Tensors: what is trained (the critic too) in float32, Adam's moments, reference states with hashes, counts of batches and updates."""
+    """Tensors: trained parameters (the critic's too) in float32, Adam's moments, reference states with hashes, batch and update counts."""
     return {**_trained(learner), "references": references.saved(learner.references)}
 
 
@@ -53,13 +53,13 @@ def _trained(learner: Checkpointed) -> dict[str, Any]:
 
 
 def save(learner: Checkpointed, folder: str) -> None:
-    """`state_dict`, into a folder."""
+    """Save `state_dict` into a folder."""
     with _single_process():
         state_dict_saver.save(state_dict(learner), checkpoint_id=folder, no_dist=True)
 
 
 def load(learner: Checkpointed, folder: str) -> None:
-    """Raises UserError when the folder is not a checkpoint of this recipe's model, or a reference is not what it was."""
+    """Raises UserError if the folder is not a checkpoint of this recipe's model, or a reference has changed."""
     if not (Path(folder) / ".metadata").is_file():
         raise UserError(f"{folder} is not a complete checkpoint: delete it to resume from the one before")
     state = _copy({**_trained(learner), "references": references.to_be_read(learner.references)})
@@ -74,7 +74,7 @@ def load(learner: Checkpointed, folder: str) -> None:
 
 
 def load_state_dict(learner: Checkpointed, state: dict[str, Any]) -> None:
-    """Take back what `state_dict` gave. Raises UserError where a reference is not what it was."""
+    """Restore what `state_dict` returned. Raises UserError if a reference has changed."""
     for name, p in learner.trained():
         learner.optimizer.assign(p, state["policy"][name])
         learner.optimizer.state[learner.optimizer.master(p)] = state["optimizer"][name]
@@ -84,7 +84,7 @@ def load_state_dict(learner: Checkpointed, state: dict[str, Any]) -> None:
 
 @contextmanager
 def _single_process():
-    """torch warns that it assumes what `no_dist` says."""
+    """Silence torch's warning that it assumes a single process, which `no_dist` states already."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
         yield

@@ -11,9 +11,9 @@ from align.references import RunningReference
 
 
 class InitialPolicy:
-    """Costs nothing where it is at hand: with LoRA it is the model with the adapter off, and a frozen reference holds its parameters.
+    """Uses no extra memory with LoRA (the adapter is switched off) or with a frozen reference, which holds the initial parameters.
 
-    Else the model is loaded for the first measurement and kept, beside a GPU in host memory between two of them.
+    Otherwise the first measurement loads the model. Between measurements it stays in host memory.
     """
 
     def __init__(self, policy: Policy, references: Mapping[str, RunningReference]):
@@ -23,7 +23,7 @@ class InitialPolicy:
 
     @contextmanager
     def at_hand(self) -> Iterator[tuple[Policy, Override]]:
-        """A model, on the policy's device, and what it runs with."""
+        """A model on the policy's device, and the parameters to run it with."""
         if self.policy.lora:
             yield self.policy, BASE
         elif self._frozen is not None:

@@ -1,4 +1,4 @@
-"""Can the head's backend do what a recipe asks? Answered before anything is trained."""
+"""Checks before training that the head's backend can run the recipe's divergences."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from align_kernels.backends import Rows, rows
 
 
 def stop_unless_ready(recipe: Recipe, device: torch.device) -> None:
-    """Makes, compiles and checks every kernel of the recipe.
+    """Generates, compiles and checks every kernel of the recipe.
 
-    Raises UserError at `head.backend`, or at the divergence whose kernels cannot be made, compiled or launched, or are wrong.
+    Raises UserError that names `head.backend`, or the divergence whose kernels cannot be generated, compiled or launched, or are wrong.
     """
     try:
         backend = rows(recipe.head.backend, torch.empty(0, device=device))
@@ -40,7 +40,7 @@ def _explained(where: str, backend: Rows) -> Iterator[None]:
 
 
 def _cause(error: Exception) -> str:
-    """What the kernels' own checks say, and of any other error the first line of what caused it: Triton quotes its source before."""
+    """The message of the kernels' own checks; of any other error, the first line of its cause, since Triton quotes source code first."""
     if isinstance(error, ValueError):
         return str(error)
     while isinstance(error.__cause__, Exception):
@@ -50,6 +50,6 @@ def _cause(error: Exception) -> str:
 
 
 def _over_the_vocabulary(recipe: Recipe) -> dict[str, Any]:
-    """The divergences that are summed over the vocabulary, by the key that names them."""
+    """The divergences that are summed over the vocabulary, by recipe key."""
     found = {f"regularizers.{name}.divergence": r.divergence for name, r in recipe.regularizers.items() if r.full_vocabulary}
     return found | {f"shapings.{name}": s.context_divergence for name, s in recipe.shapings.items() if s.context_divergence is not None}

@@ -1,4 +1,4 @@
-"""One update of the policy, and everything that must survive a restart."""
+"""The updates of the policy, and the state that a restart restores."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from align.weight_sync.packing import Packer, Weights
 
 
 class Learner:
-    """Holds the policy, the optimizer and the references. `version` counts the batches learned from, `updates` the optimizer steps."""
+    """The policy, its optimizer and its references. `version` counts trained batches, `updates` counts optimizer steps."""
 
     def __init__(self, recipe: Recipe, model_dir: str):
         self.recipe = recipe
@@ -56,7 +56,7 @@ class Learner:
 
     @torch.no_grad()
     def compute_logprobs(self, batch: TokenBatch) -> TokenBatch:
-        """The batch with what the references say of it, and pi_old and the critic's values where something reads them."""
+        """The batch with the references' log-probs, and with pi_old and the critic's values if a part reads them."""
         for reference in references.distinct(self.references).values():
             reference.before_batch()
         self.states.start_batch()
@@ -65,7 +65,10 @@ class Learner:
 
     @torch.no_grad()
     def prepare(self, batch: TokenBatch | None) -> int:
-        """Tell the references that precompute of these answers; None, after the last, lets go of what computed. Returns how many were."""
+        """Precompute the log-probs of these answers for the references that store them. Returns how many sequences were computed.
+
+        Args: batch: the answers; None, after the last batch, frees the models that computed them.
+        """
         if batch is None:
             for reference in self.references.values():
                 reference.release()
@@ -73,15 +76,15 @@ class Learner:
         return 0 if self._logprobs is None else self._logprobs.prepare(batch)
 
     def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        """Every parameter the optimizer moves, the critic's behind the policy's."""
+        """Every parameter the optimizer updates: the policy's, then the critic's."""
         yield from self.policy.trained()
         if self.critic is not None:
             yield from self.critic.trained()
 
     def update(self, batch: TokenBatch, step: int) -> dict[str, Stat]:
-        """All updates this batch serves. Raises RunStopped for a loss or gradient that is not finite: that update is not applied.
+        """All updates from this batch. Raises RunStopped for a loss or gradient that is not finite, and does not apply that update.
 
-        Those before it stay, and then the batch counts as learned from: drawn again, they would be applied twice.
+        Earlier updates from the batch stay. The batch then counts as trained, so that a resumed run does not apply them twice.
         """
         torch.manual_seed(self.recipe.seed * 1_000_003 + step)  # LoRA's dropout; a resumed run draws the same
         algorithm, tally = self.recipe.algorithm, MetricAccumulator()
@@ -111,7 +114,7 @@ class Learner:
             compared = referenced(self.recipe.regularizers)
             parts = {name: self.recipe.regularizers[name].reference for name in compared}
             references.stop_unless_initial(parts, self.recipe.model.dtype, compared, tally, step)
-        # Each model by itself: a critic's gradient is no measure of the policy's.
+        # Clip each model separately: the critic's gradient norm must not scale the policy's.
         norms = [torch.nn.utils.clip_grad_norm_(g["params"], self.recipe.optimizer.max_grad_norm) for g in self.optimizer.param_groups]
         for norm in norms:
             if not torch.isfinite(norm):
@@ -132,7 +135,7 @@ class Learner:
         tally.add("lr", fraction * self.recipe.optimizer.lr, 1)
 
     def _context(self, micro: TokenBatch) -> TokenContext | RewardModelContext:
-        """What the loss of a micro-batch may look at: a forward pass."""
+        """Run the forward pass of a micro-batch and collect what its loss reads."""
         if isinstance(self.policy, RewardModel):
             return RewardModelContext(batch=micro, scores=self.policy.scores(micro))
         hidden = self.policy.hidden(micro)
@@ -160,7 +163,7 @@ class Learner:
 
     @torch.no_grad()
     def measure(self, batch: TokenBatch) -> dict[str, Stat]:
-        """The statistics and losses of a batch, scored and shaped, without an update."""
+        """The statistics and losses of a prepared batch, without an update."""
         losses, tally = MetricAccumulator(), MetricAccumulator()
         for micro in self._micro_batches(self._weighed(batch)):
             objective.total(self.recipe, self._context(micro), losses, tally)
@@ -192,11 +195,11 @@ class Learner:
 
     @torch.no_grad()
     def exact_kl(self, batch: TokenBatch) -> Stat:
-        """KL(policy||initial policy) of whole answers, in nats: at each state the policy visited the exact KL, summed over the answer.
+        """KL(policy||initial policy) of whole answers, in nats: the exact KL at each visited state, summed over the answer.
 
-        The same whatever the regularizers look at.
+        It does not depend on the regularizers.
         """
-        assert self.initial is not None  # a scorer answers nothing
+        assert self.initial is not None  # a reward model generates no answers
         total, policy = 0.0, self.initial.policy
         with self.initial.at_hand() as (initial, parameters):
             for _, micro in micro_batches(batch, self.budgets.micro_tokens):
@@ -207,12 +210,12 @@ class Learner:
         return Stat(sum=total, count=len(batch.lengths))
 
     def reference_info(self) -> dict[str, dict[str, Any]]:
-        """By regularizer: its reference, how often that has changed, and the hash of its parameters."""
+        """By regularizer: its reference, how often the reference has changed, and the hash of the reference's parameters."""
         return references.described(self.references, self.recipe.regularizers)
 
     def weights(self) -> Weights:
-        """Everything an engine needs, under checkpoint names."""
-        assert isinstance(self.policy, Policy)  # no engine samples from a scorer
+        """The policy's weights for an engine, under checkpoint names."""
+        assert isinstance(self.policy, Policy)  # no engine samples from a reward model
         return self._packer.pack(self.policy.alike(), self.policy.tensors())
 
     def export(self, folder: str) -> None:

@@ -1,4 +1,4 @@
-"""The log-probs a batch has before its first update: of its references, of pi_old, after other contexts; and the critic's values."""
+"""Log-probs computed before the first update of a batch: references, pi_old, other contexts; and the critic's values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from align.weightings import Weighting
 def stats(
     recipe: Recipe, budgets: Budgets, hidden: Tensor, head: Head, micro: TokenBatch, compared: dict[str, Compared] | None = None
 ) -> TokenStats:
-    """The head's statistics of a micro-batch, at the recipe's temperature and within its memory."""
+    """The head's statistics of a micro-batch, at the recipe's temperature and within the memory budgets."""
     return token_stats(
         hidden,
         head,
@@ -53,10 +53,10 @@ class LogprobPass:
     budgets: Budgets
 
     def compute(self, batch: TokenBatch) -> TokenBatch:
-        """The batch with `ref_logp`, and where something reads them `old_logp`, `entropy`, `contexts` and `values`.
+        """The batch with `ref_logp`, and with `old_logp`, `entropy`, `contexts` and `values` if a part reads them.
 
-        Exact forms are left to the update where one is all there is and no part reads the reference before: its log-prob comes out of the
-        pass that the divergence needs anyway.
+        For exact forms with a single update per batch, the update computes the reference's log-prob in the pass that the divergence
+        needs anyway, unless a part reads it earlier.
         """
         names = [name for name in referenced(self.recipe.regularizers) if not self._left_to_the_update(name)]
         contexts = {
@@ -111,7 +111,7 @@ class LogprobPass:
         return "ref_logp" in self.recipe.algorithm.reads.union(*own)
 
     def _reference_logp(self, names: list[str], micro: TokenBatch, placed: TokenBatch) -> dict[str, Tensor]:
-        """By regularizer, of each whose log-probs a part reads or that is not exact; the states of the exact ones are kept."""
+        """Reference log-probs by regularizer, if a part reads them or the form is not exact. Keeps the hidden states of exact forms."""
         known = {name: logp for name in names if (logp := self.references[name].known(micro)) is not None}
         for name, logp in known.items():
             returned = Returned(self.references[name], "known", f"regularizers.{name}.reference")
@@ -127,7 +127,7 @@ class LogprobPass:
         return known | {name: found[id(hidden)] for name, hidden in states.items() if id(hidden) in found}
 
     def prepare(self, batch: TokenBatch) -> int:
-        """Hand every ranked answer to the references that precompute. Returns how many sequences had to be scored for it."""
+        """Give every ranked answer to the references that precompute. Returns how many sequences needed a forward pass."""
         computed = 0
         for name, reference in distinct(self.references).items():
 
@@ -146,7 +146,7 @@ class LogprobPass:
         return stats(self.recipe, self.budgets, hidden, head, placed, compared)
 
     def _other_contexts(self, contexts: dict[str, TokenBatch], sequences: Tensor) -> dict[str, Compared]:
-        """The policy after other prompts, by shaping, to be compared with itself after its own."""
+        """The policy's statistics after other prompts, by shaping, for comparison with those after its own prompts."""
         head, shapings = self.policy.head(), self.recipe.shapings
         return {
             name: Compared(shapings[name].context_divergence, self.policy.hidden(other.select(sequences).to(self.policy.device)), head)
@@ -155,5 +155,5 @@ class LogprobPass:
 
 
 def _whole(parts: list[Tensor], order: Tensor) -> Tensor:
-    """The parts of micro-batches in the batch's order, where the batch is."""
+    """Joins the tensors of micro-batches in the batch's order, on the batch's device."""
     return torch.cat(parts).cpu()[order]

@@ -1,8 +1,7 @@
-"""How much memory a learner needs, from the shape of its model: arithmetic before anything is loaded. Every number is in bytes.
+"""Estimates the memory of a learner from the shape of its model, before anything is loaded. Every number is in bytes.
 
-An estimate. What a layer keeps for the backward pass is counted for a pre-norm decoder with a gated feed-forward layer and
-scaled-dot-product attention that keeps no matrix of scores; for a 1536-wide Qwen2 in bfloat16 it gives 106 kB a token, and hooks on the
-saved tensors count 103 kB.
+Activations are counted for a pre-norm decoder with a gated feed-forward layer and attention that stores no score matrix. For a
+1536-wide Qwen2 in bfloat16 the estimate is 106 kB a token; hooks on the saved tensors count 103 kB.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from align.config.schema import Model, Recipe
 
 WIDTH = {"float32": 4, "bfloat16": 2}
-"""Of one value, by `model.dtype`."""
+"""Bytes of one value, by `model.dtype`."""
 ON_HOST = {"micro_tokens": 1 << 16, "head_elements": 1 << 24}
-"""64 MiB of float32 logits: what a core's caches and a laptop's memory like."""
+"""Budgets on a CPU. The logits take 64 MiB in float32, which suits a core's caches and a laptop's memory."""
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What the memory of a model depends on."""
+    """The sizes of a model that its memory depends on."""
 
     parameters: int
     """All of them, adapters included."""
@@ -31,7 +30,7 @@ class ModelShape:
     hidden: int
     layers: int
     intermediate: int
-    """Width of the feed-forward layer; of a mixture of experts, of those that one token takes together."""
+    """Width of the feed-forward layer; in a mixture of experts, the summed width of the experts that one token uses."""
     queries: int
     """Width of all query heads."""
     keys: int
@@ -39,12 +38,12 @@ class ModelShape:
 
     @property
     def cache_a_token(self) -> int:
-        """Values that an engine keeps of each token: keys and values of every layer."""
+        """Cached numbers per token in an engine: keys and values of every layer."""
         return 2 * self.layers * self.keys
 
 
 def shape_of(module: torch.nn.Module, config: PretrainedConfig) -> ModelShape:
-    """Of a model as it is trained (on any device, `meta` too)."""
+    """The shape of a model as it is trained, on any device including `meta`."""
     text = config.get_text_config()
     # Models without attention (Mamba, RWKV) keep states of about their width.
     heads = getattr(text, "num_attention_heads", None) or 1
@@ -66,13 +65,13 @@ def shape_of(module: torch.nn.Module, config: PretrainedConfig) -> ModelShape:
 
 
 def _shared(text: PretrainedConfig) -> int:
-    """Intermediate values of the experts that every token goes through, as Qwen2-MoE and DeepSeek name them."""
+    """Width of the shared experts, under the config names of Qwen2-MoE and DeepSeek."""
     each = getattr(text, "moe_intermediate_size", None) or 0
     return (getattr(text, "shared_expert_intermediate_size", None) or 0) + (getattr(text, "n_shared_experts", None) or 0) * each
 
 
 def shape_of_config(config: PretrainedConfig, options: Model) -> ModelShape:
-    """Of the model that a configuration describes, its adapters included; no value of it is made."""
+    """The shape of the model that a configuration describes, adapters included; no weights are allocated."""
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config)
         if options.lora.rank:
@@ -84,7 +83,7 @@ def shape_of_config(config: PretrainedConfig, options: Model) -> ModelShape:
 
 
 def standing(recipe: Recipe, shape: ModelShape) -> dict[str, int]:
-    """What a learner holds all the time, by what it is."""
+    """The permanent memory of a learner, by kind."""
     width, lora = WIDTH[recipe.model.dtype], recipe.model.lora.rank > 0
     found = {"weights": shape.parameters * width, "gradients and optimizer": shape.trained * training_bytes(width)}
     references = {repr(r.reference): r.reference for r in recipe.regularizers.values() if r.reference is not None}
@@ -98,12 +97,12 @@ def standing(recipe: Recipe, shape: ModelShape) -> dict[str, int]:
 
 
 def training_bytes(width: int) -> int:
-    """Of each trained value beside itself: the gradient and Adam's two moments in float32, and a float32 master of a shorter one."""
+    """Bytes per trained value besides the value: gradient and Adam's two moments in float32, and a float32 master of a narrower value."""
     return 12 if width == 4 else 16
 
 
 def activations(recipe: Recipe, shape: ModelShape, tokens: int) -> int:
-    """What one forward pass over this many input tokens keeps for its backward pass."""
+    """Activations that one forward pass over this many input tokens keeps for its backward pass."""
     width = WIDTH[recipe.model.dtype]
     norms = 2 * (4 + 2 * width) * shape.hidden  # float32 input of the norm; its result before and after the weight
     attention = width * (3 * shape.queries + 2 * shape.keys)
@@ -123,6 +122,6 @@ def sides(recipe: Recipe) -> int:
 
 
 def gigabytes(count: float) -> str:
-    """In words."""
+    """The bytes as text, in kB, MB or GB."""
     unit, name = next(((u, n) for u, n in ((1e9, "GB"), (1e6, "MB")) if count >= u), (1e3, "kB"))
     return f"{count / unit:.3g} {name}"

@@ -1,4 +1,4 @@
-"""Statistics of a step, added up as tensors and read once at its end: no synchronisation inside a micro-batch."""
+"""Statistics of a step, summed as tensors and read once at the end of the step: no synchronisation inside a micro-batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from align.types import Stat, TokenContext
 
 
 def reference_place(name: str, referenced: Sequence[str]) -> str:
-    """Where the KL to a regularizer's reference is counted: that of the first regularizer is `ref`, each other has its own name.
+    """Metric prefix of the KL to a regularizer's reference: `kl/ref` for the first regularizer, `kl/NAME` for the others.
 
     `referenced`: the active regularizers that have a reference.
     """
@@ -31,11 +31,11 @@ class MetricAccumulator:
         self._counts[name] = self._counts.get(name, 0.0) + count
 
     def add_by_prompt(self, name: str, by_sequence: Tensor, prompt_ids: tuple[str, ...]) -> None:
-        """What `add` got for these sequences, [s], for `Stat.by_prompt`."""
+        """Per-sequence totals [s] of a metric given to `add`, for `Stat.by_prompt`."""
         self._by_prompt.setdefault(name, []).append((by_sequence.detach(), prompt_ids))
 
     def add_sum(self, name: str, part: Tensor) -> None:
-        """A part of one number (a loss, over the micro-batches of one update)."""
+        """One summand of a number, for example a micro-batch's part of the loss of an update."""
         self._sums[name] = self._sums.get(name, 0.0) + part.detach()
         self._counts[name] = 1.0
 
@@ -54,7 +54,7 @@ class MetricAccumulator:
             self.add(f"{place}/exact", exact.detach().sum(), len(log_u))
 
     def add_engine_gap(self, ctx: TokenContext) -> None:
-        """KL(mu||pi_old) by k3 on the engine's own tokens, and the mean gap a limit can be set on."""
+        """KL(mu||pi_old) by k3 on the engine's own tokens, and the mean log-prob gap that `max_engine_gap` limits."""
         if ctx.batch.sampler_logp is None:
             return
         gap = ctx.old_logp - ctx.batch.sampler_logp
@@ -76,7 +76,7 @@ class MetricAccumulator:
 
 
 def _read(numbers: list[Tensor]) -> list[float]:
-    """All of them, by one copy from each device: every other way to read a number waits for the GPU once more."""
+    """Reads all numbers with one copy from each device: reading them one by one would wait for the GPU each time."""
     found: dict[int, float] = {}
     for device in {n.device for n in numbers}:
         here = [i for i, n in enumerate(numbers) if n.device == device]

@@ -1,4 +1,4 @@
-"""How a batch is cut: into minibatches that each serve one update, and into micro-batches that fit in memory."""
+"""Splits a batch into minibatches, one for each update, and those into micro-batches that fit in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from align.types import TokenBatch
 
 
 def minibatches(batch: TokenBatch, count: int, seed: int) -> Iterator[TokenBatch]:
-    """Whole groups, shuffled by `seed`, in `count` parts as equal as can be."""
+    """Whole groups, shuffled by `seed`, in `count` parts of nearly equal size."""
     if count == 1:
         yield batch
         return
@@ -23,9 +23,9 @@ def minibatches(batch: TokenBatch, count: int, seed: int) -> Iterator[TokenBatch
 
 
 def micro_batches(batch: TokenBatch, micro_tokens: int, whole_groups: bool = False) -> Iterator[tuple[Tensor, TokenBatch]]:
-    """Sequences of like length together, each part at most `micro_tokens` inputs with its padding (at least one sequence).
+    """Parts of similar-length sequences with at most `micro_tokens` inputs, padding included (but at least one sequence).
 
-    With `whole_groups` no group is split, and a part holds at least one. Yields the indices in [T] of the part's tokens, and the part.
+    With `whole_groups` no group is split, and a part has at least one group. Yields the part's token indices in [T], and the part.
     """
     totals = batch.totals.tolist()
     units = _groups(batch.group_ids) if whole_groups else [[i] for i in range(len(totals))]

@@ -1,6 +1,6 @@
-"""AdamW on float32 values of what is trained in fewer digits (mixed precision, Micikevicius et al. 1710.03740).
+"""AdamW on float32 masters of parameters in a lower precision (mixed precision, Micikevicius et al. 1710.03740).
 
-An update of 1e-6 is far below the last of bfloat16's eight bits: added to the parameter itself it would be lost, every time.
+An update of 1e-6 is far below the resolution of bfloat16 (eight bits): added to the parameter directly, it would be rounded away.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch.nn import Parameter
 
 
 class MasterAdamW(torch.optim.AdamW):
-    """Its groups hold the masters; each parameter is its master rounded, and one of 32 bits or more is its own.
+    """The parameter groups hold the masters. A parameter is its rounded master; one of 32 bits or more is its own master.
 
-    A gradient goes to the master as soon as it is there: micro-batches add up in float32, and the parameter keeps none.
+    Each gradient moves to the master as soon as it exists, so micro-batches sum in float32 and the parameter keeps no gradient.
     """
 
     def __init__(self, groups: list[dict[str, Any]], **options: Any):
@@ -36,12 +36,12 @@ class MasterAdamW(torch.optim.AdamW):
         master.grad = gradient if master.grad is None else master.grad.add_(gradient)
 
     def master(self, p: Parameter) -> Parameter:
-        """float32."""
+        """The float32 master of a parameter."""
         return self._masters.get(p, p)
 
     @torch.no_grad()
     def assign(self, p: Parameter, value: Tensor) -> None:
-        """Give the master, and with it the parameter, another value."""
+        """Set the master and its parameter to a value."""
         self.master(p).copy_(value)
         p.copy_(value)
 

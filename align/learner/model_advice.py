@@ -1,4 +1,4 @@
-"""Advice on how a model is computed, where the recipe is right but slow."""
+"""Advice for recipes that are correct but slow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from align.config.schema import Model
 def model_notes(options: Model, model_dir: str, on_gpu: bool) -> list[str]:
     """Lines for the user. Args: model_dir: the initial policy's folder; on_gpu: the learner computes on CUDA.
 
-    A folder that cannot be read has none: its loader tells what is wrong with it.
+    Returns nothing for a folder that cannot be read: loading it raises the error.
     """
     if not on_gpu or options.dtype != "float32" or options.tf32:
         return []

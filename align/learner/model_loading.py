@@ -1,4 +1,4 @@
-"""Model folders as they are read: whole models, and peft adapters, checked against the policy they are to stand beside."""
+"""Loads model folders: whole models and peft adapters, checked against the policy that uses them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def is_adapter(folder: str) -> bool:
 def load_causal_lm(folder: str, dtype: str, where: str) -> PreTrainedModel:
     """A causal model with every dropout at 0: dropout would make the policy differ from its own reference and engine.
 
-    Raises UserError naming `where` for a folder without one, and for one with an adapter: transformers would quietly load it on top
-    of its base, and the model "with the adapter off" would not be the policy that training starts from.
+    Raises UserError naming `where` for a folder without a causal model, and for one with an adapter: transformers would silently load
+    the adapter on top of its base, and the model with the adapter off would not be the initial policy.
     """
     return _without_dropout(
         _loaded(
@@ -46,25 +46,25 @@ def load_causal_lm(folder: str, dtype: str, where: str) -> PreTrainedModel:
 def load_reward_model(folder: str, dtype: str, where: str, *, fresh: bool) -> PreTrainedModel:
     """A sequence-classification model with one output, `score`, a linear layer on its last state; every dropout at 0.
 
-    Args: fresh: where the folder holds a causal language model, its states get a head drawn from torch's generator, small enough
-    that scores begin near 0. Raises UserError naming `where` for a folder with neither, or without `fresh` for one with no scorer.
+    Args: fresh: put a new head on a causal language model, drawn from torch's generator and small, so that scores start near 0.
+    Raises UserError naming `where` for a folder with neither kind of model, or, without `fresh`, with no reward model.
     """
     config = _loaded(folder, where, "no model", lambda: AutoConfig.from_pretrained(folder, local_files_only=True))
     trained = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
     if trained and config.num_labels != 1:
-        raise UserError(f"{where}: the model in {folder} tells {config.num_labels} classes apart; a scorer has one output")
+        raise UserError(f"{where}: the model in {folder} has {config.num_labels} output classes; a reward model has one output")
     if not trained and not fresh:
         raise UserError(
-            f"{where}: {folder} holds {', '.join(config.architectures or ('a model',))} and no scorer; train one from "
+            f"{where}: {folder} holds {', '.join(config.architectures or ('a model',))} and no reward model; train one from "
             "preferences, or give a folder of one that AutoModelForSequenceClassification loads"
         )
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # it would tell of the missing head, which is looked for below
+    transformers_logging.set_verbosity_error()  # it would warn of the missing head, which is checked below
     try:
         model, info = _loaded(
             folder,
             where,
-            "no scorer and no causal language model",
+            "no reward model and no causal language model",
             lambda: AutoModelForSequenceClassification.from_pretrained(
                 folder,
                 num_labels=1,
@@ -93,17 +93,15 @@ def load_reward_model(folder: str, dtype: str, where: str, *, fresh: bool) -> Pr
 
 
 def on_device(model: Module, device: torch.device) -> Module:
-    """The model, moved. As torch declares `to`: transformers' own hides behind a decorator that it is a method."""
+    """The model on `device`. Calls torch's `Module.to`: type checkers cannot see transformers' decorated `to` as a method."""
     return model.to(device)
 
 
 def load_tokenizer(folder: str, where: str):
-    """Raises UserError naming `where` for a folder without one, where transformers may make one up that knows no text."""
+    """Raises UserError naming `where` for a folder without a tokenizer, for which transformers may construct an empty one."""
     tokenizer = _loaded(folder, where, "no tokenizer", lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True))
     if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
-        raise UserError(
-            f"{where}: {folder} holds no tokenizer; put the files of the model's own there (tokenizer.json and tokenizer_config.json)"
-        )
+        raise UserError(f"{where}: {folder} holds no tokenizer; put the model's tokenizer.json and tokenizer_config.json there")
     return tokenizer
 
 
@@ -130,9 +128,9 @@ def _without_dropout(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def whole_values(folder: str, base: str, like: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """float32 parameters, by name, of the whole model in `folder`, or of the adapter in it merged into the model of `base`.
+    """float32 parameters by name: of the whole model in `folder`, or of the adapter in `folder` merged into the model in `base`.
 
-    Raises UserError where names or shapes are not those of `like`.
+    Raises UserError if names or shapes differ from those of `like`.
     """
     model = _adapted(folder, base, where) if is_adapter(folder) else load_causal_lm(folder, "float32", where)
     values = {n: p.detach() for n, p in model.named_parameters()}
@@ -155,13 +153,13 @@ def _adapted(folder: str, base: str, where: str) -> torch.nn.Module:
 def adapter_values(folder: str, like: Mapping[str, Tensor], scaling: float, where: str) -> dict[str, Tensor]:
     """The adapter in `folder` as values for the policy's own adapter `like`, whose delta is `scaling * B A`.
 
-    Raises UserError where rank or targets are not the policy's.
+    Raises UserError if its rank or targets differ from the policy's.
     """
     config = PeftConfig.from_pretrained(folder)
     if not isinstance(config, LoraConfig) or config.peft_type != "LORA" or config.use_dora or config.rank_pattern or config.alpha_pattern:
-        raise UserError(f"{where}: {folder} is not a plain LoRA adapter, which is all that can stand in for the policy's")
+        raise UserError(f"{where}: {folder} is not a plain LoRA adapter, the only kind that can replace the policy's")
     own = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
-    # peft saves an adapter without the name it has in a model.
+    # peft saves an adapter's tensors without the adapter's name.
     values = {n.replace(".weight", ".default.weight"): v for n, v in load_peft_weights(folder, device="cpu").items()}
     _must_fit(
         values,
@@ -169,7 +167,7 @@ def adapter_values(folder: str, like: Mapping[str, Tensor], scaling: float, wher
         f"{where}: the adapter in {folder} is not of the policy's shape",
         "model.lora.rank and model.lora.targets must be those it was trained with",
     )
-    # The policy will scale it by its own alpha, whatever it was trained with.
+    # The policy scales the adapter by its own alpha, so compensate for the alpha it was trained with.
     return {n: v.to(like[n].dtype) * (own / scaling if ".lora_B." in n else 1.0) for n, v in values.items()}
 
 
@@ -182,7 +180,7 @@ def _must_fit(values: Mapping[str, Tensor], like: Mapping[str, Tensor], problem:
 
 
 def content_hash(values: Iterable[tuple[str, Tensor]]) -> str:
-    """16 hex digits of names, types, shapes and bytes, whatever their order."""
+    """16 hex digits: a hash of names, types, shapes and bytes, independent of their order."""
     digest = hashlib.blake2b(digest_size=8)
     for name, value in sorted(values, key=lambda item: item[0]):
         value = value.detach().cpu().contiguous()

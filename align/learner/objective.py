@@ -1,4 +1,4 @@
-"""The loss of one micro-batch: the algorithm's, its regularizers in their places, and what is counted of both."""
+"""The loss of one micro-batch: the algorithm's loss, each regularizer at its placement, and the metrics of both."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from align.types import Link, RewardModelContext, TokenBatch, TokenContext
 
 
 def total(recipe: Recipe, ctx: TokenContext | RewardModelContext, losses: MetricAccumulator, tally: MetricAccumulator) -> Tensor:
-    """The scalar to be minimised: sum_t loss_weights_t * loss_t, its parts added to `losses`, statistics to `tally`."""
+    """The scalar to minimise: sum_t loss_weights_t * loss_t. Adds its parts to `losses` and statistics to `tally`."""
     if isinstance(ctx, TokenContext):
         return _of_policy(recipe, ctx, losses, tally)
     return _of_algorithm(recipe, ctx, None, losses, tally)
@@ -29,7 +29,7 @@ def _of_policy(recipe: Recipe, ctx: TokenContext, losses: MetricAccumulator, tal
     penalties = torch.zeros((), device=ctx.logp.device)
     for name, regularizer in recipe.regularizers.items():
         beta = batch.betas[name]
-        # A coefficient of 0 measures: 0 times a gradient that overflows would be no number.
+        # With a coefficient of 0 the penalty is only measured: 0 times an overflowing gradient would be NaN.
         with torch.set_grad_enabled(torch.is_grad_enabled() and beta > 0):
             penalty = _penalty(regularizer, ctx, name)
         multiplier = batch.multipliers[name][batch.seq_ids] if name in batch.multipliers else 1.0
@@ -72,12 +72,12 @@ def _of_algorithm(
 
 
 def _weights(batch: TokenBatch) -> Tensor:
-    assert batch.loss_weights is not None  # the learner gives them to every batch that it cuts into these
+    assert batch.loss_weights is not None  # the learner sets them before it splits a batch
     return batch.loss_weights
 
 
 def _penalty(regularizer: Regularizer, ctx: TokenContext, name: str) -> Penalty:
-    """Its penalty on a micro-batch. Raises RecipeError for one of other shapes than the micro-batch has."""
+    """The regularizer's penalty on a micro-batch. Raises RecipeError if its shapes are not those of the micro-batch."""
     returned, tokens, answers = Returned(regularizer, "penalty", f"regularizers.{name}"), len(ctx.logp), len(ctx.batch.lengths)
     penalty = regularizer.penalty(ctx, name)
     if not isinstance(penalty, Penalty):

@@ -1,4 +1,4 @@
-"""What the optimizer moves, and its learning-rate schedule."""
+"""The optimizer, its parameter groups and its learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def make_optimizer(options: Optimizer, policy: Policy | RewardModel, critic: RunningCritic | None, critic_lr: float | None) -> MasterAdamW:
-    """One optimizer; the critic is a group of its own, for it may have its own rate."""
+    """One optimizer. The critic is a separate group, because it may have its own learning rate."""
     groups = [{"params": [p for _, p in policy.trained()], "full_lr": options.lr}]
     if critic is not None:
         groups.append({"params": [p for _, p in critic.trained()], "full_lr": critic_lr or options.lr})
@@ -23,7 +23,7 @@ def make_optimizer(options: Optimizer, policy: Policy | RewardModel, critic: Run
 
 
 def schedule(options: Optimizer, step: int, steps: int) -> float:
-    """The fraction of the full rate at a step (from 0) of `steps`: a linear warm-up whose first is not 0, then down to the last step."""
+    """The fraction of the full rate at a step (from 0) of `steps`: linear warm-up that starts above 0, then decay to the last step."""
     if step < options.warmup_steps:
         return (step + 1) / options.warmup_steps
     done = (step - options.warmup_steps) / max(1, steps - 1 - options.warmup_steps)

@@ -1,4 +1,4 @@
-"""Which values a model is run with."""
+"""The parameter values that a forward pass uses."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from types import EllipsisType
 from torch import Tensor
 
 Override = dict[str, Tensor] | None | EllipsisType
-"""Values for the parameters of a model, by name, or one of the two below."""
+"""Parameter values by name, or one of the two constants below."""
 OWN = ...
-"""The parameters the model has."""
+"""The model's own parameters."""
 BASE = None
-"""The base model, its adapter off."""
+"""The base model, with the adapter off."""

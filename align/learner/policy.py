@@ -1,4 +1,4 @@
-"""The policy: a transformers causal language model, whole or with LoRA, seen as hidden states and a head."""
+"""The policy: a transformers causal language model, with or without LoRA, split into hidden states and a head."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from align.types import TokenBatch
 
 
 class Policy:
-    """Holds the model. `parameters` everywhere: other values for the trained parameters during one forward pass."""
+    """The policy's model. Every `parameters` argument replaces the trained parameters during one forward pass."""
 
     def __init__(self, model_dir: str, options: Model, where: str = "model.path"):
         self.model_dir, self.options = model_dir, options
@@ -45,11 +45,11 @@ class Policy:
     def hidden(self, batch: TokenBatch, parameters: Override = OWN) -> Tensor:
         """The state that predicts each response token: [T, H]. `parameters`: OWN, BASE, or other values for the trained ones."""
         rows, columns = before_each_token(batch)
-        # Padding is on the right and attention is causal, so no position looks at it and no mask is needed.
+        # Padding is on the right and attention is causal, so no position attends to it and no mask is needed.
         call = {"input_ids": batch.input_ids[:, :-1], "use_cache": False}
         with self._adapter_off() if parameters is BASE else nullcontext():
             if isinstance(parameters, dict):
-                # Each in the precision of the parameter it replaces: a reference may keep its values in float32.
+                # Cast to the precision of the replaced parameter: a reference may keep its values in float32.
                 inside = {
                     n.removeprefix(self._prefix): parameters[n].to(p.dtype)
                     for n, p in self.trained()
@@ -71,11 +71,11 @@ class Policy:
         return Head(weight=weight, bias=bias, scale=scale, softcap=getattr(config, "final_logit_softcapping", None))
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the checkpoint under its Hugging Face name, adapters merged, each when it is asked for."""
+        """Every tensor of the checkpoint under its Hugging Face name, adapters merged; computed lazily."""
         return merged(self.causal_lm, leave_out=self._tied_names())
 
     def alike(self) -> Iterator[tuple[str, Tensor]]:
-        """Tensors of the names, shapes, dtypes and devices of `tensors`, with other values: they cost nothing."""
+        """Tensors with the names, shapes, dtypes and devices of `tensors` but other values; nothing is computed."""
         return unmerged(self.causal_lm, leave_out=self._tied_names())
 
     def _tied_names(self) -> set[str]:
@@ -84,7 +84,7 @@ class Policy:
         )
 
     def _adapter_off(self) -> AbstractContextManager[None]:
-        assert self._adapted is not None, "BASE stands for a model that has an adapter"
+        assert self._adapted is not None, "BASE needs a model with an adapter"
         return self._adapted.disable_adapter()
 
     def export(self, folder: str | Path) -> None:
@@ -94,10 +94,10 @@ class Policy:
         self.causal_lm.save_pretrained(folder, state_dict=dict(self.tensors()))
         self.tokenizer.save_pretrained(folder)
 
-    # What references are made of.
+    # Used by references.
 
     def another(self, folder: str, where: str) -> Policy:
-        """Another model in this one's precision, whole. Raises UserError naming `where` where the folder holds none."""
+        """Another whole model, in this policy's precision. Raises UserError naming `where` if the folder has no model."""
         return Policy(folder, replace(self.options, lora=Lora(), activation_checkpointing=False), where)
 
     def initial(self) -> Policy:
@@ -125,7 +125,7 @@ class Policy:
             p.copy_(values[name])
 
     def content_hash(self, parameters: Override = OWN) -> str:
-        """16 hex digits of the parameters this stands for."""
+        """A hash, 16 hex digits, of the parameters that `parameters` selects."""
         if isinstance(parameters, dict):
             return model_loading.content_hash(parameters.items())
         return model_loading.content_hash((n, p) for n, p in self.module.named_parameters() if p.requires_grad is (parameters is not BASE))

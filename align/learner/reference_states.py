@@ -1,4 +1,4 @@
-"""The references' hidden states while a batch is learned from. They stay in the learner: a batch holds [T] columns alone."""
+"""The references' hidden states during the updates of a batch. They stay in the learner: a batch has [T] columns only."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from align.types import TokenBatch
 
 
 class ReferenceStates:
-    """Hidden states and heads of the references, as they are when a batch is scored.
+    """Hidden states and heads of the references at the time a batch's log-probs are computed.
 
-    A batch that serves one update gets its states inside each micro-batch. One that serves several keeps them, for a reference may
-    move with the updates: on the device up to `on_device` bytes, beyond it in host memory (pinned beside a GPU).
+    With one update per batch, each micro-batch computes its states. With several updates the states are kept, because the updates may
+    change a reference: up to `on_device` bytes on the device, the rest in host memory (pinned if there is a GPU).
     """
 
     def __init__(self, references: dict[str, RunningReference], on_device: int):
@@ -27,18 +27,18 @@ class ReferenceStates:
         self._used = 0
 
     def start_batch(self) -> None:
-        """Let go of the batch before."""
+        """Free the states of the previous batch."""
         self._kept, self._heads, self._used = {}, {}, 0
 
     def head(self, name: str) -> Head:
-        """The layer that makes logits of the states, of its first use for this batch."""
+        """The layer that maps the states to logits, as it was at its first use for this batch."""
         reference = self._references[name]
         if id(reference) not in self._heads:
             self._heads[id(reference)] = reference.head()
         return self._heads[id(reference)]
 
     def keep(self, name: str, micro: TokenBatch, hidden: Tensor) -> None:
-        """Keep hidden [T, H] of the sequences of `micro` (a batch on the host) for the updates to come."""
+        """Keep the hidden states [T, H] of `micro` (a batch on the host) for later updates."""
         self.head(name)
         by_row = self._kept.setdefault(id(self._references[name]), {})
         if micro.rows[0] in by_row:
@@ -52,7 +52,7 @@ class ReferenceStates:
 
     @torch.no_grad()
     def of(self, names: Sequence[str], micro: TokenBatch) -> dict[str, Tensor]:
-        """[T, H] by regularizer, on the learner's device, where `micro` is: kept ones, or by one forward pass a reference."""
+        """States [T, H] by regularizer, on the device of `micro` (the learner's): the kept ones, or one forward pass per reference."""
         found: dict[int, Tensor] = {}
         for name in names:
             reference = self._references[name]

@@ -1,4 +1,4 @@
-"""The references of a run: who shares one, where each must start, and what a checkpoint holds of it."""
+"""The references of a run: sharing between regularizers, the check of their start, and their state in a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from align.references import Reference, RunningReference
 from align.regularizers import Regularizer
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-3}
-"""Nats a token (k3) that rounding explains, by precision; another model is 1e-2 away and more."""
+"""Largest k3, in nats a token, that rounding explains, by precision; a different model gives 1e-2 or more."""
 BLANK = "00" * 8
 
 
 def started(recipe: Recipe, policy: Policy) -> dict[str, RunningReference]:
-    """One reference for each regularizer that has one; equal configurations share one, so that a stack costs one copy."""
+    """The running reference of each regularizer that has one. Equal configurations share one copy."""
     shared: dict[str, RunningReference] = {}
     by_regularizer = {}
     for name, regularizer in recipe.regularizers.items():
@@ -37,14 +37,14 @@ def started(recipe: Recipe, policy: Policy) -> dict[str, RunningReference]:
 
 
 def distinct(references: dict[str, RunningReference]) -> dict[str, RunningReference]:
-    """Each once, by the first regularizer that has it."""
+    """Each reference once, under the first regularizer that uses it."""
     return {name: r for name, r in references.items() if name == next(n for n, other in references.items() if other is r)}
 
 
 def stop_unless_initial(
     references: Mapping[str, Reference], dtype: str, referenced: list[str], tally: MetricAccumulator, step: int
 ) -> None:
-    """Raises RunStopped where a reference that begins as the policy does not give the first batch the policy's log-probs."""
+    """Raises RunStopped if a reference that starts as the policy gives other log-probs than the policy on the first batch."""
     measured = tally.stats()
     for name in referenced:
         if references[name].starts_at_policy:
@@ -59,7 +59,7 @@ def stop_unless_initial(
 
 
 def described(references: dict[str, RunningReference], regularizers: Mapping[str, Regularizer]) -> dict[str, dict[str, Any]]:
-    """By regularizer: what its reference is, how often it has changed, and the hash of its parameters now."""
+    """By regularizer: its reference, how often the reference has changed, and the hash of its current parameters."""
     return {
         name: {"reference": format_part(regularizers[name].reference), "version": r.version, "hash": r.content_hash()}
         for name, r in references.items()
@@ -67,12 +67,12 @@ def described(references: dict[str, RunningReference], regularizers: Mapping[str
 
 
 def saved(references: dict[str, RunningReference]) -> dict[str, Any]:
-    """The state of each, and the hash by which a resumed run knows it."""
+    """The state of each reference, and a hash with which a resumed run verifies it."""
     return {name: {**_of(r), "hash": _bytes(r.content_hash())} for name, r in distinct(references).items()}
 
 
 def to_be_read(references: dict[str, RunningReference]) -> dict[str, Any]:
-    """What `saved` gives, to be read into: without the hashes, which take long."""
+    """A target for loading with the structure of `saved`, without computing the hashes, which is slow."""
     return {name: {**_of(r), "hash": _bytes(BLANK)} for name, r in distinct(references).items()}
 
 
@@ -81,7 +81,7 @@ def _of(reference: RunningReference) -> dict[str, Any]:
 
 
 def restore(references: dict[str, RunningReference], regularizers: Mapping[str, Regularizer], state: dict[str, Any]) -> None:
-    """Raises UserError where a reference that is taken anew at each start is not the one it was."""
+    """Raises UserError if a reference that is loaded anew at each start has changed."""
     for name, reference in distinct(references).items():
         reference.restore(int(state[name]["version"]), state[name]["state"])
         now = reference.content_hash()

@@ -1,4 +1,4 @@
-"""A scorer: a transformers sequence-classification model with one output, whole or with LoRA. A learned reward, or a critic's V."""
+"""A reward model or critic: a transformers sequence-classification model with one output, with or without LoRA."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from align.types import TokenBatch
 
 
 class RewardModel:
-    """Made of a causal language model's folder, with a fresh head drawn from torch's generator, or of a scorer's own.
+    """Loads a causal language model, which gets a new head drawn from torch's generator, or a saved reward model.
 
-    Raises UserError naming `where` for a folder that holds neither. Scores are float32, in the reward's own unit.
+    Scores are float32, in the reward's own unit. Raises UserError naming `where` for a folder with neither kind of model.
     """
 
     def __init__(self, model_dir: str, options: Model, where: str = "model.path"):
@@ -36,7 +36,7 @@ class RewardModel:
         set_mode(self.classifier, self.module, options)
 
     def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        """With LoRA the adapters and the head."""
+        """The trained parameters; with LoRA, the adapters and the head."""
         return ((n, p) for n, p in self.module.named_parameters() if p.requires_grad)
 
     def scores(self, batch: TokenBatch) -> Tensor:
@@ -48,12 +48,12 @@ class RewardModel:
         return self._head(batch.input_ids[:, :-1], *before_each_token(batch))
 
     def _head(self, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        # Padding is on the right and attention is causal, so no position looks at it and no mask is needed.
+        # Padding is on the right and attention is causal, so no position attends to it and no mask is needed.
         states = self.classifier.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
         return self._score(states[rows, columns]).squeeze(-1).float()
 
     def export(self, folder: str | Path) -> None:
-        """A folder whose AutoModelForSequenceClassification gives `scores` as its logits; with LoRA merged, the adapter beside it."""
+        """Save a folder for AutoModelForSequenceClassification, whose logits are `scores`; LoRA is merged and also saved separately."""
         if self._adapted is not None:
             self._adapted.save_pretrained(str(Path(folder) / "adapter"), save_embedding_layers=False)
         tensors = self.classifier.state_dict() if self._adapted is None else dict(merged(self.classifier))
@@ -62,9 +62,9 @@ class RewardModel:
 
 
 def _pad_apart(model: PreTrainedModel, tokenizer: Any) -> None:
-    """Give both a pad token that ends no text: transformers reads a score at the last token that is not the pad token.
+    """Give model and tokenizer a pad token that is not the end token: transformers scores at the last token that is not padding.
 
-    Many tokenizers pad with their end token. Then it is a special token named for padding where there is one, else a new one.
+    Many tokenizers pad with their end token. Then use a special token with "pad" in its name, or else add one.
     """
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         spare = [

@@ -1,1 +1,1 @@
-"""Exact answers by enumeration, in float64, that estimators, losses and parts are measured against."""
+"""Exact results by enumeration, in float64, to compare estimators, losses and parts with."""

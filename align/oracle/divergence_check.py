@@ -1,4 +1,4 @@
-"""A first call of what a user may have written as a formula, so that a slip stops a recipe and not a run."""
+"""Calls a user's divergence once when the recipe is built, so that a mistake in its formula is found before the run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from align.divergences import Divergence
 from align.errors import RecipeError
 
 FAR = 3.0
-"""Nats."""
+"""Largest |log u| that is tested, in nats."""
 FORMS = ("f_prime", "grad_weight", "bregman", "khat")
-"""What a divergence may give in closed form."""
+"""Methods that a divergence may override with a closed form."""
 
 
 def try_divergence(divergence: Divergence, where: str) -> None:
     """Raises RecipeError at `where` if f cannot be called on tensors, if it is below its tangent at u = 1 for some |log u| <= 3, or if a
     closed form of the divergence is not that of its f there.
 
-    Every convex f is above its tangent; a sign error is below. `align check` looks at all of a divergence.
+    Every convex f is above its tangent; with a sign error it is below. `align check` tests the whole divergence.
     """
     command = f"`align check {divergence.recipe_name}`"
     log_u = torch.linspace(-FAR, FAR, 13, dtype=torch.float64)
@@ -50,7 +50,7 @@ def try_divergence(divergence: Divergence, where: str) -> None:
 
 
 def _compare_closed_forms(divergence: Divergence, where: str, command: str) -> None:
-    # Without 0, where f may have a kink.
+    # The grid leaves out 0, where f may have a kink.
     log_u = torch.linspace(-FAR, FAR, 12, dtype=torch.float64)
     for name in FORMS:
         if getattr(type(divergence), name) is getattr(Divergence, name):
@@ -61,13 +61,13 @@ def _compare_closed_forms(divergence: Divergence, where: str, command: str) -> N
             raise RecipeError(
                 where,
                 f"{location(type(divergence))}: `{name}` is {found[at].item():.4g} at log u = {log_u[at].item():.3g}, and f gives "
-                f"{wanted[at].item():.4g}: an estimator would take the gradient of one and the value of the other. Mend it or delete it, "
-                f"then it follows from f; {command} tries all of it",
+                f"{wanted[at].item():.4g}: an estimator would take the gradient of one and the value of the other. Correct it, or delete "
+                f"it, so that it follows from f; {command} tests all of it",
             )
 
 
 class _ByF(Divergence):
-    """The forms that follow from f alone."""
+    """The same divergence with all forms derived from f."""
 
     def __init__(self, divergence: Divergence):
         self._divergence = divergence

@@ -1,8 +1,8 @@
-"""Problems small enough to enumerate: every answer once in one batch, so that an expectation is an exact sum. In float64.
+"""Problems small enough to enumerate: a batch has every answer once, so an expectation is an exact sum, in float64.
 
-A tabular policy has logits [P, V], one row for each of the P prefixes an answer can have. The batch carries as `loss_weights`
-the behaviour policy's probability of each answer, so `(loss_weights * x).sum()` over its tokens is the expectation, over answers
-that policy draws, of the sum of x over an answer. No random number enters: the policies are written as waves.
+A tabular policy has logits [P, V], one row for each of the P possible prefixes of an answer. The batch's `loss_weights` are the
+behaviour policy's probability of each answer, so `(loss_weights * x).sum()` over its tokens is the expectation, under that policy,
+of the sum of x over an answer. There are no random numbers: the policies' logits are sine waves.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from align.divergences import Divergence
 from align.types import TokenBatch, TokenContext
 
 Outcomes = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""What a divergence is taken over: (log pi, log ref) [..., V] -> [..., K]."""
+"""Maps (log pi, log ref) [..., V] to the outcomes [..., K] of the divergence."""
 
 REFERENCE, AWAY, NOISE = 1, 2, 3
-"""The waves a setting is made of."""
+"""Frequencies of the waves in a setting."""
 UPDATE = 0.25
-"""What one update moves the policy by, in standard deviations of a logit."""
+"""The size of one update of the policy, in standard deviations of a logit."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class Problem:
 
     @property
     def prefixes(self) -> list[tuple[int, ...]]:
-        """[P], each after those it extends."""
+        """[P], each after the prefixes that it extends."""
         return self._tree[0]
 
     @property
     def answers(self) -> list[tuple[int, ...]]:
-        """[S]."""
+        """The tokens of every answer, [S]."""
         return self._tree[1]
 
     @cached_property
@@ -64,7 +64,7 @@ class Problem:
         return torch.tensor([(s, t, row[a[:t]], token) for s, a in enumerate(self.answers) for t, token in enumerate(a)]).T
 
     def test_logits(self, frequency: int) -> Tensor:
-        """Logits [P, V] of unit variance without an order, the same in every language: sqrt(2) sin(frequency (1 + i)^2) at entry i."""
+        """Irregular logits [P, V] of unit variance, reproducible without a generator: sqrt(2) sin(frequency (1 + i)^2) at entry i."""
         places = 1 + torch.arange(len(self.prefixes) * self.vocabulary, dtype=torch.float64)
         return math.sqrt(2) * torch.sin(frequency * places**2).view(len(self.prefixes), self.vocabulary)
 
@@ -98,7 +98,7 @@ class Policies:
     problem: Problem
     policy: Tensor
     old: Tensor | None
-    """pi_old, which drew the answers; None where that is the policy itself."""
+    """pi_old, which drew the answers; None if the policy itself drew them."""
     reference: Tensor
 
     @property
@@ -107,9 +107,9 @@ class Policies:
 
 
 def setting(problem: Problem, drift: float = 0.0) -> Policies:
-    """A policy that drifted away from its reference, as one under a reward does.
+    """A policy that has moved away from its reference, as in training with a reward.
 
-    `drift`: what it has moved by since its answers were drawn, half of it further away; `UPDATE` is one stale update.
+    `drift`: how far it has moved since its answers were drawn, half of it further away; `UPDATE` is one stale update.
     """
     reference, away = problem.test_logits(REFERENCE), problem.test_logits(AWAY)
     policy = reference + away
@@ -119,15 +119,15 @@ def setting(problem: Problem, drift: float = 0.0) -> Policies:
 def context(
     at: Policies, name: str, exact: Divergence | None = None, outcomes: Outcomes = every_token, dtype: torch.dtype = torch.float64
 ) -> tuple[TokenContext, Tensor]:
-    """The learner's view of the whole enumeration, and the leaf [P, V] its gradients arrive at.
+    """The learner's context of the whole enumeration, and the leaf [P, V] that receives its gradients.
 
-    Args: name of the regularizer, for its entries in the batch; `exact` fills `ctx.exact` with this divergence over the outcomes.
+    Args: name: of the regularizer, for its entries in the batch; exact: fills `ctx.exact` with this divergence over the outcomes.
     """
     problem, leaf, reference = at.problem, at.policy.to(dtype, copy=True).requires_grad_(), at.reference.to(dtype)
-    seq_ids, positions, prefix, tokens = problem.steps.clone()  # a part that writes into the batch spoils this copy alone
+    seq_ids, positions, prefix, tokens = problem.steps.clone()  # a part that writes into the batch changes only this copy
     count = len(problem.answers)
-    # Prompts differ in length, in every other sequence a tool's output of one token stands before each token, and no part may look at it,
-    # or at what follows an answer.
+    # Prompts differ in length, and in every other sequence a one-token tool output precedes each token. No part may read tool outputs, or
+    # tokens after an answer.
     prompt_lengths, apart = 1 + torch.arange(count) % 3, 1 + torch.arange(count) % 2
     lengths = torch.bincount(seq_ids, minlength=count)
     totals, columns = prompt_lengths + apart * lengths, (prompt_lengths - 1)[seq_ids] + apart[seq_ids] * (positions + 1)
@@ -161,15 +161,15 @@ def context(
 
 
 def expectation(batch: TokenBatch, x: Tensor) -> Tensor:
-    """Of the sum of x [T] over an answer, over the answers that the behaviour policy of a `context` draws."""
+    """The expected sum of x [T] over an answer, under the behaviour policy of a `context`."""
     assert batch.loss_weights is not None  # `context` sets them
     return (batch.loss_weights * x).sum()
 
 
 def objective(divergence: Divergence, credit: str, at: Policies, logits: Tensor, outcomes: Outcomes = every_token) -> Tensor:
-    """The divergence to the reference that a credit means, as a differentiable function of the policy's logits [P, V].
+    """The objective of a credit: its divergence from the reference, differentiable in the policy's logits [P, V].
 
-    Written from the definition `E_ref[f(u)]` and differentiated by autograd through f: no estimate of it and no closed form enters.
+    It uses the definition `E_ref[f(u)]` and autograd through f, without estimates or closed forms.
     """
     problem = at.problem
     if credit == "sequence":
@@ -184,7 +184,7 @@ def _divergence(divergence: Divergence, logp: Tensor, ref_logp: Tensor) -> Tenso
 
 
 def gradient(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    """Of a scalar function of the logits, at these logits."""
+    """The gradient of a scalar function of the logits, at these logits."""
     x = at.clone().requires_grad_()
     (result,) = torch.autograd.grad(function(x), x)
     return result

@@ -1,6 +1,6 @@
-"""What an estimator's value and gradient really are, found by enumeration of one small pair of distributions in float64.
+"""Measures what an estimator's value and gradient are, by enumeration of one small pair of distributions in float64.
 
-Nothing is looked up by name, so a user's own estimator or divergence is described by the same facts as a shipped one.
+Nothing depends on names, so a user's own estimator or divergence is described like a shipped one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from align.estimators import Estimator
 POLICY = (0.10, 0.20, 0.30, 0.25, 0.15)
 REFERENCE = (0.25, 0.05, 0.20, 0.10, 0.40)
 EXACT = 1e-9
-"""Relative; enumeration in float64 is right to 1e-15, other divergences differ by 1e-2 and more."""
+"""Relative tolerance: enumeration in float64 is accurate to 1e-15, and other divergences differ by at least 1e-2."""
 
 
 def value_is(estimator: Estimator, divergence: Divergence) -> str:
@@ -30,7 +30,7 @@ def value_is(estimator: Estimator, divergence: Divergence) -> str:
 
 
 def gradient_is(estimator: Estimator, divergence: Divergence, placement: str) -> str:
-    """Of what the expected on-policy gradient is the gradient: this divergence, nothing (zero), a multiple of a shipped one, or none."""
+    """Names the function with this expected on-policy gradient: this divergence, none (zero), a multiple of a shipped one, or unknown."""
     if estimator.merges:
         return "that of this divergence between the merged distributions"
     _, _, log_u = _pair()
@@ -40,7 +40,7 @@ def gradient_is(estimator: Estimator, divergence: Divergence, placement: str) ->
     if _same(gradient, own):
         return "that of this divergence"
     if gradient.abs().max() < EXACT * own.abs().max():
-        return "zero: it is noise, no penalty"
+        return "zero: it is noise, not a penalty"
     for name in registry.shipped("divergence"):
         found = registry.resolve("divergence", name, "")
         if any(key.required for key in keys(found)):

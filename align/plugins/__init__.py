@@ -1,8 +1,8 @@
-"""A user's own files: `"./mine.py:Mine"`, `"./mypkg:Mine"`, and the modules beside them that they import.
+"""Loads a user's own files: `"./mine.py:Mine"`, `"./mypkg:Mine"`, and the modules beside them that they import.
 
-They are read again whenever a recipe is built, and loaded as modules of a private package, one for each folder and state of its
-files: `sys.path` stays as it is, two folders may both have a `utils.py`, and a class keeps the modules it was made with after its
-file has changed. To a worker they travel as text.
+Files are read whenever a recipe is built, and loaded as modules of a private package, one for each folder and state of its files.
+So `sys.path` does not change, two folders may both have a `utils.py`, and a class keeps its modules after its file has changed.
+Workers get the files as text.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from align.plugins.files import collect
 from align.plugins.imports import Plugin, packages, show_lines
 
 _sent: dict[str, str] = {}
-"""By the path in a recipe, the private package that the driver sent for it: it counts, whatever is on this machine's disk."""
+"""By the path in a recipe, the private package that the driver sent for it, which takes precedence over this machine's disk."""
 _newest: dict[str, str] = {}
-"""By the path in a recipe, the private package that it was loaded from last."""
+"""By the path in a recipe, the private package from which it was loaded last."""
 
 
 def is_path(spec: str) -> bool:
-    """A file or folder, not a `package.module` that Python finds."""
+    """Whether `spec` is a file or folder, not an importable `package.module`."""
     return spec.endswith(".py") or "/" in spec
 
 
 def load(spec: str, where: str) -> types.ModuleType:
     """The module of the file or package folder `spec`, a path from the working directory.
 
-    Raises RecipeError at `where` for one that is not there, cannot be read or is too large; whatever the module raises.
+    Raises RecipeError at `where` if it is missing, unreadable or too large; and any error of the module itself.
     """
     plugin = packages[_sent[spec]] if spec in _sent else _read(spec, where)
     _newest[spec] = plugin.package
@@ -40,7 +40,7 @@ def load(spec: str, where: str) -> types.ModuleType:
 
 
 def loaded(spec: str) -> Plugin | None:
-    """What `spec` was loaded from last; None for the name of a part, or a module that Python found."""
+    """The plugin from which `spec` was loaded last; None for the name of a part, or an installed module."""
     return packages[_newest[spec]] if spec in _newest else None
 
 
@@ -54,7 +54,7 @@ def install(sent: Iterable[Plugin]) -> None:
 
 def _read(spec: str, where: str) -> Plugin:
     root, module, files = collect(_file(spec, where), where)
-    # The one used last comes first: parts of one folder share the modules they have in common.
+    # Prefer the plugin used last, so that parts of one folder share their common modules.
     plugin = next((p for p in reversed(packages.values()) if p.root == root and p.fits(module, files)), None)
     plugin = Plugin.of(root, module, files) if plugin is None else packages.pop(plugin.package)
     packages[plugin.package] = plugin

@@ -1,4 +1,4 @@
-"""Which files a plugin is made of: the one a recipe names, those its imports reach, and all of a package that these are in."""
+"""Collects the files of a plugin: the one that a recipe names, its imports, and every file of the packages these are in."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import NamedTuple, Protocol
 from align.errors import RecipeError
 
 MOST_FILES, MOST_BYTES = 200, 5_000_000
-"""Of one plugin: every worker gets them."""
+"""Limits of one plugin, because every worker gets its files."""
 NEVER = {"align", "align_kernels"}
-"""Not looked for beside a plugin: a second copy of a contract is another class."""
+"""Never taken from a plugin's folder: a second copy of a contract would be another class."""
 DOT = "%2E"
-"""Stands in a module's name for a dot in its file's."""
+"""Replaces a dot of the file name in a module's name."""
 
 
 class File(NamedTuple):
@@ -36,19 +36,19 @@ class Modules(Protocol):
     """Modules by their dotted path from the folder where imports start."""
 
     def has(self, module: str) -> bool:
-        """There is such a module, or a package with an `__init__.py`."""
+        """Whether there is such a module, or a package with an `__init__.py`."""
         ...
 
     def is_folder(self, module: str) -> bool:
-        """There is a folder of that name with modules in it."""
+        """Whether there is a folder of that name with modules in it."""
         ...
 
 
 def sibling(name: str, importer: str, is_package: bool, modules: Modules) -> str | None:
-    """The module of the plugin that `import name` means in the module `importer`; None: whatever Python finds.
+    """The plugin's module that `import name` means in the module `importer`; None: Python's own search decides.
 
-    As for a script, a module in the folder where imports start wins over an installed one of its name; but a file does not import
-    itself, so `json.py` may import json. A module beside one inside a package comes last, as does a folder without `__init__.py`.
+    As for a script, a module in the folder where imports start shadows an installed module, but a file does not import itself, so
+    `json.py` may import json. Siblings inside a package, and folders without `__init__.py`, come last.
     """
     top = name.partition(".")[0]
     if top in NEVER:
@@ -112,7 +112,7 @@ class _Collected:
         self._bytes = 0
 
     def reach(self, module: str) -> None:
-        """A module that is imported: with it come the packages it is in, and all of the innermost."""
+        """Add an imported module, the packages that contain it, and every module of the innermost package."""
         names = module.split(".")
         for depth in range(1, len(names) + 1):
             self._add(".".join(names[:depth]))
@@ -123,7 +123,7 @@ class _Collected:
                 self._add(self.disk.module(inside))
 
     def follow(self, module: str) -> None:
-        """Reach what a module imports, be it inside a function."""
+        """Add everything that a module imports, also inside functions."""
         file = self.files[module]
         package = module if file.is_package else module.rpartition(".")[0]
         for level, name, names in _imports(file.text):
@@ -161,7 +161,7 @@ class _Collected:
 
 
 def _python_files(folder: Path) -> Iterator[Path]:
-    """Those that an import can name: none in hidden folders, nor in a virtual environment's site-packages."""
+    """The importable files: none in hidden folders, nor in a virtual environment's site-packages."""
     for path, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if name.isidentifier() and name != "__pycache__")
         for name in sorted(names):
@@ -172,7 +172,7 @@ def _python_files(folder: Path) -> Iterator[Path]:
 
 @lru_cache(maxsize=1024)
 def _imports(text: str) -> Sequence[tuple[int, str, tuple[str, ...]]]:
-    """(level, module, names from it) of every import in a source; none where it is no Python, which its import will say."""
+    """(level, module, imported names) of every import in a source; empty if it is not valid Python, which its import reports."""
     try:
         with warnings.catch_warnings(action="ignore"):
             tree = ast.parse(text)

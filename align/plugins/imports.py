@@ -1,4 +1,4 @@
-"""The modules of a plugin: a private package in memory. They import each other by plain names; no other module can."""
+"""The modules of a plugin, as a private package in memory. Only these modules can import each other by plain names."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ PREFIX = "align_plugin_"
 
 @dataclass
 class Plugin:
-    """The files of one folder in one state. Plain text, so it travels to a worker as it is."""
+    """The files of one folder in one state, as plain text, so that it can be sent to a worker."""
 
     package: str
-    """The private name its modules are loaded under: the same in every process."""
+    """The private package name of its modules, the same in every process."""
     root: str
     """The folder where their imports start."""
     files: dict[str, File] = field(default_factory=dict)
     """By dotted path from there."""
     named: dict[str, str] = field(default_factory=dict)
-    """By what recipes call them, the modules they name."""
+    """Modules by their spec in recipes."""
     reached: dict[str, dict[str, File]] = field(default_factory=dict)
-    """Of each named module, the files it was found to need."""
+    """By named module, the files that it needs."""
 
     @classmethod
     def of(cls, root: str, module: str, files: Mapping[str, File]) -> Plugin:
@@ -42,7 +42,7 @@ class Plugin:
         return plugin
 
     def fits(self, module: str, files: Mapping[str, File]) -> bool:
-        """`module`, which needs these files, can be one of its modules: none of them has changed."""
+        """Whether `module`, which needs these files, can join this plugin: no common file has changed."""
         return self.reached.get(module, files) == files and all(self.files.get(name, file) == file for name, file in files.items())
 
     def take(self, spec: str, module: str, files: Mapping[str, File]) -> None:
@@ -64,19 +64,19 @@ class Plugin:
         return any(name.startswith(f"{module}.") for name in self.files)
 
     def places(self, module: str) -> str:
-        """The files a module of this name could be, for a message."""
+        """The possible files of a module of this name, for an error message."""
         path = "/".join([self.root.rstrip("/"), *module.split(".")])
         return f"{path}.py and {path}/__init__.py"
 
 
 packages: dict[str, Plugin] = {}
-"""By private name, the one used last at the end."""
+"""Plugins by private name; the one used last is at the end."""
 
 
 def show_lines(plugin: Plugin) -> None:
-    """Tracebacks and `inspect` show what was loaded, on a machine without the file as well as after it was edited."""
+    """Make tracebacks and `inspect` show the loaded source, even without the file or after an edit."""
     for path, text in plugin.files.values():
-        # Without a modification time linecache does not look at the disk.
+        # Without a modification time linecache does not check the disk.
         linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)
 
 
@@ -125,7 +125,7 @@ class _Loader(importlib.abc.InspectLoader):
         return self.file.is_package
 
     def exec_module(self, module: types.ModuleType) -> None:
-        # An import statement calls the `__import__` among the builtins of the module it stands in, also inside a function, later.
+        # An import statement calls `__import__` of its module's builtins, also inside a function that runs later.
         module.__dict__["__builtins__"] = {**vars(builtins), "__import__": _importing(self.plugin, self.module, self.file.is_package)}
         exec(compile(self.file.text, self.file.path, "exec", dont_inherit=True), module.__dict__)
 
@@ -166,7 +166,7 @@ def _missing(plugin: Plugin, name: str, level: int, missing: str) -> str:
 
 
 def _has_all(plugin: Plugin, module: types.ModuleType, names: Sequence[str], written: str) -> None:
-    """Raises ImportError for a name that `from module import names` would not find, by the files instead of private names."""
+    """Raises ImportError, with file paths instead of private names, for a name that `from module import names` would not find."""
     for name in names:
         if name == "*" or hasattr(module, name) or f"{module.__name__}.{name}" in sys.modules:
             continue

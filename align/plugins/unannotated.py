@@ -1,4 +1,4 @@
-"""A field without an annotation is no field of a dataclass: the key it looks like would be unknown, or keep a base's default."""
+"""Refuses fields without an annotation: a dataclass ignores them, so the key would be unknown or keep the base's default."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KEY_TYPES = (bool, int, float, str)
 
 
 def refuse_unannotated(found: type, contract: type, where: str) -> None:
-    """Raises RecipeError for `q = 0.5` in a user's class: a public number or string that is no constant and no fact of the contract."""
+    """Raises RecipeError for `q = 0.5` in a user's class: a public number or string that is neither a constant nor in the contract."""
     package = found.__module__.partition(".")[0]
     for cls in (c for c in found.__mro__ if c.__module__.partition(".")[0] == package != "align"):
         for name, value in vars(cls).items():
@@ -34,7 +34,7 @@ def _annotated(name: str, cls: type) -> bool:
 
 
 def _has_no_meaning(name: str, cls: type, contract: type) -> bool:
-    """No class it derives from, its contract among them, has such an attribute; or it is a field there, whose default stays."""
+    """Whether no base class (the contract included) has the attribute, or it is a field there, whose default would stay."""
     if any(name in {f.name for f in dataclasses.fields(base)} for base in cls.__mro__[1:] if dataclasses.is_dataclass(base)):
         return True
     bases = (*cls.__mro__[1:], contract)

@@ -1,1 +1,1 @@
-"""One run in its folder: state, checkpoints, initial policy, evaluation, signals."""
+"""A run and its folder: state, checkpoints, initial policy, evaluation, signals."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: its whole state, complete or absent, the newest few kept."""
+"""Checkpoints of a run: the whole state, written atomically; the newest few are kept."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def _steps(run_dir: Path) -> list[int]:
 
 
 def newest_step(run_dir: Path, recipe: Recipe) -> int:
-    """The step to continue at. Raises UserError where there is nothing to resume, or nothing left to do."""
+    """The step at which to continue. Raises UserError if there is nothing to resume or nothing left to do."""
     steps = _steps(run_dir)
     if not steps:
         raise UserError(f"--resume: {run_dir} holds no complete checkpoint; start without --resume, or give the --out of the run")
-    finished = (run_dir / "summary.json").is_file()  # killed after its last step, a run has still to export and evaluate
+    finished = (run_dir / "summary.json").is_file()  # a run killed after its last step must still export and evaluate
     if steps[-1] > recipe.steps or (steps[-1] == recipe.steps and finished):
         raise UserError(f"--resume: the run in {run_dir} has already done {steps[-1]} of {recipe.steps} steps; raise steps to go on")
     return steps[-1]
 
 
 def changes(run_dir: Path, node: dict[str, Any]) -> list[str]:
-    """`KEY: OLD -> NEW` for what the run in the folder learned with and the resolved recipe `node` has otherwise."""
+    """`KEY: OLD -> NEW` for each key that differs between the folder's recipe and the resolved recipe `node`."""
     before, now = (nodes.learned_from(Recipe, recipe) for recipe in (yaml_files.load(run_dir / "recipe.yaml"), node))
     return list(_changes(before, now, ""))
 
 
 def _changes(old: Any, new: Any, where: str) -> Iterator[str]:
-    # Under another name the keys are those of another part.
+    # With another name the keys belong to another part.
     if isinstance(old, dict) and isinstance(new, dict) and old.get("name") == new.get("name"):
         for key in dict.fromkeys([*old, *new]):
             yield from _changes(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
@@ -54,9 +54,9 @@ def _written(value: Any) -> str:
 
 
 def save(run_dir: Path, state: RunState, learner: LearnerLike, keep: int) -> None:
-    """The state of a run, and of older ones the newest, `keep` in all.
+    """Save the state of a run and keep the newest `keep` checkpoints.
 
-    Written beside its final place and renamed, so a killed run leaves no half of one.
+    It is written to a temporary folder and renamed, so a killed run leaves no partial checkpoint.
     """
     final = _folder(run_dir, state.step)
     if final.exists():
@@ -71,5 +71,5 @@ def save(run_dir: Path, state: RunState, learner: LearnerLike, keep: int) -> Non
 
 
 def load(run_dir: Path, step: int, state: RunState, learner: LearnerLike) -> None:
-    """Take back the state after `step` steps. Raises UserError where the checkpoint is of another recipe."""
+    """Restore the state after `step` steps. Raises UserError if the checkpoint is of another recipe."""
     state.load(_folder(run_dir, step), learner)

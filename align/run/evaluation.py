@@ -1,4 +1,4 @@
-"""How good a policy is on held-out problems, and how far it went from where it started."""
+"""Evaluates a policy on held-out problems, and its distance from the initial policy."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from align.types import Group, Prompt
 from align.workers.shards import generate
 
 RECIPE = "recipe.yaml"
-"""In the folder of a run."""
+"""The recipe's file in the folder of a run."""
 Generate = Callable[[Sequence[Prompt], int, int], list[Group]]
 
 
 class Suites:
-    """What a task holds out, tokenized once: problems by suite, none for a scorer, and for who learns from them rankings."""
+    """A task's held-out data, tokenized once: problems by suite (none for a reward model), and rankings if the algorithm uses them."""
 
     def __init__(self, recipe: Recipe, tokenizer: Any, problems: int | None = None):
         self._task, algorithm = recipe.task, recipe.algorithm
@@ -33,7 +33,7 @@ class Suites:
         self.dropped = len(self._task.rankings()) - len(self.rankings) if algorithm.ranks else 0
 
     def evaluate(self, generate: Generate, samples: int, seed: int) -> tuple[dict[str, float], list[Group]]:
-        """`suite/metric` for every suite, and the answers to the first one, from which divergences are measured."""
+        """`suite/metric` for every suite, and the answers to the first suite, on which divergences are measured."""
         metrics, first = {}, []
         for name, prompts in self.prompts.items():
             groups = generate(prompts, samples, seed)
@@ -45,13 +45,13 @@ class Suites:
 def evaluate(
     model: str | Path, recipe: Recipe | None = None, *, problems: int | None = None, samples: int | None = None
 ) -> dict[str, float]:
-    """Measure a model on the held-out problems of a recipe's task, in this process, by the recipe's engine and sampling.
+    """Measure a model on the held-out problems of a recipe's task, in this process, with the recipe's engine and sampling.
 
-    Seeds and units are those of a run, so that its final model gives the figures of its summary again.
+    Seeds and units are those of a run, so a run's final model gives the numbers in its summary again.
 
     Args:
         model: The folder of a run, whose final model is measured, or a Hugging Face model folder.
-        recipe: Whose task, engine, sampling and seed. None: that of the run.
+        recipe: Gives task, engine, sampling and seed. None: the recipe of the run.
         problems: Held-out problems of each suite. None: the recipe's `evaluation.problems`.
         samples: Answers to each. None: the recipe's `evaluation.samples`.
 
@@ -59,7 +59,7 @@ def evaluate(
         `suite/metric` to its value: shares from 0 to 1 (`countdown/pass@1`), lengths in tokens (`countdown/length`).
 
     Raises:
-        UserError: For a folder without a model or without a recipe, and for a recipe that trains a scorer.
+        UserError: For a folder without a model or without a recipe, and for a recipe that trains a reward model.
 
     `pass@k` is the unbiased estimate of Chen et al. 2107.03374.
 
@@ -74,14 +74,14 @@ def evaluate(
     """
     folder = Path(model)
     recipe = recipe_of(folder) if recipe is None else recipe
-    # A run keeps its model in a folder of its own; one that has not finished has none there.
+    # A run saves its model in a subfolder; an unfinished run has none.
     folder = folder / "model" if (folder / RECIPE).is_file() else folder
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model (no config.json); the run has not finished, or give --model DIR")
     if recipe.algorithm.trains_reward_model:
         raise UserError(
-            f"{recipe.algorithm.recipe_name} trained a scorer, which answers nothing: the accuracy on held-out rankings is in "
-            "the metrics of its run"
+            f"{recipe.algorithm.recipe_name} trained a reward model, which generates no answers: the accuracy on held-out "
+            "rankings is in the metrics of its run"
         )
     suites = Suites(recipe, AutoTokenizer.from_pretrained(folder), problems)
     longest = max(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)
@@ -94,7 +94,7 @@ def evaluate(
 
 
 def recipe_of(run_dir: Path) -> Recipe:
-    """The recipe of a run. Raises UserError where the folder is of none."""
+    """The recipe of a run. Raises UserError if the folder is not of a run."""
     if not (run_dir / RECIPE).is_file():
         raise UserError(f"{run_dir} is not the folder of a run: it has no {RECIPE}")
     return load(run_dir / RECIPE)

@@ -1,4 +1,4 @@
-"""Which folder a run may start in, and whether what a start that failed leaves there is worth keeping."""
+"""Checks the folder of a run before it starts, and removes it after a failed start if it has nothing to keep."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from align.errors import UserError
 
 
 def check_folder(run_dir: Path, resume: bool) -> None:
-    """Raises UserError for a new run in a folder that is not empty, and for a run to resume that is not there."""
+    """Raises UserError for a new run in a folder that is not empty, and for a missing run to resume."""
     if not resume and run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise UserError(
             f"{run_dir} is not empty: choose another folder with --out, or continue that run with --resume (in Python run_dir "
@@ -20,9 +20,9 @@ def check_folder(run_dir: Path, resume: bool) -> None:
 
 
 def remove_empty_run(run_dir: Path) -> None:
-    """Removes the folder of a run if it holds only what the next start makes again, so that the next may use it.
+    """Removes the folder of a run if the next start would recreate all its contents, so that it can use the folder.
 
-    That is recipe.yaml, the initial model, empty files (metrics.jsonl before its first line) and empty folders.
+    Those are recipe.yaml, the initial model, empty files (metrics.jsonl before its first line) and empty folders.
     """
     again = (run_dir / "recipe.yaml", run_dir / "initial")
     kept = (file for file in run_dir.rglob("*") if not any(file.is_relative_to(known) for known in again))

@@ -1,4 +1,4 @@
-"""The initial policy as a Hugging Face folder, wherever the recipe says it comes from."""
+"""The initial policy as a Hugging Face folder, from any of the sources that a recipe can name."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ NOT_HASHED = {
     "sweep",
     "bench",
 }
-"""Files and folders whose change changes no model."""
+"""Files and folders that do not affect a trained model."""
 
 
 def content_hash(recipe: Recipe) -> str:
-    """Of the resolved recipe, its plugins, align's own sources, the kernels' and the libraries that train: what could change the model."""
+    """Hash of everything that can change the model: resolved recipe, plugins, sources of align and its kernels, training libraries."""
     digest = hashlib.sha256(json.dumps(nodes.resolved(recipe), sort_keys=True).encode())
     for plugin in nodes.plugins_of(recipe):
         digest.update(repr(sorted(plugin.files.items())).encode("utf-8", "replace"))
@@ -58,9 +58,9 @@ def content_hash(recipe: Recipe) -> str:
 
 
 def model_folder(recipe: Recipe, run_dir: Path, train: Callable[[Recipe, Path], Any], note: Callable[[str], None]) -> str:
-    """A folder that `from_pretrained` loads. A warm start that is not cached is run by `train`, into a folder of its own.
+    """A folder that `from_pretrained` loads. `train` runs a warm start that is not cached, in a separate folder.
 
-    Raises: RecipeError naming the key when the model cannot be had.
+    Raises: RecipeError naming the key if the model is not available.
     """
     model = recipe.model
     if model.path is not None:
@@ -79,7 +79,7 @@ def model_folder(recipe: Recipe, run_dir: Path, train: Callable[[Recipe, Path], 
 
 
 def stored(path: str) -> Path | None:
-    """The folder of a model, given by its path or by its hub id; None where neither the folder nor the hub's local cache has it."""
+    """The folder of a model, given as a path or hub id; None if there is no such folder and it is not in the hub's local cache."""
     folder = Path(path)
     if not (folder / "config.json").is_file():
         try:
@@ -90,7 +90,7 @@ def stored(path: str) -> Path | None:
 
 
 def config_of(recipe: Recipe) -> transformers.PretrainedConfig | None:
-    """Of the initial policy, from its folder or its recipe; None where that is not on this machine yet."""
+    """The initial policy's configuration, from its folder or its recipe; None if it is not on this machine yet."""
     model = recipe.model
     if model.recipe is not None:
         return config_of(load(model.recipe))

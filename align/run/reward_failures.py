@@ -1,4 +1,4 @@
-"""When rewards that fail are no accident any more."""
+"""Stops a run whose rewards fail persistently."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from align.errors import RunStopped
 from align.types import Rewards
 
 IN_A_ROW = 3
-"""Steps."""
+"""Steps in a row with only failed rewards that stop a run."""
 
 
 class RewardFailures:
-    """Counts the steps in a row of which no sample was left because its reward failed."""
+    """Counts consecutive steps in which the reward of every sample failed."""
 
     def __init__(self):
         self._steps = 0
 
     def check(self, step: int, rewards: Rewards | None) -> None:
-        """Raises RunStopped where every reward failed: in the first step of all, or in step after step."""
+        """Raises RunStopped if every reward failed in the first step, or in IN_A_ROW consecutive steps."""
         if rewards is None or rewards.failed < len(rewards.values) or not np.isnan(rewards.values).all():
             self._steps = 0
             return

@@ -1,4 +1,4 @@
-"""Ctrl-C at a time when it would lose what was computed."""
+"""Defers Ctrl-C during work whose results it would lose."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def defer_sigint() -> Iterator[None]:
-    """The first Ctrl-C waits until the block is through; a second one does not. Elsewhere than in the main thread nothing is changed."""
+    """Defers the first Ctrl-C to the end of the block, but not a second one. Outside the main thread it does nothing."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield

@@ -1,4 +1,4 @@
-"""What changes in a run. A recipe is frozen data, so that one object can be trained any number of times; its parts put nothing into it."""
+"""The mutable state of a run. Recipes are frozen and their parts never change them, so one recipe can be trained repeatedly."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from align.workers import LearnerLike
 
 
 def initial_states(regularizers: Mapping[str, Regularizer]) -> dict[str, State]:
-    """What each regularizer's coefficient begins with."""
+    """The initial state of each regularizer's coefficient."""
     return {name: r.coefficient.initial_state() for name, r in regularizers.items()}
 
 
 class RunState:
     """The state of one run, in two halves that are saved and restored together.
 
-    The loop's half is here, JSON values only: the steps done, the coefficients' states and the evaluation before the first step. The
-    learner's half (policy, critic, optimizer, references, counters) are tensors in the learner's process, on another node perhaps:
-    `Learner.state_dict`. `save` writes both into one folder, each from where it is: `driver.json` and `learner/`.
+    This object is the loop's half, with JSON values only: completed steps, coefficient states and the evaluation before the first step.
+    The learner's half (policy, critic, optimizer, references, counters) is tensors in the learner's process, maybe on another node:
+    `Learner.state_dict`. `save` writes both halves into one folder, each from its own process: `driver.json` and `learner/`.
     """
 
     def __init__(self, recipe: Recipe):
         self._regularizers = recipe.regularizers
         self.step = 0
-        """The next one: the steps that a resumed run need not do again."""
+        """The number of completed steps, and so the index of the next step."""
         self.before: dict[str, float] = {}
         """The evaluation before the first step."""
         self.coefficients = initial_states(recipe.regularizers)
 
     def betas(self, step: int) -> dict[str, float]:
-        """By regularizer: the coefficient of the batch of this step."""
+        """By regularizer: the coefficient at this step."""
         return {name: _beta(r, f"regularizers.{name}.coefficient", step, self.coefficients[name]) for name, r in self._regularizers.items()}
 
     def control(self, batch: TokenBatch, stats: Mapping[str, Stat]) -> None:
-        """After a step on this batch, scored and shaped: the coefficients of the regularizers that were active follow what it measured."""
+        """Update the coefficients of the active regularizers from the statistics of a step on this (prepared) batch."""
         for name, regularizer in self._regularizers.items():
             if f"divergence/{name}" in stats:
                 rule, measured = regularizer.coefficient, stats[f"divergence/{name}"]
@@ -61,7 +61,7 @@ class RunState:
                 self.coefficients[name] = dict(state)
 
     def state_dict(self) -> dict[str, Any]:
-        """The loop's half. JSON values only."""
+        """The loop's half, with JSON values only."""
         return {"step": self.step, "coefficients": dict(self.coefficients), "rules": self._rules(), "before": self.before}
 
     def _rules(self) -> dict[str, str]:
@@ -90,12 +90,12 @@ class RunState:
         self.step, self.before, self.coefficients = state["step"], state["before"], dict(found)
 
     def save(self, folder: Path, learner: LearnerLike) -> None:
-        """Both halves."""
+        """Save both halves."""
         learner.save(str(folder / "learner"))
         (folder / "driver.json").write_text(json.dumps(self.state_dict(), indent=1))
 
     def load(self, folder: Path, learner: LearnerLike) -> None:
-        """Both halves. Raises UserError where the folder is not a checkpoint of this recipe."""
+        """Load both halves. Raises UserError if the folder is not a checkpoint of this recipe."""
         self.load_state_dict(json.loads((folder / "driver.json").read_text()))
         learner.load(str(folder / "learner"))
 

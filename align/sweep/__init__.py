@@ -1,7 +1,7 @@
-"""One recipe many times: a grid of changes, several seeds of each, every run a process of its own, one table of all.
+"""Runs one recipe with a grid of changes and several seeds, each run in its own process, and makes one table of all runs.
 
-A sweep lives in a folder: `CELL/seed_N` is the run, `CELL/seed_N.log` what it printed, `sweep.json` the plan and every number,
-`table.md` and `sweep.png` what a person reads of them.
+In the sweep's folder, `CELL/seed_N` is a run and `CELL/seed_N.log` its output; `sweep.json` has the plan and every number; `table.md`
+and `sweep.png` present them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from align.sweep.table import absent, markdown, missing, reading, tables
 
 
 def run(plan: Plan, jobs: int, address: str | None, metrics: Sequence[str], console: Console) -> dict[str, Any]:
-    """Check every cell, run what has not finished, and return the results as `sweep.json` holds them.
+    """Check every cell, run the unfinished ones, and return the contents of `sweep.json`.
 
-    Raises: UserError before the first run, for a value that some cell cannot have or a folder that holds other runs.
-    KeyboardInterrupt after Ctrl-C, with every run stopped.
+    Raises: UserError before the first run, for a value that is invalid in some cell, or a folder with other runs.
+    KeyboardInterrupt after Ctrl-C, when every run has stopped.
     """
-    # Building recipes imports torch; a report of what there is does without.
+    # Building recipes imports torch, which a report does not need.
     from align.sweep.checked import checked  # noqa: PLC0415
     from align.sweep.progress import watch  # noqa: PLC0415
     from align.sweep.runner import Runner, locked  # noqa: PLC0415
@@ -47,7 +47,7 @@ def run(plan: Plan, jobs: int, address: str | None, metrics: Sequence[str], cons
 
 
 def report(out: Path, metrics: Sequence[str]) -> dict[str, Any]:
-    """The results of a sweep as far as it has come. Raises UserError where `out` holds none."""
+    """The results of a sweep so far. Raises UserError if `out` has no sweep."""
     if not (out / FILE).is_file():
         raise UserError(f"{out} holds no sweep (no {FILE}); give the --out of one")
     plan, errors = read(out)
@@ -55,7 +55,7 @@ def report(out: Path, metrics: Sequence[str]) -> dict[str, Any]:
 
 
 def present(found: dict[str, Any], out: Path, console: Console) -> None:
-    """Print the table, and keep it as `table.md` with its plot."""
+    """Print the table, and save it as `table.md` with its plot."""
     # matplotlib takes a second to import.
     from align.sweep.plot import draw  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Every cell is a recipe that builds, a recipe of its own, and the recipe of what its folder holds already."""
+"""Checks that every cell's recipe builds, that no two are equal, and that each equals the recipe of its existing runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def checked(plan: Plan) -> dict[Cell, Recipe]:
 
     Raises: UserError naming the first cell that cannot run.
     """
-    load(plan.file, [*plan.overrides, "seed=0"])  # what is wrong in every cell is no cell's mistake
+    load(plan.file, [*plan.overrides, "seed=0"])  # report errors common to all cells without naming a cell
     recipes: dict[Cell, Recipe] = {}
     seen: dict[str, Cell] = {}
     for cell in plan.cells:
@@ -42,14 +42,14 @@ def _same_as_before(run: Run, now: dict) -> None:
     if not kept.is_file():
         return
     try:
-        # Built anew, so that a key which came after the run has its default.
+        # Rebuild the recipe, so that a key that is newer than the run gets its default.
         before = nodes.resolved(build(yaml.safe_load(kept.read_text())))
     except (RecipeError, yaml.YAMLError) as error:
         raise UserError(f"{kept} can no longer be read, so its run cannot be kept: {error}; choose another --out") from error
     different = _first_difference(before, now)
     if different:
         key, old, new = different
-        raise UserError(f"{run.folder} was run with {key}={old}, and is now to have {new}: choose another --out, or delete that folder")
+        raise UserError(f"{run.folder} was run with {key}={old}, but this sweep has {new}: choose another --out, or delete that folder")
 
 
 def _first_difference(before: Any, now: Any, where: str = "") -> tuple[str, Any, Any] | None:

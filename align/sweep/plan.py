@@ -1,4 +1,4 @@
-"""What a sweep runs: the product of its axes, each cell with every seed, and the folder and the changes of each run."""
+"""The plan of a sweep: the product of its axes, each cell with every seed, and the folder and changes of each run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ LONGEST_NAME = 100
 
 
 def split(text: str) -> list[str]:
-    """The values between commas; a comma inside brackets, braces or quotes belongs to its value.
+    """Split at commas, except inside brackets, braces and quotes.
 
-    Raises: UserError for a bracket or quote without its partner, and for an empty value.
+    Raises: UserError for an unmatched bracket or quote, and for an empty value.
     """
     values, open_, quote, previous = [""], [], "", ""
     for character in text:
@@ -31,7 +31,7 @@ def split(text: str) -> list[str]:
         elif character in CLOSES.values():
             open_.append(character)
         elif character in CLOSES and (not open_ or open_.pop() != CLOSES[character]):
-            raise UserError(f"{text!r}: {character} closes nothing")
+            raise UserError(f"{text!r}: {character} is not opened")
         if character == "," and not open_ and not quote:
             values.append("")
         else:
@@ -54,7 +54,7 @@ class Axis:
 
     @classmethod
     def parse(cls, text: str) -> Axis:
-        """Of `KEY=V1,V2,...`."""
+        """The axis written as `KEY=V1,V2,...`."""
         key, equals, values = text.partition("=")
         if not (key and equals and values):
             raise UserError(f"--over {text!r} is not of the form KEY=V1,V2,...")
@@ -70,11 +70,11 @@ class Cell:
     """One point of the grid."""
 
     name: str
-    """Of its folder."""
+    """The name of its folder."""
     values: tuple[str, ...]
-    """One of each axis."""
+    """One value of each axis."""
     changes: tuple[str, ...]
-    """`key=value`, what the cell changes in the recipe beyond the changes of all."""
+    """The cell's own overrides, `key=value`, in addition to those of every cell."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,11 @@ class Plan:
     """A whole sweep."""
 
     recipe: str
-    """As it was asked for."""
+    """As the user wrote it."""
     file: Path
-    """The recipe that this means, absolute."""
+    """Absolute path of that recipe."""
     overrides: tuple[str, ...]
-    """Of every cell."""
+    """Overrides of every cell."""
     axes: tuple[Axis, ...]
     seeds: int
     out: Path
@@ -129,7 +129,7 @@ class Plan:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """The shortest end of each key that no other axis ends with."""
+        """The shortest suffix of each key that is unique among the axes."""
         return tuple(_shortest(axis.key, [other.key for other in self.axes if other is not axis]) for axis in self.axes)
 
     @cached_property
@@ -146,7 +146,7 @@ class Plan:
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
-        """All cells with the first seed, then with the next: what is there early compares."""
+        """All cells with the first seed, then with the next, so that early results are comparable."""
         return tuple(Run(cell, seed, self.out / cell.name / f"seed_{seed}") for seed in range(self.seeds) for cell in self.cells)
 
     def changes(self, run: Run) -> list[str]:

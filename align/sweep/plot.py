@@ -1,4 +1,4 @@
-"""The picture of a sweep: for each metric a dot a seed and the mean, by cell."""
+"""Plots a sweep: for each metric and cell, one dot per seed and the mean."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from align.sweep.table import metric_names, title
 from align.telemetry.plots import COLOURS, COLUMNS, GREY
 
 SHIFT = 0.12
-"""Of a seed's dot from the next, so that equal values both show."""
+"""Distance between the dots of two seeds, so that equal values are both visible."""
 
 
 def draw(found: Mapping[str, Any], picture: Path) -> Path | None:
-    """Write the PNG and return its path; None where no run has a number yet."""
+    """Write the PNG and return its path; None if no run has a number yet."""
     names, cells = metric_names(found), found["cells"]
     if not names:
         return None

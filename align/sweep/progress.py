@@ -1,4 +1,4 @@
-"""A sweep while it runs: a live view on a terminal, lines anywhere else."""
+"""Progress of a sweep: a live view on a terminal, otherwise lines."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from align.sweep.plan import Cell, Plan, Run
 from align.telemetry.units import duration, show
 
 HEADLINE = ("reward/mean", "preference/accuracy", "loss", "loss/policy")
-"""The first that a run has is shown while it runs."""
+"""The first of these metrics that a run has is shown while it runs."""
 TAIL = 1 << 16
-"""Bytes at the end of a metrics file that are looked at."""
+"""Bytes that are read at the end of a metrics file."""
 SILENCE = 60.0
-"""Seconds between two lines about runs that go on, where there is no terminal."""
+"""Seconds between two progress lines without a terminal."""
 
 
 def latest(metrics: Path) -> tuple[int, str]:
-    """Steps done and the headline number, from the end of a metrics file that may be written to meanwhile."""
+    """Completed steps and the headline number, from the end of a metrics file that may be growing."""
     if not metrics.is_file():
         return 0, ""
     with metrics.open("rb") as file:
@@ -44,7 +44,7 @@ def latest(metrics: Path) -> tuple[int, str]:
 
 
 class View:
-    """What every way of showing has; this one prints lines."""
+    """Prints progress lines; the base of the live view."""
 
     def __init__(self, console: Console, plan: Plan, done: int, steps: Mapping[Cell, int]):
         self._console, self._plan, self._done, self._steps = console, plan, done, steps
@@ -76,14 +76,14 @@ class View:
                 self.note(f"at  {run}  step {step}/{self._steps[run.cell]}  {headline}".rstrip())
 
     def close(self) -> None:
-        """Nothing is held."""
+        """There is nothing to release."""
 
     def _started(self, run: Run) -> None:
         self.note(f"start  {run}")
 
 
 class LiveView(View):
-    """The runs at work, drawn in place; those that ended above."""
+    """Running processes, redrawn in place; ended runs are printed above."""
 
     def __init__(self, console: Console, plan: Plan, done: int, steps: Mapping[Cell, int]):
         super().__init__(console, plan, done, steps)
@@ -97,7 +97,7 @@ class LiveView(View):
         self._live.stop()
 
     def _started(self, run: Run) -> None:
-        """It is on the display."""
+        """Prints nothing: the display shows the run."""
 
     def render(self) -> Group:
         total, now = len(self._plan.runs), time.monotonic()

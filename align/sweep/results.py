@@ -1,4 +1,4 @@
-"""The numbers of a sweep, from the folders of its runs: what `sweep.json` holds, and the table and the plot are made of."""
+"""Collects the numbers of a sweep from the folders of its runs, for `sweep.json`, the table and the plot."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from align.telemetry import writers
 
 FILE = "sweep.json"
 TRAINING = ("reward/mean", "preference/accuracy", "kl/ref/k3", "entropy")
-"""Of the training metrics, those in the table where none is asked for."""
+"""The training metrics in the table by default."""
 SPREAD_NEEDS = 3
-"""Seeds from which a standard deviation is told."""
+"""Least number of seeds for a standard deviation."""
 
 
 def write(plan: Plan, errors: Mapping[str, str], metrics: Sequence[str]) -> dict[str, Any]:
-    """Collect, and keep as `sweep.json`.
+    """Collect the results and write `sweep.json`.
 
-    Args: errors of failed runs, by `str(run)`; metrics: patterns of the training metrics to have (none: TRAINING).
+    Args: errors: of failed runs, by `str(run)`; metrics: patterns of training metrics (none: TRAINING).
     """
     found = collect(plan, errors, metrics or TRAINING)
     plan.out.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def read(out: Path) -> tuple[Plan, dict[str, str]]:
 
 
 def collect(plan: Plan, errors: Mapping[str, str], metrics: Sequence[str]) -> dict[str, Any]:
-    """Of every cell its runs and the statistics of each metric over them; and of the evaluation before the first step."""
+    """The runs of every cell with the statistics of each metric, and the statistics of the evaluation before the first step."""
     cells = []
     for cell in plan.cells:
         runs = [_run(run, errors.get(str(run)), metrics) for run in plan.runs if run.cell == cell]
@@ -79,7 +79,7 @@ def collect(plan: Plan, errors: Mapping[str, str], metrics: Sequence[str]) -> di
 
 
 def statistics_of(values: Sequence[float | None]) -> dict[str, float | int] | None:
-    """Over the seeds that have the number: how many they are, mean, lowest, highest, from three on the sample standard deviation."""
+    """Count, mean, minimum and maximum over the seeds that have the number; from three seeds also the sample standard deviation."""
     known = [v for v in values if v is not None]
     if not known:
         return None
@@ -97,7 +97,7 @@ def _run(run: Run, error: str | None, metrics: Sequence[str]) -> dict[str, Any]:
     except ValueError as problem:
         raise UserError(f"{file} was cut short ({problem}); delete it, and the sweep finishes that run again") from problem
     numbers = (summary["after"] or {}) | training(writers.read(run.metrics), metrics)
-    # A plot that could not be drawn, say, fails a run that has its numbers.
+    # A failed run may have its numbers, for example if only its plot failed.
     return found | {
         "state": "finished",
         "error": error,
@@ -109,7 +109,7 @@ def _run(run: Run, error: str | None, metrics: Sequence[str]) -> dict[str, Any]:
 
 
 def training(records: Sequence[dict], patterns: Sequence[str]) -> dict[str, float | None]:
-    """`train/NAME`: the mean over the last tenth of the steps; None where one of them is not finite."""
+    """`train/NAME`: the mean over the last tenth of the steps; None if one of them is not finite."""
     steps = [record for record in records if any(name != "step" and not name.startswith("eval/") for name in record)]
     last = steps[-max(math.ceil(len(steps) / 10), 1) :]
     names = dict.fromkeys(name for p in patterns for record in last for name in record if name != "step" and fnmatch.fnmatchcase(name, p))
@@ -118,9 +118,9 @@ def training(records: Sequence[dict], patterns: Sequence[str]) -> dict[str, floa
 
 
 def _before(cells: Sequence[dict]) -> dict[str, dict | None]:
-    """Statistics over the seeds of each metric before the first step; None where the cells did not begin alike.
+    """Statistics over the seeds of each metric before the first step; None if the cells did not start equal.
 
-    Each seed asks with randomness of its own, so alike means: the same in all cells for each seed.
+    Seeds differ in their evaluation, so "equal" means: for each seed, the same number in all cells.
     """
     by_seed: dict[str, dict[int, list[float]]] = {}
     for run in [run for cell in cells for run in cell["runs"]]:

@@ -1,4 +1,4 @@
-"""The processes of a sweep: `align train`, so many at once, each with a log; a failure stops only its own run."""
+"""The processes of a sweep: at most `jobs` runs of `align train` at once, each with a log. A failure stops only its own run."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from align.sweep.plan import Cell, Plan, Run
 from align.sweep.progress import View
 
 POLL = 0.2
-"""Seconds between looks at the processes."""
+"""Seconds between polls of the processes."""
 GRACE = 120.0
-"""Seconds a stopped run has to keep a checkpoint, then it is killed."""
+"""Seconds for a stopped run to save a checkpoint before it is killed."""
 
 
 @contextmanager
 def locked(out: Path) -> Iterator[IO]:
-    """The folder for this sweep alone. The runs inherit the lock: one that outlives a killed sweep still holds it."""
+    """Lock the folder for this sweep. The runs inherit the lock, so a run that outlives a killed sweep keeps it."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; give a folder with --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -41,14 +41,14 @@ def locked(out: Path) -> Iterator[IO]:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """A scheduler's SIGTERM and a closed terminal end the runs as Ctrl-C does: they are in sessions of their own and would go on."""
+    """Make SIGTERM and a closed terminal stop the runs as Ctrl-C does: the runs have their own sessions and would continue."""
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
     kept = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL}
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        # A script's background job: still deaf to Ctrl-C itself, but its runs must not inherit that, or nothing could stop them gently.
+        # A script's background job ignores Ctrl-C. Its runs must not inherit that, or they could only be killed.
         kept[signal.SIGINT] = signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
         yield
@@ -61,18 +61,18 @@ class Child(NamedTuple):
     process: subprocess.Popen
     began: float
     log_from: int
-    """Where in the log this attempt begins."""
+    """Position in the log where this attempt starts."""
 
 
 class Runner:
-    """Starts what may start, and tells what has ended."""
+    """Starts runs when they may start, and reports ended runs."""
 
     def __init__(self, waiting: list[Run], recipes: dict[Cell, Recipe], plan: Plan, address: str | None, lock: IO):
         self._waiting, self._recipes, self._plan, self._address, self._lock = list(waiting), recipes, plan, address, lock
         self._children: dict[Run, Child] = {}
 
     def run(self, jobs: int, view: View, ended: Callable[[Run, str | None], None]) -> None:
-        """Calls `ended` with each run as it ends, and the last line of its error where it failed."""
+        """Calls `ended` with each run that ends, and the last line of its error if it failed."""
         with stopped_by_signals():
             try:
                 while self._waiting or self._children:
@@ -93,7 +93,7 @@ class Runner:
                 raise
 
     def _may_start(self, run: Run) -> bool:
-        """Not while another run may be making the same warm start: it would be made twice."""
+        """False while another run may be training the same warm start, which would otherwise be trained twice."""
         warm_start = self._recipes[run.cell].model.recipe
         if warm_start is None:
             return True
@@ -104,7 +104,7 @@ class Runner:
     def _start(self, run: Run) -> Child:
         resumable = any((run.folder / "checkpoints").glob("step_*/driver.json"))
         if not resumable and (run.folder / "recipe.yaml").is_file():
-            shutil.rmtree(run.folder)  # of a run that left nothing to go on from
+            shutil.rmtree(run.folder)  # a run that left nothing to resume from
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         command = [
             sys.executable,
@@ -119,7 +119,7 @@ class Runner:
             *(["--resume"] if resumable else []),
         ]
         with run.log.open("ab") as log:
-            # A session of its own: a Ctrl-C on the terminal reaches it once, through `_stop`, and not in the middle of its checkpoint.
+            # With its own session, the run gets Ctrl-C once, through `_stop`, and not a second time during its checkpoint.
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -146,7 +146,7 @@ class Runner:
 
 
 def failure(log: Path, child: Child) -> str | None:
-    """The last line that a failed attempt printed, and the signal where one ended it; None for one that succeeded."""
+    """The last line that a failed attempt printed, and the signal if one ended it; None for a success."""
     code = child.process.returncode
     if code == 0:
         return None

@@ -1,4 +1,4 @@
-"""The table of a sweep: one row a cell, every metric as mean and spread over the seeds. For a terminal, and as Markdown."""
+"""The table of a sweep, for a terminal and as Markdown: one row per cell, every metric as mean and spread over the seeds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from align.sweep.results import TRAINING
 from align.telemetry.units import show, unit
 
 GAP = 3
-"""Columns of a terminal between two columns of a table."""
+"""Characters between two columns of a table."""
 
 
 def texts_of(name: str, statistics: Mapping[str, float] | None, seeds: int) -> list[str]:
-    """Mean (with the standard deviation where there is one) and range, as one or two texts. Says where seeds are missing."""
+    """Mean (with standard deviation, if there is one) and range, as one or two texts, with a note if seeds are missing."""
     if statistics is None:
         return ["-"]
     metric = _metric(name)
@@ -29,7 +29,7 @@ def texts_of(name: str, statistics: Mapping[str, float] | None, seeds: int) -> l
 
 
 def metric_names(found: Mapping[str, Any]) -> list[str]:
-    """In the order of the runs: held out first, then training."""
+    """In the order of the runs: held-out metrics first, then training metrics."""
     return list(dict.fromkeys(name for cell in found["cells"] for name in cell["metrics"]))
 
 
@@ -38,13 +38,13 @@ def _metric(name: str) -> str:
 
 
 def title(name: str) -> str:
-    """The metric, and what it is measured in where its name does not say so."""
+    """The metric, with its unit if the name does not give it."""
     measured = unit(_metric(name)).label
     return f"{name}, {measured}" if measured not in ("", "share", _metric(name)) else name
 
 
 def _rows(found: Mapping[str, Any], names: Sequence[str]) -> list[tuple[list[str], str, list[list[str]]]]:
-    """What stands left, the seeds, and the texts of each metric."""
+    """Per row: the left cells, the seeds, and the texts of each metric."""
     axes, seeds = len(found["over"]) or 1, found["seeds"]
     rows = []
     before = {name: s for name, s in found["before"].items() if s is not None}
@@ -59,7 +59,7 @@ def _rows(found: Mapping[str, Any], names: Sequence[str]) -> list[tuple[list[str
 
 
 def tables(found: Mapping[str, Any], width: int) -> list[Table]:
-    """Rich tables that together have every metric, each with as many as `width` columns of a terminal hold."""
+    """Rich tables that together show every metric, each with as many metrics as fit into `width` characters."""
     names, left = metric_names(found), [*(found["labels"] or ["recipe"]), "seeds"]
     rows = _rows(found, names)
     fixed = sum(max(len(text) for text in column) + GAP for column in zip(left, *([*cell, seeds] for cell, seeds, _ in rows), strict=True))
@@ -88,12 +88,12 @@ def tables(found: Mapping[str, Any], width: int) -> list[Table]:
 
 
 def _heading(name: str) -> str:
-    """On several lines: numbers are narrower than names."""
+    """The name on several lines, because numbers are narrower than names."""
     return title(name).replace("/", "/\n", 1).replace(", ", ",\n")
 
 
 def markdown(found: Mapping[str, Any], plot: Path | None) -> str:
-    """The same for a document: the command, the table, how to read it, what is missing."""
+    """The sweep as Markdown: the command, the table, how to read it, and missing runs."""
     names = metric_names(found)
     left = [*(found["labels"] or ["recipe"]), "seeds"]
     lines = [f"`{command(found)}`", "", _line([*left, *(title(name) for name in names)]), _line(["---"] * (len(left) + len(names)))]
@@ -109,20 +109,20 @@ def _line(texts: Sequence[str]) -> str:
 
 
 def command(found: Mapping[str, Any]) -> str:
-    """What runs this sweep, but for its folder."""
+    """The command of this sweep, without its folder."""
     over = [word for key, values in found["over"].items() for word in ("--over", f"{key}={','.join(values)}")]
     return shlex.join(["align", "sweep", found["recipe"], *found["overrides"], *over, "--seeds", str(found["seeds"])])
 
 
 def reading(found: Mapping[str, Any]) -> str:
-    """What the numbers of the table are."""
+    """One sentence that explains the numbers of the table."""
     spread = "mean ± sample standard deviation" if found["seeds"] >= 3 else "mean"
     over = f"{spread} and lowest–highest over the seeds" if found["seeds"] > 1 else "one seed"
     return f"Each number: {over}, after training; train/...: over the last tenth of the steps of a run."
 
 
 def absent(found: Mapping[str, Any]) -> list[str]:
-    """A line for each training metric that was asked for and no finished run has."""
+    """A line for each requested training metric that no finished run has."""
     if found["training"] == list(TRAINING) or not metric_names(found):
         return []
     return [
@@ -133,8 +133,8 @@ def absent(found: Mapping[str, Any]) -> list[str]:
 
 
 def missing(found: Mapping[str, Any]) -> list[str]:
-    """A line for each run that failed, and one for those that have not finished."""
+    """A line for each failed run, and one for the unfinished runs."""
     runs = [(cell["name"], run) for cell in found["cells"] for run in cell["runs"]]
-    failed = [f"{name} seed {run['seed']} failed: {run['error']} (all it said: {run['folder']}.log)" for name, run in runs if run["error"]]
+    failed = [f"{name} seed {run['seed']} failed: {run['error']} (log: {run['folder']}.log)" for name, run in runs if run["error"]]
     unfinished = sum(run["state"] == "unfinished" for _, run in runs)
     return [*failed, *([f"{unfinished} of {len(runs)} runs have not finished"] if unfinished else [])]

@@ -1,4 +1,4 @@
-"""Tasks: where prompts (and demonstrations) come from, and how a model's answers are judged at evaluation."""
+"""Tasks: the source of prompts and demonstrations, and the evaluation of a model's answers."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ class Example:
     """One question before it is tokenized."""
 
     id: str
-    """Stable over runs and processes."""
+    """The same in all runs and processes."""
     text: str
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """What a reward needs to judge an answer (JSON values only)."""
+    """Data for the reward (JSON values only)."""
     answer: str | None = None
-    """A demonstration; None where there is only a question."""
+    """A demonstration, or None."""
     ranked: tuple[str, ...] = ()
-    """Answers best first; empty where there is no preference."""
+    """Answers, best first; empty without a preference."""
     ranked_names: tuple[str, ...] = field(default=(), compare=False)
-    """What the source calls each of `ranked` (`chosen`), for messages."""
+    """The source's name for each answer of `ranked`, such as `chosen`, for messages."""
     messages: tuple[Mapping[str, Any], ...] = ()
-    """The question as turns {role, content} for the tokenizer's chat template, and answers are then the assistant's next turn; `text`
-    tells the same to a reader. Empty where `text` itself is the prompt."""
+    """The question as turns {role, content} for the tokenizer's chat template; answers are then the assistant's next turn, and `text` is
+    a readable form. Empty if `text` itself is the prompt."""
     where: str = field(default="", compare=False)
     """File and line, for messages."""
 
     @property
     def place(self) -> str:
-        """What a message calls it."""
+        """Its name in messages."""
         return self.where or f"task: example {self.id}"
 
 
 class Task(Part, ABC):
-    """The contract. The same configuration gives the same examples, in the same order, in every process."""
+    """The contract of a task. The same configuration gives the same examples, in the same order, in every process."""
 
     too_long: str = "stop"
-    """What becomes of a ranking with an answer beyond `sampling.max_tokens`: it may `stop` the run, or be left out whole (`drop`)."""
+    """What to do with a ranking that has an answer longer than `sampling.max_tokens`: `stop` the run, or `drop` the ranking."""
 
     @abstractmethod
     def examples(self) -> Sequence[Example]:
-        """What is trained on. With answers, it serves SFT; with ranked ones, preferences; without, only algorithms that sample."""
+        """The training examples. SFT needs answers, preference losses need ranked answers; algorithms that sample need neither."""
 
     @abstractmethod
     def suites(self, problems: int) -> Mapping[str, Sequence[Example]]:
-        """Held-out problems by the name of what they measure, at most `problems` each."""
+        """Held-out problems by the name of their suite, at most `problems` each."""
 
     @abstractmethod
     def judge(self, suite: str, groups: Sequence[Group]) -> dict[str, float]:
-        """Metrics of one suite from the answers a model gave to it."""
+        """Metrics of one suite from a model's answers."""
 
     def rankings(self) -> Sequence[Example]:
-        """Held-out examples with ranked answers, by which the accuracy of a preference is measured."""
+        """Held-out examples with ranked answers, to measure preference accuracy."""
         return ()
 
     def tokenizer(self) -> Any:
-        """A transformers tokenizer for a model trained from nothing on this task; None where a model brings its own."""
+        """A transformers tokenizer for a randomly initialised model; None if the model must have its own."""
         return None

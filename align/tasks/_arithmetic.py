@@ -1,7 +1,7 @@
-"""Reading the answers of the embedded task. They are text a model wrote: matched, counted and added up, never executed.
+"""Parses the answers of the embedded task. They are text from a model, which is matched and evaluated but never executed.
 
 An answer to a countdown prompt is an expression, then any number of echoes of the target: `9+7+3-5=14=14`. Generation may cut
-the last echo short. Every function takes any text, in time linear in its length.
+the last echo short. Every function accepts any text, in time linear in its length.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ NUMBER = re.compile(r"[0-9]+")
 OPERATOR = re.compile(r"[-+*]")
 EXPRESSION = re.compile(r"(?:0|[1-9][0-9]*)(?:[-+*](?:0|[1-9][0-9]*))*")
 LONGEST = 64
-"""Characters of the longest expression that is read: it bounds the size of the numbers."""
+"""Characters of the longest accepted expression, which bounds the size of the numbers."""
 
 
 def evaluate(expression: str) -> int | None:
-    """The value of numbers joined by + - *, products first, else from left to right; None for any other text.
+    """The value of numbers joined by + - *, products first, then from left to right; None for any other text.
 
     There are no signs, spaces, parentheses or leading zeros, and no more than `LONGEST` characters.
     """
@@ -38,7 +38,7 @@ def evaluate(expression: str) -> int | None:
 
 
 def without_echoes(response: str, target: int) -> str | None:
-    """What stands in front of the echoes of the target; None where something else follows it."""
+    """The text before the echoes of the target; None if other text follows it."""
     start = response.find("=")
     if start < 0:
         return response
@@ -47,9 +47,9 @@ def without_echoes(response: str, target: int) -> str | None:
 
 
 def solution(fields: Mapping[str, Any], response: str) -> str | None:
-    """The expression of a right answer to a countdown prompt, without its echoes; None for a wrong answer.
+    """The expression of a correct answer to a countdown prompt, without its echoes; None for a wrong answer.
 
-    Right is: the given numbers, each once, joined by + and -, with the target as value.
+    A correct answer joins the given numbers, each once, by + and -, and its value is the target.
     """
     expression = without_echoes(response, fields["target"])
     if expression is None or "*" in expression or evaluate(expression) != fields["target"]:
@@ -58,7 +58,7 @@ def solution(fields: Mapping[str, Any], response: str) -> str | None:
 
 
 def skill(fields: Mapping[str, Any]) -> str:
-    """Which of the two skills a prompt asks for. Raises ValueError for a prompt of another task."""
+    """The skill that a prompt tests, one of two. Raises ValueError for a prompt of another task."""
     name = fields.get("skill")
     if name not in ("countdown", "sort"):
         raise ValueError("this reward judges the prompts of the task countdown only; for answers in a file there is `match`")
@@ -66,14 +66,14 @@ def skill(fields: Mapping[str, Any]) -> str:
 
 
 def right(fields: Mapping[str, Any], response: str) -> bool:
-    """Whether the response answers the prompt. Raises ValueError for a prompt of another task."""
+    """Whether the response is correct. Raises ValueError for a prompt of another task."""
     if skill(fields) == "sort":
         return response == ",".join(map(str, sorted(fields["numbers"])))
     return solution(fields, response) is not None
 
 
 def valid_answers(numbers: Sequence[int], target: int) -> frozenset[str]:
-    """Every right answer, without echoes."""
+    """Every correct answer, without echoes."""
     return _answers_by_target(tuple(sorted(numbers))).get(target, frozenset())
 
 

@@ -1,4 +1,4 @@
-"""What a task reads from a row: questions, names, and what travels along. Errors name file, line and field, and the remedy."""
+"""Reads questions, ids and other fields from a row. Errors name file, line, field and the remedy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from align.tasks import Example
 from align.tasks._rows import Row, shown
 
 Turns = tuple[dict[str, Any], ...]
-"""Of a conversation: {role, content} and what else the chat template reads."""
+"""Turns of a conversation: {role, content} and other keys that the chat template reads."""
 
 
 def missing(row: Row, field: str, what: str, key: str) -> UserError:
@@ -30,7 +30,7 @@ def text(row: Row, field: str, value: Any, remedy: str = "put it in quotes") -> 
 
 
 def turns(row: Row, field: str, value: Any) -> Turns:
-    """A conversation; entries that are null, as in a table where other rows have them, are left out."""
+    """A conversation, without null entries, which tables add for fields of other rows."""
     if not isinstance(value, list) or not value:
         raise UserError(f'{row.where}: {field} must be a list of turns {{"role": ..., "content": ...}}, not {shown(value)}')
     for i, turn in enumerate(value):
@@ -40,14 +40,14 @@ def turns(row: Row, field: str, value: Any) -> Turns:
 
 
 def question(row: Row, field: str, value: Any) -> tuple[str, Turns]:
-    """The prompt, and its turns where it is a conversation."""
+    """The prompt, and its turns if it is a conversation."""
     if not isinstance(value, list):
         return text(row, field, value, 'or a list of turns {"role": ..., "content": ...}'), ()
     return asked(row, field, turns(row, field, value))
 
 
 def asked(row: Row, field: str, conversation: Turns) -> tuple[str, Turns]:
-    """A conversation that waits for the assistant, for a reader and as it is."""
+    """A conversation that ends before the assistant's turn: as readable text, and as turns."""
     text(row, f"the last turn of {field}", conversation[-1]["content"])
     if conversation[-1]["role"] == "assistant":
         raise UserError(f"{row.where}: {field} ends with a turn by the assistant, so there is nothing to answer; end it before")
@@ -55,7 +55,7 @@ def asked(row: Row, field: str, conversation: Turns) -> tuple[str, Turns]:
 
 
 def name(row: Row, field: str | None) -> str:
-    """What the row is called: a string or an integer, or its number where it does not say."""
+    """The row's id: a string or an integer, or else its number."""
     value = None if field is None else row.values.get(field)
     if not isinstance(value, str | int | None) or isinstance(value, bool):
         raise UserError(f"{row.where}: {field} must be a string or an integer, not {shown(value)}")
@@ -63,18 +63,18 @@ def name(row: Row, field: str | None) -> str:
 
 
 def others(row: Row, used: Collection[str | None]) -> dict[str, Any]:
-    """What travels with the prompt, for a reward to judge by."""
+    """The other fields of the row, which the reward gets with the prompt."""
     return {k: v for k, v in row.values.items() if k not in used}
 
 
 def known(path: str, rows: Sequence[Row], key: str, field: str) -> None:
-    """Refuse a name given in the recipe that no row has."""
+    """Raises UserError for a field name in the recipe that no row has."""
     if not any(field in row.values for row in rows):
         raise UserError(f"{path}: no row has the field {field!r} that task.{key} names; the first row has: {', '.join(rows[0].values)}")
 
 
 def distinct(examples: Sequence[Example], field: str | None) -> list[Example]:
-    """The examples, refused where two have one id."""
+    """The examples. Raises UserError if two have the same id."""
     seen: dict[str, Example] = {}
     for example in examples:
         if example.id in seen:

@@ -1,7 +1,7 @@
-"""Rows of a user's file or dataset, each with its place. Errors name the place and the remedy.
+"""Reads the rows of a user's file or dataset, each with its place. Errors name the place and the remedy.
 
-JSON lines are not read by `datasets`: its reader makes a date of a text like "2020-01-01", fills the fields a row lacks, and cannot
-say which line is no JSON.
+JSON lines are not read by `datasets`, because its reader converts a text like "2020-01-01" to a date, fills in missing fields, and
+cannot name the line that is not JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Row:
     where: str
     """`pairs.jsonl, line 3`, lines from 1; `org/data (train), row 3`, rows from 0 as `datasets` counts."""
     number: str
-    """`line-3` or `row-3`: the name of a row that has none of its own."""
+    """`line-3` or `row-3`: the id of a row without one."""
     values: dict[str, Any]
     """JSON values only."""
 
@@ -32,8 +32,8 @@ class Row:
 def read(path: str, split: str | None = None, subset: str | None = None) -> list[Row]:
     """The rows of a JSONL or Parquet file, of a folder that `datasets` loads, or of a dataset of the Hugging Face Hub.
 
-    Args: split of a dataset, `train` where none is given; slices such as `train[:1000]` too. subset: its configuration.
-    Raises UserError for what cannot be read, names no dataset, or has no rows.
+    Args: split: of a dataset, `train` by default, or a slice such as `train[:1000]`; subset: its configuration.
+    Raises UserError if the data cannot be read, do not exist, or have no rows.
     """
     if Path(path).is_file():
         key = "split" if split is not None else "subset"
@@ -48,13 +48,13 @@ def read(path: str, split: str | None = None, subset: str | None = None) -> list
 
 
 def refuse_overlap(path: str, split: str | None, eval_path: str | None, eval_split: str | None) -> None:
-    """Raises ValueError where the held-out rows would be those that are trained on."""
+    """Raises ValueError if the held-out rows would be the training rows."""
     if (eval_path or eval_split) and (eval_path or path, eval_split or "train") == (path, split or "train"):
         raise ValueError(f"the held-out rows would be those that are trained on, {path}: name another eval_path or eval_split")
 
 
 def shown(value: Any) -> str:
-    """The beginning of a value, for messages."""
+    """The start of a value, for messages."""
     text = json.dumps(value, default=str)
     return text if len(text) <= 40 else text[:40] + "..."
 
@@ -96,7 +96,7 @@ def _dataset(path: str, split: str, subset: str | None) -> list[Row]:
         raise UserError(
             f"{path}: there is no such file or folder of data (a relative path starts at the working directory, {Path.cwd()})"
         ) from error
-    # What `datasets` raises for a Hub that is not reached, a split or subset that is not there, and files of other forms.
+    # Raised by `datasets` for an unreachable Hub, a missing split or subset, and files of other formats.
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
             f"{path}: cannot be loaded as a dataset: {_first_line(error)}; it must be a file or folder (a relative path starts "
@@ -105,7 +105,7 @@ def _dataset(path: str, split: str, subset: str | None) -> list[Row]:
 
 
 def _library() -> Any:
-    # Takes seconds to import, and most runs read no dataset.
+    # The import takes seconds, and most runs read no dataset.
     import datasets  # noqa: PLC0415
     import datasets.data_files  # noqa: PLC0415
 

@@ -16,32 +16,32 @@ from align.types import Group
 
 VOCABULARY = ("<pad>", "<bos>", "<eos>", *"0123456789+-*=:,s")
 MOST_ECHOES = 5
-"""Keeps a demonstration (7 + 5 * 3 characters and the end token) within 24 tokens."""
+"""Limits a demonstration to 24 tokens: 7 + 5 * 3 characters and the end token."""
 
 Problem = tuple[str, dict[str, Any], str]
-"""Text of the prompt, its fields, and one right answer."""
+"""Text of the prompt, its fields, and one correct answer."""
 
 
 @dataclass(frozen=True)
 class Countdown(Task):
-    """A world that needs no download: reach a target from four numbers, `3,5,7,9=14:` -> `9+7+3-5`; sort digits, `s7,3,5,1,9:`.
+    """A task without downloads: reach a target from four numbers, `3,5,7,9=14:` -> `9+7+3-5`; sort digits, `s7,3,5,1,9:`.
 
-    Countdown has several right answers (diversity can be lost) and free length (an answer may end with echoes of the target);
-    sorting is a second skill that RL never trains (it can be forgotten). A problem is a random expression whose numbers are
-    listed in order, so a demonstration is uniform over the right answers to its prompt. One multiset of numbers in seven is held out
-    of everything that is trained on, whatever the seed.
+    Countdown has several correct answers (diversity can be lost) and free length (an answer may end with echoes of the target);
+    sorting is a second skill that RL does not train (it can be forgotten). A problem is a random expression with its numbers listed in
+    order, so a demonstration is uniform over the correct answers to its prompt. One multiset of numbers in seven is held out of all
+    training data, for every seed.
     """
 
     seed: int = 0
-    """Of the world: the training examples and the held-out problems."""
+    """Seed of the training examples and the held-out problems."""
     size: int = 20480
-    """Training examples."""
+    """Number of training examples."""
     demonstrations: bool = False
-    """With answers, sorting among them, to imitate; else countdown questions alone, for RL."""
+    """True: examples with answers, including sorting, for SFT. False: only countdown questions, for RL."""
     sort_share: float = 0.25
-    """Of the demonstrations."""
+    """Share of sorting among the demonstrations."""
     echo_chance: float = 0.4
-    """That a demonstrated countdown answer ends with an echo of the target, and that an echo is followed by another."""
+    """Probability that a demonstrated countdown answer has an echo of the target, and that an echo is followed by another."""
 
     def __post_init__(self):
         if self.size < 1:
@@ -81,8 +81,8 @@ class Countdown(Task):
     def judge(self, suite: str, groups: Sequence[Group]) -> dict[str, float]:
         """Means over problems with k answers each.
 
-        `pass@1`: share of answers that are right. For countdown also `pass@k`: whether any is; `coverage`: distinct right answers
-        over min(k, how many there are); `length`: tokens, the end token included.
+        `pass@1`: share of correct answers. For countdown also `pass@k`: whether any is correct; `coverage`: distinct correct answers
+        over min(k, number of possible ones); `length`: tokens, end token included.
         """
         verdicts = [[right(g.prompt.fields, e.text) for e in g.episodes] for g in groups]
         metrics = {"pass@1": fmean(map(fmean, verdicts))}
@@ -95,8 +95,8 @@ class Countdown(Task):
         }
 
     def tokenizer(self) -> Any:
-        """One character a token; `<bos>` in front of a prompt, nothing behind it. Raises for a character it does not know."""
-        # Slow to import, and needed only by a model trained from nothing.
+        """One token per character; `<bos>` before a prompt, nothing after it. Raises for an unknown character."""
+        # Slow to import, and needed only for a randomly initialised model.
         from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
 
         tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(VOCABULARY)}))
@@ -113,20 +113,20 @@ class Countdown(Task):
 
 
 def coverage(group: Group) -> float:
-    """Distinct right answers among k, echoes aside, over min(k, how many there are)."""
+    """Distinct correct answers among k, ignoring echoes, over min(k, number of possible ones)."""
     asked = group.prompt.fields
     found = {solution(asked, e.text) for e in group.episodes} - {None}
     return len(found) / min(len(group.episodes), len(valid_answers(asked["numbers"], asked["target"])))
 
 
 def held_out(numbers: Sequence[int]) -> bool:
-    """Whether problems with this multiset of numbers are kept for evaluation."""
+    """Whether problems with this multiset of numbers are reserved for evaluation."""
     return _held_out(tuple(sorted(numbers)))
 
 
 @cache
 def _held_out(numbers: tuple[int, ...]) -> bool:
-    # Not `hash`: for strings it differs from process to process.
+    # Not `hash`, which for strings differs between processes.
     return zlib.crc32(",".join(map(str, numbers)).encode()) % 7 == 0
 
 
@@ -154,7 +154,7 @@ def sort_problem(rng: random.Random, test: bool) -> Problem:
 
 
 def _suite(draw: Callable[[random.Random, bool], Problem], name: str, problems: int, rng: random.Random) -> list[Example]:
-    """Distinct held-out problems. A shorter suite is the beginning of a longer one; there are thousands."""
+    """Distinct held-out problems, of which there are thousands. A shorter suite is a prefix of a longer one."""
     found: dict[str, Example] = {}
     for _ in range(20 * problems):
         if len(found) == problems:

@@ -13,30 +13,29 @@ from align.types import Group
 
 @dataclass(frozen=True)
 class Jsonl(Task):
-    """Your own prompts, one JSON object a line, or Parquet, or a Hugging Face dataset. With answers they serve as demonstrations or for
+    """Your own prompts: one JSON object per line, Parquet, or a Hugging Face dataset. Answers serve as demonstrations, or for the reward
     `match`.
 
-    A prompt is plain text, or a list of turns {role, content} for the model's chat template. A row's other fields travel with its
-    prompt, for the reward; `answer` there is always the row's answer, if it has one. Examples:
-    `{"prompt": "2+2=", "answer": "4", "id": "easy-1", "level": 3}`. Relative paths start at the working directory.
-    Files are read when examples are asked for. Raises UserError naming file and line.
+    A prompt is plain text, or a list of turns {role, content} for the model's chat template. The reward gets a row's other fields, and
+    `answer` if the row has one. Example: `{"prompt": "2+2=", "answer": "4", "id": "easy-1", "level": 3}`. Relative paths start at the
+    working directory. Files are read when `examples` or `suites` is called. Raises UserError naming file and line.
     """
 
     path: str
-    """What is trained on: a file, a folder that `datasets` loads, or the name of a dataset of the Hub."""
+    """Training data: a file, a folder that `datasets` loads, or the name of a dataset on the Hub."""
     split: str | None = None
-    """Of a dataset, `train` where none is given; also `train[:1000]`."""
+    """Split of a dataset, `train` by default; also `train[:1000]`."""
     subset: str | None = None
-    """Of a dataset that has several configurations; of the held-out one too."""
+    """Configuration of a dataset that has several; used for the held-out dataset too."""
     eval_path: str | None = None
-    """Held-out rows, the suite `eval`; the first `evaluation.problems` of them are used. With eval_split alone, `path` itself."""
+    """Held-out rows, the suite `eval`; the first `evaluation.problems` are used. With only eval_split, `path` itself."""
     eval_split: str | None = None
     prompt: str = "prompt"
-    """The field that holds the question, a string that is not blank, or turns."""
+    """The field with the question: a string that is not blank, or turns."""
     answer: str = "answer"
-    """The field that holds the answer, a string; rows may lack it."""
+    """The field with the answer, a string; optional in each row."""
     id: str = "id"
-    """The field that names the row, a string or integer; a row without is named by its line."""
+    """The field with the row's id, a string or integer; a row without one is named by its line."""
 
     def __post_init__(self):
         if len({self.prompt, self.answer, self.id}) < 3:
@@ -58,8 +57,8 @@ class Jsonl(Task):
     def judge(self, suite: str, groups: Sequence[Group]) -> dict[str, float]:
         """Means over responses.
 
-        `length`: tokens, the end token included; `exact_match`, over the rows with an answer: the response is that answer, white
-        space around either aside.
+        `length`: tokens, end token included; `exact_match`, over the rows with an answer: the response equals the answer, ignoring
+        surrounding white space.
         """
         answered = [(g.prompt.fields.get("answer"), e) for g in groups for e in g.episodes]
         metrics = {"length": fmean(e.length for _, e in answered)}

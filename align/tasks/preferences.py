@@ -13,43 +13,43 @@ from align.tasks._rows import Row, read, refuse_overlap, shown
 from align.types import Group
 
 Answer = tuple[str, Any]
-"""What the file calls it, and what stands there."""
+"""An answer's name in the file, and its value."""
 
 
 @dataclass(frozen=True)
 class Preferences(Task):
     """Answers in order of preference, from JSONL, Parquet or a Hugging Face dataset: `{"prompt": .., "chosen": .., "rejected": ..}`.
 
-    With `answers`, a row has a list of any length, best first. Prompts and answers are texts, or conversations, lists of turns
-    {role, content} for the model's chat template: an answer is then the assistant's next turn alone, or the whole conversation up to it,
-    whose turns in common are the prompt (a `prompt` text beside them is not read). The best answer also serves as demonstration. A row's
-    other fields travel with its prompt, for a reward. Relative paths start at the working directory. Files are read when examples are
-    asked for. Raises UserError naming file, line and field.
+    With `answers`, a row has a list of any length, best first. Prompts and answers are texts, or conversations: lists of turns
+    {role, content} for the model's chat template. An answer is then either the assistant's next turn, or a whole conversation that ends
+    with it; the prompt is then the common turns of the conversations (a `prompt` text is not read). The best answer also serves as
+    demonstration, and rewards get a row's other fields. Relative paths start at the working directory. Files are read when examples are
+    requested. Raises UserError naming file, line and field.
     """
 
     path: str
-    """What is trained on: a file, a folder that `datasets` loads, or the name of a dataset of the Hub."""
+    """Training data: a file, a folder that `datasets` loads, or the name of a dataset on the Hub."""
     split: str | None = None
-    """Of a dataset, `train` where none is given; also `train[:1000]`."""
+    """Split of a dataset, `train` by default; also `train[:1000]`."""
     subset: str | None = None
-    """Of a dataset that has several configurations; of the held-out one too."""
+    """Configuration of a dataset that has several; used for the held-out dataset too."""
     eval_path: str | None = None
-    """Held-out rows, on which accuracy is measured. With eval_split alone, `path` itself."""
+    """Held-out rows, to measure accuracy. With only eval_split, `path` itself."""
     eval_split: str | None = None
     prompt: str = "prompt"
-    """The field that holds the question; rows whose answers are whole conversations may lack it."""
+    """The field with the question; optional in rows whose answers are whole conversations."""
     chosen: str = "chosen"
-    """The field that holds the better answer."""
+    """The field with the better answer."""
     rejected: str = "rejected"
-    """The field that holds the worse answer."""
+    """The field with the worse answer."""
     answers: str | None = None
-    """The field that holds a list of answers, best first, in place of chosen and rejected."""
+    """The field with a list of answers, best first, instead of chosen and rejected."""
     id: str | None = "id"
-    """The field that names the row, a string or integer; a row without is named by its line. null: all are, where ids repeat."""
+    """The field with the row's id, a string or integer; a row without one is named by its line. null: name all rows by line."""
     too_long: str = "stop"
-    """Where an answer is beyond `sampling.max_tokens`, no side is cut: the run is to `stop`, or to `drop` the row whole and count it."""
+    """What to do if an answer is longer than `sampling.max_tokens`: `stop` the run, or `drop` the row and count it. Nothing is cut."""
     held_out: Any = part("task", optional=True)
-    """The task whose held-out problems the trained model is to answer, and whose tokenizer a model trained from nothing gets."""
+    """A task that gives the held-out problems for the trained model, and the tokenizer of a randomly initialised model."""
 
     def __post_init__(self):
         for f in fields(self):
@@ -78,7 +78,7 @@ class Preferences(Task):
         return {} if self.held_out is None else self.held_out.suites(problems)
 
     def judge(self, suite: str, groups: Sequence[Group]) -> dict[str, float]:
-        """As `held_out` does, whose suites they are."""
+        """Delegates to `held_out`, which has the suites."""
         return self.held_out.judge(suite, groups)
 
     def tokenizer(self) -> Any:
@@ -130,7 +130,7 @@ class Preferences(Task):
         return row.values[self.prompt]
 
     def _conversation(self, row: Row, answers: Sequence[tuple[str, Turns]]) -> tuple[str, Turns, tuple[str, ...]]:
-        """The prompt for a reader and as turns, and what each answer adds to it."""
+        """The prompt as readable text and as turns, and each answer's own turn."""
         given = row.values.get(self.prompt)
         if isinstance(given, list):
             begun = turns(row, self.prompt, given)
@@ -153,6 +153,6 @@ class Preferences(Task):
 
 
 def _shared(conversations: Sequence[Turns]) -> int:
-    """Turns that all have in common at the beginning; the last of none is among them."""
+    """Number of leading turns that all conversations share, without the last turn of any."""
     longest = min(map(len, conversations)) - 1
     return next((i for i in range(longest) if any(c[i] != conversations[0][i] for c in conversations)), longest)

@@ -1,4 +1,4 @@
-"""What a person sees of a run, and what is kept of it: `metrics.jsonl`, `summary.json`, `plots/training.png`."""
+"""Shows a run on the terminal and writes `metrics.jsonl`, `summary.json` and `plots/training.png`."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _console = Console(highlight=False, soft_wrap=True)
 
 
 def note(text: str) -> None:
-    """A message of one line; above the live display where there is one."""
+    """Print a one-line message, above the live display if there is one."""
     _console.print(text, markup=False)
 
 
 class Telemetry:
-    """The one holder: the loop tells it what happened, and it decides where that is shown and written."""
+    """Receives a run's metrics and messages, and passes them to the display, the files and the writers."""
 
     def __init__(self, run_dir: Path, steps: int, first_step: int = 0):
-        """Args: steps of the whole run; first_step from which it goes on. Lines of metrics.jsonl from first_step on are dropped."""
+        """Args: steps: of the whole run; first_step: where it starts or resumes. Drops lines of metrics.jsonl from first_step on."""
         self._run_dir, self._steps, self._first_step = run_dir, steps, first_step
         self._metrics = Metrics(run_dir / "metrics.jsonl", first_step)
         self._writers = FanOut(self.note)
         self._progress = (Live if _console.is_terminal else Plain)(_console, steps, first_step, clock=time.monotonic)
 
     def open(self, writers: Mapping[str, Writer], recipe: Mapping[str, Any]) -> None:
-        """Have a recipe's writers told too. Raises RecipeError where one cannot begin.
+        """Open a recipe's writers, which then receive the metrics. Raises RecipeError if one cannot start.
 
-        Args: recipe as plain data, for those that keep it.
+        Args: recipe: plain data, for writers that store it.
         """
         self._writers.open(writers, self._run_dir, recipe, self._first_step)
 
@@ -53,11 +53,11 @@ class Telemetry:
         self._progress.evaluation(step, metrics)
 
     def note(self, text: str) -> None:
-        """A message of one line."""
+        """Print a one-line message."""
         note(text)
 
     def close(self, finished: bool = False) -> None:
-        """Give the terminal and the files back; a run that is stopped needs it too. Calling it again does nothing."""
+        """Release the terminal and close the files, also for a stopped run. Calling it again does nothing."""
         self._progress.close()
         self._metrics.close()
         self._writers.close(finished)
@@ -65,10 +65,9 @@ class Telemetry:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Close, write `summary.json` and the plot, print the table.
 
-        Args: summary as the report reads it: `before` and `after` map evaluation metrics to numbers, every other number
-        is a row of its own.
+        Args: summary: `before` and `after` map evaluation metrics to numbers; every other number is a separate row.
         """
-        # matplotlib takes a second to import: only where a plot is drawn.
+        # matplotlib takes a second to import, so import it only to draw.
         from align.telemetry.plots import draw  # noqa: PLC0415
         from align.telemetry.report import table  # noqa: PLC0415
 

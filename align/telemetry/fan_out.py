@@ -1,4 +1,4 @@
-"""A recipe's writers, told alike. None of them can lose a run: what breaks on the way is left out, and the run goes on."""
+"""Passes metrics to all writers of a recipe. A writer that fails during the run is dropped, and the run continues."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from align.writers import RunningWriter, Writer
 
 
 class FanOut:
-    """The writers that are open, by their names in the recipe."""
+    """The open writers, by their names in the recipe."""
 
     def __init__(self, note: Callable[[str], None]):
         self._note = note
         self._open: dict[str, RunningWriter] = {}
 
     def open(self, writers: Mapping[str, Writer], run_dir: Path, recipe: Mapping[str, Any], done: int) -> None:
-        """Open each, in its own folder `writers/NAME` of the run's.
+        """Open each writer in its own folder `writers/NAME` of the run.
 
-        Raises: RecipeError at the first that cannot begin: nothing is computed yet, and a run without it may not be wanted.
+        Raises: RecipeError at the first that cannot start: nothing is computed yet, and the user may not want a run without it.
         """
         for name, writer in writers.items():
             folder = run_dir / "writers" / name
@@ -33,7 +33,7 @@ class FanOut:
                 raise RecipeError(f"writers.{name}", f"cannot begin: {_said(error)}; {remedy}") from error
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Numbers after `step` updates."""
+        """Write metrics after `step` updates."""
         plain = {name: float(value) for name, value in metrics.items()}
         for name, writer in list(self._open.items()):
             try:
@@ -46,7 +46,7 @@ class FanOut:
                 )
 
     def close(self, finished: bool) -> None:
-        """Close those that still write. Calling it again does nothing."""
+        """Close the open writers. Calling it again does nothing."""
         for name in list(self._open):
             try:
                 self._open.pop(name).close(finished)

@@ -1,4 +1,4 @@
-"""The picture of a run, drawn from its `metrics.jsonl`: small multiples over steps, held-out points marked."""
+"""Plots a run from its `metrics.jsonl`: small multiples over steps, with held-out points marked."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ PANELS = (
     Panel("speed", ("tokens/s",), from_zero=True),
     Panel("KL(engine || learner)", ("kl/engine",), from_zero=True),
 )
-"""A panel without numbers is not drawn."""
+"""The panels of the plot. A panel without numbers is not drawn."""
 COLUMNS = 4
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
-"""Okabe and Ito's, told apart by colour-blind readers."""
+"""Okabe and Ito's palette, which colour-blind readers can distinguish."""
 GREY = "#666666"
 LEGEND_LINE = 12
-"""Points."""
+"""Height of a legend line, in points."""
 
 Points = tuple[list[int], list[float]]
 
 
 def series(records: Sequence[dict]) -> dict[str, Points]:
-    """Steps and values of every metric, nulls left out. A training step is drawn at the number of steps it completes."""
+    """Steps and values of every metric, without nulls. A training step is drawn at the number of completed steps."""
     found: dict[str, Points] = {}
     for record in records:
         for name, value in record.items():
@@ -63,7 +63,7 @@ def series(records: Sequence[dict]) -> dict[str, Points]:
 
 
 def smooth(values: Sequence[float]) -> np.ndarray:
-    """The centred mean over a twentieth of the run, over what there is of it at the ends."""
+    """The centred moving mean over a twentieth of the run, with a shorter window at the ends."""
     half = len(values) // 40
     return np.array([np.mean(values[max(i - half, 0) : i + half + 1]) for i in range(len(values))])
 
@@ -89,7 +89,7 @@ def draw(metrics: Path, picture: Path) -> Path:
 
 
 def _figure(rows: int, columns: int, above: float) -> Figure:
-    """With panels of one size, `above` inches over each. Margins that follow what is drawn would double the time."""
+    """A figure with equal panels and `above` inches over each. Fixed margins take half the time of automatic layout."""
     beside, below, width, height = 0.75, 0.55, 3.35, 1.95
     size = (columns * (width + beside) + 0.15, rows * (height + above + below) + 0.05)
     figure = Figure(figsize=size, dpi=110)
@@ -118,7 +118,7 @@ def _draw_panel(axis: Axes, panel: Panel, lines: dict[str, Points], last: int, h
         _from_zero(axis, [v for _, values in lines.values() for v in values])
     axis.set_title(panel.title, fontsize=10, loc="left", fontweight="bold", pad=6 + LEGEND_LINE * headroom)
     if len(lines) > 1:
-        # Between title and axes, where it hides no data.
+        # The legend is between title and axes, so that it hides no data.
         axis.legend(
             loc="lower left",
             bbox_to_anchor=(-0.02, 1.0),
@@ -141,14 +141,14 @@ def _draw_panel(axis: Axes, panel: Panel, lines: dict[str, Points], last: int, h
 
 
 def _legend(names: list[str]) -> tuple[int, int]:
-    """Columns and rows of a legend that is no wider than its panel; no rows for a single line."""
+    """Columns and rows of a legend no wider than its panel; no rows for a single line."""
     shared = _shared_folder(names)
     columns = 4 if sum(len(n) - len(shared) + 4 for n in names) <= 50 else 2
     return columns, -(-len(names) // columns) if len(names) > 1 else 0
 
 
 def _from_zero(axis: Axes, values: list[float]) -> None:
-    """Quantities with a true zero start there; what spans more than a hundredfold gets a logarithmic scale instead."""
+    """Start the axis at 0, or use a logarithmic scale for values that span more than a factor of 100."""
     if min(values) > 0 and max(values) > 100 * min(values):
         axis.set_yscale("log")
         axis.yaxis.set_minor_formatter(NullFormatter())
@@ -159,7 +159,7 @@ def _from_zero(axis: Axes, values: list[float]) -> None:
 
 
 def _shared_folder(names: list[str]) -> str:
-    """Up to the last slash, as far as all names agree: a legend need not repeat it."""
+    """The common prefix of all names up to the last slash, which a legend omits."""
     parts = [name.split("/")[:-1] for name in names]
     shared = []
     for level in zip(*parts, strict=False):

@@ -1,4 +1,4 @@
-"""The run while it runs: a live table on a terminal, one aligned line a step anywhere else."""
+"""Progress of a run: a live table on a terminal, otherwise one aligned line per step."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ HEADLINE = (
 )
 BLOCKS = "▁▂▃▄▅▆▇█"
 TREND = 24
-"""Characters of a trend."""
+"""Width of a trend line, in characters."""
 WINDOW = 20
-"""Steps whose mean duration tells how long the rest will take."""
+"""Number of last steps whose mean duration estimates the remaining time."""
 
 
 class Pace:
-    """How long a step takes and how long is left. The time before the first step (loading) is no step's."""
+    """Estimates the time per step and the remaining time. Loading before the first step is not counted."""
 
     def __init__(self, steps: int, clock: Callable[[], float]):
         self._steps, self._clock, self._times = steps, clock, []
@@ -50,7 +50,7 @@ class Pace:
 
 
 def trend(values: Sequence[float | None]) -> str:
-    """A line of blocks from the lowest to the highest of the finite values, the whole run binned into TREND characters."""
+    """The finite values of the whole run as a sparkline of TREND block characters."""
     known = [v for v in values if v is not None and abs(v) != float("inf") and v == v]
     if len(known) < 2:
         return ""
@@ -64,7 +64,7 @@ def trend(values: Sequence[float | None]) -> str:
 
 
 class Plain:
-    """One line a step, without colour or cursor movement: for files, pipes and clusters."""
+    """One line per step, without colour or cursor movement, for files, pipes and clusters."""
 
     def __init__(self, console: Console, steps: int, first_step: int, clock: Callable[[], float]):
         self._console, self._steps = console, steps
@@ -83,11 +83,11 @@ class Plain:
         self._console.print("  ".join([word, place, *(f"{name} {value:>9}" for name, value in shown.items())]).rstrip(), markup=False)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """There is nothing to release."""
 
 
 class Live:
-    """A table of the numbers that matter, drawn in place: now, at the start, and how they went."""
+    """A table of the main metrics, redrawn in place: current value, first value and trend."""
 
     def __init__(self, console: Console, steps: int, first_step: int, clock: Callable[[], float]):
         self._steps, self._done, self._clock = steps, first_step, clock
@@ -109,7 +109,7 @@ class Live:
         self._draw()
 
     def _draw(self) -> None:
-        # Started by the first number and not before: a warm start has a display of its own, and a terminal holds one.
+        # Start with the first number: a warm start has its own display, and a terminal can show only one.
         self._live.start()
         self._live.refresh()
 

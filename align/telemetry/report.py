@@ -1,4 +1,4 @@
-"""The last word of a run: what training changed, in one table."""
+"""The final table of a run: what training changed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ LABELS = {"kl/initial": "KL to the initial policy", "train_seconds": "training t
 
 
 def table(summary: Mapping[str, Any]) -> Table:
-    """Rows are the metrics, columns before, after and change. `before` and `after` of the summary are evaluations; any other
-    number was measured once and stands under after. Words (paths) are left to `summary.json`.
+    """A table with a row per metric and the columns before, after and change. `before` and `after` of the summary are evaluations; any
+    other number was measured once and is in the column after. Text (paths) is only in `summary.json`.
     """
     before, after = summary.get("before") or {}, summary.get("after") or {}
     result = Table(title="what training changed", title_justify="left", title_style="bold", header_style="bold")

@@ -1,4 +1,4 @@
-"""How a metric is called, in what it is measured, and how many digits of it mean something."""
+"""Label, unit and number format of each metric."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rich.table import Table
 
 class Unit(NamedTuple):
     label: str
-    """Empty for a pure number."""
+    """Empty for a number without a unit."""
     style: str
-    """`plain`, `share` (of 1), `count`, `seconds`, or `small` (four digits wherever the point stands)."""
+    """`plain`, `share` (of 1), `count`, `seconds`, or `small` (four significant digits)."""
 
 
 UNITS = (
@@ -28,7 +28,7 @@ UNITS = (
     (r"length", Unit("tokens", "plain")),
     (r"^lr$|^beta/|^loss", Unit("", "small")),
 )
-"""The first pattern that is found decides; anything else is a plain number."""
+"""The first matching pattern gives the unit; any other metric is a plain number."""
 
 
 def unit(metric: str) -> Unit:
@@ -36,7 +36,7 @@ def unit(metric: str) -> Unit:
 
 
 def show(metric: str, value: float | None, *, signed: bool = False) -> str:
-    """The number as a person reads it, without its unit. What is not finite is a dash."""
+    """The number formatted for a reader, without its unit; a dash if it is not finite."""
     if value is None or not math.isfinite(value):
         return "-"
     sign, style = "+" if signed else "", unit(metric).style

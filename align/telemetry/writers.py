@@ -1,4 +1,4 @@
-"""Files of numbers: one JSON object a line, flushed at once, and valid JSON whatever a metric became."""
+"""Metrics files: one JSON object per line, flushed at once, and valid JSON for any metric value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from align.errors import UserError
 
 
 def finite(value: Any) -> Any:
-    """The same data as JSON can hold it: NaN and infinities become null, tensors and numpy numbers become floats."""
+    """The same data as valid JSON values: NaN and infinities become null, tensors and numpy numbers become floats."""
     if isinstance(value, Mapping):
         return {str(key): finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -25,12 +25,12 @@ def finite(value: Any) -> Any:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file, in order; nulls are read as None. A last line cut short by a crash is left out.
+    """The lines of a metrics file, in order; nulls become None. A last line that a crash cut short is left out.
 
-    Raises: UserError for any other line that is no JSON object with a `step`.
+    Raises: UserError for any other line that is not a JSON object with a `step`.
     """
     lines = path.read_text().split("\n")
-    # Whatever follows the last newline is empty, or was being written when the process died.
+    # Text after the last newline is empty or incomplete.
     complete = lines[:-1]
     records = []
     for number, line in enumerate(complete, start=1):
@@ -47,7 +47,7 @@ class Metrics:
     """`metrics.jsonl` of a run."""
 
     def __init__(self, path: Path, first_step: int):
-        """Opens for appending. Lines with `step >= first_step` are of a future that the resumed run lives anew: dropped."""
+        """Opens for appending. Drops lines with `step >= first_step`, which the resumed run writes again."""
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [r for r in read(path) if r["step"] < first_step] if path.exists() else []
         unfinished = path.with_name(f"{path.name}.new")

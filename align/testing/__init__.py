@@ -1,7 +1,7 @@
-"""The public conformance kit: what a part must be to work wherever a recipe can put it.
+"""The public conformance kit: checks that a part works in every recipe that can contain it.
 
 Each `check_<kind>` takes a part's name, its class with keys, or a built part, and returns a list of findings; `check` does so for any
-kind. `align check` prints them. A plugin's own test is one line:
+kind. `align check` prints the findings. The test of a plugin is one line:
 
     assert all(finding.passed for finding in check_divergence(MyDivergence, power=0.3))
 """
@@ -57,5 +57,5 @@ CHECKS = {name.removeprefix("check_"): found for name, found in list(globals().i
 
 
 def check(kind: str, part: Any, /, **keys: Any) -> list[Finding]:
-    """`check_<kind>`. `keys`: those of the part, and what the check takes beside it (`model_dir`, `prompts`, `tolerance`)."""
+    """Calls `check_<kind>`. `keys`: the keys of the part, and options of the check (`model_dir`, `prompts`, `tolerance`)."""
     return CHECKS[kind](part, **keys)

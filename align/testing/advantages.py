@@ -1,4 +1,4 @@
-"""What an advantage must be: one detached number a token, from the parts of the batch it says it needs."""
+"""Checks of an advantage: one detached number per token, computed only from the batch columns in `needs`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ NAME = "unused"
 
 
 def check_advantage(part: Any, /, **keys: Any) -> list[Finding]:
-    """Every check of an advantage: its name, its class with keys, or a built one."""
+    """Run every check of an advantage, given by name, as a class with keys, or built."""
     return KIT.run(part, keys)
 
 
 def batch(a: Advantage) -> Columns:
-    """Forty answers of one to three tokens in float32, two a group, without what `a` does not say it needs, but for rewards."""
+    """Forty answers of one to three tokens in float32, two per group, with rewards and only those columns that `a` needs."""
     ctx, _ = context(setting(TREE, UPDATE), NAME, dtype=torch.float32)
     values = 0.3 * torch.cos(torch.arange(len(ctx.batch.seq_ids)) ** 2.0)
     rewards = torch.sin(torch.arange(len(ctx.batch.lengths)) ** 2.0)
@@ -38,9 +38,9 @@ def wrong(found: Tensor, tokens: int) -> str | None:
     return None
 
 
-@KIT.check("advantages", "return a detached float32 tensor of shape [T]; a number an answer is `x[batch.seq_ids]`")
+@KIT.check("advantages", "return a detached float32 tensor of shape [T]; for one number per answer use `x[batch.seq_ids]`")
 def _advantages(a: Advantage) -> str | None:
-    """finite detached float32 numbers, one a token; of equal rewards too"""
+    """finite detached float32 numbers, one per token; also for equal rewards"""
     b = batch(a)
     equal = replace(b, rewards=torch.full_like(b.rewards, 0.7))
     return wrong(a.advantages(b), len(b.seq_ids)) or wrong(a.advantages(equal), len(b.seq_ids))
@@ -48,21 +48,21 @@ def _advantages(a: Advantage) -> str | None:
 
 @KIT.check("returns", "return a detached float32 tensor of shape [T] from `returns`, or leave it out")
 def _returns(a: Advantage) -> str | None:
-    """what a critic would be fitted to: finite detached float32 numbers, one a token"""
+    """the targets of a critic: finite detached float32 numbers, one per token"""
     b = batch(a)
     return wrong(a.returns(b), len(b.seq_ids))
 
 
 @KIT.check("what it needs", "set `needs = frozenset({...})` to what it reads of old_logp, entropy, ref_logp, rewards, reward_parts, values")
 def _needs(a: Advantage) -> str | None:
-    """it does without the parts of the batch it does not say it needs"""
+    """it reads no batch column that `needs` does not name"""
     a.advantages(batch(a).only(a.needs, a))
     return None
 
 
 @KIT.check("direction", "a larger reward must not make its own answer worse: subtract the baseline from the reward")
 def _direction(a: Advantage) -> str | None:
-    """an answer of larger reward, all else as it is, has no smaller advantage, and some have a larger one"""
+    """a larger reward, all else equal, never lowers the answer's advantage, and sometimes raises it"""
     b, gained = batch(a), 0.0
     for answer in range(4):
         mine = b.seq_ids == answer
@@ -74,9 +74,9 @@ def _direction(a: Advantage) -> str | None:
     return None if gained > 0 else "no reward changes it"
 
 
-@KIT.check("least samples", "set `least_samples = 2` where the baseline is the other answers of the group")
+@KIT.check("least samples", "set `least_samples = 2` if the baseline is the other answers of the group")
 def _samples(a: Advantage) -> str | None:
-    """with as many answers to each prompt as it says it needs, some token has an advantage"""
+    """with `least_samples` answers per prompt, some token has a nonzero advantage"""
     b = batch(a)
     groups = torch.arange(len(b.lengths)) // a.least_samples
     found = a.advantages(replace(b, group_ids=groups))
@@ -85,7 +85,7 @@ def _samples(a: Advantage) -> str | None:
 
 @KIT.check("repeats", "draw no random numbers")
 def _repeats(a: Advantage) -> str | None:
-    """the same batch gives the same advantages, and the process's random state is left alone"""
+    """the same batch gives the same advantages, and the process's random state does not change"""
     state = torch.get_rng_state()
     if not torch.equal(a.advantages(batch(a)), again(a).advantages(batch(a))):
         return "they differ from call to call"
@@ -104,5 +104,5 @@ def _untouched(a: Advantage) -> str | None:
 
 @KIT.check("explained", MEND)
 def _explained(a: Advantage) -> str | None:
-    """it says what it is, and what the symbols stand for"""
+    """it states its formula and the meaning of the symbols"""
     return explained(a)

@@ -1,4 +1,4 @@
-"""What an algorithm must be: a loss for each token that a split of the batch does not change."""
+"""Checks of an algorithm: a loss for each token that does not depend on the split of the batch."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from align.types import EARLY, Link, RewardModelContext, TokenContext
 KIT = Kit("algorithm")
 NAME = "unused"
 STEP = 1e-2
-"""Down a gradient."""
+"""Size of a gradient step."""
 
 
 def check_algorithm(part: Any, /, **keys: Any) -> list[Finding]:
-    """Every check of an algorithm: its name, its class with keys, or a built one."""
+    """Run every check of an algorithm, given by name, as a class with keys, or built."""
     return KIT.run(part, keys)
 
 
 class View(NamedTuple):
-    """What the learner shows an algorithm, and what gradients arrive at."""
+    """The context that the learner gives to an algorithm, and the leaves of its gradients."""
 
     ctx: TokenContext | RewardModelContext
     leaf: Tensor
-    """The policy's logits; the scores [S] of one that trains a scorer."""
+    """The policy's logits; or the scores [S] if it trains a reward model."""
     values: Tensor | None
-    """[T], of one with a critic."""
+    """[T]; None without a critic."""
     advantages: Tensor | None
 
 
 def view(a: Algorithm, drift: float = UPDATE) -> View:
-    """Forty answers in float32, in pairs; as rankings of two and three where answers are ranked.
+    """Forty answers in float32, in pairs; as rankings of two and three if answers are ranked.
 
-    Unmoved, every answer of a ranking has the same score: a preference loss is where training begins.
+    With drift 0 every answer of a ranking has the same score, as at the start of training.
     """
     ctx, leaf = context(setting(TREE, drift), NAME, dtype=torch.float32)
     count, tokens = len(ctx.batch.lengths), len(ctx.batch.seq_ids)
     batch = replace(ctx.batch, advantages=None, ref_logp={}, penalty_weights={}, betas={})
     if not a.samples:
-        uniform = torch.full((tokens,), 1 / count)  # the answers of a data set are no samples of the policy
+        uniform = torch.full((tokens,), 1 / count)  # a data set's answers are not samples of the policy
         batch = replace(batch, rewards=None, sampler_logp=None, old_logp=None, loss_weights=uniform)
     if a.ranks:
         batch = replace(batch, group_ids=torch.repeat_interleave(torch.arange(count // 5 * 2), torch.tensor([2, 3] * (count // 5))))
@@ -68,7 +68,7 @@ def view(a: Algorithm, drift: float = UPDATE) -> View:
 
 
 def select(ctx: TokenContext | RewardModelContext, sequences: Tensor) -> tuple[TokenContext | RewardModelContext, Tensor]:
-    """A micro-batch of these sequences, and which tokens those are."""
+    """A micro-batch of these sequences, and its tokens."""
     tokens, batch = torch.isin(ctx.batch.seq_ids, sequences), ctx.batch.select(sequences)
     if isinstance(ctx, RewardModelContext):
         return RewardModelContext(batch=batch, scores=ctx.scores[sequences]), tokens
@@ -85,14 +85,14 @@ def _numbers(found: Tensor, tokens: int) -> str | None:
 
 @KIT.check("keys", "call self.check() in __post_init__, and set epochs and minibatches to at least 1")
 def _keys(a: Algorithm) -> str | None:
-    """reduction, epochs and minibatches are ones that the learner knows"""
+    """reduction, epochs and minibatches are valid for the learner"""
     a.check()
     return None
 
 
-@KIT.check("advantages", "return a detached float32 tensor of shape [T] from batch.rewards, or None where the loss uses none")
+@KIT.check("advantages", "return a detached float32 tensor of shape [T] from batch.rewards, or None if the loss uses none")
 def _advantages(a: Algorithm) -> str | None:
-    """None, or finite detached numbers, one a token; of equal rewards too"""
+    """None, or finite detached numbers, one per token; also for equal rewards"""
     ctx, _, _, found = view(a)
     if found is None:
         return None
@@ -102,9 +102,9 @@ def _advantages(a: Algorithm) -> str | None:
     return _numbers(found, len(batch.seq_ids)) or (None if finite else "they are not finite where all rewards are equal")
 
 
-@KIT.check("targets", "return a detached float32 tensor of shape [T] where there is a critic, else leave it out")
+@KIT.check("targets", "return a detached float32 tensor of shape [T] if there is a critic, else leave it out")
 def _targets(a: Algorithm) -> str | None:
-    """what a critic is fitted to: finite detached numbers, one a token; None without a critic"""
+    """the critic's targets: finite detached numbers, one per token; None without a critic"""
     batch = view(a).ctx.batch
     found = a.targets(batch.only(EARLY, a))
     if a.critic is None:
@@ -114,7 +114,7 @@ def _targets(a: Algorithm) -> str | None:
 
 @KIT.check("loss", "return (loss [T], statistics {name: [N]}); let gradients flow through ctx.logp, log_rho, values, link.scores or scores")
 def _loss(a: Algorithm) -> str | None:
-    """finite numbers, one a token; statistics too, each one a token, an answer or a pair; a gradient for all that is trained"""
+    """finite numbers, one per token; statistics, each per token, answer or pair; a gradient for everything that is trained"""
     for drift in (0.0, UPDATE):
         ctx, leaf, values, advantages = view(a, drift)
         loss, stats = a.loss(ctx, advantages)
@@ -128,13 +128,13 @@ def _loss(a: Algorithm) -> str | None:
             if x is not None:
                 (gradient,) = torch.autograd.grad(loss.sum(), x, retain_graph=True, allow_unused=True)
                 if gradient is None or not gradient.isfinite().all() or not gradient.abs().max() > 0:
-                    return f"its gradient for the {'scorer' if a.trains_reward_model else name} is zero, or not finite"
+                    return f"its gradient for the {'reward model' if a.trains_reward_model else name} is zero, or not finite"
     return None
 
 
 @KIT.check("direction", "return what is to be minimised: the negative of an objective")
 def _direction(a: Algorithm) -> str | None:
-    """on-policy, a step down the loss makes what has a higher advantage, was demonstrated or is ranked higher likelier"""
+    """on-policy, a step down the loss raises the probability of answers with a higher advantage or rank, and of demonstrations"""
     ctx, leaf, _, advantages = view(a, 0.0)
     loss, _ = a.loss(ctx, advantages)
     (gradient,) = torch.autograd.grad(expectation(ctx.batch, loss), leaf)
@@ -147,9 +147,9 @@ def _direction(a: Algorithm) -> str | None:
     return None if expectation(ctx.batch, moved if advantages is None else advantages * moved) > 0 else "it makes them less likely"
 
 
-@KIT.check("any split", "let nothing but a sequence's own tokens, or the ranking it is in, enter its loss: the batch decides `advantages`")
+@KIT.check("any split", "compute a sequence's loss from its own tokens, or its own ranking, only: the whole batch enters by `advantages`")
 def _split(a: Algorithm) -> str | None:
-    """micro-batches give each token what the whole batch gives it"""
+    """each token has the same loss in a micro-batch and in the whole batch"""
     ctx, _, _, advantages = view(a)
     whole, _ = a.loss(ctx, advantages)
     every = torch.arange(len(ctx.batch.lengths))
@@ -158,9 +158,9 @@ def _split(a: Algorithm) -> str | None:
     return None if torch.allclose(part, whole[tokens], atol=1e-6) else "a micro-batch gives other numbers"
 
 
-@KIT.check("beta", "multiply the scores of a link by `ctx.link.beta`, one an answer: it is the coefficient")
+@KIT.check("beta", "multiply the scores of a link by `ctx.link.beta`, one per answer: it is the coefficient")
 def _beta(a: Algorithm) -> str | None:
-    """where the loss is of a link, another beta of one answer's ranking changes the loss of that ranking, and of no other"""
+    """with a link, another beta for one ranking changes the loss of that ranking, and of no other"""
     if not a.links:
         return None
     ctx, *_ = view(a)
@@ -172,7 +172,7 @@ def _beta(a: Algorithm) -> str | None:
     return None if not torch.allclose(one[of_first], two[of_first]) and torch.equal(one[~of_first], two[~of_first]) else "it does not"
 
 
-@KIT.check("measures", "return {name: number} from `measures`, of what the batch holds; or leave it out")
+@KIT.check("measures", "return {name: number} from `measures`, computed from the batch; or leave it out")
 def _measures(a: Algorithm) -> str | None:
     """metrics of the whole batch are numbers by name"""
     found = a.measures(view(a).ctx.batch.only(EARLY, a))
@@ -182,5 +182,5 @@ def _measures(a: Algorithm) -> str | None:
 
 @KIT.check("explained", MEND)
 def _explained(a: Algorithm) -> str | None:
-    """it says what it maximises, and what the symbols stand for"""
+    """it states its objective and the meaning of the symbols"""
     return explained(a)

@@ -1,4 +1,4 @@
-"""What a coefficient must be: pure functions of a state of JSON values, whose beta is finite and not negative whatever was measured."""
+"""Checks of a coefficient: pure functions of a state of JSON values, with a finite, nonnegative beta after any measurement."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from align.types import EARLY, Columns
 KIT = Kit("coefficient")
 STEPS = (*range(50), 1000, 10**6)
 MEASURED = (0.05, 3.0, -0.02, 1e4, 1e-6, 0.0, 0.3)
-"""Nats: what may be measured, below 0 too, since k1's mean over a batch can be."""
+"""Possible measurements in nats; below 0 too, because k1's mean over a batch can be negative."""
 ROLLOUTS = 64
 PROMPTS = ("a", "b", "a", "c")
 NAME = "checked"
-"""The regularizer's entries in the batch."""
+"""The regularizer's name in the batch."""
 
 
 def check_coefficient(part: Any, /, **keys: Any) -> list[Finding]:
-    """Every check of a coefficient: its name, its class with keys, or a built one."""
+    """Run every check of a coefficient, given by name, as a class with keys, or built."""
     return KIT.run(part, keys)
 
 
 @cache
 def batch() -> Columns:
-    """A scored one: two groups of two answers, the first two of which are alike."""
+    """A batch with log-probs: two groups of two answers, of which the first two are equal."""
     whole = context(setting(TREE, UPDATE), NAME, dtype=torch.float32)[0].batch
     chosen = whole.select(torch.tensor([0, 1, 2, 3]))
     logp = chosen.ref_logp[NAME]
@@ -54,7 +54,7 @@ def _betas(c: Coefficient, state: State) -> list[float]:
 
 
 def _after(c: Coefficient, state: State, divergence: float) -> State:
-    """The state after a step that measured this."""
+    """The state after a step that measured this divergence."""
     state = c.update_batch(c.update(state, divergence, ROLLOUTS), batch(), NAME)
     return state if _multiplied(c, state) is None else c.update_prompts(state, {"a": divergence, "b": divergence / 2})
 
@@ -78,9 +78,9 @@ def _updates(c: Coefficient) -> str | None:
     return None
 
 
-@KIT.check("pure", "return a new state from `update`, and never write into what is given: other runs use the same part")
+@KIT.check("pure", "return a new state from `update`, and do not write into the arguments: other runs use the same part")
 def _pure(c: Coefficient) -> str | None:
-    """asked twice with one state it answers the same, and it leaves that state as it was"""
+    """two calls with one state return the same, and do not change that state"""
     state = c.initial_state()
     for divergence in MEASURED:
         kept, expected = json.dumps(state), _betas(c, state)
@@ -93,7 +93,7 @@ def _pure(c: Coefficient) -> str | None:
     return None
 
 
-@KIT.check("multipliers", "give a float32 tensor, one number a sequence in their order, detached")
+@KIT.check("multipliers", "return a detached float32 tensor, one number per sequence, in order")
 def _multipliers(c: Coefficient) -> str | None:
     """multipliers are None, or float32 [S]"""
     found = c.multipliers(batch(), NAME, c.initial_state())
@@ -105,7 +105,7 @@ def _multipliers(c: Coefficient) -> str | None:
 
 @KIT.check("what it needs", "set `needs = frozenset({...})` to what `multipliers` and `update_batch` read of the batch")
 def _needs(c: Coefficient) -> str | None:
-    """it does without the parts of the batch it does not say it needs"""
+    """it reads no batch column that `needs` does not name"""
     bare = batch().only(c.needs, c)
     c.multipliers(bare, NAME, c.initial_state())
     c.update_batch(c.initial_state(), bare, NAME)
@@ -114,7 +114,7 @@ def _needs(c: Coefficient) -> str | None:
 
 @KIT.check("state", "keep JSON values in the state: numbers, strings, lists, and mappings from strings; a checkpoint holds it as JSON")
 def _state(c: Coefficient) -> str | None:
-    """the state is a mapping that is the same after it went through JSON, at first and after any measurement"""
+    """the state is a mapping that JSON preserves, at the start and after any measurement"""
     state = c.initial_state()
     for divergence in MEASURED:
         if not isinstance(state, dict) or json.loads(json.dumps(state)) != state:

@@ -1,4 +1,4 @@
-"""What `align check` does: find out what kind of part is meant, run its kit, and show the findings."""
+"""The command `align check`: determines the kind of a part, runs its kit, and shows the findings."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ OPTIONS = {"model_dir": "--model", "prompts": "--prompts"}
 def findings(
     what: str, given: Sequence[str], kind: str | None = None, model: Path | None = None, prompts: Path | None = None
 ) -> tuple[str, list[Finding]]:
-    """The kind of part that `what` names (a name, or `file.py:Class`), and what its kit found.
+    """The kind of the part `what` (a name, or `file.py:Class`), and the findings of its kit.
 
-    Args: given: its keys, `key=value`; model: the folder an engine or a reference is checked on; prompts: a JSONL file of prompts
-    with the fields a reward judges by. Raises UserError where there is no such part, or an option has nothing to do with it.
+    Args: given: its keys, `key=value`; model: a model folder to check an engine or a reference with; prompts: a JSONL file of prompts
+    with the fields that a reward reads. Raises UserError if there is no such part, or an option does not apply to its kind.
     """
     kind = kind or kind_of(what)
     if kind not in CHECKS:
-        catalogue(kind)  # which raises where there is no such kind at all
+        catalogue(kind)  # raises for an unknown kind
         raise UserError(f"there is no kit for a {kind} yet")
     extra = {"model_dir": model, "prompts": None if prompts is None else _prompts(prompts)}
     extra = {name: value for name, value in extra.items() if value is not None}
@@ -45,16 +45,16 @@ def _prompts(file: Path) -> list[Prompt]:
 
 
 def show(title: str, found: Sequence[Finding], out: Console) -> None:
-    """A table of the checks, and how many failed."""
+    """Print a table of the checks and the number of failures."""
     out.print(Text(f"{title}\n", style="bold"))
     out.print(table(found))
     out.print(f"\n{len(found)} checks, {sum(not f.passed for f in found)} failed")
 
 
 def table(found: Sequence[Finding]) -> Table:
-    """A line a check; what failed says what was expected and how to mend it."""
+    """One line per check; a failure shows what was expected and how to fix it."""
     result = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("check", "result", "how to mend"):
+    for column in ("check", "result", "how to fix"):
         result.add_column(column, no_wrap=column == "check", overflow="fold")
     for f in found:
         verdict = (

@@ -1,4 +1,4 @@
-"""What a critic must be: a number for each state an answer was in, from that state alone, that its own parameters can move."""
+"""Checks of a critic: a value for each state of an answer, computed from that state only, with trainable parameters."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 KIT = Kit("critic")
 NOISE = 0.05
-"""Added to each of its parameters, so that a head that begins at zero has something to say."""
+"""Noise on each of its parameters, so that a head that starts at zero gives nonzero values."""
 
 
 def check_critic(part: Any, /, model_dir: Path | None = None, **keys: Any) -> list[Finding]:
-    """Every check of a critic: its name, its class with keys, or a built one. Beside a whole policy and beside one with LoRA.
+    """Run every check of a critic, given by name, as a class with keys, or built, with a whole policy and with LoRA.
 
-    Args: model_dir: the policy's Hugging Face folder; a tiny one is made where none is given.
+    Args: model_dir: the policy's Hugging Face folder; None: a tiny model is made.
     """
     with tempfile.TemporaryDirectory() as made:
         return KIT.run(part, keys, model_dir=model_dir or tiny_model(Path(made)))
 
 
 def answered() -> TokenBatch:
-    """Twelve episodes of one to three trained tokens after prompts of two or three; in every other one a tool answers the first token."""
+    """Twelve episodes of one to three trained tokens, prompts of two or three; in every other one a tool output follows the first token."""
     sequences = torch.arange(12)
     prompts, lengths, tool = sequences % 2 + 2, sequences % 3 + 1, sequences % 2
     seq_ids, positions = torch.repeat_interleave(sequences, lengths), torch.cat([torch.arange(n) for n in lengths.tolist()])
@@ -52,7 +52,7 @@ def answered() -> TokenBatch:
 
 
 def begun(c: Critic, model_dir: Path, noise: float = NOISE) -> Iterator[tuple[RunningCritic, Policy]]:
-    """The critic beside each policy, its parameters moved a little."""
+    """The critic with each policy, with small noise on its parameters."""
     for policy in policies(model_dir):
         torch.manual_seed(1)
         fresh = running(c, c.start(policy), RunningCritic)
@@ -68,7 +68,7 @@ def values(c: RunningCritic, policy: Policy, micro: TokenBatch) -> Tensor:
 
 @KIT.check("values", "return float32 [T], one value for each response token, finite whatever the parameters")
 def _values(c: Critic, model_dir: Path) -> str | None:
-    """finite float32 numbers, one a token, before any update and after"""
+    """finite float32 numbers, one per token, before any update and after"""
     for noise in (0.0, NOISE):
         for fresh, policy in begun(c, model_dir, noise):
             found = values(fresh, policy, answered())
@@ -77,9 +77,9 @@ def _values(c: Critic, model_dir: Path) -> str | None:
     return None
 
 
-@KIT.check("trained", "yield every parameter from `trained`, by a name of its own that begins with `critic.`, the same after a restart")
+@KIT.check("trained", "yield every parameter from `trained`, with a unique name that starts with `critic.` and is the same after a restart")
 def _trained(c: Critic, model_dir: Path) -> str | None:
-    """named parameters that require a gradient, none the policy's, of the same names and values whenever started anew"""
+    """named parameters that require a gradient, none of them the policy's, with the same names and values at every start"""
     for (fresh, policy), (copy, _) in zip(begun(c, model_dir), begun(c, model_dir), strict=True):
         found = list(fresh.trained())
         names, own = [n for n, _ in found], {id(p) for p in policy.module.parameters()}
@@ -97,7 +97,7 @@ def _trained(c: Critic, model_dir: Path) -> str | None:
 
 @KIT.check("learns", "let gradients flow from the values to the parameters of `trained`; detach none of them")
 def _learns(c: Critic, model_dir: Path) -> str | None:
-    """steps down the squared error to returns make it smaller, by its own parameters alone"""
+    """gradient steps on only its own parameters reduce the squared error to returns"""
     returns = answered().positions.float() - answered().first_columns[answered().seq_ids]
     for fresh, policy in begun(c, model_dir):
         parameters = [p for _, p in fresh.trained()]
@@ -116,9 +116,9 @@ def _learns(c: Critic, model_dir: Path) -> str | None:
     return None
 
 
-@KIT.check("before the token", "read the state each token was drawn from: `hidden` as it is given, or the input up to the token before")
+@KIT.check("before the token", "read the state from which each token was drawn: `hidden`, or the input up to the token before")
 def _before(c: Critic, model_dir: Path) -> str | None:
-    """a value depends on the prompt and the tokens before, and not on the token itself or what follows"""
+    """a value depends on the prompt and earlier tokens, and not on the token itself or later ones"""
     whole = answered()
     last = replace(whole, input_ids=whole.input_ids.clone())
     end = torch.arange(len(whole.lengths)), whole.totals - 1
@@ -134,9 +134,9 @@ def _before(c: Critic, model_dir: Path) -> str | None:
     return None
 
 
-@KIT.check("any split", "let a sequence's values depend on nothing else in the batch")
+@KIT.check("any split", "compute a sequence's values from that sequence only")
 def _split(c: Critic, model_dir: Path) -> str | None:
-    """a micro-batch gives each token the value that the whole batch gives it"""
+    """each token has the same value in a micro-batch and in the whole batch"""
     whole = answered()
     chosen = torch.arange(0, len(whole.lengths), 3)
     tokens = torch.isin(whole.seq_ids, chosen)
@@ -148,7 +148,7 @@ def _split(c: Critic, model_dir: Path) -> str | None:
 
 @KIT.check("repeats", "draw no random numbers and keep no state in `values`")
 def _repeats(c: Critic, model_dir: Path) -> str | None:
-    """asked twice it answers the same, and the policy is left as it was"""
+    """two calls return the same values and do not change the policy"""
     for fresh, policy in begun(c, model_dir):
         kept = policy.content_hash()
         if not torch.equal(values(fresh, policy, answered()), values(fresh, policy, answered())):

@@ -1,4 +1,4 @@
-"""What a divergence must be: a convex f with f(1) = 0, and every use of it consistent with that f."""
+"""Checks of a divergence: a convex f with f(1) = 0, and closed forms consistent with f."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from align.testing.findings import Finding, Kit
 
 KIT = Kit("divergence")
 FAR = 20.0
-"""Nats: the log-ratios a divergence must hold in float32, which is what the samples of a run are clamped to."""
+"""Largest |log-ratio|, in nats, at which a divergence must be finite in float32; a run clamps its samples to it."""
 METHODS = ("f", "f_prime", "grad_weight", "bregman", "khat")
 DIFFERENCES = ("grad_weight", "bregman", "khat")
-"""What is a difference near u = 1, where digits are lost."""
+"""Functions that are differences of nearly equal terms near u = 1, where digits are lost."""
 
 
 def check_divergence(part: Any, /, **keys: Any) -> list[Finding]:
-    """Every check of a divergence: its name, its class with keys, or a built one."""
+    """Run every check of a divergence, given by name, as a class with keys, or built."""
     return KIT.run(part, keys)
 
 
 def grid(dtype: torch.dtype = torch.float64, far: float = FAR) -> Tensor:
-    """log u from -far to far, dense near 0 and without it."""
+    """log u from -far to far, dense near 0 but without 0."""
     positive = torch.logspace(-3, torch.tensor(far).log10().item(), 60, dtype=torch.float64)
     return torch.cat([-positive.flip(0), positive]).to(dtype)
 
 
 def at_worst(error: Tensor, x: Tensor, limit: float) -> str | None:
-    """Where an error [n] at log u = x [n] is above the limit, or is no number."""
+    """The place where an error [n] at log u = x [n] exceeds the limit or is NaN, or None."""
     error = error.double().nan_to_num(nan=torch.inf)
     worst = int(error.argmax())
     return None if error[worst] <= limit else f"off by {error[worst].item():.1e} at log u = {x[worst].item():.3g}"
 
 
 def elementwise(method: Callable[[Tensor], Tensor], name: str) -> str | None:
-    """Shapes, dtypes, independence of the neighbours and an untouched input, of one elementwise function."""
+    """What is wrong with shape, dtype or elementwise independence of a function, or whether it changes its input; None if it is fine."""
     for dtype in (torch.float32, torch.float64):
         x = grid(dtype)
         kept, whole = x.clone(), method(x)
@@ -57,14 +57,14 @@ def elementwise(method: Callable[[Tensor], Tensor], name: str) -> str | None:
 
 
 def holds(method: Callable[[Tensor], Tensor], name: str) -> str | None:
-    """Finite in float32 on the whole range."""
+    """Where the function is not finite in float32, or None."""
     x = grid(torch.float32)
     y = method(x)
     return None if y.isfinite().all() else f"{name} is {y[~y.isfinite()][0].item()} at log u = {x[~y.isfinite()][0].item():.3g}"
 
 
 def digits(method: Callable[[Tensor], Tensor], name: str) -> str | None:
-    """float32 against float64, relative."""
+    """Where float32 differs from float64, relatively, or None."""
     x = grid(torch.float32)
     exact = method(x.double())
     worst = at_worst((method(x) - exact).abs() / exact.abs().clamp_min(1e-30), x, 1e-3)
@@ -72,26 +72,26 @@ def digits(method: Callable[[Tensor], Tensor], name: str) -> str | None:
 
 
 def first(found: Any) -> str | None:
-    """The first complaint."""
+    """The first problem, or None."""
     return next((complaint for complaint in found if complaint), None)
 
 
-@KIT.check("elementwise", "write f with tensor operations on log_u alone, none in place; new tensors take its dtype")
+@KIT.check("elementwise", "write f with tensor operations on log_u only, none in place; new tensors take its dtype")
 def _elementwise(d: Divergence) -> str | None:
-    """every method keeps shape and dtype, also of nothing, takes each entry by itself, and leaves its input alone"""
+    """every method keeps shape and dtype, also of an empty tensor, is elementwise, and does not change its input"""
     return first(elementwise(getattr(d, name), name) for name in METHODS)
 
 
 @KIT.check("f(1) = 0", "subtract f(1) from f")
 def _zero(d: Divergence) -> str | None:
-    """f is 0 where policy and reference agree"""
+    """f is 0 if policy and reference agree"""
     found = d.f(torch.zeros(1, dtype=torch.float64)).item()
     return None if abs(found) < 1e-12 else f"f is {found:.3g} there"
 
 
 @KIT.check("convex", "check the sign and direction of f: it takes log(pi/ref), and what is minimised must be convex in pi/ref")
 def _convex(d: Divergence) -> str | None:
-    """f' never falls as u grows"""
+    """f' never decreases with u"""
     x = grid()
     slope = d.f_prime(x)
     falls = (slope[:-1] - slope[1:]) / (slope[:-1].abs() + slope[1:].abs() + 1e-12)
@@ -115,7 +115,7 @@ def _finite(d: Divergence) -> str | None:
     return first(holds(getattr(d, name), name) for name in METHODS)
 
 
-@KIT.check("f_prime", "f_prime is the derivative in u, not in log u; delete it to have autograd's")
+@KIT.check("f_prime", "f_prime is the derivative in u, not in log u; delete it to use autograd")
 def _slope(d: Divergence) -> str | None:
     """f_prime is df/du, by autograd in float64"""
     x = grid(far=5.0).requires_grad_()
@@ -123,14 +123,14 @@ def _slope(d: Divergence) -> str | None:
     return at_worst(_difference(d.f_prime(x.detach()), slope * torch.exp(-x.detach())), x.detach(), 1e-7)
 
 
-@KIT.check("grad_weight", "grad_weight is f_prime(log_u) - f_prime(0); delete it to have that")
+@KIT.check("grad_weight", "grad_weight is f_prime(log_u) - f_prime(0); delete it to use that")
 def _coefficient(d: Divergence) -> str | None:
     """grad_weight is f'(u) - f'(1)"""
     x = grid(far=5.0)
     return at_worst(_difference(d.grad_weight(x), d.f_prime(x) - d.f_prime(x * 0)), x, 1e-7)
 
 
-@KIT.check("bregman", "bregman is f(u) - f(1) - f'(1)(u - 1); delete it to have that")
+@KIT.check("bregman", "bregman is f(u) - f(1) - f'(1)(u - 1); delete it to use that")
 def _bregman(d: Divergence) -> str | None:
     """bregman is f(u) - f(1) - f'(1)(u - 1)"""
     x = grid(far=5.0)
@@ -138,7 +138,7 @@ def _bregman(d: Divergence) -> str | None:
     return at_worst((d.bregman(x) - (d.f(x) - line)).abs() / (1 + d.f(x).abs() + line.abs()), x, 1e-7)
 
 
-@KIT.check("khat", "khat is bregman/u; delete it to have that")
+@KIT.check("khat", "khat is bregman/u; delete it to use that")
 def _value(d: Divergence) -> str | None:
     """khat is bregman over u"""
     x = grid(far=5.0)
@@ -151,16 +151,16 @@ def _digits(d: Divergence) -> str | None:
     return first(digits(getattr(d, name), name) for name in DIFFERENCES)
 
 
-@KIT.check("full_support", "set `full_support = False` in the class: a preference link then refuses it, rightly")
+@KIT.check("full_support", "set `full_support = False` in the class: a preference link then refuses it, as it must")
 def _full_support(d: Divergence) -> str | None:
-    """where full_support is claimed, f' falls without bound as u goes to 0"""
+    """with full_support, f' falls without bound as u goes to 0"""
     near, far = d.f_prime(torch.tensor([-15.0, -27.0], dtype=torch.float64)).tolist()
     return None if not d.full_support or far < near - 1e-3 else f"f' is {near:.3g} at log u = -15 and {far:.3g} at -27"
 
 
 @KIT.check("transform", "transform returns the divergence and its derivative in `mean`; it must grow, from 0 at 0")
 def _transform(d: Divergence) -> str | None:
-    """transform is 0 at 0, grows, and its second answer is its slope"""
+    """transform is 0 at 0, grows, and its second result is its derivative"""
     mean = torch.linspace(0, 0.9, 10, dtype=torch.float64, requires_grad=True)
     value, slope = d.transform(mean)
     (exact,) = torch.autograd.grad(value.sum(), mean)
@@ -169,9 +169,9 @@ def _transform(d: Divergence) -> str | None:
     return None if torch.allclose(slope, exact, rtol=1e-7) else "its slope is another"
 
 
-@KIT.check("gradient", "make f, f_prime, grad_weight and transform agree: their own checks above say which does not")
+@KIT.check("gradient", "make f, f_prime, grad_weight and transform agree: the checks above show which does not")
 def _gradient(d: Divergence) -> str | None:
-    """by enumeration, every estimator that measures it has the exact gradient of E_ref[f(u)], on- and off-policy"""
+    """by enumeration, every estimator of it has the exact gradient of E_ref[f(u)], on- and off-policy"""
     for estimator in ("sampled", "exact") if d.is_f_divergence else ("exact",):
         regularizer = build_part("regularizer", {"coefficient": 1.0, "estimator": estimator}, estimator)
         object.__setattr__(regularizer, "divergence", d)

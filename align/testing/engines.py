@@ -1,4 +1,4 @@
-"""What an engine must be: it reports the log-probs of the weights it holds, draws from them, and takes whole models only."""
+"""Checks of an engine: it samples from its current weights, reports their log-probs, and loads only whole models."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ SAMPLES = 4
 
 
 def check_engine(part: Any, /, model_dir: Path | None = None, tolerance: float = 1e-4, **keys: Any) -> list[Finding]:
-    """Every check of an engine: its name, its class with keys, or one that is built.
+    """Run every check of an engine, given by name, as a class with keys, or built.
 
-    Args: model_dir: a Hugging Face folder; a tiny one is made where none is given. tolerance: nats that its log-probs may be off,
-    and above which another model's must be.
+    Args: model_dir: a Hugging Face folder; None: a tiny model is made; tolerance: largest allowed error of its log-probs, in nats; those
+    of another model must differ by more.
     """
     with tempfile.TemporaryDirectory() as made:
         return KIT.run(part, keys, model_dir=model_dir or tiny_model(Path(made)), tolerance=tolerance)
 
 
 def reported(episode: Episode) -> np.ndarray:
-    """log mu of its tokens. Raises TypeError for an episode without."""
+    """log mu of its tokens. Raises TypeError for an episode without log-probs."""
     if (logp := episode.sampler_logp) is None:
         raise TypeError("an episode has no log-probs")
     return logp
@@ -48,7 +48,7 @@ def reported(episode: Episode) -> np.ndarray:
 
 @dataclass
 class Started:
-    """An engine at work, and the model whose weights it should hold."""
+    """A running engine, and the model whose weights it should have."""
 
     engine: RunningEngine
     model: Any
@@ -58,7 +58,7 @@ class Started:
 
     @torch.no_grad()
     def gap(self, groups: list[Group]) -> float:
-        """The largest |log mu - log pi| of a token by one forward pass of the model over prompt and answer, nats."""
+        """The largest |log mu - log pi| of a token, in nats, with log pi from one forward pass over prompt and answer."""
         worst = 0.0
         for prompt, episode in ((g.prompt, e) for g in groups for e in g.episodes):
             ids = torch.tensor([*prompt.token_ids, *episode.response_ids.tolist()])
@@ -69,7 +69,7 @@ class Started:
         return worst
 
     def changed(self) -> Any:
-        """A model of other weights, about as large."""
+        """A model with other weights of similar size."""
         other, generator = copy.deepcopy(self.model), torch.Generator().manual_seed(3)
         with torch.no_grad():
             for p in other.parameters():
@@ -100,7 +100,7 @@ def drawn(groups: list[Group]) -> list[list[list[int]]]:
     return [[list(e.trained_ids) for e in g.episodes] for g in groups]
 
 
-@KIT.check("log-probs", "report log softmax(logits/temperature) of the token that was drawn, of the weights that drew it")
+@KIT.check("log-probs", "report log softmax(logits/temperature) of the drawn token, with the weights that drew it")
 def _logp(e: Engine, model_dir: Path, tolerance: float) -> str | None:
     """sampler_logp is what a full forward pass of the model gives, after temperature"""
     with started(e, model_dir) as s:
@@ -110,11 +110,11 @@ def _logp(e: Engine, model_dir: Path, tolerance: float) -> str | None:
 
 @KIT.check(
     "episodes",
-    "build each answer by Episode.single_turn(token_ids int32 [n], text, logp float32 [n], version, finished), the end token included; "
-    "finished only where it is the last one",
+    "build each answer with Episode.single_turn(token_ids int32 [n], text, logp float32 [n], version, finished), end token included; "
+    "finished only if the end token is the last one",
 )
 def _episodes(e: Engine, model_dir: Path, tolerance: float) -> str | None:
-    """groups in the order of the prompts, each with all its samples, ended by the end token or cut at the limit"""
+    """groups in the order of the prompts, each with all samples, which end with the end token or at the limit"""
     with started(e, model_dir) as s:
         groups, end = s.generate(), s.model.config.eos_token_id
         if [g.prompt for g in groups] != list(PROMPTS) or any(len(g.episodes) != SAMPLES for g in groups):
@@ -131,7 +131,7 @@ def _episodes(e: Engine, model_dir: Path, tolerance: float) -> str | None:
 
 
 def _of_segments(episode: Episode) -> str | None:
-    """What is wrong with the tokens or log-probs of an engine's episode: it draws one answer."""
+    """What is wrong with the tokens or log-probs of an engine's episode, or None."""
     if [s.trained for s in episode.segments] != [True]:
         return f"an episode has {len(episode.segments)} segments, not one that is trained"
     (s,) = episode.segments
@@ -140,9 +140,9 @@ def _of_segments(episode: Episode) -> str | None:
     return None
 
 
-@KIT.check("seeds", "draw with a generator of your own, made anew in each call from the seeds that it gets")
+@KIT.check("seeds", "draw with your own generator, created in each call from its seeds")
 def _seeds(e: Engine, model_dir: Path, tolerance: float) -> str | None:
-    """the same seeds give the same episodes, and leave the process's random state alone"""
+    """the same seeds give the same episodes, and the process's random state does not change"""
     with started(e, model_dir) as s:
         state = torch.get_rng_state()
         one, two = drawn(s.generate(seed=5)), drawn(s.generate(seed=5))
@@ -151,7 +151,7 @@ def _seeds(e: Engine, model_dir: Path, tolerance: float) -> str | None:
         return None if torch.equal(torch.get_rng_state(), state) else "it draws from the process's random numbers"
 
 
-@KIT.check("samples", "draw every sample of every prompt afresh, and other seeds' anew: a group of one answer has no advantage")
+@KIT.check("samples", "draw every sample of every prompt independently: a group of equal answers has no advantage")
 def _samples(e: Engine, model_dir: Path, tolerance: float) -> str | None:
     """other seeds give other episodes, and the samples of a prompt differ"""
     with started(e, model_dir) as s:
@@ -161,9 +161,9 @@ def _samples(e: Engine, model_dir: Path, tolerance: float) -> str | None:
         return None if any(a != group[0] for group in one for a in group) else "all samples of a prompt are the same"
 
 
-@KIT.check("company", "draw the answers of a prompt by its own seed alone: a generator for each prompt, not one for all of them")
+@KIT.check("company", "draw the answers of a prompt from its own seed: one generator for each prompt, not one for all")
 def _company(e: Engine, model_dir: Path, tolerance: float) -> str | None:
-    """in another order, and with fewer prompts beside it, a prompt gets the same tokens by the same seed; log-probs differ by rounding"""
+    """in another order, or with fewer other prompts, a prompt gets the same tokens from the same seed; log-probs differ by rounding"""
     with started(e, model_dir) as s:
         seeds = prompt_seeds(len(PROMPTS), 5)
         whole = s.engine.generate(PROMPTS, SAMPLES, seeds)
@@ -177,9 +177,9 @@ def _company(e: Engine, model_dir: Path, tolerance: float) -> str | None:
     return None
 
 
-@KIT.check("units", "units() names every place once; compute each unit by itself. Return None where that is not known")
+@KIT.check("units", "return every index once from units(), and compute each unit separately; or return None from units()")
 def _units(e: Engine, model_dir: Path, tolerance: float) -> str | None:
-    """where it says how prompts are cut, each place is in one unit, and its episodes are the same bits whatever was drawn before"""
+    """if it defines units, each prompt is in one unit, and its episodes are the same bits, whatever was drawn before"""
     with started(e, model_dir) as s:
         if (places := e.units([len(p.token_ids) for p in PROMPTS], SAMPLES)) is None:
             return None
@@ -192,9 +192,9 @@ def _units(e: Engine, model_dir: Path, tolerance: float) -> str | None:
         return None if same else "units generated one by one, the last one first, give other episodes than all prompts in one call"
 
 
-@KIT.check("load", "replace every weight before the next token is drawn, drop what was cached of the old ones, and set `version`")
+@KIT.check("load", "replace every weight before the next token is drawn, clear caches of the old weights, and set `version`")
 def _load(e: Engine, model_dir: Path, tolerance: float) -> str | None:
-    """after a push the log-probs are those of the new weights, and episodes carry their version; a read-only buffer will do"""
+    """after a push from a read-only buffer, the log-probs and versions are those of the new weights"""
     with started(e, model_dir) as s:
         s.generate()
         s.model = s.changed()
@@ -210,7 +210,7 @@ def _load(e: Engine, model_dir: Path, tolerance: float) -> str | None:
 
 @KIT.check("wrong weights", "compare names and shapes with the checkpoint's before the first byte is written (weight_sync/layout.py)")
 def _refuses(e: Engine, model_dir: Path, tolerance: float) -> str | None:
-    """weights that lack a tensor, have an unknown one or another shape raise ValueError, and change nothing"""
+    """weights with a missing or unknown tensor, or another shape, raise ValueError and change nothing"""
     with started(e, model_dir) as s:
         good = dict(s.changed().named_parameters())
         name = next(iter(good))

@@ -1,4 +1,4 @@
-"""What an estimator must be: elementwise functions whose gradient is that of the divergence, or a form that recipes refuse."""
+"""Checks of an estimator: elementwise functions with the gradient of the divergence, or a form that recipes refuse."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KIT = Kit("estimator")
 
 
 def check_estimator(part: Any, /, **keys: Any) -> list[Finding]:
-    """Every check of an estimator: its name, its class with keys, or a built one. It estimates KL(pi||ref) here."""
+    """Run every check of an estimator of KL(pi||ref), given by name, as a class with keys, or built."""
     return KIT.run(part, keys)
 
 
@@ -30,9 +30,9 @@ def _methods(e: Estimator) -> dict[str, Callable[[Tensor], Tensor]]:
     return {name: partial(getattr(e, name), ReverseKl()) for name in ("value", "grad_weight", "reward")}
 
 
-@KIT.check("elementwise", "write value, grad_weight and reward with tensor operations on log_u alone, none in place")
+@KIT.check("elementwise", "write value, grad_weight and reward with tensor operations on log_u only, none in place")
 def _elementwise(e: Estimator) -> str | None:
-    """every method keeps shape and dtype, also of nothing, takes each entry by itself, and leaves its input alone"""
+    """every method keeps shape and dtype, also of an empty tensor, is elementwise, and does not change its input"""
     return first(elementwise(method, name) for name, method in _methods(e).items())
 
 
@@ -49,11 +49,11 @@ def _digits(e: Estimator) -> str | None:
 
 
 @KIT.check(
-    "gradient", "`grad_weight`, what multiplies the score, is f'(u) - f'(1), as inherited, and `weighted = True` makes that hold off-policy"
+    "gradient", "`grad_weight`, the factor of grad log pi, is f'(u) - f'(1), as inherited; set `weighted = True` for off-policy samples"
 )
 def _gradient(e: Estimator) -> str | None:
-    """by enumeration the gradient is that of the divergence, on- and off-policy: of a shipped one wherever a recipe runs it without
-    allow_biased, of one's own everywhere"""
+    """by enumeration the gradient is that of the divergence, on- and off-policy: for a shipped one, if a recipe runs it without
+    allow_biased; for your own, always"""
     published = type(e).__module__.startswith("align.estimators.")
     for placement in ("loss", "reward"):
         regularizer = build_part("regularizer", {"coefficient": 1.0, "placement": placement}, placement)
@@ -65,9 +65,9 @@ def _gradient(e: Estimator) -> str | None:
     return None
 
 
-@KIT.check("outcomes", "map both distributions alike, by a choice the policy has no part in, and merge by adding probabilities")
+@KIT.check("outcomes", "map both distributions in the same way, independent of the policy, and merge by adding probabilities")
 def _outcomes(e: Estimator) -> str | None:
-    """outcomes are a fixed merging of tokens: probabilities add up to 1, and the merged of a mixture is the mixture of the merged"""
+    """outcomes merge tokens in a fixed way: probabilities add up to 1, and merging is linear in the distribution"""
     at = setting(ONE_TOKEN)
     reference = torch.log_softmax(at.reference, -1)
     policies = [torch.log_softmax(logits, -1) for logits in (at.policy, ONE_TOKEN.test_logits(5))]

@@ -1,4 +1,4 @@
-"""What a conformance check answers, and how checks of one kind of part are kept together."""
+"""The result of a conformance check, and the kit of checks of one kind of part."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from align.errors import RecipeError
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One check of one part."""
+    """The result of one check of one part."""
 
     name: str
     passed: bool
     expected: str
     found: str
-    """What was there instead; empty where it passed."""
+    """The problem; empty if the check passed."""
     mend: str
-    """Empty where the cause is that of a check before."""
+    """How to fix it; empty if an earlier check has the same cause."""
 
 
 class Check(NamedTuple):
@@ -38,9 +38,9 @@ class Check(NamedTuple):
 
 
 class Kit:
-    """The checks of one kind. A check is a function of a built part: what it expects is its docstring, what it finds wrong it returns.
+    """The checks of one kind. A check is a function of a built part: its docstring is the expectation, and it returns the problem or None.
 
-    A part is given as its name, as a class (which need not derive from anything) or function with its keys, or built.
+    A part is given by name, as a class (which need not derive from anything) or function with its keys, or built.
     """
 
     def __init__(self, kind: str):
@@ -49,14 +49,14 @@ class Kit:
     def check(self, name: str, mend: str) -> Callable:
         def kept(test: Callable[..., str | None]) -> Callable[..., str | None]:
             if test.__doc__ is None:
-                raise TypeError(f"the check {name!r} has no docstring, which says what it expects")
+                raise TypeError(f"the check {name!r} has no docstring, which must state its expectation")
             self.checks.append(Check(name, " ".join(test.__doc__.split()), mend, test))
             return test
 
         return kept
 
     def run(self, part: Any, keys: dict[str, Any], **needs: Any) -> list[Finding]:
-        """Every check in order, or one failure where the part cannot be built. `needs`: what the checks take beside the part."""
+        """Every check in order, or one failure if the part cannot be built. `needs`: other arguments of the checks."""
         built = _found(lambda: self._build(part, keys))
         if isinstance(built, str):
             return [
@@ -86,12 +86,12 @@ class Kit:
 
 
 def must_define(kind: str) -> frozenset[str]:
-    """The methods a part of this kind cannot do without."""
+    """The methods that a part of this kind must define."""
     return getattr(registry.contract(kind), "__abstractmethods__", frozenset())
 
 
 def again(part: Any) -> Any:
-    """The same part built a second time, from the keys a recipe would hold."""
+    """The same part built a second time, from its keys in a recipe."""
     node = nodes.resolved(part)
     node.pop("name", None)
     return nodes.build(type(part), node, type(part).__name__)
@@ -100,7 +100,7 @@ def again(part: Any) -> Any:
 def _found(call: Callable[[], Any]) -> Any:
     try:
         return call()
-    except Exception as error:  # whatever a part raises is what was found of it
+    except Exception as error:  # an exception of the part is the problem
         frames = own_frames(error)
         place = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames and not isinstance(error, RecipeError) else ""
         return f"{place}{type(error).__name__}: {str(error).strip() or 'without a message'}"
@@ -112,7 +112,7 @@ def _finding(check: Check, call: Callable[[], str | None]) -> Finding:
 
 
 def _folded(finding: Finding, before: list[Finding]) -> Finding:
-    """A failure with the cause of one before it points at that: a second remedy would mislead."""
+    """A failure with the same cause as an earlier one refers to it: a second remedy would mislead."""
     first = next((f for f in before if not f.passed and f.found == finding.found), None)
     return finding if finding.passed or first is None else replace(finding, found=f"the same as above: {first.name}", mend="")
 
@@ -140,20 +140,20 @@ def _refuses(part: Any, **_: Any) -> str | None:
 GENERAL = (
     Check(
         "docstring",
-        "the class says in one sentence what it is, with units and the paper",
+        "the class's docstring describes it in one sentence, with units and the paper",
         "write a docstring under `class`",
         _says_what_it_is,
     ),
     Check(
         "keys",
-        "its keys are plain values that a recipe holds and builds it from again",
+        "its keys are plain values, from which a recipe can build it again",
         "annotate every key (`power: float = 0.5`) and change none in __post_init__",
         _keys_round_trip,
     ),
     Check(
         "refuse",
-        "asked whether it refuses a recipe, on- and off-policy and of demonstrations, it answers None or a sentence",
-        "let `refuse(self, setting)` return None, or say what is wrong and how to mend it; see align.config.parts.Setting",
+        "`refuse` returns None or a sentence, on- and off-policy and for demonstrations",
+        "return None from `refuse(self, setting)`, or the problem and the remedy; see align.config.parts.Setting",
         _refuses,
     ),
 )

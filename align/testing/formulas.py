@@ -1,12 +1,12 @@
-"""What every part of an objective says of its maths."""
+"""The check of `formula` and `symbols`, for every part of an objective."""
 
 from __future__ import annotations
 
 from align.config.formulas import Formulated, not_stated, unstated
 
 MEND = (
-    "define formula(self) -> str: its maths with the values of its keys in it, of a loss what is maximised; symbols(self) returns texts, "
-    "or is left out"
+    "define formula(self) -> str: its maths with the values of its keys; for a loss, the maximised objective; symbols(self) is optional "
+    "and returns texts"
 )
 
 

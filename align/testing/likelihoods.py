@@ -1,4 +1,4 @@
-"""What a likelihood must be: a loss of each demonstrated token that a split of the batch does not change."""
+"""Checks of a likelihood: a loss for each demonstrated token that does not depend on the split of the batch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ NAME = "unused"
 
 
 def check_likelihood(part: Any, /, **keys: Any) -> list[Finding]:
-    """Every check of a likelihood: its name, its class with keys, or a built one."""
+    """Run every check of a likelihood, given by name, as a class with keys, or built."""
     return KIT.run(part, keys)
 
 
 def view(likelihood: Likelihood) -> tuple[TokenContext, Tensor]:
-    """Forty demonstrations in float32, of one token to three, without what it does not say it needs; and the policy's logits."""
+    """Forty demonstrations in float32, of one to three tokens, with only the columns that it needs; and the policy's logits."""
     ctx, leaf = context(setting(TREE), NAME, dtype=torch.float32)
     shown = replace(
         ctx.batch,
@@ -42,7 +42,7 @@ def view(likelihood: Likelihood) -> tuple[TokenContext, Tensor]:
 
 @KIT.check("losses", "return a float32 tensor of shape [T] from ctx.logp; read no part of the batch that `needs` does not name")
 def _losses(likelihood: Likelihood) -> str | None:
-    """a finite float32 loss for each token, with a gradient for the policy, without what it does not say it needs"""
+    """a finite float32 loss for each token, with a gradient for the policy, from only the columns in `needs`"""
     ctx, leaf = view(likelihood)
     found = likelihood.losses(ctx)
     if found.shape != ctx.logp.shape or found.dtype != torch.float32 or not found.isfinite().all():
@@ -55,18 +55,18 @@ def _losses(likelihood: Likelihood) -> str | None:
 
 @KIT.check("direction", "return what is to be minimised: the negative of a likelihood")
 def _direction(likelihood: Likelihood) -> str | None:
-    """a step down the loss makes what is demonstrated likelier"""
+    """a step down the loss raises the probability of the demonstrations"""
     ctx, leaf = view(likelihood)
-    shown = torch.arange(len(ctx.batch.lengths)) < len(ctx.batch.lengths) // 4  # of all answers there are, a quarter
+    shown = torch.arange(len(ctx.batch.lengths)) < len(ctx.batch.lengths) // 4  # a quarter of all answers
     mine = shown[ctx.batch.seq_ids]
     (gradient,) = torch.autograd.grad(likelihood.losses(ctx)[mine].sum(), leaf)
     gained = TREE.token_logp((leaf - 1e-3 * gradient).detach()) - ctx.logp.detach()
     return None if gained[mine].sum() > 0 else "it makes it less likely"
 
 
-@KIT.check("any split", "let nothing but a demonstration's own tokens enter its loss")
+@KIT.check("any split", "compute a demonstration's loss from its own tokens only")
 def _split(likelihood: Likelihood) -> str | None:
-    """micro-batches give each token what the whole batch gives it"""
+    """each token has the same loss in a micro-batch and in the whole batch"""
     ctx, _ = view(likelihood)
     sequences = torch.arange(len(ctx.batch.lengths))[::3]
     tokens = torch.isin(ctx.batch.seq_ids, sequences)
@@ -77,5 +77,5 @@ def _split(likelihood: Likelihood) -> str | None:
 
 @KIT.check("explained", MEND)
 def _explained(likelihood: Likelihood) -> str | None:
-    """it says what it maximises, and what the symbols stand for"""
+    """it states its objective and the meaning of the symbols"""
     return explained(likelihood)

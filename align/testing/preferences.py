@@ -1,4 +1,4 @@
-"""What a preference must be: a loss of each pair, or ranking, that pulls the better answer above the worse one."""
+"""Checks of a preference: a loss for each pair or ranking that raises the better answer's score above the worse one's."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from align.testing.formulas import MEND, explained
 
 KIT = Kit("preference")
 FAR = 200.0
-"""A margin that an exponential does not survive."""
+"""A margin at which an exponential overflows in float32."""
 
 
 def check_preference(part: Any, /, **keys: Any) -> list[Finding]:
-    """Every check of a preference: its name, its class with keys, or a built one."""
+    """Run every check of a preference, given by name, as a class with keys, or built."""
     return KIT.run(part, keys)
 
 
 def rankings(scores: Tensor, beta: float = 0.5) -> Rankings:
-    """Rankings of three answers, two and two, of these scores [7], with log-probs and lengths of their own."""
+    """Rankings of three, two and two answers with these scores [7], each with its own log-probs and lengths."""
     n = torch.arange(7)
     return Rankings(
         scores=scores,
@@ -39,7 +39,7 @@ SCORES = torch.tensor([0.4, -0.3, 0.1, -0.2, 0.6, 1.0, 0.8])
 
 
 def pull(p: Preference, scores: Tensor, beta: float = 0.5) -> tuple[Tensor, Tensor]:
-    """The loss of each ranking, and its gradient in the scores (or, of one that reads none, in the log-probs)."""
+    """The loss of each ranking, and its gradient in the scores (in the log-probs if it reads no scores)."""
     given = rankings(scores.clone().requires_grad_(), beta)
     losses = p.of_rankings(given)
     leaves = [x for x in (given.scores, given.logp) if x is not None]
@@ -55,7 +55,7 @@ def _wrong(losses: Tensor, count: int, of: str) -> str | None:
 
 @KIT.check("losses", "return float32 [P] from `losses` ([G] from an `of_rankings`); use logsigmoid, not the log of sigmoid")
 def _losses(p: Preference) -> str | None:
-    """a finite float32 loss for each pair and for each ranking, with a finite gradient, at a margin of two hundred too"""
+    """a finite float32 loss with a finite gradient for each pair and each ranking, also at a margin of two hundred"""
     for scores in (SCORES, torch.zeros(7), FAR * SCORES.sign()):
         given = rankings(scores)
         losses, gradient = pull(p, scores)
@@ -65,15 +65,15 @@ def _losses(p: Preference) -> str | None:
     return None
 
 
-@KIT.check("direction", "return what is to be minimised: it falls where the better answer's score rises")
+@KIT.check("direction", "return a loss to minimise: it must fall as the better answer's score rises")
 def _direction(p: Preference) -> str | None:
-    """where all scores are equal, a step down the loss lifts the best answer of each ranking above the worst"""
+    """from equal scores, a step down the loss raises the best answer of each ranking above the worst"""
     _, gradient = pull(p, torch.zeros(7))
     gained = -(gradient[[0, 3, 5]] - gradient[[2, 4, 6]])
     return None if (gained > 0).all() else f"the best gain {gained.tolist()} on the worst"
 
 
-@KIT.check("pair by pair", "let nothing but its own pair or ranking enter a loss")
+@KIT.check("pair by pair", "compute each loss from its own pair or ranking only")
 def _apart(p: Preference) -> str | None:
     """another ranking changes no loss of this one"""
     pairs, _ = rankings(SCORES).pairs()
@@ -85,7 +85,7 @@ def _apart(p: Preference) -> str | None:
     return None if torch.equal(p.of_rankings(rankings(SCORES))[:1], p.of_rankings(rankings(moved))[:1]) else "another ranking changes it"
 
 
-@KIT.check("beta", "read `pairs.beta`, one a pair: it is the coefficient of the link")
+@KIT.check("beta", "read `pairs.beta`, one per pair: it is the coefficient of the link")
 def _beta(p: Preference) -> str | None:
     """another beta of one ranking changes the loss of that ranking, and of no other"""
     given = rankings(SCORES)
@@ -96,5 +96,5 @@ def _beta(p: Preference) -> str | None:
 
 @KIT.check("explained", MEND)
 def _explained(p: Preference) -> str | None:
-    """it says what it maximises, and what the symbols stand for"""
+    """it states its objective and the meaning of the symbols"""
     return explained(p)

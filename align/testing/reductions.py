@@ -1,4 +1,4 @@
-"""What a reduction must be: a weight above 0 for the tokens of each answer."""
+"""Checks of a reduction: a weight above 0 for the tokens of each answer."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ MAX_TOKENS = 9
 
 
 def check_reduction(part: Any, /, **keys: Any) -> list[Finding]:
-    """Every check of a reduction: its name, its class with keys, or a built one."""
+    """Run every check of a reduction, given by name, as a class with keys, or built."""
     return KIT.run(part, keys)
 
 
 @KIT.check("weights", "return a float32 weight above 0 for each answer, [S], from `lengths` (int64)")
 def _weights(r: Reduction) -> str | None:
-    """finite float32 weights above 0, one an answer; of a single answer too"""
+    """finite float32 weights above 0, one per answer; also for a single answer"""
     for lengths in (LENGTHS, LENGTHS[:1]):
         found = r.weights(lengths, MAX_TOKENS)
         if found.shape != lengths.shape or found.dtype != torch.float32:
@@ -32,9 +32,9 @@ def _weights(r: Reduction) -> str | None:
     return None
 
 
-@KIT.check("order", "let no answer's weight depend on its place in the batch")
+@KIT.check("order", "an answer's weight must not depend on its place in the batch")
 def _order(r: Reduction) -> str | None:
-    """in another order the answers have the same weights"""
+    """each answer has the same weight in another order"""
     order = torch.tensor([3, 0, 4, 2, 1])
     one, two = r.weights(LENGTHS, MAX_TOKENS)[order], r.weights(LENGTHS[order], MAX_TOKENS)
     return None if torch.allclose(one, two) else f"{one.tolist()} become {two.tolist()}"
@@ -42,7 +42,7 @@ def _order(r: Reduction) -> str | None:
 
 @KIT.check("size of the batch", "divide by the number of answers or of tokens: the step must not grow with the batch")
 def _size(r: Reduction) -> str | None:
-    """every answer twice over halves the weights"""
+    """duplicating every answer halves the weights"""
     once, twice = r.weights(LENGTHS, MAX_TOKENS), r.weights(LENGTHS.repeat(2), MAX_TOKENS)
     return None if torch.allclose(once, 2 * twice[: len(once)]) else f"{once.tolist()} become {twice[: len(once)].tolist()}"
 
@@ -57,5 +57,5 @@ def _untouched(r: Reduction) -> str | None:
 
 @KIT.check("explained", MEND)
 def _explained(r: Reduction) -> str | None:
-    """it says what it is, and what the symbols stand for"""
+    """it states its formula and the meaning of the symbols"""
     return explained(r)

@@ -1,4 +1,4 @@
-"""What a reference must be: states and a head to compare with, that no update of the policy writes into, and that a resume finds again."""
+"""Checks of a reference: states and a head that no update of the policy overwrites, and that a resumed run restores."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ KIT = Kit("reference")
 
 
 def check_reference(part: Any, /, model_dir: Path | None = None, **keys: Any) -> list[Finding]:
-    """Every check of a reference: its name, its class with keys, or a built one. On a whole policy and on one with LoRA.
+    """Run every check of a reference, given by name, as a class with keys, or built, with a whole policy and with LoRA.
 
-    Args: model_dir: the policy's Hugging Face folder; a tiny one is made where none is given.
+    Args: model_dir: the policy's Hugging Face folder; None: a tiny model is made.
     """
     with tempfile.TemporaryDirectory() as made:
         return KIT.run(part, keys, model_dir=model_dir or tiny_model(Path(made)))
@@ -52,7 +52,7 @@ def policies(model_dir: Path) -> Iterator[Policy]:
 
 @torch.no_grad()
 def move(policy: Policy) -> None:
-    """What an optimizer step does: in place."""
+    """Change the parameters in place, as an optimizer step does."""
     generator = torch.Generator().manual_seed(1)
     for _, p in policy.trained():
         p.add_(0.05 * torch.randn(p.shape, generator=generator))
@@ -60,10 +60,10 @@ def move(policy: Policy) -> None:
 
 @torch.no_grad()
 def logp(r: Reference, made: RunningReference) -> Tensor:
-    """log ref over the vocabulary at each state, [T, V]; [T, 1] of one that has it of the sampled tokens alone."""
+    """log ref over the vocabulary at each state, [T, V]; [T, 1] for a reference that has only the sampled tokens' log-probs."""
     if _without_states(r):
         if (known := made.known(batch())) is None:
-            raise TypeError("`known` returned None, and `tokens_only` says that there are no states")
+            raise TypeError("`known` returned None, and `tokens_only` states that there are no states")
         return known[:, None]
     return torch.log_softmax(made.head().logits(made.hidden(batch()), 1.0), -1)
 
@@ -89,9 +89,9 @@ def _scores(r: Reference, model_dir: Path) -> str | None:
     return None
 
 
-@KIT.check("starts at the policy", "set `starts_at_policy = False` where the reference is another model: the run would stop")
+@KIT.check("starts at the policy", "set `starts_at_policy = False` if the reference is another model: the run would stop")
 def _start(r: Reference, model_dir: Path) -> str | None:
-    """where starts_at_policy is claimed, it is the policy at the first batch"""
+    """with starts_at_policy, it equals the policy at the first batch"""
     for policy in policies(model_dir):
         own = torch.log_softmax(policy.head().logits(policy.hidden(batch()), 1.0), -1)
         gap = (logp(r, begun(r, policy)) - own).abs().max().item()
@@ -102,7 +102,7 @@ def _start(r: Reference, model_dir: Path) -> str | None:
 
 @KIT.check("scored once", "replace tensors, never write into them, and clone the policy's: a batch is compared until its last update")
 def _replaced(r: Reference, model_dir: Path) -> str | None:
-    """an update of the policy, and what follows from it, does not write into the head that a batch was scored with"""
+    """an update of the policy or the reference does not write into the head that computed a batch's log-probs"""
     for policy in () if _without_states(r) else policies(model_dir):
         fresh = begun(r, policy)
         head = fresh.head()
@@ -114,9 +114,9 @@ def _replaced(r: Reference, model_dir: Path) -> str | None:
     return None
 
 
-@KIT.check("version", "add 1 to `version` whenever the reference becomes another, and say `changes = True` in the part")
+@KIT.check("version", "add 1 to `version` whenever the reference changes, and set `changes = True` in the part")
 def _version(r: Reference, model_dir: Path) -> str | None:
-    """what it stands for changes with its version only, and that where the part says so"""
+    """its model changes only together with its version, and only if the part has `changes = True`"""
     for policy in policies(model_dir):
         fresh = begun(r, policy)
         for step in (1, 2, 3):
@@ -131,9 +131,9 @@ def _version(r: Reference, model_dir: Path) -> str | None:
     return None
 
 
-@KIT.check("runs apart", "make in `start` what changes, and keep it there: nothing in the class, the module, or `self`")
+@KIT.check("runs apart", "create mutable state in `start` and keep it in the returned object, not in the class, the module or `self`")
 def _apart(r: Reference, model_dir: Path) -> str | None:
-    """what one run does to its reference changes no other that the same part made"""
+    """changes of one run's reference do not affect another reference of the same part"""
     for policy, other in zip(policies(model_dir), policies(model_dir), strict=True):
         one, kept = begun(r, policy), begun(r, other)
         version, stood_for = kept.version, logp(r, kept)
@@ -146,9 +146,9 @@ def _apart(r: Reference, model_dir: Path) -> str | None:
     return None
 
 
-@KIT.check("known", "return from `known` what `hidden` and `head` would give the tokens, or None; keep what `prepare` gets")
+@KIT.check("known", "return from `known` the log-probs that `hidden` and `head` would give, or None; keep what `prepare` gets")
 def _known(r: Reference, model_dir: Path) -> str | None:
-    """what it knows without a forward pass is what one would give; one that precomputes has what `prepare` got, and keeps it on disk"""
+    """`known` equals the result of a forward pass; a reference that precomputes has what `prepare` got, and keeps it on disk"""
     answers = batch()
     for policy in () if _without_states(r) else policies(model_dir):
         fresh, expected = begun(r, policy), logp(r, begun(r, policy)).gather(1, answers.tokens[:, None]).squeeze(1)
@@ -157,7 +157,7 @@ def _known(r: Reference, model_dir: Path) -> str | None:
                 told = [one.prepare(answers, 1.0, expected.clone) for one in (fresh, begun(r, policy))]
             fresh.release()
             if told != [True, False] or fresh.known(answers) is None:
-                return "`known` has not the answers that `prepare` got, or it computes again what is kept"
+                return "`known` lacks the answers that `prepare` got, or computes them again"
         move(policy)
         found = fresh.known(answers)
         if found is not None and (found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-5)):
@@ -165,9 +165,9 @@ def _known(r: Reference, model_dir: Path) -> str | None:
     return None
 
 
-@KIT.check("resumes", "keep in state_dict every tensor that after_step changes; what `start` takes of the recipe's model is taken again")
+@KIT.check("resumes", "put every tensor that after_step changes into state_dict; `start` takes the others from the recipe's model again")
 def _resumes(r: Reference, model_dir: Path) -> str | None:
-    """a copy started from the recipe's model that loads its state is the same reference, content_hash and log-probs alike"""
+    """a copy started from the recipe's model that loads its state has the same content_hash and log-probs"""
     for policy, resumed in zip(policies(model_dir), policies(model_dir), strict=True):
         fresh, copy = begun(r, policy), r.start(resumed)
         for step in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""What a regularizer must be: a loss or a reward with its value, the same however a batch is cut, with the gradient it claims."""
+"""Checks of a regularizer: a loss, reward or link with its value, independent of the batch's split, with the claimed gradient."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ NAME = "checked"
 
 
 def check_regularizer(part: Any, /, **keys: Any) -> list[Finding]:
-    """Every check of a regularizer: its name, its class with keys, or a built one."""
+    """Run every check of a regularizer, given by name, as a class with keys, or built."""
     return KIT.run(part, keys)
 
 
 def view(r: Regularizer, dtype: torch.dtype = torch.float32, drift: float = UPDATE) -> tuple[TokenContext, Tensor]:
-    """Forty answers, drawn one update ago, and the logits that gradients arrive at."""
+    """Forty answers, drawn one update ago, and the logits that receive the gradients."""
     return context(setting(TREE, drift), NAME, claimed(r) if r.full_vocabulary else None, r.outcomes, dtype)
 
 
 def felt(penalty: Penalty) -> Tensor:
-    """[T], or [S] where it is a link."""
+    """The loss, reward or link of a penalty: [T], or [S] for a link."""
     return next(x for x in (penalty.loss, penalty.reward, penalty.link) if x is not None)
 
 
 def alike(one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor]) -> bool:
-    """Value and what is felt, both to float32's last digits."""
+    """Whether both values and both losses (rewards, links) agree to float32 precision."""
     return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one, two, strict=True))
 
 
 def select(ctx: TokenContext, sequences: Tensor) -> tuple[TokenContext, Tensor]:
-    """A micro-batch of these sequences, and which tokens those are."""
+    """A micro-batch of these sequences, and its tokens."""
     tokens = torch.isin(ctx.batch.seq_ids, sequences)
     exact = {name: x[tokens] for name, x in ctx.exact.items()}
     return TokenContext(batch=ctx.batch.select(sequences), logp=ctx.logp[tokens], entropy=ctx.entropy[tokens], exact=exact), tokens
@@ -50,8 +50,8 @@ def select(ctx: TokenContext, sequences: Tensor) -> tuple[TokenContext, Tensor]:
 
 @KIT.check("penalty", "return Penalty(value=..., loss=...), Penalty(value=..., reward=...) or Penalty(value=..., link=..., log_ratio=...)")
 def _penalty(r: Regularizer) -> str | None:
-    """exactly one of loss, reward and link, as `placement` says: one number a token, of a link one an answer beside its log-ratio; value,
-    reward and log-ratio detached, loss and link differentiable"""
+    """exactly one of loss, reward and link, as in `placement`: one number per token, or for a link one per answer with its log-ratio;
+    value, reward and log-ratio detached, loss and link differentiable"""
     ctx, _ = view(r)
     p = r.penalty(ctx, NAME)
     given = [name for name in ("loss", "reward", "link") if getattr(p, name) is not None]
@@ -73,7 +73,7 @@ def _penalty(r: Regularizer) -> str | None:
 
 @KIT.check("finite", "clamp the log-ratio before its exponential")
 def _finite(r: Regularizer) -> str | None:
-    """value, loss and gradient are finite, also where policy and reference are 60 nats apart, either way"""
+    """value, loss and gradient are finite, also if policy and reference differ by 60 nats in either direction"""
     near, tokens = setting(TREE, UPDATE), torch.arange(TREE.vocabulary)
     far = replace(
         near,
@@ -99,9 +99,9 @@ def _digits(r: Regularizer) -> str | None:
     return None if error < 1e-4 else f"they differ by {error:.1e}, relative"
 
 
-@KIT.check("any split", "let nothing but a sequence's own tokens enter its penalty: means over the batch belong in a weighting")
+@KIT.check("any split", "compute a sequence's penalty from its own tokens only: means over the batch belong in a weighting")
 def _split(r: Regularizer) -> str | None:
-    """micro-batches give each token what the whole batch gives it"""
+    """each token has the same penalty in a micro-batch and in the whole batch"""
     ctx, _ = view(r)
     whole = r.penalty(ctx, NAME)
     count = len(ctx.batch.lengths)
@@ -114,9 +114,9 @@ def _split(r: Regularizer) -> str | None:
     return None
 
 
-@KIT.check("weighed", "multiply value, loss and reward, or what a link's log-ratio sums, by ctx.batch.penalty_weights[name]")
+@KIT.check("weighed", "multiply value, loss and reward, or the summands of a link's log-ratio, by ctx.batch.penalty_weights[name]")
 def _weighed(r: Regularizer) -> str | None:
-    """twice the weights are twice the penalty, or twice the log-ratio of a link (where there is a weighting)"""
+    """with a weighting, doubled weights double the penalty, or the log-ratio of a link"""
     if r.weighting is None:
         return None
     ctx, _ = view(r)
@@ -127,7 +127,7 @@ def _weighed(r: Regularizer) -> str | None:
     return None if alike((two.value, felt(two)), (2 * one.value, 2 * felt(one))) else "they are not"
 
 
-@KIT.check("its own entries", "find references, weights and ctx.exact by the `name` that penalty is given")
+@KIT.check("its own entries", "read references, weights and ctx.exact by the `name` argument of penalty")
 def _own(r: Regularizer) -> str | None:
     """other regularizers in the batch change nothing"""
     ctx, _ = view(r)
@@ -140,7 +140,7 @@ def _own(r: Regularizer) -> str | None:
     return None if torch.equal(one.value, two.value) and torch.equal(felt(one), felt(two)) else "they do"
 
 
-@KIT.check("repeats", "keep no state between calls and draw no random numbers: a batch is cut and repeated at will")
+@KIT.check("repeats", "keep no state between calls and draw no random numbers: a batch may be split and repeated")
 def _repeats(r: Regularizer) -> str | None:
     """the same batch has the same penalty"""
     ctx, _ = view(r)
@@ -148,9 +148,9 @@ def _repeats(r: Regularizer) -> str | None:
     return None if torch.equal(one.value, two.value) and torch.equal(felt(one), felt(two)) else "it differs from call to call"
 
 
-@KIT.check("gradient", "see what `align audit` says of it; `refuse` must refuse what is biased on purpose, unless allow_biased is set")
+@KIT.check("gradient", "run `align audit` on it; `refuse` must refuse a form that is biased on purpose, unless allow_biased is set")
 def _gradient(r: Regularizer) -> str | None:
-    """by enumeration the gradient is that of the divergence it names, on- and off-policy, or `refuse` says that it is not"""
+    """by enumeration the gradient is that of the divergence it names, on- and off-policy, or `refuse` refuses it"""
     for on_policy in (True, False):
         certificate = audit(r, recipe=alone(r, on_policy=on_policy))
         if certificate.verdict == "biased" and certificate.refusal is None and not certificate.allowed:

@@ -1,4 +1,4 @@
-"""What a reward must be: a finite number for any text whatever, soon, and the same again. Model output is data, never run."""
+"""Checks of a reward: a finite, reproducible number for any text, without delay. Model output is data and is never executed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROMPTS = (
     ),
     Prompt(id="sort", text="s7,3,5,1,9:", token_ids=(1,), fields={"skill": "sort", "numbers": [7, 3, 5, 1, 9], "answer": "1,3,5,7,9"}),
 )
-"""What the embedded task asks; a reward for another task is checked with prompts of its own."""
+"""Prompts of the embedded task; a reward for another task needs its own prompts."""
 CANARY = "ALIGN_A_REWARD_RAN_THE_ANSWER"
 HOSTILE = (
     "",
@@ -51,12 +51,12 @@ HOSTILE = (
     f"__import__('os').environ.update({CANARY}='1')",
     f"import os; os.environ['{CANARY}'] = '1'",
 )
-"""Answers a policy under a reward sooner or later writes."""
+"""Hostile answers that a trained policy may write."""
 LIMITS = RewardLimits(seconds=1.0)
 
 
 def check_reward(part: Any, /, prompts: Sequence[Prompt] = PROMPTS, **keys: Any) -> list[Finding]:
-    """Every check of a reward: its name, its class with keys, or a built one. `prompts`: with the fields that it judges by."""
+    """Run every check of a reward, given by name, as a class with keys, or built. `prompts`: with the fields that it reads."""
     return KIT.run(part, keys, prompts=prompts)
 
 
@@ -65,28 +65,26 @@ def group(prompt: Prompt, *texts: str) -> Group:
 
 
 def answers(prompt: Prompt) -> list[str]:
-    """Every hostile one, and the right one where the prompt has it."""
+    """Every hostile answer, and the correct one if the prompt has it."""
     own = prompt.fields.get("answer")
     return [*HOSTILE, *([own] if isinstance(own, str) else [])]
 
 
 def judged(r: Reward, prompts: Sequence[Prompt]) -> Iterator[tuple[str, Rewards]]:
-    """Every answer by itself, and what a run would make of it."""
+    """Every answer separately, with its rewards as a run computes them."""
     for prompt in prompts:
         for text in answers(prompt):
             yield text, run_rewards(r, LIMITS, [group(prompt, text)])
 
 
-@KIT.check(
-    "a number", "return a float, a dict of floats with `total` among them, or Stepwise, whatever the text; a run drops the sample otherwise"
-)
+@KIT.check("a number", "return a float, a dict of floats with the key `total`, or Stepwise, for any text; otherwise a run drops the sample")
 def _number(r: Reward, prompts: Sequence[Prompt]) -> str | None:
-    """a finite float, or named parts of which `total` is the reward, for right answers and for any other text"""
+    """a finite float, or named parts with the reward as `total`, for correct answers and any other text"""
     failures = ((text, rewards.first_failure) for text, rewards in judged(started(r), prompts) if rewards.first_failure is not None)
     return next((f"{text[:40]!r}: {why}" for text, why in failures if "took longer" not in why), None)
 
 
-@KIT.check("soon", "bound the work by the length of the answer, and refuse to compute what is too long")
+@KIT.check("soon", "bound the work by the length of the answer, and reject answers that are too long")
 def _soon(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """no answer takes a second"""
     failures = ((text, rewards.first_failure) for text, rewards in judged(started(r), prompts) if rewards.first_failure is not None)
@@ -95,7 +93,7 @@ def _soon(r: Reward, prompts: Sequence[Prompt]) -> str | None:
 
 @KIT.check("repeats", "keep no state between answers, and draw no random numbers")
 def _repeats(r: Reward, prompts: Sequence[Prompt]) -> str | None:
-    """the same answer has the same reward every time"""
+    """the same answer always has the same reward"""
     fresh = started(r)
     one, two = (
         [
@@ -109,23 +107,23 @@ def _repeats(r: Reward, prompts: Sequence[Prompt]) -> str | None:
 
 @KIT.check("runs no answer", "parse the answer; never eval, exec, import or unpickle it")
 def _data(r: Reward, prompts: Sequence[Prompt]) -> str | None:
-    """an answer that is Python is not executed"""
+    """Python code in an answer is not executed"""
     os.environ.pop(CANARY, None)
     list(judged(started(r), prompts))
     return "it was" if os.environ.pop(CANARY, None) else None
 
 
-@KIT.check("leaves the prompt alone", "copy a field before changing it: every answer of a group is judged by the same one")
+@KIT.check("leaves the prompt alone", "copy a field before changing it: all answers of a group share it")
 def _prompt(r: Reward, prompts: Sequence[Prompt]) -> str | None:
-    """the fields of the prompt stay as they are"""
+    """the fields of the prompt do not change"""
     kept = copy.deepcopy([dict(p.fields) for p in prompts])
     list(judged(started(r), prompts))
     return next((f"those of {p.id} have changed" for p, fields in zip(prompts, kept, strict=True) if dict(p.fields) != fields), None)
 
 
-@KIT.check("together", "return from score_groups one entry for each episode, in their order, whatever stands beside it")
+@KIT.check("together", "return from score_groups one entry for each episode, in order, independent of the other episodes")
 def _together(r: Reward, prompts: Sequence[Prompt]) -> str | None:
-    """an answer has the same reward among others as alone, to five digits"""
+    """an answer has the same reward alone and among others, to five digits"""
     fresh = started(r)
     alone = joined([rewards for _, rewards in judged(fresh, prompts)])
     among = run_rewards(fresh, LIMITS, [group(prompt, *answers(prompt)) for prompt in prompts])

@@ -1,4 +1,4 @@
-"""What a shaping must be: rewards and advantages of the same shape, made from the parts of the batch it says it needs."""
+"""Checks of a shaping: rewards and advantages of unchanged shape, computed only from the batch columns in `needs`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ NAME = "shaped"
 
 
 def check_shaping(part: Any, /, **keys: Any) -> list[Finding]:
-    """Every check of a shaping: its name, its class with keys, or a built one."""
+    """Run every check of a shaping, given by name, as a class with keys, or built."""
     return KIT.run(part, keys)
 
 
 def batch(s: Shaping) -> tuple[Columns, Tensor]:
-    """Forty answers in float32, two a group, and advantages [T] of both signs; without what `s` does not say it needs, but for rewards."""
+    """Forty answers in float32, two per group, with rewards and the columns that `s` needs; and advantages [T] of both signs."""
     ctx, _ = context(setting(TREE, UPDATE), NAME, dtype=torch.float32)
     between = {NAME: ctx.entropy} if s.context_divergence is not None else {}
     whole = replace(ctx.batch, loss_weights=None, penalty_weights={}, betas={}, contexts=between).only(EARLY, s)
@@ -40,7 +40,7 @@ def same_prompts(one: TokenBatch | None, two: TokenBatch | None) -> bool:
 
 @KIT.check("shapes", "return detached float32 rewards [S] and advantages [T]; set `needs` to read old_logp or entropy")
 def _shapes(s: Shaping) -> str | None:
-    """finite detached float32 numbers: a reward each answer, an advantage each token"""
+    """finite detached float32 numbers: one reward per answer, one advantage per token"""
     b, advantages = batch(s)
     for name, found, wanted in zip(("rewards", "advantages"), shaped(s, b, advantages), (b.rewards, advantages), strict=True):
         if found.shape != wanted.shape or found.dtype != torch.float32 or found.requires_grad or not found.isfinite().all():
@@ -50,7 +50,7 @@ def _shapes(s: Shaping) -> str | None:
 
 @KIT.check("what it needs", "set `needs = frozenset({...})` to what it reads of old_logp, entropy, rewards, values")
 def _needs(s: Shaping) -> str | None:
-    """it does without the parts of the batch it does not say it needs"""
+    """it reads no batch column that `needs` does not name"""
     b, advantages = batch(s)
     bare = b.only(s.needs, s)
     s.rewards(bare, b.rewards), s.advantages(bare, advantages, NAME), s.metrics(bare, NAME), s.other_context(bare)
@@ -59,7 +59,7 @@ def _needs(s: Shaping) -> str | None:
 
 @KIT.check("repeats", "draw random numbers from a generator seeded by a key of the shaping and by batch.step, never from the process")
 def _repeats(s: Shaping) -> str | None:
-    """the same batch is shaped alike, other prompts included, and the process's random state is left alone"""
+    """the same batch gives the same results, other prompts included, and the process's random state does not change"""
     b, advantages = batch(s)
     state = torch.get_rng_state()
     one, two = ((shaped(part, b, advantages), part.other_context(b)) for part in (s, again(s)))
@@ -70,7 +70,7 @@ def _repeats(s: Shaping) -> str | None:
     return None if torch.equal(torch.get_rng_state(), state) else "it draws from the process's random numbers"
 
 
-@KIT.check("leaves the batch alone", "copy a tensor before writing into it: weightings and logs read the rewards as they were")
+@KIT.check("leaves the batch alone", "copy a tensor before writing into it: weightings and logs read the unshaped rewards")
 def _untouched(s: Shaping) -> str | None:
     """no tensor of the batch is written into"""
     b, advantages = batch(s)
@@ -83,13 +83,13 @@ def _untouched(s: Shaping) -> str | None:
     return f"{', '.join(changed)} changed" if changed else None
 
 
-@KIT.check("other prompts", "change prompts alone: the answers and their positions must line up, token by token")
+@KIT.check("other prompts", "change only prompts: the answers and their positions must match, token by token")
 def _context(s: Shaping) -> str | None:
-    """other_context has the same answers after other prompts, and comes with a context_divergence"""
+    """other_context has the same answers after other prompts, and there is a context_divergence"""
     b, _ = batch(s)
     other = s.other_context(b)
     if (other is None) != (s.context_divergence is None):
-        return "there is one of other_context and context_divergence without the other"
+        return "it defines only one of other_context and context_divergence"
     return None if other is None or torch.equal(other.tokens, b.tokens) else "its answers are others"
 
 

@@ -1,4 +1,4 @@
-"""What a surrogate must be: a loss of each token whose gradient at pi_old is a policy gradient, and the ratio that it says it has."""
+"""Checks of a surrogate: a loss for each token whose gradient at pi_old is a policy gradient, and a correct `effective_log_ratio`."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ AT = Packing(torch.tensor([0, 0, 0, 0, 1, 2, 2, 2]), torch.tensor([0, 1, 2, 3, 0
 """Answers of four, one and three tokens."""
 ADVANTAGES = torch.tensor([1.0, -0.5, 2.0, 0.7, -1.3, 0.2, -0.4, 1.1])
 NEAR = 0.02 * torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0, 2.0, -0.5, 1.5])
-"""Nats: ratios that no bound of a published surrogate but GSPO's cuts."""
+"""Log-ratios, in nats, that no bound of a published surrogate clips, except GSPO's."""
 FAR = 8.0
-"""Nats."""
+"""A large log-ratio, in nats."""
 
 
 def check_surrogate(part: Any, /, **keys: Any) -> list[Finding]:
-    """Every check of a surrogate: its name, its class with keys, or a built one."""
+    """Run every check of a surrogate, given by name, as a class with keys, or built."""
     return KIT.run(part, keys)
 
 
 def slope(s: Surrogate, log_rho: Tensor, advantages: Tensor = ADVANTAGES, at: Packing = AT) -> tuple[Tensor, Tensor]:
-    """d loss/d log pi of each token, and where a bound cut."""
+    """d loss/d log pi of each token, and whether a bound clipped it."""
     x = log_rho.clone().requires_grad_()
     loss, cut = s.loss(x, advantages.to(x.dtype), at)
     return torch.autograd.grad(loss.sum(), x)[0], cut
@@ -36,7 +36,7 @@ def slope(s: Surrogate, log_rho: Tensor, advantages: Tensor = ADVANTAGES, at: Pa
 
 @KIT.check("loss", "return (loss [T], cut bool [T]): the loss in the type of log_rho, and cut without a gradient")
 def _loss(s: Surrogate) -> str | None:
-    """a finite loss for each token and whether a bound cut it, near pi_old and eight nats from it"""
+    """a finite loss for each token and whether a bound clipped it, near pi_old and eight nats from it"""
     for log_rho in (torch.zeros(8), NEAR, FAR * NEAR.sign()):
         for dtype in (torch.float32, torch.float64):
             loss, cut = s.loss(log_rho.to(dtype, copy=True).requires_grad_(), ADVANTAGES.to(dtype), AT)
@@ -49,9 +49,9 @@ def _loss(s: Surrogate) -> str | None:
     return None
 
 
-@KIT.check("policy gradient", "return what is to be minimised: at log_rho = 0 the gradient is -A grad log pi, and nothing is cut")
+@KIT.check("policy gradient", "return a loss to minimise: at log_rho = 0 the gradient is -A grad log pi, and nothing is cut")
 def _at_pi_old(s: Surrogate) -> str | None:
-    """at pi_old the gradient of each token is -A, and no bound cuts"""
+    """at pi_old the gradient of each token is -A, and no bound clips"""
     found, cut = slope(s, torch.zeros(8))
     if cut.any():
         return "a bound cuts there"
@@ -60,11 +60,11 @@ def _at_pi_old(s: Surrogate) -> str | None:
 
 @KIT.check(
     "effective ratio",
-    "return log w from effective_log_ratio, where the gradient is -w A grad log pi while no bound cuts; say in "
-    "`ratio_varies` why there is no such w",
+    "return log w from effective_log_ratio, if the gradient is -w A grad log pi where no bound clips; else set "
+    "`ratio_varies` to the reason why there is no such w",
 )
 def _ratio(s: Surrogate) -> str | None:
-    """the slope of the loss is minus the ratio it says, times the advantage, for advantages of either sign that no bound cuts"""
+    """without clipping, the slope of the loss is minus its effective ratio times the advantage, for both signs"""
     for log_rho in (NEAR.double(), 10 * NEAR.double()):
         said = s.effective_log_ratio(log_rho, AT)
         if said.shape != (8,) or said.requires_grad or not said.isfinite().all():
@@ -77,9 +77,9 @@ def _ratio(s: Surrogate) -> str | None:
     return None
 
 
-@KIT.check("any split", "let nothing but a token's own answer enter its loss")
+@KIT.check("any split", "compute a token's loss from its own answer only")
 def _split(s: Surrogate) -> str | None:
-    """another answer changes no token of this one"""
+    """another answer does not change the losses of this one"""
     first = AT.seq_ids == 0
     alone, _ = s.loss(NEAR[first], ADVANTAGES[first], Packing(AT.seq_ids[first], AT.positions[first]))
     return None if torch.allclose(alone, s.loss(NEAR, ADVANTAGES, AT)[0][first], atol=1e-6) else "it does"
@@ -87,5 +87,5 @@ def _split(s: Surrogate) -> str | None:
 
 @KIT.check("explained", MEND)
 def _explained(s: Surrogate) -> str | None:
-    """it says what it maximises, and what the symbols stand for"""
+    """it states its objective and the meaning of the symbols"""
     return explained(s)

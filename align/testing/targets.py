@@ -1,4 +1,4 @@
-"""What a word on the command line means: a part by its name, or a class in a file and what kind of part it is."""
+"""Resolves an argument of the command line: a part by its name, or a class in a file, and its kind."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from align.errors import RecipeError, UserError
 from align.testing.findings import must_define
 
 OPTIONAL = {"estimator": ("value", "grad_weight", "reward"), "shaping": ("rewards", "advantages")}
-"""What parts define that must define nothing: all methods of their contract have defaults."""
+"""Identifying methods of kinds without abstract methods, whose methods all have defaults."""
 
 DERIVED = ("critic", "reference")
-"""Their contracts ask for one method of the same name, so a class must derive from its own to be told apart."""
+"""Kinds with the same single abstract method: only the base class tells them apart."""
 
 
 def kind_of(name: str, kinds: Iterable[str] = registry.ROOMS) -> str:
-    """The kind of part called `name`, or of the class that `file.py:Class` names. Raises UserError where that is none or several."""
+    """The kind of the part `name`, or of the class `file.py:Class`. Raises UserError if there is no kind or several."""
     kinds = tuple(kinds)
     found = _kinds_of_class(name, kinds) if ":" in name else [k for k in kinds if name in known(k)]
     if len(found) == 1:
@@ -44,7 +44,7 @@ def known(kind: str) -> list[str]:
 
 
 def keys(given: Iterable[str]) -> dict[str, Any]:
-    """`key.path=value` words as nested data. Raises RecipeError for a word that is none."""
+    """`key.path=value` words as nested data. Raises RecipeError for a word of another form."""
     node: dict[str, Any] = {}
     for word in given:
         if "=" not in word:
@@ -71,7 +71,7 @@ def _kinds_of_class(name: str, kinds: tuple[str, ...]) -> list[str]:
 
 
 def _nearly(name: str, kinds: tuple[str, ...]) -> str:
-    """What the class looks like by the methods that it has, and which of the kind's it lacks; empty where it has none."""
+    """Kinds with which the class shares methods, and the methods that it lacks; empty if it shares none."""
     found, looks = registry.written(name, name), []
     for kind in (k for k in kinds if k not in DERIVED):
         has = {method for method in must_define(kind) if _callable_as(found, method, kind)}
@@ -85,7 +85,7 @@ def _article(kind: str) -> str:
 
 
 def _callable_as(found: object, method: str, kind: str) -> bool:
-    """It defines the method, and takes as many arguments as the contract hands over."""
+    """Whether it defines the method, with as many arguments as in the contract."""
     if not hasattr(found, method):
         return False
     try:

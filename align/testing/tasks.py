@@ -1,4 +1,4 @@
-"""What a task must be: the same examples everywhere, held-out ones apart from them, and metrics of any answer."""
+"""Checks of a task: reproducible examples, separate held-out problems, and finite metrics for any answer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PROBLEMS = 8
 
 
 def check_task(part: Any, /, **keys: Any) -> list[Finding]:
-    """Every check of a task: its name, its class with keys, or a built one."""
+    """Run every check of a task, given by name, as a class with keys, or built."""
     return KIT.run(part, keys)
 
 
 def groups(examples: Sequence[Example]) -> list[Group]:
-    """Two answers to each: the demonstrated one where there is one, and one that is none."""
+    """Two answers to each: the demonstrated one, if there is one, and a wrong one."""
 
     def episode(text: str) -> Episode:
         ids = np.arange(1, len(text) + 2, dtype=np.int32)
@@ -35,10 +35,10 @@ def groups(examples: Sequence[Example]) -> list[Group]:
     ]
 
 
-@KIT.check("examples", "give every example a text, and an id that no other has: groups and seeds are derived from it")
+@KIT.check("examples", "give every example a text and a unique id: groups and seeds are derived from the id")
 def _examples(t: Task) -> str | None:
-    """at least one example; ids that differ, texts that are not blank, fields that JSON holds, answers that are texts or None, ranked
-    ones none or several that differ"""
+    """at least one example; unique ids, texts that are not blank, fields of JSON values, answers that are texts or None, and no ranked
+    answers or several different ones"""
     found = t.examples()
     if not found:
         return "there is none"
@@ -57,7 +57,7 @@ def _problem(e: Example) -> str | None:
     return None if json.loads(json.dumps(dict(e.fields))) == dict(e.fields) else "its fields come back otherwise from JSON"
 
 
-@KIT.check("repeats", "draw from a generator of the task's own, seeded by a key: never `random` itself, `hash`, or the order of a set")
+@KIT.check("repeats", "draw from the task's own generator, seeded by a key; do not use `random` itself, `hash`, or the order of a set")
 def _repeats(t: Task) -> str | None:
     """the same keys give the same examples, held-out problems and rankings, in the same order"""
     copy = again(t)
@@ -72,9 +72,9 @@ def _suites(t: Task) -> Mapping[str, list[Example]]:
     return {name: list(examples) for name, examples in t.suites(PROBLEMS).items()}
 
 
-@KIT.check("suites", "give each suite the first `problems` of its problems, with ids of their own")
+@KIT.check("suites", "give each suite its first `problems` problems, with unique ids")
 def _bounded(t: Task) -> str | None:
-    """suites hold at least one problem and at most as many as asked for, their ids and texts in order"""
+    """suites have at least one problem and at most `problems`, with valid ids and texts"""
     for name, examples in _suites(t).items():
         if not 0 < len(examples) <= PROBLEMS or len({e.id for e in examples}) < len(examples):
             return f"{name} has {len(examples)} of {PROBLEMS} problems, {len({e.id for e in examples})} ids"
@@ -84,9 +84,9 @@ def _bounded(t: Task) -> str | None:
     return None
 
 
-@KIT.check("held out", "keep the problems of a suite out of what is trained on, whatever the seed")
+@KIT.check("held out", "keep the problems of a suite out of the training examples, for every seed")
 def _held_out(t: Task) -> str | None:
-    """no problem of a suite and no held-out ranking is trained on; rankings have at least two answers"""
+    """no problem of a suite and no held-out ranking is a training example; rankings have at least two answers"""
     trained, ranked = {e.text for e in t.examples()}, {(e.text, *e.ranked) for e in t.examples()}
     for e in t.rankings():
         problem = _problem(e) or ("it has no ranked answers" if not e.ranked else None)
@@ -98,7 +98,7 @@ def _held_out(t: Task) -> str | None:
     )
 
 
-@KIT.check("judge", "return a dict of finite floats by metric, for answers that are right, wrong or empty")
+@KIT.check("judge", "return a dict of finite floats by metric, for correct, wrong and empty answers")
 def _judge(t: Task) -> str | None:
     """metrics of any answers are finite numbers, the same every time"""
     for name, examples in _suites(t).items():
@@ -114,7 +114,7 @@ def _judge(t: Task) -> str | None:
 
 @KIT.check("tokenizer", "cover every character of the task, and name a pad and an end token; or return None")
 def _tokenizer(t: Task) -> str | None:
-    """a tokenizer of the task's own gives texts and answers back as they were"""
+    """the task's own tokenizer restores texts and answers after encoding"""
     tokenizer = t.tokenizer()
     if tokenizer is None:
         return None

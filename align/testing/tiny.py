@@ -1,4 +1,4 @@
-"""A model of a few thousand parameters with a real tokenizer, in a Hugging Face folder: what engines and references are checked on."""
+"""A model of a few thousand parameters with a real tokenizer, in a Hugging Face folder, to check engines and references with."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SHAPE = {
     "intermediate_size": 48,
     "max_position_embeddings": 512,
 }
-"""Heads of a size that vLLM's CPU attention knows."""
+"""Configuration of the model, with a head size that vLLM's CPU attention supports."""
 
 
 def tiny_model(folder: Path, seed: int = 0, spread: float = 0.15) -> Path:
-    """Save a random Qwen2 and the tokenizer of the task countdown, one character a token, in `folder`, and return it.
+    """Save a random Qwen2 and the countdown tokenizer (one token per character) in `folder`, and return the folder.
 
-    Args: spread: standard deviation of the weights; distributions are then far from uniform, so a stale weight shows.
+    Args: spread: standard deviation of the weights, large enough that stale weights change the distributions clearly.
     """
     from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415  (seconds to import)
     from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415

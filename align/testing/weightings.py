@@ -1,4 +1,4 @@
-"""What a weighting must be: one detached number >= 0 a token, from the parts of the batch it says it needs."""
+"""Checks of a weighting: one detached number >= 0 per token, computed only from the batch columns in `needs`."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ NAME = "weighed"
 
 
 def check_weighting(part: Any, /, **keys: Any) -> list[Finding]:
-    """Every check of a weighting: its name, its class with keys, or a built one."""
+    """Run every check of a weighting, given by name, as a class with keys, or built."""
     return KIT.run(part, keys)
 
 
 def whole() -> TokenBatch:
-    """Forty answers of one to three tokens in float32, two a group, scored."""
+    """Forty answers of one to three tokens in float32, two per group, with rewards and log-probs."""
     ctx, _ = context(setting(TREE, UPDATE), NAME, dtype=torch.float32)
     return replace(ctx.batch, loss_weights=None, penalty_weights={})
 
 
 def batch(w: Weighting) -> Columns:
-    """`whole`, without what `w` does not say it needs."""
+    """`whole`, with only the columns that `w` needs."""
     return whole().only(w.needs, w)
 
 
 @KIT.check("weights", "return float32 weights of shape [T], made from detached tensors; a negative weight drives the policy away")
 def _weights(w: Weighting) -> str | None:
-    """finite float32 numbers, one a token, at least 0 and detached"""
+    """finite detached float32 numbers, one per token, at least 0"""
     b = batch(w)
     found = w.weights(b, NAME)
     if found.shape != b.seq_ids.shape or found.dtype != torch.float32:
@@ -47,14 +47,14 @@ def _weights(w: Weighting) -> str | None:
 
 @KIT.check("what it needs", "set `needs = frozenset({...})` to what it reads of old_logp, entropy, ref_logp, `types.REWARDED`")
 def _needs(w: Weighting) -> str | None:
-    """it does without the parts of the batch it does not say it needs"""
+    """it reads no batch column that `needs` does not name"""
     w.weights(batch(w), NAME)
     return None
 
 
 @KIT.check("its own reference", "read `batch.ref_logp[name]`: there is one for each regularizer")
 def _own(w: Weighting) -> str | None:
-    """what it takes from a reference is that of the regularizer it is asked for"""
+    """it reads only the reference of its own regularizer"""
     b, own = batch(w), whole().ref_logp[NAME]
     other = own.flip(0) - 1
     both = replace(b, ref_logp={"first": other, NAME: own, "last": other})
@@ -63,7 +63,7 @@ def _own(w: Weighting) -> str | None:
 
 @KIT.check("repeats", "draw random numbers from a generator seeded by a key of the weighting and by the batch, never from the process")
 def _repeats(w: Weighting) -> str | None:
-    """the same batch gives the same weights, and the process's random state is left alone"""
+    """the same batch gives the same weights, and the process's random state does not change"""
     state = torch.get_rng_state()
     one = w.weights(batch(w), NAME)
     two = again(w).weights(batch(w), NAME)
@@ -84,7 +84,7 @@ def _untouched(w: Weighting) -> str | None:
 
 @KIT.check("tokens, not padding", "take tokens from `batch.tokens`; input_ids has prompts and padding too")
 def _padding(w: Weighting) -> str | None:
-    """what stands in input_ids outside the responses changes nothing"""
+    """input_ids outside the responses have no effect"""
     b = batch(w)
     ids = torch.full_like(b.input_ids, 7)
     ids[b.seq_ids, b.columns] = b.tokens

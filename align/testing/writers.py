@@ -1,4 +1,4 @@
-"""What a writer must be: it takes every number there is, goes on where a run goes on, and changes nothing of the run."""
+"""Checks of a writer: it accepts every number, continues when a run resumes, and does not affect the run."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ ROWS = (
     (1, {"eval/countdown/pass@1": 0.5, "eval/kl/initial": 1e-9}),
     (3, {"loss/policy": float("-inf")}),
 )
-"""Step 2 had nothing to learn from."""
+"""Step 2 is missing, as after a step without samples."""
 
 
 def check_writer(part: Any, /, **keys: Any) -> list[Finding]:
-    """Every check of a writer: its name, its class with keys, or one that is built and not open.
+    """Run every check of a writer, given by name, as a class with keys, or built but not open.
 
-    It is opened and gets a few steps: a writer that sends them anywhere sends these too.
+    The checks open it and write a few steps; a writer that uploads metrics uploads these too.
     """
     return KIT.run(part, keys)
 
@@ -51,13 +51,13 @@ def opened(w: Writer, folder: str, done: int = 0, recipe: Any = RECIPE) -> Itera
 
 
 def states() -> list[Any]:
-    """Of the process's three generators of random numbers."""
+    """States of the process's three random generators."""
     return [random.getstate(), str(np.random.get_state(legacy=False)), torch.get_rng_state().tolist()]
 
 
-@KIT.check("any number", "take NaN, infinities, a step that comes twice and one that never comes")
+@KIT.check("any number", "accept NaN, infinities, repeated steps and missing steps")
 def _numbers(w: Writer) -> str | None:
-    """every metric of every step can be written; what was opened and told nothing can be closed"""
+    """every metric of every step can be written; a writer without metrics can be closed"""
     with tempfile.TemporaryDirectory() as folder, opened(w, folder) as writer:
         for step, metrics in ROWS:
             writer.write(step, dict(metrics))
@@ -65,9 +65,9 @@ def _numbers(w: Writer) -> str | None:
         return None
 
 
-@KIT.check("goes on", "keep what a resumed run needs in `folder`, and find it there when `open` is called with `done` above 0")
+@KIT.check("goes on", "keep the data for a resumed run in `folder`, and read it when `open` is called with `done` above 0")
 def _resumes(w: Writer) -> str | None:
-    """another process opens the same folder and writes steps that were written before"""
+    """another process can open the same folder and write the same steps again"""
     with tempfile.TemporaryDirectory() as folder:
         for done in (0, 1):
             with opened(w, folder, done) as writer:
@@ -77,16 +77,16 @@ def _resumes(w: Writer) -> str | None:
     return None
 
 
-@KIT.check("leaves what it is given alone", "copy the metrics and the recipe before changing them: other writers get the same")
+@KIT.check("leaves what it is given alone", "copy the metrics and the recipe before changing them: other writers get the same objects")
 def _untouched(w: Writer) -> str | None:
-    """metrics and recipe are as they were"""
+    """metrics and recipe do not change"""
     recipe, metrics = copy.deepcopy(RECIPE), {"loss": 0.5, "entropy": 1.0}
     with tempfile.TemporaryDirectory() as folder, opened(w, folder, recipe=recipe) as writer:
         writer.write(1, metrics)
     return None if (recipe, metrics) == (RECIPE, {"loss": 0.5, "entropy": 1.0}) else "it changes them"
 
 
-@KIT.check("no random numbers", "draw names and ids from a generator of your own (`secrets`, `uuid`)")
+@KIT.check("no random numbers", "draw names and ids from your own generator (`secrets`, `uuid`)")
 def _no_randomness(w: Writer) -> str | None:
     """a run with it draws the same numbers as one without"""
     before = states()

@@ -1,1 +1,1 @@
-"""Programs beside training: preference pairs, the kernels' benchmark, the pages of the documentation."""
+"""Programs besides training: preference pairs and generated pages of the documentation."""

@@ -1,4 +1,4 @@
-"""Preferences from the project itself: answers drawn from a model and told apart by a reward, as rows that the task `preferences` reads."""
+"""Generates preference data: a model's answers, ranked by a reward, as rows for the task `preferences`."""
 
 from __future__ import annotations
 
@@ -38,34 +38,34 @@ class Scored(NamedTuple):
     text: str
     reward: float
     tokens: int
-    """The end token included."""
+    """Number of tokens, end token included."""
 
 
 @dataclass(kw_only=True)
 class Drawn:
-    """What became of every prompt and every answer."""
+    """Counts of prompts and answers by outcome."""
 
     rankings: bool
     prompts: int = 0
     answers: int = 0
     cut: int = 0
-    """Answers at the length limit: with an end token they would be other answers than the model gave."""
+    """Answers cut at the length limit; an added end token would make them different from the model's answers."""
     blank: int = 0
     failed: int = 0
-    """Answers without a reward, of the others; the first reason is `first_failure`."""
+    """Other answers without a reward; the first reason is `first_failure`."""
     first_failure: str | None = None
     repeated: int = 0
-    """Answers whose text the prompt had already."""
+    """Answers with the same text as an earlier answer to the prompt."""
     few: int = 0
-    """Prompts left with fewer than two answers."""
+    """Prompts with fewer than two usable answers."""
     even: int = 0
-    """Prompts with two answers or more, all of one reward."""
+    """Prompts whose usable answers, two or more, all have the same reward."""
     best: list[Scored] = field(default_factory=list)
-    """Of each row: the chosen answer, or the first of the ranking."""
+    """For each row, the chosen answer or the first of the ranking."""
     worst: list[Scored] = field(default_factory=list)
 
     def usable(self, group: Group, rewards: np.ndarray) -> list[Scored]:
-        """The answers that can stand in a row, in the order they were drawn; the others are counted."""
+        """The answers that a row can use, in the order they were drawn. Counts the others."""
         found: dict[str, Scored] = {}
         for episode, reward in zip(group.episodes, rewards, strict=True):
             if not episode.finished:
@@ -77,7 +77,7 @@ class Drawn:
             elif episode.text in found:
                 self.repeated += 1
             else:
-                # The shortest decimal that is this float32.
+                # The shortest decimal that rounds to this float32.
                 found[episode.text] = Scored(episode.text, float(str(reward)), episode.length)
         self.prompts, self.answers = self.prompts + 1, self.answers + len(group.episodes)
         return list(found.values())
@@ -94,11 +94,11 @@ class Drawn:
             "rankings" if self.rankings else "pairs": len(self.best),
             "prompts": self.prompts,
             "  without a difference in reward": self.even,
-            "  with fewer than two answers of use": self.few,
+            "  with fewer than two usable answers": self.few,
             "answers": self.answers,
             "  cut at the length limit, left out": self.cut,
             "  empty, left out": self.blank,
-            "  given before to the same prompt, left out": self.repeated,
+            "  repeated for the same prompt, left out": self.repeated,
             "  whose reward failed, left out": self.failed,
         }
         for label, count in rows.items():
@@ -125,21 +125,21 @@ def draw(
     seed: int | None = None,
     address: str | None = None,
 ) -> Drawn:
-    """Draw answers to the training prompts of a recipe's task and write what its reward tells apart, in JSONL, whole or not at all.
+    """Draw answers to a recipe's training prompts and write pairs or rankings by its reward as JSONL, atomically.
 
-    The same recipe, model and seed give the same bytes. A pair is drawn evenly from those of one prompt whose texts and rewards differ;
-    a ranking has one answer of each reward, drawn evenly from those that share it.
-    Args: prompts: how many of them, drawn by the seed, None for all; samples: answers to each, None for `batch.samples`; model: a folder
-    in place of the recipe's initial policy; reward: a name in place of the recipe's; per_prompt: pairs at most of each prompt; seed: None
-    for the recipe's; address: of a Ray cluster.
-    Raises: UserError, also where nothing could be written.
+    The same recipe, model and seed give the same bytes. A pair is drawn uniformly from a prompt's pairs with different texts and rewards;
+    a ranking has one answer for each reward, drawn uniformly from the answers with that reward.
+    Args: prompts: their number, drawn by the seed, None for all; samples: answers to each, None for `batch.samples`; model: a folder
+    instead of the recipe's initial policy; reward: a name instead of the recipe's; per_prompt: most pairs of a prompt; seed: None for the
+    recipe's; address: of a Ray cluster.
+    Raises: UserError, also if there is nothing to write.
     """
     samples = recipe.batch.samples if samples is None else samples
     seed = recipe.seed if seed is None else seed
     if rankings and per_prompt != 1:
         raise UserError("--per-prompt changes nothing with --rankings, which writes one row a prompt")
     if samples < 2:
-        raise UserError("a single answer has none to be compared with: give --samples 2 or more")
+        raise UserError("a single answer cannot be compared: give --samples 2 or more")
     recipe = _drawing(recipe, reward)
     examples = _asked(list(recipe.task.examples()), prompts, seed)
     drawn, lines = Drawn(rankings=rankings), []
@@ -158,8 +158,8 @@ def draw(
                     lines.append(json.dumps(_row(example, name, row, rankings), ensure_ascii=False) + "\n")
         if not drawn.best:
             raise UserError(
-                f"{out} was not written: no prompt has two answers that the reward tells apart. Of {drawn.prompts} prompts, "
-                f"{drawn.even} have answers of one reward and {drawn.few} fewer than two of use; of {drawn.answers} answers, "
+                f"{out} was not written: no prompt has two answers with different rewards. Of {drawn.prompts} prompts, "
+                f"{drawn.even} have equal rewards and {drawn.few} fewer than two usable answers; of {drawn.answers} answers, "
                 f"{drawn.cut} were cut, {drawn.blank} empty, {drawn.repeated} repeated, {drawn.failed} without a reward"
                 f"{f' ({drawn.first_failure})' if drawn.first_failure else ''}. More --samples, a higher sampling.temperature "
                 "or sampling.max_tokens, or a reward with finer grades is the usual remedy"
@@ -172,10 +172,10 @@ def draw(
 
 
 def _drawing(recipe: Recipe, reward: str | None) -> Recipe:
-    """The recipe without what only training needs and what only it refuses: regularizers, shapings, an algorithm that draws no answers."""
+    """The recipe without parts that only training needs or checks: regularizers, shapings, an algorithm that draws no answers."""
     judge = recipe.reward if reward is None else build_part("reward", reward, "--reward")
     if judge is None:
-        raise UserError("the recipe names no reward to tell answers apart by: give --reward NAME")
+        raise UserError("the recipe names no reward to compare answers by: give --reward NAME")
     return replace(recipe, reward=judge, regularizers={}, shapings={}, algorithm=build_part("algorithm", "grpo", "algorithm"))
 
 
@@ -202,7 +202,7 @@ def _model(recipe: Recipe, model: Path | None, run_dir: Path) -> str:
 def _answered(
     recipe: Recipe, examples: Sequence[Example], samples: int, seed: int, model_dir: str, address: str | None, drawn: Drawn
 ) -> Iterator[tuple[Example, Group, np.ndarray]]:
-    """Each example with its answers and their rewards, NaN where one failed; a step of the recipe's size at a time."""
+    """Each example with its answers and their rewards (NaN for a failed one), in batches of the recipe's size."""
     transformers_logging.disable_progress_bar()
     asked = tokenize(examples, AutoTokenizer.from_pretrained(model_dir))
     workers = open_workers(recipe, model_dir, max(len(p.token_ids) for p in asked), address, learns=False)
@@ -221,7 +221,7 @@ def _answered(
 
 
 def _rows(answers: Sequence[Scored], per_prompt: int, rankings: bool, rng: random.Random) -> Iterator[list[Scored]]:
-    """Answers of strictly falling rewards."""
+    """Rows of answers with strictly decreasing rewards."""
     if rankings:
         rewards = sorted({a.reward for a in answers}, reverse=True)
         if len(rewards) > 1:
@@ -238,14 +238,14 @@ def _row(example: Example, name: str, answers: Sequence[Scored], rankings: bool)
     else:
         better, worse = answers
         told = {"chosen": better.text, "rejected": worse.text, "chosen_reward": better.reward, "rejected_reward": worse.reward}
-    # The rewards of an earlier file of pairs are of other answers.
+    # Drop reward fields of an earlier file of pairs, which belong to other answers.
     return asked | told | {k: v for k, v in example.fields.items() if k not in REWARDS}
 
 
 def _reserve(out: Path) -> Path:
-    """An empty file beside `out`, which becomes it when all is written. Raises UserError before any answer is drawn."""
+    """An empty temporary file beside `out`, renamed when complete. Raises UserError before any answer is drawn."""
     if out.exists():
-        raise UserError(f"{out} is there already: choose another file with --out, or delete it")
+        raise UserError(f"{out} exists: choose another file with --out, or delete it")
     unfinished = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

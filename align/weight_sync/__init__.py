@@ -1,6 +1,6 @@
-"""How the learner's weights reach the engines.
+"""Transfers the learner's weights to the engines.
 
-After an update the learner packs the whole model, by the names of its Hugging Face checkpoint and with adapters merged, into one buffer
-(`packing.Packer`). Each engine gets it as the `Weights` of `RunningEngine.load(version, weights)`: in one process the object itself, under
-Ray a read-only view out of the object store. It checks names and shapes (`layout.Layout`) and copies from `packing.unpack(weights)`.
+After an update the learner packs the whole model into one buffer (`packing.Packer`), with adapters merged and under the names of its
+Hugging Face checkpoint. Each engine receives the buffer in `RunningEngine.load(version, weights)`: the object itself in one process, a
+read-only view of the object store under Ray. The engine checks names and shapes (`layout.Layout`) and copies from `packing.unpack`.
 """

@@ -1,4 +1,4 @@
-"""What a push must hold, checked before the first byte is written: an engine that takes half a model says nothing and is wrong."""
+"""Checks that a push has every tensor before the first byte is written: an engine with half a model gives wrong log-probs silently."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SHOWN = 3
-"""Tensors an error names; a wrong prefix would name them all."""
+"""Most tensors that an error names; with a wrong prefix all tensors are wrong."""
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,15 @@ class Layout:
     """The tensors of one checkpoint."""
 
     shapes: dict[str, tuple[int, ...]]
-    """By Hugging Face name; of tied tensors, the one the checkpoint keeps."""
+    """By Hugging Face name; of tied tensors, only the one that the checkpoint keeps."""
     tied: frozenset[str]
-    """Names that share another one's tensor, and so are not pushed."""
+    """Names that share another name's tensor, which are not pushed."""
     fused: bool
-    """The model in memory has other tensors than its checkpoint (transformers fuses the experts of a mixture)."""
+    """Whether the model in memory has other tensors than its checkpoint (transformers fuses the experts of a mixture)."""
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Layout:
-        """The layout of a model, whose parameters may be on the meta device."""
+        """The layout of a model; its parameters may be on the meta device."""
         from transformers.core_model_loading import revert_weight_conversion  # noqa: PLC0415  (seconds to import)
 
         owners = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}

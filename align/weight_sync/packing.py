@@ -1,6 +1,6 @@
-"""All weights of one version in one flat buffer: one object to ship, one manifest to check against.
+"""Packs all weights of one version into one flat buffer with a manifest.
 
-A buffer put once into an object store arrives at every reader as a read-only view, without a copy.
+Readers get a buffer in an object store as a read-only view, without a copy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Weights:
-    """A whole model, never a part of one: an engine that fuses q, k and v cannot take one of them."""
+    """All weights of a model. A part of a model is not allowed: an engine that fuses q, k and v cannot load one of them."""
 
     manifest: tuple[Entry, ...]
     buffer: np.ndarray
@@ -40,10 +40,10 @@ class Weights:
 
 
 class Packer:
-    """Packs version after version into memory that is kept, pinned where the tensors come from a GPU.
+    """Packs each version into the same memory, which is pinned if the tensors come from a GPU.
 
-    What was given out is written over only when all who held it, or a view of it, have let go; until then the next version gets
-    memory of its own.
+    The memory is overwritten only after every reference to the previous buffer, or to a view of it, is gone; until then the next
+    version gets new memory.
     """
 
     def __init__(self):
@@ -53,10 +53,10 @@ class Packer:
 
     @torch.no_grad()
     def pack(self, alike: Iterable[tuple[str, Tensor]], tensors: Iterable[tuple[str, Tensor]]) -> Weights:
-        """Copy named tensors, from any device and in their own dtypes, one at a time: each may be made when it is asked for.
+        """Copy named tensors, from any device and in their own dtypes, one at a time; an iterator may compute them lazily.
 
-        Args: alike: tensors of the same names, shapes, dtypes and devices, in the same order, whose values are not looked at.
-        Raises ValueError where `tensors` are others.
+        Args: alike: tensors of the same names, shapes, dtypes and devices, in the same order; their values are not read.
+        Raises ValueError if `tensors` differ from `alike`.
         """
         manifest, size, devices = _laid_out(alike)
         self._make_room(manifest, size, pinned=any(device.type == "cuda" for device in devices))
@@ -66,7 +66,7 @@ class Packer:
             if entry is None or entry != _entry(name, tensor, entry.offset):
                 raise ValueError(f"{name} {tensor.dtype} {list(tensor.shape)} was announced as {entry}")
             _view(self._memory, entry).copy_(tensor, non_blocking=tensor.is_cuda)
-            del tensor  # or it would live beside the next
+            del tensor  # or two lazily computed tensors would be in memory at once
         if (missing := next(left, None)) is not None:
             raise ValueError(f"{missing.name} was announced and did not come")
         for device in devices:
@@ -77,21 +77,21 @@ class Packer:
         return Weights(manifest=manifest, buffer=buffer)
 
     def _make_room(self, manifest: tuple[Entry, ...], size: int, pinned: bool) -> None:
-        # Views keep the array they were made of alive, those of torch too, so one reference tells of all.
+        # A view, also one of torch, keeps its array alive, so one weak reference is enough.
         held = self._given is not None and self._given() is not None
         if held or manifest != self._manifest:
-            # Zeros: no tensor covers the gaps between tensors.
+            # Zeros, because no tensor covers the gaps between tensors.
             self._manifest, self._memory = manifest, torch.zeros(size, dtype=torch.uint8, pin_memory=pinned)
 
 
 def pack(tensors: Iterable[tuple[str, Tensor]]) -> Weights:
-    """Copy named tensors that exist into a buffer of their own."""
+    """Copy named tensors into a new buffer."""
     tensors = list(tensors)
     return Packer().pack(tensors, tensors)
 
 
 def unpack(weights: Weights) -> Iterator[tuple[str, Tensor]]:
-    """Named views into the buffer, never copies. They may be read-only: copy from them, never into them."""
+    """Named views of the buffer, without copies. They may be read-only: do not write to them."""
     # Unlike `from_numpy` and `frombuffer`, this takes a read-only array without a warning.
     flat = torch.from_dlpack(weights.buffer)
     for entry in weights.manifest:
@@ -99,7 +99,7 @@ def unpack(weights: Weights) -> Iterator[tuple[str, Tensor]]:
 
 
 def _laid_out(tensors: Iterable[tuple[str, Tensor]]) -> tuple[tuple[Entry, ...], int, set[torch.device]]:
-    """The manifest, its bytes and where the tensors are."""
+    """The manifest, the buffer's size in bytes, and the devices of the tensors."""
     manifest, offset, devices = [], 0, set()
     for name, t in tensors:
         manifest.append(_entry(name, t, offset))

@@ -1,7 +1,7 @@
-"""Weights from host memory into a vLLM engine of the same process: a backend of vLLM's own weight-transfer registry.
+"""Loads weights from host memory into a vLLM engine of the same process: a backend of vLLM's own weight-transfer registry.
 
-Everything that touches this interface of vLLM (0.32; it changed shape three times before) is in this file. Importing it
-imports vllm, which takes more than ten seconds.
+All code for this interface of vLLM (0.32; earlier versions changed it three times) is in this file. Importing it imports vllm,
+which takes more than ten seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BACKEND = "align_host"
 
 @dataclass
 class HostInit(WeightTransferInitInfo):
-    """Nothing to agree on: both ends are one process."""
+    """Empty, because both ends are one process."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class HostWeightTransfer(WeightTransferEngine[HostInit, HostUpdate]):
     update_info_cls = HostUpdate
 
     def init_transfer_engine(self, init_info: HostInit) -> None:
-        # Log-probs are wrong by about 0.3 nats after any reload of a mixture of experts on a CPU (vLLM 0.32), without an error.
+        # On a CPU, log-probs of a mixture of experts are silently wrong by about 0.3 nats after any reload (vLLM 0.32).
         if self.device.type == "cpu" and self.model_config.get_num_experts() > 0:
             raise UserError("engine: vLLM on a CPU cannot take new weights for a mixture of experts; use engine: transformers")
 
@@ -46,28 +46,28 @@ class HostWeightTransfer(WeightTransferEngine[HostInit, HostUpdate]):
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: HostUpdate) -> None:
-        # Every model of vLLM has it; the base class declares torch's Module.
+        # Every model of vLLM has `load_weights`, but the base class declares a torch Module.
         self.model.load_weights(unpack(update_info.weights))  # pyright: ignore[reportCallIssue]
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
-        # On a CPU a tied head keeps a packed copy of its own, which the reload does not renew (vLLM 0.32, no error, off by 0.15 nats).
+        # On a CPU a tied head keeps its own packed copy, which the reload does not update (vLLM 0.32; silent, 0.15 nats wrong).
         head = getattr(self.model, "lm_head", None)
         method = getattr(head, "quant_method", None)
         if self.device.type == "cpu" and method is not None:
             method.process_weights_after_loading(head)
 
     def shutdown(self) -> None:
-        """Nothing is held."""
+        """There is nothing to free."""
 
 
 def connect(llm: LLM) -> None:
-    """Once, before the first push. Raises UserError for a model that this vLLM cannot update."""
+    """Call once, before the first push. Raises UserError for a model that this vLLM cannot update."""
     llm.init_weight_transfer_engine({"init_info": {}})
 
 
 def push(llm: LLM, version: int, weights: Weights) -> None:
-    """Replace every weight while no request runs. `weights` must have been checked: vLLM takes a part of a model without a word."""
+    """Replace every weight while no request runs. Check `weights` first: vLLM loads a part of a model without an error."""
     llm.start_weight_update()
     llm.update_weights({"update_info": {"weights": weights}})
     llm.finish_weight_update(weight_version=str(version))

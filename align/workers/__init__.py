@@ -1,4 +1,4 @@
-"""Workers: which process does what. The loop talks to one object; it exists twice, in this process and as Ray actors."""
+"""Workers run the learner, the engines and the rewards. The loop calls one object with two backends: this process, or Ray actors."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from align.workers.exchange import Exchange
 
 
 class LearnerLike(Protocol):
-    """What the loop asks of the learner, in this process or in another. Folders are made absolute on the way to another."""
+    """The learner's methods that the loop calls, in this process or another. Calls to another process make folders absolute."""
 
     @property
     def version(self) -> int:
-        """Batches learned from."""
+        """Number of trained batches."""
         ...
 
     exchange: Exchange
-    """Counts the bytes of `score` and `update`."""
+    """Counts the bytes of `compute_logprobs` and `update`."""
 
     def compute_logprobs(self, batch: TokenBatch) -> TokenBatch: ...
 
@@ -47,26 +47,26 @@ class LearnerLike(Protocol):
 class Workers(Protocol):
     """The contract of both backends, in this process and on Ray.
 
-    With an engine that says what its `units` are they return the same episodes, bit for bit, on the same
-    machine, whatever the number of rollout workers."""
+    With an engine that defines its `units`, they return the same episodes, bit for bit, on the same machine for any number of rollout
+    workers."""
 
     @property
     def learner(self) -> LearnerLike:
-        """There is none where the workers were opened without."""
+        """The learner. Workers opened with `learns=False` have none."""
         ...
 
     learner_on_gpu: bool
-    """False where there is none."""
+    """False without a learner."""
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
-        """`samples` episodes for each prompt, in the order of the prompts, by the weights published last.
+        """`samples` episodes for each prompt, in the order of the prompts, from the weights published last.
 
-        An episode's randomness depends on `seed`, its prompt's place among `prompts` and its own among the samples.
+        An episode's randomness depends on `seed`, its prompt's index in `prompts` and its own index among the samples.
         """
         ...
 
     def compute_rewards(self, groups: Sequence[Group]) -> Rewards:
-        """One reward an episode, in their order, each within `reward_limits.seconds`."""
+        """One reward for each episode, in order, each within `reward_limits.seconds`."""
         ...
 
     def publish(self, version: int) -> dict[str, float]:
@@ -78,14 +78,14 @@ class Workers(Protocol):
 
 
 def open_workers(recipe: Recipe, model_dir: str, max_prompt_tokens: int, address: str | None = None, learns: bool = True) -> Workers:
-    """The workers of a recipe, their models loaded.
+    """The workers of a recipe, with models loaded.
 
-    Args: model_dir: a Hugging Face folder, readable on every node; max_prompt_tokens: of the longest prompt to come;
-    address: a Ray cluster to attach to (`auto`, `HOST:PORT` or `ray://HOST:PORT`); None starts a private one; learns: False for who only
-    generates and scores: no learner is loaded, and nothing can be published.
-    Raises: UserError where the cluster cannot be reached or lacks what the recipe wants.
+    Args: model_dir: a Hugging Face folder, readable on every node; max_prompt_tokens: length of the longest prompt of the run;
+    address: a Ray cluster to attach to (`auto`, `HOST:PORT` or `ray://HOST:PORT`); None starts a private one; learns: False to only
+    generate and compute rewards: no learner is loaded, and no weights can be published.
+    Raises: UserError if the cluster cannot be reached or lacks the resources that the recipe needs.
     """
-    # Each backend is imported only where it works: Ray takes seconds to import, and the learner's libraries have no place in a driver.
+    # Import only the backend in use: Ray takes seconds to import, and a driver does not need the learner's libraries.
     if recipe.workers.backend == "local":
         if address is not None:
             raise UserError(f"--address {address} changes nothing with workers.backend: local; set workers.backend to ray, or drop it")

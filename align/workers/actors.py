@@ -1,6 +1,6 @@
-"""The actors: thin shells around the parts, one process each. Constructing one is cheap; `start` loads its model.
+"""Ray actors: thin wrappers of the parts, one process each. Construction is cheap; `start` loads the model.
 
-What fails in a constructor would reach the driver as a dead actor; what fails in `start` reaches it as the error it is.
+The driver sees an error in a constructor only as a dead actor, but gets an error in `start` itself.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from align.workers.reward_runner import run_rewards
 
 @dataclass(frozen=True)
 class Job:
-    """What an actor builds its parts from: plain data and source text, so nothing a user defined is pickled."""
+    """The data from which an actor builds its parts: plain data and source text, so that no user-defined object is pickled."""
 
     node: dict[str, Any]
-    """The recipe, every default written out."""
+    """The recipe, with every default written out."""
     plugins: tuple[plugins.Plugin, ...]
-    """The text of the files that its parts are written in."""
+    """The source text of the files that define its parts."""
     model_dir: str
     max_prompt_tokens: int
 
     def recipe(self) -> Recipe:
-        """The recipe, built in this process. Raises UserError where this node cannot read the model."""
+        """The recipe, built in this process. Raises UserError if this node cannot read the model."""
         plugins.install(self.plugins)
         recipe = nodes.build(Recipe, self.node, "")
         torch.set_num_threads(recipe.workers.threads)
@@ -72,7 +72,7 @@ class RolloutActor:
     def generate(
         self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int], version: int, weights: Sequence[ray.ObjectRef]
     ) -> list[Group]:
-        """`version` is what the engine must hold; one that was restarted does not, and gets it from `weights` ([] before the first)."""
+        """Generate with weights `version`. A restarted engine lacks them and loads them from `weights` ([] before the first publish)."""
         engine = self._started()
         if engine.version != version:
             engine.load(version, ray.get(weights[0]))
@@ -85,19 +85,19 @@ class RolloutActor:
 
 @ray.remote
 class LearnerActor:
-    """The learner. It is not restarted: its state since the last checkpoint is gone with it."""
+    """The learner. It is not restarted, because its state since the last checkpoint is lost when it dies."""
 
     def __init__(self, job: Job):
         self.job = job
 
     def start(self) -> None:
-        # Here, because the other actors share this file and have no use for what the learner imports.
+        # Imported here, because the other actors in this file do not need the learner's libraries.
         from align.learner.learner import Learner  # noqa: PLC0415
 
         self.learner = Learner(self.job.recipe(), self.job.model_dir)
 
     def compute_logprobs(self, sent: dict[str, Any]) -> dict[str, Any]:
-        """The fields that it changed; the whole is kept for the update."""
+        """The changed fields of the batch; the actor keeps the whole batch for the update."""
         batch = TokenBatch(**sent)
         self.computed = self.learner.compute_logprobs(batch)
         return changes(batch, self.computed)
@@ -112,14 +112,14 @@ class LearnerActor:
         return self.learner.version
 
     def weights(self) -> tuple[Weights, int]:
-        """The weights and their bytes, as two objects: the driver looks at the second only."""
+        """The weights and their size in bytes, as two objects: the driver reads only the size."""
         weights = self.learner.weights()
         return weights, weights.buffer.nbytes
 
 
 @ray.remote
 class RewardActor:
-    """Runs rewards in the main thread of its process, where the time limit of an answer works."""
+    """Runs rewards in the main thread of its process, because the time limit needs signals."""
 
     def __init__(self, job: Job):
         self.job = job

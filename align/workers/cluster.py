@@ -1,7 +1,7 @@
 """The Ray backend: a learner actor, rollout actors and reward actors, driven from the process that calls it.
 
-The driver owns the newest weights: they are the result of a call it made, so they outlive the learner's process and stay in the
-object store, from which each engine, and one that is restarted later, reads them without a copy by way of the driver.
+The driver owns the newest weights, as the result of its call. So they survive the learner's process and stay in the object store, and
+each engine, also one restarted later, reads them there without a copy through the driver.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from align.workers.reward_runner import joined, lost
 from align.workers.shards import evenly, group_chunks, in_order, units
 
 ATTEMPTS = 3
-"""Rollout actors that may die over one unit before the unit is held to be the cause."""
+"""Number of rollout actors that may die on one unit before the run stops: the unit is then the likely cause."""
 CHUNK = 32
-"""Answers a reward actor gets at a time, unless it judges them together: what one answer that cannot be interrupted costs."""
+"""Answers in one call of a reward actor, unless the reward is batched. An answer that cannot be interrupted costs the whole call."""
 MARGIN = 10.0
-"""Seconds a reward actor gets beyond the limits of its answers."""
+"""Seconds that a reward actor gets beyond the time limits of its answers."""
 RELEASE_SECONDS = 10.0
-"""How long resources of a job that just ended may still look taken."""
+"""Seconds for which the resources of an ended job may still look used."""
 CLOSE_SECONDS = 5.0
 NO_ENGINES = Need("rollout", 0, 0.0, 0.0)
 
 
 class RayWorkers:
-    """See `align.workers.Workers`. Raises UserError where the cluster cannot hold the actors, RunStopped where they do not start."""
+    """See `align.workers.Workers`. Raises UserError if the actors do not fit into the cluster, RunStopped if they do not start."""
 
     def __init__(self, recipe: Recipe, model_dir: str, max_prompt_tokens: int, address: str | None, learns: bool = True):
         self.recipe = recipe
@@ -73,7 +73,7 @@ class RayWorkers:
     def _options(self, need: Need, environment: Mapping[str, str]) -> dict[str, Any]:
         variables = {**environment, "OMP_NUM_THREADS": str(self.recipe.workers.threads)}
         if not need.gpus:
-            # Ray shows every GPU of the node to an actor that reserved none, and all of them would take the first.
+            # Ray shows every GPU of the node to an actor that reserved none, and all such actors would use the first.
             variables["CUDA_VISIBLE_DEVICES"] = ""
         else:
             variables |= allocator(variables)
@@ -139,8 +139,8 @@ class RayWorkers:
 
 
 def allocator(variables: Mapping[str, str]) -> dict[str, str]:
-    """Micro-batches come in all shapes: torch's default allocator keeps a cached segment of each, and runs out of memory beside free
-    memory. What the user or the engine has set stays, by torch's older name too, which CUDA reads first."""
+    """Allocator settings against fragmentation: torch's default allocator caches a segment for each micro-batch shape and runs out of
+    memory although some is free. Settings of the user or the engine stay, also under torch's older name, which CUDA reads first."""
     known = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
     return {} if any(name in os.environ or name in variables for name in known) else {known[0]: "expandable_segments:True"}
 

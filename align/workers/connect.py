@@ -1,4 +1,4 @@
-"""Starting a private Ray cluster, or attaching to the one the user named; never one instead of the other."""
+"""Starts a private Ray cluster, or attaches to the one that the user named, without a fallback between the two."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ USERS_AUTH_MODE = os.environ.get("RAY_AUTH_MODE")
 
 
 def connect(address: str | None) -> bool:
-    """Join a cluster; True where this call did it, so that `ray.shutdown` is owed: it ends a private cluster and leaves any other.
+    """Join a cluster. Returns True if this call joined it: the caller must then call `ray.shutdown`, which ends only a private cluster.
 
-    A program that has called `ray.init` itself gives no address, and keeps its cluster.
-    Raises: UserError naming the address where nothing can be reached, within seconds.
+    A program that has called `ray.init` itself gives no address, and its cluster is used.
+    Raises: UserError naming the address if no cluster can be reached within seconds.
     """
     if ray.is_initialized():
         if address is not None:
@@ -41,13 +41,13 @@ def connect(address: str | None) -> bool:
                 "unset RAY_ADDRESS to start a private one"
             )
         _authenticate(USERS_AUTH_MODE or "token")
-        # Without address="local" Ray joins whatever cluster it finds running on the machine.
+        # Without address="local" Ray joins any cluster that runs on the machine.
         ray.init(address="local", include_dashboard=False, **QUIET)
         return True
     found = _running(address) if address == "auto" else address
     _authenticate("token" if _wants_token(found, address) else "disabled")
     try:
-        # The nodes run the driver's align, not one they may have installed.
+        # The nodes run the driver's version of align, not their own.
         ray.init(address=found, runtime_env={"py_modules": _package_folders()}, **QUIET)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise UserError(
@@ -58,13 +58,13 @@ def connect(address: str | None) -> bool:
 
 
 def _authenticate(mode: str) -> None:
-    """What the cluster does, its client must do: with a mixture calls from the cluster to the client fail, and actors vanish."""
+    """Authenticate as the cluster does. Otherwise calls from the cluster to the client fail, and actors vanish."""
     os.environ["RAY_AUTH_MODE"] = mode
     Config.initialize("")  # Ray reads the variable once, when it is imported
 
 
 def _running(address: str) -> str:
-    """HOST:PORT of the cluster that `auto` means: that of RAY_ADDRESS, as inside a Ray job, else the one on this machine."""
+    """HOST:PORT for `auto`: the cluster of RAY_ADDRESS, as inside a Ray job, else the one on this machine."""
     try:
         found = canonicalize_bootstrap_address(address)
         if found is None:
@@ -77,7 +77,7 @@ def _running(address: str) -> str:
 
 
 def _wants_token(found: str, address: str) -> bool:
-    """Ask the head whether it is there. Ray itself would try for minutes, or for ever, where nothing answers as Ray."""
+    """Check that a Ray head answers, and whether it needs a token. Ray itself would retry for minutes, or without end."""
     client, target = found.startswith("ray://"), found.removeprefix("ray://")
     host, _, port = target.rpartition(":")
     if not host or not port.isdigit():
@@ -90,7 +90,7 @@ def _wants_token(found: str, address: str) -> bool:
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
             return True
-        # The client's port has no empty question to answer, and says so.
+        # A client port answers an empty request with NOT_FOUND.
         if not (client and error.code() is grpc.StatusCode.NOT_FOUND):
             raise UserError(
                 f"--address {address}: no Ray cluster answers there ({error.details() or error.code().name}); `ray status` on "

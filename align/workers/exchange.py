@@ -1,6 +1,6 @@
-"""What of a batch goes to the learner and back: each column once, and the bytes of it.
+"""Sends each column of a batch to the learner and back only once, and counts the bytes.
 
-The learner keeps the batch whose log-probs it computed last. Both ways only fields are sent that the other side does not have.
+The learner keeps the batch whose log-probs it computed last. Each side sends only fields that the other side lacks.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from align.types import Stat, TokenBatch
 
 
 class Exchange:
-    """The driver's side. In one process it sends nothing and counts the same."""
+    """The driver's side. In one process it sends nothing and counts the same bytes."""
 
     def __init__(self):
         self._computed: TokenBatch | None = None
         self._to = self._back = 0
 
     def to_compute(self, batch: TokenBatch) -> dict[str, Any]:
-        """What to send of a batch whose log-probs are to be computed: all."""
-        self._computed = None  # should the call fail, neither side builds on it
+        """The fields to send for `compute_logprobs`: all fields of the batch."""
+        self._computed = None  # if the call fails, the next update sends everything
         return self._sent(changes(None, batch))
 
     def computed(self, batch: TokenBatch, found: Mapping[str, Any]) -> TokenBatch:
@@ -33,7 +33,7 @@ class Exchange:
         return self._computed
 
     def update(self, batch: TokenBatch) -> tuple[dict[str, Any], bool]:
-        """What to send of a batch that is to be learned from, and whether that goes onto the batch computed last."""
+        """The fields to send for `update`, and whether they complete the batch computed last."""
         return self._sent(changes(self._computed, batch)), self._computed is not None
 
     def updated(self, stats: dict[str, Stat]) -> dict[str, Stat]:
@@ -45,21 +45,21 @@ class Exchange:
         return found
 
     def take(self) -> dict[str, float]:
-        """The bytes since the last `take`, as metrics. Weights (`sync/bytes`), rollouts and rewards are not among them."""
+        """The bytes since the last `take`, as metrics, without weights (`sync/bytes`), rollouts and rewards."""
         taken, self._to, self._back = {"bytes/to_learner": float(self._to), "bytes/from_learner": float(self._back)}, 0, 0
         return taken
 
 
 def changes(before: TokenBatch | None, after: TokenBatch) -> dict[str, Any]:
-    """The fields of `after` that are not the very objects of `before`; all where there is none."""
+    """The fields of `after` that are not the same objects as in `before`; all fields if `before` is None."""
     found = {f.name: getattr(after, f.name) for f in fields(TokenBatch)}
     return found if before is None else {name: value for name, value in found.items() if value is not getattr(before, name)}
 
 
 def bytes_of(value: Any) -> int:
-    """Of what a process sends, about: tensors with all the storage behind them, which is what goes out; 8 bytes a number; text.
+    """The approximate bytes of a sent value: a tensor counts its whole storage, which is sent; a number counts 8 bytes; and text.
 
-    Counted and not measured on the wire, where a pickle of the same values is a few bytes longer or shorter from run to run.
+    They are counted and not measured, because pickles of the same values differ by a few bytes from run to run.
     """
     if isinstance(value, Tensor):
         return value.untyped_storage().nbytes()

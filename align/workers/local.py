@@ -1,4 +1,4 @@
-"""The backend without Ray: learner, engine and rewards in this process. For tests, debugging and models too small to share out."""
+"""The backend without Ray: learner, engine and rewards in this process, for tests, debugging and small models."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LocalLearner(Learner):
 
 
 class LocalWorkers:
-    """See `align.workers.Workers`. Sets this process's torch threads and precision, and the environment that the engine asks for."""
+    """See `align.workers.Workers`. Sets this process's torch threads and precision, and the engine's environment variables."""
 
     learner_on_gpu = False
 
@@ -53,7 +53,7 @@ class LocalWorkers:
         self.engine = engines.started(recipe.engine, model_dir, recipe.sampling, max_prompt_tokens) if recipe.answers else None
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
-        assert self.engine is not None  # one is started unless the recipe trains a scorer, which answers nothing
+        assert self.engine is not None  # only a recipe that trains a reward model has none
         return generate(self.recipe.engine, self.engine, prompts, samples, seed)
 
     def compute_rewards(self, groups: Sequence[Group]) -> Rewards:

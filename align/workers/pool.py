@@ -1,4 +1,4 @@
-"""Equal actors that share out a list of calls. One that dies is restarted by Ray; its call goes to the next free one."""
+"""A pool of equal actors that share a list of calls. Ray restarts an actor that dies; its call goes to the next free actor."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from align.workers.remote import DIED, death_reason, get_result
 
 log = logging.getLogger(__name__)
 KNOCK_SECONDS = 0.5
-"""Between two calls to an actor that is on its way back: until it is there, Ray refuses them at once."""
+"""Interval between two calls to a restarting actor: until it is ready, Ray refuses them at once."""
 
 
 @dataclass(frozen=True)
 class CallFailed:
-    """In place of the result of a call that was given up."""
+    """Replaces the result of a call that was given up."""
 
     reason: str
 
@@ -42,11 +42,11 @@ class Recovering:
     deadline: float
     knock_at: float = 0.0
     ref: ray.ObjectRef | None = None
-    """Its `start`, while that is under way."""
+    """The running call of its `start`, if there is one."""
 
 
 class Pool:
-    """The actors of one role. They have a `start` that may be called again, and come back by themselves (`max_restarts=-1`)."""
+    """The actors of one role. Ray restarts them (`max_restarts=-1`), and their `start` may be called again."""
 
     def __init__(self, role: str, actors: Sequence[Any], start_timeout: float):
         self.role, self.actors, self.start_timeout = role, list(actors), start_timeout
@@ -54,10 +54,10 @@ class Pool:
         self._recovering: list[Recovering] = []
 
     def run(self, method: str, calls: Sequence[tuple], *, attempts: int, seconds: Sequence[float] | None = None) -> list[Any]:
-        """The results in order; `CallFailed` where `attempts` actors died over a call, or it took longer than its `seconds`.
+        """The results in order; `CallFailed` if `attempts` actors died during a call, or it took longer than its `seconds`.
 
-        An actor over its time is killed: what it runs cannot be interrupted otherwise.
-        Raises: RunStopped when no actor is left or comes back.
+        An actor over its time limit is killed, because its call cannot be interrupted otherwise.
+        Raises: RunStopped if no actor is left or restarts.
         """
         results: list[Any] = [None] * len(calls)
         queue, deaths = deque(range(len(calls))), Counter()
@@ -88,15 +88,15 @@ class Pool:
                     ray.kill(job.actor, no_restart=False)
                     self._recover(job.actor)
         except BaseException:
-            for job in running.values():  # they are still running a call that was given up, and are free after it
+            for job in running.values():  # these actors become free after the call that was given up
                 self._recover(job.actor)
             raise
         return results
 
     def tell(self, method: str, *args: Any, seconds: float) -> None:
-        """Call every actor that is there and wait for all. One that dies is left to recover: the next call tells it again.
+        """Call every live actor and wait for all. An actor that dies restarts, and the next call includes it.
 
-        Raises: RunStopped for one that does not answer in time.
+        Raises: RunStopped if an actor does not answer in time.
         """
         refs = {getattr(actor, method).remote(*args): actor for actor in self._idle}
         done, late = ray.wait(list(refs), num_returns=len(refs), timeout=seconds) if refs else ([], [])
@@ -119,7 +119,7 @@ class Pool:
         self._recovering.append(Recovering(actor, time.monotonic() + self.start_timeout))
 
     def _wait(self, running: dict[ray.ObjectRef, Running]) -> list[ray.ObjectRef]:
-        """Wait until something happens; actors that came back become idle. Returns what is done of `running`."""
+        """Wait for the next event; restarted actors become idle. Returns the finished calls of `running`."""
         self._probe()
         if not running and not self._recovering:
             raise RunStopped(

@@ -1,4 +1,4 @@
-"""How precise the matrix products of a process are: what the recipe states, whatever the process was started with."""
+"""Sets the precision of matrix products from the recipe, independent of the process's environment."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from align.config.schema import Model
 
 
 def set_precision(model: Model) -> None:
-    """TensorFloat-32 for float32 on CUDA or not. Also against the environment: containers may set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE."""
-    # Not `torch.backends.cuda.matmul.fp32_precision`: once that is set, torch refuses to read this one, which compilers read.
+    """Switch TensorFloat-32 on CUDA on or off. This overrides TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which some containers set."""
+    # Not `torch.backends.cuda.matmul.fp32_precision`: once that is set, torch refuses to read this setting, which compilers read.
     torch.set_float32_matmul_precision("high" if model.tf32 else "highest")

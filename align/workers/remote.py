@@ -1,4 +1,4 @@
-"""Waiting for an actor's answer: what it raised arrives as it was, and its death as a stopped run."""
+"""Waits for an actor's result. Its exception is raised here unchanged; its death raises RunStopped."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from align.weight_sync.packing import Weights
 from align.workers.exchange import Exchange
 
 DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError)
-"""How Ray says that a process ended under a call."""
+"""Ray's errors for a process that ended during a call."""
 
 
 def get_result(ref: ray.ObjectRef, seconds: float | None = None) -> Any:
-    """The value of a call. A UserError raised over there is raised here, as itself; a death stays one of `DIED`."""
+    """The result of a call. Raises the actor's own UserError, or an error of `DIED` if the actor died."""
     try:
         return ray.get(ref, timeout=seconds)
     except RayTaskError as error:
@@ -28,13 +28,13 @@ def get_result(ref: ray.ObjectRef, seconds: float | None = None) -> Any:
 
 
 def death_reason(error: Exception) -> str:
-    """What Ray knows of a death, without the names it gives things and without its guesses."""
+    """Ray's reason for a death, without internal names and guesses."""
     text = " ".join(str(error).split())
     return text.rpartition("Worker exit detail: ")[2].partition(" Some common causes")[0][:300]
 
 
 class RemoteLearner:
-    """The learner's methods, each called in its actor and waited for. Raises RunStopped where that process died."""
+    """Calls the learner's methods in its actor and waits for each. Raises RunStopped if the actor died."""
 
     def __init__(self, actor: Any):
         self._actor = actor

@@ -1,4 +1,4 @@
-"""Who is to sit where, and what that takes of a cluster against what there is: decided before anything waits for it."""
+"""Computes the CPUs and GPUs that the actors need, and compares them with the cluster before anything starts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Need:
     count: int
     cpus: float
     gpus: float
-    """Of each actor."""
+    """GPUs of each actor."""
 
 
 def needs(recipe: Recipe, there: float, learns: bool = True) -> list[Need]:
-    """The actors of a recipe; without `learns` those that only generate and score. `there`: GPUs of the cluster, free or not."""
+    """The actors of a recipe; without `learns`, only rollout and reward actors. `there`: GPUs of the cluster, free or not."""
     w = recipe.workers
     actors = [Need("learner", 1, w.cpus, _gpus(w.learner_gpus, recipe.model.device, there))] if learns else []
     if recipe.answers:
@@ -38,11 +38,11 @@ def _gpus(stated: float | None, device: str, there: float) -> float:
 
 
 def remedy(wanted: Sequence[Need], there: Mapping[str, float]) -> str:
-    """What to change where these actors are too many for `there`."""
+    """The remedy if these actors need more than `there`."""
     gpus, processes = int(there.get("GPU", 0.0)), sum(need.count for need in wanted if need.gpus)
     if too_busy([replace(need, cpus=0.0) for need in wanted], there) is None:
         return f"lower workers.rollout, workers.reward or workers.cpus, {LARGER}"
-    # As many on each GPU, and two decimals rounded down: else the shares would add up to what no GPU has left.
+    # The same share for each process on a GPU, rounded down to two decimals so that the shares of a GPU add up to at most 1.
     share = int(100 / -(-processes // gpus)) / 100 if gpus else 0.0
     keys = " and ".join(f"workers.{need.role}_gpus" for need in wanted if need.gpus)
     shared = f"to {share:g} to share GPUs or " if share else ""
@@ -51,7 +51,7 @@ def remedy(wanted: Sequence[Need], there: Mapping[str, float]) -> str:
 
 
 def too_large(wanted: Sequence[Need], nodes: Sequence[Mapping[str, float]]) -> str | None:
-    """Why the cluster could never hold these actors even if it were idle, or None. `nodes`: the resources of each node."""
+    """Why these actors would not fit into the cluster even if it were idle, or None. `nodes`: the resources of each node."""
     total = {key: sum(node.get(key, 0.0) for node in nodes) for key, _ in KEYS}
     reason = _short(wanted, total, "has")
     if reason is not None:
@@ -64,13 +64,13 @@ def too_large(wanted: Sequence[Need], nodes: Sequence[Mapping[str, float]]) -> s
 
 
 def too_busy(wanted: Sequence[Need], free: Mapping[str, float]) -> str | None:
-    """Why the cluster cannot hold these actors now, or None. `free`: what other jobs left, over all nodes."""
+    """Why these actors do not fit into the cluster at the moment, or None. `free`: unused resources, over all nodes."""
     return _short(wanted, free, "has free")
 
 
 def _short(wanted: Sequence[Need], there: Mapping[str, float], verb: str) -> str | None:
     for key, name in KEYS:
-        # Ray counts in ten-thousandths; anything closer is rounding.
+        # Ray counts in ten-thousandths; smaller differences are rounding errors.
         total = round(sum(n.count * getattr(n, name) for n in wanted), 4)
         if total > round(there.get(key, 0.0), 4):
             by_role = ", ".join(f"{n.role} {n.count} x {getattr(n, name):g}" for n in wanted if getattr(n, name))

@@ -1,4 +1,4 @@
-"""Runs rewards so that one that raises, hangs or answers nonsense costs its own sample and never the run."""
+"""Runs rewards. A reward that raises, hangs or returns nonsense loses its own sample and does not stop the run."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 class AnswerTimeout(BaseException):
-    """Raised inside a reward that takes too long. Not an Exception, so a reward's own `except Exception` lets it through."""
+    """Raised inside a reward that takes too long. It is not an Exception, so a reward's own `except Exception` does not catch it."""
 
 
 @dataclass
 class Alarm:
-    """The handler of SIGALRM. A reward that swallows the exception all the same is known by `rang`."""
+    """The handler of SIGALRM. `rang` shows whether a reward swallowed the exception."""
 
     rang: bool = False
 
@@ -42,7 +42,7 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one answer. `value` is None where the reward failed, and `failure` says how."""
+    """The outcome of one answer. `value` is None if the reward failed; `failure` is then the reason."""
 
     value: float | None = None
     parts: dict[str, float] = field(default_factory=dict)
@@ -51,11 +51,11 @@ class Outcome:
 
 
 def run_rewards(reward: Reward, limits: RewardLimits, groups: Sequence[Group]) -> Rewards:
-    """A reward for each episode, in order; where it failed, NaN or `limits.failure_score`.
+    """A reward for each episode, in order; NaN or `limits.failure_score` if it failed.
 
-    A batched reward gets all answers in one call, limited to the time of all. The limit is a signal: it reaches Python code and
-    interrupted system calls, but not C code that never returns to Python.
-    Raises UserError outside the main thread, which alone gets signals.
+    A batched reward gets all answers in one call, with the summed time limit. The limit is a signal: it interrupts Python code and
+    system calls, but not C code that never returns to Python.
+    Raises UserError outside the main thread, because only the main thread gets signals.
     """
     with _alarm() as alarm:
         judged = (
@@ -67,12 +67,12 @@ def run_rewards(reward: Reward, limits: RewardLimits, groups: Sequence[Group]) -
 
 
 def lost(groups: Sequence[Group], limits: RewardLimits, reason: str) -> Rewards:
-    """The rewards of groups whose worker died or had to be killed: all failed."""
+    """The rewards of groups whose worker died or was killed: all failed."""
     return _collect([Outcome(failure=f"prompt {g.prompt.id}: {reason}") for g in groups for _ in g.episodes], limits)
 
 
 def joined(shards: Sequence[Rewards]) -> Rewards:
-    """The rewards of consecutive shards as those of the whole; a part that a shard does not have is NaN there."""
+    """Concatenates the rewards of consecutive shards; a reward part that a shard lacks is NaN there."""
     names = sorted({name for shard in shards for name in shard.parts})
     return Rewards(
         values=np.concatenate([np.zeros(0, np.float32), *(s.values for s in shards)]),
@@ -97,7 +97,7 @@ def _alarm() -> Iterator[Alarm]:
         yield Alarm()
     finally:
         signal.signal(signal.SIGALRM, handler)
-        if remaining:  # an alarm of the host program goes on where it was
+        if remaining:  # continue the host program's own alarm
             signal.setitimer(signal.ITIMER_REAL, max(remaining - (time.monotonic() - began), 1e-3), interval)
 
 
@@ -119,12 +119,12 @@ def _together(reward: Reward, limits: RewardLimits, alarm: Alarm, groups: Sequen
 
 
 def _limited(call: Callable[[], Any], reward: Reward, seconds: float, alarm: Alarm) -> tuple[Any, str | None]:
-    """What a reward came back with, or how it failed."""
+    """What a reward returned, or how it failed."""
     alarm.rang = False
     try:
-        # The alarm may ring until the inner `finally` is through, so what it raises is caught around that.
+        # The alarm may fire until the inner `finally` has finished, so the outer `try` catches its exception.
         try:
-            signal.signal(signal.SIGALRM, alarm)  # each time: a reward may have set a handler of its own
+            signal.signal(signal.SIGALRM, alarm)  # set each time, because a reward may set its own handler
             signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
             answer = call()
         finally:
@@ -151,11 +151,11 @@ def _outcome(answer: Any, reward: Reward, prompt: Prompt, response: str) -> Outc
 
 
 class BadAnswer(Exception):
-    """A reward came back with something that is not one."""
+    """A reward returned something that is not a reward."""
 
 
 OURS = {"mean", "std", "failed"}
-"""`reward/...` of the run itself."""
+"""Names of the run's own `reward/...` metrics."""
 
 
 def _read(answer: Any, response: str) -> Outcome:
@@ -165,7 +165,7 @@ def _read(answer: Any, response: str) -> Outcome:
     if not isinstance(answer, dict):
         return Outcome(value=_number(answer, "returned"))
     if taken := OURS & answer.keys():
-        raise BadAnswer(f"returned a part called {', '.join(sorted(taken))}, which the run's own metrics are: call it otherwise")
+        raise BadAnswer(f"returned a part called {', '.join(sorted(taken))}, which the run's own metrics use: choose another name")
     if "total" not in answer:
         raise BadAnswer(f"returned parts without `total`, only: {', '.join(map(str, answer)) or 'none'}")
     values = {str(name): _number(value, f"returned, as {name!r},") for name, value in answer.items()}
@@ -197,7 +197,7 @@ def _one_line(text: str) -> str:
 
 
 def _place(error: BaseException, reward: Reward) -> str:
-    """`file:line` where the reward was: the deepest frame in its own file, else the deepest of all."""
+    """`file:line` of the error or timeout: the deepest frame in the reward's own file, else the deepest of all."""
     own = getattr(sys.modules.get(type(reward).__module__), "__file__", None)
     frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     file, line = next((f for f in reversed(frames) if f[0] == own), frames[-1])

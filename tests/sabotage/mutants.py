@@ -256,7 +256,7 @@ MUTANTS = [
     Mutant("parts of the rewards of other samples", "align/experience/packing.py",
            "torch.from_numpy(part[kept]", "torch.from_numpy(part[: len(kept)]",
            EPISODES),
-    Mutant("a batch built on one that the learner may not have", "align/workers/exchange.py", "self._computed = None  # should",
+    Mutant("a batch built on one that the learner may not have", "align/workers/exchange.py", "self._computed = None  # if the call",
            "pass  # should", "unit/runs/test_staleness.py"),
     Mutant("manifest not checked", "align/engines/transformers.py", "        self._layout.check(weights)\n", "", ENGINE),
     Mutant("seed ignored", "align/workers/shards.py", 'f"{seed}/{place}"', 'f"{place}"', ENGINE),

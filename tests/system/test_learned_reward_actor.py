@@ -64,5 +64,5 @@ def test_two_actors_score_as_one_process_does_and_are_asked_once_each(folder):
 
 
 def test_a_folder_without_a_scorer_is_told_by_the_driver(folder):
-    with pytest.raises(UserError, match=r"reward learned: path: .*policy holds Qwen2ForCausalLM and no scorer"):
+    with pytest.raises(UserError, match=r"reward learned: path: .*policy holds Qwen2ForCausalLM and no reward model"):
         open_workers(built(folder, "policy", backend="ray"), str(folder / "policy"), 8)

@@ -230,8 +230,8 @@ def test_a_file_is_whole_or_not_there(recipe, tmp_path, monkeypatch):
     before = set(tmp_path.iterdir())
     with pytest.raises(
         UserError,
-        match=r"pairs\.jsonl was not written: no prompt has two answers that the reward tells apart\. Of 6 "
-        r"prompts, 6 have answers of one reward and 0 fewer than two of use; of 24 answers, 0 were cut, 0 "
+        match=r"pairs\.jsonl was not written: no prompt has two answers with different rewards\. Of 6 "
+        r"prompts, 6 have equal rewards and 0 fewer than two usable answers; of 24 answers, 0 were cut, 0 "
         r"empty, 12 repeated, 0 without a reward\. More --samples",
     ):
         draw(recipe(engine=scripted("1", "2")), tmp_path / "pairs.jsonl")
@@ -264,7 +264,7 @@ def test_what_cannot_be_asked_for(recipe, tmp_path, keys, options, message):
 
 def test_a_file_that_is_there_is_kept(recipe, tmp_path):
     (tmp_path / "pairs.jsonl").write_text("mine")
-    with pytest.raises(UserError, match=r"pairs\.jsonl is there already: choose another file with --out, or delete it"):
+    with pytest.raises(UserError, match=r"pairs\.jsonl exists: choose another file with --out, or delete it"):
         draw(recipe(engine=scripted("1", "22")), tmp_path / "pairs.jsonl")
     with pytest.raises(UserError, match=r"x/pairs\.jsonl cannot be written: "):
         (tmp_path / "x").write_text("a file")

@@ -80,7 +80,7 @@ GRPO = {"algorithm": "grpo", "reward": "countdown_exact", "task": "countdown"}
             "shapings.long",
             "changes nothing: dpo learns from rankings",
         ),
-        ({"algorithm": "reward_model"}, "regularizers.kl", "reward_model trains a scorer, and there is no policy to hold"),
+        ({"algorithm": "reward_model"}, "regularizers.kl", "reward_model trains a reward model, so there is no policy to regularize"),
         ({"algorithm": "reward_model", "regularizers": {}, "evaluation": {"samples": 3}}, "evaluation.samples", "writes no answers"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",

@@ -179,7 +179,7 @@ def test_a_reward_model_has_no_policy(parts):
     assert rows[""] == "J = E_r [ log P(ranking | β s) − 0.5 s² ]" and rows["s²"] == "its mean over the answers of the ranking"
     assert rows.keys().isdisjoint({"w_t", "S", "E"}), "the loss of a ranking is no sum over tokens"
     loaded = sections["what is loaded"]
-    assert "scorer" in loaded and loaded.keys().isdisjoint({"policy", "engine", "reference"})
+    assert "reward model" in loaded and loaded.keys().isdisjoint({"policy", "engine", "reference"})
     assert sections["batch"]["run"] == "10 steps: 10 updates, 160 rankings, each answer at most 24 tokens"
 
 

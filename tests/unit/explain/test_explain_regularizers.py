@@ -73,7 +73,7 @@ MERGED = "that of this divergence between the merged distributions"
     [
         ("sampled", "unbiased", "that of this divergence", "that of this divergence"),
         ("exact", "unbiased", "that of this divergence", "that of this divergence"),
-        ("k1", "unbiased", "zero: it is noise, no penalty", "that of this divergence"),
+        ("k1", "unbiased", "zero: it is noise, not a penalty", "that of this divergence"),
         ("k2", "biased", "that of this divergence", "of no divergence that ships with align"),
         ("k3", "unbiased", "that of forward_kl, not of this divergence", "of no divergence that ships with align"),
         ("abs", "biased", "2 × that of total_variation, not of this divergence", "of no divergence that ships with align"),

@@ -240,7 +240,7 @@ def test_list_of_the_recipes_own_keys_has_every_section_and_no_part():
     assert {"", "model", "model.lora", "batch", "optimizer", "workers", "checkpoint"} <= set(sections)
     assert [k["name"] for k in sections[""]["keys"]][:2] == ["steps", "seed"] and "model" not in [k["name"] for k in sections[""]["keys"]]
     assert {k["name"]: k["default"] for k in sections["model.lora"]["keys"]}["rank"] == 0
-    assert "Rollouts a prompt" in align("list", "recipe").stdout
+    assert "Rollouts per prompt" in align("list", "recipe").stdout
 
 
 def test_list_of_an_unknown_kind():

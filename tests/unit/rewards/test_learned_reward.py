@@ -149,10 +149,10 @@ def test_no_groups_and_no_gradients(folder):
     ("make", "problem"),
     [
         (lambda f: f / "nowhere", "holds no model"),
-        (tiny_model, "holds Qwen2ForCausalLM and no scorer; train one from preferences"),
-        (lambda f: tiny_scorer(f, num_labels=3), "tells 3 classes apart"),
+        (tiny_model, "holds Qwen2ForCausalLM and no reward model; train one from preferences"),
+        (lambda f: tiny_scorer(f, num_labels=3), "has 3 output classes"),
         (lambda f: without(tiny_scorer(f), "tokenizer*"), "holds no tokenizer"),
-        (lambda f: without(tiny_scorer(f), "*.safetensors"), "holds no scorer"),
+        (lambda f: without(tiny_scorer(f), "*.safetensors"), "holds no reward model"),
         (lambda f: unpadded(tiny_scorer(f)), "needs a pad_token_id"),
     ],
     ids=["nothing", "policy", "classes", "tokenizer", "weights", "pad"],

@@ -210,7 +210,7 @@ def test_what_can_be_told_apart_is_learned_and_exported(kind: str, lora: int, fo
     assert after["rankings/preference/accuracy"] == pytest.approx(np.mean([m > 0 for m in margins]))
     assert after["rankings/preference/margin"] == pytest.approx(np.mean(margins), rel=1e-3)
     assert after["rankings/loss/policy"] == pytest.approx(np.mean(losses), rel=1e-2, abs=1e-4)
-    with pytest.raises(UserError, match="trained a scorer, which answers nothing"):
+    with pytest.raises(UserError, match="trained a reward model, which generates no answers"):
         evaluate(tmp_path)
 
 
@@ -250,13 +250,13 @@ def test_no_rollout_actor_is_wanted(folder: Path):
 @pytest.mark.parametrize(
     ("changes", "where", "says"),
     [
-        ({"regularizers": {"kl": {"coefficient": 0.1}}}, "regularizers.kl", "trains a scorer, and there is no policy to hold; delete it"),
-        ({"regularizers": {"kl": {"coefficient": 0.1, "placement": "link"}}}, "regularizers.kl", "trains a scorer, and there is no policy"),
+        ({"regularizers": {"kl": {"coefficient": 0.1}}}, "regularizers.kl", "trains a reward model, so there is no policy to regularize; delete it"),
+        ({"regularizers": {"kl": {"coefficient": 0.1, "placement": "link"}}}, "regularizers.kl", "trains a reward model, so there is no policy"),
         ({"shapings": {"sure": "entropy_bonus"}}, "shapings.sure", "changes nothing: reward_model learns from rankings; delete the key"),
         ({"reward": "countdown_wordy"}, "reward", "changes nothing: reward_model learns from rankings; delete the key"),
         ({"reward_limits": {"seconds": 1.0}}, "reward_limits.seconds", "changes nothing: reward_model learns from rankings"),
         ({"batch": {"samples": 2}}, "batch.samples", "changes nothing: reward_model learns from rankings"),
-        ({"evaluation": {"samples": 2}}, "evaluation.samples", "trains a scorer, which writes no answers"),
+        ({"evaluation": {"samples": 2}}, "evaluation.samples", "trains a reward model, which has no answers"),
         ({"algorithm": {"minibatches": 3}}, "batch.prompts", "8 prompts do not divide into 3 minibatches"),
         ({"algorithm": {"centre": -0.1}}, "algorithm", "centre must be >= 0"),
         ({"algorithm": {"epochs": 0}}, "algorithm", "epochs must be at least 1"),

@@ -180,7 +180,7 @@ def test_what_is_no_scorer_is_refused_by_name(tmp_path):
         assert str(told.value).startswith("critic separate: path: ") and str(folder) in str(told.value)
 
     refused(tmp_path / "nowhere", "holds no model")
-    refused(tiny_scorer(tmp_path / "two", num_labels=2), "tells 2 classes apart")
+    refused(tiny_scorer(tmp_path / "two", num_labels=2), "has 2 output classes")
     untokenized = tiny_scorer(tmp_path / "untokenized")
     for file in untokenized.glob("tokenizer*"):
         file.unlink()

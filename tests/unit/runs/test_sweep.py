@@ -170,7 +170,7 @@ def test_a_folder_that_holds_other_runs_is_refused(stand_in):
     folder.mkdir(parents=True)
     OmegaConf.save(OmegaConf.create(nodes.resolved(load("tiny.yaml", ["optimizer.lr=0.5"]))), folder / "recipe.yaml")
     done = align("sweep", "tiny.yaml", "--seeds", 1, "--out", "out")
-    assert done.exit_code == 2 and "optimizer.lr=0.5, and is now to have 1e-06" in done.output
+    assert done.exit_code == 2 and "optimizer.lr=0.5, but this sweep has 1e-06" in done.output
     assert not stand_in()
 
 
@@ -196,7 +196,7 @@ def test_numbers_are_told_over_the_seeds(stand_in):
 def test_a_failure_stops_nothing_else_and_is_tried_again(stand_in):
     first = align("sweep", "tiny.yaml", "--over", "steps=13,2", "--seeds", 2, "--out", "out")
     assert first.exit_code == 1
-    assert "steps=13 seed 1 failed: steps: it broke (all it said: out/steps=13/seed_1.log)" in first.output
+    assert "steps=13 seed 1 failed: steps: it broke (log: out/steps=13/seed_1.log)" in first.output
     assert [(s["cell"], s["seed"]) for s in stand_in()] == [("steps=13", 0), ("steps=2", 0), ("steps=13", 1), ("steps=2", 1)]
     assert "| `13` | 0 of 2 | - | - |" in Path("out/table.md").read_text()
     report = align("sweep", "--report", "out")
