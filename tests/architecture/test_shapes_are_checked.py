@@ -10,6 +10,7 @@ import torch
 from helpers import shapes
 from jaxtyping import TypeCheckError
 
+from align import core
 from align.core.segments import segment_sum, suffix_sum
 
 TESTS = Path(__file__).parents[1]
@@ -35,6 +36,11 @@ def test_what_is_checked_exists(module: str):
     assert find_spec(module) is not None
 
 
+def test_all_of_core_is_checked_but_the_closed_forms():
+    modules = {f"align.core.{path.stem}" for path in Path(core.__file__).parent.glob("[!_]*.py")}
+    assert modules - set(shapes.CHECKED) == {"align.core.closed_forms"}
+
+
 def fresh(code: str) -> str:
     """What the code prints in a Python of its own, in the folder of the tests."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=TESTS)
@@ -45,6 +51,7 @@ def fresh(code: str) -> str:
 def test_a_run_checks_nothing():
     code = """
 import sys, torch
+from align import core
 from align.core.segments import segment_sum
 print(segment_sum(torch.ones(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64), 1), "beartype" in sys.modules)
 """
