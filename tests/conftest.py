@@ -1,7 +1,7 @@
 """The order of the suite: two workers take one file after the other (`--dist loadfile --no-loadscope-reorder`), those of minutes first.
 
-A file of minutes that is begun last keeps one worker busy while the other has nothing left to do. Here is no import but pytest's: the
-tests of a GPU run where little else is installed.
+A file of minutes that is begun last keeps one worker busy while the other has nothing left to do. Here is no import but pytest's and
+the standard library's: the tests of a GPU run where little else is installed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers import shapes
+
+shapes.check()
 
 ROOT = Path(__file__).parent
 FIRST = (

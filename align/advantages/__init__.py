@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.config.formulas import Formulated
@@ -25,23 +26,23 @@ class Advantage(Formulated, ABC):
     """Takes `batch.reward_penalties`, what reward-placed regularizers take from token rewards, into account itself."""
 
     @abstractmethod
-    def advantages(self, batch: Columns) -> Tensor:
-        """float32 [T], detached. `batch.rewards` [S] are the shaped ones; groups are whole."""
+    def advantages(self, batch: Columns) -> Float[Tensor, "T"]:
+        """float32, detached. `batch.rewards` are the shaped ones; groups are whole."""
 
-    def returns(self, batch: Columns) -> Tensor:
-        """float32 [T], what a critic is fitted to: the rewards of a token and of those after it, undiscounted, less
+    def returns(self, batch: Columns) -> Float[Tensor, "T"]:
+        """float32, what a critic is fitted to: the rewards of a token and of those after it, undiscounted, less
         `batch.reward_penalties`."""
         rewards = token_rewards(batch)
         return rewards + suffix_sum(rewards, batch.seq_ids, batch.positions)
 
 
-def token_rewards(batch: Columns) -> Tensor:
-    """The reward of each token, [T]: what is paid there, less what regularizers take from it."""
+def token_rewards(batch: Columns) -> Float[Tensor, "T"]:
+    """The reward of each token: what is paid there, less what regularizers take from it."""
     return paid(batch.rewards, batch.step_rewards, batch.seq_ids) - sum(c.discounted for c in batch.reward_penalties.values())
 
 
-def charged(batch: Columns) -> Tensor:
-    """What reward-placed regularizers take from the advantage of each token, [T]: its own part, and the rewards from it on."""
+def charged(batch: Columns) -> Float[Tensor, "T"]:
+    """What reward-placed regularizers take from the advantage of each token: its own part, and the rewards from it on."""
     own = sum((c.direct for c in batch.reward_penalties.values()), torch.zeros(len(batch.seq_ids)))
     reward = sum((c.discounted for c in batch.reward_penalties.values()), torch.zeros(len(batch.seq_ids)))
     return own + reward + suffix_sum(reward, batch.seq_ids, batch.positions)

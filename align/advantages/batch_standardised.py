@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 
 from align.advantages import Advantage
@@ -23,7 +24,7 @@ class BatchStandardised(Advantage):
     def formula(self) -> str:
         return f"(r − mean of its group)/(std of the batch + {self.eps:g})"
 
-    def advantages(self, batch: Columns) -> Tensor:
+    def advantages(self, batch: Columns) -> Float[Tensor, "T"]:
         rewards = batch.rewards
         variance = (rewards - rewards.mean()).square().sum() / max(len(rewards) - 1, 1)
         return ((rewards - group_mean(rewards, batch.group_ids)) / (variance.sqrt() + self.eps))[batch.seq_ids]

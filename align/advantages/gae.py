@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 
 from align.advantages import Advantage, token_rewards
@@ -31,12 +32,12 @@ class Gae(Advantage):
     def formula(self) -> str:
         return f"GAE of the critic, γ = {self.gamma:g}, λ = {self.lam:g}{', whitened' if self.whiten else ''}"
 
-    def advantages(self, batch: Columns) -> Tensor:
+    def advantages(self, batch: Columns) -> Float[Tensor, "T"]:
         advantages = self._estimate(batch)[0] - sum(c.direct for c in batch.reward_penalties.values())
         return returns.whiten(advantages) if self.whiten else advantages
 
-    def returns(self, batch: Columns) -> Tensor:
+    def returns(self, batch: Columns) -> Float[Tensor, "T"]:
         return self._estimate(batch)[1]
 
-    def _estimate(self, batch: Columns) -> tuple[Tensor, Tensor]:
+    def _estimate(self, batch: Columns) -> tuple[Float[Tensor, "T"], Float[Tensor, "T"]]:
         return returns.gae(token_rewards(batch), batch.values, batch.seq_ids, batch.positions, self.gamma, self.lam)

@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 
 from align.advantages import Advantage
@@ -16,5 +17,5 @@ class GroupCentred(Advantage):
     def formula(self) -> str:
         return "r − mean of its group"
 
-    def advantages(self, batch: Columns) -> Tensor:
+    def advantages(self, batch: Columns) -> Float[Tensor, "T"]:
         return (batch.rewards - group_mean(batch.rewards, batch.group_ids))[batch.seq_ids]

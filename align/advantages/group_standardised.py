@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.advantages import Advantage
@@ -24,7 +25,7 @@ class GroupStandardised(Advantage):
     def formula(self) -> str:
         return f"(r − mean)/(std + {self.eps:g}) over its group"
 
-    def advantages(self, batch: Columns) -> Tensor:
+    def advantages(self, batch: Columns) -> Float[Tensor, "T"]:
         rewards, ids = batch.rewards, batch.group_ids
         centred, groups = rewards - group_mean(rewards, ids), int(ids.max()) + 1
         n = segment_sum(torch.ones_like(rewards), ids, groups)

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.advantages import Advantage
@@ -17,7 +18,7 @@ class LeaveOneOut(Advantage):
     def formula(self) -> str:
         return "r − mean of the others of its group"
 
-    def advantages(self, batch: Columns) -> Tensor:
+    def advantages(self, batch: Columns) -> Float[Tensor, "T"]:
         rewards, ids = batch.rewards, batch.group_ids
         n = segment_sum(torch.ones_like(rewards), ids, int(ids.max()) + 1)[ids]
         return ((rewards - group_mean(rewards, ids)) * n / (n - 1).clamp_min(1))[batch.seq_ids]

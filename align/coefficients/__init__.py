@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from align.config.docstrings import format_part
@@ -48,8 +49,8 @@ class Coefficient(Part, ABC):
     def beta(self, step: int, state: State) -> float:
         """The coefficient of the batch of this step (from 0), >= 0."""
 
-    def multipliers(self, batch: Columns, name: str, state: State) -> Tensor | None:
-        """A factor of beta for each sequence of a scored batch, float32 [S], >= 0; None where beta is all there is.
+    def multipliers(self, batch: Columns, name: str, state: State) -> Float[Tensor, "S"] | None:
+        """A factor of beta for each sequence of a scored batch, float32, >= 0; None where beta is all there is.
 
         `name` finds the regularizer's own entries. The divergence that `update` gets contains neither beta nor these.
         """

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.coefficients import Coefficient, State
@@ -43,7 +44,7 @@ class BetaDpo(Coefficient):
     def beta(self, step: int, state: State) -> float:
         return self.value
 
-    def multipliers(self, batch: Columns, name: str, state: State) -> Tensor:
+    def multipliers(self, batch: Columns, name: str, state: State) -> Float[Tensor, "S"]:
         margins = self._margins(batch, name)
         if self.per == "batch":
             margins = margins.mean().expand_as(margins)
@@ -52,8 +53,8 @@ class BetaDpo(Coefficient):
     def update_batch(self, state: State, batch: Columns, name: str) -> State:
         return {"usual": self.momentum * state["usual"] + (1 - self.momentum) * self._margins(batch, name).mean().item()}
 
-    def _margins(self, batch: Columns, name: str) -> Tensor:
-        """[G], M_i of each group."""
+    def _margins(self, batch: Columns, name: str) -> Float[Tensor, "G"]:
+        """M_i of each group."""
         log_ratio = segment_sum(batch.old_logp - batch.ref_logp[name], batch.seq_ids, len(batch.lengths))
         better, worse = pairs(batch.group_ids)
         groups = batch.group_ids[better]

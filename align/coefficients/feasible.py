@@ -2,6 +2,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.coefficients import Coefficient, State
@@ -39,7 +40,7 @@ class Feasible(Coefficient):
     def beta(self, step: int, state: State) -> float:
         return 1.0
 
-    def multipliers(self, batch: Columns, name: str, state: State) -> Tensor:
+    def multipliers(self, batch: Columns, name: str, state: State) -> Float[Tensor, "S"]:
         return torch.tensor([state["multipliers"].get(prompt, self.initial) for prompt in batch.prompt_ids])
 
     def update_prompts(self, state: State, divergences: Mapping[str, float]) -> State:

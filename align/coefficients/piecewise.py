@@ -12,7 +12,7 @@ class Piecewise(Coefficient):
     Two points a step apart make a jump.
     """
 
-    points: list[list[float]]
+    points: tuple[list[float], ...]
     """At least two, their steps increasing."""
 
     def __post_init__(self):

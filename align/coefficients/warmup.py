@@ -2,6 +2,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from align.coefficients import Coefficient, State
@@ -42,7 +43,7 @@ class Warmup(Coefficient):
     def beta(self, step: int, state: State) -> float:
         return min((step + 1) / self.steps, 1.0) * self.to.beta(step, state)
 
-    def multipliers(self, batch: Columns, name: str, state: State) -> Tensor | None:
+    def multipliers(self, batch: Columns, name: str, state: State) -> Float[Tensor, "S"] | None:
         return self.to.multipliers(batch, name, state)
 
     def update(self, state: State, divergence: float, rollouts: int) -> State:

@@ -1,6 +1,6 @@
 """Differences written so that they keep their digits near u = 1 and their range far from it.
 
-Elementwise in `x = log u` (any shape, nats, any floating type), differentiable; the relative error is a few roundings, and the
+Elementwise in `x = log u` (nats, any floating type), differentiable; the relative error is a few roundings, and the
 rounding of the exponent where a power of u is large.
 """
 
@@ -9,18 +9,19 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 NEAR = 1 / 8
 
 
-def power_slope(x: Tensor, power: float) -> Tensor:
+def power_slope(x: Float[Tensor, "*shape"], power: float) -> Float[Tensor, "*shape"]:
     """(u^power - 1)/power, and log u at power 0: `grad_weight` of the power family, f'' (u) = u^(power - 1)."""
     return torch.expm1(power * x) / power if power else x
 
 
-def power_khat(x: Tensor, power: float) -> Tensor:
+def power_khat(x: Float[Tensor, "*shape"], power: float) -> Float[Tensor, "*shape"]:
     """khat of the power family, (u^p - (p + 1) + p/u)/(p (p + 1)) >= 0: p = 0 is reverse KL's, p = -1 forward KL's.
 
     float32 holds it for log u > -88/max(1, -p) and, p > 0, log u < 88/p; below that it is inf or NaN.
@@ -39,7 +40,7 @@ def power_khat(x: Tensor, power: float) -> Tensor:
     return torch.where(x.abs() < NEAR / max(1.0, abs(power)), series * x * x, direct)
 
 
-def power_bregman(x: Tensor, power: float) -> Tensor:
+def power_bregman(x: Float[Tensor, "*shape"], power: float) -> Float[Tensor, "*shape"]:
     """k_f of the power family, (u^(p + 1) - (p + 1) u + p)/(p (p + 1)) >= 0: `u f(1/u)` has the power -1 - p.
 
     float32 holds it for log u < 88/max(1, 1 + p) and, p < -1, log u > 88/(1 + p).
@@ -47,7 +48,7 @@ def power_bregman(x: Tensor, power: float) -> Tensor:
     return power_khat(-x, -1 - power)
 
 
-def log_mixture(x: Tensor, weight: float) -> Tensor:
+def log_mixture(x: Float[Tensor, "*shape"], weight: float) -> Float[Tensor, "*shape"]:
     """log((1 - weight) + weight u), weight in [0, 1]."""
     if weight in (0.0, 1.0):
         return x if weight else torch.zeros_like(x)

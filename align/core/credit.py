@@ -9,8 +9,8 @@
 s_t is the score of token t, c = f'(u) - f'(1) there and khat the value. The own token answers with c, future
 tokens with khat: a plain return-to-go of c is exact for reverse KL only, where the two have the same mean.
 
-Where the sample is another policy's, `rho` [T] weighs it by the ratio of what had to be drawn: the token (local), the answer up to
-it (summed), the whole answer (sequence); 1.0 where nothing weighs. Everything is detached, [T] packed by sequence.
+Where the sample is another policy's, `rho` weighs it by the ratio of what had to be drawn: the token (local), the answer up to
+it (summed), the whole answer (sequence); 1.0 where nothing weighs. Everything is detached; T tokens are packed by sequence.
 """
 
 from __future__ import annotations
@@ -19,49 +19,53 @@ import math
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from align.core.segments import prefix_sum, segment_sum, suffix_sum
 
+Ratio = Float[Tensor, "T"] | float
+"""`rho` of each token, 1.0 where nothing weighs."""
+
 
 class Packing(NamedTuple):
-    """Where each of T tokens sits: sequence (int64 [T]) and index in it (int64 [T])."""
+    """Where each token sits: its sequence, and its index in it from 0."""
 
-    seq_ids: Tensor
-    positions: Tensor
+    seq_ids: Int64[Tensor, "T"]
+    positions: Int64[Tensor, "T"]
 
 
 class Credited(NamedTuple):
-    value: Tensor
-    """[T]: their sum over a sequence estimates its divergence."""
-    grad_weight: Tensor
-    """[T]: multiplies the score of each token."""
+    value: Float[Tensor, "T"]
+    """Their sum over a sequence estimates its divergence."""
+    grad_weight: Float[Tensor, "T"]
+    """Multiplies the score of each token."""
 
 
 class Weight(NamedTuple):
-    rho: Tensor
-    """[T], >= 0."""
-    beyond: Tensor
-    """bool [T]: where the cap cut it."""
+    rho: Float[Tensor, "T"]
+    """>= 0."""
+    beyond: Bool[Tensor, "T"]
+    """Where the cap cut it."""
 
 
-def local(value: Tensor, own: Tensor, rho: Tensor | float, at: Packing) -> Credited:
+def local(value: Float[Tensor, "T"], own: Float[Tensor, "T"], rho: Ratio, at: Packing) -> Credited:
     """Each token answers for itself, weighed by its own ratio."""
     return Credited(rho * value, rho * own)
 
 
-def summed(value: Tensor, own: Tensor, rho: Tensor | float, at: Packing) -> Credited:
+def summed(value: Float[Tensor, "T"], own: Float[Tensor, "T"], rho: Ratio, at: Packing) -> Credited:
     """Each token also answers for the divergence of what follows; off-policy, prefixes weigh by their whole ratio."""
     value = rho * value
     return Credited(value, rho * own + suffix_sum(value, *at))
 
 
-def sequence_log_ratio(x: Tensor, at: Packing) -> Tensor:
-    """The sum over its sequence, at every token: [T] -> [T]."""
+def sequence_log_ratio(x: Float[Tensor, "T"], at: Packing) -> Float[Tensor, "T"]:
+    """The sum over its sequence, at every token."""
     return segment_sum(x, at.seq_ids, int(at.seq_ids.max()) + 1)[at.seq_ids]
 
 
-def sequence(value: Tensor, own: Tensor, rho: Tensor | float, at: Packing) -> Credited:
+def sequence(value: Float[Tensor, "T"], own: Float[Tensor, "T"], rho: Ratio, at: Packing) -> Credited:
     """Every token answers for the whole answer. `value` and `own` are functions of `sequence_log_ratio(log_u)`.
 
     The value stands at the first token alone, so that it is counted once.
@@ -69,8 +73,8 @@ def sequence(value: Tensor, own: Tensor, rho: Tensor | float, at: Packing) -> Cr
     return Credited(torch.where(at.positions == 0, rho * value, 0.0), rho * own)
 
 
-def summed_exact(divergence: Tensor, logp: Tensor, rho: Tensor | float, at: Packing) -> Tensor:
-    """The Rao-Blackwell form of `summed`: exact divergence of each state plus score times what follows. [T] -> [T], differentiable.
+def summed_exact(divergence: Float[Tensor, "T"], logp: Float[Tensor, "T"], rho: Ratio, at: Packing) -> Float[Tensor, "T"]:
+    """The Rao-Blackwell form of `summed`: exact divergence of each state plus score times what follows. Differentiable.
 
     `grad E sum_t D_t = E sum_t [grad D_t + s_t sum_{t' > t} D_t']`; `rho` is the ratio of the tokens before, which make the state.
     """
@@ -78,14 +82,14 @@ def summed_exact(divergence: Tensor, logp: Tensor, rho: Tensor | float, at: Pack
     return rho * divergence + future * (logp - logp.detach())
 
 
-def log_weight(credit: str, log_ratio: Tensor, at: Packing) -> Tensor:
-    """The logarithm of the `rho` this credit needs, from the log-ratio of each token: [T] -> [T], nats."""
+def log_weight(credit: str, log_ratio: Float[Tensor, "T"], at: Packing) -> Float[Tensor, "T"]:
+    """The logarithm of the `rho` this credit needs, from the log-ratio of each token, nats."""
     if credit == "local":
         return log_ratio
     return prefix_sum(log_ratio, *at) if credit == "summed" else sequence_log_ratio(log_ratio, at)
 
 
-def bounded(log_weight: Tensor, cap: float, masks: bool) -> Weight:
+def bounded(log_weight: Float[Tensor, "T"], cap: float, masks: bool) -> Weight:
     """exp(log_weight), and beyond `cap` the cap itself or, with `masks`, 0 (truncated and masked importance sampling).
 
     Either is biased where it cuts, and has a bounded variance.

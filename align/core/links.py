@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
-def link(grad_weight: Callable[[Tensor], Tensor], log_ratio: Tensor, limit: float) -> Tensor:
-    """The score f'(u) - f'(1) of answers (f-DPO, Wang et al. 2309.16240) from their log-ratios, any shape, nats; differentiable once.
+def link(grad_weight: Callable[[Tensor], Tensor], log_ratio: Float[Tensor, "*shape"], limit: float) -> Float[Tensor, "*shape"]:
+    """The score f'(u) - f'(1) of answers (f-DPO, Wang et al. 2309.16240) from their log-ratios, nats; differentiable once.
 
     `grad_weight`: the divergence's own, f'(u) - f'(1) at log u.
 
@@ -23,6 +24,6 @@ def link(grad_weight: Callable[[Tensor], Tensor], log_ratio: Tensor, limit: floa
     return score.detach().to(log_ratio.dtype) + slope.to(log_ratio.dtype) * (log_ratio - at.detach().to(log_ratio.dtype))
 
 
-def accuracy(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """1 where the chosen answer scores higher, 1/2 at a tie, else 0; [P] -> [P], in the type of the scores."""
+def accuracy(chosen: Float[Tensor, "P"], rejected: Float[Tensor, "P"]) -> Float[Tensor, "P"]:
+    """1 where the chosen answer scores higher, 1/2 at a tie, else 0; in the type of the scores."""
     return 0.5 * (1 + torch.sign(chosen.detach() - rejected.detach()))

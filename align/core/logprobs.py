@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from align_kernels import Compared, Head, every_token, exact_divergence, linear_stats
@@ -19,20 +20,20 @@ __all__ = ["Compared", "Head", "TokenStats", "every_token", "exact_divergence", 
 
 
 class TokenStats(NamedTuple):
-    logp: Tensor
-    """[T], log pi of the labels, nats, differentiable."""
-    entropy: Tensor
-    """[T], nats, detached."""
-    exact: dict[str, Tensor]
-    """[T] by name: D_f(pi||ref) at each state, nats, differentiable in the policy."""
-    ref_logp: dict[str, Tensor]
-    """[T] by name: log ref of the labels, nats."""
+    logp: Float[Tensor, "T"]
+    """log pi of the labels, nats, differentiable."""
+    entropy: Float[Tensor, "T"]
+    """Nats, detached."""
+    exact: dict[str, Float[Tensor, "T"]]
+    """By name: D_f(pi||ref) at each state, nats, differentiable in the policy."""
+    ref_logp: dict[str, Float[Tensor, "T"]]
+    """By name: log ref of the labels, nats."""
 
 
 def token_stats(
-    hidden: Tensor,
+    hidden: Float[Tensor, "T H"],
     head: Head,
-    labels: Tensor,
+    labels: Int64[Tensor, "T"],
     *,
     temperature: float = 1.0,
     compared: Mapping[str, Compared] | None = None,
@@ -41,8 +42,7 @@ def token_stats(
 ) -> TokenStats:
     """Statistics of each token under `softmax(head(hidden)/temperature)`.
 
-    Args: hidden [T, H]; labels int64 [T]; `compared`: the exact divergences wanted, by name; `elements`: logits that may exist at once
-    (default by device);
+    Args: `compared`: the exact divergences wanted, by name; `elements`: logits that may exist at once (default by device);
     `backend`: auto, triton, compile or torch.
     """
     # Logits are float32 whether or not a divergence is asked: a log-prob must not depend on what else was.

@@ -1,18 +1,19 @@
-"""Returns: what a critic is fitted to, and the advantages it gives. Everything is detached, [T] packed by sequence."""
+"""Returns: what a critic is fitted to, and the advantages it gives. Everything is detached; T tokens are packed by sequence."""
 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from align.core.segments import padded, segment_sum
 
 
 @torch.no_grad()
-def paid(rewards: Tensor, step_rewards: Tensor | None, seq_ids: Tensor) -> Tensor:
-    """The reward of each token, [T]: what its step is paid, and at each last token what is left of the answer's reward.
+def paid(rewards: Float[Tensor, "S"], step_rewards: Float[Tensor, "T"] | None, seq_ids: Int64[Tensor, "T"]) -> Float[Tensor, "T"]:
+    """The reward of each token: what its step is paid, and at each last token what is left of the answer's reward.
 
-    Args: rewards [S], of whole answers; step_rewards [T], the part of them that is paid before the end, or None; seq_ids: int64 [T].
+    Args: rewards of whole answers; step_rewards: the part of them that is paid before the end, or None.
     """
     last = torch.ones_like(seq_ids, dtype=torch.bool)
     last[:-1] = seq_ids[1:] != seq_ids[:-1]
@@ -23,13 +24,20 @@ def paid(rewards: Tensor, step_rewards: Tensor | None, seq_ids: Tensor) -> Tenso
 
 
 @torch.no_grad()
-def gae(rewards: Tensor, values: Tensor, seq_ids: Tensor, positions: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (1506.02438): (advantages [T], returns [T] = advantages + values).
+def gae(
+    rewards: Float[Tensor, "T"],
+    values: Float[Tensor, "T"],
+    seq_ids: Int64[Tensor, "T"],
+    positions: Int64[Tensor, "T"],
+    gamma: float,
+    lam: float,
+) -> tuple[Float[Tensor, "T"], Float[Tensor, "T"]]:
+    """Generalised advantage estimation (1506.02438): (advantages, returns = advantages + values).
 
     A_t = delta_t + gamma lam A_{t+1} with delta_t = r_t + gamma V_{t+1} - V_t. Nothing follows the last token, V = 0 there: also where
     the answer was cut at the length limit.
 
-    Args: rewards [T], of each token; values [T], V of the state before each token; seq_ids, positions: int64 [T].
+    Args: rewards of each token; values: V of the state before each token.
     """
     reward, value = padded(rewards, seq_ids, positions), padded(values, seq_ids, positions)
     delta = reward + gamma * torch.nn.functional.pad(value[:, 1:], (0, 1)) - value
@@ -43,10 +51,10 @@ def gae(rewards: Tensor, values: Tensor, seq_ids: Tensor, positions: Tensor, gam
 
 
 @torch.no_grad()
-def whiten(x: Tensor, keep: Tensor | None = None, shift_mean: bool = True) -> Tensor:
-    """(x - mean)/sqrt(variance + 1e-8) of x [T], the variance unbiased, as in PPO's advantages; `shift_mean=False` puts the mean back.
+def whiten(x: Float[Tensor, "T"], keep: Bool[Tensor, "T"] | None = None, shift_mean: bool = True) -> Float[Tensor, "T"]:
+    """(x - mean)/sqrt(variance + 1e-8) of x, the variance unbiased, as in PPO's advantages; `shift_mean=False` puts the mean back.
 
-    `keep` (bool [T]) chooses the tokens that mean and variance are taken of; all are transformed. A single token, or all equal, get 0.
+    `keep` chooses the tokens that mean and variance are taken of; all are transformed. A single token, or all equal, get 0.
     """
     chosen = x if keep is None else x[keep]
     # In float64 the mean of equal float32 values is that value: what is centred with it is then exactly 0.

@@ -1,19 +1,22 @@
-"""Losses of a critic, and how well it explains the returns. Per token, [T] -> [T], elementwise; gradients flow through `values` alone."""
+"""Losses of a critic, and how well it explains the returns. Per token, elementwise; gradients flow through `values` alone."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from align.core import closed_forms
 
 
-def clipped_squared(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+def clipped_squared(
+    values: Float[Tensor, "T"], old_values: Float[Tensor, "T"], returns: Float[Tensor, "T"], clip: float
+) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
     """max((V - R)^2, (clip(V, V_old - clip, V_old + clip) - R)^2)/2 (PPO's reference code; TRL's `cliprange_value`).
 
-    Returns the loss and where the clip cut the gradient (bool [T]): V has moved towards R by more than `clip`.
+    Returns the loss and where the clip cut the gradient: V has moved towards R by more than `clip`.
     """
     plain = (values - returns).square()
     bounded = (old_values + (values - old_values).clamp(-clip, clip) - returns).square().detach()
@@ -21,7 +24,7 @@ def clipped_squared(values: Tensor, old_values: Tensor, returns: Tensor, clip: f
     return 0.5 * torch.where(cut, bounded, plain), cut.detach()
 
 
-def itakura_saito(values: Tensor, targets: Tensor, alpha: float, clamp: float = 10.0) -> Tensor:
+def itakura_saito(values: Float[Tensor, "T"], targets: Float[Tensor, "T"], alpha: float, clamp: float = 10.0) -> Float[Tensor, "T"]:
     """(e^z - z - 1)/alpha^2 with z = alpha (V - target), the risk-averse value loss of Udovichenko et al. 2505.16925.
 
     Its minimiser is the certainty equivalent V = -(1/alpha) log E e^(-alpha X) of the targets X: below their mean for alpha > 0
@@ -41,7 +44,7 @@ def itakura_saito(values: Tensor, targets: Tensor, alpha: float, clamp: float = 
 
 
 @torch.no_grad()
-def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
-    """1 - Var(R - V)/Var(R), a number: 1 is a perfect critic, 0 one that knows the mean alone. NaN where all returns are equal."""
+def explained_variance(values: Float[Tensor, "T"], returns: Float[Tensor, "T"]) -> Float[Tensor, ""]:
+    """1 - Var(R - V)/Var(R): 1 is a perfect critic, 0 one that knows the mean alone. NaN where all returns are equal."""
     variance = returns.var(correction=0)
     return torch.where(variance > 0, 1 - (returns - values).var(correction=0) / variance, torch.nan)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -48,14 +49,14 @@ class RunningCritic(ABC):
         """What is trained and checkpointed, beside the policy's own: names begin with `critic.`."""
 
     @abstractmethod
-    def values(self, micro: TokenBatch, hidden: Tensor) -> Tensor:
-        """float32 [T], V of the state before each response token, differentiable.
+    def values(self, micro: TokenBatch, hidden: Float[Tensor, "T H"]) -> Float[Tensor, "T"]:
+        """float32, V of the state before each response token, differentiable.
 
-        Args: hidden [T, H]: the policy's state there, with its gradient. A sequence's values depend on its own tokens alone.
+        Args: hidden: the policy's state there, with its gradient. A sequence's values depend on its own tokens alone.
         """
 
 
-def values_of(critic: RunningCritic, micro: TokenBatch, hidden: Tensor) -> Tensor:
+def values_of(critic: RunningCritic, micro: TokenBatch, hidden: Float[Tensor, "T H"]) -> Float[Tensor, "T"]:
     """Its `values` of a micro-batch, of which it sees the tokens alone. Raises RecipeError for what is not one number a token."""
     found = critic.values(micro.only(None, critic, "algorithm.critic"), hidden)
     return Returned(critic, "values", "algorithm.critic").numbers(found, len(micro.seq_ids), "the value before each trained token")

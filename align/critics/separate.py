@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.critics import Critic, RunningCritic
@@ -63,5 +64,5 @@ class _Model(RunningCritic):
     def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return ((f"critic.{n}", p) for n, p in self._scorer.trained())
 
-    def values(self, micro: TokenBatch, hidden: Tensor) -> Tensor:
+    def values(self, micro: TokenBatch, hidden: Float[Tensor, "T H"]) -> Float[Tensor, "T"]:
         return self._scorer.values(micro)

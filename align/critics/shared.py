@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.critics import Critic, RunningCritic
@@ -43,5 +44,5 @@ class _Head(RunningCritic):
     def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return ((f"critic.{n}", p) for n, p in self._head.named_parameters())
 
-    def values(self, micro: TokenBatch, hidden: Tensor) -> Tensor:
+    def values(self, micro: TokenBatch, hidden: Float[Tensor, "T H"]) -> Float[Tensor, "T"]:
         return self._head((hidden.detach() if self._detach else hidden).float()).squeeze(-1)

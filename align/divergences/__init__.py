@@ -18,6 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.config.parts import Part
@@ -35,7 +36,7 @@ POINTS = torch.linspace(-2, 2, 4, dtype=torch.float64)
 class Divergence(Part, ABC):
     """The contract. A user writes `f(self, log_u)`; the rest follows by autograd, in float64.
 
-    Every method is elementwise in `log_u = log pi - log ref` (any shape, nats) and returns the same shape and dtype.
+    Every method is elementwise in `log_u = log pi - log ref`, nats, and returns its dtype.
     A divergence overrides what it knows in closed form, for accuracy and range.
     """
 
@@ -43,11 +44,11 @@ class Divergence(Part, ABC):
     """f'(0+) = -inf: the regularized optimum never gives up an answer, as a preference link needs."""
 
     @abstractmethod
-    def f(self, log_u: Tensor) -> Tensor:
+    def f(self, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """f(u) at u = exp(log_u)."""
 
-    def transform(self, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """The divergence of a state from `mean = E_ref[f(u)]` there, and its slope in `mean`: [...] -> ([...], [...]).
+    def transform(self, mean: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+        """The divergence of a state from `mean = E_ref[f(u)]` there, and its slope in `mean`.
 
         The identity, unless the divergence is an increasing function of an f-divergence (Renyi). One sampled token does not tell the
         mean, so then only an exact estimator measures it.
@@ -80,22 +81,22 @@ class Divergence(Part, ABC):
             )
         return None
 
-    def f_prime(self, log_u: Tensor) -> Tensor:
+    def f_prime(self, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """df/du at u = exp(log_u); at a kink of f at u = 1 the mean of the slopes on both sides."""
         return ByF(self.f).f_prime(log_u.double().clamp(-FARTHEST, FARTHEST)).to(log_u.dtype)
 
-    def grad_weight(self, log_u: Tensor) -> Tensor:
+    def grad_weight(self, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """c(u) = f'(u) - f'(1): what multiplies the score of the sampled token. Differentiable, as a preference link needs it."""
         x = log_u.double()
         return (self.f_prime(x) - self.f_prime(torch.zeros_like(x))).to(log_u.dtype)
 
-    def bregman(self, log_u: Tensor) -> Tensor:
+    def bregman(self, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """k_f(u) = f(u) - f(1) - f'(1)(u - 1) >= 0; `E_ref[k_f] = D_f`."""
         x = log_u.detach().double().clamp(-FARTHEST, FARTHEST)
         zero = torch.zeros_like(x)
         return (self.f(x) - self.f(zero) - self.f_prime(zero) * torch.expm1(x)).to(log_u.dtype)
 
-    def khat(self, log_u: Tensor) -> Tensor:
+    def khat(self, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """khat(u) = k_f(u)/u >= 0; `E_pi[khat] = D_f`."""
         x = log_u.detach().double().clamp(-FARTHEST, FARTHEST)
         return (self.bregman(x) * torch.exp(-x)).to(log_u.dtype)

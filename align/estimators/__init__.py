@@ -6,6 +6,7 @@ Published forms keep their published name and their published bias; `sampled` an
 
 from __future__ import annotations
 
+from jaxtyping import Float
 from torch import Tensor
 
 from align.config.parts import Part
@@ -14,7 +15,7 @@ from align.divergences import Divergence
 
 
 class Estimator(Part):
-    """The contract: three elementwise functions of `log_u = log pi - log ref` (any shape, nats), all detached by the caller.
+    """The contract: three elementwise functions of `log_u = log pi - log ref`, nats, all detached by the caller.
 
     As they stand they are the divergence's own: the value and the gradient it claims. An estimator of the full vocabulary has `outcomes`
     alone: in the loss its divergence is differentiated as it is.
@@ -27,15 +28,15 @@ class Estimator(Part):
     only_reverse_kl = False
     """A published estimate of KL(pi||ref): it has no meaning for another divergence."""
 
-    def value(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def value(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The estimate itself, on tokens drawn from the policy."""
         return divergence.khat(log_u)
 
-    def grad_weight(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def grad_weight(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """What multiplies the score of the sampled token when the estimate is a loss."""
         return divergence.grad_weight(log_u)
 
-    def reward(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def reward(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """What is subtracted from the token's own reward when the estimate is placed there."""
         return divergence.grad_weight(log_u)
 
@@ -46,8 +47,8 @@ class Estimator(Part):
         """
         return None
 
-    def outcomes(self, logp: Tensor, ref_logp: Tensor) -> tuple[Tensor, Tensor]:
-        """Both distributions over the outcomes a full-vocabulary estimator tells apart: log-probs [T, V] -> [T, K], differentiable.
+    def outcomes(self, logp: Float[Tensor, "T V"], ref_logp: Float[Tensor, "T V"]) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
+        """Both distributions over the outcomes a full-vocabulary estimator tells apart, as log-probs, differentiable.
 
         One map for both, from tokens to outcomes, that does not depend on the policy: then the divergence of the merged is at most
         the full one (data processing), and a fixed function of the policy. Unless overridden every token is an outcome.

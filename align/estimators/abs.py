@@ -1,3 +1,4 @@
+from jaxtyping import Float
 from torch import Tensor
 
 from align.divergences import Divergence
@@ -13,13 +14,13 @@ class Abs(Estimator):
 
     only_reverse_kl = True
 
-    def value(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def value(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return log_u.abs()
 
-    def grad_weight(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def grad_weight(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return log_u.sign()
 
-    def reward(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def reward(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return log_u.abs()
 
     def published_bias(self, *, placement: str, credit: str, on_policy: bool) -> str | None:

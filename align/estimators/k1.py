@@ -1,4 +1,5 @@
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.divergences import Divergence
@@ -14,13 +15,13 @@ class K1(Estimator):
 
     only_reverse_kl = True
 
-    def value(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def value(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return log_u
 
-    def grad_weight(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def grad_weight(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return torch.ones_like(log_u)
 
-    def reward(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def reward(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return log_u
 
     def published_bias(self, *, placement: str, credit: str, on_policy: bool) -> str | None:

@@ -1,3 +1,4 @@
+from jaxtyping import Float
 from torch import Tensor
 
 from align.divergences import Divergence
@@ -13,13 +14,13 @@ class K2(Estimator):
 
     only_reverse_kl = True
 
-    def value(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def value(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return 0.5 * log_u**2
 
-    def grad_weight(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def grad_weight(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return log_u
 
-    def reward(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def reward(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return 0.5 * log_u**2
 
     def published_bias(self, *, placement: str, credit: str, on_policy: bool) -> str | None:

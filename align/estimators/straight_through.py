@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 
 from align.config.parts import Setting
@@ -30,13 +31,13 @@ class StraightThrough(Estimator):
             why = ": k2 has this gradient by itself, use estimator: k2" if self.of == "k2" else f", not {self.of!r}"
             raise ValueError(f"of must be one of {', '.join(VALUES)}{why}")
 
-    def value(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def value(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return VALUES[self.of].value(divergence, log_u)
 
-    def grad_weight(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def grad_weight(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return log_u
 
-    def reward(self, divergence: Divergence, log_u: Tensor) -> Tensor:
+    def reward(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return self.value(divergence, log_u)
 
     def published_bias(self, *, placement: str, credit: str, on_policy: bool) -> str | None:

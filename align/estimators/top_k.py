@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from align.estimators import Estimator
@@ -26,15 +27,15 @@ class TopK(Estimator):
         if self.k < 1:
             raise ValueError(f"k must be at least 1, not {self.k}: with one outcome alone every divergence is 0")
 
-    def outcomes(self, logp: Tensor, ref_logp: Tensor) -> tuple[Tensor, Tensor]:
+    def outcomes(self, logp: Float[Tensor, "T V"], ref_logp: Float[Tensor, "T V"]) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
         if self.k >= logp.shape[-1]:
             return logp, ref_logp
         kept = ref_logp.topk(self.k, dim=-1).indices
         return _merged(logp, kept), _merged(ref_logp, kept)
 
 
-def _merged(logp: Tensor, kept: Tensor) -> Tensor:
-    """[T, V] log-probs and int64 [T, k] -> [T, k + 1], the last that of all others."""
+def _merged(logp: Float[Tensor, "T V"], kept: Int64[Tensor, "T k"]) -> Float[Tensor, "T k+1"]:
+    """The log-probs of the kept tokens, and last that of all others."""
     # Summed, not 1 minus the kept: a small rest keeps its digits.
     rest = logp.scatter(-1, kept, -torch.inf)
     # Where nothing of the rest is possible its logarithm is -inf, and its gradient would be NaN.

@@ -1,9 +1,10 @@
-"""Likelihoods: losses of demonstrations, one number a token, [T], to be minimised."""
+"""Likelihoods: losses of demonstrations, one number a token, to be minimised."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from jaxtyping import Float
 from torch import Tensor
 
 from align.config.formulas import Formulated
@@ -16,5 +17,5 @@ class Likelihood(Formulated, ABC):
     stated = ("losses",)
 
     @abstractmethod
-    def losses(self, ctx: TokenContext) -> Tensor:
-        """float32 [T], differentiable through `ctx.logp`: of each token that a demonstration shows, from its own answer alone."""
+    def losses(self, ctx: TokenContext) -> Float[Tensor, "T"]:
+        """float32, differentiable through `ctx.logp`: of each token that a demonstration shows, from its own answer alone."""

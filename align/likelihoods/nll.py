@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 
 from align.likelihoods import Likelihood
@@ -13,5 +14,5 @@ class Nll(Likelihood):
     def formula(self) -> str:
         return "log π"
 
-    def losses(self, ctx: TokenContext) -> Tensor:
+    def losses(self, ctx: TokenContext) -> Float[Tensor, "T"]:
         return -ctx.logp

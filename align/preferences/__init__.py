@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from align.config.formulas import Formulated
@@ -24,26 +25,24 @@ WHERE = "algorithm.preference"
 class Pairs:
     """P times a better and a worse answer to one prompt."""
 
-    better: Tensor
-    """[P], scores, differentiable."""
-    worse: Tensor
-    """[P]."""
-    beta: Tensor
-    """[P], > 0: the coefficient of the link; 1 for the scores of a reward model."""
-    better_length: Tensor
-    """int64 [P], tokens."""
-    worse_length: Tensor
-    """int64 [P]."""
-    better_logp: Tensor | None = None
-    """[P], log pi of the whole answer, nats, differentiable; None where no policy is trained."""
-    worse_logp: Tensor | None = None
-    better_log_ratio: Tensor | None = None
-    """[P], log pi/ref of the whole answer, nats, detached; None without a link."""
-    worse_log_ratio: Tensor | None = None
+    better: Float[Tensor, "P"]
+    """Scores, differentiable."""
+    worse: Float[Tensor, "P"]
+    beta: Float[Tensor, "P"]
+    """> 0: the coefficient of the link; 1 for the scores of a reward model."""
+    better_length: Int64[Tensor, "P"]
+    """Tokens."""
+    worse_length: Int64[Tensor, "P"]
+    better_logp: Float[Tensor, "P"] | None = None
+    """log pi of the whole answer, nats, differentiable; None where no policy is trained."""
+    worse_logp: Float[Tensor, "P"] | None = None
+    better_log_ratio: Float[Tensor, "P"] | None = None
+    """log pi/ref of the whole answer, nats, detached; None without a link."""
+    worse_log_ratio: Float[Tensor, "P"] | None = None
 
     @property
-    def margin(self) -> Tensor:
-        """[P], better - worse: beta times this is the difference of the implicit rewards."""
+    def margin(self) -> Float[Tensor, "P"]:
+        """better - worse: beta times this is the difference of the implicit rewards."""
         return self.better - self.worse
 
 
@@ -51,21 +50,21 @@ class Pairs:
 class Rankings:
     """S answers in G rankings. Those of a ranking stand next to each other, the best first."""
 
-    scores: Tensor
-    """[S], differentiable."""
-    beta: Tensor
-    """[S], the same for the answers of one ranking."""
-    lengths: Tensor
-    """int64 [S], tokens."""
-    ids: Tensor
-    """int64 [S], 0 to G - 1, not decreasing: the ranking of each answer."""
-    logp: Tensor | None = None
-    """[S], see Pairs."""
-    log_ratio: Tensor | None = None
-    """[S], see Pairs."""
+    scores: Float[Tensor, "S"]
+    """Differentiable."""
+    beta: Float[Tensor, "S"]
+    """The same for the answers of one ranking."""
+    lengths: Int64[Tensor, "S"]
+    """Tokens."""
+    ids: Int64[Tensor, "S"]
+    """0 to G - 1, not decreasing: the ranking of each answer."""
+    logp: Float[Tensor, "S"] | None = None
+    """See Pairs."""
+    log_ratio: Float[Tensor, "S"] | None = None
+    """See Pairs."""
 
-    def pairs(self) -> tuple[Pairs, Tensor]:
-        """Every two answers of a ranking, and which ranking each pair is of, int64 [P]."""
+    def pairs(self) -> tuple[Pairs, Int64[Tensor, "P"]]:
+        """Every two answers of a ranking, and which ranking each pair is of."""
         better, worse = ranking.pairs(self.ids)
         given = {
             f"{side}_{name}": getattr(self, name)[rows]
@@ -89,17 +88,17 @@ class Preference(Formulated, ABC):
     stated = ("losses", "of_rankings")
 
     @abstractmethod
-    def losses(self, pairs: Pairs) -> Tensor:
-        """[P], differentiable through the scores and log-probs: of each pair by itself."""
+    def losses(self, pairs: Pairs) -> Float[Tensor, "P"]:
+        """Differentiable through the scores and log-probs: of each pair by itself."""
 
-    def of_rankings(self, rankings: Rankings) -> Tensor:
-        """[G]: the mean over the pairs of each ranking, unless the loss is one of whole rankings."""
+    def of_rankings(self, rankings: Rankings) -> Float[Tensor, "G"]:
+        """The mean over the pairs of each ranking, unless the loss is one of whole rankings."""
         pairs, of = rankings.pairs()
         losses = Returned(self, "losses", WHERE).numbers(self.losses(pairs), len(of), "one for each pair of answers")
         return segment_sum(losses, of, int(rankings.ids.max()) + 1) / torch.bincount(of)
 
-    def of_answers(self, rankings: Rankings, count: int) -> Tensor:
-        """[S], at each answer the loss of its ranking, of which there are `count`. Raises RecipeError for losses of another shape."""
+    def of_answers(self, rankings: Rankings, count: int) -> Float[Tensor, "S"]:
+        """At each answer the loss of its ranking, of which there are `count`. Raises RecipeError for losses of another shape."""
         found = Returned(self, "of_rankings", WHERE).numbers(self.of_rankings(rankings), count, "one for each ranking")
         return found[rankings.ids]
 

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.preferences import Pairs, Preference
@@ -13,5 +14,5 @@ class Hinge(Preference):
     def formula(self) -> str:
         return "−max(0, 1 − β (s_w − s_l))"
 
-    def losses(self, pairs: Pairs) -> Tensor:
+    def losses(self, pairs: Pairs) -> Float[Tensor, "P"]:
         return torch.relu(1 - pairs.beta * pairs.margin)

@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 
 from align.preferences import Pairs, Preference
@@ -15,5 +16,5 @@ class Ipo(Preference):
     def formula(self) -> str:
         return "−(s_w − s_l − 1/(2β))²"
 
-    def losses(self, pairs: Pairs) -> Tensor:
+    def losses(self, pairs: Pairs) -> Float[Tensor, "P"]:
         return (pairs.margin - 0.5 / pairs.beta).square()

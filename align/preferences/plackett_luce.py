@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -22,10 +23,10 @@ class PlackettLuce(Preference):
     def symbols(self) -> dict[str, str]:
         return {"P": "Plackett-Luce: the best is drawn by softmax of the scores β s, then the best of the rest"}
 
-    def losses(self, pairs: Pairs) -> Tensor:
+    def losses(self, pairs: Pairs) -> Float[Tensor, "P"]:
         return -logsigmoid(pairs.beta * pairs.margin)
 
-    def of_rankings(self, rankings: Rankings) -> Tensor:
+    def of_rankings(self, rankings: Rankings) -> Float[Tensor, "G"]:
         scores, ids = rankings.beta * rankings.scores, rankings.ids
         groups = int(ids.max()) + 1
         from_worst = torch.bincount(ids, minlength=groups).cumsum(0)[ids] - 1 - torch.arange(len(ids), device=ids.device)

@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -25,7 +26,7 @@ class Robust(Preference):
     def symbols(self) -> dict[str, str]:
         return {"m": "β (s_w − s_l)"}
 
-    def losses(self, pairs: Pairs) -> Tensor:
+    def losses(self, pairs: Pairs) -> Float[Tensor, "P"]:
         margin = pairs.beta * pairs.margin
         clean, flipped = -logsigmoid(margin), -logsigmoid(-margin)
         return ((1 - self.label_smoothing) * clean - self.label_smoothing * flipped) / (1 - 2 * self.label_smoothing)

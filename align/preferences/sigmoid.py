@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -13,5 +14,5 @@ class Sigmoid(Preference):
     def formula(self) -> str:
         return "log σ(β (s_w − s_l))"
 
-    def losses(self, pairs: Pairs) -> Tensor:
+    def losses(self, pairs: Pairs) -> Float[Tensor, "P"]:
         return -logsigmoid(pairs.beta * pairs.margin)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from align.config.formulas import Formulated
@@ -18,5 +19,5 @@ class Reduction(Formulated, ABC):
     stated = ("weights",)
 
     @abstractmethod
-    def weights(self, lengths: Tensor, max_tokens: int) -> Tensor:
-        """The weight of each token, by sequence: float32 [S], > 0. Args: lengths int64 [S], of every answer that the update sees."""
+    def weights(self, lengths: Int64[Tensor, "S"], max_tokens: int) -> Float[Tensor, "S"]:
+        """The weight of each token, by sequence: float32, > 0. Args: lengths of every answer that the update sees."""

@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from align.reductions import Reduction
@@ -15,5 +16,5 @@ class SequenceSum(Reduction):
     def symbols(self) -> dict[str, str]:
         return {"S": "the answers of the update"}
 
-    def weights(self, lengths: Tensor, max_tokens: int) -> Tensor:
+    def weights(self, lengths: Int64[Tensor, "S"], max_tokens: int) -> Float[Tensor, "S"]:
         return (lengths * 0 + 1).float() / len(lengths)

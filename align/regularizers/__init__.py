@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from align.config.parts import Part, Setting
@@ -23,20 +24,23 @@ ALLOW = ", or set allow_biased: true to run it as published"
 
 @dataclass(frozen=True, kw_only=True)
 class Penalty:
-    """What a regularizer makes of one micro-batch, before beta and before the reduction. Exactly one of `loss`, `reward` and `link`."""
+    """What a regularizer makes of one micro-batch, before beta and before the reduction. Exactly one of `loss`, `reward` and `link`.
 
-    value: Tensor
-    """float32 [T], detached: the estimate, which is logged and which an adaptive coefficient sees."""
-    loss: Tensor | None = None
-    """float32 [T], differentiable: added to the loss."""
-    reward: Tensor | None = None
-    """float32 [T], detached: subtracted from each token's advantage."""
-    link: Tensor | None = None
-    """float32 [S], differentiable: the score of each whole answer, whose beta-fold is its implicit reward."""
-    log_ratio: Tensor | None = None
-    """float32 [S], detached, nats: log pi/ref of each whole answer, beside `link`."""
-    shares: Mapping[str, Tensor] = field(default_factory=dict)
-    """bool [T] by name: `clamped: [...]` is logged as the share of tokens `clamped/NAME`."""
+    `tokens` is T in the learner, and the shape of the log-probs that `align.penalty` was given.
+    """
+
+    value: Float[Tensor, "*tokens"]
+    """float32, detached: the estimate, which is logged and which an adaptive coefficient sees."""
+    loss: Float[Tensor, "*tokens"] | None = None
+    """float32, differentiable: added to the loss."""
+    reward: Float[Tensor, "*tokens"] | None = None
+    """float32, detached: subtracted from each token's advantage."""
+    link: Float[Tensor, "S"] | None = None
+    """float32, differentiable: the score of each whole answer, whose beta-fold is its implicit reward."""
+    log_ratio: Float[Tensor, "S"] | None = None
+    """float32, detached, nats: log pi/ref of each whole answer, beside `link`."""
+    shares: Mapping[str, Bool[Tensor, "*entries"]] = field(default_factory=dict)
+    """Of each token, or beside `link` of each answer, by name: `clamped` is logged as the share `clamped/NAME` of them."""
 
 
 class Regularizer(Part, ABC):
@@ -58,8 +62,8 @@ class Regularizer(Part, ABC):
     """`outcomes` merges tokens, so `ctx.exact` is at most the divergence."""
     allow_biased: bool = False
 
-    def outcomes(self, logp: Tensor, ref_logp: Tensor) -> tuple[Tensor, Tensor]:
-        """What `ctx.exact` is taken over: log-probs [T, V] -> [T, K] (see Estimator.outcomes)."""
+    def outcomes(self, logp: Float[Tensor, "T V"], ref_logp: Float[Tensor, "T V"]) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
+        """What `ctx.exact` is taken over: log-probs (see Estimator.outcomes)."""
         return every_token(logp, ref_logp)
 
     @abstractmethod

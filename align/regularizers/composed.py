@@ -3,13 +3,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from align.config.docstrings import format_part
 from align.config.nodes import part
 from align.config.parts import Setting
 from align.core import credit
-from align.core.credit import Packing
+from align.core.credit import Packing, Ratio
 from align.core.links import link
 from align.core.segments import segment_sum
 from align.regularizers import ALLOW, Penalty, Regularizer
@@ -95,7 +96,7 @@ class Composed(Regularizer):
         """Carries an importance weight: something was sampled, and the estimator accounts for who drew it."""
         return self.estimator.weighted and not (self.full_vocabulary and self.credit == "local")
 
-    def outcomes(self, logp: Tensor, ref_logp: Tensor) -> tuple[Tensor, Tensor]:
+    def outcomes(self, logp: Float[Tensor, "T V"], ref_logp: Float[Tensor, "T V"]) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
         return self.estimator.outcomes(logp, ref_logp)
 
     @property
@@ -198,8 +199,10 @@ class Composed(Regularizer):
             return RewardPenalty(discounted=value, direct=own - value)
         return RewardPenalty(discounted=torch.zeros_like(own), direct=own)
 
-    def _estimates(self, logp: Tensor, batch: TokenBatch, name: str, at: Packing) -> tuple[Tensor, Tensor, Tensor]:
-        """Value and gradient weight of each token, weighted, and which log-ratios were clamped, [T] each."""
+    def _estimates(
+        self, logp: Float[Tensor, "T"], batch: TokenBatch, name: str, at: Packing
+    ) -> tuple[Float[Tensor, "T"], Float[Tensor, "T"], Bool[Tensor, "T"]]:
+        """Value and gradient weight of each token, weighted, and which log-ratios were clamped."""
         log_u, weights = logp - batch.ref_logp[name], batch.penalty_weights[name]
         if self.credit == "sequence":
             log_u, weights = credit.sequence_log_ratio(log_u, at), weights_of_sequences(weights, at)
@@ -222,7 +225,7 @@ class Composed(Regularizer):
             shares={"clamped": beyond},
         )
 
-    def _importance(self, ctx: TokenContext, at: Packing) -> tuple[Tensor | float, dict[str, Tensor]]:
+    def _importance(self, ctx: TokenContext, at: Packing) -> tuple[Ratio, dict[str, Bool[Tensor, "T"]]]:
         """What each token is weighed by, and which of them the cap cut."""
         if not self.weighs_samples:
             return 1.0, {}
@@ -236,6 +239,6 @@ class Composed(Regularizer):
         return rho, {} if self.ratio_cap is None else {"capped": beyond}
 
 
-def weights_of_sequences(weights: Tensor, at: Packing) -> Tensor:
+def weights_of_sequences(weights: Float[Tensor, "T"], at: Packing) -> Float[Tensor, "T"]:
     """The mean weight of a sequence, at each of its tokens: a whole answer has one divergence and so one weight."""
     return credit.sequence_log_ratio(weights, at) / credit.sequence_log_ratio(weights * 0 + 1, at)

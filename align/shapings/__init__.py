@@ -7,6 +7,7 @@ subtracted later, in the learner; with a critic from the token rewards, before t
 
 from __future__ import annotations
 
+from jaxtyping import Float
 from torch import Tensor
 
 from align.config.needed_columns import unreadable
@@ -23,12 +24,12 @@ class Shaping(Part):
     context_divergence: Divergence | None = None
     """Between pi_old after the prompt and pi_old after the other one; with `other_context`."""
 
-    def rewards(self, batch: Columns, rewards: Tensor) -> Tensor:
-        """float32 [S]: the rewards that advantages are estimated from."""
+    def rewards(self, batch: Columns, rewards: Float[Tensor, "S"]) -> Float[Tensor, "S"]:
+        """float32: the rewards that advantages are estimated from."""
         return rewards
 
-    def advantages(self, batch: Columns, advantages: Tensor, name: str) -> Tensor:
-        """float32 [T]: the advantages the policy term is weighed by. `name` finds its own entry in `batch.contexts`."""
+    def advantages(self, batch: Columns, advantages: Float[Tensor, "T"], name: str) -> Float[Tensor, "T"]:
+        """float32: the advantages the policy term is weighed by. `name` finds its own entry in `batch.contexts`."""
         return advantages
 
     def other_context(self, batch: Columns) -> TokenBatch | None:

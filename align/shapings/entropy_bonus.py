@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 
 from align.shapings import Shaping
@@ -26,5 +27,5 @@ class EntropyBonus(Shaping):
         if self.gain <= 0 or self.bound <= 1:
             raise ValueError("gain must be positive and bound above 1 (at 1 a bonus can undo the advantage)")
 
-    def advantages(self, batch: Columns, advantages: Tensor, name: str) -> Tensor:
+    def advantages(self, batch: Columns, advantages: Float[Tensor, "T"], name: str) -> Float[Tensor, "T"]:
         return advantages + bounded(advantages, batch.entropy, self.gain, self.bound)

@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 
 from align.core.credit import Packing, bounded, log_weight
@@ -34,7 +35,7 @@ class Importance(Shaping):
         if self.cap <= 1:
             raise ValueError(f"cap must be above 1, the weight of a sample of the learner's own policy, not {self.cap}")
 
-    def advantages(self, batch: Columns, advantages: Tensor, name: str) -> Tensor:
+    def advantages(self, batch: Columns, advantages: Float[Tensor, "T"], name: str) -> Float[Tensor, "T"]:
         return bounded(self._log_weight(batch), self.cap, masks=self.beyond_cap == "mask").rho * advantages
 
     def metrics(self, batch: Columns, name: str) -> dict[str, float]:
@@ -46,6 +47,6 @@ class Importance(Shaping):
             "share/capped": (weight > self.cap).float().mean().item(),
         }
 
-    def _log_weight(self, batch: Columns) -> Tensor:
+    def _log_weight(self, batch: Columns) -> Float[Tensor, "T"]:
         assert batch.sampler_logp is not None  # a shaping is of rollouts, which an engine drew
         return log_weight(LEVELS[self.level], batch.old_logp - batch.sampler_logp, Packing(batch.seq_ids, batch.positions))

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.core.segments import segment_sum
@@ -28,7 +29,7 @@ class LengthComplexity(Shaping):
         if self.base <= 1:
             raise ValueError(f"base must be above 1, not {self.base}")
 
-    def advantages(self, batch: Columns, advantages: Tensor, name: str) -> Tensor:
+    def advantages(self, batch: Columns, advantages: Float[Tensor, "T"], name: str) -> Float[Tensor, "T"]:
         solved, lengths = (batch.rewards >= self.solved_at).double(), batch.lengths.double()
         groups = int(batch.group_ids.max()) + 1
         count = segment_sum(solved, batch.group_ids, groups)[batch.group_ids]

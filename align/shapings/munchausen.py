@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.core.segments import suffix_sum
@@ -37,7 +38,7 @@ class Munchausen(Shaping):
         if self.credit not in CREDITS:
             raise ValueError(f"credit must be one of {', '.join(CREDITS)}, not {self.credit!r}")
 
-    def advantages(self, batch: Columns, advantages: Tensor, name: str) -> Tensor:
+    def advantages(self, batch: Columns, advantages: Float[Tensor, "T"], name: str) -> Float[Tensor, "T"]:
         logp = batch.old_logp
         logarithm = logp if self.q == 1 else torch.expm1((self.q - 1) * logp) / (self.q - 1)
         bonus = self.alpha * (self.tau * logarithm).clamp(self.floor, 0)

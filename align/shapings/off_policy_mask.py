@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.core.segments import segment_sum
@@ -22,7 +23,7 @@ class OffPolicyMask(Shaping):
     threshold: float
     """Nats a token."""
 
-    def advantages(self, batch: Columns, advantages: Tensor, name: str) -> Tensor:
+    def advantages(self, batch: Columns, advantages: Float[Tensor, "T"], name: str) -> Float[Tensor, "T"]:
         assert batch.sampler_logp is not None  # a shaping is of rollouts, which an engine drew
         gap = segment_sum(batch.sampler_logp - batch.old_logp, batch.seq_ids, len(batch.lengths)) / batch.lengths
         kept = (advantages >= 0) | (gap <= self.threshold)[batch.seq_ids]

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.config.parts import Setting
@@ -25,7 +26,7 @@ class Overlong(Shaping):
         if not 0 < self.buffer <= self.limit or self.factor <= 0:
             raise ValueError("buffer must lie in (0, limit] and factor must be positive")
 
-    def rewards(self, batch: Columns, rewards: Tensor) -> Tensor:
+    def rewards(self, batch: Columns, rewards: Float[Tensor, "S"]) -> Float[Tensor, "S"]:
         excess = (batch.lengths - (self.limit - self.buffer)).to(rewards.dtype)
         return rewards - self.factor * torch.clamp(excess / self.buffer, 0, 1)
 

@@ -1,6 +1,7 @@
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.divergences.jeffreys import Jeffreys
@@ -66,7 +67,7 @@ class UncertaintyBonus(Shaping):
             batch, input_ids=batch.input_ids.gather(1, order), columns=batch.columns - out[batch.seq_ids], totals=batch.totals - out
         )
 
-    def advantages(self, batch: Columns, advantages: Tensor, name: str) -> Tensor:
+    def advantages(self, batch: Columns, advantages: Float[Tensor, "T"], name: str) -> Float[Tensor, "T"]:
         return (
             advantages
             + bounded(advantages, batch.entropy, self.entropy_gain, self.entropy_bound)
@@ -76,6 +77,6 @@ class UncertaintyBonus(Shaping):
     def metrics(self, batch: Columns, name: str) -> dict[str, float]:
         return {"divergence": self._uncertainty(batch, name).mean().item()}
 
-    def _uncertainty(self, batch: Columns, name: str) -> Tensor:
-        """u of each token, [T], nats; 0 where the prompt was not disturbed."""
+    def _uncertainty(self, batch: Columns, name: str) -> Float[Tensor, "T"]:
+        """u of each token, nats; 0 where the prompt was not disturbed."""
         return batch.contexts[name] / 2 if name in batch.contexts else torch.zeros(len(batch.seq_ids))

@@ -1,9 +1,10 @@
-"""Surrogates: losses whose gradient is a policy gradient. Per token, [T] -> [T], to be minimised."""
+"""Surrogates: losses whose gradient is a policy gradient. Per token, to be minimised."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from align.config.formulas import Formulated
@@ -13,22 +14,24 @@ from align.core.credit import Packing
 class Surrogate(Formulated, ABC):
     """The contract. Its bounds are keys of its own.
 
-    `log_rho` [T] is log pi/pi_old of each token, nats; `at` says where each token sits; a formula writes rho for the ratio and A for the
+    `log_rho` is log pi/pi_old of each token, nats; `at` says where each token sits; a formula writes rho for the ratio and A for the
     advantage, and says what is maximised.
     """
 
     stated = ("loss",)
 
     @abstractmethod
-    def loss(self, log_rho: Tensor, advantages: Tensor, at: Packing) -> tuple[Tensor, Tensor]:
-        """The loss of each token, [T], and where a bound cut the gradient or held the weight back (bool [T], detached).
+    def loss(
+        self, log_rho: Float[Tensor, "T"], advantages: Float[Tensor, "T"], at: Packing
+    ) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
+        """The loss of each token, and where a bound cut the gradient or held the weight back, detached.
 
-        Args: log_rho, differentiable; advantages [T], detached.
+        Args: log_rho, differentiable; advantages, detached.
         """
 
     @abstractmethod
-    def effective_log_ratio(self, log_rho: Tensor, at: Packing) -> Tensor:
-        """log w [T], nats, where the gradient of the loss is -w A grad log pi as long as no bound cuts it.
+    def effective_log_ratio(self, log_rho: Float[Tensor, "T"], at: Packing) -> Float[Tensor, "T"]:
+        """log w, nats, where the gradient of the loss is -w A grad log pi as long as no bound cuts it.
 
         A penalty in the reward is divided by w, so that its strength is that of the same penalty in the loss. `log_rho` is detached.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -12,7 +13,9 @@ def check_clips(clip_low: float, clip_high: float) -> None:
         raise ValueError(f"clip_low must lie in (0, 1] and clip_high must be positive, not {clip_low:g} and {clip_high:g}")
 
 
-def clipped(log_ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> tuple[Tensor, Tensor]:
+def clipped(
+    log_ratio: Float[Tensor, "T"], advantages: Float[Tensor, "T"], clip_low: float, clip_high: float
+) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
     """-min(ratio A, clip(ratio, 1 - low, 1 + high) A), and where the bound cut the gradient."""
     ratio = log_ratio.exp()
     plain = ratio * advantages

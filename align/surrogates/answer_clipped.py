@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from align.core.credit import Packing, sequence_log_ratio
@@ -26,10 +27,12 @@ class AnswerClipped(Surrogate):
     def symbols(self) -> dict[str, str]:
         return {"ρ_y": "π/π_old of the whole answer"}
 
-    def loss(self, log_rho: Tensor, advantages: Tensor, at: Packing) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, log_rho: Float[Tensor, "T"], advantages: Float[Tensor, "T"], at: Packing
+    ) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
         log_ratio = sequence_log_ratio(log_rho.detach(), at) + (log_rho - log_rho.detach())
         loss, cut = _clipping.clipped(log_ratio, advantages, self.clip_low, self.clip_high)
         return loss - torch.where(at.positions == 0, 0.0, loss.detach()), cut
 
-    def effective_log_ratio(self, log_rho: Tensor, at: Packing) -> Tensor:
+    def effective_log_ratio(self, log_rho: Float[Tensor, "T"], at: Packing) -> Float[Tensor, "T"]:
         return sequence_log_ratio(log_rho, at)

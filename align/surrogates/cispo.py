@@ -2,6 +2,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from align.core.credit import Packing
@@ -28,11 +29,13 @@ class Cispo(Surrogate):
     def symbols(self) -> dict[str, str]:
         return token_symbols() | {"sg": "without gradient"}
 
-    def loss(self, log_rho: Tensor, advantages: Tensor, at: Packing) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, log_rho: Float[Tensor, "T"], advantages: Float[Tensor, "T"], at: Packing
+    ) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
         rho = log_rho.detach().exp()
         weight = torch.clamp(rho, 1 - self.clip_low, 1 + self.clip_high)
         return -weight * advantages * (1 + log_rho - log_rho.detach()), weight != rho
 
-    def effective_log_ratio(self, log_rho: Tensor, at: Packing) -> Tensor:
+    def effective_log_ratio(self, log_rho: Float[Tensor, "T"], at: Packing) -> Float[Tensor, "T"]:
         lowest = math.log1p(-self.clip_low) if self.clip_low < 1 else -math.inf
         return log_rho.clamp(lowest, math.log1p(self.clip_high))

@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from align.core.credit import Packing
@@ -24,8 +25,10 @@ class Clipped(Surrogate):
     def symbols(self) -> dict[str, str]:
         return token_symbols()
 
-    def loss(self, log_rho: Tensor, advantages: Tensor, at: Packing) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, log_rho: Float[Tensor, "T"], advantages: Float[Tensor, "T"], at: Packing
+    ) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
         return _clipping.clipped(log_rho, advantages, self.clip_low, self.clip_high)
 
-    def effective_log_ratio(self, log_rho: Tensor, at: Packing) -> Tensor:
+    def effective_log_ratio(self, log_rho: Float[Tensor, "T"], at: Packing) -> Float[Tensor, "T"]:
         return log_rho

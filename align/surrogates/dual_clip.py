@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from align.core.credit import Packing
@@ -33,10 +34,12 @@ class DualClip(Surrogate):
     def symbols(self) -> dict[str, str]:
         return token_symbols() | {"c": f"{self.ceiling:g} where A < 0; where A >= 0 the minimum alone"}
 
-    def loss(self, log_rho: Tensor, advantages: Tensor, at: Packing) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, log_rho: Float[Tensor, "T"], advantages: Float[Tensor, "T"], at: Packing
+    ) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
         loss, cut = _clipping.clipped(log_rho, advantages, self.clip_low, self.clip_high)
         most = torch.where(advantages < 0, -self.ceiling * advantages, torch.inf)
         return torch.minimum(loss, most), cut | (most < loss).detach()
 
-    def effective_log_ratio(self, log_rho: Tensor, at: Packing) -> Tensor:
+    def effective_log_ratio(self, log_rho: Float[Tensor, "T"], at: Packing) -> Float[Tensor, "T"]:
         return log_rho

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from align.core.credit import Packing
@@ -17,8 +18,10 @@ class Reinforce(Surrogate):
     def symbols(self) -> dict[str, str]:
         return token_symbols()
 
-    def loss(self, log_rho: Tensor, advantages: Tensor, at: Packing) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, log_rho: Float[Tensor, "T"], advantages: Float[Tensor, "T"], at: Packing
+    ) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
         return -log_rho.exp() * advantages, torch.zeros_like(log_rho, dtype=torch.bool)
 
-    def effective_log_ratio(self, log_rho: Tensor, at: Packing) -> Tensor:
+    def effective_log_ratio(self, log_rho: Float[Tensor, "T"], at: Packing) -> Float[Tensor, "T"]:
         return log_rho

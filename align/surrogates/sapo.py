@@ -2,6 +2,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -30,7 +31,9 @@ class Sapo(Surrogate):
     def symbols(self) -> dict[str, str]:
         return token_symbols() | {"τ": f"{self.temperature:g} where A > 0, else {self.temperature_negative:g}"}
 
-    def loss(self, log_rho: Tensor, advantages: Tensor, at: Packing) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, log_rho: Float[Tensor, "T"], advantages: Float[Tensor, "T"], at: Packing
+    ) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
         tau = torch.full_like(log_rho, self.temperature).where(advantages > 0, self.temperature_negative)
         z = tau * torch.expm1(log_rho)
         # sigmoid(z) is 1 in float32 from z = 17 on, and its derivative 0; that of 1 - sigmoid(-z) keeps its digits.
@@ -38,7 +41,7 @@ class Sapo(Surrogate):
         loss = -bounded * (4 / tau) * advantages
         return loss, torch.zeros_like(log_rho, dtype=torch.bool)
 
-    def effective_log_ratio(self, log_rho: Tensor, at: Packing) -> Tensor:
+    def effective_log_ratio(self, log_rho: Float[Tensor, "T"], at: Packing) -> Float[Tensor, "T"]:
         """log of 4 rho sigmoid'(tau (rho - 1)), by logarithms: far out the derivative itself is 0 in floating point."""
         z = self.temperature * torch.expm1(log_rho)
         return log_rho + math.log(4) + logsigmoid(z) + logsigmoid(-z)

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from align.core.credit import Packing, sequence_log_ratio
@@ -26,9 +27,11 @@ class SequenceClipped(Surrogate):
     def symbols(self) -> dict[str, str]:
         return {"s": "exp of the mean of log π/π_old over the answer"}
 
-    def loss(self, log_rho: Tensor, advantages: Tensor, at: Packing) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, log_rho: Float[Tensor, "T"], advantages: Float[Tensor, "T"], at: Packing
+    ) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
         log_ratio = self.effective_log_ratio(log_rho.detach(), at) + (log_rho - log_rho.detach())
         return _clipping.clipped(log_ratio, advantages, self.clip_low, self.clip_high)
 
-    def effective_log_ratio(self, log_rho: Tensor, at: Packing) -> Tensor:
+    def effective_log_ratio(self, log_rho: Float[Tensor, "T"], at: Packing) -> Float[Tensor, "T"]:
         return sequence_log_ratio(log_rho, at) / sequence_log_ratio(torch.ones_like(log_rho), at)

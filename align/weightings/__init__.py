@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from jaxtyping import Float
 from torch import Tensor
 
 from align.config.needed_columns import unreadable
@@ -22,8 +23,8 @@ class Weighting(Part, ABC):
     `ref_logp` the head of an exact reference once more; `rewards` or `advantages` is refused where the batch holds demonstrations."""
 
     @abstractmethod
-    def weights(self, batch: Columns, name: str) -> Tensor:
-        """float32 [T], >= 0. `name` finds its own `ref_logp`; groups are whole."""
+    def weights(self, batch: Columns, name: str) -> Float[Tensor, "T"]:
+        """float32, >= 0. `name` finds its own `ref_logp`; groups are whole."""
 
     def misfit(self, setting: Setting) -> str | None:
         charged = setting.recipe.algorithm.critic is not None and setting.regularizer.placement == "reward"

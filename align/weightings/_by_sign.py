@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 
-def by_sign(x: Tensor, positive: float, negative: float, zero: float) -> Tensor:
-    """float32, shaped like x."""
+def by_sign(x: Float[Tensor, "*shape"], positive: float, negative: float, zero: float) -> Float32[Tensor, "*shape"]:
+    """Elementwise."""
     weights = torch.full(x.shape, float(zero))
     weights[x > 0] = positive
     weights[x < 0] = negative

@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 
 from align.types import Columns
@@ -20,5 +21,5 @@ class AdvantageSign(Weighting):
     def __post_init__(self):
         check(positive=self.positive, negative=self.negative, zero=self.zero)
 
-    def weights(self, batch: Columns, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Float[Tensor, "T"]:
         return by_sign(batch.advantages, self.positive, self.negative, self.zero)

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.core.segments import segment_sum
@@ -22,7 +23,7 @@ class Confidence(Weighting):
     complement: bool = False
     """Weigh 1 - gamma."""
 
-    def weights(self, batch: Columns, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Float[Tensor, "T"]:
         probability = torch.exp(batch.ref_logp[name])
         gamma = (segment_sum(probability, batch.seq_ids, len(batch.lengths)) / batch.lengths).mean()
         return (1 - gamma if self.complement else gamma).to(torch.float32).expand(len(batch.seq_ids)).clone()

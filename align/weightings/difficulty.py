@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.core.segments import group_mean
@@ -26,7 +27,7 @@ class Difficulty(Weighting):
         if self.sharpness <= 0:
             raise ValueError(f"sharpness must be positive, not {self.sharpness}")
 
-    def weights(self, batch: Columns, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Float[Tensor, "T"]:
         solved = group_mean((batch.rewards >= self.solved_at).float(), batch.group_ids)
         eased = -torch.expm1(-self.sharpness * solved)
         mixed = (solved > 0) & (solved < 1)

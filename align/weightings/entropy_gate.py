@@ -2,6 +2,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.types import Columns
@@ -35,7 +36,7 @@ class EntropyGate(Weighting):
         if self.threshold is not None and not self.threshold > 0:
             raise ValueError(f"threshold must be positive, not {self.threshold}")
 
-    def weights(self, batch: Columns, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Float[Tensor, "T"]:
         # torch.quantile refuses more than 2^24 elements, which a large batch has.
         cut = self.threshold if self.quantile is None else float(np.quantile(batch.entropy.numpy(), self.quantile))
         assert cut is not None  # exactly one of the two is given

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.types import Columns
@@ -25,7 +26,7 @@ class KlCovariance(Weighting):
         if not 0 < self.ratio < 1:
             raise ValueError(f"ratio must lie in (0, 1), not {self.ratio}")
 
-    def weights(self, batch: Columns, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Float[Tensor, "T"]:
         logp, advantages = batch.old_logp, batch.advantages
         covariance = (logp - logp.mean()) * (advantages - advantages.mean())
         largest = torch.argsort(covariance, descending=True, stable=True)[: max(1, int(self.ratio * len(covariance)))]

@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 
 from align.types import Columns
@@ -26,5 +27,5 @@ class LogRatioSign(Weighting):
     def __post_init__(self):
         check(above=self.above, below=self.below, equal=self.equal)
 
-    def weights(self, batch: Columns, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Float[Tensor, "T"]:
         return by_sign(batch.old_logp - batch.ref_logp[name], self.above, self.below, self.equal)

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from align.config.nodes import part
@@ -22,7 +23,7 @@ class Normalized(Weighting):
     def needs(self) -> frozenset[str]:
         return self.of.needs
 
-    def weights(self, batch: Columns, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Float[Tensor, "T"]:
         weights = self.of.weights(batch, name)
         mean = weights.mean()
         return weights / mean if mean > 0 else weights

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.core.segments import group_mean
@@ -27,7 +28,7 @@ class RewardGuided(Weighting):
         if self.keep not in ("response", "group"):
             raise ValueError(f"keep must be response or group, not {self.keep!r}")
 
-    def weights(self, batch: Columns, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Float[Tensor, "T"]:
         solved = (batch.rewards >= self.solved_at).to(torch.float32)
         if self.keep == "group":
             solved = group_mean(solved, batch.group_ids)

@@ -2,6 +2,7 @@ import hashlib
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.types import Columns
@@ -19,7 +20,7 @@ class Sampo(Weighting):
 
     seed: int = 0
 
-    def weights(self, batch: Columns, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Float[Tensor, "T"]:
         keys = torch.rand(len(batch.seq_ids), dtype=torch.float64, generator=torch.Generator().manual_seed(self._draw(batch)))
         by_key = torch.argsort(keys)
         shuffled = by_key[torch.argsort(batch.seq_ids[by_key], stable=True)]  # packed as before, each sequence in random order

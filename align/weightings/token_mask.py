@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.types import Columns
@@ -32,7 +33,7 @@ class TokenMask(Weighting):
         if not (self.first or self.last or self.token_ids):
             raise ValueError("names no token: give first, last or token_ids")
 
-    def weights(self, batch: Columns, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Float[Tensor, "T"]:
         left = batch.lengths[batch.seq_ids] - batch.positions
         ids = torch.tensor(self.token_ids, dtype=torch.int64)
         named = (batch.positions < self.first) | (left <= self.last) | torch.isin(batch.tokens, ids)

@@ -1,4 +1,5 @@
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from align.types import Columns
@@ -8,5 +9,5 @@ from align.weightings import Weighting
 class Uniform(Weighting):
     """Every token feels the regularizer alike."""
 
-    def weights(self, batch: Columns, name: str) -> Tensor:
+    def weights(self, batch: Columns, name: str) -> Float[Tensor, "T"]:
         return torch.ones(len(batch.seq_ids))

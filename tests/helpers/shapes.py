@@ -1,0 +1,57 @@
+"""Holds the annotated shapes of align at every call of a test run: to be asked for before anything of align is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+
+CHECKED = (
+    "align.core.credit",
+    "align.core.links",
+    "align.core.logprobs",
+    "align.core.ranking",
+    "align.core.returns",
+    "align.core.segments",
+    "align.core.values",
+    "align.estimators",
+    "align.weightings",
+    "align.advantages",
+    "align.surrogates",
+    "align.reductions",
+    "align.preferences",
+    "align.likelihoods",
+    "align.shapings",
+    "align.coefficients.beta_dpo",
+    "align.coefficients.feasible",
+    "align.critics",
+)
+"""Modules, and what is in them.
+
+Not `align.core.closed_forms` nor `align.divergences`, elementwise functions of one tensor, nor `align.regularizers.composed`, whose many
+properties hold none: each is called so often that checks would take a fifth of the time again of what tests it. Nor a contract that the wrong value of a plugin reaches (`Penalty`, the state of a `Coefficient`):
+there align itself says what is wrong, in a run as in a test.
+"""
+
+
+def check() -> None:
+    """Where jaxtyping and beartype are installed: the tests of a GPU run with torch, triton and pytest alone."""
+    if find_spec("jaxtyping") and find_spec("beartype"):
+        from jaxtyping import install_import_hook
+
+        install_import_hook(CHECKED, f"{__name__}.checked")
+
+
+def checked(function: Callable) -> Callable:
+    """The function with its annotations held at every call."""
+    return _checker()(function)
+
+
+@cache
+def _checker() -> Callable:
+    from beartype import BeartypeConf, FrozenDict, beartype
+
+    from align.types import Columns, TokenBatch
+
+    # A `float` may be an int, as a type checker has it. Tests hand a part the batch itself, which has every column.
+    return beartype(conf=BeartypeConf(is_pep484_tower=True, hint_overrides=FrozenDict({Columns: TokenBatch})))
