@@ -29,8 +29,8 @@ CHECKED = (
 """Modules, and what is in them.
 
 Not `align.core.closed_forms` nor `align.divergences`, elementwise functions of one tensor, nor `align.regularizers.composed`, whose many
-properties hold none: each is called so often that checks would take a fifth of the time again of what tests it. Nor a contract that the wrong value of a plugin reaches (`Penalty`, the state of a `Coefficient`):
-there align itself says what is wrong, in a run as in a test.
+properties hold none: each is called so often that checks would take a fifth of the time again of what tests it. Nor a contract that the
+wrong value of a plugin reaches (`Penalty`, the state of a `Coefficient`): there align itself says what is wrong, in a run as in a test.
 """
 
 
