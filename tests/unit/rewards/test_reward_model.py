@@ -250,8 +250,16 @@ def test_no_rollout_actor_is_wanted(folder: Path):
 @pytest.mark.parametrize(
     ("changes", "where", "says"),
     [
-        ({"regularizers": {"kl": {"coefficient": 0.1}}}, "regularizers.kl", "trains a reward model, so there is no policy to regularize; delete it"),
-        ({"regularizers": {"kl": {"coefficient": 0.1, "placement": "link"}}}, "regularizers.kl", "trains a reward model, so there is no policy"),
+        (
+            {"regularizers": {"kl": {"coefficient": 0.1}}},
+            "regularizers.kl",
+            "trains a reward model, so there is no policy to regularize; delete it",
+        ),
+        (
+            {"regularizers": {"kl": {"coefficient": 0.1, "placement": "link"}}},
+            "regularizers.kl",
+            "trains a reward model, so there is no policy",
+        ),
         ({"shapings": {"sure": "entropy_bonus"}}, "shapings.sure", "changes nothing: reward_model learns from rankings; delete the key"),
         ({"reward": "countdown_wordy"}, "reward", "changes nothing: reward_model learns from rankings; delete the key"),
         ({"reward_limits": {"seconds": 1.0}}, "reward_limits.seconds", "changes nothing: reward_model learns from rankings"),
