@@ -192,7 +192,7 @@ def test_the_command_prints_a_table_and_says_how_to_mend(plugin):
     good, bad = align("check", "tsallis", "q=0.5"), align("check", plugin("divergence", DEFECTS["divergence", "f(1) = 0"]))
     assert good.exit_code == 0 and "0 failed" in good.stdout and "f(1) = 0" in good.stdout
     assert bad.exit_code == 1 and "f is 1 there" in bad.stdout and "subtract f(1) from f" in bad.stdout
-    assert "expected: f is 0 where policy and reference agree" in " ".join(bad.stdout.split())
+    assert "expected: f is 0 if policy and reference agree" in " ".join(bad.stdout.split())
 
 
 def test_json_holds_every_finding(plugin):

@@ -81,7 +81,7 @@ GRPO = {"algorithm": "grpo", "reward": "countdown_exact", "task": "countdown"}
             "changes nothing: dpo learns from rankings",
         ),
         ({"algorithm": "reward_model"}, "regularizers.kl", "reward_model trains a reward model, so there is no policy to regularize"),
-        ({"algorithm": "reward_model", "regularizers": {}, "evaluation": {"samples": 3}}, "evaluation.samples", "writes no answers"),
+        ({"algorithm": "reward_model", "regularizers": {}, "evaluation": {"samples": 3}}, "evaluation.samples", "which has no answers"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
