@@ -99,7 +99,7 @@ def running(part: Any, made: Any, contract: type[T]) -> T:
         starts = next(method for method, path in RUNNING.values() if path == wanted)
         raise UserError(
             f"{type(part).__name__}.{starts} must return an object that derives from {wanted}, and returned {made!r:.60}: the "
-            "part is frozen, and what changes in a run lives in that object"
+            "part is frozen, and the state of a run is in that object"
         )
     return made
 

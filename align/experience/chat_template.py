@@ -21,8 +21,8 @@ def answered(example: Example, prompt: str, answer: str, tokenizer: Any) -> str:
     whole = _written(example, (*example.messages, {"role": "assistant", "content": answer}), tokenizer)
     if not whole.startswith(prompt):
         raise UserError(
-            f"{example.place}: with an answer, the tokenizer's chat template writes the prompt otherwise than without, so "
-            "where the answer begins cannot be told; use a model whose template does not, or prompts of plain text"
+            f"{example.place}: with an answer, the tokenizer's chat template changes the prompt, so "
+            "the start of the answer is unknown; use a model whose template does not, or prompts of plain text"
         )
     return whole[len(prompt) :]
 

@@ -138,7 +138,7 @@ def whole_values(folder: str, base: str, like: Mapping[str, Tensor], where: str)
         values,
         like,
         f"{where}: {folder} is not of the policy's architecture",
-        "only models of one architecture can be averaged or stand in for one another (reference teacher takes any)",
+        "only models of one architecture can be averaged or replace one another (reference teacher takes any)",
     )
     return values
 

@@ -27,5 +27,5 @@ class RewardFailures:
             span = "this step" if step == 0 else f"{IN_A_ROW} steps in a row"
             raise RunStopped(
                 f"step {step}: the reward failed for every answer of {span} ({rewards.first_failure}), so nothing is learned; "
-                "`align check REWARD` shows what it does with answers of every kind: mend it, then go on"
+                "`align check REWARD` tests it on answers of every kind: fix it, then resume"
             )

@@ -29,7 +29,7 @@ class FanOut:
             try:
                 self._open[name] = running(writer, writer.open(folder, str(run_dir), recipe, done), RunningWriter)
             except Exception as error:
-                remedy = f"mend that, or run without it: writers.{name}=null"
+                remedy = f"fix that, or run without it: writers.{name}=null"
                 raise RecipeError(f"writers.{name}", f"cannot begin: {_said(error)}; {remedy}") from error
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -86,7 +86,7 @@ def test_a_template_that_cannot_serve(write):
     with pytest.raises(UserError, match=r"pairs\.jsonl, line 1: the tokenizer's chat template refuses the conversation: no user"):
         Examples(task, chat_tokenizer("{{ raise_exception('no user') }}"), 1, 0)
     counting = "{{ messages | length }}" + CHATML
-    with pytest.raises(UserError, match=r"line 1: with an answer, the tokenizer's chat template writes the prompt otherwise"):
+    with pytest.raises(UserError, match=r"line 1: with an answer, the tokenizer's chat template changes the prompt"):
         Examples(task, chat_tokenizer(counting), 1, 0).rankings(0)
 
 
