@@ -8,7 +8,7 @@ import platform
 import torch
 from torch import Tensor
 
-from align_kernels.gemm import product
+from align_kernels.gemm import add_product, product
 from gpu_check.findings import Findings
 from gpu_check.measure import cost, seconds
 
@@ -59,10 +59,10 @@ def gemm(found: Findings, device: str, side: int) -> None:
     """bfloat16 in bfloat16; with its float32 accumulator written out; with a float32 summand."""
     a, b = (half(side, side, device=device) for _ in range(2))
     out = product(a, b)
-    calls = {"bf16": lambda: a @ b, "to fp32": lambda: product(a, b, out=out), "added to fp32": lambda: product(a, b, out=out, add=True)}
+    calls = {"bf16": lambda: a @ b, "to fp32": lambda: product(a, b, out=out), "added to fp32": lambda: add_product(out, a, b)}
     found.put("GEMM TFLOP/s", {name: tflops(call, device, side, side, side) for name, call in calls.items()})
     ones = torch.ones(side, side, device=device)
-    product(a, b, out=ones, add=True)
+    add_product(ones, a, b)
     wanted = 1 + a.double() @ b.double()
     found.put("added to fp32: largest error over largest element", ((ones - wanted).abs().max() / wanted.abs().max()).item())
 
@@ -73,8 +73,8 @@ def head_products(found: Findings, device: str, columns: int, tokens: int, width
     logits, d_hidden, d_weight = product(hidden, weight.T), product(grad, weight), product(grad.T, hidden)
     calls = {
         "logits": lambda: product(hidden, weight.T, out=logits),
-        "d hidden": lambda: product(grad, weight, out=d_hidden, add=True),
-        "d weight": lambda: product(grad.T, hidden, out=d_weight, add=True),
+        "d hidden": lambda: add_product(d_hidden, grad, weight),
+        "d weight": lambda: add_product(d_weight, grad.T, hidden),
     }
     found.put(f"{columns} columns, TFLOP/s", {name: tflops(call, device, tokens, columns, width) for name, call in calls.items()})
 
