@@ -79,9 +79,9 @@ class Policy:
         return unmerged(self.causal_lm, leave_out=self._tied_names())
 
     def _tied_names(self) -> set[str]:
-        return {n for n in self.causal_lm.state_dict() if n not in dict(self.causal_lm.named_parameters())} & set(
-            getattr(self.causal_lm, "_tied_weights_keys", None) or ()
-        )
+        parameters = dict(self.causal_lm.named_parameters())
+        tied = getattr(self.causal_lm, "_tied_weights_keys", None) or ()
+        return {name for name in self.causal_lm.state_dict() if name not in parameters} & set(tied)
 
     def _adapter_off(self) -> AbstractContextManager[None]:
         assert self._adapted is not None, "BASE needs a model with an adapter"

@@ -116,7 +116,7 @@ def _draw_panel(axis: Axes, panel: Panel, lines: dict[str, Points], last: int, h
             axis.plot(steps, smooth(values), color=color, label=label, linewidth=1.5)
     if panel.from_zero:
         _from_zero(axis, [v for _, values in lines.values() for v in values])
-    axis.set_title(panel.title, fontsize=10, loc="left", fontweight="bold", pad=6 + LEGEND_LINE * headroom)
+    axis.set_title(panel.title, y=1.0, fontsize=10, loc="left", fontweight="bold", pad=6 + LEGEND_LINE * headroom)
     if len(lines) > 1:
         # The legend is between title and axes, so that it hides no data.
         axis.legend(

@@ -6,6 +6,7 @@ where TRITON_INTERPRET is not set.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import tempfile
@@ -28,9 +29,25 @@ class Resources(NamedTuple):
     """Of a thread's main loops, for each logit (pair of logits) it reads there."""
 
 
-def compile_kernel(
+class Compilation(NamedTuple):
+    """What the compiler is given; nothing is compiled yet."""
+
+    source: ASTSource
+    target: GPUTarget
+    options: dict[str, Any]
+
+    def key(self) -> str:
+        """16 hexadecimal digits of everything that decides the machine code: text, types, constants, options, compiler."""
+        decides = [triton.__version__, self.source.hash(), self.target, sorted(self.options.items())]
+        return hashlib.sha256(repr(decides).encode()).hexdigest()[:16]
+
+    def compile(self) -> CompiledKernel:
+        return triton.compile(self.source, target=self.target, options=self.options)
+
+
+def compilation(
     kernel: triton.JITFunction, types: dict[str, Any], constants: dict[str, Any], *, arch: int, num_warps: int, aligned: bool = True
-) -> CompiledKernel:
+) -> Compilation:
     """`types` of the run-time arguments ("*fp32", "i64", a tuple of types); `constants`: constexpr arguments, and those that are None.
 
     `aligned`: V and the strides are multiples of 16, as those of a real vocabulary; pointers always are.
@@ -40,7 +57,7 @@ def compile_kernel(
         i for i, n in enumerate(kernel.arg_names) if str(signature[n]).startswith("*") or (aligned and (n == "V" or n.startswith("stride")))
     ]
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs={(i,): [["tt.divisibility", 16]] for i in multiples})
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": num_warps, "enable_fp_fusion": True})
+    return Compilation(source, GPUTarget("cuda", arch, 32), {"num_warps": num_warps, "enable_fp_fusion": True})
 
 
 def resources(compiled: CompiledKernel, logits: float, loops: int | None = None) -> Resources:

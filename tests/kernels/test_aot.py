@@ -20,12 +20,13 @@ PROGRAM = f"""
 import json, sys
 sys.path.insert(0, {str(HERE)!r})
 import budgets
-from kernel_bench.aot import compile_kernel, resources
+from kernel_bench.aot import compilation, resources
 from kernel_bench import hand_written as by_hand
 from kernels.operations import EVERY_ONE
 
 fn, known, rows = budgets.fused(EVERY_ONE), budgets.fused(budgets.DIVERGENCES["pearson"]), budgets.Rows()
 found = dict(stats=budgets.stats(budgets.Rows("bf16"), 90), sum=budgets.sums(rows, 90, fn), grad=budgets.grad(rows, 90, known))
+found = dict((name, given.compile()) for name, given in found.items())
 spent = dict()
 types = dict.fromkeys(["Z", "U", "OUT", "D", "W"], "*fp32") | dict.fromkeys(["LSE_P", "LSE_Q"], "*fp64") | dict(G="*bf16", LABELS="*i64")
 types |= dict.fromkeys(["V", "stride_z", "stride_u", "stride_out", "stride_g", "first"], "i32") | dict(scale_z="fp32", scale_u="fp32")
@@ -33,7 +34,7 @@ for kernel, config in ((by_hand.forward, by_hand.FORWARD), (by_hand.backward, by
     config = dict(config)
     warps = config.pop("num_warps")
     name = "by hand, " + kernel.__name__
-    found[name] = compile_kernel(kernel, types, config, arch=90, num_warps=warps)
+    found[name] = compilation(kernel, types, config, arch=90, num_warps=warps).compile()
     spent[name] = resources(found[name], config.get("K", 1) * config["B"] / (32 * warps))
 print(json.dumps([dict((name, [k.asm["ttir"], k.asm["ptx"]]) for name, k in found.items()), spent]))
 """
