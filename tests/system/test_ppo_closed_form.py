@@ -68,18 +68,14 @@ def log_policy(folder: Path) -> torch.Tensor:
     return torch.log_softmax(logits[0, -1].detach().double(), -1)
 
 
-@pytest.mark.parametrize(
-    ("divergence", "regularizer"),
-    [("reverse_kl", IN_REWARD), ("reverse_kl", IN_LOSS), ("jensen_shannon", IN_REWARD)],
-    ids=["reward", "loss", "jensen_shannon"],
-)
-def test_a_bandit_reaches_the_regularized_optimum(divergence: str, regularizer: dict, bandit: Path, tmp_path: Path):
+def test_a_bandit_reaches_the_regularized_optimum(bandit: Path, tmp_path: Path):
+    """Of the Jensen-Shannon divergence, by its KKT condition; the reverse KL's closed form is reached on the tree."""
     run(
         bandit,
         tmp_path,
         steps=120,
         algorithm=PPO,
-        regularizers={"kl": {"divergence": divergence} | regularizer},
+        regularizers={"kl": {"divergence": "jensen_shannon"} | IN_REWARD},
         reward=f"{PLUGINS}/systematic.py:ByToken",
         engine=f"{PLUGINS}/systematic.py:Systematic",
         sampling={"max_tokens": 1},
@@ -87,12 +83,10 @@ def test_a_bandit_reaches_the_regularized_optimum(divergence: str, regularizer: 
     ref, logp = log_policy(bandit), log_policy(tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(bandit)
     rewards = torch.tensor([by_token(tokenizer.decode([t])) for t in range(len(ref))]).double()
-    level = rewards - BETA * build_part("divergence", divergence, "divergence").grad_weight(logp - ref)
+    level = rewards - BETA * build_part("divergence", "jensen_shannon", "divergence").grad_weight(logp - ref)
     assert (logp - ref).abs().max() > 0.3, "the policy has to move for the optimum to mean anything"
     # pi * (level - mean) is the gradient of the objective in the logits: at the optimum it is below what the sampler resolves.
     assert (logp.exp() * (level - (logp.exp() * level).sum())).abs().max() < 1 / SAMPLES
-    if divergence == "reverse_kl":
-        assert_reached(logp, torch.log_softmax(ref + rewards / BETA, -1))
 
 
 # A tree
