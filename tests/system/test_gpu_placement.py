@@ -40,28 +40,41 @@ def built(model: Path, **workers) -> Recipe:
     )
 
 
-def visible(model: Path, **workers) -> dict[str, list[str | None]]:
-    """CUDA_VISIBLE_DEVICES of each actor, by role."""
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+
+
+def environments(model: Path, **workers) -> dict[str, list[tuple[str | None, ...]]]:
+    """CUDA_VISIBLE_DEVICES and the allocator's two variables of each actor, by role."""
+    names = ("CUDA_VISIBLE_DEVICES", *ALLOCATOR)
     opened = open_workers(built(model, **workers), str(model), 3)
     try:
         assert opened.learner_on_gpu is (workers.get("learner_gpus") != 0)
         actors = {"learner": [opened.learner_actor], "rollout": opened.rollouts.actors, "reward": opened.rewards.actors}
         return {
-            role: ray.get([a.__ray_call__.remote(lambda self: os.environ.get("CUDA_VISIBLE_DEVICES")) for a in some])
+            role: ray.get([a.__ray_call__.remote(lambda self: tuple(os.environ.get(name) for name in names)) for a in some])
             for role, some in actors.items()
         }
     finally:
         opened.close()
 
 
-def test_each_process_has_a_gpu_of_its_own(model: Path):
-    seen = visible(model)
-    assert sorted(seen["learner"] + seen["rollout"]) == ["0", "1"] and seen["reward"] == [""]
+@pytest.fixture
+def no_allocator(monkeypatch):
+    for name in ALLOCATOR:
+        monkeypatch.delenv(name, raising=False)
 
 
-def test_zero_hides_the_gpus_and_the_others_share_theirs(model: Path):
-    seen = visible(model, learner_gpus=0, rollout_gpus=0.5, rollout=3)
-    assert seen["learner"] == [""] and sorted(seen["rollout"]) in (["0", "0", "1"], ["0", "1", "1"])
+def test_each_process_has_a_gpu_of_its_own_and_an_allocator_that_does_not_fragment(model: Path, no_allocator):
+    seen = environments(model)
+    (learner,), (rollout,) = seen["learner"], seen["rollout"]
+    assert sorted([learner[0], rollout[0]]) == ["0", "1"] and learner[1:] == rollout[1:] == ("expandable_segments:True", None)
+    assert seen["reward"] == [("", None, None)]
+
+
+def test_zero_hides_the_gpus_and_the_others_share_theirs(model: Path, no_allocator):
+    seen = environments(model, learner_gpus=0, rollout_gpus=0.5, rollout=3)
+    assert seen["learner"] == [("", None, None)]
+    assert sorted(v[0] for v in seen["rollout"]) in (["0", "0", "1"], ["0", "1", "1"])
 
 
 def test_more_processes_than_gpus_are_told_before_any_starts(model: Path):
@@ -73,21 +86,8 @@ def test_more_processes_than_gpus_are_told_before_any_starts(model: Path):
         open_workers(built(model, rollout=2), str(model), 3)
 
 
-def test_who_has_a_gpu_has_an_allocator_that_does_not_fragment(model: Path, monkeypatch):
-    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-    for name in names:
-        monkeypatch.delenv(name, raising=False)
-    opened = open_workers(built(model, rollout_gpus=0), str(model), 3)
-    actors = [opened.learner_actor, opened.rollouts.actors[0], opened.rewards.actors[0]]
-    seen = ray.get([a.__ray_call__.remote(lambda self: [os.environ.get(name) for name in names]) for a in actors])
-    opened.close()
-    assert seen == [["expandable_segments:True", None], [None, None], [None, None]]
-
-
-@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
-def test_an_allocator_that_the_user_has_set_stays(monkeypatch, name: str):
-    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
-    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+@pytest.mark.parametrize("name", ALLOCATOR)
+def test_an_allocator_that_the_user_has_set_stays(monkeypatch, no_allocator, name: str):
     assert cluster.allocator({}) == {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
     assert cluster.allocator({name: "backend:native"}) == {}
     monkeypatch.setenv(name, "backend:native")

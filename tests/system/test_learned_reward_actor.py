@@ -1,4 +1,4 @@
-"""A learned reward in actors of its own, on a private cluster: the scores of one process, each actor asked once, its errors told."""
+"""A learned reward in actors of its own: the scores of one process, each actor asked once, its errors told."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from helpers.models import tiny_model, tiny_scorer
 
 from align.config import recipes, schema
@@ -29,6 +30,14 @@ def built(folder: Path, scorer: str, **workers) -> Recipe:
             "workers": {"cpus": 0.1, **workers},
         }
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """Both tests' workers join it: its start takes longer than they do."""
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
