@@ -11,6 +11,7 @@ base, so a plugin need not import align. For the kinds in `OF_FUNCTION`, a plain
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
 import inspect
@@ -54,10 +55,11 @@ def contract(kind: str) -> type:
     return getattr(importlib.import_module(ROOMS[kind]), kind.capitalize())
 
 
-def shipped(kind: str) -> list[str]:
-    """Names of the parts that come with align: the files of the room."""
+@functools.cache
+def shipped(kind: str) -> tuple[str, ...]:
+    """Names of the parts that come with align, sorted: the files of the room."""
     room = importlib.import_module(ROOMS[kind])
-    return sorted(m.name for m in pkgutil.iter_modules(room.__path__) if not m.name.startswith("_"))
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(room.__path__) if not m.name.startswith("_")))
 
 
 def installed(kind: str) -> dict[str, importlib.metadata.EntryPoint]:

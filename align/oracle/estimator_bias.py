@@ -5,6 +5,8 @@ Nothing depends on names, so a user's own estimator or divergence is described l
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -41,16 +43,21 @@ def gradient_is(estimator: Estimator, divergence: Divergence, placement: str) ->
         return "that of this divergence"
     if gradient.abs().max() < EXACT * own.abs().max():
         return "zero: it is noise, not a penalty"
-    for name in registry.shipped("divergence"):
-        found = registry.resolve("divergence", name, "")
-        if any(key.required for key in keys(found)):
-            continue
-        other = _score_mean(found().grad_weight(log_u))
+    for name, other in _shipped_gradients().items():
         scale = (gradient @ other / (other @ other)).item()
         if _same(gradient, scale * other):
             times = "" if abs(scale - 1) < EXACT else f"{scale:.4g} × "
             return f"{times}that of {name}, not of this divergence"
     return "of no divergence that ships with align"
+
+
+@functools.cache
+def _shipped_gradients() -> dict[str, Tensor]:
+    """By name, the gradient [V] of each shipped divergence that is complete without keys."""
+    parts = {name: registry.resolve("divergence", name, "") for name in registry.shipped("divergence")}
+    return {
+        name: _score_mean(part().grad_weight(_pair()[2])) for name, part in parts.items() if not any(key.required for key in keys(part))
+    }
 
 
 def _pair() -> tuple[Tensor, Tensor, Tensor]:

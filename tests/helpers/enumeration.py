@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -57,14 +58,20 @@ class Problem:
         row = {prefix: i for i, prefix in enumerate(self.prefixes)}
         return [(s, t, row[a[:t]], token) for s, a in enumerate(self.answers) for t, token in enumerate(a)]
 
+    @cached_property
+    def _packed(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`steps` by column, each [T]."""
+        seq_ids, positions, prefix, tokens = torch.tensor(self.steps()).unbind(1)
+        return seq_ids, positions, prefix, tokens
+
     def token_logp(self, logits: Tensor) -> Tensor:
         """log pi of every packed token, [T]."""
-        _, _, prefix, token = torch.tensor(self.steps()).unbind(1)
+        _, _, prefix, token = self._packed
         return torch.log_softmax(logits, -1)[prefix, token]
 
     def answer_logp(self, logits: Tensor) -> Tensor:
         """log pi of every answer, [S]."""
-        seq_ids = torch.tensor(self.steps())[:, 0]
+        seq_ids = self._packed[0]
         return torch.zeros(len(self.answers), dtype=logits.dtype).index_add(0, seq_ids, self.token_logp(logits))
 
     def reach(self, logits: Tensor) -> Tensor:
@@ -90,7 +97,7 @@ class Problem:
         The engine draws from pi_old, or from `sampler` where one is given. Prompts differ in length, and every column after an answer
         holds an id outside the vocabulary: nobody may look at it.
         """
-        seq_ids, positions, prefix, tokens = torch.tensor(self.steps()).unbind(1)
+        seq_ids, positions, prefix, tokens = self._packed
         count = len(self.answers)
         lengths = torch.bincount(seq_ids, minlength=count)
         prompt_lengths = 1 + torch.arange(count) % 3

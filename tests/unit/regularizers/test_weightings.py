@@ -132,7 +132,7 @@ def some_zero() -> TokenBatch:
 
 
 def test_the_tables_above_hold_every_weighting():
-    assert list(NODES) == registry.shipped("weighting") == list(OTHER)
+    assert tuple(NODES) == registry.shipped("weighting") == tuple(OTHER)
 
 
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name, keys in OTHER.items() for key in keys if key != "threshold"])
