@@ -9,8 +9,9 @@ import inspect
 import itertools
 import re
 import textwrap
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 
+from align.config import ranges
 from align.config.nodes import resolved
 
 
@@ -39,15 +40,15 @@ def sentence(thing: Any) -> str:
 def keys(cls: type) -> list[Key]:
     """The recipe keys of a part."""
     docs = _attribute_docs(cls)
+    hints = get_type_hints(cls, include_extras=True)
     found = []
     for f in dataclasses.fields(cls):
         if not f.init:
             continue
         default, required = _default(f)
         kind = f.metadata.get("kind")
-        found.append(
-            Key(f.name, f"{kind}s" if f.metadata.get("many") else kind or _type_name(f.type), default, required, docs.get(f.name, ""))
-        )
+        type_name = f"{kind}s" if f.metadata.get("many") else kind or _type_name(f.name, cls, hints)
+        found.append(Key(f.name, type_name, default, required, docs.get(f.name, "")))
     return found
 
 
@@ -74,8 +75,11 @@ def _default(f: dataclasses.Field) -> tuple[Any, bool]:
     return (None, True) if f.default_factory is dataclasses.MISSING else (f.default_factory(), False)
 
 
-def _type_name(annotation: Any) -> str:
-    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+def _type_name(name: str, cls: type, hints: dict[str, Any]) -> str:
+    """As in "float | None, above 0"."""
+    plain = get_type_hints(cls)[name]
+    shown = plain.__name__ if isinstance(plain, type) and not get_args(plain) else str(plain).replace("typing.", "")
+    return ", ".join(filter(None, [shown, ranges.described(hints[name])]))
 
 
 @functools.cache  # reading source takes milliseconds, and a refusal names keys for every cell of a table

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -20,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from align import plugins
-from align.config import registry
+from align.config import ranges, registry
 from align.config.suggestions import did_you_mean
 from align.config.yaml_files import absolute_files
 from align.errors import RecipeError
@@ -170,6 +169,8 @@ def _parts(metadata: Mapping[str, Any], node: Any, where: str) -> Any:
 
 _SCHEMAS: WeakKeyDictionary[type, DictConfig] = WeakKeyDictionary()
 """Cached schema of each class (keys, types, defaults): making one takes longer than the rest of building a part."""
+_HINTS: WeakKeyDictionary[type, dict[str, Any]] = WeakKeyDictionary()
+"""Its annotations with their ranges."""
 
 
 def _schema(cls: type, plain: list[dataclasses.Field], where: str) -> DictConfig:
@@ -198,6 +199,7 @@ def _schema(cls: type, plain: list[dataclasses.Field], where: str) -> DictConfig
 def _typed(cls: type, plain: list[dataclasses.Field], node: dict, where: str) -> dict:
     if cls not in _SCHEMAS:
         _SCHEMAS[cls] = _schema(cls, plain, where)
+        _HINTS[cls] = get_type_hints(cls, include_extras=True)
     schema = deepcopy(_SCHEMAS[cls]) if node else _SCHEMAS[cls]
     for key, value in node.items():
         try:
@@ -213,9 +215,8 @@ def _typed(cls: type, plain: list[dataclasses.Field], node: dict, where: str) ->
         raise RecipeError(_join(where, missing[0]), f"must be given: {_title(cls)} has no default for it")
     values = cast("dict[str, Any]", OmegaConf.to_container(schema))
     for key, value in values.items():
-        # Every comparison with NaN is false, so the bounds of a part would not refuse it.
-        if any(isinstance(x, float) and math.isnan(x) for x in (value if isinstance(value, list) else [value])):
-            raise RecipeError(_join(where, key), "nan is not a number: give one")
+        if (reason := ranges.refusal(value, _HINTS[cls][key])) is not None:
+            raise RecipeError(_join(where, key), reason)
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Interval
 
 from align.config.nodes import part, section
+from align.config.ranges import AtLeastOne, BelowOne, Count, Fraction, Infinite, NotNegative, Positive, Seed
 from align.engines import Sampling
 
 BACKENDS = ("auto", "triton", "compile", "torch")
@@ -18,17 +21,13 @@ GAPS = {"float32": 1e-3, "bfloat16": 5e-2}
 class Lora:
     """Low-rank adapters through peft; the reference is the model with the adapter off."""
 
-    rank: int = 0
+    rank: Count = 0
     """0 trains every parameter."""
-    alpha: float = 32.0
-    dropout: float = 0.0
+    alpha: Positive = 32.0
+    dropout: BelowOne = 0.0
     """A value above 0 makes the divergence at step 0 noisy, so it is refused with regularizers."""
     targets: str = "all-linear"
     """Module names joined by commas, or `all-linear`."""
-
-    def __post_init__(self):
-        if self.rank < 0:
-            raise ValueError(f"rank must be >= 0, not {self.rank}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,21 +71,15 @@ class Model:
 class Batch:
     """The data of one step, and how it is split to fit in memory."""
 
-    prompts: int = 128
+    prompts: AtLeastOne = 128
     """Prompts (or demonstrations) per step."""
-    samples: int = 8
+    samples: AtLeastOne = 8
     """Rollouts per prompt."""
-    micro_tokens: int | None = None
+    micro_tokens: AtLeastOne | None = None
     """Padded input tokens in one forward pass; gradients are accumulated, and do not depend on it. null: 65,536 on a CPU; on a GPU as
     many as fit, up to that number (`align explain` estimates the memory per token)."""
-    head_elements: int | None = None
+    head_elements: Annotated[int, Interval(ge=1, lt=2**40)] | None = None
     """Logits in memory at once. null: 2^24 on a CPU; on a GPU all of a micro-batch if they fit, so that none is recomputed."""
-
-    def __post_init__(self):
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if value is not None and value < 1:
-                raise ValueError(f"{f.name} must be at least 1, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,25 +99,23 @@ class Head:
 class Optimizer:
     """AdamW with warm-up and then a learning-rate schedule."""
 
-    lr: float = 1e-6
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.0
-    warmup_steps: int = 0
+    lr: Positive = 1e-6
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.99)
+    weight_decay: NotNegative = 0.0
+    """Of matrices; norms and biases do not decay."""
+    warmup_steps: Count = 0
     schedule: str = "constant"
     """Schedule after the warm-up: constant, linear or cosine."""
-    final_fraction: float = 0.0
-    """Fraction of lr at the last step, for linear and cosine."""
-    max_grad_norm: float = 1.0
+    final_fraction: Fraction = 0.0
+    """Fraction of lr at the last step, for linear and cosine. 0: 1/n of the n decaying steps, because a step at rate 0 would be wasted."""
+    max_grad_norm: Annotated[float, Gt(0), Infinite()] = 1.0
+    """Gradients with a larger norm are scaled down to it; .inf never does so."""
 
     def __post_init__(self):
         if self.schedule not in ("constant", "linear", "cosine"):
             raise ValueError(f"schedule must be constant, linear or cosine, not {self.schedule!r}")
         if self.schedule == "constant" and self.final_fraction:
             raise ValueError("final_fraction changes nothing with schedule: constant")
-        if self.lr <= 0 or self.max_grad_norm <= 0:
-            raise ValueError("lr and max_grad_norm must be positive")
-        if self.weight_decay < 0 or self.warmup_steps < 0 or not 0 <= self.final_fraction <= 1:
-            raise ValueError("weight_decay and warmup_steps must be 0 or more, and final_fraction between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,32 +124,30 @@ class Workers:
 
     backend: str = "ray"
     """`ray`: rollout actors, a learner actor and reward actors. `local`: the same classes in one process."""
-    rollout: int = 1
+    rollout: AtLeastOne = 1
     """Rollout actors, one engine each."""
-    reward: int = 1
+    reward: AtLeastOne = 1
     """Reward actors."""
-    cpus: float = 0.5
+    cpus: NotNegative = 0.5
     """Ray CPUs reserved by each actor."""
-    learner_gpus: float | None = None
+    learner_gpus: NotNegative | None = None
     """Ray GPUs reserved by the learner. null: 1 if the cluster has GPUs or model.device is cuda, but 0 with model.device: cpu. With 0
     the learner sees no GPU and uses the CPU."""
-    rollout_gpus: float | None = None
+    rollout_gpus: NotNegative | None = None
     """Ray GPUs reserved by each rollout actor; null and 0 as for the learner, but with engine.device. Below 1, actors share a GPU."""
-    reward_gpus: float = 0.0
+    reward_gpus: NotNegative = 0.0
     """Ray GPUs reserved by each reward actor, for a learned reward."""
-    threads: int = 1
+    threads: AtLeastOne = 1
     """Torch threads in each process."""
-    start_timeout: float = 300.0
+    start_timeout: Positive = 300.0
     """Seconds that the actors may take to start; then the run stops and reports needed and free resources."""
 
     def __post_init__(self):
         if self.backend not in ("ray", "local"):
             raise ValueError(f"backend must be ray or local, not {self.backend!r}")
-        if self.rollout < 1 or self.reward < 1 or self.threads < 1:
-            raise ValueError("rollout, reward and threads must be at least 1")
         for name in ("learner_gpus", "rollout_gpus", "reward_gpus"):
             gpus = getattr(self, name) or 0.0
-            if gpus < 0 or (gpus > 1 and gpus % 1):
+            if gpus > 1 and gpus % 1:
                 raise ValueError(f"{name} must be a fraction of one GPU or a whole number, not {gpus:g}")
         counts = ("rollout", "reward", "learner_gpus", "rollout_gpus", "reward_gpus")
         idle = [f for f in fields(self) if f.name in counts and getattr(self, f.name) != f.default]
@@ -173,7 +162,7 @@ class Workers:
 class RewardLimits:
     """Limits of a reward, and what happens to an answer whose reward fails."""
 
-    seconds: float = 5.0
+    seconds: Positive = 5.0
     """Time limit for one answer."""
     on_failure: str = "drop"
     """`drop` leaves the sample out of the batch; `score` gives it `failure_score`."""
@@ -184,45 +173,35 @@ class RewardLimits:
             raise ValueError(f"on_failure must be drop or score, not {self.on_failure!r}")
         if self.on_failure == "drop" and self.failure_score:
             raise ValueError("failure_score changes nothing with on_failure: drop")
-        if self.seconds <= 0:
-            raise ValueError("seconds must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Held-out problems, answered before and after training and every few steps."""
 
-    every: int = 0
+    every: Annotated[int, Ge(-1)] = 0
     """Steps between evaluations; 0: before and after only. -1: never."""
-    problems: int = 192
-    samples: int = 8
-
-    def __post_init__(self):
-        if self.every < -1 or self.problems < 1 or self.samples < 1:
-            raise ValueError("problems and samples must be at least 1, and every -1, 0 or more")
+    problems: AtLeastOne = 192
+    samples: AtLeastOne = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """Checkpoints, from which `--resume` continues."""
 
-    every: int = 0
+    every: Count = 0
     """Steps between checkpoints; 0: only at the end, and when a run is stopped."""
-    keep: int = 2
-
-    def __post_init__(self):
-        if self.keep < 1:
-            raise ValueError("keep must be at least 1")
+    keep: AtLeastOne = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A complete run."""
 
-    steps: int = field(metadata={"learns": False})
+    steps: Count = field(metadata={"learns": False})
     """Number of batches."""
-    seed: int = 0
-    max_engine_gap: float | None = None
+    seed: Seed = 0
+    max_engine_gap: Positive | None = None
     """In nats: the run stops at a step with a larger mean |log mu - log pi_old|. float32 engines stay below 1e-5, bfloat16 near 1e-2; null
     is 0.001 for float32 and 0.05 for bfloat16 (model.dtype)."""
     task: Any = part("task")
@@ -242,10 +221,6 @@ class Recipe:
     reward_limits: RewardLimits = section(RewardLimits)
     evaluation: Evaluation = section(Evaluation, learns=False)
     checkpoint: Checkpoint = section(Checkpoint, learns=False)
-
-    def __post_init__(self):
-        if self.steps < 0:
-            raise ValueError(f"steps must be >= 0, not {self.steps}")
 
     @property
     def largest_engine_gap(self) -> float:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from align.config.frozen import running
 from align.config.parts import Part
+from align.config.ranges import AtLeastOne
 from align.types import Group, Prompt
 from align.weight_sync.packing import Weights
 
@@ -23,14 +24,12 @@ class Sampling:
     """
 
     temperature: float = 1.0
-    max_tokens: int = 64
+    max_tokens: AtLeastOne = 64
     """Response tokens, the end token included."""
 
     def __post_init__(self):
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive, not {self.temperature}: a greedy policy has no log-probs to compare")
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens}")
 
 
 class Engine(Part, ABC):

@@ -115,7 +115,9 @@ class Learner:
             parts = {name: self.recipe.regularizers[name].reference for name in compared}
             references.stop_unless_initial(parts, self.recipe.model.dtype, compared, tally, step)
         # Clip each model separately: the critic's gradient norm must not scale the policy's.
-        norms = [torch.nn.utils.clip_grad_norm_(g["params"], self.recipe.optimizer.max_grad_norm) for g in self.optimizer.param_groups]
+        models = [self.policy, *([self.critic] if self.critic is not None else [])]
+        masters = [[self.optimizer.master(p) for _, p in model.trained()] for model in models]
+        norms = [torch.nn.utils.clip_grad_norm_(parameters, self.recipe.optimizer.max_grad_norm) for parameters in masters]
         for norm in norms:
             if not torch.isfinite(norm):
                 raise RunStopped(

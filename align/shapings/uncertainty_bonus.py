@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from align.config.ranges import Count, Seed
 from align.divergences.jeffreys import Jeffreys
 from align.shapings import Shaping
 from align.shapings._bonus import bounded
@@ -27,9 +28,9 @@ class UncertaintyBonus(Shaping):
     """A group is noisy with probability max(0, 1 - step/steps)."""
     share: float = 0.1
     """Of the tokens before the first trained one, disturbed. Ours: the paper's noise has no counterpart."""
-    mask_id: int | None = None
+    mask_id: Count | None = None
     """The token id written over a disturbed token; null leaves it out."""
-    seed: int = 0
+    seed: Seed = 0
     entropy_gain: float = 0.4
     """a_o of the paper."""
     entropy_bound: float = 2.0

@@ -10,6 +10,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from align.config.ranges import Seed
 from align.tasks import Example, Task
 from align.tasks._arithmetic import right, solution, valid_answers
 from align.types import Group
@@ -32,7 +33,7 @@ class Countdown(Task):
     training data, for every seed.
     """
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the training examples and the held-out problems."""
     size: int = 20480
     """Number of training examples."""

@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from align.config.ranges import Seed
 from align.types import Columns
 from align.weightings import Weighting
 
@@ -18,7 +19,7 @@ class Sampo(Weighting):
     resumed run repeats it.
     """
 
-    seed: int = 0
+    seed: Seed = 0
 
     def weights(self, batch: Columns, name: str) -> Float[Tensor, "T"]:
         keys = torch.rand(len(batch.seq_ids), dtype=torch.float64, generator=torch.Generator().manual_seed(self._draw(batch)))

@@ -57,7 +57,7 @@ def minimal(**changes) -> dict:
         ({"workers": {"backend": "local", "rollout": 2}}, "workers", "one process, where rollout changes nothing: set workers.rollout=1"),
         ({"workers": {"backend": "local", "learner_gpus": 1.0, "reward": 3}}, "workers", "set workers.reward=1 workers.learner_gpus=null"),
         ({"workers": {"gpus": 1.0}}, "workers.gpus", "is two keys: workers.learner_gpus, of the learner, and workers.rollout_gpus"),
-        ({"workers": {"rollout_gpus": -1}}, "workers", "rollout_gpus must be a fraction of one GPU or a whole number, not -1"),
+        ({"workers": {"rollout_gpus": -1}}, "workers.rollout_gpus", "must be at least 0, not -1"),
         ({"workers": {"learner_gpus": 1.5}}, "workers", "learner_gpus must be a fraction of one GPU or a whole number, not 1.5"),
         (
             {"workers": {"learner_gpus": 0}, "model": {"path": "a", "device": "cuda"}},
@@ -98,7 +98,7 @@ def minimal(**changes) -> dict:
         ({"model": {"path": "a", "lora": {"alpha": 8.0}}}, "model.lora.alpha", "changes nothing"),
         ({"optimizer": {"final_fraction": 0.1}}, "optimizer", "final_fraction changes nothing"),
         ({"sampling": {"temperature": 0.0}}, "sampling", "temperature must be positive"),
-        ({"batch": {"prompts": 0}}, "batch", "prompts must be at least 1"),
+        ({"batch": {"prompts": 0}}, "batch.prompts", "must be at least 1"),
         ({"reward_limits": {"failure_score": -1.0}}, "reward_limits", "failure_score changes nothing with on_failure: drop"),
         ({"regularizers": {"kl": {"coefficient": 0.1, "estimator": "k1"}}}, "regularizers.kl", "expected gradient zero"),
         ({"regularizers": {"kl": {"coefficient": 0.1, "allow_biased": True}}}, "regularizers.kl", "allow_biased changes nothing"),
@@ -129,7 +129,7 @@ def minimal(**changes) -> dict:
             "model.lora.dropout",
             "set it to 0 with regularizers",
         ),
-        ({"checkpoint": {"every": 2, "keep": 0}}, "checkpoint", "keep must be at least 1"),
+        ({"checkpoint": {"every": 2, "keep": 0}}, "checkpoint.keep", "must be at least 1"),
         ({"evaluation": {"every": -1, "problems": 10}}, "evaluation.problems", "changes nothing: every: -1 never evaluates"),
     ],
 )

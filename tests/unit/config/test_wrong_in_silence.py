@@ -130,9 +130,9 @@ def test_adaptive_with_too_short_a_horizon():
         ({"optimizer": {"lr": math.nan}}, "optimizer.lr"),
         ({"max_engine_gap": math.nan}, "max_engine_gap"),
         ({"regularizers": {"kl": {"coefficient": {"name": "constant", "value": math.nan}}}}, "regularizers.kl.coefficient.value"),
-        ({"optimizer": {"weight_decay": -1.0}}, "optimizer"),
-        ({"optimizer": {"warmup_steps": -5}}, "optimizer"),
-        ({"optimizer": {"schedule": "linear", "final_fraction": 5.0}}, "optimizer"),
+        ({"optimizer": {"weight_decay": -1.0}}, "optimizer.weight_decay"),
+        ({"optimizer": {"warmup_steps": -5}}, "optimizer.warmup_steps"),
+        ({"optimizer": {"schedule": "linear", "final_fraction": 5.0}}, "optimizer.final_fraction"),
     ],
 )
 def test_numbers_that_are_none(changes, where):
