@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from align.config import nodes, yaml_files
-from align.config.schema import Recipe
+from align.config.schema import Optimizer, Recipe
 from align.errors import UserError
+from align.learner.optimizer import schedule
 from align.run.state import RunState
 from align.workers import LearnerLike
 
@@ -36,8 +37,20 @@ def newest_step(run_dir: Path, recipe: Recipe) -> int:
 
 def changes(run_dir: Path, node: dict[str, Any]) -> list[str]:
     """`KEY: OLD -> NEW` for each key that differs between the folder's recipe and the resolved recipe `node`."""
-    before, now = (nodes.learned_from(Recipe, recipe) for recipe in (yaml_files.load(run_dir / "recipe.yaml"), node))
-    return list(_changes(before, now, ""))
+    recipe = yaml_files.load(run_dir / "recipe.yaml")
+    before, now = (nodes.learned_from(Recipe, r) for r in (recipe, node))
+    return [*_changes(before, now, ""), *_stretched(recipe, node, max(_steps(run_dir), default=0))]
+
+
+def _stretched(old: dict[str, Any], new: dict[str, Any], step: int) -> Iterator[str]:
+    """Tells that another number of steps moves the learning rate of a schedule, which reaches its end at the last step."""
+    rates = []
+    for recipe in (old, new):
+        optimizer = nodes.build(Optimizer, recipe.get("optimizer", {}), "optimizer")
+        rates.append(optimizer.lr * schedule(optimizer, min(step, recipe["steps"] - 1), recipe["steps"]))
+    if old["steps"] != new["steps"] and rates[0] != rates[1]:
+        kind = new["optimizer"]["schedule"]
+        yield f"steps: {old['steps']} -> {new['steps']}, which stretches the {kind} schedule: lr is {rates[1]:.3g} now, not {rates[0]:.3g}"
 
 
 def _changes(old: Any, new: Any, where: str) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """What a run that is stopped leaves behind: a checkpoint labelled by what the learner has learned, or none."""
 
 from helpers.paths import PLUGINS
+import json
 import pickle
 import signal
 from pathlib import Path
@@ -231,6 +232,17 @@ def test_a_resume_tells_what_it_changes(tmp_path: Path, capsys):
     assert told == ["resuming with seed: 0 -> 3", "resuming with regularizers.kl.coefficient.target: 1.0 -> 2.0"]
     start(tmp_path, resume=True, steps=3, seed=3, regularizers={"kl": {"coefficient": {"name": "adaptive", "target": 2.0}}})
     assert "resuming with" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("schedule", "told"), [("constant", []), ("linear", ["0.008"]), ("cosine", ["0.00903"])])
+def test_steps_that_stretch_the_schedule_are_told(tmp_path: Path, schedule: str, told: list[str]):
+    node = {"steps": 10, "optimizer": {"lr": 0.01, "schedule": schedule}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(node))
+    (tmp_path / "checkpoints" / "step_000010").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step_000010" / "driver.json").touch()
+    assert checkpoints.changes(tmp_path, node) == []
+    changes = checkpoints.changes(tmp_path, node | {"steps": 50})
+    assert changes == [f"steps: 10 -> 50, which stretches the {schedule} schedule: lr is {lr} now, not 0.001" for lr in told]
 
 
 def test_another_part_is_told_as_a_whole_and_what_is_gone_too(tmp_path: Path):
