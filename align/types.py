@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from itertools import accumulate, compress
+from itertools import accumulate
 from typing import Any, Self
 
 import numpy as np
@@ -272,17 +272,18 @@ class TokenBatch:
 
     def select(self, sequences: Tensor) -> Self:
         """The sub-batch of these sequences (int64 [s], increasing). Padding columns that none of them uses are cut."""
-        keep = torch.zeros(len(self.lengths), dtype=torch.bool)
-        keep[sequences] = True
-        of_axis = {"S": keep, "T": keep[self.seq_ids]}
-        changes = {
-            f.name: _each(lambda t, mask=of_axis[f.metadata["axis"]]: _taken(t, mask), getattr(self, f.name))
-            for f in fields(self)
-            if "axis" in f.metadata
-        }
-        width = int(self.totals[keep].max())
-        new_ids = torch.cumsum(keep, 0) - 1
-        return replace(self, input_ids=self.input_ids[keep][:, :width], seq_ids=new_ids[self.seq_ids[of_axis["T"]]], **changes)
+        of_axis = {"S": sequences, "T": self.tokens_of(sequences)}
+        known = [(f.name, of_axis[f.metadata["axis"]]) for f in fields(self) if "axis" in f.metadata]
+        changes = {name: _each(lambda t, at=at: _taken(t, at), getattr(self, name)) for name, at in known}
+        width = int(self.totals[sequences].max())
+        seq_ids = torch.arange(len(sequences)).repeat_interleave(self.lengths[sequences])
+        return replace(self, input_ids=self.input_ids[sequences, :width], seq_ids=seq_ids, **changes)
+
+    def tokens_of(self, sequences: Tensor) -> Tensor:
+        """Indices in [T] of the trained tokens of these sequences (int64 [s], increasing). The cost is theirs, not the batch's."""
+        lengths = self.lengths[sequences]
+        starts = (self.lengths.cumsum(0) - self.lengths)[sequences]
+        return torch.arange(int(lengths.sum())) + (starts - lengths.cumsum(0) + lengths).repeat_interleave(lengths)
 
     def to(self, device: torch.device) -> Self:
         """The same batch there; itself where it is there already."""
@@ -313,8 +314,8 @@ def _each(change: Callable[[Any], Any], value: Any) -> Any:
     return change(value) if isinstance(value, Tensor | tuple) else value
 
 
-def _taken(value: Tensor | tuple, mask: Tensor) -> Tensor | tuple:
-    return value[mask] if isinstance(value, Tensor) else tuple(compress(value, mask.tolist()))
+def _taken(value: Tensor | tuple, at: Tensor) -> Tensor | tuple:
+    return value[at] if isinstance(value, Tensor) else tuple(value[i] for i in at.tolist()) if value else ()
 
 
 def _moved(value: Tensor | tuple, device: torch.device) -> Tensor | tuple:

@@ -39,9 +39,8 @@ def micro_batches(batch: TokenBatch, micro_tokens: int, whole_groups: bool = Fal
         current.extend(units[i])
     parts.append(current)
     for part in parts:
-        keep = torch.zeros(len(totals), dtype=torch.bool)
-        keep[part] = True
-        yield keep[batch.seq_ids].nonzero().squeeze(-1), batch.select(keep.nonzero().squeeze(-1))
+        sequences = torch.tensor(sorted(part))
+        yield batch.tokens_of(sequences), batch.select(sequences)
 
 
 def _groups(group_ids: Tensor) -> list[list[int]]:
