@@ -40,7 +40,7 @@ def test_a_prompt_keeps_its_first_token_and_a_demonstration_ends_with_the_end_to
 
 def test_a_closing_end_token_is_not_part_of_a_prompt():
     class Closing:
-        eos_token_id = 2
+        eos_token_id, eos_token, bos_token_id = 2, "</s>", None
 
         def __call__(self, texts):
             return {"input_ids": [[1, 5, 2] for _ in texts]}
