@@ -27,14 +27,21 @@ def opened(example: Example, tokenizer: Any) -> str:
 
 
 def answered(example: Example, prompt: str, answer: str, tokenizer: Any) -> str:
-    """The text after `prompt` (a result of `opened`) if the assistant's turn is `answer`."""
+    """The text after `prompt` (a result of `opened`) if the assistant's turn is `answer`.
+
+    Where a template opens an answer with text that it leaves out of a written turn (an empty `<think>` block), the answer follows that
+    text, as an engine would write it. Raises UserError if an answer changes the turns before it.
+    """
     whole = _written(example, (*example.messages, {"role": "assistant", "content": answer}), tokenizer)
-    if not whole.startswith(prompt):
-        raise UserError(
-            f"{example.place}: with an answer, the tokenizer's chat template changes the prompt, so "
-            "the start of the answer is unknown; use a model whose template does not, or prompts of plain text"
-        )
-    return whole[len(prompt) :]
+    if whole.startswith(prompt):
+        return whole[len(prompt) :]
+    asked, said = _written(example, example.messages, tokenizer), answer.strip()
+    if said and said in whole and whole.startswith(asked) and prompt.startswith(asked):
+        return answer + whole.rpartition(said)[2]
+    raise UserError(
+        f"{example.place}: with an answer, the tokenizer's chat template changes the prompt, so "
+        "the start of the answer is unknown; use a model whose template does not, or prompts of plain text"
+    )
 
 
 def closer(tokenizer: Any) -> Closer:

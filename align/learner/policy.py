@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -102,6 +103,9 @@ class Policy:
             self._adapted.save_pretrained(str(Path(folder) / "adapter"))
         self.causal_lm.save_pretrained(folder, state_dict=dict(self.tensors()))
         self.tokenizer.save_pretrained(folder)
+        if (own := Path(self.model_dir) / "tokenizer.json").is_file():
+            # transformers' class may have added tokens when it loaded the tokenizer, which the embedding has no rows for.
+            shutil.copyfile(own, Path(folder) / "tokenizer.json")
 
     # Used by references.
 

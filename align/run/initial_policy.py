@@ -110,10 +110,7 @@ def _from_config(recipe: Recipe, config: Mapping[str, Any], folder: Path) -> Pat
     torch.manual_seed(recipe.seed)
     model = transformers.AutoModelForCausalLM.from_config(options)
     model.generation_config = generation.writable(model.generation_config)[0]
-    try:
-        model.save_pretrained(folder)
-    except ValueError as error:
-        raise RecipeError("model.config", f"transformers cannot save it: {' '.join(str(error).split())}") from error
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

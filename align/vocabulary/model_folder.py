@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from align.errors import UserError
@@ -15,7 +15,7 @@ from align.tasks import Example
 from align.vocabulary import generation
 from align.vocabulary.answer_text import AnswerText
 from align.vocabulary.ends import end_ids, turn_end
-from align.vocabulary.spelled import Spelled
+from align.vocabulary.spelled import Spelled, class_tokens
 
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -44,10 +44,8 @@ def refuse_ids_without_rows(folder: str, tokenizer: Any, config: PreTrainedConfi
     """
     text = config.get_text_config(decoder=True)
     rows = text.vocab_size
-    named = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token}
-    file = Path(folder) / "tokenizer.json"
-    own = Tokenizer.from_file(str(file)).get_vocab() if file.is_file() else tokenizer.get_vocab()
-    over = sorted((i, t) for t, i in tokenizer.get_vocab().items() if i >= rows and (t in own or t in named))
+    unused = class_tokens(tokenizer)
+    over = sorted((i, t) for t, i in tokenizer.get_vocab().items() if i >= rows and t not in unused)
     if over:
         names = ", ".join(f"{t} is {i}" for i, t in over[:3]) + (f" and {len(over) - 3} more" if len(over) > 3 else "")
         raise UserError(
@@ -102,10 +100,11 @@ def name_turn_end(folder: str) -> None:
     A template that writes the tokenizer's end token is left as it is: it would write another text.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    end = turn_end(tokenizer)
+    end, file = turn_end(tokenizer), Path(folder) / "tokenizer_config.json"
     if end is not None and end != tokenizer.eos_token_id and "eos_token" not in tokenizer.get_chat_template():
-        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
-        tokenizer.save_pretrained(folder)
+        # Saving the tokenizer would add the tokens of its class to it.
+        config = json.loads(file.read_text())
+        file.write_text(json.dumps(config | {"eos_token": tokenizer.convert_ids_to_tokens(end)}, indent=2, ensure_ascii=False) + "\n")
 
 
 def _of_generation(folder: str, saved: Any) -> Iterator[str]:

@@ -7,9 +7,12 @@ the head.
 
 from __future__ import annotations
 
+import inspect
+from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 
@@ -40,9 +43,9 @@ class Spelled:
 
     @classmethod
     def of(cls, tokenizer: Any, rows: int) -> Spelled:
-        """Of every token that the tokenizer has, added ones too, among the `rows` ids of a model."""
-        every = {*tokenizer.get_vocab().values(), *tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
-        return cls(torch.tensor(sorted(i for i in every if i < rows)))
+        """Of every token that the tokenizer's files have, added ones too, among the `rows` ids of a model."""
+        absent = _added_on_loading(tokenizer)
+        return cls(torch.tensor(sorted(i for token, i in tokenizer.get_vocab().items() if i < rows and token not in absent)))
 
     def missing(self, rows: int) -> int:
         """How many of a model's `rows` ids have no token."""
@@ -74,3 +77,20 @@ class Spelled:
         """The ids among `tokens` (on the CPU) that no token has, each once."""
         found = tokens.unique()
         return found[~torch.isin(found, self.ids)]
+
+
+def class_tokens(tokenizer: Any) -> frozenset[str]:
+    """Tokens that transformers' class gives every tokenizer of its kind when it is loaded, and that have no role in this one."""
+    defaults = {p.default for name, p in inspect.signature(type(tokenizer).__init__).parameters.items() if name.endswith("_token")}
+    named = {tokenizer.eos_token, tokenizer.pad_token}
+    if tokenizer.bos_token_id in tokenizer("a")["input_ids"]:
+        named.add(tokenizer.bos_token)
+    return frozenset(str(token) for token in defaults - {None, inspect.Parameter.empty} if str(token) not in named)
+
+
+def _added_on_loading(tokenizer: Any) -> frozenset[str]:
+    candidates, folder = class_tokens(tokenizer), tokenizer.name_or_path
+    file = Path(folder) / "tokenizer.json"
+    if not candidates or not folder or not file.is_file():
+        return frozenset()
+    return candidates - Tokenizer.from_file(str(file)).get_vocab().keys()
