@@ -30,6 +30,8 @@ BATCHED_TOKENS = 8192
 DEFAULT_UTILIZATION = 0.92
 """vLLM's default (0.32)."""
 GIB = 1 << 30
+ONLY_SPELLED = "align.engines._vllm_spelled:OnlySpelled"
+"""By name: the module imports vLLM."""
 ROOM = 0.9
 """Fraction of its GPU share that an error proposes for vLLM: contexts and CUDA graphs need the rest."""
 
@@ -99,7 +101,6 @@ class RunningVllm(RunningEngine):
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
         from vllm import platforms  # noqa: PLC0415
 
-        from align.engines._vllm_spelled import OnlySpelled  # noqa: PLC0415
         from align.vocabulary.words import Words  # noqa: PLC0415
         from align.weight_sync import vllm_host  # noqa: PLC0415
 
@@ -126,7 +127,7 @@ class RunningVllm(RunningEngine):
             generation_config="vllm",
             use_tqdm_on_load=False,
             logprobs_mode="processed_logprobs",
-            logits_processors=[OnlySpelled] if self._words.spelled.missing(config.get_text_config(decoder=True).vocab_size) else None,
+            logits_processors=[ONLY_SPELLED] if self._words.spelled.missing(config.get_text_config(decoder=True).vocab_size) else None,
             weight_transfer_config={"backend": vllm_host.BACKEND},
         )
         try:
