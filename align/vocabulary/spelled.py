@@ -45,7 +45,7 @@ class Spelled:
     def of(cls, tokenizer: Any, rows: int) -> Spelled:
         """Of every token that the tokenizer's files have, added ones too, among the `rows` ids of a model."""
         absent = _added_on_loading(tokenizer)
-        return cls(torch.tensor(sorted(i for token, i in tokenizer.get_vocab().items() if i < rows and token not in absent)))
+        return cls(torch.tensor(sorted({i for token, i in tokenizer.get_vocab().items() if i < rows and token not in absent})))
 
     def missing(self, rows: int) -> int:
         """How many of a model's `rows` ids have no token."""
@@ -60,7 +60,7 @@ class Spelled:
         return logits.masked_fill(self._hole, -torch.inf)
 
     def head(self, head: H) -> H:
-        """A head with the rows of the n ids alone. Without holes it is a view: nothing is copied."""
+        """A head with the rows of the n ids alone: without holes a view, so nothing is copied but, in a backward pass, its gradient."""
         if len(head.weight) == len(self.ids):
             return head
         rows = self.ids.to(head.weight.device) if self.holes else slice(self.width)
@@ -83,7 +83,7 @@ def class_tokens(tokenizer: Any) -> frozenset[str]:
     """Tokens that transformers' class gives every tokenizer of its kind when it is loaded, and that have no role in this one."""
     defaults = {p.default for name, p in inspect.signature(type(tokenizer).__init__).parameters.items() if name.endswith("_token")}
     named = {tokenizer.eos_token, tokenizer.pad_token}
-    if tokenizer.bos_token_id in tokenizer("a")["input_ids"]:
+    if tokenizer.bos_token_id in tokenizer("")["input_ids"]:
         named.add(tokenizer.bos_token)
     return frozenset(str(token) for token in defaults - {None, inspect.Parameter.empty} if str(token) not in named)
 

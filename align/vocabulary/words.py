@@ -21,9 +21,10 @@ class Words:
     def __init__(self, model_dir: str, tokenizer: Any):
         rows = AutoConfig.from_pretrained(model_dir, local_files_only=True).get_text_config(decoder=True).vocab_size
         listed = generation.read(model_dir).eos_token_id
-        self.ends = end_ids(tokenizer, listed)
-        """The tokens that end an answer, that of a conversation's turn first."""
         self.spelled = Spelled.of(tokenizer, rows)
         """The ids that may be drawn: `spelled.logits` leaves out the others."""
+        drawn = set(self.spelled.ids.tolist())
+        self.ends = [i for i in end_ids(tokenizer, listed) if i in drawn]
+        """The tokens that end an answer, that of a conversation's turn first."""
         self.text = AnswerText(tokenizer, listed)
         """Decodes answers for rewards."""
