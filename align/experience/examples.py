@@ -14,7 +14,7 @@ from align.tasks import Example, Task
 from align.types import Episode, Group, Prompt
 from align.vocabulary.continuation import Continuation
 
-TEMPLATE_COLUMNS = ("tools", "documents", "chat_template_kwargs")
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 """What rows have for a chat template."""
 
 

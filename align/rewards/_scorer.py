@@ -9,7 +9,6 @@ import torch
 
 from align.errors import UserError
 from align.experience import chat_template
-from align.experience.examples import tokenize
 from align.learner import model_loading
 from align.rewards import Answer, Reward, total
 from align.tasks import Example
@@ -82,8 +81,9 @@ class LoadedScorer(Reward):
             options = {name: value for name, value in prompt.template.items() if name in known}
             text = chat_template.opened(Example(id=prompt.id, text="", messages=prompt.messages, template=options), tokenizer)
             return _Read(text, tokenizer(text, add_special_tokens=False)["input_ids"], self._closing)
-        (read,) = tokenize([Example(id=prompt.id, text=prompt.text)], tokenizer) if prompt.text else (None,)
-        return _Read(prompt.text, [] if read is None else list(read.token_ids), [tokenizer.eos_token_id])
+        written = tokenizer.bos_token is not None and prompt.text.startswith(tokenizer.bos_token)
+        ids, end = tokenizer(prompt.text, add_special_tokens=not written)["input_ids"], tokenizer.eos_token_id
+        return _Read(prompt.text, ids[:-1] if ids[-1:] == [end] else ids, [end])
 
     def _tokens(self, prompt: _Read, episode: Episode) -> list[int] | Exception:
         # No tokenizer takes half a surrogate pair.

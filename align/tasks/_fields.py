@@ -32,29 +32,26 @@ def text(row: Row, field: str, value: Any, remedy: str = "put it in quotes") -> 
 
 OPTIONS = "chat_template_kwargs"
 """A row's column with options of the chat template, by name."""
-LISTS = ("tools", "documents")
-"""A row's columns that every chat template is offered: lists, or JSON text of lists, as datasets store them."""
+TOOLS = "tools"
+"""A row's column with the tools of a conversation: a list, or JSON text of one, as datasets store it."""
 
 
 def template(row: Row, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the chat template gets of a row beside its turns: the task's options, the row's own, its tools and documents."""
+    """What the chat template must read of a row beside its turns: the task's options, the row's own, and its tools."""
     options = row.values.get(OPTIONS)
     if not isinstance(options, dict | None):
         raise UserError(f'{row.where}: {OPTIONS} must be an object such as {{"enable_thinking": false}}, not {shown(options)}')
     own = {name: value for name in given or {} if (value := row.values.get(name)) is not None}
     found = {**(given or {}), **own, **(options or {})}
-    for name in LISTS:
-        value = row.values.get(name)
-        if isinstance(value, str) and value.strip():
-            try:
-                value = json.loads(value)
-            except ValueError as error:
-                raise UserError(f"{row.where}: {name} is a text that is not JSON: {error}; give a list") from error
-        if not isinstance(value, list | str | None):
-            raise UserError(f"{row.where}: {name} must be a list, not {shown(value)}")
-        if value:
-            found[name] = _without_nulls(value)
-    return found
+    tools = row.values.get(TOOLS)
+    if isinstance(tools, str) and tools.strip():
+        try:
+            tools = json.loads(tools)
+        except ValueError as error:
+            raise UserError(f"{row.where}: {TOOLS} is a text that is not JSON: {error}; give a list") from error
+    if not isinstance(tools, list | str | None):
+        raise UserError(f"{row.where}: {TOOLS} must be a list, not {shown(tools)}")
+    return found | ({TOOLS: _without_nulls(tools)} if tools else {})
 
 
 def _without_nulls(value: Any) -> Any:

@@ -39,8 +39,8 @@ class Jsonl(Task):
     """The field with the row's id, a string or integer; a row without one is named by its line."""
 
     template: dict[str, Any] | None = None
-    """Options of the chat template for every conversation, such as `{enable_thinking: false}`. A row's columns `tools`, `documents` and
-    `chat_template_kwargs` (an object) come before them."""
+    """Options of the chat template for every conversation, such as `{enable_thinking: false}`. A row's own come before them: its columns
+    `tools`, `chat_template_kwargs` (an object), and any other whose name the template reads."""
 
     def __post_init__(self):
         if len({self.prompt, self.answer, self.id}) < 3:

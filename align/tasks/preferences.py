@@ -49,8 +49,8 @@ class Preferences(Task):
     too_long: str = "stop"
     """What to do if an answer is longer than `sampling.max_tokens`: `stop` the run, or `drop` the row and count it. Nothing is cut."""
     template: dict[str, Any] | None = None
-    """Options of the chat template for every conversation, such as `{enable_thinking: false}`. A row's columns `tools`, `documents` and
-    `chat_template_kwargs` (an object) come before them."""
+    """Options of the chat template for every conversation, such as `{enable_thinking: false}`. A row's own come before them: its columns
+    `tools`, `chat_template_kwargs` (an object), and any other whose name the template reads."""
     held_out: Any = part("task", optional=True)
     """A task that gives the held-out problems for the trained model, and the tokenizer of a randomly initialised model."""
 

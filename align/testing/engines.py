@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -89,8 +89,9 @@ def padded(model_dir: Path, folder: Path) -> Path:
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     with torch.random.fork_rng():
         model.resize_token_embeddings(model.config.vocab_size + PADDING, mean_resizing=False)
+    head = cast("torch.nn.Linear", model.get_output_embeddings())
     with torch.no_grad():
-        model.get_output_embeddings().weight[-PADDING:] = model.get_output_embeddings().weight[:PADDING]
+        head.weight[-PADDING:] = head.weight[:PADDING]
     model.save_pretrained(folder)
     return folder
 
