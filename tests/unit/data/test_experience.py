@@ -56,11 +56,11 @@ def test_what_cannot_be_learned_from_is_named():
 
 
 def test_a_prompt_without_tokens_is_named():
-    class Deaf:
+    class Unreading:
         eos_token_id, eos_token, bos_token_id = 2, "</s>", None
 
         def __call__(self, texts):
             return {"input_ids": [[] for _ in texts]}
 
     with pytest.raises(UserError, match=r"rows.jsonl, line 3: the tokenizer makes no tokens of the prompt 'x'"):
-        tokenize([Example(id="a", text="x", where="rows.jsonl, line 3")], Deaf())
+        tokenize([Example(id="a", text="x", where="rows.jsonl, line 3")], Unreading())

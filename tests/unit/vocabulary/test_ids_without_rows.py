@@ -31,7 +31,7 @@ def test_a_tokenizer_with_more_tokens_than_rows(tmp_path: Path):
     with pytest.raises(UserError, match=says):
         checked(str(folder), AutoTokenizer.from_pretrained(folder))
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
-    (folder / "model.safetensors").unlink()  # nobody has read it yet
+    (folder / "model.safetensors").unlink()  # the refusal comes before it is read
     recipe = build({"path": str(folder)}, steps=1, batch={"prompts": 1}, task={"name": "jsonl", "path": str(tmp_path / "rows.jsonl")})
     with pytest.raises(UserError, match=says):
         train(recipe, tmp_path / "run")

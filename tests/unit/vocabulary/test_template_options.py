@@ -96,7 +96,7 @@ def test_options_of_the_recipe_need_a_conversation(tmp_path: Path):
             task(tmp_path, row, kind=kind, template={"enable_thinking": False}).examples()
 
 
-def test_a_column_that_the_template_reads_is_told_and_one_that_nobody_reads_too(tmp_path: Path):
+def test_columns_that_a_template_reads_are_told_and_those_without_one(tmp_path: Path):
     rows = [{"prompt": ASK, "enable_thinking": False}, {"prompt": "plain", "tools": [TOOL]}]
     notes = Examples(task(tmp_path, *rows), TOKENIZER, 1, 0).notes
     assert notes == [
