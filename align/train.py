@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,8 @@ from align.run.signals import defer_sigint
 from align.run.state import RunState
 from align.telemetry import Telemetry
 from align.types import Group, Rewards, Stat, TokenBatch
+from align.vocabulary.model_folder import checked, name_turn_end
+from align.vocabulary.words import Words
 from align.workers import Workers, open_workers
 from align.workers.shards import idle
 
@@ -93,13 +94,16 @@ def train(recipe: Recipe, run_dir: str | Path, address: str | None = None, resum
 def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telemetry: Telemetry) -> dict[str, Any]:
     transformers_logging.disable_progress_bar()
     # Report a bad row before a warm start is trained.
-    recipe.task.examples()
-    recipe.task.rankings()
+    given = [*recipe.task.examples(), *recipe.task.rankings()]
     model_dir = model_folder(recipe, run_dir, train, telemetry.note)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    for note in checked(model_dir, tokenizer, given):
+        telemetry.note(note)
     longest_answer = recipe.sampling.max_tokens if recipe.algorithm.ranks else None
     examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed, longest_answer)
     suites = Suites(recipe, tokenizer)
+    for note in examples.notes:
+        telemetry.note(note)
     for count, which in ((examples.dropped, "rankings"), (suites.dropped, "held-out rankings")):
         if count:
             telemetry.note(f"task: {count} {which} with an answer beyond sampling.max_tokens are left out")
@@ -113,7 +117,8 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telem
     if recipe.algorithm.samples and (note := idle(recipe.engine, recipe.batch.prompts, recipe.batch.samples, recipe.workers.rollout)):
         telemetry.note(note)
     try:
-        return Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer).run(first)
+        words = Words(model_dir, tokenizer)
+        return Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer.pad_token_id or 0, words).run(first)
     finally:
         workers.close()
 
@@ -122,10 +127,18 @@ class Run:
     """One run of a recipe: its state, its workers and its telemetry."""
 
     def __init__(
-        self, recipe: Recipe, run_dir: Path, workers: Workers, telemetry: Telemetry, examples: Examples, suites: Suites, tokenizer: Any
+        self,
+        recipe: Recipe,
+        run_dir: Path,
+        workers: Workers,
+        telemetry: Telemetry,
+        examples: Examples,
+        suites: Suites,
+        pad_id: int,
+        words: Words,
     ):
         self.recipe, self.run_dir, self.workers, self.telemetry = recipe, run_dir, workers, telemetry
-        self.examples, self.suites, self.tokenizer = examples, suites, tokenizer
+        self.examples, self.suites, self.pad_id, self.words = examples, suites, pad_id, words
         self.seconds: dict[str, float] = {}
         self.tokens, self.step_seconds = 0, 0.0
         self.state, self.updating = RunState(recipe), False
@@ -161,6 +174,8 @@ class Run:
             if evaluation.every > 0 and done % evaluation.every == 0 and done < recipe.steps:
                 self.evaluate(done)
         self.workers.learner.export(str(self.run_dir / "model"))
+        if self.examples.conversations:
+            name_turn_end(str(self.run_dir / "model"))
         after = self.evaluate(recipe.steps) if evaluation.every >= 0 else {}
         summary = {
             "before": state.before,
@@ -177,17 +192,13 @@ class Run:
         self.telemetry.finish(summary)
         return summary
 
-    @property
-    def pad_id(self) -> int:
-        return self.tokenizer.pad_token_id or 0
-
     def step(self, step: int) -> None:
         """One training step, in order."""
         self.seconds = {}
         self.workers.learner.exchange.take()  # do not count the bytes of an evaluation
         began = time.perf_counter()
         groups, rewards = self.experience(step)
-        batch = pack(groups, rewards, self.pad_id, partial(self.tokenizer.decode, skip_special_tokens=True))
+        batch = pack(groups, rewards, self.pad_id, self.words.text.one)
         self.failures.check(step, rewards)
         if batch is None:
             self.telemetry.note(f"step {step}: every sample was dropped; nothing was learned from it")

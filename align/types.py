@@ -34,6 +34,10 @@ class Prompt:
     token_ids: tuple[int, ...]
     fields: Mapping[str, Any] = field(default_factory=dict)
     """What the reward needs to judge an answer (JSON values only)."""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    """The turns that a chat template wrote `text` from, for a reward model with its own template; empty where `text` is the prompt."""
+    template: Mapping[str, Any] = field(default_factory=dict)
+    """What the template reads beside the turns, such as `tools`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,10 +178,7 @@ class RewardPenalty:
 
 
 def by(axis: str, default: Any = MISSING) -> Any:
-    """A field of a batch with one entry for each trained token, `T`, or each sequence, `S`: how it is selected is said once, here.
-
-    A new stream is a new field; `select` and `to` need no change. `dict`: tensors by name.
-    """
+    """A field of a batch with one entry for each trained token, `T`, or each sequence, `S`; `select` reads it. `dict`: tensors by name."""
     if default is dict:
         return field(default_factory=dict, metadata={"axis": axis})
     return field(default=default, metadata={"axis": axis})
@@ -185,10 +186,7 @@ def by(axis: str, default: Any = MISSING) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenBatch:
-    """A batch ready for the learner. Trained tokens are packed to [T]; inputs are right-padded [S, L].
-
-    Which input columns are trained is said by `columns` alone. The state before a trained token is every column before its own: the
-    prompt, earlier answers, and what stands between them untrained.
+    """A batch ready for the learner. Trained tokens, named by `columns`, are packed to [T]; inputs are right-padded [S, L].
 
     Example: after prompts of 2 tokens an answer of 3 tokens, and one of 1 token, a tool's output of 2 and an answer of 1 more, give
     T = 5, `seq_ids = [0, 0, 0, 1, 1]`, `positions = [0, 1, 2, 0, 1]`, `columns = [2, 3, 4, 2, 5]`, `lengths = [3, 2]`, `totals = [5, 6]`.

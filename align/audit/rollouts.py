@@ -118,8 +118,9 @@ def estimate(recipe: Recipe, model: Path, initial: Path, groups: Sequence[Group]
         micro = micro.to(policy.device)
         hidden = reference.hidden(micro)
         compared = {name: Compared(d, hidden, reference.head()) for name, d in divergences.items()}
-        stats = token_stats(policy.hidden(micro), policy.head(), micro.tokens, compared=compared, **options)
-        log_u.append((stats.logp - token_stats(hidden, reference.head(), micro.tokens, **options).logp).cpu())
+        places = policy.spelled.places(micro.tokens)
+        stats = token_stats(policy.hidden(micro), policy.head(), places, compared=compared, **options)
+        log_u.append((stats.logp - token_stats(hidden, reference.head(), places, **options).logp).cpu())
         for name, values in stats.exact.items():
             exact[name].append(values.cpu())
     log_ratio = torch.cat(log_u).double()

@@ -77,6 +77,9 @@ class RunningEngine(ABC):
         logp float32 [n], version this engine's `version`, finished whether the last token is the end token; otherwise n is
         `sampling.max_tokens`. `Group(prompt=prompt, episodes=tuple(...))` collects the answers to a prompt.
 
+        `align.vocabulary.words.Words(model_dir, tokenizer)` has the end tokens, the text for rewards, and the ids that may be drawn: the
+        learner normalises over the ids that have a token, and an engine must draw from those alone.
+
         The log-probs are those of the sampled distribution (after temperature), float32, in nats. All randomness of a prompt's rollouts
         comes from the prompt's seed (0 <= seed < 2**62), so the other prompts change them by rounding only. The same weights, prompts and
         seeds in the same order give the same rollouts, bit for bit.

@@ -1,4 +1,4 @@
-"""Shared by all engines: end tokens, the length check, and episodes from sampled tokens."""
+"""Shared by all engines: the length check, and episodes from sampled tokens."""
 
 from __future__ import annotations
 
@@ -10,21 +10,6 @@ import numpy as np
 from align.engines import Sampling
 from align.errors import UserError
 from align.types import Episode, Group, Prompt
-
-
-def end_token_ids(model_dir: str, tokenizer: Any) -> list[int]:
-    """The tokens that end a response: the tokenizer's own and those of the folder's generation_config.json, sorted."""
-    from transformers import GenerationConfig  # noqa: PLC0415  (seconds to import)
-
-    ends = {tokenizer.eos_token_id} - {None}
-    try:
-        listed = GenerationConfig.from_pretrained(model_dir, local_files_only=True).eos_token_id
-    except OSError:
-        listed = None  # many folders have none; the tokenizer's end token is then the only one
-    ends.update([listed] if isinstance(listed, int) else listed or [])
-    if not ends:
-        raise UserError(f"{model_dir}: the tokenizer has no end token, so no answer could ever finish; set its eos_token")
-    return sorted(ends)
 
 
 def check_room(config: Any, sampling: Sampling, max_prompt_tokens: int) -> None:

@@ -5,7 +5,7 @@ Shapes: P prompts, R = P * samples rows, N unfinished rows, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,13 +29,23 @@ class Draws:
     """bool [R]: the row ended with an end token."""
 
 
+Allowed = Callable[[Tensor], Tensor]
+"""Logits [N, V] to logits [N, V'] with V' <= V: those of the ids that may be drawn, -inf for others below V'."""
+
+
 @torch.inference_mode()
 def sample(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], samples: int, temperature: float, is_end: Tensor, uniforms: Tensor
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    samples: int,
+    temperature: float,
+    is_end: Tensor,
+    uniforms: Tensor,
+    allowed: Allowed = lambda logits: logits,
 ) -> Draws:
     """Samples up to `max_tokens` tokens for each row.
 
-    Args: is_end: bool [V]; uniforms: float64 [max_tokens, R] in [0, 1), the only randomness: its row t draws token t.
+    Args: is_end: bool [V']; uniforms: float64 [max_tokens, R] in [0, 1), the only randomness: its row t draws token t.
     """
     max_tokens, device = len(uniforms), is_end.device
     ids, mask = left_padded(prompts, room=max_tokens)
@@ -54,7 +64,7 @@ def sample(
     finished = torch.zeros(len(rows), dtype=torch.bool, device=device)
 
     for t in range(max_tokens):
-        logp = torch.log_softmax(logits.float() / temperature, -1)
+        logp = torch.log_softmax(allowed(logits).float() / temperature, -1)
         drawn = draw(logp, uniforms[t, rows])
         tokens[rows, t] = drawn.int()
         logps[rows, t] = logp.gather(1, drawn[:, None]).squeeze(1)
@@ -74,12 +84,19 @@ def sample(
 
 
 @torch.inference_mode()
-def score(model: PreTrainedModel, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], temperature: float) -> list[Tensor]:
+def score(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    temperature: float,
+    allowed: Allowed = lambda logits: logits,
+) -> list[Tensor]:
     """log mu of given responses after temperature, float32 [n] each, in nats, from one forward pass."""
     rows = [torch.tensor([*p, *r]) for p, r in zip(prompts, responses, strict=True)]
     # Padded on the right, which causal attention never reads.
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
-    logp = torch.log_softmax(model(input_ids=ids, use_cache=False).logits[:, :-1].float() / temperature, -1)
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    logp = torch.log_softmax(allowed(logits.flatten(0, 1)).unflatten(0, logits.shape[:2]).float() / temperature, -1)
     sampled = logp.gather(2, ids[:, 1:, None]).squeeze(2).cpu()
     return [sampled[i, len(p) - 1 : len(p) + len(r) - 1] for i, (p, r) in enumerate(zip(prompts, responses, strict=True))]
 

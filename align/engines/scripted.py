@@ -12,6 +12,7 @@ from align.engines import RunningEngine, Sampling
 from align.engines._responses import group
 from align.engines.transformers import RunningTransformers, Transformers
 from align.types import Group, Prompt
+from align.vocabulary.continuation import Continuation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class Scripted(Transformers):
     """Each rollout takes the next text of `answers`; every batch is one unit and starts at the first text. Seeds have no effect."""
 
     answers: tuple[str, ...]
-    """Texts. Each gets the end token and is cut at sampling.max_tokens."""
+    """Texts. Each gets the end token (in a conversation the one that ends a turn) and is cut at sampling.max_tokens."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -42,16 +43,18 @@ class RunningScripted(RunningTransformers):
     def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
         from align.engines._sampler import score  # noqa: PLC0415  (transformers takes seconds to import)
 
-        limit, end = self._sampling.max_tokens, self._tokenizer.eos_token_id
-        script = cycle([[*self._tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in self._part.answers])
+        limit, plain, turn = self._sampling.max_tokens, self._tokenizer.eos_token_id, self._words.ends[0]
+        script, continuation = cycle(self._part.answers), Continuation(self._tokenizer)
         size = max(1, self._part.max_batch // samples)
         groups = []
         for first in range(0, len(prompts), size):
             chosen = prompts[first : first + size]
-            full = list(islice(script, len(chosen) * samples))
+            rows = [p for p in chosen for _ in range(samples)]
+            answers = continuation.many(list(zip((p.text for p in rows), islice(script, len(rows)), strict=True)))
+            full = [[*ids, turn if p.messages or plain is None else plain] for p, ids in zip(rows, answers, strict=True)]
             cut = [ids[:limit] for ids in full]
-            logp = score(self._model, [p.token_ids for p in chosen for _ in range(samples)], cut, self._sampling.temperature)
-            texts = self._tokenizer.batch_decode(cut, skip_special_tokens=True)
+            logp = score(self._model, [p.token_ids for p in rows], cut, self._sampling.temperature, self._words.spelled.logits)
+            texts = self._words.text.many(cut)
             drawn = [(np.array(c, dtype=np.int32), lp.numpy(), len(f) <= limit) for c, f, lp in zip(cut, full, logp, strict=True)]
             groups += [
                 group(p, drawn[i * samples : (i + 1) * samples], texts[i * samples : (i + 1) * samples], self.version)

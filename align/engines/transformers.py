@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from align.engines import Engine, RunningEngine, Sampling
-from align.engines._responses import check_room, end_token_ids, group
+from align.engines._responses import check_room, group
 from align.errors import UserError
 from align.types import Group, Prompt
 from align.weight_sync.layout import Layout
@@ -61,6 +61,7 @@ class RunningTransformers(RunningEngine):
         from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
 
         from align.engines._rows import ATTENTION, RowCache, RowLayer  # noqa: PLC0415
+        from align.vocabulary.words import Words  # noqa: PLC0415
 
         device = part.device
         if device == "auto":
@@ -77,8 +78,9 @@ class RunningTransformers(RunningEngine):
         if not any(isinstance(layer, RowLayer) for layer in RowCache(self._model.config).layers):
             raise UserError(f"engine: a {self._model.config.model_type} model keeps no keys and values to continue from; use engine: vllm")
         self._layout = Layout.of(self._model)
-        self._is_end = torch.zeros(self._model.config.get_text_config(decoder=True).vocab_size, dtype=torch.bool)
-        self._is_end[end_token_ids(model_dir, self._tokenizer)] = True
+        self._words = Words(model_dir, self._tokenizer)
+        self._is_end = torch.zeros(self._words.spelled.width, dtype=torch.bool)
+        self._is_end[self._words.ends] = True
         self._is_end = self._is_end.to(device)
 
     def _hold(self, model: PreTrainedModel, device: torch.device) -> None:
@@ -103,12 +105,12 @@ class RunningTransformers(RunningEngine):
             ],
             1,
         )
-        draws = sample(self._model, [p.token_ids for p in prompts], samples, self._sampling.temperature, self._is_end, uniforms)
+        asked, words = [p.token_ids for p in prompts], self._words
+        draws = sample(self._model, asked, samples, self._sampling.temperature, self._is_end, uniforms, words.spelled.logits)
         lengths, finished = draws.lengths.tolist(), draws.finished.tolist()
         tokens, logp = draws.tokens.numpy(), draws.logp.numpy()
         rollouts = [(tokens[r, :n], logp[r, :n], finished[r]) for r, n in enumerate(lengths)]
-        # Pass lists: the tokenizer converts arrays one by one, slowly.
-        texts = self._tokenizer.batch_decode([ids[:n] for ids, n in zip(tokens.tolist(), lengths, strict=True)], skip_special_tokens=True)
+        texts = words.text.many([ids[:n] for ids, n in zip(tokens.tolist(), lengths, strict=True)])
         return [
             group(p, rollouts[i * samples : (i + 1) * samples], texts[i * samples : (i + 1) * samples], self.version)
             for i, p in enumerate(prompts)

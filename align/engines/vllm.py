@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from align.engines import Engine, RunningEngine, Sampling
-from align.engines._responses import check_room, end_token_ids, group
+from align.engines._responses import check_room, group
 from align.errors import RecipeError, UserError
 from align.types import Group, Prompt
 from align.weight_sync.layout import Layout
@@ -30,6 +30,8 @@ BATCHED_TOKENS = 8192
 DEFAULT_UTILIZATION = 0.92
 """vLLM's default (0.32)."""
 GIB = 1 << 30
+ONLY_SPELLED = "align.engines._vllm_spelled:OnlySpelled"
+"""By name: the module imports vLLM."""
 ROOM = 0.9
 """Fraction of its GPU share that an error proposes for vLLM: contexts and CUDA graphs need the rest."""
 
@@ -99,6 +101,7 @@ class RunningVllm(RunningEngine):
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
         from vllm import platforms  # noqa: PLC0415
 
+        from align.vocabulary.words import Words  # noqa: PLC0415
         from align.weight_sync import vllm_host  # noqa: PLC0415
 
         config = AutoConfig.from_pretrained(model_dir)
@@ -106,7 +109,7 @@ class RunningVllm(RunningEngine):
         with torch.device("meta"):
             self._layout = Layout.of(AutoModelForCausalLM.from_config(config))
         self._tokenizer = AutoTokenizer.from_pretrained(model_dir)
-        self._ends = end_token_ids(model_dir, self._tokenizer)
+        self._words = Words(model_dir, self._tokenizer)
         self._sampling = sampling
         cpu = platforms.current_platform.is_cpu()
         length = max_prompt_tokens + sampling.max_tokens
@@ -124,6 +127,7 @@ class RunningVllm(RunningEngine):
             generation_config="vllm",
             use_tqdm_on_load=False,
             logprobs_mode="processed_logprobs",
+            logits_processors=[ONLY_SPELLED] if self._words.spelled.missing(config.get_text_config(decoder=True).vocab_size) else None,
             weight_transfer_config={"backend": vllm_host.BACKEND},
         )
         try:
@@ -147,7 +151,7 @@ class RunningVllm(RunningEngine):
                 temperature=self._sampling.temperature,
                 max_tokens=self._sampling.max_tokens,
                 seed=s,
-                stop_token_ids=self._ends,
+                stop_token_ids=self._words.ends,
                 logprobs=0,
                 flat_logprobs=True,
                 detokenize=False,
@@ -160,7 +164,7 @@ class RunningVllm(RunningEngine):
         for prompt, output in zip(prompts, outputs, strict=True):
             answers = sorted(output.outputs, key=lambda o: o.index)
             drawn = [(np.array(o.token_ids, dtype=np.int32), _sampled_logp(o.logprobs), o.finish_reason == "stop") for o in answers]
-            texts = self._tokenizer.batch_decode([list(o.token_ids) for o in answers], skip_special_tokens=True)
+            texts = self._words.text.many([list(o.token_ids) for o in answers])
             groups.append(group(prompt, drawn, texts, self.version))
         return groups
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,23 +12,63 @@ from align.errors import RecipeError, UserError
 from align.experience import chat_template
 from align.tasks import Example, Task
 from align.types import Episode, Group, Prompt
+from align.vocabulary.continuation import Continuation
+
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
+"""What rows have for a chat template."""
 
 
 def tokenize(examples: Sequence[Example], tokenizer: Any) -> list[Prompt]:
     """Tokenized prompts. Special tokens that the tokenizer adds (a leading <bos>) are kept, except a closing <eos>.
 
-    A conversation is formatted by the chat template, special tokens included, up to the start of the answer.
+    A conversation is formatted by the chat template, special tokens included, up to the start of the answer. A text that begins with the
+    token that the tokenizer adds has it once. Raises UserError for a prompt without tokens.
     """
     texts = [chat_template.opened(e, tokenizer) if e.messages else e.text for e in examples]
     plain = iter(_encoded(tokenizer, [text for e, text in zip(examples, texts, strict=True) if not e.messages]))
     chats = iter(_encoded(tokenizer, [text for e, text in zip(examples, texts, strict=True) if e.messages], add_special_tokens=False))
-    end = tokenizer.eos_token_id
     prompts = []
     for e, text in zip(examples, texts, strict=True):
-        ids = next(chats) if e.messages else next(plain)
-        ids = ids[:-1] if ids and ids[-1] == end and not e.messages else ids
-        prompts.append(Prompt(id=e.id, text=text, token_ids=tuple(ids), fields=e.fields))
+        ids = next(chats) if e.messages else _without_added_end(next(plain), text, tokenizer)
+        ids = ids[1:] if _begins_twice(ids, tokenizer) else ids
+        if not ids:
+            raise UserError(
+                f"{e.place}: the tokenizer makes no tokens of the prompt {text[:40]!r}, so the first token of an answer would be drawn "
+                "after nothing; give it text that the tokenizer reads, or delete it"
+            )
+        given = chat_template.options(e, tokenizer) if e.messages else {}
+        prompts.append(Prompt(id=e.id, text=text, token_ids=tuple(ids), fields=e.fields, messages=e.messages, template=given))
     return prompts
+
+
+def _without_added_end(ids: list[int], text: str, tokenizer: Any) -> list[int]:
+    end = tokenizer.eos_token_id
+    if end is None or ids[-1:] != [end]:
+        return ids
+    own = text.endswith(tokenizer.eos_token) and ids[-2:] != [end, end]
+    return ids if own else ids[:-1]
+
+
+def _begins_twice(ids: Sequence[int], tokenizer: Any) -> bool:
+    begin = tokenizer.bos_token_id
+    return begin is not None and list(ids[:2]) == [begin, begin]
+
+
+def _notes(examples: Sequence[Example], tokenizer: Any) -> list[str]:
+    """What the user should know of how these examples become prompts."""
+    notes, begin = [], tokenizer.bos_token
+    begun = [e for e in examples if begin is not None and not e.messages and e.text.startswith(begin)]
+    twice = sum(_begins_twice(ids, tokenizer) for ids in _encoded(tokenizer, [e.text for e in begun]))
+    if twice:
+        notes.append(f"task: {twice} of {len(examples)} prompts begin with {begin}, which the tokenizer adds too: they have it once")
+    read = chat_template.columns(examples, tokenizer)
+    if read:
+        notes.append(f"task: the chat template reads {', '.join(read)} of the rows")
+    plain = [e for e in examples if not e.messages]
+    unread = sorted(name for name in TEMPLATE_COLUMNS if any(e.fields.get(name) for e in plain))
+    if unread:
+        notes.append(f"task: prompts of plain text get no chat template, so their {', '.join(unread)} reach the reward alone")
+    return notes
 
 
 def _encoded(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[list[int]]:
@@ -72,6 +113,9 @@ class Examples:
             self.dropped = len(fitting) - sum(fitting)
             self.examples = [e for e, fit in zip(self.examples, fitting, strict=True) if fit]
             self._prompts = [p for p, fit in zip(self._prompts, fitting, strict=True) if fit]
+        self.conversations = any(e.messages for e in self.examples)
+        self.notes = _notes(self.examples, tokenizer)
+        """Lines for the user."""
         self.max_prompt_tokens = max(len(p.token_ids) for p in self._prompts)
 
     def _deal(self, step: int) -> list[int]:
@@ -150,10 +194,16 @@ def fits(task: Task, groups: Sequence[Group], examples: Sequence[Example], max_t
 
 def _answers(asked: Sequence[tuple[Example, Prompt, str]], tokenizer: Any) -> list[Episode]:
     texts = [chat_template.answered(e, p.text, answer, tokenizer) if e.messages else answer for e, p, answer in asked]
-    encoded = _encoded(tokenizer, texts, add_special_tokens=False)
-    special = chat_template.special_ids(tokenizer) if any(e.messages for e, _, _ in asked) else frozenset()
+    encoded = _continuation(tokenizer).many([(p.text, text) for (_, p, _), text in zip(asked, texts, strict=True)])
+    close = chat_template.closer(tokenizer) if any(e.messages for e, _, _ in asked) else None
     closed = (
-        chat_template.closed(ids, special, tokenizer) if e.messages else [*ids, tokenizer.eos_token_id]
+        close(ids) if close is not None and e.messages else [*ids, tokenizer.eos_token_id]
         for (e, _, _), ids in zip(asked, encoded, strict=True)
     )
     return [Episode.single_turn(np.array(ids, dtype=np.int32), answer) for (_, _, answer), ids in zip(asked, closed, strict=True)]
+
+
+@lru_cache(maxsize=4)
+def _continuation(tokenizer: Any) -> Continuation:
+    """Made once: for a large vocabulary it takes a second."""
+    return Continuation(tokenizer)

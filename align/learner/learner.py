@@ -19,7 +19,7 @@ from align.errors import RunStopped
 from align.learner import budgets, checkpoint, objective, references
 from align.learner.initial_policy import InitialPolicy
 from align.learner.kernel_preflight import stop_unless_ready
-from align.learner.logprobs import LogprobPass, stats
+from align.learner.logprobs import LogprobPass, refuse_unspelled, stats
 from align.learner.metric_accumulator import MetricAccumulator
 from align.learner.micro_batches import micro_batches, minibatches
 from align.learner.optimizer import make_optimizer, schedule
@@ -141,7 +141,8 @@ class Learner:
         if isinstance(self.policy, RewardModel):
             return RewardModelContext(batch=micro, scores=self.policy.scores(micro))
         hidden = self.policy.hidden(micro)
-        fresh = stats(self.recipe, self.budgets, hidden, self.policy.head(), micro, self._to_references(micro))
+        head, spelled = self.policy.head(), self.policy.spelled
+        fresh = stats(self.recipe, self.budgets, spelled, hidden, head, micro, self._to_references(micro))
         values = None if self.critic is None else values_of(self.critic, micro, hidden)
         micro = replace(micro, ref_logp={**micro.ref_logp, **fresh.ref_logp})
         return TokenContext(batch=micro, logp=fresh.logp, entropy=fresh.entropy, exact=fresh.exact, values=values)
@@ -203,11 +204,12 @@ class Learner:
         """
         assert self.initial is not None  # a reward model generates no answers
         total, policy = 0.0, self.initial.policy
+        refuse_unspelled(policy.spelled, batch)
         with self.initial.at_hand() as (initial, parameters):
             for _, micro in micro_batches(batch, self.budgets.micro_tokens):
                 micro = micro.to(policy.device)
                 compared = {"kl": Compared(ReverseKl(), initial.hidden(micro, parameters), initial.head(parameters))}
-                found = stats(self.recipe, self.budgets, policy.hidden(micro), policy.head(), micro, compared)
+                found = stats(self.recipe, self.budgets, policy.spelled, policy.hidden(micro), policy.head(), micro, compared)
                 total += found.exact["kl"].sum().item()
         return Stat(sum=total, count=len(batch.lengths))
 

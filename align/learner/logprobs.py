@@ -13,6 +13,7 @@ from align.config.returned import Returned
 from align.config.schema import Recipe
 from align.core.logprobs import Compared, Head, TokenStats, token_stats
 from align.critics import RunningCritic, values_of
+from align.errors import RunStopped
 from align.learner.budgets import Budgets
 from align.learner.micro_batches import micro_batches
 from align.learner.policy import Policy
@@ -22,22 +23,42 @@ from align.references import RunningReference
 from align.regularizers import referenced
 from align.shapings import Shaping
 from align.types import TokenBatch
+from align.vocabulary.spelled import Spelled
 from align.weightings import Weighting
 
 
 def stats(
-    recipe: Recipe, budgets: Budgets, hidden: Tensor, head: Head, micro: TokenBatch, compared: dict[str, Compared] | None = None
+    recipe: Recipe,
+    budgets: Budgets,
+    spelled: Spelled,
+    hidden: Tensor,
+    head: Head,
+    micro: TokenBatch,
+    compared: dict[str, Compared] | None = None,
 ) -> TokenStats:
-    """The head's statistics of a micro-batch, at the recipe's temperature and within the memory budgets."""
+    """The head's statistics of a micro-batch, at the recipe's temperature and within the memory budgets.
+
+    `spelled`: of the policy, whose tokens every head has the rows of.
+    """
     return token_stats(
         hidden,
         head,
-        micro.tokens,
+        spelled.places(micro.tokens),
         temperature=recipe.sampling.temperature,
         compared=compared,
         elements=budgets.head_elements,
         backend=recipe.head.backend,
     )
+
+
+def refuse_unspelled(spelled: Spelled, batch: TokenBatch) -> None:
+    """Raises RunStopped for a trained id that no token of the policy has. `batch`: on the CPU."""
+    unknown = spelled.unknown(batch.tokens).tolist()
+    if unknown:
+        raise RunStopped(
+            f"the answers hold id {unknown[0]}, and no token of the policy's tokenizer has it, so it has no log-prob: an engine draws from "
+            "the logits that align.vocabulary.words.Words(model_dir, tokenizer).spelled.logits returns"
+        )
 
 
 @dataclass
@@ -58,6 +79,7 @@ class LogprobPass:
         For exact forms with a single update per batch, the update computes the reference's log-prob in the pass that the divergence
         needs anyway, unless a part reads it earlier.
         """
+        refuse_unspelled(self.policy.spelled, batch)
         names = [name for name in referenced(self.recipe.regularizers) if not self._left_to_the_update(name)]
         contexts = {
             name: other
@@ -143,7 +165,7 @@ class LogprobPass:
         return computed
 
     def _stats(self, hidden: Tensor, head: Head, placed: TokenBatch, compared: dict[str, Compared] | None = None) -> TokenStats:
-        return stats(self.recipe, self.budgets, hidden, head, placed, compared)
+        return stats(self.recipe, self.budgets, self.policy.spelled, hidden, head, placed, compared)
 
     def _other_contexts(self, contexts: dict[str, TokenBatch], sequences: Tensor) -> dict[str, Compared]:
         """The policy's statistics after other prompts, by shaping, for comparison with those after its own prompts."""

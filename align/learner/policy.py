@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -18,6 +19,9 @@ from align.learner import model_loading
 from align.learner.backbone import add_lora, before_each_token, device_of, merged, set_mode, unmerged
 from align.learner.parameters import BASE, OWN, Override
 from align.types import TokenBatch
+from align.vocabulary import generation
+from align.vocabulary.ends import end_ids
+from align.vocabulary.spelled import Spelled
 
 
 class Policy:
@@ -29,6 +33,9 @@ class Policy:
         self.causal_lm = model_loading.on_device(model_loading.load_causal_lm(model_dir, options.dtype, where), self.device)
         self.config = self.causal_lm.config
         self.tokenizer = model_loading.load_tokenizer(model_dir, where)
+        if self.causal_lm.can_generate():
+            saved = self.causal_lm.generation_config
+            self.causal_lm.generation_config = generation.exported(saved, end_ids(self.tokenizer, saved.eos_token_id))
         self.lora = options.lora.rank > 0
         self._adapted = add_lora(self.causal_lm, options, "CAUSAL_LM") if self.lora else None
         self.module: torch.nn.Module = self.causal_lm if self._adapted is None else self._adapted
@@ -36,6 +43,8 @@ class Policy:
         names = {id(m): n for n, m in self.module.named_modules()}
         self._prefix = names[id(self._decoder)] + "."
         self._head = cast("torch.nn.Linear", self.causal_lm.get_output_embeddings())
+        self.spelled = Spelled.of(self.tokenizer, len(self._head.weight))
+        """The ids that `head` has rows for."""
         self._head_name = next(n for n, p in self.module.named_parameters() if p is self._head.weight)
         set_mode(self.causal_lm, self.module, options)
 
@@ -61,6 +70,7 @@ class Policy:
         return out.last_hidden_state[rows, columns]
 
     def head(self, parameters: Override = OWN) -> Head:
+        """The rows of the ids that have a token. The row of a token is `spelled.places`."""
         layer, config = self._head, self.config
         given = parameters if isinstance(parameters, dict) else {}
         weight = given.get(self._head_name, layer.weight).to(layer.weight.dtype)
@@ -68,7 +78,7 @@ class Policy:
         if bias is not None:
             bias = given.get(self._head_name.removesuffix("weight") + "bias", bias).to(bias.dtype)
         scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-        return Head(weight=weight, bias=bias, scale=scale, softcap=getattr(config, "final_logit_softcapping", None))
+        return self.spelled.head(Head(weight=weight, bias=bias, scale=scale, softcap=getattr(config, "final_logit_softcapping", None)))
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the checkpoint under its Hugging Face name, adapters merged; computed lazily."""
@@ -93,6 +103,9 @@ class Policy:
             self._adapted.save_pretrained(str(Path(folder) / "adapter"))
         self.causal_lm.save_pretrained(folder, state_dict=dict(self.tensors()))
         self.tokenizer.save_pretrained(folder)
+        if (own := Path(self.model_dir) / "tokenizer.json").is_file():
+            # transformers' class may have added tokens when it loaded the tokenizer, which the embedding has no rows for.
+            shutil.copyfile(own, Path(folder) / "tokenizer.json")
 
     # Used by references.
 

@@ -8,7 +8,6 @@ from align.errors import UserError
 from align.references import OwnModel, Reference, RunningReference
 
 if TYPE_CHECKING:
-    from align.core.logprobs import Head
     from align.learner.policy import Policy
 
 
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
 class Teacher(Reference):
     """Another model, of any architecture, over the same vocabulary: distillation as regularization (KDRL, Xu et al. 2506.02208).
 
-    Held whole beside the policy, in its precision. Tokens must mean the same to both: the tokenizers are compared at the start. A
-    wider head is cut to the policy's (models of one family pad the vocabulary differently; no tokenizer makes those ids).
+    Held whole beside the policy, in its precision. Tokens must mean the same to both: the tokenizers are compared at the start. Its
+    head has the rows of the policy's tokens alone (models of one family pad the vocabulary differently).
     """
 
     starts_at_policy = False
@@ -31,9 +30,9 @@ class Teacher(Reference):
 
     def start(self, policy: Policy) -> RunningReference:
         model = policy.another(self.path, "reference teacher: path")
-        rows = policy.head().weight.shape[0]
-        # Of the tokens the policy can draw: a tokenizer may know more, and its class may add some.
-        own, other = ({t: i for t, i in p.tokenizer.get_vocab().items() if i < rows} for p in (policy, model))
+        rows, drawn = policy.head().weight.shape[0], set(policy.spelled.ids.tolist())
+        # Of the tokens the policy can draw: the other tokenizer may have more.
+        own, other = ({t: i for t, i in p.tokenizer.get_vocab().items() if i in drawn} for p in (policy, model))
         differing = sorted(t for t in own.keys() | other.keys() if own.get(t) != other.get(t))
         if differing:
             raise UserError(
@@ -46,18 +45,11 @@ class Teacher(Reference):
                 f"reference teacher: the head of {self.path} has {model.head().weight.shape[0]} rows, the policy's has "
                 f"{rows}: it gives no probability to the others. Use a teacher with as many"
             )
-        return _Cut(policy, model)
+        model.spelled = policy.spelled
+        return OwnModel(policy, model)
 
     def holds(self, lora: bool) -> str:
         return "a whole model of its own"
 
     def bytes_held(self, trained: int, whole: int, width: int, lora: bool) -> int:
         return whole * width  # of a teacher as large as the policy
-
-
-class _Cut(OwnModel):
-    """A model whose head has the rows of the policy's alone."""
-
-    def head(self) -> Head:
-        head, rows = super().head(), self.policy.head().weight.shape[0]
-        return head._replace(weight=head.weight[:rows], bias=None if head.bias is None else head.bias[:rows])

@@ -21,8 +21,8 @@ class Uniform(Reference):
     """Every token of the vocabulary alike: each divergence becomes an entropy of the policy, and costs no forward pass.
 
     `KL(pi||U) = log V - H(pi)`, so with it `beta` is the coefficient of an entropy bonus (TRL's and verl's `entropy_coef`); Tsallis gives
-    the Tsallis entropy, `D_q(pi||U) = (V^(q-1) - 1)/(q - 1) - V^(q-1) S_q(pi)`, and Renyi the Renyi entropy. V counts the rows of the head,
-    padded ones too.
+    the Tsallis entropy, `D_q(pi||U) = (V^(q-1) - 1)/(q - 1) - V^(q-1) S_q(pi)`, and Renyi the Renyi entropy. V counts the
+    tokens of the tokenizer, not the rows that pad a model's vocabulary.
     """
 
     starts_at_policy = False

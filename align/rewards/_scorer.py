@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from align.errors import UserError
+from align.experience import chat_template
 from align.learner import model_loading
 from align.rewards import Answer, Reward, total
+from align.tasks import Example
 from align.types import Episode, Group, Prompt
+from align.vocabulary.answer_text import AnswerText
+from align.vocabulary.continuation import Continuation
+from align.vocabulary.ends import closing
+from align.vocabulary.model_folder import refuse_ids_without_rows
+
+
+class _Read(NamedTuple):
+    """A prompt as the scorer reads it: its text and tokens, and the tokens that close a finished answer."""
+
+    text: str
+    ids: list[int]
+    closing: list[int]
 
 
 class LoadedScorer(Reward):
@@ -21,6 +35,7 @@ class LoadedScorer(Reward):
         self._model = model_loading.load_reward_model(path, dtype, where, fresh=False).eval()
         self._tokenizer = model_loading.load_tokenizer(path, where)
         config = self._model.config.get_text_config()
+        refuse_ids_without_rows(path, self._tokenizer, self._model.config)
         self._pad, self._positions = config.pad_token_id, getattr(config, "max_position_embeddings", None)
         if self._pad is None or self._tokenizer.eos_token_id is None:
             raise UserError(
@@ -28,6 +43,9 @@ class LoadedScorer(Reward):
                 "batch, and a tokenizer with an end token"
             )
         model_loading.on_device(self._model, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        tags = AnswerText(self._tokenizer).tags
+        self._continuation = Continuation(self._tokenizer, split_special_tokens=True, tags=tags)
+        self._closing = closing(self._tokenizer) or [self._tokenizer.eos_token_id]
         self._max_batch, self._gold = max_batch, gold
 
     def score(self, prompt: Prompt, response: str) -> Answer:
@@ -51,23 +69,30 @@ class LoadedScorer(Reward):
 
     def _answers(self, groups: Sequence[Group]) -> list[list[int] | Exception]:
         """The tokens of each answer after its prompt's, or why it has none."""
-        prompts = [self._prompt(g.prompt.text) for g in groups]
+        prompts = [self._prompt(g.prompt) for g in groups]
         return [self._tokens(prompt, e) for prompt, g in zip(prompts, groups, strict=True) for e in g.episodes]
 
-    def _prompt(self, text: str) -> list[int]:
-        """As the policy's are read: with the tokenizer's leading token, unless a chat template has written it, and no closing one."""
-        written = self._tokenizer.bos_token is not None and text.startswith(self._tokenizer.bos_token)
-        ids = self._tokenizer(text, add_special_tokens=not written)["input_ids"]
-        return ids[:-1] if ids[-1:] == [self._tokenizer.eos_token_id] else ids
+    def _prompt(self, prompt: Prompt) -> _Read:
+        """As the policy's are read: a conversation by this tokenizer's own template if it has one; a text with the tokenizer's leading
+        token, unless a chat template has written it, and no closing one."""
+        tokenizer = self._tokenizer
+        if prompt.messages and tokenizer.chat_template:
+            known = chat_template.variables(tokenizer, prompt.template.get("tools"))
+            options = {name: value for name, value in prompt.template.items() if name in known}
+            text = chat_template.opened(Example(id=prompt.id, text="", messages=prompt.messages, template=options), tokenizer)
+            return _Read(text, tokenizer(text, add_special_tokens=False)["input_ids"], self._closing)
+        written = tokenizer.bos_token is not None and prompt.text.startswith(tokenizer.bos_token)
+        ids, end = tokenizer(prompt.text, add_special_tokens=not written)["input_ids"], tokenizer.eos_token_id
+        return _Read(prompt.text, ids[:-1] if ids[-1:] == [end] else ids, [end])
 
-    def _tokens(self, prompt: list[int], episode: Episode) -> list[int] | Exception:
+    def _tokens(self, prompt: _Read, episode: Episode) -> list[int] | Exception:
         # No tokenizer takes half a surrogate pair.
-        text, end = episode.text.encode("utf-8", "replace").decode(), self._tokenizer.eos_token_id
+        text = episode.text.encode("utf-8", "replace").decode()
         try:
-            response = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            (response,) = self._continuation.many([(prompt.text, text)])
         except Exception as error:  # tokenizers raises no narrower one for a character it lacks
             return error
-        ids = [*prompt, *response, *([end] if episode.finished else [])] or [end]
+        ids = [*prompt.ids, *response, *(prompt.closing if episode.finished else [])] or prompt.closing
         return ids if self._positions is None else ids[-self._positions :]
 
     @torch.inference_mode()

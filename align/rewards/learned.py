@@ -14,8 +14,9 @@ from align.types import Group, Prompt
 class Learned(Reward):
     """A reward model's score, such as `algorithm: reward_model` trains from preferences; batched, on a GPU where its worker has one.
 
-    The scorer's own tokenizer reads the text of prompt and answer, and its end token follows where the answer was finished. An
-    answer cannot spell special tokens. Of more tokens than the model has positions the last are read.
+    The scorer's own tokenizer reads the text of prompt and answer, and its end token follows where the answer was finished. A
+    conversation is written by the scorer's own chat template, if it has one. An answer cannot spell special tokens, but tags
+    (`<think>`) that the scorer has tokens for. Of more tokens than the model has positions the last are read.
     """
 
     path: str

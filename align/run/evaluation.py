@@ -15,6 +15,7 @@ from align.engines import started
 from align.errors import UserError
 from align.experience.examples import held_out_rankings, tokenize
 from align.types import Group, Prompt
+from align.vocabulary.model_folder import checked
 from align.workers.shards import generate
 
 RECIPE = "recipe.yaml"
@@ -83,7 +84,9 @@ def evaluate(
             f"{recipe.algorithm.recipe_name} trained a reward model, which generates no answers: the accuracy on held-out "
             "rankings is in the metrics of its run"
         )
-    suites = Suites(recipe, AutoTokenizer.from_pretrained(folder), problems)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    checked(str(folder), tokenizer)
+    suites = Suites(recipe, tokenizer, problems)
     longest = max(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)
     engine = started(recipe.engine, str(folder), recipe.sampling, longest)
     draw = partial(generate, recipe.engine, engine, workers=recipe.workers.rollout)

@@ -21,6 +21,7 @@ from align.config import nodes
 from align.config.recipes import load
 from align.config.schema import Recipe
 from align.errors import RecipeError, UserError
+from align.vocabulary import generation
 
 NOT_HASHED = {
     "cli.py",
@@ -108,6 +109,7 @@ def _from_config(recipe: Recipe, config: Mapping[str, Any], folder: Path) -> Pat
     options = _configured(config, tokenizer)
     torch.manual_seed(recipe.seed)
     model = transformers.AutoModelForCausalLM.from_config(options)
+    model.generation_config = generation.writable(model.generation_config)[0]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

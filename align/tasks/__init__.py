@@ -29,6 +29,9 @@ class Example:
     messages: tuple[Mapping[str, Any], ...] = ()
     """The question as turns {role, content} for the tokenizer's chat template; answers are then the assistant's next turn, and `text` is
     a readable form. Empty if `text` itself is the prompt."""
+    template: Mapping[str, Any] = field(default_factory=dict)
+    """What the chat template must read beside the turns, such as `tools` or `enable_thinking`; one that it does not read is refused. A
+    field of `fields` whose name it reads is given to it too."""
     where: str = field(default="", compare=False)
     """File and line, for messages."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from align.errors import UserError
+from align.errors import RecipeError, UserError
 from align.tasks import Example
 from align.tasks._rows import Row, shown
 
@@ -29,11 +30,52 @@ def text(row: Row, field: str, value: Any, remedy: str = "put it in quotes") -> 
     return value
 
 
+OPTIONS = "chat_template_kwargs"
+"""A row's column with options of the chat template, by name."""
+TOOLS = "tools"
+"""A row's column with the tools of a conversation: a list, or JSON text of one, as datasets store it."""
+
+
+def template(row: Row, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the chat template must read of a row beside its turns: the task's options, the row's own, and its tools."""
+    options = row.values.get(OPTIONS)
+    if not isinstance(options, dict | None):
+        raise UserError(f'{row.where}: {OPTIONS} must be an object such as {{"enable_thinking": false}}, not {shown(options)}')
+    own = {name: value for name in given or {} if (value := row.values.get(name)) is not None}
+    found = {**(given or {}), **own, **(options or {})}
+    tools = row.values.get(TOOLS)
+    if isinstance(tools, str) and tools.strip():
+        try:
+            tools = json.loads(tools)
+        except ValueError as error:
+            raise UserError(f"{row.where}: {TOOLS} is a text that is not JSON: {error}; give a list") from error
+    if not isinstance(tools, list | str | None):
+        raise UserError(f"{row.where}: {TOOLS} must be a list, not {shown(tools)}")
+    return found | ({TOOLS: _without_nulls(tools)} if tools else {})
+
+
+def _without_nulls(value: Any) -> Any:
+    """A value without null entries, which tables add for keys of other rows."""
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    return [_without_nulls(v) for v in value] if isinstance(value, list) else value
+
+
+def used(given: Mapping[str, Any] | None, examples: Sequence[Example]) -> Sequence[Example]:
+    """The examples. Raises RecipeError if the recipe gives options of the chat template and no example is a conversation."""
+    if given and not any(e.messages for e in examples):
+        raise RecipeError("task.template", "changes nothing: no prompt is a conversation (a list of turns); delete the key")
+    return examples
+
+
 def turns(row: Row, field: str, value: Any) -> Turns:
     """A conversation, without null entries, which tables add for fields of other rows."""
     if not isinstance(value, list) or not value:
         raise UserError(f'{row.where}: {field} must be a list of turns {{"role": ..., "content": ...}}, not {shown(value)}')
+    value = list(value)
     for i, turn in enumerate(value):
+        if isinstance(turn, dict) and turn.get("tool_calls") and turn.get("content") is None:
+            turn = value[i] = {**turn, "content": ""}
         if not (isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)):
             raise UserError(f'{row.where}: {field}[{i}] must be a turn {{"role": ..., "content": ...}}, both strings, not {shown(turn)}')
     return tuple({k: v for k, v in turn.items() if v is not None} for turn in value)

@@ -3,10 +3,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import fmean
+from typing import Any
 
 from align.errors import UserError
 from align.tasks import Example, Task
-from align.tasks._fields import distinct, known, missing, name, others, question
+from align.tasks._fields import distinct, known, missing, name, others, question, template, used
 from align.tasks._rows import Row, read, refuse_overlap, shown
 from align.types import Group
 
@@ -37,6 +38,10 @@ class Jsonl(Task):
     id: str = "id"
     """The field with the row's id, a string or integer; a row without one is named by its line."""
 
+    template: dict[str, Any] | None = None
+    """Options of the chat template for every conversation, such as `{enable_thinking: false}`. A row's own come before them: its columns
+    `tools`, `chat_template_kwargs` (an object), and any other whose name the template reads."""
+
     def __post_init__(self):
         if len({self.prompt, self.answer, self.id}) < 3:
             raise ValueError(f"prompt, answer and id must be three fields, not {self.prompt!r}, {self.answer!r} and {self.id!r}")
@@ -47,7 +52,7 @@ class Jsonl(Task):
         for f in fields(self):
             if f.name in ("answer", "id") and getattr(self, f.name) != f.default:
                 known(self.path, rows, f.name, getattr(self, f.name))
-        return self._examples(rows)
+        return used(self.template, self._examples(rows))
 
     def suites(self, problems: int) -> Mapping[str, Sequence[Example]]:
         if self.eval_path is None and self.eval_split is None:
@@ -80,6 +85,7 @@ class Jsonl(Task):
             id=name(row, self.id),
             text=text,
             messages=messages,
+            template=template(row, self.template) if messages else {},
             answer=answer,
             where=row.where,
             fields=travelling if answer is None else {**travelling, "answer": answer},

@@ -8,7 +8,7 @@ from typing import Any
 from align.config.nodes import part
 from align.errors import UserError
 from align.tasks import Example, Task
-from align.tasks._fields import Turns, asked, distinct, known, missing, name, others, question, text, turns
+from align.tasks._fields import Turns, asked, distinct, known, missing, name, others, question, template, text, turns, used
 from align.tasks._rows import Row, read, refuse_overlap, shown
 from align.types import Group
 
@@ -48,6 +48,9 @@ class Preferences(Task):
     """The field with the row's id, a string or integer; a row without one is named by its line. null: name all rows by line."""
     too_long: str = "stop"
     """What to do if an answer is longer than `sampling.max_tokens`: `stop` the run, or `drop` the row and count it. Nothing is cut."""
+    template: dict[str, Any] | None = None
+    """Options of the chat template for every conversation, such as `{enable_thinking: false}`. A row's own come before them: its columns
+    `tools`, `chat_template_kwargs` (an object), and any other whose name the template reads."""
     held_out: Any = part("task", optional=True)
     """A task that gives the held-out problems for the trained model, and the tokenizer of a randomly initialised model."""
 
@@ -67,7 +70,7 @@ class Preferences(Task):
         for f in fields(self):
             if f.name in ("prompt", "id") and getattr(self, f.name) not in (f.default, None):
                 known(self.path, rows, f.name, getattr(self, f.name))
-        return self._examples(rows)
+        return used(self.template, self._examples(rows))
 
     def rankings(self) -> Sequence[Example]:
         if self.eval_path is None and self.eval_split is None:
@@ -104,6 +107,7 @@ class Preferences(Task):
             id=name(row, self.id),
             text=asks,
             messages=messages,
+            template=template(row, self.template) if messages else {},
             answer=ranked[0],
             ranked=ranked,
             where=row.where,

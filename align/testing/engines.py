@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,12 +20,14 @@ from align.engines import Engine, RunningEngine, Sampling
 from align.testing.findings import Finding, Kit
 from align.testing.tiny import tiny_model
 from align.types import Episode, Group, Prompt
+from align.vocabulary.spelled import Spelled
 from align.weight_sync.packing import pack
 from align.workers.shards import in_order, prompt_seeds, units
 
 KIT = Kit("engine")
 SAMPLING = Sampling(temperature=0.7, max_tokens=12)
 LONGEST = 32
+PADDING = 12
 PROMPTS = tuple(Prompt(id=f"p{i}", text="", token_ids=tuple(3 + (i * j + j) % 10 for j in range(3 + 4 * (i % 3)))) for i in range(9))
 SAMPLES = 4
 
@@ -52,6 +55,7 @@ class Started:
 
     engine: RunningEngine
     model: Any
+    spelled: Spelled
 
     def generate(self, prompts=PROMPTS, samples: int = SAMPLES, seed: int = 1) -> list[Group]:
         return self.engine.generate(prompts, samples, prompt_seeds(len(prompts), seed))
@@ -63,7 +67,7 @@ class Started:
         for prompt, episode in ((g.prompt, e) for g in groups for e in g.episodes):
             ids = torch.tensor([*prompt.token_ids, *episode.response_ids.tolist()])
             columns = len(prompt.token_ids) + torch.from_numpy(episode.trained_at)
-            logits = self.model(ids[None]).logits[0, columns - 1].float()
+            logits = self.spelled.logits(self.model(ids[None]).logits[0, columns - 1]).float()
             logp = torch.log_softmax(logits / SAMPLING.temperature, -1).gather(1, ids[columns, None]).squeeze(1)
             worst = max(worst, float(np.abs(reported(episode) - logp.numpy()).max()))
         return worst
@@ -77,13 +81,29 @@ class Started:
         return other
 
 
+def padded(model_dir: Path, folder: Path) -> Path:
+    """The same model in `folder` with `PADDING` more rows, likely ones, and the same tokenizer."""
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415  (seconds to import)
+
+    shutil.copytree(model_dir, folder, dirs_exist_ok=True)
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    with torch.random.fork_rng():
+        model.resize_token_embeddings(model.config.vocab_size + PADDING, mean_resizing=False)
+    head = cast("torch.nn.Linear", model.get_output_embeddings())
+    with torch.no_grad():
+        head.weight[-PADDING:] = head.weight[:PADDING]
+    model.save_pretrained(folder)
+    return folder
+
+
 @contextmanager
 def started(e: Engine, model_dir: Path) -> Iterator[Started]:
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415  (seconds to import)
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415  (seconds to import)
 
     engine = engines.started(e, str(model_dir), SAMPLING, LONGEST)
     try:
-        yield Started(engine, AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32))
+        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+        yield Started(engine, model, Spelled.of(AutoTokenizer.from_pretrained(model_dir), model.config.vocab_size))
     finally:
         engine.close()
 
@@ -138,6 +158,21 @@ def _of_segments(episode: Episode) -> str | None:
     if s.logp is None or s.token_ids.dtype != np.int32 or s.logp.dtype != np.float32:
         return f"token_ids {s.token_ids.dtype} [{len(s.token_ids)}], logp {'None' if s.logp is None else s.logp.dtype}"
     return None
+
+
+@KIT.check(
+    "ids without a token",
+    "draw from the logits that align.vocabulary.words.Words(model_dir, tokenizer).spelled.logits returns: the learner has no others",
+)
+def _spelled(e: Engine, model_dir: Path, tolerance: float) -> str | None:
+    """of a model whose vocabulary is padded beyond its tokenizer's, only tokens are drawn, and log-probs are normalised over them"""
+    with tempfile.TemporaryDirectory() as made, started(e, padded(model_dir, Path(made))) as s:
+        groups = s.generate()
+        beyond = s.spelled.unknown(torch.tensor([i for group in drawn(groups) for ids in group for i in ids]))
+        if len(beyond):
+            return f"id {int(beyond[0])} was drawn, and the tokenizer has {len(s.spelled.ids)} tokens"
+        gap = s.gap(groups)
+        return None if gap <= tolerance else f"a token is off by {gap:.2e} nats"
 
 
 @KIT.check("seeds", "draw with your own generator, created in each call from its seeds")

@@ -28,6 +28,7 @@ from align.tasks import Example
 from align.telemetry import note
 from align.train import train
 from align.types import Group
+from align.vocabulary.model_folder import checked
 from align.workers import open_workers
 
 NAMES = ("id", "prompt", "chosen", "rejected", "answers")
@@ -204,7 +205,10 @@ def _answered(
 ) -> Iterator[tuple[Example, Group, np.ndarray]]:
     """Each example with its answers and their rewards (NaN for a failed one), in batches of the recipe's size."""
     transformers_logging.disable_progress_bar()
-    asked = tokenize(examples, AutoTokenizer.from_pretrained(model_dir))
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    for line in checked(model_dir, tokenizer):
+        note(line)
+    asked = tokenize(examples, tokenizer)
     workers = open_workers(recipe, model_dir, max(len(p.token_ids) for p in asked), address, learns=False)
     columns = (TextColumn("prompts"), MofNCompleteColumn(), TextColumn("{task.fields[rows]} rows"), TimeRemainingColumn())
     try:

@@ -27,8 +27,10 @@ class MyRunningEngine(RunningEngine):
     def __init__(self, model_dir, sampling):
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415  (seconds to import)
 
+        from align.vocabulary.words import Words  # noqa: PLC0415
+
         self.model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        self.words = Words(model_dir, AutoTokenizer.from_pretrained(model_dir))
         self.layout, self.sampling = Layout.of(self.model), sampling
 
     def generate(self, prompts, samples, seeds):
@@ -40,18 +42,18 @@ class MyRunningEngine(RunningEngine):
 
     @torch.inference_mode()
     def answer(self, prompt_ids, generator):
-        ids, logps, end = [], [], self.tokenizer.eos_token_id
-        while len(ids) < self.sampling.max_tokens and (not ids or ids[-1] != end):
-            logits = self.model(torch.tensor([[*prompt_ids, *ids]])).logits[0, -1]
+        ids, logps, ends = [], [], self.words.ends
+        while len(ids) < self.sampling.max_tokens and (not ids or ids[-1] not in ends):
+            logits = self.words.spelled.logits(self.model(torch.tensor([[*prompt_ids, *ids]])).logits[:, -1])[0]
             logp = torch.log_softmax(logits / self.sampling.temperature, -1)
             ids.append(int(torch.multinomial(logp.exp(), 1, generator=generator)))
             logps.append(logp[ids[-1]])
         return Episode.single_turn(
             token_ids=torch.tensor(ids, dtype=torch.int32).numpy(),  # the end token included
-            text=self.tokenizer.decode(ids, skip_special_tokens=True),
+            text=self.words.text.one(ids),
             logp=torch.stack(logps).numpy(),  # float32, nats, after temperature
             version=self.version,
-            finished=ids[-1] == end,
+            finished=ids[-1] in ends,
         )
 
     def load(self, version, weights):

@@ -301,7 +301,7 @@ MUTANTS = [
     Mutant("a scorer exported with the head it began with", "align/learner/backbone.py", "REPLACED in name", "KEPT in name", SCORER),
     Mutant("a value loss that always moves the backbone", "align/critics/shared.py", "hidden.detach() if self._detach else hidden",
            "hidden", "unit/objective/test_critics.py"),
-    Mutant("a learned reward without the end token", "align/rewards/_scorer.py", "[end] if episode.finished else []", "[]",
+    Mutant("a learned reward without the end token", "align/rewards/_scorer.py", "prompt.closing if episode.finished else []", "[]",
            "unit/rewards/test_learned_reward.py"),
     Mutant("scores handed out in the order of their lengths", "align/rewards/_scorer.py", "            scores |= zip(chosen,",
            "            scores |= zip(range(first, first + len(chosen)),", "unit/rewards/test_learned_reward.py"),

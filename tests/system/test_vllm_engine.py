@@ -6,15 +6,21 @@ from multiprocessing import get_context
 from multiprocessing.managers import BaseManager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from helpers.engine_contract import LONGEST, SHAPE, EngineContract, ask, gap, prompts
 from helpers.models import tiny_model
+from helpers.own_tokenizers import saved, with_holes
 from transformers import AutoModelForCausalLM
 
 from align.engines import Sampling
 from align.engines.vllm import DEFAULT_UTILIZATION, Vllm
 from align.errors import UserError
+from align.types import Prompt
 from align.weight_sync.packing import pack
+
+PADDED = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": False}
 
 
 class EngineProcess(BaseManager):
@@ -53,6 +59,20 @@ def test_long_prompts_that_share_their_beginning_in_the_cache(new_engine, tmp_pa
     ask(engine, asked, 4, 0)
     engine.load(1, pack(other.named_parameters()))
     assert gap(ask(engine, asked, 4, 1), other, 1.0) < TestVllm.tolerance
+    engine.close()
+
+
+def test_ids_without_a_token_are_never_drawn_and_have_no_probability(new_engine, tmp_path):
+    folder = saved(tmp_path, with_holes({"<pad>": 0, "<eos>": 3, "a": 4, "b": 5, "c": 9, "d": 11}), rows=64, **PADDED)
+    engine = new_engine().start(str(folder), Sampling(max_tokens=6), 8)
+    groups = engine.generate([Prompt(id="1", text="", token_ids=(4, 5))], 64, [0])
+    model, own = AutoModelForCausalLM.from_pretrained(folder), [0, 3, 4, 5, 9, 11]
+    drawn = [e.trained_ids.tolist() for e in groups[0].episodes]
+    assert {i for ids in drawn for i in ids} == set(own)
+    for ids, episode in zip(drawn, groups[0].episodes, strict=True):
+        with torch.no_grad():
+            logp = torch.log_softmax(model(torch.tensor([[4, 5, *ids]])).logits[0, 1:-1, own], -1)
+        assert np.abs(episode.sampler_logp - logp[range(len(ids)), [own.index(i) for i in ids]].numpy()).max() < TestVllm.tolerance
     engine.close()
 
 

@@ -154,6 +154,7 @@ GOOD = {
                 return Copy(policy, self.every)
         ''',
     "engine": '''
+        import torch
         from align.engines.transformers import RunningTransformers, Transformers
         class Part(Transformers):
             """As it comes."""
@@ -340,6 +341,12 @@ DEFECTS = {
             return found
         """),
     ("engine", "episodes"): add("def generate(self, prompts, samples, seeds): return super().generate(prompts, samples, seeds)[::-1]"),
+    ("engine", "ids without a token"): add("""
+        def __init__(self, *args):
+            super().__init__(*args)
+            self._words.spelled.logits = lambda logits: logits
+            self._is_end = torch.nn.functional.pad(self._is_end, (0, 99))
+        """),
     ("engine", "seeds"): add("""
         def generate(self, prompts, samples, seeds):
             self.calls = getattr(self, "calls", 0) + 1

@@ -40,7 +40,7 @@ def test_a_prompt_keeps_its_first_token_and_a_demonstration_ends_with_the_end_to
 
 def test_a_closing_end_token_is_not_part_of_a_prompt():
     class Closing:
-        eos_token_id = 2
+        eos_token_id, eos_token, bos_token_id = 2, "</s>", None
 
         def __call__(self, texts):
             return {"input_ids": [[1, 5, 2] for _ in texts]}
@@ -53,3 +53,14 @@ def test_what_cannot_be_learned_from_is_named():
         Examples(Few(), TOKENIZER, 1, 0)
     with pytest.raises(UserError, match="example b has no answer"):
         Examples(Few(Example(id="b", text="1")), TOKENIZER, 1, 0).demonstrations(0)
+
+
+def test_a_prompt_without_tokens_is_named():
+    class Unreading:
+        eos_token_id, eos_token, bos_token_id = 2, "</s>", None
+
+        def __call__(self, texts):
+            return {"input_ids": [[] for _ in texts]}
+
+    with pytest.raises(UserError, match=r"rows.jsonl, line 3: the tokenizer makes no tokens of the prompt 'x'"):
+        tokenize([Example(id="a", text="x", where="rows.jsonl, line 3")], Unreading())

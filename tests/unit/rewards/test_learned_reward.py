@@ -20,6 +20,7 @@ from align.errors import RecipeError, UserError
 from align.rewards import Reward, started
 from align.rewards._scorer import LoadedScorer
 from align.types import Episode, Group, Prompt
+from align.vocabulary.continuation import Continuation
 from align.workers import local, open_workers
 from align.workers.reward_runner import run_rewards
 from align.workers.shards import evenly
@@ -103,6 +104,7 @@ def test_a_text_the_tokenizer_cannot_read_costs_itself(folder, tmp_path):
 
     made = learned(folder)
     made._tokenizer = Countdown().tokenizer()
+    made._continuation = Continuation(made._tokenizer)
     rewards = run_rewards(made, LIMITS, [group("1=", "1", "é", "2")])
     assert np.isnan(rewards.values).tolist() == [False, True, False] and "UNK" in rewards.first_failure
 

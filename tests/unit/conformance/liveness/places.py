@@ -36,6 +36,7 @@ def made(folder: Path) -> dict[str, str]:
         "pairs": pairs,
         "held_out_pairs": [row | {"prompt": f"7{row['prompt']}"} for row in pairs],
         "long": [*pairs, pairs[0] | {"id": "long", "chosen": "1" * 30}],
+        "chats": [row | {"prompt": [{"role": "user", "content": row["prompt"]}]} for row in pairs],
     }.items():
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in of))
     (folder / "unlikelihood.py").write_text(
@@ -45,5 +46,5 @@ def made(folder: Path) -> dict[str, str]:
         (folder / f"data{n}").write_text(json.dumps({"steps": n, "task": "countdown", "algorithm": "sft", "model": {"path": "nowhere"}}))
     models = {name: str(tiny_model(folder / name, seed=seed)) for seed, name in enumerate(("model", "other", "third"))}
     models |= {name: str(tiny_scorer(folder / name, seed=seed)) for seed, name in enumerate(("scorer", "other_scorer"))}
-    written = ("data", "held_out", "pairs", "held_out_pairs", "long", "splits", "subsets")
+    written = ("data", "held_out", "pairs", "held_out_pairs", "long", "chats", "splits", "subsets")
     return models | {name: str(folder / name) for name in written} | {"folder": str(folder)}

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from helpers.own_tokenizers import CHATML, byte_tokenizer
+
 from align.experience.examples import Examples
 from align.tasks.countdown import Countdown
 from liveness import Change
 
+TEMPLATE = CHATML.replace("assistant\n{% endif %}", "assistant\n{{ enable_thinking }}{% endif %}")
 REQUIRED = {"jsonl": {"path": "{data}"}, "preferences": {"path": "{pairs}"}}
 CHANGES = {
     ("countdown", "size"): Change(9, {"size": 8}),
@@ -15,6 +18,7 @@ CHANGES = {
     ("*", "split"): Change("test", {"path": "{splits}", "split": "train"}),
     ("*", "subset"): Change("two", {"path": "{subsets}", "subset": "one"}),
     ("*", "eval_split"): Change("test", {"path": "{splits}"}),
+    ("*", "template"): Change({"enable_thinking": False}, {"path": "{chats}"}),
     ("preferences", "path"): Change("{held_out_pairs}"),
     ("preferences", "eval_path"): Change("{held_out_pairs}"),
     ("preferences", "prompt"): Change("question"),
@@ -34,5 +38,6 @@ CHANGES = {
 
 def probe(part: Any, **_) -> Any:
     ranked = part.examples()[0].ranked
-    dealt = [Examples(part, part.tokenizer() or Countdown().tokenizer(), 1, 0, 8).dropped] if ranked else []
+    tokenizer = byte_tokenizer(template=TEMPLATE) if part.examples()[0].messages else Countdown().tokenizer()
+    dealt = [Examples(part, part.tokenizer() or tokenizer, 1, 0, 8).dropped] if ranked else []
     return [part.examples(), part.rankings(), part.suites(2), dealt]
