@@ -1,4 +1,4 @@
-"""Code that the policy and the reward model share: token positions, LoRA adapters and their merge, train or eval mode."""
+"""Code that the policy and the reward model share: token positions, LoRA adapters and their merge."""
 
 from __future__ import annotations
 
@@ -91,15 +91,3 @@ def _with_delta(tensor: Tensor, layer: torch.nn.Module) -> Tensor:
     # Every adapted layer of peft has this method, but their base class does not declare it.
     delta = layer.get_delta_weight("default")  # pyright: ignore[reportCallIssue]
     return delta.to(tensor.dtype).add_(tensor)
-
-
-def set_mode(model: PreTrainedModel, adapted: torch.nn.Module, options: Model) -> None:
-    """Evaluation mode, unless checkpointing or dropout needs training mode. `adapted`: the model with its adapters, if it has any."""
-    adapted.eval()
-    if options.activation_checkpointing:
-        # transformers checkpoints in training mode only; every dropout is 0, so the mode changes nothing else.
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
-        adapted.train()
-    elif options.lora.dropout:
-        adapted.train()

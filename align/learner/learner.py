@@ -106,7 +106,8 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         losses = MetricAccumulator()
         for micro in self._micro_batches(self._weighed(mini)):
-            objective.total(self.recipe, self._context(micro), losses, tally).backward()
+            with self.policy.adapter_dropout():
+                objective.total(self.recipe, self._context(micro), losses, tally).backward()
         self._stop_unless_finite(losses, step)
         if first:
             self._stop_on_engine_gap(tally, step)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,7 +14,9 @@ from torch.func import functional_call
 from align.config.schema import Lora, Model
 from align.core.logprobs import Head
 from align.learner import model_loading
-from align.learner.backbone import add_lora, before_each_token, device_of, merged, set_mode, unmerged
+from align.learner.backbone import add_lora, before_each_token, device_of, merged, unmerged
+from align.learner.causal_head import read_head
+from align.learner.forward_mode import adapter_dropout, set_mode
 from align.learner.parameters import BASE, OWN, Override
 from align.types import TokenBatch
 
@@ -26,16 +27,16 @@ class Policy:
     def __init__(self, model_dir: str, options: Model, where: str = "model.path"):
         self.model_dir, self.options = model_dir, options
         self.device = device_of(options)
-        self.causal_lm = model_loading.on_device(model_loading.load_causal_lm(model_dir, options.dtype, where), self.device)
+        loaded = model_loading.load_causal_lm(model_dir, options, where)
+        self.causal_lm = model_loading.on_device(loaded, self.device).eval()
         self.config = self.causal_lm.config
         self.tokenizer = model_loading.load_tokenizer(model_dir, where)
+        self._decoder, self._head, self._form = read_head(self.causal_lm, where)
         self.lora = options.lora.rank > 0
         self._adapted = add_lora(self.causal_lm, options, "CAUSAL_LM") if self.lora else None
         self.module: torch.nn.Module = self.causal_lm if self._adapted is None else self._adapted
-        self._decoder = self.causal_lm.get_decoder()
         names = {id(m): n for n, m in self.module.named_modules()}
         self._prefix = names[id(self._decoder)] + "."
-        self._head = cast("torch.nn.Linear", self.causal_lm.get_output_embeddings())
         self._head_name = next(n for n, p in self.module.named_parameters() if p is self._head.weight)
         set_mode(self.causal_lm, self.module, options)
 
@@ -61,14 +62,17 @@ class Policy:
         return out.last_hidden_state[rows, columns]
 
     def head(self, parameters: Override = OWN) -> Head:
-        layer, config = self._head, self.config
+        layer = self._head
         given = parameters if isinstance(parameters, dict) else {}
         weight = given.get(self._head_name, layer.weight).to(layer.weight.dtype)
         bias = layer.bias
         if bias is not None:
             bias = given.get(self._head_name.removesuffix("weight") + "bias", bias).to(bias.dtype)
-        scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-        return Head(weight=weight, bias=bias, scale=scale, softcap=getattr(config, "final_logit_softcapping", None))
+        return Head(weight=weight, bias=bias, scale=self._form.scale, softcap=self._form.softcap)
+
+    def adapter_dropout(self) -> AbstractContextManager[None]:
+        """`model.lora.dropout` is on inside, for an update's forward and backward pass; it is off everywhere else."""
+        return adapter_dropout(self.module)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the checkpoint under its Hugging Face name, adapters merged; computed lazily."""
