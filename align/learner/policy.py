@@ -14,11 +14,14 @@ from torch.func import functional_call
 from align.config.schema import Lora, Model
 from align.core.logprobs import Head
 from align.learner import model_loading
-from align.learner.backbone import add_lora, before_each_token, device_of, merged, unmerged
+from align.learner.adapters import add_lora, merged, unmerged
+from align.learner.backbone import before_each_token, device_of
 from align.learner.causal_head import read_head
+from align.learner.checkpoint_names import renamed, renamed_alike
 from align.learner.forward_mode import adapter_dropout, set_mode
 from align.learner.parameters import BASE, OWN, Override
 from align.types import TokenBatch
+from align.weight_sync.layout import Layout
 
 
 class Policy:
@@ -32,6 +35,7 @@ class Policy:
         self.config = self.causal_lm.config
         self.tokenizer = model_loading.load_tokenizer(model_dir, where)
         self._decoder, self._head, self._form = read_head(self.causal_lm, where)
+        self._renamed = Layout.of(self.causal_lm).fused
         self.lora = options.lora.rank > 0
         self._adapted = add_lora(self.causal_lm, options, "CAUSAL_LM") if self.lora else None
         self.module: torch.nn.Module = self.causal_lm if self._adapted is None else self._adapted
@@ -76,11 +80,13 @@ class Policy:
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the checkpoint under its Hugging Face name, adapters merged; computed lazily."""
-        return merged(self.causal_lm, leave_out=self._tied_names())
+        own = merged(self.causal_lm, leave_out=self._tied_names())
+        return renamed(self.causal_lm, own) if self._renamed else own
 
     def alike(self) -> Iterator[tuple[str, Tensor]]:
         """Tensors with the names, shapes, dtypes and devices of `tensors` but other values; nothing is computed."""
-        return unmerged(self.causal_lm, leave_out=self._tied_names())
+        own = unmerged(self.causal_lm, leave_out=self._tied_names())
+        return renamed_alike(self.causal_lm, own) if self._renamed else own
 
     def _tied_names(self) -> set[str]:
         return {n for n in self.causal_lm.state_dict() if n not in dict(self.causal_lm.named_parameters())} & set(
@@ -95,7 +101,8 @@ class Policy:
         """A Hugging Face folder that `from_pretrained` and vLLM load; with LoRA the merged model, the adapter beside it."""
         if self._adapted is not None:
             self._adapted.save_pretrained(str(Path(folder) / "adapter"))
-        self.causal_lm.save_pretrained(folder, state_dict=dict(self.tensors()))
+        # save_pretrained itself gives tensors their checkpoint names.
+        self.causal_lm.save_pretrained(folder, state_dict=dict(merged(self.causal_lm, leave_out=self._tied_names())))
         self.tokenizer.save_pretrained(folder)
 
     # Used by references.

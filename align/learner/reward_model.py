@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from align.config.schema import Model
 from align.learner import model_loading
-from align.learner.backbone import add_lora, at_the_end, before_each_token, device_of, merged
+from align.learner.adapters import add_lora, merged
+from align.learner.backbone import at_the_end, before_each_token, device_of
 from align.learner.forward_mode import adapter_dropout, set_mode
 from align.types import TokenBatch
 

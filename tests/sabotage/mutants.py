@@ -298,7 +298,7 @@ MUTANTS = [
     Mutant("a value after its token", "align/learner/reward_model.py", "self._head(batch.input_ids[:, :-1], *before_each_token(batch))",
            "self._head(batch.input_ids, batch.seq_ids, before_each_token(batch)[1] + 1)", SCORER),
     Mutant("a scorer that pads with its end token", "align/learner/reward_model.py", "(None, tokenizer.eos_token_id)", "(None,)", SCORER),
-    Mutant("a scorer exported with the head it began with", "align/learner/backbone.py", "REPLACED in name", "KEPT in name", SCORER),
+    Mutant("a scorer exported with the head it began with", "align/learner/adapters.py", "REPLACED in name", "KEPT in name", SCORER),
     Mutant("a value loss that always moves the backbone", "align/critics/shared.py", "hidden.detach() if self._detach else hidden",
            "hidden", "unit/objective/test_critics.py"),
     Mutant("a learned reward without the end token", "align/rewards/_scorer.py", "[end] if episode.finished else []", "[]",

@@ -53,8 +53,7 @@ def test_a_form_is_found_from_its_values(form: HeadForm):
 
 
 @pytest.mark.parametrize(
-    "logits",
-    [torch.zeros_like, torch.square, torch.relu, lambda z: z + 1, lambda z: z.clamp(-30, 30), lambda z: 30 * torch.sigmoid(z / 30)],
+    "logits", [torch.zeros_like, torch.square, torch.relu, lambda z: z.clamp(-30, 30), lambda z: 30 * torch.sigmoid(z / 30)]
 )
 def test_what_is_no_form_is_none(logits):
     outputs = probes(26)
@@ -85,7 +84,7 @@ def test_another_way_from_outputs_to_logits_is_refused(tmp_path: Path, monkeypat
 
 def test_layers_before_the_head_are_refused(tmp_path: Path):
     folder = tiny_model(tmp_path, kind="bert", is_decoder=True)
-    with pytest.raises(UserError, match="^model.path: BertLMHeadModel cannot be trained: between its decoder and its head it does more"):
+    with pytest.raises(UserError, match=r"^model\.path: BertLMHeadModel cannot be trained: between its decoder and its head it does more"):
         Policy(str(folder), Model(path=str(folder)))
 
 
