@@ -17,6 +17,7 @@ from align.critics import RunningCritic, values_of
 from align.divergences.reverse_kl import ReverseKl
 from align.errors import RunStopped
 from align.learner import budgets, checkpoint, objective, references
+from align.learner.agreement import Agreement, some_rows
 from align.learner.initial_policy import InitialPolicy
 from align.learner.kernel_preflight import stop_unless_ready
 from align.learner.logprobs import LogprobPass, stats
@@ -26,6 +27,7 @@ from align.learner.optimizer import make_optimizer, schedule
 from align.learner.policy import Policy
 from align.learner.reference_states import ReferenceStates
 from align.learner.reward_model import RewardModel
+from align.references import OwnModel
 from align.regularizers import referenced
 from align.types import RewardModelContext, Stat, TokenBatch, TokenContext
 from align.weight_sync.packing import Packer, Weights
@@ -53,6 +55,7 @@ class Learner:
             self.initial = InitialPolicy(self.policy, self.references)
             self._logprobs = LogprobPass(recipe, self.policy, self.references, self.critic, self.states, self.budgets)
         self._packer = Packer()
+        self._agreement: Agreement | None = None
 
     @torch.no_grad()
     def compute_logprobs(self, batch: TokenBatch) -> TokenBatch:
@@ -60,6 +63,7 @@ class Learner:
         for reference in references.distinct(self.references).values():
             reference.before_batch()
         self.states.start_batch()
+        self._stop_unless_the_users_model(batch)
         batch = replace(batch, rows=tuple(range(len(batch.lengths))))
         return batch if self._logprobs is None else self._logprobs.compute(batch)
 
@@ -201,6 +205,7 @@ class Learner:
         It does not depend on the regularizers.
         """
         assert self.initial is not None  # a reward model generates no answers
+        self._stop_unless_the_users_model(batch)
         total, policy = 0.0, self.initial.policy
         with self.initial.at_hand() as (initial, parameters):
             for _, micro in micro_batches(batch, self.budgets.micro_tokens):
@@ -220,8 +225,22 @@ class Learner:
         return self._packer.pack(self.policy.alike(), self.policy.tensors())
 
     def export(self, folder: str) -> None:
-        """The policy as a Hugging Face folder."""
+        """The policy as a Hugging Face folder. Raises UserError if the model in it has other log-probs than the learner."""
         self.policy.export(folder)
+        if self._agreement is not None:
+            self._agreement.stop_unless_exported(folder)
+
+    def _stop_unless_the_users_model(self, batch: TokenBatch) -> None:
+        """Once, on the first batch: raises UserError if a model's log-probs are not those of its own forward pass."""
+        if self._agreement is not None:
+            return
+        rows = some_rows(batch)
+        self._agreement = Agreement(self.recipe, self.budgets, self.policy, rows, "model")
+        self._agreement.stop_unless_the_models_own()
+        for name, reference in references.distinct(self.references).items():
+            if isinstance(reference, OwnModel):
+                where = f"regularizers.{name}.reference"
+                Agreement(self.recipe, self.budgets, reference.model, rows, where).stop_unless_the_models_own()
 
     def state_dict(self) -> dict[str, Any]:
         """The learner's half of `RunState`: tensors."""
