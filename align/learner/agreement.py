@@ -50,6 +50,8 @@ class Agreement:
     def __init__(self, recipe: Recipe, budgets: Budgets, policy: Policy | RewardModel, rows: TokenBatch, where: str):
         self._recipe, self._budgets, self._policy, self._where = recipe, budgets, policy, where
         self._rows = rows.to(policy.device)
+        self.found: str | None = None
+        """What the check before training saw, for messages."""
 
     @torch.no_grad()
     def stop_unless_the_models_own(self) -> None:
@@ -57,6 +59,10 @@ class Agreement:
         model = _module(self._policy)
         first, second = self._learners(), self._learners()
         repeated, other = largest_gap(first, second), largest_gap(first, self._own(model))
+        self.found = (
+            f"the learner's {self._what} are those of the model's own forward (largest difference {other:.1e}), and two passes of the "
+            f"learner differ by {repeated:.1e}"
+        )
         name = type(model).__name__
         if repeated > self._limits.repeated:
             raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,6 +17,7 @@ from align.divergences.reverse_kl import ReverseKl
 from align.errors import RunStopped
 from align.learner import budgets, checkpoint, objective, references
 from align.learner.agreement import Agreement, some_rows
+from align.learner.engine_gap import stop_on_engine_gap
 from align.learner.initial_policy import InitialPolicy
 from align.learner.kernel_preflight import stop_unless_ready
 from align.learner.logprobs import LogprobPass, stats
@@ -114,7 +114,7 @@ class Learner:
                 objective.total(self.recipe, self._context(micro), losses, tally).backward()
         self._stop_unless_finite(losses, step)
         if first:
-            self._stop_on_engine_gap(tally, step)
+            self._stop_on_gap(mini, tally, step)
         if first and self.version == 0:
             compared = referenced(self.recipe.regularizers)
             parts = {name: self.recipe.regularizers[name].reference for name in compared}
@@ -183,20 +183,11 @@ class Learner:
                     "this term in metrics.jsonl; a smaller optimizer.lr is the usual remedy"
                 )
 
-    def _stop_on_engine_gap(self, tally: MetricAccumulator, step: int) -> None:
+    def _stop_on_gap(self, mini: TokenBatch, tally: MetricAccumulator, step: int) -> None:
         gap = tally.stats().get("engine/gap")
-        largest = self.recipe.largest_engine_gap
-        if gap is not None and not gap.mean <= largest:
-            why = "the engine does not hold the learner's weights, or computes in another precision (then raise max_engine_gap knowingly)"
-            if step == 0 and math.isfinite(gap.mean):
-                why = (
-                    "nothing is learned yet, so both began with the same weights and compute differently, and --resume alone stops "
-                    f"here again. Where another precision explains it, add max_engine_gap={2 * gap.mean:.1g} to the command"
-                )
-            raise RunStopped(
-                f"step {step}: the engine's log-probs differ from the learner's by {gap.mean:.2e} nats a token on average, "
-                f"above max_engine_gap {largest:g}: {why}"
-            )
+        if gap is not None:
+            agreement = None if self._agreement is None else self._agreement.found
+            stop_on_engine_gap(self.recipe, self.policy.model_dir, gap.mean, step, agreement, mini.versions)
 
     @torch.no_grad()
     def exact_kl(self, batch: TokenBatch) -> Stat:

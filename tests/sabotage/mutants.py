@@ -197,7 +197,7 @@ MUTANTS = [
            'tally.add(f"divergence/{name}", penalty.value.sum(), len(batch.lengths))',
            'tally.add(f"divergence/{name}", penalty.value.sum(), len(batch.seq_ids))', LEARNER),
     Mutant("an update with an infinite loss", "align/learner/learner.py", "        self._stop_unless_finite(losses, step)\n", "", LEARNER),
-    Mutant("an engine with other weights goes unseen", "align/learner/learner.py", "            self._stop_on_engine_gap(tally, step)\n",
+    Mutant("an engine with other weights goes unseen", "align/learner/learner.py", "            self._stop_on_gap(mini, tally, step)\n",
            "            pass\n", LEARNER),
     Mutant("dropout from the process's own random state", "align/learner/learner.py",
            "torch.manual_seed(self.recipe.seed * 1_000_003 + step)", "torch.seed()", LEARNER),
