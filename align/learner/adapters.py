@@ -69,7 +69,7 @@ def _refuse_broken(model: PreTrainedModel) -> None:
     if model.device.type == "meta":
         return  # whose shapes alone are wanted
     try:
-        model(input_ids=torch.ones(1, 4, dtype=torch.int64, device=model.device))
+        model(input_ids=torch.ones(1, 4, dtype=torch.int64, device=model.device), use_cache=False)
     except Exception as error:
         # A layer that returns more than one tensor, or reads its own weight, fails in its own way.
         first, *_ = str(error).strip().splitlines() or [""]

@@ -25,7 +25,7 @@ def read_head(model: PreTrainedModel, where: str) -> tuple[torch.nn.Module, torc
     Args: model: in evaluation mode, without adapters.
     Raises UserError at the key `where` for a model that has no such form, naming its architecture and what was seen.
     """
-    name = type(model).__name__
+    name, versions = type(model).__name__, {n: p._version for n, p in model.named_parameters()}
     decoder, head = _decoder(model), model.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear) or decoder is None:
         raise UserError(f"{where}: {name} cannot be trained: it is not one decoder followed by one linear head")
@@ -38,6 +38,11 @@ def read_head(model: PreTrainedModel, where: str) -> tuple[torch.nn.Module, torc
             f"{where}: {name} cannot be trained: its forward pass fails where its states or its head's outputs are replaced by others "
             f"({type(error).__name__}: {first})"
         ) from error
+    written = [n for n, p in model.named_parameters() if p._version != versions[n]]
+    if written:
+        raise UserError(
+            f"{where}: {name} cannot be trained: its forward pass writes into its own weights, {len(written)} of them, the first {written[0]}"
+        )
     before = fit(sent, received) if received.shape == sent.shape else None
     if before is None or before.softcap is not None:
         raise UserError(

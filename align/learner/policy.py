@@ -35,7 +35,7 @@ class Policy:
         self.config = self.causal_lm.config
         self.tokenizer = model_loading.load_tokenizer(model_dir, where)
         self._decoder, self._head, self._form = read_head(self.causal_lm, where)
-        self._renamed = Layout.of(self.causal_lm).fused
+        self._layout = Layout.of(self.causal_lm)
         self.lora = options.lora.rank > 0
         self._adapted = add_lora(self.causal_lm, options, "CAUSAL_LM") if self.lora else None
         self.module: torch.nn.Module = self.causal_lm if self._adapted is None else self._adapted
@@ -80,18 +80,13 @@ class Policy:
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the checkpoint under its Hugging Face name, adapters merged; computed lazily."""
-        own = merged(self.causal_lm, leave_out=self._tied_names())
-        return renamed(self.causal_lm, own) if self._renamed else own
+        own = merged(self.causal_lm, leave_out=self._layout.tied)
+        return renamed(self.causal_lm, own) if self._layout.fused else own
 
     def alike(self) -> Iterator[tuple[str, Tensor]]:
         """Tensors with the names, shapes, dtypes and devices of `tensors` but other values; nothing is computed."""
-        own = unmerged(self.causal_lm, leave_out=self._tied_names())
-        return renamed_alike(self.causal_lm, own) if self._renamed else own
-
-    def _tied_names(self) -> set[str]:
-        return {n for n in self.causal_lm.state_dict() if n not in dict(self.causal_lm.named_parameters())} & set(
-            getattr(self.causal_lm, "_tied_weights_keys", None) or ()
-        )
+        own = unmerged(self.causal_lm, leave_out=self._layout.tied)
+        return renamed_alike(self.causal_lm, own) if self._layout.fused else own
 
     def _adapter_off(self) -> AbstractContextManager[None]:
         assert self._adapted is not None, "BASE needs a model with an adapter"
@@ -102,7 +97,7 @@ class Policy:
         if self._adapted is not None:
             self._adapted.save_pretrained(str(Path(folder) / "adapter"))
         # save_pretrained itself gives tensors their checkpoint names.
-        self.causal_lm.save_pretrained(folder, state_dict=dict(merged(self.causal_lm, leave_out=self._tied_names())))
+        self.causal_lm.save_pretrained(folder, state_dict=dict(merged(self.causal_lm, leave_out=self._layout.tied)))
         self.tokenizer.save_pretrained(folder)
 
     # Used by references.

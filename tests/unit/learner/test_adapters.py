@@ -47,9 +47,3 @@ def test_the_exported_model_has_the_log_probs_of_the_adapted_one(tmp_path: Path,
         logits = AutoModelForCausalLM.from_pretrained(tmp_path / "out")(batch.input_ids).logits
     own = logits.log_softmax(-1)[batch.seq_ids, batch.columns - 1, batch.tokens]
     torch.testing.assert_close(found, own, rtol=0, atol=1e-4)
-
-
-def test_a_layer_that_does_not_run_with_an_adapter_is_refused(tmp_path: Path):
-    folder = tiny_model(tmp_path, kind="phimoe", num_local_experts=4)
-    with pytest.raises(UserError, match=r"^model\.lora\.targets: PhimoeForCausalLM does not run with adapters there \(AttributeError: "):
-        policy(folder, "all-linear")
