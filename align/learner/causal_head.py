@@ -41,7 +41,8 @@ def read_head(model: PreTrainedModel, where: str) -> tuple[torch.nn.Module, torc
     written = [n for n, p in model.named_parameters() if p._version != versions[n]]
     if written:
         raise UserError(
-            f"{where}: {name} cannot be trained: its forward pass writes into its own weights, {len(written)} of them, the first {written[0]}"
+            f"{where}: {name} cannot be trained: its forward pass writes into its own weights, {len(written)} of them, the first "
+            f"{written[0]}"
         )
     before = fit(sent, received) if received.shape == sent.shape else None
     if before is None or before.softcap is not None:
