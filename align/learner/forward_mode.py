@@ -36,7 +36,8 @@ def set_mode(model: PreTrainedModel, adapted: torch.nn.Module, options: Model) -
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for layer in layers:
         layer.training = True
-        layer._gradient_checkpointing_func = _recomputed(layer)
+        # torch declares every attribute of a module as a tensor or a module.
+        layer._gradient_checkpointing_func = _recomputed(layer)  # pyright: ignore[reportArgumentType]
 
 
 def _recomputed(layer: torch.nn.Module) -> Callable[..., Any]:
