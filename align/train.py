@@ -28,6 +28,7 @@ from align.run import checkpoints
 from align.run.evaluation import Suites
 from align.run.folder import check_folder, remove_empty_run
 from align.run.initial_policy import model_folder
+from align.run.positions import check_positions
 from align.run.reward_failures import RewardFailures
 from align.run.signals import defer_sigint
 from align.run.state import RunState
@@ -111,6 +112,7 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telem
         if regularizer.warning:
             telemetry.note(f"regularizers.{name}: {regularizer.warning}")
     longest = max([examples.max_prompt_tokens, *(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)])
+    check_positions(recipe, model_dir, longest, examples, suites.rankings)
     workers = open_workers(recipe, model_dir, longest, address)
     for note in model_notes(recipe.model, model_dir, workers.learner_on_gpu):
         telemetry.note(note)

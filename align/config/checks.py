@@ -24,6 +24,12 @@ def check(recipe: Recipe) -> None:
     _check_batch(recipe)
     if recipe.model.lora.dropout and recipe.regularizers:
         raise RecipeError("model.lora.dropout", "makes policy and reference differ by noise; set it to 0 with regularizers")
+    if recipe.model.lora.dropout and algorithm.samples:
+        raise RecipeError(
+            "model.lora.dropout",
+            f"{algorithm.recipe_name} weighs each token by the ratio of the policy to the policy that drew it, which had no dropout: the "
+            "ratio would be noise where nothing has changed; set it to 0 (sft and reward_model can have it)",
+        )
     for part, setting in standing(recipe):
         if isinstance(part, Divergence):
             try_divergence(part, setting.where)

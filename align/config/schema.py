@@ -13,6 +13,8 @@ from align.engines import Sampling
 
 BACKENDS = ("auto", "triton", "compile", "torch")
 """Backends of the head, from align_kernels."""
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+"""Names that transformers gives to ways of computing attention."""
 GAPS = {"float32": 1e-3, "bfloat16": 5e-2}
 """The default of `max_engine_gap` by dtype, in nats."""
 
@@ -25,7 +27,8 @@ class Lora:
     """0 trains every parameter."""
     alpha: Positive = 32.0
     dropout: BelowOne = 0.0
-    """A value above 0 makes the divergence at step 0 noisy, so it is refused with regularizers."""
+    """In an update's pass alone: what is measured or compared has none. A value above 0 is refused with regularizers and with algorithms
+    that sample: their ratios compare the policy with itself, with a reference or with an engine, and would be noise."""
     targets: str = "all-linear"
     """Module names joined by commas, or `all-linear`."""
 
@@ -49,6 +52,9 @@ class Model:
     device: str = "auto"
     """Device of the learner: `auto` is cuda if its process sees a GPU, else cpu."""
     activation_checkpointing: bool = False
+    attn_implementation: str | None = None
+    """Attention of the learner: eager, sdpa, flash_attention_2, flash_attention_3 or flex_attention. null: sdpa where the architecture
+    supports it, else eager."""
     lora: Lora = section(Lora)
 
     def __post_init__(self):
@@ -63,6 +69,8 @@ class Model:
             raise ValueError(f"dtype must be float32 or bfloat16, not {self.dtype!r}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device must be auto, cpu or cuda, not {self.device!r}")
+        if self.attn_implementation not in (None, *ATTENTIONS):
+            raise ValueError(f"attn_implementation must be one of {', '.join(ATTENTIONS)}, not {self.attn_implementation!r}")
         if self.tf32 and (self.dtype != "float32" or self.device == "cpu"):
             raise ValueError("tf32 changes nothing with " + ("device: cpu" if self.device == "cpu" else f"dtype: {self.dtype}"))
 

@@ -37,6 +37,8 @@ class Engine(Part, ABC):
 
     device: str = "auto"
     """A torch device, or `auto`: a GPU if its process sees one. An engine with a choice of devices declares this as a key."""
+    dtype: str = "auto"
+    """Precision of its model, or `auto`: the saved model's. An engine with a choice of precisions declares this as a key."""
 
     @property
     def environment(self) -> Mapping[str, str]:

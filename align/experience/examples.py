@@ -17,6 +17,9 @@ from align.vocabulary.continuation import Continuation
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 """What rows have for a chat template."""
 
+CHUNK = 1024
+"""Rows that are tokenized at a time where all are looked at."""
+
 
 def tokenize(examples: Sequence[Example], tokenizer: Any) -> list[Prompt]:
     """Tokenized prompts. Special tokens that the tokenizer adds (a leading <bos>) are kept, except a closing <eos>.
@@ -144,6 +147,17 @@ class Examples:
         """Every ranking once, in the task's order, in lists of `count`."""
         for i in range(0, len(self.examples), count):
             yield ranked(self.examples[i : i + count], self._prompts[i : i + count], self._tokenizer)
+
+    def longest_answered(self) -> tuple[int, str]:
+        """Tokens of the longest prompt together with an answer from the data, its end token included, and its place; (0, "") for none."""
+        longest, where = 0, ""
+        for i in range(0, len(self.examples), CHUNK):
+            pairs = list(zip(self.examples[i : i + CHUNK], self._prompts[i : i + CHUNK], strict=True))
+            rows = [(e, p, a) for e, p in pairs for a in (*e.ranked, *(() if e.answer is None else (e.answer,)))]
+            for (e, p, _), episode in zip(rows, _answers(rows, self._tokenizer), strict=True):
+                tokens = len(p.token_ids) + len(episode.response_ids)
+                longest, where = max((longest, where), (tokens, e.place), key=lambda found: found[0])
+        return longest, where
 
 
 def held_out_rankings(task: Task, tokenizer: Any, max_tokens: int | None = None) -> list[Group]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,8 @@ from align.critics import RunningCritic, values_of
 from align.divergences.reverse_kl import ReverseKl
 from align.errors import RunStopped
 from align.learner import budgets, checkpoint, objective, references
+from align.learner.agreement import Agreement, some_rows
+from align.learner.engine_gap import stop_on_engine_gap
 from align.learner.initial_policy import InitialPolicy
 from align.learner.kernel_preflight import stop_unless_ready
 from align.learner.logprobs import LogprobPass, refuse_unspelled, stats
@@ -26,6 +27,7 @@ from align.learner.optimizer import make_optimizer, schedule
 from align.learner.policy import Policy
 from align.learner.reference_states import ReferenceStates
 from align.learner.reward_model import RewardModel
+from align.references import OwnModel
 from align.regularizers import referenced
 from align.types import RewardModelContext, Stat, TokenBatch, TokenContext
 from align.weight_sync.packing import Packer, Weights
@@ -53,6 +55,7 @@ class Learner:
             self.initial = InitialPolicy(self.policy, self.references)
             self._logprobs = LogprobPass(recipe, self.policy, self.references, self.critic, self.states, self.budgets)
         self._packer = Packer()
+        self._agreement: Agreement | None = None
 
     @torch.no_grad()
     def compute_logprobs(self, batch: TokenBatch) -> TokenBatch:
@@ -60,6 +63,7 @@ class Learner:
         for reference in references.distinct(self.references).values():
             reference.before_batch()
         self.states.start_batch()
+        self._stop_unless_the_users_model(batch)
         batch = replace(batch, rows=tuple(range(len(batch.lengths))))
         return batch if self._logprobs is None else self._logprobs.compute(batch)
 
@@ -106,10 +110,11 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         losses = MetricAccumulator()
         for micro in self._micro_batches(self._weighed(mini)):
-            objective.total(self.recipe, self._context(micro), losses, tally).backward()
+            with self.policy.adapter_dropout():
+                objective.total(self.recipe, self._context(micro), losses, tally).backward()
         self._stop_unless_finite(losses, step)
         if first:
-            self._stop_on_engine_gap(tally, step)
+            self._stop_on_gap(mini, tally, step)
         if first and self.version == 0:
             compared = referenced(self.recipe.regularizers)
             parts = {name: self.recipe.regularizers[name].reference for name in compared}
@@ -181,20 +186,11 @@ class Learner:
                     "this term in metrics.jsonl; a smaller optimizer.lr is the usual remedy"
                 )
 
-    def _stop_on_engine_gap(self, tally: MetricAccumulator, step: int) -> None:
+    def _stop_on_gap(self, mini: TokenBatch, tally: MetricAccumulator, step: int) -> None:
         gap = tally.stats().get("engine/gap")
-        largest = self.recipe.largest_engine_gap
-        if gap is not None and not gap.mean <= largest:
-            why = "the engine does not hold the learner's weights, or computes in another precision (then raise max_engine_gap knowingly)"
-            if step == 0 and math.isfinite(gap.mean):
-                why = (
-                    "nothing is learned yet, so both began with the same weights and compute differently, and --resume alone stops "
-                    f"here again. Where another precision explains it, add max_engine_gap={2 * gap.mean:.1g} to the command"
-                )
-            raise RunStopped(
-                f"step {step}: the engine's log-probs differ from the learner's by {gap.mean:.2e} nats a token on average, "
-                f"above max_engine_gap {largest:g}: {why}"
-            )
+        if gap is not None:
+            agreement = None if self._agreement is None else self._agreement.found
+            stop_on_engine_gap(self.recipe, self.policy.model_dir, gap.mean, step, agreement, mini.versions)
 
     @torch.no_grad()
     def exact_kl(self, batch: TokenBatch) -> Stat:
@@ -203,6 +199,7 @@ class Learner:
         It does not depend on the regularizers.
         """
         assert self.initial is not None  # a reward model generates no answers
+        self._stop_unless_the_users_model(batch)
         total, policy = 0.0, self.initial.policy
         refuse_unspelled(policy.spelled, batch)
         with self.initial.at_hand() as (initial, parameters):
@@ -223,8 +220,22 @@ class Learner:
         return self._packer.pack(self.policy.alike(), self.policy.tensors())
 
     def export(self, folder: str) -> None:
-        """The policy as a Hugging Face folder."""
+        """The policy as a Hugging Face folder. Raises UserError if the model in it has other log-probs than the learner."""
         self.policy.export(folder)
+        if self._agreement is not None:
+            self._agreement.stop_unless_exported(folder)
+
+    def _stop_unless_the_users_model(self, batch: TokenBatch) -> None:
+        """Once, on the first batch: raises UserError if a model's log-probs are not those of its own forward pass."""
+        if self._agreement is not None:
+            return
+        rows = some_rows(batch)
+        self._agreement = Agreement(self.recipe, self.budgets, self.policy, rows, "model")
+        self._agreement.stop_unless_the_models_own()
+        for name, reference in references.distinct(self.references).items():
+            if isinstance(reference, OwnModel):
+                where = f"regularizers.{name}.reference"
+                Agreement(self.recipe, self.budgets, reference.model, rows, where).stop_unless_the_models_own()
 
     def state_dict(self) -> dict[str, Any]:
         """The learner's half of `RunState`: tensors."""

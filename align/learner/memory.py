@@ -76,7 +76,7 @@ def shape_of_config(config: PretrainedConfig, options: Model) -> ModelShape:
         module = AutoModelForCausalLM.from_config(config)
         if options.lora.rank:
             # peft takes a second to import, which no estimate without adapters needs.
-            from align.learner.backbone import add_lora  # noqa: PLC0415
+            from align.learner.adapters import add_lora  # noqa: PLC0415
 
             module = add_lora(module, options, "CAUSAL_LM")
     return shape_of(module, config)

@@ -15,36 +15,53 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from align.config.schema import Model
 from align.errors import UserError
 
 T = TypeVar("T")
 Module = TypeVar("Module", bound=torch.nn.Module)
+WHOLE = Model(path="", dtype="float32")
+"""How a model is loaded for its values alone."""
 
 
 def is_adapter(folder: str) -> bool:
     return (Path(folder) / "adapter_config.json").is_file()
 
 
-def load_causal_lm(folder: str, dtype: str, where: str) -> PreTrainedModel:
-    """A causal model with every dropout at 0: dropout would make the policy differ from its own reference and engine.
+def load_causal_lm(folder: str, options: Model, where: str) -> PreTrainedModel:
+    """A causal model in the precision and with the attention of `options`.
 
     Raises UserError naming `where` for a folder without a causal model, and for one with an adapter: transformers would silently load
     the adapter on top of its base, and the model with the adapter off would not be the initial policy.
     """
-    return _without_dropout(
+    return _with_attention(
         _loaded(
             folder,
             where,
             "no causal language model",
-            lambda: AutoModelForCausalLM.from_pretrained(
-                folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
-            ),
-        )
+            lambda: AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, options.dtype), local_files_only=True),
+        ),
+        options.attn_implementation,
     )
 
 
-def load_reward_model(folder: str, dtype: str, where: str, *, fresh: bool) -> PreTrainedModel:
-    """A sequence-classification model with one output, `score`, a linear layer on its last state; every dropout at 0.
+def _with_attention(model: PreTrainedModel, name: str | None) -> PreTrainedModel:
+    """The model with this attention, or with transformers' default for it: sdpa where the architecture supports it, else eager."""
+    if name is None:
+        return model
+    try:
+        model.set_attn_implementation(name)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"model.attn_implementation: {name} cannot be used: {str(error).splitlines()[0]}") from error
+    if model.config._attn_implementation != name:
+        raise UserError(
+            f"model.attn_implementation: a {type(model).__name__} has one attention, {model.config._attn_implementation}: delete the key"
+        )
+    return model
+
+
+def load_reward_model(folder: str, options: Model, where: str, *, fresh: bool) -> PreTrainedModel:
+    """A sequence-classification model with one output, `score`, a linear layer on its last state.
 
     Args: fresh: put a new head on a causal language model, drawn from torch's generator and small, so that scores start near 0.
     Raises UserError naming `where` for a folder with neither kind of model, or, without `fresh`, with no reward model.
@@ -66,12 +83,7 @@ def load_reward_model(folder: str, dtype: str, where: str, *, fresh: bool) -> Pr
             where,
             "no reward model and no causal language model",
             lambda: AutoModelForSequenceClassification.from_pretrained(
-                folder,
-                num_labels=1,
-                dtype=getattr(torch, dtype),
-                attn_implementation="sdpa",
-                local_files_only=True,
-                output_loading_info=True,
+                folder, num_labels=1, dtype=getattr(torch, options.dtype), local_files_only=True, output_loading_info=True
             ),
         )
     finally:
@@ -89,7 +101,7 @@ def load_reward_model(folder: str, dtype: str, where: str, *, fresh: bool) -> Pr
         )
     if not trained:
         torch.nn.init.normal_(head.weight, std=1 / (head.in_features + 1))
-    return _without_dropout(model)
+    return _with_attention(model, options.attn_implementation)
 
 
 def on_device(model: Module, device: torch.device) -> Module:
@@ -113,18 +125,8 @@ def _loaded(folder: str, where: str, otherwise: str, load: Callable[[], T]) -> T
         raise UserError(f"{where}: {folder} holds a peft adapter; give a folder with the merged model (`model` of a run is one)")
     try:
         return load()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise UserError(f"{where}: {folder} holds {otherwise} that transformers loads: {str(error).splitlines()[0]}") from error
-
-
-def _without_dropout(model: PreTrainedModel) -> PreTrainedModel:
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    for key in ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
-        if hasattr(model.config, key):
-            setattr(model.config, key, 0.0)
-    return model
 
 
 def whole_values(folder: str, base: str, like: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -132,7 +134,7 @@ def whole_values(folder: str, base: str, like: Mapping[str, Tensor], where: str)
 
     Raises UserError if names or shapes differ from those of `like`.
     """
-    model = _adapted(folder, base, where) if is_adapter(folder) else load_causal_lm(folder, "float32", where)
+    model = _adapted(folder, base, where) if is_adapter(folder) else load_causal_lm(folder, WHOLE, where)
     values = {n: p.detach() for n, p in model.named_parameters()}
     _must_fit(
         values,
@@ -145,7 +147,7 @@ def whole_values(folder: str, base: str, like: Mapping[str, Tensor], where: str)
 
 def _adapted(folder: str, base: str, where: str) -> torch.nn.Module:
     try:
-        return PeftModel.from_pretrained(load_causal_lm(base, "float32", where), folder).merge_and_unload()
+        return PeftModel.from_pretrained(load_causal_lm(base, WHOLE, where), folder).merge_and_unload()
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"{where}: the adapter in {folder} does not fit {base}: {str(error).splitlines()[0]}") from error
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,12 +15,17 @@ from torch.func import functional_call
 from align.config.schema import Lora, Model
 from align.core.logprobs import Head
 from align.learner import model_loading
-from align.learner.backbone import add_lora, before_each_token, device_of, merged, set_mode, unmerged
+from align.learner.adapters import add_lora, merged, unmerged
+from align.learner.backbone import before_each_token, device_of
+from align.learner.causal_head import read_head
+from align.learner.checkpoint_names import renamed, renamed_alike
+from align.learner.forward_mode import adapter_dropout, set_mode
 from align.learner.parameters import BASE, OWN, Override
 from align.types import TokenBatch
 from align.vocabulary import generation
 from align.vocabulary.ends import end_ids
 from align.vocabulary.spelled import Spelled
+from align.weight_sync.layout import Layout
 
 
 class Policy:
@@ -30,21 +34,22 @@ class Policy:
     def __init__(self, model_dir: str, options: Model, where: str = "model.path"):
         self.model_dir, self.options = model_dir, options
         self.device = device_of(options)
-        self.causal_lm = model_loading.on_device(model_loading.load_causal_lm(model_dir, options.dtype, where), self.device)
+        loaded = model_loading.load_causal_lm(model_dir, options, where)
+        self.causal_lm = model_loading.on_device(loaded, self.device).eval()
         self.config = self.causal_lm.config
         self.tokenizer = model_loading.load_tokenizer(model_dir, where)
+        self._decoder, self._head, self._form = read_head(self.causal_lm, where)
+        self.spelled = Spelled.of(self.tokenizer, len(self._head.weight))
+        """The ids that `head` has rows for."""
+        self._layout = Layout.of(self.causal_lm)
         if self.causal_lm.can_generate():
             saved = self.causal_lm.generation_config
             self.causal_lm.generation_config = generation.exported(saved, end_ids(self.tokenizer, saved.eos_token_id))
         self.lora = options.lora.rank > 0
         self._adapted = add_lora(self.causal_lm, options, "CAUSAL_LM") if self.lora else None
         self.module: torch.nn.Module = self.causal_lm if self._adapted is None else self._adapted
-        self._decoder = self.causal_lm.get_decoder()
         names = {id(m): n for n, m in self.module.named_modules()}
         self._prefix = names[id(self._decoder)] + "."
-        self._head = cast("torch.nn.Linear", self.causal_lm.get_output_embeddings())
-        self.spelled = Spelled.of(self.tokenizer, len(self._head.weight))
-        """The ids that `head` has rows for."""
         self._head_name = next(n for n, p in self.module.named_parameters() if p is self._head.weight)
         set_mode(self.causal_lm, self.module, options)
 
@@ -71,27 +76,27 @@ class Policy:
 
     def head(self, parameters: Override = OWN) -> Head:
         """The rows of the ids that have a token. The row of a token is `spelled.places`."""
-        layer, config = self._head, self.config
+        layer = self._head
         given = parameters if isinstance(parameters, dict) else {}
         weight = given.get(self._head_name, layer.weight).to(layer.weight.dtype)
         bias = layer.bias
         if bias is not None:
             bias = given.get(self._head_name.removesuffix("weight") + "bias", bias).to(bias.dtype)
-        scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-        return self.spelled.head(Head(weight=weight, bias=bias, scale=scale, softcap=getattr(config, "final_logit_softcapping", None)))
+        return self.spelled.head(Head(weight=weight, bias=bias, scale=self._form.scale, softcap=self._form.softcap))
+
+    def adapter_dropout(self) -> AbstractContextManager[None]:
+        """`model.lora.dropout` is on inside, for an update's forward and backward pass; it is off everywhere else."""
+        return adapter_dropout(self.module)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the checkpoint under its Hugging Face name, adapters merged; computed lazily."""
-        return merged(self.causal_lm, leave_out=self._tied_names())
+        own = merged(self.causal_lm, leave_out=self._layout.tied)
+        return renamed(self.causal_lm, own) if self._layout.fused else own
 
     def alike(self) -> Iterator[tuple[str, Tensor]]:
         """Tensors with the names, shapes, dtypes and devices of `tensors` but other values; nothing is computed."""
-        return unmerged(self.causal_lm, leave_out=self._tied_names())
-
-    def _tied_names(self) -> set[str]:
-        parameters = dict(self.causal_lm.named_parameters())
-        tied = getattr(self.causal_lm, "_tied_weights_keys", None) or ()
-        return {name for name in self.causal_lm.state_dict() if name not in parameters} & set(tied)
+        own = unmerged(self.causal_lm, leave_out=self._layout.tied)
+        return renamed_alike(self.causal_lm, own) if self._layout.fused else own
 
     def _adapter_off(self) -> AbstractContextManager[None]:
         assert self._adapted is not None, "BASE needs a model with an adapter"
@@ -101,7 +106,8 @@ class Policy:
         """A Hugging Face folder that `from_pretrained` and vLLM load; with LoRA the merged model, the adapter beside it."""
         if self._adapted is not None:
             self._adapted.save_pretrained(str(Path(folder) / "adapter"))
-        self.causal_lm.save_pretrained(folder, state_dict=dict(self.tensors()))
+        # save_pretrained itself gives tensors their checkpoint names.
+        self.causal_lm.save_pretrained(folder, state_dict=dict(merged(self.causal_lm, leave_out=self._layout.tied)))
         self.tokenizer.save_pretrained(folder)
         if (own := Path(self.model_dir) / "tokenizer.json").is_file():
             # transformers' class may have added tokens when it loaded the tokenizer, which the embedding has no rows for.

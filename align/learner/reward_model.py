@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,9 @@ from transformers import PreTrainedModel
 
 from align.config.schema import Model
 from align.learner import model_loading
-from align.learner.backbone import add_lora, at_the_end, before_each_token, device_of, merged, set_mode
+from align.learner.adapters import add_lora, merged
+from align.learner.backbone import at_the_end, before_each_token, device_of
+from align.learner.forward_mode import adapter_dropout, set_mode
 from align.types import TokenBatch
 
 
@@ -25,7 +28,7 @@ class RewardModel:
     def __init__(self, model_dir: str, options: Model, where: str = "model.path"):
         self.model_dir, self.options = model_dir, options
         self.device = device_of(options)
-        loaded = model_loading.load_reward_model(model_dir, options.dtype, where, fresh=True)
+        loaded = model_loading.load_reward_model(model_dir, options, where, fresh=True)
         self.classifier = model_loading.on_device(loaded, self.device)
         self.config = self.classifier.config
         self.tokenizer = model_loading.load_tokenizer(model_dir, where)
@@ -38,6 +41,10 @@ class RewardModel:
     def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """The trained parameters; with LoRA, the adapters and the head."""
         return ((n, p) for n, p in self.module.named_parameters() if p.requires_grad)
+
+    def adapter_dropout(self) -> AbstractContextManager[None]:
+        """`model.lora.dropout` is on inside, as in `Policy.adapter_dropout`."""
+        return adapter_dropout(self.module)
 
     def scores(self, batch: TokenBatch) -> Tensor:
         """[S]: the head on the state after the last token of each sequence, whatever that token is."""

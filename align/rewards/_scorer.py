@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from align.config.schema import Model
 from align.errors import UserError
 from align.experience import chat_template
 from align.learner import model_loading
@@ -32,7 +33,7 @@ class LoadedScorer(Reward):
 
     def __init__(self, path: str, dtype: str, max_batch: int, gold: Reward | None):
         where = "reward learned: path"
-        self._model = model_loading.load_reward_model(path, dtype, where, fresh=False).eval()
+        self._model = model_loading.load_reward_model(path, Model(path=path, dtype=dtype), where, fresh=False).eval()
         self._tokenizer = model_loading.load_tokenizer(path, where)
         config = self._model.config.get_text_config()
         refuse_ids_without_rows(path, self._tokenizer, self._model.config)

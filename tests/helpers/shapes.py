@@ -7,7 +7,9 @@ from functools import cache
 from importlib.util import find_spec
 
 CHECKED = (
+    "align.core.agreement",
     "align.core.credit",
+    "align.core.head_form",
     "align.core.links",
     "align.core.logprobs",
     "align.core.ranking",

@@ -63,6 +63,7 @@ def one(folder: str, micro_tokens: int, minibatches: int) -> dict:
         learner = learners.Learner(made, folder)
         rewards = Rewards(values=np.random.default_rng(0).random(12).astype(np.float32))
         batch = replace(pack(groups(), rewards), betas={"kl": 0.1})
+        learner.compute_logprobs(batch)  # the first batch of a run is checked too
         forget()
         scored = learner.compute_logprobs(batch)
         found = {"score": recorded()}

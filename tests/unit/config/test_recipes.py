@@ -129,6 +129,8 @@ def minimal(**changes) -> dict:
             "model.lora.dropout",
             "set it to 0 with regularizers",
         ),
+        ({"model": {"path": "a", "lora": {"rank": 2, "dropout": 0.1}}}, "model.lora.dropout", "ratio would be noise"),
+        ({"model": {"path": "a", "attn_implementation": "spda"}}, "model", "attn_implementation must be one of eager, sdpa, "),
         ({"checkpoint": {"every": 2, "keep": 0}}, "checkpoint.keep", "must be at least 1"),
         ({"evaluation": {"every": -1, "problems": 10}}, "evaluation.problems", "changes nothing: every: -1 never evaluates"),
     ],

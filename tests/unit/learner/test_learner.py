@@ -92,13 +92,6 @@ def test_scores_are_in_the_order_of_the_batch(model: Path):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
 
 
-def test_activation_checkpointing_changes_nothing(model: Path):
-    plain, saving = make(model), make(model, model={"path": str(model), "activation_checkpointing": True})
-    a, b = capture_gradient(plain, batch(plain)), capture_gradient(saving, batch(saving))
-    for name, g in a.items():
-        torch.testing.assert_close(b[name], g, rtol=1e-5, atol=1e-8)
-
-
 @pytest.mark.parametrize("lora", [0, 4])
 @pytest.mark.parametrize("reference", ["frozen", "ema"])
 def test_the_divergence_to_an_initial_reference_starts_at_zero(model: Path, lora: int, reference: str):
@@ -174,15 +167,3 @@ def test_the_divergence_told_is_that_of_an_answer(model: Path):
     stats = learner.update(batch(learner, 1), 1)
     assert stats["divergence/kl"].count == 12
     assert stats["divergence/kl"].sum == pytest.approx(stats["kl/ref/exact"].sum, rel=1e-6)
-
-
-def test_dropout_follows_from_the_seed_and_the_step(model: Path):
-    def after(noise: int, step: int) -> torch.Tensor:
-        torch.manual_seed(0)  # of the adapter's first values
-        learner = make(model, model={"path": str(model), "lora": {"rank": 4, "dropout": 0.5}})
-        scored = batch(learner)
-        torch.manual_seed(noise)
-        learner.update(scored, step)
-        return torch.cat([p.flatten() for p in parameters(learner).values()])
-
-    assert torch.equal(after(1, 0), after(2, 0)) and not torch.equal(after(1, 0), after(1, 1))

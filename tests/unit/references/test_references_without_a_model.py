@@ -88,6 +88,7 @@ def drawn() -> list[Group]:
 
 def test_the_sampler_is_known_by_its_own_log_probs(folder: Path):
     learner = make(folder, "sampler", minibatches=1, estimator="k2")
+    batch(learner, drawn())  # the first batch of a run is checked too
     passes, hidden = [], learner.policy.hidden
     learner.policy.hidden = lambda *args: passes.append(1) or hidden(*args)
     scored = batch(learner, drawn())

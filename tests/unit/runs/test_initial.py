@@ -11,6 +11,7 @@ from helpers.plugins.several import write
 from safetensors.torch import load_file
 
 from align.config import recipes, schema
+from align.config.schema import Model
 from align.errors import RecipeError, UserError
 from align.learner.model_loading import load_causal_lm
 from align.run.initial_policy import config_of, content_hash, model_folder
@@ -88,7 +89,7 @@ def test_a_task_without_a_tokenizer_cannot_start_from_nothing(tmp_path: Path):
 def test_a_folder_without_a_model_is_told_in_one_line(tmp_path: Path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="holds no causal language model") as error:
-        load_causal_lm(str(tmp_path), "float32", "model.path")
+        load_causal_lm(str(tmp_path), Model(path=str(tmp_path)), "model.path")
     assert "\n" not in str(error.value)
 
 
@@ -123,7 +124,7 @@ def test_every_key_is_part_of_the_content():
 
 
 def test_a_bfloat16_policy_holds_bfloat16(tmp_path: Path):
-    model = load_causal_lm(str(tiny_model(tmp_path)), "bfloat16", "model.path")
+    model = load_causal_lm(str(tiny_model(tmp_path)), Model(path="", dtype="bfloat16"), "model.path")
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
