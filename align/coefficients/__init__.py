@@ -36,6 +36,11 @@ class Coefficient(Part, ABC):
         """Follows the measured divergence."""
         return type(self).update is not Coefficient.update
 
+    @property
+    def listens_by_prompt(self) -> bool:
+        """Follows the measured divergence of each prompt."""
+        return type(self).update_prompts is not Coefficient.update_prompts
+
     @staticmethod
     def shorthand(node: float) -> dict:
         """`coefficient: 0.1` in a recipe."""

@@ -37,6 +37,10 @@ class Warmup(Coefficient):
     def listens(self) -> bool:
         return self.to.listens
 
+    @property
+    def listens_by_prompt(self) -> bool:
+        return self.to.listens_by_prompt
+
     def initial_state(self) -> State:
         return self.to.initial_state()
 

@@ -43,6 +43,9 @@ class Divergence(Part, ABC):
     full_support = True
     """f'(0+) = -inf: the regularized optimum never gives up an answer, as a preference link needs."""
 
+    convex = True
+    """False is for a published functional that is not convex in u: then f' may fall, and no recipe refuses it for that."""
+
     @abstractmethod
     def f(self, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """f(u) at u = exp(log_u)."""

@@ -13,6 +13,7 @@ class K2Functional(Divergence):
     """
 
     full_support = False
+    convex = False
 
     def f(self, log_u: Tensor) -> Tensor:
         return self.bregman(log_u)

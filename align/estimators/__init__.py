@@ -27,6 +27,8 @@ class Estimator(Part):
     """Sums over the vocabulary at each visited state instead of using the sampled token."""
     only_reverse_kl = False
     """A published estimate of KL(pi||ref): it has no meaning for another divergence."""
+    published_value: str | None = None
+    """What the published value is, if it is not the divergence's. A coefficient that follows the value then refuses the estimator."""
 
     def value(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The estimate itself, on tokens drawn from the policy."""

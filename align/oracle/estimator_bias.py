@@ -17,6 +17,8 @@ POLICY = (0.10, 0.20, 0.30, 0.25, 0.15)
 REFERENCE = (0.25, 0.05, 0.20, 0.10, 0.40)
 EXACT = 1e-9
 """Relative tolerance: enumeration in float64 is accurate to 1e-15, and other divergences differ by at least 1e-2."""
+OWN = "that of this divergence"
+"""What `gradient_is` says of an estimator without bias."""
 
 
 def value_is(estimator: Estimator, divergence: Divergence) -> str:
@@ -32,13 +34,13 @@ def value_is(estimator: Estimator, divergence: Divergence) -> str:
 def gradient_is(estimator: Estimator, divergence: Divergence, placement: str) -> str:
     """Names the function with this expected on-policy gradient: this divergence, none (zero), a multiple of a shipped one, or unknown."""
     if estimator.merges:
-        return "that of this divergence between the merged distributions"
+        return f"{OWN} between the merged distributions"
     _, _, log_u = _pair()
     weights = {"loss": estimator.grad_weight, "reward": estimator.reward}
     gradient = _score_mean(weights[placement](divergence, log_u))
     own = _score_mean(divergence.grad_weight(log_u))
     if _same(gradient, own):
-        return "that of this divergence"
+        return OWN
     if gradient.abs().max() < EXACT * own.abs().max():
         return "zero: it is noise, not a penalty"
     for name in registry.shipped("divergence"):

@@ -13,7 +13,7 @@ from align.core import credit
 from align.core.credit import Packing, Ratio
 from align.core.links import link
 from align.core.segments import segment_sum
-from align.regularizers import ALLOW, Penalty, Regularizer
+from align.regularizers import Penalty, Regularizer
 from align.regularizers._cells import bias_of, meaningless, word_of
 from align.types import RewardPenalty, TokenBatch, TokenContext
 
@@ -116,11 +116,6 @@ class Composed(Regularizer):
     def refuse(self, setting: Setting) -> str | None:
         if reason := meaningless(self.divergence, self.estimator, self.placement, self.credit, samples=setting.samples):
             return reason
-        bias = self.bias(setting)
-        if bias is not None and not self.allow_biased:
-            return bias + ALLOW
-        if bias is None and self.allow_biased:
-            return "allow_biased changes nothing: this form has the gradient it claims"
         return self._idle(setting) or self._misweighed(setting)
 
     def _idle(self, setting: Setting) -> str | None:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from align.audit import audit
 from align.audit.alone import alone
-from align.audit.measure import claimed
 from align.oracle.enumeration import TREE, UPDATE, context, expectation, setting
+from align.oracle.measure import claimed
 from align.regularizers import Penalty, Regularizer
 from align.testing.divergences import first
 from align.testing.findings import Finding, Kit
