@@ -52,6 +52,8 @@ def judge(regularizer: Regularizer, algorithm: Algorithm, *, variance: bool = Fa
 
 def _judged(regularizer: Regularizer, algorithm: Algorithm, variance: bool) -> Verdict:
     divergence = claimed(regularizer)
+    if divergence is None and not variance:
+        return Verdict(kind="no claim", reason=NO_CLAIM)
     wrong = None if divergence is None else _fault(divergence)
     if regularizer.placement == "link":
         if divergence is None:

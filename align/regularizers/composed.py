@@ -23,6 +23,8 @@ CLAMPS = {"local": 20.0, "summed": 20.0, "sequence": 40.0}
 tens of nats away by right."""
 FAR = 5.0
 """Nats: a log-ratio that any bound of a surrogate cuts."""
+LOST = 60.0
+"""Nats: where a surrogate multiplies by less than e^-60 it has no gradient left in float32 to give back."""
 WORDS = {
     "placement": ("loss", "reward", "link"),
     "credit": tuple(CREDITS),
@@ -182,7 +184,7 @@ class Composed(Regularizer):
         credited = CREDITS[self.credit](value, own, rho, at)
         if self.placement == "reward":
             log_ratio = ctx.log_rho.detach() if ctx.surrogate_log_ratio is None else ctx.surrogate_log_ratio
-            owned = torch.exp(-log_ratio) if self.weighs_samples else 1.0
+            owned = torch.exp((-log_ratio).clamp_max(LOST)) if self.weighs_samples else 1.0
             return Penalty(value=credited.value, reward=credited.grad_weight * owned, shares=shares)
         return Penalty(value=credited.value, loss=credited.value + credited.grad_weight * (ctx.logp - ctx.logp.detach()), shares=shares)
 

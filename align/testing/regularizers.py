@@ -12,7 +12,7 @@ from align.audit import audit
 from align.audit.alone import alone
 from align.oracle.enumeration import TREE, UPDATE, context, expectation, setting
 from align.oracle.measure import claimed
-from align.regularizers import Penalty, Regularizer
+from align.regularizers import ALLOW, Penalty, Regularizer
 from align.testing.divergences import first
 from align.testing.findings import Finding, Kit
 from align.types import TokenContext
@@ -148,11 +148,12 @@ def _repeats(r: Regularizer) -> str | None:
     return None if torch.equal(one.value, two.value) and torch.equal(felt(one), felt(two)) else "it differs from call to call"
 
 
-@KIT.check("gradient", "run `align audit` on it; `refuse` must refuse a form that is biased on purpose, unless allow_biased is set")
+@KIT.check("gradient", "run `align audit` on it; if it is biased on purpose, `bias` must say so")
 def _gradient(r: Regularizer) -> str | None:
-    """by enumeration the gradient is that of the divergence it names, on- and off-policy, or `refuse` refuses it"""
+    """by enumeration value and gradient are those of the divergence it names, on- and off-policy, or its `bias` or `refuse` says why not"""
     for on_policy in (True, False):
         certificate = audit(r, recipe=alone(r, on_policy=on_policy))
-        if certificate.verdict == "biased" and certificate.refusal is None and not certificate.allowed:
+        stated = certificate.allowed or (certificate.refusal is not None and certificate.refusal != certificate.reason + ALLOW)
+        if certificate.verdict == "biased" and not stated:
             return certificate.reason
     return None
