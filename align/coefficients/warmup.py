@@ -34,6 +34,10 @@ class Warmup(Coefficient):
         return self.to.compares
 
     @property
+    def ascends(self) -> bool:
+        return self.to.ascends
+
+    @property
     def listens(self) -> bool:
         return self.to.listens
 

@@ -12,7 +12,7 @@ from align.config.parts import Part, Setting
 from align.config.tracebacks import own_frames
 from align.errors import RecipeError
 from align.oracle.measure import claimed
-from align.oracle.verdict import judge
+from align.oracle.verdict import judge, lowers
 from align.regularizers import ALLOW, Regularizer
 from align.regularizers.composed import Composed
 
@@ -97,8 +97,19 @@ def _unsound(regularizer: Regularizer, setting: Setting) -> Refusal | None:
     """The refusal of a biased form, or of `allow_biased` at a form without bias."""
     wrong = bias(regularizer, setting)
     if wrong is not None:
-        return None if regularizer.allow_biased else Refusal(wrong, biased=True)
+        return _runaway(regularizer, setting) if regularizer.allow_biased else Refusal(wrong, biased=True)
     return Refusal(IDLE) if regularizer.allow_biased and claimed(regularizer) is not None else None
+
+
+def _runaway(regularizer: Regularizer, setting: Setting) -> Refusal | None:
+    """The refusal of a coefficient that follows the divergence beside an allowed gradient that does not lower it."""
+    coefficient = regularizer.coefficient
+    if not (coefficient.listens or coefficient.listens_by_prompt) or lowers(regularizer, setting.recipe.algorithm):
+        return None
+    return Refusal(
+        f"coefficient {format_part(coefficient)} raises beta while the divergence is above its target, and the gradient of this form does "
+        "not lower the divergence: beta would grow without end. Use a constant coefficient, or estimator: sampled"
+    )
 
 
 def _inside(part: Part, setting: Setting) -> Iterator[tuple[Part, Setting]]:

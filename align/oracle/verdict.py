@@ -89,6 +89,11 @@ def _fault(divergence: Divergence) -> Fault | None:
     return _cached_fault(divergence)
 
 
+def lowers(regularizer: Regularizer, algorithm: Algorithm) -> bool:
+    """Whether a step against its gradient lowers the divergence it names, to first order, on every enumerated problem."""
+    return all(m.cosine > 0 for m in judge(regularizer, algorithm).measurements)
+
+
 def unbounded(regularizer: Regularizer) -> Regularizer:
     """The same regularizer without the bounds of its importance weights and log-ratios."""
     if not isinstance(regularizer, Composed):
