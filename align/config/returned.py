@@ -40,7 +40,7 @@ class Returned:
         """Detached floats of shape [count] on the host, none of them NaN or infinite."""
         bad = ~self.numbers(found, count, each, detached=True).isfinite()
         if bad.any():
-            self.refuse(f"{found[bad][0].item()} at {int(bad.sum())} of {count} places", f"finite, {each}")
+            self.refuse(f"{found[bad][0].item():.4g} at {int(bad.sum())} of {count} places", f"finite, {each}")
         return found
 
     def not_negative(self, found: Any, count: int, each: str) -> Tensor:

@@ -12,7 +12,7 @@ from align.audit import audit
 from align.config.nodes import build_part
 from align.divergences import Divergence
 from align.oracle import divergence_check
-from align.testing.findings import Finding, Kit
+from align.testing.findings import Finding, Kit, shown
 
 KIT = Kit("divergence")
 FAR = 20.0
@@ -61,7 +61,7 @@ def holds(method: Callable[[Tensor], Tensor], name: str) -> str | None:
     """Where the function is not finite in float32, or None."""
     x = grid(torch.float32)
     y = method(x)
-    return None if y.isfinite().all() else f"{name} is {y[~y.isfinite()][0].item()} at log u = {x[~y.isfinite()][0].item():.3g}"
+    return None if y.isfinite().all() else f"{name} is {shown(y[~y.isfinite()][0])} at log u = {x[~y.isfinite()][0].item():.3g}"
 
 
 def digits(method: Callable[[Tensor], Tensor], name: str) -> str | None:

@@ -14,7 +14,7 @@ from align.oracle.enumeration import TREE, UPDATE, context, expectation, setting
 from align.oracle.measure import claimed
 from align.regularizers import ALLOW, Penalty, Regularizer
 from align.testing.divergences import first
-from align.testing.findings import Finding, Kit
+from align.testing.findings import Finding, Kit, shown
 from align.types import TokenContext
 
 KIT = Kit("regularizer")
@@ -86,7 +86,7 @@ def _finite(r: Regularizer) -> str | None:
     loss = felt(p) if p.reward is None else torch.exp(ctx.log_rho) * p.reward
     (gradient,) = torch.autograd.grad(loss.sum() if p.link is not None else expectation(ctx.batch, loss), leaf)
     return first(
-        None if x.isfinite().all() else f"{name} is {x[~x.isfinite()][0].item()} somewhere"
+        None if x.isfinite().all() else f"{name} is {shown(x[~x.isfinite()][0])} somewhere"
         for name, x in (("value", p.value), ("loss", loss), ("gradient", gradient))
     )
 

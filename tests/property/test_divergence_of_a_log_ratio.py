@@ -185,8 +185,17 @@ def test_keys_without_meaning_are_refused(part, keys, reason):
 class Kinked(Divergence):
     """(u - 1)^+ by its formula alone: at u = 1 the slope is 0 on one side and 1 on the other."""
 
+    scale = 1.0
+
     def f(self, log_u):
-        return torch.relu(torch.expm1(log_u))
+        return self.scale * torch.relu(torch.expm1(log_u))
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_a_kink_is_seen_at_every_scale(scale):
+    kinked, x = Kinked(), torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+    kinked.scale = scale
+    assert kinked.grad_weight(x).div(scale).tolist() == pytest.approx([-0.5, 0.0, 0.5])
 
 
 def test_the_trainer_and_the_kernels_take_one_slope_at_a_kink():

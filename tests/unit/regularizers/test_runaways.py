@@ -1,4 +1,4 @@
-"""What would drive a policy away from its reference in silence is refused: negative weights and multipliers, dual ascent without descent."""
+"""What would drive a policy away in silence is refused: negative weights and multipliers, dual ascent without descent."""
 
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def dpo(**regularizer):
 )
 @pytest.mark.parametrize("estimator", ["exact", "sampled"])
 def test_dual_ascent_is_refused_in_a_link(coefficient, estimator):
-    with pytest.raises(RecipeError, match="beta then grows without end. Use a constant or a schedule") as refused:
+    with pytest.raises(RecipeError, match="beta then grows without end") as refused:
         dpo(coefficient=coefficient, estimator=estimator)
     assert refused.value.where == "regularizers.kl.coefficient" and len(str(refused.value).splitlines()) == 1
 
