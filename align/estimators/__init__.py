@@ -27,8 +27,11 @@ class Estimator(Part):
     """Sums over the vocabulary at each visited state instead of using the sampled token."""
     only_reverse_kl = False
     """A published estimate of KL(pi||ref): it has no meaning for another divergence."""
-    published_value: str | None = None
-    """What the published value is, if it is not the divergence's. A coefficient that follows the value then refuses the estimator."""
+
+    @property
+    def published_value(self) -> str | None:
+        """What the published value is, or None if it is the divergence's. Beside a coefficient that follows the value it is a bias."""
+        return None
 
     def value(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The estimate itself, on tokens drawn from the policy."""

@@ -50,9 +50,9 @@ def columns(
 ) -> dict[str, Tensor]:
     """The given arguments in one floating type, detached except `logp`."""
     floats = {"logp": logp, "ref_logp": ref_logp, "old_logp": old_logp, "weights": weights}
-    given = {name: x for name, x in (*floats.items(), ("tokens", tokens)) if x is not None or name in ("logp", "ref_logp")}
+    required = ("logp", "ref_logp")
+    given = {name: dense(name, x) for name, x in (*floats.items(), ("tokens", tokens)) if x is not None or name in required}
     for name, x in given.items():
-        stop_unless_dense(name, x)
         if x.is_floating_point() != (name in floats):
             raise PenaltyInputError(f"{name} must be {'floating-point' if name in floats else 'integers'}, not {x.dtype}")
         if name in floats and x.dtype not in FLOATS:
@@ -78,19 +78,20 @@ def columns(
     }
 
 
-def stop_unless_dense(name: str, x: object) -> None:
-    """Raises PenaltyInputError if an argument is no tensor, or is sparse or nested."""
+def dense(name: str, x: object) -> Tensor:
+    """The argument. Raises PenaltyInputError if it is no tensor, or is sparse or nested."""
     if not isinstance(x, Tensor):
         raise PenaltyInputError(f"{name} must be a torch tensor, not {'None' if x is None else f'a {type(x).__name__}'}")
     if x.layout != torch.strided or x.is_nested:
         raise PenaltyInputError(f"{name} is {'nested' if x.is_nested else 'sparse'}: give a dense tensor, as `.to_dense()` makes one")
+    return x
 
 
 def rows_of(logp: Tensor, full_vocabulary: bool, mask: Tensor | None, seq_ids: Tensor | None, needs_answers: bool) -> Rows:
     """The unmasked entries. Raises PenaltyInputError if `logp` is not what the estimator reads, or `mask` or `seq_ids` do not fit."""
     for name, x in (("mask", mask), ("seq_ids", seq_ids)):
         if isinstance(x, Tensor):
-            stop_unless_dense(name, x)
+            dense(name, x)
     shape = logp.shape[:-1] if full_vocabulary else logp.shape
     given = [x.shape for x in (mask, seq_ids) if isinstance(x, Tensor)]
     other = logp.shape if full_vocabulary else logp.shape[:-1]
