@@ -33,9 +33,10 @@ class Verdict:
 def judge(regularizer: Regularizer, algorithm: Algorithm, *, variance: bool = False) -> Verdict:
     """The verdict on a regularizer under this algorithm: its own surrogate, clip, critic and number of updates.
 
-    In order: the divergence it names (`divergence_check.fault`), gradient and value on-policy, and both after a stale update where the
-    algorithm makes several updates of a batch. The value of an unweighted published estimator is judged on-policy only, and where the
-    estimator declares a `published_value` only if a coefficient follows it.
+    In order: the divergence it names (`divergence_check.fault`), gradient and value on-policy, both after a stale update where the
+    algorithm makes several updates of a batch, and the estimator up to 20 nats from the reference (`estimator_bias.far_fault`). The value
+    of an unweighted published estimator is judged on-policy only, and where the estimator declares a `published_value` only if a
+    coefficient follows it.
 
     Args: variance: also measure variances, which takes longer.
     """
@@ -74,6 +75,8 @@ def _judged(regularizer: Regularizer, algorithm: Algorithm, variance: bool) -> V
             worst = max((m for m in measurements if not (on_policy and m.stale)), key=lambda m: m.error)
             cuts = "ratio_cap or clamp cuts" if free != regularizer else f"the clip of surrogate {algorithm.surrogate.recipe_name} cuts"
             kind, reason = "bounded", f"exact but for what {cuts} ({_size(worst)})"
+    if kind != "biased" and (far := _far(regularizer)) is not None:
+        kind, reason = "biased", far
     return Verdict(kind=kind, reason=reason, measurements=measurements)
 
 
@@ -92,6 +95,13 @@ def _fault(divergence: Divergence) -> Fault | None:
 def lowers(regularizer: Regularizer, algorithm: Algorithm) -> bool:
     """Whether a step against its gradient lowers the divergence it names, to first order, on every enumerated problem."""
     return all(m.cosine > 0 for m in judge(regularizer, algorithm).measurements)
+
+
+def _far(regularizer: Regularizer) -> str | None:
+    """What the enumerated problems, whose policies are a few nats apart, do not show of an estimator."""
+    if not isinstance(regularizer, Composed) or regularizer.full_vocabulary:
+        return None
+    return estimator_bias.far_fault(regularizer.estimator, regularizer.divergence, regularizer.placement)
 
 
 def unbounded(regularizer: Regularizer) -> Regularizer:

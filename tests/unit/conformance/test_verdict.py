@@ -164,6 +164,33 @@ def test_what_is_dead_beyond_six_nats_passes_nothing(method, scale):
     assert audit(made(divergence=Broken("nothing", scale))).verdict == "exact"
 
 
+@dataclass(frozen=True)
+class Short(Sampled):
+    """`sampled` with one method that stops at six nats."""
+
+    method: str = "value"
+
+    def value(self, divergence, log_u):
+        return divergence.khat(log_u.clamp(-6, 6) if self.method == "value" else log_u)
+
+    def grad_weight(self, divergence, log_u):
+        return divergence.grad_weight(log_u.clamp(-6, 6) if self.method == "gradient" else log_u)
+
+    def reward(self, divergence, log_u):
+        return self.grad_weight(divergence, log_u)
+
+
+@pytest.mark.parametrize("divergence", ["reverse_kl", "jensen_shannon", "neyman", "tsallis"])
+@pytest.mark.parametrize("placement", ["loss", "reward"])
+@pytest.mark.parametrize("method", ["value", "gradient"])
+def test_an_estimator_that_is_dead_beyond_six_nats_is_biased(method, placement, divergence):
+    form = made(estimator=Short(method=method), placement=placement, divergence=divergence)
+    found = audit(form)
+    assert found.verdict == "biased" and f"its {method} is not that of the divergence far from the reference" in found.reason
+    assert judged(form, alone(form)).text == found.reason
+    assert audit(made(estimator=Short(method="none"), placement=placement, divergence=divergence)).verdict == "exact"
+
+
 HOCKEY = {
     "max(u - 2, 0)": lambda x: (x.exp() - 2).clamp_min(0),
     "max(u - 40, 0)": lambda x: (x.exp() - 40).clamp_min(0),
