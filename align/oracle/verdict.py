@@ -59,8 +59,13 @@ def _judged(regularizer: Regularizer, algorithm: Algorithm, variance: bool) -> V
     if regularizer.placement == "link":
         if divergence is None:
             return Verdict(kind="no claim", reason=NO_CLAIM)
-        measurements = measure_links(regularizer, divergence)
-        return _of_link(measurements) if wrong is None else Verdict(kind="biased", reason=wrong.text, measurements=measurements)
+        found = _of_link(measure_links(regularizer, divergence))
+        if wrong is not None:
+            return replace(found, kind="biased", reason=wrong.text)
+        free = unbounded(regularizer)
+        if found.kind == "biased" and free != regularizer and _of_link(measure_links(free, divergence)).kind == "exact":
+            return replace(found, kind="bounded", reason=f"exact but for what clamp cuts ({found.reason})")
+        return found
     stale = variance or _when(algorithm, regularizer.placement) is None
     measurements = measure_all(regularizer, algorithm, variance=variance, stale=stale)
     if divergence is None:
