@@ -4,6 +4,6 @@
 """
 
 from align.audit.certificate import Certificate, audit
-from align.audit.measure import Measurement, measure
+from align.oracle.measure import Measurement, measure
 
 __all__ = ["Certificate", "Measurement", "audit", "measure"]

@@ -40,6 +40,8 @@ def around(part: Any, *, on_policy: bool, samples: bool) -> Setting:
 
 @cache
 def _recipe(algorithm: str, on_policy: bool) -> Recipe:
+    # No clip: what it cuts depends on the recipe.
+    unclipped = {"surrogate": "reinforce"} if algorithm == "grpo" else {}
     several = {} if on_policy or algorithm == "sft" else {"minibatches": 2}
     reward = {"reward": "countdown_exact"} if algorithm == "grpo" else {}
     # The smallest batch: a part's checks of sizes matter only in a real recipe.
@@ -47,7 +49,7 @@ def _recipe(algorithm: str, on_policy: bool) -> Recipe:
         "steps": 1,
         "batch": {"prompts": 2, "samples": 2},
         "task": "countdown",
-        "algorithm": {"name": algorithm} | several,
+        "algorithm": {"name": algorithm} | unclipped | several,
         "model": {"path": "."},
     }
     return nodes.build(Recipe, node | reward, "")

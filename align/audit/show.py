@@ -15,7 +15,7 @@ from rich.text import Text
 
 from align.audit import rollouts
 from align.audit.certificate import Certificate
-from align.audit.measure import Measurement
+from align.oracle.measure import Measurement
 from align.telemetry import units
 from align.telemetry.writers import finite
 

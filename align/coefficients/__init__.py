@@ -31,10 +31,18 @@ class Coefficient(Part, ABC):
     compares = False
     """`multipliers` compares the answers of a ranking, so it has a meaning for preferences alone."""
 
+    ascends = False
+    """Dual ascent on a constraint: beta grows for as long as the divergence is above its target, so it must fall as beta grows."""
+
     @property
     def listens(self) -> bool:
         """Follows the measured divergence."""
         return type(self).update is not Coefficient.update
+
+    @property
+    def listens_by_prompt(self) -> bool:
+        """Follows the measured divergence of each prompt."""
+        return type(self).update_prompts is not Coefficient.update_prompts
 
     @staticmethod
     def shorthand(node: float) -> dict:
@@ -78,6 +86,11 @@ class Coefficient(Part, ABC):
             return None
         if of.placement != "link":
             return f"coefficient {format_part(self)} compares ranked answers: it goes with placement: link" if self.compares else None
+        if self.ascends:
+            return (
+                f"coefficient {format_part(self)} raises beta until the divergence has fallen, and a link's beta scales the implicit "
+                "reward: the divergence need not fall as it grows, and beta then grows without end. Use a constant or a schedule"
+            )
         if self.listens and not of.full_vocabulary:
             return (
                 f"coefficient {format_part(self)} follows the measured divergence, and a ranking's answers are not drawn from the policy: "

@@ -19,6 +19,8 @@ class Feasible(Coefficient):
     code; there i is a pair, here a prompt, and D_i the mean over its rollouts.
     """
 
+    ascends = True
+
     tolerance: float = 1e-3
     """Nats per response (summed over its tokens)."""
     rate: float = 1.0

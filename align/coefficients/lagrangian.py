@@ -13,6 +13,8 @@ class Lagrangian(Coefficient):
     target, or beta is at `minimum` with d below. Unlike `adaptive` the error is not clipped and the batch's size does not enter.
     """
 
+    ascends = True
+
     target: float
     """Nats per response (summed over its tokens)."""
     initial: float = 0.1

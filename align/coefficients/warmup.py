@@ -34,8 +34,16 @@ class Warmup(Coefficient):
         return self.to.compares
 
     @property
+    def ascends(self) -> bool:
+        return self.to.ascends
+
+    @property
     def listens(self) -> bool:
         return self.to.listens
+
+    @property
+    def listens_by_prompt(self) -> bool:
+        return self.to.listens_by_prompt
 
     def initial_state(self) -> State:
         return self.to.initial_state()

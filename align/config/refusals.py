@@ -11,9 +11,13 @@ from align.config.nodes import location
 from align.config.parts import Part, Setting
 from align.config.tracebacks import own_frames
 from align.errors import RecipeError
+from align.oracle.measure import claimed
+from align.oracle.verdict import judge, lowers
 from align.regularizers import ALLOW, Regularizer
+from align.regularizers.composed import Composed
 
 WANTED = "it takes a Setting and returns None, or one sentence that says why the part cannot be used there"
+IDLE = "allow_biased changes nothing: this form has the value and the gradient it claims"
 
 
 class Refusal(NamedTuple):
@@ -36,7 +40,14 @@ def standing(recipe: Any) -> Iterator[tuple[Part, Setting]]:
 
 
 def refusal(part: Part, setting: Setting) -> str | None:
-    """Why the part refuses its setting, or None. Raises RecipeError if `refuse` itself fails."""
+    """Why the part refuses its setting, or None; a regularizer that is biased counts. Raises RecipeError if `refuse` itself fails."""
+    if (reason := _reason(part, setting)) is not None or not isinstance(part, Regularizer):
+        return reason
+    unsound = _unsound(part, setting)
+    return None if unsound is None else unsound.told
+
+
+def _reason(part: Part, setting: Setting) -> str | None:
     if (reason := part.misfit(setting)) is not None:
         return reason
     if not callable(part.refuse):
@@ -57,16 +68,48 @@ def refusal(part: Part, setting: Setting) -> str | None:
 def judged(regularizer: Regularizer, recipe: Any, name: str = "kl") -> Refusal | None:
     """The refusal of a regularizer or one of its parts, or None if the recipe runs. `allow_biased` allows biased forms."""
     setting = Setting(recipe=recipe, where=f"regularizers.{name}", regularizer=regularizer)
-    text = _first(regularizer, setting)
-    if text is None or regularizer.allow_biased or (bias := regularizer.bias(setting)) is None:
-        return None if text is None else Refusal(text)
-    allowed = dataclasses.replace(regularizer, allow_biased=True)
-    beyond = _first(allowed, dataclasses.replace(setting, regularizer=allowed))
-    return Refusal(bias, biased=True) if beyond is None else Refusal(text)
+    for inner, at in _inside(regularizer, setting):
+        if (reason := _reason(inner, at)) is not None:
+            return Refusal(reason)
+    return _unsound(regularizer, setting)
 
 
-def _first(part: Part, setting: Setting) -> str | None:
-    return next((reason for inner, at in _inside(part, setting) if (reason := refusal(inner, at)) is not None), None)
+def bias(regularizer: Regularizer, setting: Setting) -> str | None:
+    """What is wrong with the value or gradient of a regularizer that has a meaning in its setting, or None: as it states itself, else
+    measured by enumeration. Recipes refuse it, and `audit` certifies it as biased. Raises RecipeError if a user's part fails on tensors.
+    """
+    if stated := regularizer.bias(setting):
+        return stated
+    try:
+        found = judge(regularizer, setting.recipe.algorithm)
+    except Exception as error:
+        frames = own_frames(error)
+        if not isinstance(regularizer, Composed):
+            return None  # it may read what only a real batch has; `align audit` shows the error, and the learner checks what it returns
+        if not frames:
+            raise
+        line = f"{frames[-1].filename}:{frames[-1].lineno}: {type(error).__name__}: {error}"
+        raise RecipeError(setting.where, f"{line}\nit failed on a batch of enumerated answers; `align audit` shows it alone") from error
+    return found.reason if found.kind == "biased" else None
+
+
+def _unsound(regularizer: Regularizer, setting: Setting) -> Refusal | None:
+    """The refusal of a biased form, or of `allow_biased` at a form without bias."""
+    wrong = bias(regularizer, setting)
+    if wrong is not None:
+        return _runaway(regularizer, setting) if regularizer.allow_biased else Refusal(wrong, biased=True)
+    return Refusal(IDLE) if regularizer.allow_biased and claimed(regularizer) is not None else None
+
+
+def _runaway(regularizer: Regularizer, setting: Setting) -> Refusal | None:
+    """The refusal of a coefficient that follows the divergence beside an allowed gradient that does not lower it."""
+    coefficient = regularizer.coefficient
+    if not (coefficient.listens or coefficient.listens_by_prompt) or lowers(regularizer, setting.recipe.algorithm):
+        return None
+    return Refusal(
+        f"coefficient {format_part(coefficient)} raises beta while the divergence is above its target, and the gradient of this form does "
+        "not lower the divergence: beta would grow without end. Use a constant coefficient, or estimator: sampled"
+    )
 
 
 def _inside(part: Part, setting: Setting) -> Iterator[tuple[Part, Setting]]:

@@ -40,7 +40,16 @@ class Returned:
         """Detached floats of shape [count] on the host, none of them NaN or infinite."""
         bad = ~self.numbers(found, count, each, detached=True).isfinite()
         if bad.any():
-            self.refuse(f"{found[bad][0].item()} at {int(bad.sum())} of {count} places", f"finite, {each}")
+            self.refuse(f"{found[bad][0].item():.4g} at {int(bad.sum())} of {count} places", f"finite, {each}")
+        return found
+
+    def not_negative(self, found: Any, count: int, each: str) -> Tensor:
+        """Detached floats >= 0 of shape [count] on the host."""
+        bad = self.finite(found, count, each) < 0
+        if bad.any():
+            self.refuse(
+                f"{found[bad][0].item():.4g} at {int(bad.sum())} of {count} places", f">= 0, {each}: below 0 it drives the policy away"
+            )
         return found
 
     def flags(self, found: Any, count: int, each: str) -> Tensor:

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from align.core.closed_forms import within
 from align.core.segments import prefix_sum, segment_sum, suffix_sum
 
 Ratio = Float[Tensor, "T"] | float
@@ -92,8 +93,8 @@ def log_weight(credit: str, log_ratio: Float[Tensor, "T"], at: Packing) -> Float
 def bounded(log_weight: Float[Tensor, "T"], cap: float, masks: bool) -> Weight:
     """exp(log_weight), and beyond `cap` the cap itself or, with `masks`, 0 (truncated and masked importance sampling).
 
-    Either is biased where it cuts, and has a bounded variance.
+    Either is biased where it cuts, and has a bounded variance. Without a cap a weight stops at the largest number of its type.
     """
     beyond = log_weight > math.log(cap)
-    rho = log_weight.clamp_max(math.log(cap)).exp()
+    rho = within(log_weight.clamp_max(math.log(cap)), above=1.0).exp()
     return Weight(torch.where(beyond, 0.0, rho) if masks else rho, beyond)

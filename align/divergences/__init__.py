@@ -38,10 +38,17 @@ class Divergence(Part, ABC):
 
     Every method is elementwise in `log_u = log pi - log ref`, nats, and returns its dtype.
     A divergence overrides what it knows in closed form, for accuracy and range.
+
+    Far from u = 1, where float32 ends (|log u| > 81 at the earliest in the powers of u that a divergence has), `f_prime`, `grad_weight`,
+    `bregman` and `khat` of the shipped divergences stay at their last finite value, with a derivative of 0: never infinite or NaN. `f` is a
+    definition and is evaluated in float64, at most `FARTHEST` nats away.
     """
 
     full_support = True
     """f'(0+) = -inf: the regularized optimum never gives up an answer, as a preference link needs."""
+
+    convex = True
+    """False is for a published functional that is not convex in u: then f' may fall, and no recipe refuses it for that."""
 
     @abstractmethod
     def f(self, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -19,10 +19,12 @@ class ChiSquaredKl(Divergence):
         return self.grad_weight(log_u) + 1
 
     def grad_weight(self, log_u: Tensor) -> Tensor:
-        return torch.expm1(log_u) + log_u
+        return torch.expm1(closed_forms.within(log_u, above=1.0)) + log_u
 
     def bregman(self, log_u: Tensor) -> Tensor:
-        return 0.5 * torch.expm1(log_u) ** 2 + closed_forms.power_bregman(log_u, 0.0)
+        x = closed_forms.within(log_u, above=2.0)
+        return 0.5 * torch.expm1(x) ** 2 + closed_forms.power_bregman(x, 0.0)
 
     def khat(self, log_u: Tensor) -> Tensor:
-        return -0.5 * torch.expm1(log_u) * torch.expm1(-log_u) + closed_forms.power_khat(log_u, 0.0)
+        x = closed_forms.within(log_u, below=1.0, above=1.0)
+        return -0.5 * torch.expm1(x) * torch.expm1(-x) + closed_forms.power_khat(x, 0.0)

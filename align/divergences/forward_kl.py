@@ -15,10 +15,10 @@ class ForwardKl(Divergence):
         return -log_u
 
     def f_prime(self, log_u: Tensor) -> Tensor:
-        return -torch.exp(-log_u)
+        return -torch.exp(-closed_forms.within(log_u, below=1.0))
 
     def grad_weight(self, log_u: Tensor) -> Tensor:
-        return -torch.expm1(-log_u)
+        return -torch.expm1(-closed_forms.within(log_u, below=1.0))
 
     def bregman(self, log_u: Tensor) -> Tensor:
         return closed_forms.power_bregman(log_u, -1.0)

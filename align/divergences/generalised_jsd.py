@@ -43,10 +43,12 @@ class GeneralisedJsd(Divergence):
     def bregman(self, log_u: Tensor) -> Tensor:
         # f as a sum of what is positive: each KL's own Bregman form, at u/M and at M.
         log_m, ratio = self._logs(log_u)
-        from_policy = torch.exp(log_m) * closed_forms.power_bregman(ratio, 0.0)
+        from_policy = torch.exp(closed_forms.within(log_m, above=1.0, factor=closed_forms.FACTOR)) * closed_forms.power_bregman(ratio, 0.0)
         return (1 - self.b) * from_policy + self.b * closed_forms.power_bregman(log_m, -1.0)
 
     def khat(self, log_u: Tensor) -> Tensor:
         log_m, ratio = self._logs(log_u)
-        from_reference = torch.exp(-ratio) * closed_forms.power_khat(log_m, -1.0)
+        from_reference = torch.exp(-closed_forms.within(ratio, below=1.0, factor=closed_forms.FACTOR)) * closed_forms.power_khat(
+            log_m, -1.0
+        )
         return (1 - self.b) * closed_forms.power_khat(ratio, 0.0) + self.b * from_reference

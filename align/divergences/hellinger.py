@@ -1,6 +1,7 @@
 import torch
 from torch import Tensor
 
+from align.core import closed_forms
 from align.divergences import Divergence
 
 
@@ -18,10 +19,10 @@ class Hellinger(Divergence):
         return self.grad_weight(log_u)
 
     def grad_weight(self, log_u: Tensor) -> Tensor:
-        return -torch.expm1(-log_u / 2)
+        return -torch.expm1(-closed_forms.within(log_u, below=0.5) / 2)
 
     def bregman(self, log_u: Tensor) -> Tensor:
-        return torch.expm1(log_u / 2) ** 2
+        return torch.expm1(closed_forms.within(log_u, above=1.0) / 2) ** 2
 
     def khat(self, log_u: Tensor) -> Tensor:
-        return torch.expm1(-log_u / 2) ** 2
+        return torch.expm1(-closed_forms.within(log_u, below=1.0) / 2) ** 2

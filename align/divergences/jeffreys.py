@@ -1,6 +1,7 @@
 import torch
 from torch import Tensor
 
+from align.core import closed_forms
 from align.divergences import Divergence
 
 
@@ -18,10 +19,12 @@ class Jeffreys(Divergence):
         return self.grad_weight(log_u)
 
     def grad_weight(self, log_u: Tensor) -> Tensor:
-        return log_u - torch.expm1(-log_u)
+        return log_u - torch.expm1(-closed_forms.within(log_u, below=1.0))
 
     def bregman(self, log_u: Tensor) -> Tensor:
-        return log_u * torch.expm1(log_u)
+        x = closed_forms.within(log_u, above=1.0, factor=closed_forms.FACTOR)
+        return x * torch.expm1(x)
 
     def khat(self, log_u: Tensor) -> Tensor:
-        return -log_u * torch.expm1(-log_u)
+        x = closed_forms.within(log_u, below=1.0, factor=closed_forms.FACTOR)
+        return -x * torch.expm1(-x)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from align.core import closed_forms
 from align.divergences import Divergence
 
 LOG2 = math.log(2.0)
@@ -29,11 +30,13 @@ class JensenShannon(Divergence):
         return torch.where(log_u.abs() < 1, near, LOG2 + logsigmoid(log_u))
 
     def bregman(self, log_u: Tensor) -> Tensor:
+        x = closed_forms.within(log_u, above=1.0)
         # f'(1) = 0, so this is f. With h = log(u)/2 it is (u + 1)(h tanh h - log cosh h), log cosh h = -log(1 - tanh^2 h)/2; far from
         # u = 1 that overflows, and log(u/m) and log(1/m), m = (u + 1)/2, are taken apart.
-        half, tanh = log_u / 2, torch.tanh(log_u / 2)
-        near = (torch.exp(log_u) + 1) * (half * tanh + torch.log1p(-tanh * tanh) / 2)
-        far = torch.exp(log_u) * (LOG2 + logsigmoid(log_u)) + LOG2 + logsigmoid(-log_u)
+        close = x.clamp(-1, 1)
+        half, tanh = close / 2, torch.tanh(close / 2)
+        near = (torch.exp(close) + 1) * (half * tanh + torch.log1p(-tanh * tanh) / 2)
+        far = torch.exp(x) * (LOG2 + logsigmoid(x)) + LOG2 + logsigmoid(-x)
         return torch.where(log_u.abs() < 1, near, far)
 
     def khat(self, log_u: Tensor) -> Tensor:

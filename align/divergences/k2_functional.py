@@ -1,6 +1,9 @@
+import math
+
 import torch
 from torch import Tensor
 
+from align.core import closed_forms
 from align.divergences import Divergence
 
 
@@ -13,6 +16,7 @@ class K2Functional(Divergence):
     """
 
     full_support = False
+    convex = False
 
     def f(self, log_u: Tensor) -> Tensor:
         return self.bregman(log_u)
@@ -24,8 +28,9 @@ class K2Functional(Divergence):
         return log_u * (0.5 * log_u + 1)
 
     def bregman(self, log_u: Tensor) -> Tensor:
+        x = closed_forms.within(log_u, above=1.0, factor=math.log(torch.finfo(log_u.dtype).max) ** 2 / 2)
         # From the left, since (log u)^2 overflows where u has vanished.
-        return 0.5 * torch.exp(log_u) * log_u * log_u
+        return 0.5 * torch.exp(x) * x * x
 
     def khat(self, log_u: Tensor) -> Tensor:
         return 0.5 * log_u * log_u

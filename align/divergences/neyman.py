@@ -1,6 +1,7 @@
 import torch
 from torch import Tensor
 
+from align.core import closed_forms
 from align.divergences import Divergence
 
 
@@ -18,10 +19,11 @@ class Neyman(Divergence):
         return self.grad_weight(log_u)
 
     def grad_weight(self, log_u: Tensor) -> Tensor:
-        return -torch.expm1(-2 * log_u)
+        return -torch.expm1(-2 * closed_forms.within(log_u, below=2.0))
 
     def bregman(self, log_u: Tensor) -> Tensor:
-        return -torch.expm1(log_u) * torch.expm1(-log_u)
+        x = closed_forms.within(log_u, below=1.0, above=1.0)
+        return -torch.expm1(x) * torch.expm1(-x)
 
     def khat(self, log_u: Tensor) -> Tensor:
-        return torch.expm1(-log_u) ** 2
+        return torch.expm1(-closed_forms.within(log_u, below=2.0)) ** 2

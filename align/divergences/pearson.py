@@ -1,6 +1,7 @@
 import torch
 from torch import Tensor
 
+from align.core import closed_forms
 from align.divergences import Divergence
 
 
@@ -20,10 +21,11 @@ class Pearson(Divergence):
         return self.grad_weight(log_u)
 
     def grad_weight(self, log_u: Tensor) -> Tensor:
-        return 2 * torch.expm1(log_u)
+        return 2 * torch.expm1(closed_forms.within(log_u, above=1.0, factor=2.0))
 
     def bregman(self, log_u: Tensor) -> Tensor:
-        return torch.expm1(log_u) ** 2
+        return torch.expm1(closed_forms.within(log_u, above=2.0)) ** 2
 
     def khat(self, log_u: Tensor) -> Tensor:
-        return -torch.expm1(log_u) * torch.expm1(-log_u)
+        x = closed_forms.within(log_u, below=1.0, above=1.0)
+        return -torch.expm1(x) * torch.expm1(-x)

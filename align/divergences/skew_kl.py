@@ -34,10 +34,10 @@ class SkewKl(Divergence):
         return -self._logs(log_u)[0]
 
     def f_prime(self, log_u: Tensor) -> Tensor:
-        return -(1 - self.lam) * torch.exp(-self._logs(log_u)[0])
+        return -(1 - self.lam) * torch.exp(-closed_forms.within(self._logs(log_u)[0], below=1.0))
 
     def grad_weight(self, log_u: Tensor) -> Tensor:
-        return -(1 - self.lam) * torch.expm1(-self._logs(log_u)[0])
+        return -(1 - self.lam) * torch.expm1(-closed_forms.within(self._logs(log_u)[0], below=1.0))
 
     def bregman(self, log_u: Tensor) -> Tensor:
         # The line f'(1)(u - 1) is that of -log M in M: forward KL's Bregman form at M.
@@ -45,4 +45,4 @@ class SkewKl(Divergence):
 
     def khat(self, log_u: Tensor) -> Tensor:
         log_m, log_m_u = self._logs(log_u)
-        return torch.exp(log_m_u) * closed_forms.power_khat(log_m, -1.0)
+        return torch.exp(closed_forms.within(log_m_u, above=1.0, factor=closed_forms.FACTOR)) * closed_forms.power_khat(log_m, -1.0)

@@ -39,7 +39,8 @@ class SkewReverseKl(Divergence):
 
     def bregman(self, log_u: Tensor) -> Tensor:
         # u - M = (1 - lam)(u - 1), so this is M times reverse KL's Bregman form at u/M.
-        return torch.exp(closed_forms.log_mixture(log_u, self.lam)) * closed_forms.power_bregman(self._log_ratio(log_u), 0.0)
+        log_m = closed_forms.within(closed_forms.log_mixture(log_u, self.lam), above=1.0, factor=closed_forms.FACTOR)
+        return torch.exp(log_m) * closed_forms.power_bregman(self._log_ratio(log_u), 0.0)
 
     def khat(self, log_u: Tensor) -> Tensor:
         return closed_forms.power_khat(self._log_ratio(log_u), 0.0)

@@ -1,6 +1,7 @@
 import torch
 from torch import Tensor
 
+from align.core import closed_forms
 from align.divergences import Divergence
 
 
@@ -24,7 +25,7 @@ class TotalVariation(Divergence):
         return 0.5 * torch.sign(log_u)
 
     def bregman(self, log_u: Tensor) -> Tensor:
-        return 0.5 * torch.expm1(log_u).abs()
+        return 0.5 * torch.expm1(closed_forms.within(log_u, above=1.0)).abs()
 
     def khat(self, log_u: Tensor) -> Tensor:
-        return 0.5 * torch.expm1(-log_u).abs()
+        return 0.5 * torch.expm1(-closed_forms.within(log_u, below=1.0)).abs()

@@ -28,6 +28,11 @@ class Estimator(Part):
     only_reverse_kl = False
     """A published estimate of KL(pi||ref): it has no meaning for another divergence."""
 
+    @property
+    def published_value(self) -> str | None:
+        """What the published value is, or None if it is the divergence's. Beside a coefficient that follows the value it is a bias."""
+        return None
+
     def value(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The estimate itself, on tokens drawn from the policy."""
         return divergence.khat(log_u)

@@ -14,6 +14,10 @@ class K2(Estimator):
 
     only_reverse_kl = True
 
+    @property
+    def published_value(self) -> str | None:
+        return "E_pi[(log u)^2]/2 as published, not KL(pi||ref)"
+
     def value(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return 0.5 * log_u**2
 

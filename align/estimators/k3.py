@@ -2,6 +2,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from align.core import closed_forms
 from align.divergences import Divergence
 from align.estimators import Estimator
 
@@ -16,13 +17,13 @@ class K3(Estimator):
     only_reverse_kl = True
 
     def value(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return torch.expm1(-log_u) + log_u
+        return torch.expm1(-closed_forms.within(log_u, below=1.0)) + log_u
 
     def grad_weight(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return -torch.expm1(-log_u)
+        return -torch.expm1(-closed_forms.within(log_u, below=1.0))
 
     def reward(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return torch.expm1(-log_u) + log_u
+        return torch.expm1(-closed_forms.within(log_u, below=1.0)) + log_u
 
     def published_bias(self, *, placement: str, credit: str, on_policy: bool) -> str | None:
         if placement == "reward":

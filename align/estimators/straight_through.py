@@ -31,6 +31,10 @@ class StraightThrough(Estimator):
             why = ": k2 has this gradient by itself, use estimator: k2" if self.of == "k2" else f", not {self.of!r}"
             raise ValueError(f"of must be one of {', '.join(VALUES)}{why}")
 
+    @property
+    def published_value(self) -> str | None:
+        return "E_pi|log u| as published, at least KL(pi||ref)" if self.of == "abs" else None
+
     def value(self, divergence: Divergence, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return VALUES[self.of].value(divergence, log_u)
 

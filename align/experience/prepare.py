@@ -63,10 +63,11 @@ def _weighed(batch: TokenBatch, regularizers: dict[str, Regularizer], states: Ma
         weights[name] = ones
         if weighting is not None:
             weights[name] = weighting.weights(batch.only(weighting.needs, weighting, f"{where}.weighting"), name)
-            Returned(weighting, "weights", f"{where}.weighting").finite(weights[name], len(ones), TOKEN)
+            returned = Returned(weighting, "weights", f"{where}.weighting")
+            (returned.finite if weighting.signed else returned.not_negative)(weights[name], len(ones), TOKEN)
         by_answer[name] = rule.multipliers(batch.only(rule.needs, rule, f"{where}.coefficient"), name, states[name])
     multipliers = {
-        name: Returned(regularizers[name].coefficient, "multipliers", f"regularizers.{name}.coefficient").finite(
+        name: Returned(regularizers[name].coefficient, "multipliers", f"regularizers.{name}.coefficient").not_negative(
             values, len(batch.lengths), ANSWER
         )
         for name, values in by_answer.items()

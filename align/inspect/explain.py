@@ -16,6 +16,7 @@ from align.algorithms import Algorithm
 from align.config.docstrings import format_part, keys, sentence, summary
 from align.config.formulas import definer, formula, not_stated, place, symbols
 from align.config.parts import Setting
+from align.config.refusals import bias
 from align.config.schema import Recipe
 from align.inspect.rows import Row
 from align.inspect.sizes import arithmetic, memory_rows, rollouts
@@ -162,8 +163,8 @@ def regularizer_rows(name: str, regularizer: Regularizer, recipe: Recipe) -> lis
     if regularizer.warning:
         rows.append(Row("warning", regularizer.warning))
     if regularizer.allow_biased:
-        bias = regularizer.bias(Setting(recipe=recipe, where=f"regularizers.{name}", regularizer=regularizer))
-        rows.append(Row("biased", f"allowed by allow_biased: true. {say(bias or '')}"))
+        wrong = bias(regularizer, Setting(recipe=recipe, where=f"regularizers.{name}", regularizer=regularizer))
+        rows.append(Row("biased", f"allowed by allow_biased: true. {say(wrong or '')}"))
     return rows
 
 

@@ -137,7 +137,8 @@ def penalty(
         estimates the divergence of that answer. `shares["clamped"]`, bool: the log-ratio was clamped.
 
     Raises:
-        PenaltyInputError: A ValueError, for shapes, types and devices that do not fit, and for non-finite numbers at unmasked tokens.
+        PenaltyInputError: A ValueError, for shapes, types, layouts and devices that do not fit, and for non-finite numbers at unmasked
+            tokens. A logit of -inf is a token that is never sampled, but a whole row of them is no distribution.
         RecipeError: For a form that a recipe would refuse, such as `k3` in the loss: `align.regularizer(..., allow_biased=True)` runs it.
 
     The identity `grad D_f = E_pi[f'(u) grad log pi]` is that of Go et al. 2302.08215; of KL(pi||ref) `sampled` is k3 with the

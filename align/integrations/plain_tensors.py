@@ -17,6 +17,9 @@ ROUNDING = 1e-3
 """A token's log-prob may be this much above 0, in nats."""
 
 
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
 class PenaltyInputError(UserError, ValueError):
     """An invalid tensor argument of `penalty`. The message names the argument and the remedy."""
 
@@ -47,12 +50,13 @@ def columns(
 ) -> dict[str, Tensor]:
     """The given arguments in one floating type, detached except `logp`."""
     floats = {"logp": logp, "ref_logp": ref_logp, "old_logp": old_logp, "weights": weights}
-    given = {name: x for name, x in (*floats.items(), ("tokens", tokens)) if x is not None}
+    required = ("logp", "ref_logp")
+    given = {name: dense(name, x) for name, x in (*floats.items(), ("tokens", tokens)) if x is not None or name in required}
     for name, x in given.items():
-        if not isinstance(x, Tensor):
-            raise PenaltyInputError(f"{name} must be a torch tensor, not a {type(x).__name__}")
         if x.is_floating_point() != (name in floats):
             raise PenaltyInputError(f"{name} must be {'floating-point' if name in floats else 'integers'}, not {x.dtype}")
+        if name in floats and x.dtype not in FLOATS:
+            raise PenaltyInputError(f"{name} is {x.dtype}, which holds no log-probs: give float32, float64, bfloat16 or float16")
         if x.device != logp.device:
             raise PenaltyInputError(f"{name} is on {x.device} and logp on {logp.device}: move one of them")
     if ref_logp.shape != logp.shape:
@@ -74,8 +78,20 @@ def columns(
     }
 
 
+def dense(name: str, x: object) -> Tensor:
+    """The argument. Raises PenaltyInputError if it is no tensor, or is sparse or nested."""
+    if not isinstance(x, Tensor):
+        raise PenaltyInputError(f"{name} must be a torch tensor, not {'None' if x is None else f'a {type(x).__name__}'}")
+    if x.layout != torch.strided or x.is_nested:
+        raise PenaltyInputError(f"{name} is {'nested' if x.is_nested else 'sparse'}: give a dense tensor, as `.to_dense()` makes one")
+    return x
+
+
 def rows_of(logp: Tensor, full_vocabulary: bool, mask: Tensor | None, seq_ids: Tensor | None, needs_answers: bool) -> Rows:
     """The unmasked entries. Raises PenaltyInputError if `logp` is not what the estimator reads, or `mask` or `seq_ids` do not fit."""
+    for name, x in (("mask", mask), ("seq_ids", seq_ids)):
+        if isinstance(x, Tensor):
+            dense(name, x)
     shape = logp.shape[:-1] if full_vocabulary else logp.shape
     given = [x.shape for x in (mask, seq_ids) if isinstance(x, Tensor)]
     other = logp.shape if full_vocabulary else logp.shape[:-1]
@@ -130,6 +146,11 @@ def check_numbers(packed: dict[str, Tensor], full_vocabulary: bool) -> None:
             raise PenaltyInputError(
                 f"{name} is {x[wrong][0].item()} at {int(wrong.sum())} of the numbers that count: mask those tokens "
                 "out, or look at what computed them"
+            )
+        if over_vocabulary and (nowhere := (x == -torch.inf).all(-1)).any():
+            raise PenaltyInputError(
+                f"{name} is -inf at the whole vocabulary of {int(nowhere.sum())} tokens that count, and then no token is possible there: "
+                "mask them out, or look at what computed them"
             )
         if name == "weights" and (x < 0).any():
             raise PenaltyInputError(f"weights must be >= 0, and one is {x.min().item():.3g}: it would drive the policy away")

@@ -1,32 +1,124 @@
-"""Calls a user's divergence once when the recipe is built, so that a mistake in its formula is found before the run."""
+"""Judges a divergence by its f: convex in u with f(1) = 0, and closed forms that are those of f. Used by recipes, `audit` and `check`.
+
+Every comparison is relative to the terms that it subtracts, so f and 1e-9 f are judged alike.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
 
 from align.config.nodes import location
 from align.config.tracebacks import own_frames
 from align.divergences import Divergence
 from align.errors import RecipeError
+from align_kernels.by_f import ByF
 
-FAR = 3.0
-"""Largest |log u| that is tested, in nats."""
+FAR = 20.0
+"""Largest |log u| that is tested, in nats: a run clamps its samples' log-ratios to it."""
+CLOSE = 3.0
+"""Up to this |log u|, in nats, f must be finite in float64; beyond it may overflow."""
+RELATIVE = 1e-6
+"""Of a closed form, to what f gives in float64."""
+ROUNDING = 1e-10
+"""Of a difference, to its terms: float64, with digits to spare for an f that loses some."""
+DIGITS = 1e-14
+"""Of float64."""
 FORMS = ("f_prime", "grad_weight", "bregman", "khat")
 """Methods that a divergence may override with a closed form."""
 
 
-def try_divergence(divergence: Divergence, where: str) -> None:
-    """Raises RecipeError at `where` if f cannot be called on tensors, if it is below its tangent at u = 1 for some |log u| <= 3, or if a
-    closed form of the divergence is not that of its f there.
+@dataclass(frozen=True)
+class Fault:
+    """The first problem of a divergence."""
 
-    Every convex f is above its tangent; with a sign error it is below. `align check` tests the whole divergence.
-    """
+    check: str
+    """`f(1) = 0`, `convex` or the name of a closed form."""
+    text: str
+
+
+def grid() -> Tensor:
+    """log u from -20 to 20 in steps of a quarter, float64, without 0, where f may have a kink."""
+    return torch.linspace(-FAR, FAR, 160, dtype=torch.float64)
+
+
+def fault(divergence: Divergence) -> Fault | None:
+    """What is wrong with f or with a closed form of the divergence for |log u| <= 20 nats, or None."""
+    checks: list[Callable[[Divergence], Fault | None]] = [below_tangent, zero_at_one, falling_slope]
+    checks += [lambda d, name=name: mismatch(d, name) for name in FORMS]
+    return next((found for check in checks if (found := check(divergence)) is not None), None)
+
+
+def zero_at_one(divergence: Divergence) -> Fault | None:
+    """f(1) = 0, relative to f at one nat."""
+    at_one, below, above = divergence.f(torch.tensor([0.0, -1.0, 1.0], dtype=torch.float64)).tolist()
+    if abs(at_one) <= RELATIVE * max(abs(below - at_one), abs(above - at_one)):
+        return None
+    return Fault("f(1) = 0", f"f(1) is {at_one:.3g}, and a divergence is 0 where policy and reference agree: subtract it from f")
+
+
+def below_tangent(divergence: Divergence) -> Fault | None:
+    """Every convex f is above its tangent at u = 1; with a sign error it is below."""
+    x = grid()
+    f, line = divergence.f(x) - divergence.f(torch.zeros_like(x)), _line(divergence, x)
+    below = ~(f - line >= -RELATIVE * (f.abs() + line.abs())) & ~_overflown(f, x)
+    if not below.any():
+        return None
+    # The place closest to u = 1: the next sign of a mistake is what its author can check by hand.
+    at = int(torch.where(below, x.abs(), torch.inf).argmin())
+    return Fault(
+        "convex",
+        f"f must be convex in u = pi/ref, but f(u) - f(1) is {f[at].item():.3g} at log u = {x[at].item():.3g}, where its tangent at u = 1 "
+        f"is {line[at].item():.3g}: check its sign, and that it is finite",
+    )
+
+
+def falling_slope(divergence: Divergence) -> Fault | None:
+    """f' never falls as u grows, unless the divergence declares `convex = False`."""
+    if not divergence.convex:
+        return None
+    x = grid()
+    slope = ByF(divergence.f).f_prime(x)
+    size = RELATIVE * slope.abs() + _lost(divergence, x)
+    falls = slope.diff() < -(size[1:] + size[:-1])
+    if not falls.any():
+        return None
+    at = int(falls.nonzero()[0])
+    return Fault(
+        "convex",
+        f"f must be convex in u = pi/ref, but f' falls from {slope[at].item():.3g} at log u = {x[at].item():.3g} to "
+        f"{slope[at + 1].item():.3g} at {x[at + 1].item():.3g}: write f for all u, without a clamp",
+    )
+
+
+def mismatch(divergence: Divergence, name: str) -> Fault | None:
+    """Where the closed form `name` of the divergence is not that of its f, or None."""
+    if getattr(type(divergence), name) is getattr(Divergence, name):
+        return None
+    x = grid()
+    wanted, terms = _by_f(divergence, name, x)
+    found = getattr(divergence, name)(x).double()
+    wrong = ~((found - wanted).abs() <= RELATIVE * wanted.abs() + ROUNDING * terms) & wanted.isfinite() & terms.isfinite()
+    if not wrong.any():
+        return None
+    at = int(torch.where(wrong, x.abs(), torch.inf).argmin())
+    return Fault(
+        name,
+        f"`{name}` is {found[at].item():.4g} at log u = {x[at].item():.3g}, and f gives {wanted[at].item():.4g}: an estimator would take "
+        "the gradient of one and the value of the other. Correct it, or delete it, so that it follows from f",
+    )
+
+
+def try_divergence(divergence: Divergence, where: str) -> None:
+    """Raises RecipeError at `where` if f cannot be called on tensors or has no gradient, or for a `fault` of the divergence."""
     command = f"`align check {divergence.recipe_name}`"
-    log_u = torch.linspace(-FAR, FAR, 13, dtype=torch.float64)
-    zero = torch.zeros_like(log_u)
     try:
         divergence.f(torch.tensor([-1.0, 0.0, 1.0]))
-        terms = torch.stack([divergence.f(log_u), -divergence.f(zero), -divergence.f_prime(zero) * torch.expm1(log_u)])
+        untracked = _untracked(divergence)
+        found = None if untracked else fault(divergence)
     except (Exception, SystemExit) as error:
         frames = own_frames(error)
         place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else location(type(divergence))
@@ -35,42 +127,53 @@ def try_divergence(divergence: Divergence, where: str) -> None:
             f"{place}: {type(error).__name__}: {error}\nf(log_u) takes a tensor of any shape and returns one like it: "
             f"write it with torch functions (log_u.exp(), not math.exp(log_u)); {command} tries all of it",
         ) from error
-    above = terms.sum(0) / (terms.abs().sum(0) + 1e-300)
-    wrong = ~(above >= -1e-9)
-    if wrong.any():
-        at = int(wrong.nonzero()[0])
-        is_at, tangent = terms[:2, at].sum().item(), -terms[2, at].item()
-        raise RecipeError(
-            where,
-            f"{location(type(divergence))}: f must be convex in u = pi/ref, but f(u) - f(1) is {is_at:.3g} at log u = "
-            f"{log_u[at].item():.3g}, where its tangent at u = 1 is {tangent:.3g}: check its sign, and that it is finite; "
-            f"{command} tries all of it",
-        )
-    _compare_closed_forms(divergence, where, command)
+    if untracked:
+        raise RecipeError(where, f"{location(type(divergence))}: {untracked}; {command} tries all of it")
+    if found is not None:
+        raise RecipeError(where, f"{location(type(divergence))}: {found.text}; {command} tries all of it")
 
 
-def _compare_closed_forms(divergence: Divergence, where: str, command: str) -> None:
-    # The grid leaves out 0, where f may have a kink.
-    log_u = torch.linspace(-FAR, FAR, 12, dtype=torch.float64)
-    for name in FORMS:
-        if getattr(type(divergence), name) is getattr(Divergence, name):
-            continue
-        wanted, found = getattr(_ByF(divergence), name)(log_u), getattr(divergence, name)(log_u)
-        if not torch.allclose(found.double(), wanted, rtol=1e-6, atol=1e-9):
-            at = int((found.double() - wanted).abs().argmax())
-            raise RecipeError(
-                where,
-                f"{location(type(divergence))}: `{name}` is {found[at].item():.4g} at log u = {log_u[at].item():.3g}, and f gives "
-                f"{wanted[at].item():.4g}: an estimator would take the gradient of one and the value of the other. Correct it, or delete "
-                f"it, so that it follows from f; {command} tests all of it",
-            )
+def _untracked(divergence: Divergence) -> str | None:
+    """Why f has no gradient, or None."""
+    with torch.enable_grad():
+        y = divergence.f(torch.tensor([-1.0, 1.0], dtype=torch.float64, requires_grad=True))
+    if not isinstance(y, Tensor):
+        raise TypeError(f"f returned {y!r:.60}, which is no tensor")
+    if y.requires_grad and not y.is_inference():
+        return None
+    return (
+        "f has no gradient in log_u, and a loss needs its derivative: leave out torch.inference_mode, torch.no_grad, `.detach()` and "
+        "`.item()`"
+    )
 
 
-class _ByF(Divergence):
-    """The same divergence with all forms derived from f."""
+def _by_f(divergence: Divergence, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What f gives for a closed form at log u = x, and the size of the terms it is a difference of."""
+    by_f = ByF(divergence.f)
+    if name in ("f_prime", "grad_weight"):
+        slope, at_one = by_f.f_prime(x), by_f.at_one.slope
+        return (slope if name == "f_prime" else slope - at_one), slope.abs() + abs(at_one) + _lost(divergence, x) / ROUNDING
+    f, at_one, line = divergence.f(x), by_f.at_one.f, _line(divergence, x)
+    per = torch.exp(-x) if name == "khat" else torch.ones_like(x)
+    return (f - at_one - line) * per, (f.abs() + abs(at_one) + line.abs()) * per
 
-    def __init__(self, divergence: Divergence):
-        self._divergence = divergence
 
-    def f(self, log_u: torch.Tensor) -> torch.Tensor:
-        return self._divergence.f(log_u)
+def _lost(divergence: Divergence, x: Tensor) -> Tensor:
+    """What f' may be off by where df/dx is a difference of terms as large as f."""
+    return DIGITS * divergence.f(x).abs() * torch.exp(-x)
+
+
+def _line(divergence: Divergence, x: Tensor) -> Tensor:
+    """f'(1)(u - 1)."""
+    return ByF(divergence.f).at_one.slope * torch.expm1(x)
+
+
+def _overflown(f: Tensor, x: Tensor) -> Tensor:
+    """Where f is not finite beyond `CLOSE`, after it has grown beyond 1e150 on the same side of u = 1."""
+    lost = ~f.isfinite() & (x.abs() > CLOSE)
+    if lost.any():
+        huge = f.isfinite() & (f.abs() > 1e150)
+        for side in (x < 0, x > 0):
+            began = torch.where(huge & side, x.abs(), torch.inf).min()
+            lost &= ~side | (x.abs() > began)
+    return lost

@@ -14,11 +14,16 @@ from align.config import registry
 from align.config.docstrings import keys
 from align.divergences import Divergence
 from align.estimators import Estimator
+from align.oracle.divergence_check import grid
 
 POLICY = (0.10, 0.20, 0.30, 0.25, 0.15)
 REFERENCE = (0.25, 0.05, 0.20, 0.10, 0.40)
 EXACT = 1e-9
 """Relative tolerance: enumeration in float64 is accurate to 1e-15, and other divergences differ by at least 1e-2."""
+FAR = 1e-6
+"""Relative tolerance far from the reference, to the terms of a difference."""
+OWN = "that of this divergence"
+"""What `gradient_is` says of an estimator without bias."""
 
 
 def value_is(estimator: Estimator, divergence: Divergence) -> str:
@@ -34,13 +39,13 @@ def value_is(estimator: Estimator, divergence: Divergence) -> str:
 def gradient_is(estimator: Estimator, divergence: Divergence, placement: str) -> str:
     """Names the function with this expected on-policy gradient: this divergence, none (zero), a multiple of a shipped one, or unknown."""
     if estimator.merges:
-        return "that of this divergence between the merged distributions"
+        return f"{OWN} between the merged distributions"
     _, _, log_u = _pair()
     weights = {"loss": estimator.grad_weight, "reward": estimator.reward}
     gradient = _score_mean(weights[placement](divergence, log_u))
     own = _score_mean(divergence.grad_weight(log_u))
     if _same(gradient, own):
-        return "that of this divergence"
+        return OWN
     if gradient.abs().max() < EXACT * own.abs().max():
         return "zero: it is noise, not a penalty"
     for name, other in _shipped_gradients().items():
@@ -58,6 +63,30 @@ def _shipped_gradients() -> dict[str, Tensor]:
     return {
         name: _score_mean(part().grad_weight(_pair()[2])) for name, part in parts.items() if not any(key.required for key in keys(part))
     }
+
+
+def far_fault(estimator: Estimator, divergence: Divergence, placement: str) -> str | None:
+    """Where an estimator of sampled tokens, right on small log-ratios, is wrong for |log u| up to 20 nats; None if it is nowhere.
+
+    Its mean is that of the divergence for every pair of policies only if its weight is `grad_weight` plus a constant, whose score has
+    mean 0, and its value is `khat` plus a multiple of 1 - 1/u, which has mean 0.
+    """
+    x = grid()
+    weight = {"loss": estimator.grad_weight, "reward": estimator.reward}[placement]
+    found = [("gradient", weight(divergence, x), divergence.grad_weight(x), torch.ones_like(x))]
+    if estimator.published_value is None:
+        found.append(("value", estimator.value(divergence, x), divergence.khat(x), -torch.expm1(-x)))
+    at = int((x - 1).abs().argmin())
+    for what, is_, wanted, free in found:
+        rest = (is_[at] - wanted[at]) / free[at] * free
+        wrong = ~((is_ - wanted - rest).abs() <= FAR * (is_.abs() + wanted.abs() + rest.abs()))
+        if wrong.any():
+            first = int(torch.where(wrong, x.abs(), torch.inf).argmin())
+            return (
+                f"its {what} is not that of the divergence far from the reference: at log u = {x[first].item():.3g} it is "
+                f"{is_[first].item():.4g} where {(wanted + rest)[first].item():.4g} is right"
+            )
+    return None
 
 
 def _pair() -> tuple[Tensor, Tensor, Tensor]:

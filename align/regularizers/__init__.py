@@ -80,7 +80,10 @@ class Regularizer(Part, ABC):
         return None
 
     def bias(self, setting: Setting) -> str | None:
-        """What is wrong with the gradient of a form that has a meaning here, or None. `refuse` refuses it unless `allow_biased` is set."""
+        """The published bias of a form that has a meaning here, or None. A recipe refuses it unless `allow_biased` is set.
+
+        Where this is None and a divergence is named, value and gradient are measured by enumeration (`oracle/verdict.py`).
+        """
         return None
 
     def misfit(self, setting: Setting) -> str | None:

@@ -45,7 +45,7 @@ def bias_of(divergence: Divergence, estimator: Estimator, placement: str, credit
     if estimator.full_vocabulary:
         return None
     word, found = word_of(estimator), estimator_bias.gradient_is(estimator, divergence, placement)
-    if found != "that of this divergence":
+    if found != estimator_bias.OWN:
         return f"{word} in the {placement} has a gradient that is {found}: use estimator: sampled"
     stated = type(estimator).published_bias is not Estimator.published_bias
     if credit != "local" and not stated and estimator_bias.value_is(estimator, divergence) != "unbiased":

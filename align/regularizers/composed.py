@@ -13,7 +13,7 @@ from align.core import credit
 from align.core.credit import Packing, Ratio
 from align.core.links import link
 from align.core.segments import segment_sum
-from align.regularizers import ALLOW, Penalty, Regularizer
+from align.regularizers import Penalty, Regularizer
 from align.regularizers._cells import bias_of, meaningless, word_of
 from align.types import RewardPenalty, TokenBatch, TokenContext
 
@@ -23,6 +23,8 @@ CLAMPS = {"local": 20.0, "summed": 20.0, "sequence": 40.0}
 tens of nats away by right."""
 FAR = 5.0
 """Nats: a log-ratio that any bound of a surrogate cuts."""
+LOST = 60.0
+"""Nats: where a surrogate multiplies by less than e^-60 it has no gradient left in float32 to give back."""
 WORDS = {
     "placement": ("loss", "reward", "link"),
     "credit": tuple(CREDITS),
@@ -116,11 +118,6 @@ class Composed(Regularizer):
     def refuse(self, setting: Setting) -> str | None:
         if reason := meaningless(self.divergence, self.estimator, self.placement, self.credit, samples=setting.samples):
             return reason
-        bias = self.bias(setting)
-        if bias is not None and not self.allow_biased:
-            return bias + ALLOW
-        if bias is None and self.allow_biased:
-            return "allow_biased changes nothing: this form has the gradient it claims"
         return self._idle(setting) or self._misweighed(setting)
 
     def _idle(self, setting: Setting) -> str | None:
@@ -187,7 +184,7 @@ class Composed(Regularizer):
         credited = CREDITS[self.credit](value, own, rho, at)
         if self.placement == "reward":
             log_ratio = ctx.log_rho.detach() if ctx.surrogate_log_ratio is None else ctx.surrogate_log_ratio
-            owned = torch.exp(-log_ratio) if self.weighs_samples else 1.0
+            owned = torch.exp((-log_ratio).clamp_max(LOST)) if self.weighs_samples else 1.0
             return Penalty(value=credited.value, reward=credited.grad_weight * owned, shares=shares)
         return Penalty(value=credited.value, loss=credited.value + credited.grad_weight * (ctx.logp - ctx.logp.detach()), shares=shares)
 

@@ -15,7 +15,8 @@ class Surrogate(Formulated, ABC):
     """The contract. Its bounds are keys of its own.
 
     `log_rho` is log pi/pi_old of each token, nats; `at` says where each token sits; a formula writes rho for the ratio and A for the
-    advantage, and says what is maximised.
+    advantage, and says what is maximised. Loss and gradient are finite for every finite log_rho: `closed_forms.ratio_of` is a ratio that
+    stops growing at the largest number of its type.
     """
 
     stated = ("loss",)

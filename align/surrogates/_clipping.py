@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from align.core import closed_forms
+
 
 def check_clips(clip_low: float, clip_high: float) -> None:
     """Raises ValueError for bounds of a ratio, 1 - clip_low and 1 + clip_high, that bound none."""
@@ -17,7 +19,7 @@ def clipped(
     log_ratio: Float[Tensor, "T"], advantages: Float[Tensor, "T"], clip_low: float, clip_high: float
 ) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
     """-min(ratio A, clip(ratio, 1 - low, 1 + high) A), and where the bound cut the gradient."""
-    ratio = log_ratio.exp()
+    ratio = closed_forms.ratio_of(log_ratio)
     plain = ratio * advantages
     bounded = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
     return -torch.minimum(plain, bounded), (bounded < plain).detach()

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from align.core import closed_forms
 from align.core.credit import Packing
 from align.surrogates import Surrogate, token_symbols
 
@@ -21,7 +22,7 @@ class Reinforce(Surrogate):
     def loss(
         self, log_rho: Float[Tensor, "T"], advantages: Float[Tensor, "T"], at: Packing
     ) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
-        return -log_rho.exp() * advantages, torch.zeros_like(log_rho, dtype=torch.bool)
+        return -closed_forms.ratio_of(log_rho) * advantages, torch.zeros_like(log_rho, dtype=torch.bool)
 
     def effective_log_ratio(self, log_rho: Float[Tensor, "T"], at: Packing) -> Float[Tensor, "T"]:
         return log_rho

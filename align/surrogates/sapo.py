@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from align.core import closed_forms
 from align.core.credit import Packing
 from align.surrogates import Surrogate, token_symbols
 
@@ -35,7 +36,8 @@ class Sapo(Surrogate):
         self, log_rho: Float[Tensor, "T"], advantages: Float[Tensor, "T"], at: Packing
     ) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
         tau = torch.full_like(log_rho, self.temperature).where(advantages > 0, self.temperature_negative)
-        z = tau * torch.expm1(log_rho)
+        # Far out the slope is 0 in floating point, and infinity would make it NaN.
+        z = tau * torch.expm1(closed_forms.within(log_rho, above=1.0, factor=max(self.temperature, self.temperature_negative)))
         # sigmoid(z) is 1 in float32 from z = 17 on, and its derivative 0; that of 1 - sigmoid(-z) keeps its digits.
         bounded = torch.where(z > 0, 1 - torch.sigmoid(-z), torch.sigmoid(z))
         loss = -bounded * (4 / tau) * advantages
@@ -43,7 +45,7 @@ class Sapo(Surrogate):
 
     def effective_log_ratio(self, log_rho: Float[Tensor, "T"], at: Packing) -> Float[Tensor, "T"]:
         """log of 4 rho sigmoid'(tau (rho - 1)), by logarithms: far out the derivative itself is 0 in floating point."""
-        z = self.temperature * torch.expm1(log_rho)
+        z = self.temperature * torch.expm1(closed_forms.within(log_rho, above=1.0, factor=self.temperature))
         return log_rho + math.log(4) + logsigmoid(z) + logsigmoid(-z)
 
     @property

@@ -12,7 +12,7 @@ import torch
 
 from align.coefficients import Coefficient, State
 from align.oracle.enumeration import TREE, UPDATE, context, setting
-from align.testing.findings import Finding, Kit
+from align.testing.findings import Finding, Kit, shown
 from align.types import EARLY, Columns
 
 KIT = Kit("coefficient")
@@ -63,7 +63,7 @@ def _after(c: Coefficient, state: State, divergence: float) -> State:
 def _beta(c: Coefficient) -> str | None:
     """beta is finite and at least 0 at every step"""
     state = c.initial_state()
-    return next((f"it is {c.beta(s, state)!r} at step {s}" for s in STEPS if _wrong(c.beta(s, state))), None)
+    return next((f"it is {_number(c.beta(s, state))} at step {s}" for s in STEPS if _wrong(c.beta(s, state))), None)
 
 
 @KIT.check("updates", "bound what a measurement can do: it may be 0, large, or slightly negative")
@@ -121,3 +121,7 @@ def _state(c: Coefficient) -> str | None:
             return f"it is {state!r}, and comes back from JSON as another"
         state = _after(c, state, divergence)
     return None
+
+
+def _number(beta: Any) -> str:
+    return shown(beta) if isinstance(beta, float) else repr(beta)

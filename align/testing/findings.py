@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from inspect import isfunction
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from align.audit.alone import around
 from align.config import nodes, registry
 from align.config.docstrings import summary
@@ -83,6 +85,13 @@ class Kit:
         if not isinstance(part, registry.contract(self.kind)):
             raise TypeError(f"a {type(part).__name__} is no {self.kind} yet: give the class, and its keys")
         return part
+
+
+def shown(numbers: Tensor | float) -> str:
+    """A number, or those of a tensor [n] as a list, to four significant digits."""
+    if isinstance(numbers, Tensor) and numbers.ndim:
+        return f"[{', '.join(f'{x:.4g}' for x in numbers.tolist())}]"
+    return f"{float(numbers):.4g}"
 
 
 def must_define(kind: str) -> frozenset[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from align.preferences import Preference, Rankings
-from align.testing.findings import Finding, Kit
+from align.testing.findings import Finding, Kit, shown
 from align.testing.formulas import MEND, explained
 
 KIT = Kit("preference")
@@ -70,7 +70,7 @@ def _direction(p: Preference) -> str | None:
     """from equal scores, a step down the loss raises the best answer of each ranking above the worst"""
     _, gradient = pull(p, torch.zeros(7))
     gained = -(gradient[[0, 3, 5]] - gradient[[2, 4, 6]])
-    return None if (gained > 0).all() else f"the best gain {gained.tolist()} on the worst"
+    return None if (gained > 0).all() else f"the best gain {shown(gained)} on the worst"
 
 
 @KIT.check("pair by pair", "compute each loss from its own pair or ranking only")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from align.reductions import Reduction
-from align.testing.findings import Finding, Kit
+from align.testing.findings import Finding, Kit, shown
 from align.testing.formulas import MEND, explained
 
 KIT = Kit("reduction")
@@ -28,7 +28,7 @@ def _weights(r: Reduction) -> str | None:
         if found.shape != lengths.shape or found.dtype != torch.float32:
             return f"{list(found.shape)} {found.dtype}, of {len(lengths)} answers"
         if not (found.isfinite().all() and (found > 0).all()):
-            return f"they are {found.tolist()}"
+            return f"they are {shown(found)}"
     return None
 
 
@@ -37,14 +37,14 @@ def _order(r: Reduction) -> str | None:
     """each answer has the same weight in another order"""
     order = torch.tensor([3, 0, 4, 2, 1])
     one, two = r.weights(LENGTHS, MAX_TOKENS)[order], r.weights(LENGTHS[order], MAX_TOKENS)
-    return None if torch.allclose(one, two) else f"{one.tolist()} become {two.tolist()}"
+    return None if torch.allclose(one, two) else f"{shown(one)} become {shown(two)}"
 
 
 @KIT.check("size of the batch", "divide by the number of answers or of tokens: the step must not grow with the batch")
 def _size(r: Reduction) -> str | None:
     """duplicating every answer halves the weights"""
     once, twice = r.weights(LENGTHS, MAX_TOKENS), r.weights(LENGTHS.repeat(2), MAX_TOKENS)
-    return None if torch.allclose(once, 2 * twice[: len(once)]) else f"{once.tolist()} become {twice[: len(once)].tolist()}"
+    return None if torch.allclose(once, 2 * twice[: len(once)]) else f"{shown(once)} become {shown(twice[: len(once)])}"
 
 
 @KIT.check("leaves the lengths alone", "copy a tensor before writing into it")
@@ -52,7 +52,7 @@ def _untouched(r: Reduction) -> str | None:
     """the lengths are not written into"""
     lengths = LENGTHS.clone()
     r.weights(lengths, MAX_TOKENS)
-    return None if torch.equal(lengths, LENGTHS) else f"they became {lengths.tolist()}"
+    return None if torch.equal(lengths, LENGTHS) else f"they became {shown(lengths)}"
 
 
 @KIT.check("explained", MEND)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from align.audit import audit
 from align.audit.alone import alone
-from align.audit.measure import claimed
 from align.oracle.enumeration import TREE, UPDATE, context, expectation, setting
-from align.regularizers import Penalty, Regularizer
+from align.oracle.measure import claimed
+from align.regularizers import ALLOW, Penalty, Regularizer
 from align.testing.divergences import first
-from align.testing.findings import Finding, Kit
+from align.testing.findings import Finding, Kit, shown
 from align.types import TokenContext
 
 KIT = Kit("regularizer")
@@ -86,7 +86,7 @@ def _finite(r: Regularizer) -> str | None:
     loss = felt(p) if p.reward is None else torch.exp(ctx.log_rho) * p.reward
     (gradient,) = torch.autograd.grad(loss.sum() if p.link is not None else expectation(ctx.batch, loss), leaf)
     return first(
-        None if x.isfinite().all() else f"{name} is {x[~x.isfinite()][0].item()} somewhere"
+        None if x.isfinite().all() else f"{name} is {shown(x[~x.isfinite()][0])} somewhere"
         for name, x in (("value", p.value), ("loss", loss), ("gradient", gradient))
     )
 
@@ -148,11 +148,12 @@ def _repeats(r: Regularizer) -> str | None:
     return None if torch.equal(one.value, two.value) and torch.equal(felt(one), felt(two)) else "it differs from call to call"
 
 
-@KIT.check("gradient", "run `align audit` on it; `refuse` must refuse a form that is biased on purpose, unless allow_biased is set")
+@KIT.check("gradient", "run `align audit` on it; if it is biased on purpose, `bias` must say so")
 def _gradient(r: Regularizer) -> str | None:
-    """by enumeration the gradient is that of the divergence it names, on- and off-policy, or `refuse` refuses it"""
+    """by enumeration value and gradient are those of the divergence it names, on- and off-policy, or its `bias` or `refuse` says why not"""
     for on_policy in (True, False):
         certificate = audit(r, recipe=alone(r, on_policy=on_policy))
-        if certificate.verdict == "biased" and certificate.refusal is None and not certificate.allowed:
+        stated = certificate.allowed or (certificate.refusal is not None and certificate.refusal != certificate.reason + ALLOW)
+        if certificate.verdict == "biased" and not stated:
             return certificate.reason
     return None

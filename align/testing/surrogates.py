@@ -9,7 +9,7 @@ from torch import Tensor
 
 from align.core.credit import Packing
 from align.surrogates import Surrogate
-from align.testing.findings import Finding, Kit
+from align.testing.findings import Finding, Kit, shown
 from align.testing.formulas import MEND, explained
 
 KIT = Kit("surrogate")
@@ -55,7 +55,7 @@ def _at_pi_old(s: Surrogate) -> str | None:
     found, cut = slope(s, torch.zeros(8))
     if cut.any():
         return "a bound cuts there"
-    return None if torch.allclose(found, -ADVANTAGES, atol=1e-5) else f"it is {found.tolist()} for A = {ADVANTAGES.tolist()}"
+    return None if torch.allclose(found, -ADVANTAGES, atol=1e-5) else f"it is {shown(found)} for A = {shown(ADVANTAGES)}"
 
 
 @KIT.check(
@@ -73,7 +73,7 @@ def _ratio(s: Surrogate) -> str | None:
             found, cut = slope(s, log_rho, torch.full((8,), sign))
             stopped = cut & (found == 0)
             if not torch.allclose(torch.where(stopped, 0.0, -sign * found), torch.where(stopped, 0.0, said.exp()), rtol=1e-6):
-                return f"it says {said.exp().tolist()}, and the slope is {(-sign * found).tolist()}"
+                return f"it says {shown(said.exp())}, and the slope is {shown(-sign * found)}"
     return None
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from align.oracle.enumeration import TREE, UPDATE, context, setting
-from align.testing.findings import Finding, Kit, again
+from align.testing.findings import Finding, Kit, again, shown
 from align.types import Columns, TokenBatch
 from align.weightings import Weighting
 
@@ -42,7 +42,8 @@ def _weights(w: Weighting) -> str | None:
         return f"{list(found.shape)} {found.dtype} for {len(b.seq_ids)} tokens"
     if found.requires_grad:
         return "they carry a gradient"
-    return None if found.isfinite().all() and (found >= 0).all() else f"one is {found[~(found >= 0) | ~found.isfinite()][0].item()}"
+    wrong = ~found.isfinite() if w.signed else ~(found >= 0) | ~found.isfinite()
+    return f"one is {shown(found[wrong][0])}" if wrong.any() else None
 
 
 @KIT.check("what it needs", "set `needs = frozenset({...})` to what it reads of old_logp, entropy, ref_logp, `types.REWARDED`")
@@ -98,4 +99,4 @@ def _one(w: Weighting) -> str | None:
     shortest = torch.tensor([int(b.lengths.argmin())])
     one = replace(b.select(shortest), group_ids=torch.zeros(1, dtype=torch.int64))
     found = w.weights(one, NAME)
-    return None if found.shape == (1,) and found.isfinite().all() and (found >= 0).all() else f"they are {found.tolist()}"
+    return None if found.shape == (1,) and found.isfinite().all() and (w.signed or (found >= 0).all()) else f"they are {shown(found)}"

@@ -10,7 +10,6 @@ from itertools import product
 from typing import Any
 
 from align.audit.alone import alone
-from align.audit.measure import measure
 from align.audit.published import forms
 from align.audit.targets import compose
 from align.config import registry
@@ -22,6 +21,7 @@ from align.estimators import Estimator
 from align.inspect.explain import say
 from align.oracle import estimator_bias
 from align.oracle.enumeration import ONE_TOKEN, TREE, UPDATE
+from align.oracle.measure import measure
 from align.regularizers.composed import CREDITS, WORDS, Composed
 from align.types import REWARDED
 

@@ -22,9 +22,12 @@ class Weighting(Part, ABC):
     """What `weights` reads of the batch, of `types.EARLY`. `old_logp` or `entropy` costs a forward pass where a batch serves one update,
     `ref_logp` the head of an exact reference once more; `rewards` or `advantages` is refused where the batch holds demonstrations."""
 
+    signed = False
+    """Its weights may be below 0, where the penalty drives the policy away from the reference; otherwise such a weight stops the run."""
+
     @abstractmethod
     def weights(self, batch: Columns, name: str) -> Float[Tensor, "T"]:
-        """float32, >= 0. `name` finds its own `ref_logp`; groups are whole."""
+        """float32, >= 0 unless `signed`. `name` finds its own `ref_logp`; groups are whole."""
 
     def misfit(self, setting: Setting) -> str | None:
         charged = setting.recipe.algorithm.critic is not None and setting.regularizer.placement == "reward"

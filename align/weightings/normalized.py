@@ -23,6 +23,10 @@ class Normalized(Weighting):
     def needs(self) -> frozenset[str]:
         return self.of.needs
 
+    @property
+    def signed(self) -> bool:
+        return self.of.signed
+
     def weights(self, batch: Columns, name: str) -> Float[Tensor, "T"]:
         weights = self.of.weights(batch, name)
         mean = weights.mean()

@@ -33,11 +33,13 @@ class ByF:
 
     @cached_property
     def at_one(self) -> AtOne:
-        x = torch.tensor([0.0, -_BESIDE_ONE, _BESIDE_ONE], dtype=torch.float64)
+        x = torch.tensor([0.0, -_BESIDE_ONE, _BESIDE_ONE, -1.0, 1.0], dtype=torch.float64)
         y, slope = value_and_slope(self.f, x)
-        at_one, below, above = (slope.detach() * torch.exp(-x)).tolist()
+        at_one, below, above, *far = (slope.detach() * torch.exp(-x)).tolist()
         mean = (below + above) / 2
-        kink = math.isfinite(mean) and not math.isclose(at_one, mean, rel_tol=1e-6, abs_tol=1e-6)
+        # Of the size of f, so that a divergence and a multiple of it have their kink alike.
+        size = max((abs(s - at_one) for s in (below, above, *far) if math.isfinite(s)), default=0.0)
+        kink = math.isfinite(mean) and abs(at_one - mean) > 1e-6 * max(abs(at_one), size)
         return AtOne(y.detach()[0].item(), mean if kink else at_one, kink)
 
     def f_prime(self, x: Tensor) -> Tensor:

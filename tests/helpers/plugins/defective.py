@@ -245,7 +245,7 @@ DEFECTS = {
     ("weighting", "tokens, not padding"): swap("return torch.where", "return (batch.input_ids.sum(1) < 0)[batch.seq_ids] * torch.where"),
     ("weighting", "one answer"): swap("return torch.where", "return batch.lengths[batch.seq_ids].float().log().reciprocal() * torch.where"),
     ("regularizer", "penalty"): swap("value=loss.detach()", "value=loss"),
-    ("regularizer", "finite"): swap(".clamp(-20, 20)", " * 2"),
+    ("regularizer", "finite"): swap(".clamp(-20, 20)", "; log_u = log_u + 0 * (2 * log_u).exp()"),
     ("regularizer", "digits"): swap("rho = ctx.log_rho.exp()", "rho = ctx.log_rho.exp() * (1 + torch.finfo(log_u.dtype).eps * 1e5)"),
     ("regularizer", "any split"): swap("return Penalty", "loss = loss - loss.mean(); return Penalty"),
     ("regularizer", "weighed"): swap("weights = ctx.batch.penalty_weights[name]", "weights = 1"),

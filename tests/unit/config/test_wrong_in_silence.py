@@ -68,7 +68,8 @@ def test_a_closed_form_that_is_not_that_of_f(mine, name, form):
 def test_a_biased_value_that_earlier_tokens_answer_for(mine, placement, credit):
     with pytest.raises(RecipeError, match="has a biased value"):
         build({"estimator": f"{mine}:Twice", "placement": placement, "credit": credit})
-    build({"estimator": f"{mine}:Twice", "placement": placement, "credit": "local"})
+    with pytest.raises(RecipeError, match=r"its value is not that of the divergence \(bias \+100.0%\)"):
+        build({"estimator": f"{mine}:Twice", "placement": placement, "credit": "local"})
 
 
 def test_an_unweighted_estimator_credited_beyond_its_token_off_policy(mine):

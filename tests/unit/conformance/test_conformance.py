@@ -55,7 +55,7 @@ KEYS = {
     ("weighting", "token_mask"): {"first": 1},
 }
 """Of parts that have keys without a default, or do little without them."""
-KNOWN = {("divergence", "k2_functional"): {"convex"}, ("engine", "scripted"): {"samples"}}
+KNOWN = {("engine", "scripted"): {"samples"}}
 """What its docstring owns up to: no true divergence, a sampler that draws nothing."""
 PARTS = [(kind, name) for kind in registry.ROOMS for name in registry.shipped(kind) if name != "vllm"]
 """vLLM has the same contract in its own system test: it takes twelve seconds to start."""
@@ -191,7 +191,7 @@ def test_a_reward_is_checked_with_prompts_of_its_own():
 def test_the_command_prints_a_table_and_says_how_to_mend(plugin):
     good, bad = align("check", "tsallis", "q=0.5"), align("check", plugin("divergence", DEFECTS["divergence", "f(1) = 0"]))
     assert good.exit_code == 0 and "0 failed" in good.stdout and "f(1) = 0" in good.stdout
-    assert bad.exit_code == 1 and "f is 1 there" in bad.stdout and "subtract f(1) from f" in bad.stdout
+    assert bad.exit_code == 1 and "f(1) is 1" in bad.stdout and "subtract f(1) from f" in bad.stdout
     assert "expected: f is 0 if policy and reference agree" in " ".join(bad.stdout.split())
 
 

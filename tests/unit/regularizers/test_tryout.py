@@ -85,7 +85,7 @@ def test_an_f_below_its_tangent_is_refused(tmp_path, formula):
     [
         "log_u.exp() * log_u",
         "log_u.exp() * log_u + 1000 * log_u.expm1()",  # the same divergence: a linear term is none
-        "-log_u + 7",
+        "-log_u",
         "log_u.expm1().abs()",  # a kink at u = 1
         "log_u.expm1() ** 2 * 1e-12",
         "log_u.expm1() * 3",  # its own tangent
@@ -93,6 +93,30 @@ def test_an_f_below_its_tangent_is_refused(tmp_path, formula):
 )
 def test_a_convex_f_is_accepted(tmp_path, formula):
     build(write(tmp_path, f"def f(self, log_u):\n    return {formula}"))
+
+
+@pytest.mark.parametrize(
+    ("formula", "says"),
+    [
+        ("-log_u + 7", "f(1) is 7, and a divergence is 0 where policy and reference agree: subtract it from f"),
+        ("log_u.clamp(-6, 6) * log_u.clamp(-6, 6).exp()", "f must be convex in u = pi/ref"),
+        ("log_u.exp() * log_u**2", "f' falls from"),
+        ("log_u.detach() ** 2", "leave out torch.inference_mode, torch.no_grad"),
+    ],
+)
+def test_a_fault_of_f_is_refused_with_its_remedy(tmp_path, formula, says):
+    name = write(tmp_path, f"def f(self, log_u):\n    return {formula}")
+    with pytest.raises(RecipeError) as refused:
+        build(name)
+    assert says in str(refused.value) and f"`align check {name}`" in str(refused.value)
+
+
+@pytest.mark.parametrize("context", ["inference_mode", "no_grad"])
+def test_an_f_without_a_gradient_is_refused_and_not_with_an_error_of_torch(tmp_path, context):
+    name = write(tmp_path, f"@torch.{context}()\ndef f(self, log_u):\n    return log_u.exp() * log_u")
+    with pytest.raises(RecipeError, match="f has no gradient in log_u") as refused:
+        build(name)
+    assert "RuntimeError" not in str(refused.value) and len(str(refused.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", registry.shipped("divergence"))

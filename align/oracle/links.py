@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from align.audit.measure import NAME, Measurement
 from align.divergences import Divergence
 from align.oracle.enumeration import ONE_TOKEN, TREE, Problem, context, setting
+from align.oracle.measure import NAME, Measurement
 from align.regularizers import Regularizer
 
 

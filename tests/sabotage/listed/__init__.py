@@ -1,0 +1,1 @@
+"""The mutants by topic, and the tests that must notice them."""
