@@ -10,24 +10,39 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from click import ClickException
 from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from align.errors import RunStopped, UserError
+from align.errors import UserError
 
 STOPPED_BY_HAND = 130
 """The exit code that shells use for Ctrl-C."""
 
 
 class Commands(TyperGroup):
-    """Prints a UserError as one message without a traceback; any other error is a defect and keeps its traceback."""
+    """Prints a UserError, or an exception inside a plugin, as one message without a traceback.
+
+    Any other exception is a defect and keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except UserError as error:
             _complain(str(error))
+            raise typer.Exit(2) from error
+        except (typer.Exit, typer.Abort, ClickException):
+            raise
+        except (Exception, SystemExit) as error:
+            if "align.plugins" not in sys.modules:
+                raise
+            from align.config.guard import of_plugin
+
+            line = of_plugin(error)
+            if line is None:
+                raise
+            _complain(line)
             raise typer.Exit(2) from error
 
 
@@ -73,22 +88,14 @@ def train(
     check_folder(run_dir, resume)  # before imports that take seconds
 
     from align.config.recipes import load
+    from align.run.ending import ending
     from align.train import train as run
 
     built = load(file, overrides or [])
     where = ["--address", address] if address else []
     again = shlex.join(["align", "train", recipe, *(overrides or []), "--out", str(run_dir), *where, "--resume"])
-    try:
+    with ending(run_dir, again, _complain):
         run(built, run_dir, address, resume)
-    except RunStopped:
-        if run_dir.is_dir():
-            _complain(f"To go on from what was kept: {again}")
-        raise
-    except KeyboardInterrupt:
-        _complain(
-            f"Stopped by hand. To go on from the last checkpoint: {again}" if run_dir.is_dir() else "Stopped by hand: nothing was kept."
-        )
-        raise typer.Exit(STOPPED_BY_HAND) from None
 
 
 @app.command(

@@ -15,10 +15,12 @@ from transformers.utils import logging as transformers_logging
 
 from align.config.checks import check_writers
 from align.config.docstrings import format_part
+from align.config.guard import guarded
 from align.config.nodes import resolved
 from align.config.schema import Recipe
 from align.core.segments import segment_sum
-from align.errors import RunStopped
+from align.disk import writing
+from align.experience import task_data
 from align.experience.examples import Examples
 from align.experience.packing import pack
 from align.experience.prepare import prepare_batch
@@ -30,7 +32,7 @@ from align.run.evaluation import Suites
 from align.run.folder import check_folder, remove_empty_run
 from align.run.initial_policy import model_folder
 from align.run.reward_failures import RewardFailures
-from align.run.signals import defer_sigint
+from align.run.signals import defer_stop, stoppable
 from align.run.state import RunState
 from align.telemetry import Telemetry
 from align.types import Group, Rewards, Stat, TokenBatch
@@ -73,17 +75,19 @@ def train(recipe: Recipe, run_dir: str | Path, address: str | None = None, resum
     check_folder(run_dir, resume)
     check_writers(recipe)
     created = not run_dir.exists()
-    run_dir.mkdir(parents=True, exist_ok=True)
     first = checkpoints.newest_step(run_dir, recipe) if resume else 0
     node = resolved(recipe)
     changes = checkpoints.changes(run_dir, node) if resume else []
-    OmegaConf.save(OmegaConf.create(node), run_dir / "recipe.yaml")
+    with writing(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(node), run_dir / "recipe.yaml")
     telemetry = Telemetry(run_dir, steps=recipe.steps, first_step=first)
     try:
-        telemetry.open(recipe.writers, node)
-        for change in changes:
-            telemetry.note(f"resuming with {change}")
-        return _train(recipe, run_dir, address, first, telemetry)
+        with guarded(recipe):
+            telemetry.open(recipe.writers, node)
+            for change in changes:
+                telemetry.note(f"resuming with {change}")
+            return _train(recipe, run_dir, address, first, telemetry)
     finally:
         telemetry.close()
         if created:
@@ -93,8 +97,8 @@ def train(recipe: Recipe, run_dir: str | Path, address: str | None = None, resum
 def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telemetry: Telemetry) -> dict[str, Any]:
     transformers_logging.disable_progress_bar()
     # Report a bad row before a warm start is trained.
-    recipe.task.examples()
-    recipe.task.rankings()
+    task_data.examples(recipe.task)
+    task_data.rankings(recipe.task)
     model_dir = model_folder(recipe, run_dir, train, telemetry.note)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     longest_answer = recipe.sampling.max_tokens if recipe.algorithm.ranks else None
@@ -113,7 +117,8 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telem
     if recipe.algorithm.samples and (note := idle(recipe.engine, recipe.batch.prompts, recipe.batch.samples, recipe.workers.rollout)):
         telemetry.note(note)
     try:
-        return Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer).run(first)
+        with stoppable():  # Ray, when it starts, replaces the handlers that were there
+            return Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer).run(first)
     finally:
         workers.close()
 
@@ -132,6 +137,8 @@ class Run:
         self.version = 0
         """Version of the published learner's weights: one more than the last trained step."""
         self.failures = RewardFailures()
+        self.batches = 0
+        """Batches that the learner has trained, as the loop has seen it."""
 
     def run(self, first: int) -> dict[str, Any]:
         recipe, evaluation = self.recipe, self.recipe.evaluation
@@ -144,22 +151,20 @@ class Run:
                 self.workers.publish(first)
         elif evaluation.every >= 0:
             state.before = self.evaluate(0)
-        for step in range(first, recipe.steps):
-            try:
+        self.batches = self.workers.learner.version
+        step = first
+        try:
+            for step in range(first, recipe.steps):
                 self.step(step)
-            except (RunStopped, KeyboardInterrupt) as stop:
-                if isinstance(stop, RunStopped) and stop.learned:
-                    state.step = step + 1
-                # RunStopped comes before an update is applied, but a second Ctrl-C may leave half an update, which cannot be resumed.
-                if isinstance(stop, RunStopped) or not self.updating:
+                done = step + 1
+                if done == recipe.steps or (recipe.checkpoint.every and done % recipe.checkpoint.every == 0):
+                    state.step = done
                     self.checkpoint()
-                raise
-            done = step + 1
-            if done == recipe.steps or (recipe.checkpoint.every and done % recipe.checkpoint.every == 0):
-                state.step = done
-                self.checkpoint()
-            if evaluation.every > 0 and done % evaluation.every == 0 and done < recipe.steps:
-                self.evaluate(done)
+                if evaluation.every > 0 and done % evaluation.every == 0 and done < recipe.steps:
+                    self.evaluate(done)
+        except BaseException as stop:
+            self.keep(step, stop)
+            raise
         self.workers.learner.export(str(self.run_dir / "model"))
         after = self.evaluate(recipe.steps) if evaluation.every >= 0 else {}
         summary = {
@@ -176,6 +181,25 @@ class Run:
         }
         self.telemetry.finish(summary)
         return summary
+
+    def keep(self, step: int, stop: BaseException) -> None:
+        """Save a checkpoint after an exception in this step, if the state is whole.
+
+        A batch of which updates were applied counts as trained; the coefficients then have their states before it.
+        """
+        if self.updating and not isinstance(stop, Exception):
+            return  # a second Ctrl-C: the learner may still be applying the update
+        learner = self.workers.learner
+        try:
+            with defer_stop():
+                if not learner.whole:
+                    return
+                if learner.version > self.batches:
+                    self.state.step = step + 1
+                self.checkpoint()
+        except Exception as error:  # the exception that stopped the run matters more
+            if str(error) != str(stop):
+                self.telemetry.note(f"no checkpoint could be kept: {error}")
 
     @property
     def pad_id(self) -> int:
@@ -197,11 +221,12 @@ class Run:
             batch = self.workers.learner.compute_logprobs(batch)
         batch = prepare_batch(self.recipe, batch, self.state.coefficients)
         self.updating = True
-        with defer_sigint():
+        with defer_stop():
             with self.timed("update"):
                 stats = self.workers.learner.update(batch, step)
             self.state.control(batch, stats)
             self.state.step = self.version = step + 1
+            self.batches += 1
             self.updating = False
         if step == 0:
             self.note_distances(batch, stats)

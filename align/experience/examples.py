@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from align.errors import RecipeError, UserError
-from align.experience import chat_template
+from align.experience import chat_template, task_data
 from align.tasks import Example, Task
 from align.types import Episode, Group, Prompt
 
@@ -61,7 +61,7 @@ class Examples:
     def __init__(self, task: Task, tokenizer: Any, per_step: int, seed: int, max_tokens: int | None = None):
         """Args: max_tokens: longest ranked answer, end token included; used for `rankings`. With `task.too_long: drop`, longer examples
         are left out and counted in `dropped`; otherwise they raise UserError, as does a task without examples left."""
-        self.examples = list(task.examples())
+        self.examples = task_data.examples(task)
         if not self.examples:
             raise RecipeError("task", "gives no examples to train on")
         self._tokenizer, self._per_step, self._seed = tokenizer, per_step, seed
@@ -104,7 +104,7 @@ class Examples:
 
 def held_out_rankings(task: Task, tokenizer: Any, max_tokens: int | None = None) -> list[Group]:
     """The held-out rankings of a task, best first; empty if it has none. `max_tokens` works as in `Examples`."""
-    examples = list(task.rankings())
+    examples = task_data.rankings(task)
     if not examples:
         return []
     groups = ranked(examples, tokenize(examples, tokenizer), tokenizer)

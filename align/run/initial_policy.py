@@ -25,6 +25,10 @@ from align.errors import RecipeError, UserError
 NOT_HASHED = {
     "cli.py",
     "find.py",
+    "guard.py",
+    "disk.py",
+    "ending.py",
+    "signals.py",
     "docstrings.py",
     "tracebacks.py",
     "reward_failures.py",
