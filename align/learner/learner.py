@@ -125,6 +125,7 @@ class Learner:
         norms = [torch.nn.utils.clip_grad_norm_(g["params"], self.recipe.optimizer.max_grad_norm) for g in self.optimizer.param_groups]
         for norm in norms:
             if not torch.isfinite(norm):
+                self._refuse_values(mini)
                 raise RunStopped(
                     f"step {step}: the gradient norm is {norm.item()} although every loss is finite; a smaller "
                     "optimizer.lr or float32 (model.dtype) is the usual remedy"
