@@ -57,6 +57,7 @@ app = typer.Typer(
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that comes with align.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to change, by their path in the recipe.")]
+Check = Annotated[bool, typer.Option("--check/--no-check", help="Check the parts of your own first.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -75,6 +76,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder of the run.  [default: runs/NAME]", show_default=False)] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster to attach to: HOST:PORT, ray://HOST:PORT or auto.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in the folder.")] = False,
+    check: Check = True,
 ) -> None:
     """Run a recipe into a folder.
 
@@ -91,7 +93,7 @@ def train(
     from align.run.ending import ending
     from align.train import train as run
 
-    built = load(file, overrides or [])
+    built = _checked(load(file, overrides or []), check)
     where = ["--address", address] if address else []
     again = shlex.join(["align", "train", recipe, *(overrides or []), "--out", str(run_dir), *where, "--resume"])
     with ending(run_dir, again, _complain):
@@ -121,7 +123,7 @@ def evaluate(
 
 
 @app.command(epilog=_example("align explain countdown_grpo regularizers.kl.divergence=forward_kl"))
-def explain(recipe: RecipeName, overrides: Overrides = None) -> None:
+def explain(recipe: RecipeName, overrides: Overrides = None, check: Check = True) -> None:
     """Print what a recipe optimises, as maths.
 
     It also prints the coefficient, the sizes and what a run would load. It loads no model.
@@ -135,7 +137,7 @@ def explain(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     out = _wide()
     out.print(Text(f"{file}\n", style="dim"))
-    show(load(file, overrides or []), out)
+    show(_checked(load(file, overrides or []), check), out)
 
 
 @app.command("list", epilog=_example("align list", "align list coefficient", "align list recipe", "align list --json"))
@@ -357,6 +359,15 @@ def sweep(
     sweeps.present(found, out, _wide())
     if any(run["error"] for cell in found["cells"] for run in cell["runs"]):
         raise typer.Exit(1)
+
+
+def _checked(recipe: Any, check: bool) -> Any:
+    """The recipe, after the quick checks of its parts that do not come with align."""
+    if check:
+        from align.testing.door import check_own_parts
+
+        check_own_parts(recipe)
+    return recipe
 
 
 def _wide() -> Console:
