@@ -10,12 +10,10 @@ from align.audit import certificate
 from align.audit.certificate import Certificate
 from align.config import nodes, registry, yaml_files
 from align.config.find import find_recipe
-from align.config.refusals import inside, standing
 from align.config.schema import Recipe
 from align.config.suggestions import did_you_mean
 from align.errors import RecipeError, UserError
 from align.regularizers import Regularizer
-from align.testing.door import check_parts
 from align.testing.targets import keys, kind_of, known
 
 KINDS = ("divergence", "estimator", "regularizer")
@@ -59,15 +57,12 @@ def certificates(what: str, given: Sequence[str]) -> list[Certificate]:
     """One for each regularizer that `what` names: a recipe, or a divergence, estimator or regularizer (a name or `file.py:Class`).
 
     Args: given: `key=value` words: a recipe's overrides, keys of the part, or keys of the regularizer around it.
-    Raises: UserError if there is no such thing, it cannot be built, or a part of the user fails a quick check of its kind. A form that a
-    recipe refuses is audited too.
+    Raises: UserError if there is no such thing, or it cannot be built. A form that a recipe refuses is audited too.
     """
     if ":" in what or any(what in known(kind) for kind in KINDS):
         regularizer = compose(kind_of(what, KINDS), what, keys(given))
-        check_parts(((part, what) for part, _ in inside(regularizer, what)), skip="")
         return [certificate.audit(regularizer, what)]
     recipe = nodes.build(Recipe, yaml_files.load(_recipe_file(what), list(given)), "")  # not `recipe.load`, which refuses biased forms
-    check_parts(((part, setting.where) for part, setting in standing(recipe) if setting.regularizer is not None), skip="")
     return list(audit(recipe).values())
 
 

@@ -65,11 +65,6 @@ def judged(regularizer: Regularizer, recipe: Any, name: str = "kl") -> Refusal |
     return Refusal(bias, biased=True) if beyond is None else Refusal(text)
 
 
-def inside(regularizer: Regularizer, where: str) -> Iterator[tuple[Part, Setting]]:
-    """A regularizer outside a recipe and the parts in it; inner parts come first."""
-    return _inside(regularizer, Setting(recipe=None, where=where, regularizer=regularizer))
-
-
 def _first(part: Part, setting: Setting) -> str | None:
     return next((reason for inner, at in _inside(part, setting) if (reason := refusal(inner, at)) is not None), None)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
 from typing import Any
 
 from align.config import registry
@@ -23,7 +22,7 @@ QUICK = {
     "likelihood": ("keys", "losses", "any split"),
     "preference": ("keys", "losses", "pair by pair"),
     "reduction": ("keys", "weights", "leaves the lengths alone"),
-    "regularizer": ("keys", "penalty", "finite", "any split", "its own entries", "repeats"),
+    "regularizer": ("keys", "penalty", "any split", "its own entries", "repeats"),
     "shaping": ("keys", "shapes", "what it needs", "repeats", "leaves the batch alone", "metrics"),
     "surrogate": ("keys", "loss", "effective ratio", "any split"),
     "weighting": ("keys", "weights", "what it needs", "repeats", "leaves the batch alone", "one answer"),
@@ -32,22 +31,16 @@ QUICK = {
 
 Kinds that load a model, read data or open files (critic, engine, reference, reward, task, writer) are checked where a run uses them.
 """
-SKIP = "; to run it all the same: --no-check"
 
 
 def check_own_parts(recipe: Recipe) -> None:
     """Raises RecipeError at the first part of the user that fails a quick check of its kind, with what is wrong and how to fix it."""
-    check_parts((part, setting.where) for part, setting in standing(recipe))
-
-
-def check_parts(parts: Iterable[tuple[Any, str]], skip: str = SKIP) -> None:
-    """As `check_own_parts`, for parts and their keys."""
-    for part, where in parts:
+    for part, setting in standing(recipe):
         if not ships(type(part)):
-            _check(part, where, skip)
+            _check(part, setting.where)
 
 
-def _check(part: Any, where: str, skip: str) -> None:
+def _check(part: Any, where: str) -> None:
     kind = next((kind for kind in QUICK if isinstance(part, registry.contract(kind))), None)
     if kind is None:
         return
@@ -59,5 +52,5 @@ def _check(part: Any, where: str, skip: str) -> None:
         raise RecipeError(
             where,
             f"{place}{failed.found.removeprefix('RecipeError: ')} (the check {failed.name!r} of a {kind}: {failed.expected}). "
-            f"{failed.mend}; `align check {name}` runs every check{skip}",
+            f"{failed.mend}; `align check {name}` runs every check; to run it all the same: --no-check",
         )
