@@ -39,6 +39,10 @@ def freeze(cls: type, kind: str, where: str) -> type:
         )
     if "__dataclass_fields__" not in vars(cls):
         try:
+            # The keys of a base class are keys too, as if it were a dataclass.
+            for base in reversed(cls.__mro__[1:]):
+                if base.__module__ == cls.__module__ and inspect.get_annotations(base) and "__dataclass_fields__" not in vars(base):
+                    dataclasses.dataclass(frozen=True)(base)
             cls = dataclasses.dataclass(frozen=True)(cls)
         except (TypeError, ValueError) as error:
             place = f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
