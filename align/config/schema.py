@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -10,6 +11,7 @@ from align.engines import Sampling
 
 BACKENDS = ("auto", "triton", "compile", "torch")
 """Backends of the head, from align_kernels."""
+MOST_THREADS = 1024
 GAPS = {"float32": 1e-3, "bfloat16": 5e-2}
 """The default of `max_engine_gap` by dtype, in nats."""
 
@@ -29,6 +31,8 @@ class Lora:
     def __post_init__(self):
         if self.rank < 0:
             raise ValueError(f"rank must be >= 0, not {self.rank}")
+        if not 0 < self.alpha < math.inf or not 0 <= self.dropout < 1:
+            raise ValueError(f"alpha must be positive and dropout from 0 to below 1, not {self.alpha:g} and {self.dropout:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +125,10 @@ class Optimizer:
             raise ValueError(f"schedule must be constant, linear or cosine, not {self.schedule!r}")
         if self.schedule == "constant" and self.final_fraction:
             raise ValueError("final_fraction changes nothing with schedule: constant")
-        if self.lr <= 0 or self.max_grad_norm <= 0:
-            raise ValueError("lr and max_grad_norm must be positive")
+        if not 0 < self.lr < math.inf or self.max_grad_norm <= 0:
+            raise ValueError("lr and max_grad_norm must be positive, and lr finite")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be from 0 to below 1, not {list(self.betas)}")
         if self.weight_decay < 0 or self.warmup_steps < 0 or not 0 <= self.final_fraction <= 1:
             raise ValueError("weight_decay and warmup_steps must be 0 or more, and final_fraction between 0 and 1")
 
@@ -156,6 +162,10 @@ class Workers:
             raise ValueError(f"backend must be ray or local, not {self.backend!r}")
         if self.rollout < 1 or self.reward < 1 or self.threads < 1:
             raise ValueError("rollout, reward and threads must be at least 1")
+        if self.threads > MOST_THREADS:
+            raise ValueError(f"threads must be at most {MOST_THREADS}, not {self.threads}: it is the threads of each process")
+        if self.cpus < 0 or self.start_timeout <= 0:
+            raise ValueError(f"cpus must be 0 or more and start_timeout positive, not {self.cpus:g} and {self.start_timeout:g}")
         for name in ("learner_gpus", "rollout_gpus", "reward_gpus"):
             gpus = getattr(self, name) or 0.0
             if gpus < 0 or (gpus > 1 and gpus % 1):
@@ -184,8 +194,8 @@ class RewardLimits:
             raise ValueError(f"on_failure must be drop or score, not {self.on_failure!r}")
         if self.on_failure == "drop" and self.failure_score:
             raise ValueError("failure_score changes nothing with on_failure: drop")
-        if self.seconds <= 0:
-            raise ValueError("seconds must be positive")
+        if not 0 < self.seconds < math.inf or not math.isfinite(self.failure_score):
+            raise ValueError("seconds must be positive and finite, and failure_score finite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,8 +221,8 @@ class Checkpoint:
     keep: int = 2
 
     def __post_init__(self):
-        if self.keep < 1:
-            raise ValueError("keep must be at least 1")
+        if self.keep < 1 or self.every < 0:
+            raise ValueError("keep must be at least 1, and every 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +256,10 @@ class Recipe:
     def __post_init__(self):
         if self.steps < 0:
             raise ValueError(f"steps must be >= 0, not {self.steps}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be from 0 to 2^32 - 1, not {self.seed}")
+        if self.max_engine_gap is not None and self.max_engine_gap <= 0:
+            raise ValueError(f"max_engine_gap must be positive, not {self.max_engine_gap:g}: no two computations agree in every digit")
 
     @property
     def largest_engine_gap(self) -> float:

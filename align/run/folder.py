@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from align.errors import UserError
@@ -12,12 +13,24 @@ from align.errors import UserError
 
 def check_folder(run_dir: Path, resume: bool) -> None:
     """Raises UserError for a new run in a folder that is not empty, a missing run to resume, and a folder that cannot be written."""
-    try:
+    with _writable(run_dir):
         _check_contents(run_dir, resume)
         _try(run_dir)
+
+
+def check_writable(folder: Path) -> None:
+    """Raises UserError for a folder in which no file can be written, or that cannot be made."""
+    with _writable(folder):
+        _try(folder)
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--out {run_dir}: no file can be written there: {reason}; give another folder (in Python run_dir)") from error
+        raise UserError(f"--out {folder}: no file can be written there: {reason}; give another folder (in Python run_dir)") from error
 
 
 def _check_contents(run_dir: Path, resume: bool) -> None:

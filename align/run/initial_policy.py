@@ -97,7 +97,7 @@ def config_of(recipe: Recipe) -> transformers.PretrainedConfig | None:
     """The initial policy's configuration, from its folder or its recipe; None if it is not on this machine yet."""
     model = recipe.model
     if model.recipe is not None:
-        return config_of(load(model.recipe))
+        return config_of(_recipe(model.recipe))
     if model.config is not None:
         return _configured(model.config, recipe.task.tokenizer())
     assert model.path is not None  # exactly one of the three is given
@@ -137,8 +137,15 @@ def _configured(config: Mapping[str, Any], tokenizer: Any) -> transformers.Pretr
         raise RecipeError("model.config", f"transformers cannot build it: {error}") from error
 
 
+def _recipe(path: str) -> Recipe:
+    try:
+        return load(path)
+    except RecipeError as error:
+        raise RecipeError("model.recipe", str(error)) from error
+
+
 def _warm_start(path: str, train: Callable[[Recipe, Path], Any], note: Callable[[str], None]) -> Path:
-    recipe = load(path)
+    recipe = _recipe(path)
     folder = cache_folder() / f"{Path(path).stem}-{content_hash(recipe)}"
     if not (folder / "model" / "config.json").is_file():
         note(f"warm start: running {path} once; kept in {folder}")

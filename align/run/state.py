@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,9 @@ from align.errors import RecipeError, UserError
 from align.regularizers import Regularizer
 from align.types import Stat, TokenBatch
 from align.workers import LearnerLike
+
+LARGEST = 3e38
+"""About the largest float32."""
 
 
 def initial_states(regularizers: Mapping[str, Regularizer]) -> dict[str, State]:
@@ -46,7 +48,9 @@ class RunState:
 
     def betas(self, step: int) -> dict[str, float]:
         """By regularizer: the coefficient at this step."""
-        return {name: _beta(r, f"regularizers.{name}.coefficient", step, self.coefficients[name]) for name, r in self._regularizers.items()}
+        return {
+            name: beta_of(r, f"regularizers.{name}.coefficient", step, self.coefficients[name]) for name, r in self._regularizers.items()
+        }
 
     def control(self, batch: TokenBatch, stats: Mapping[str, Stat]) -> None:
         """Update the coefficients of the active regularizers from the statistics of a step on this (prepared) batch.
@@ -116,10 +120,11 @@ def _state(rule: Coefficient, where: str, method: str, found: Any, what: str) ->
     return found
 
 
-def _beta(regularizer: Regularizer, where: str, step: int, state: State) -> float:
+def beta_of(regularizer: Regularizer, where: str, step: int, state: State) -> float:
+    """The coefficient at this step. Raises RecipeError for anything else than a number from 0 up that float32 holds."""
     rule = regularizer.coefficient
     beta = rule.beta(step, state)
-    if not (isinstance(beta, int | float) and math.isfinite(beta) and beta >= 0):
+    if not (isinstance(beta, int | float) and 0 <= beta <= LARGEST):
         raise RecipeError(
             where, f"{location(type(rule))}: beta of {format_part(rule)} is {beta!r:.60} at step {step}; it must be a number, 0 or more"
         )
