@@ -38,10 +38,10 @@ def freeze(cls: type, kind: str, where: str) -> type:
             f"{melted[0].__name__} is a @dataclass that can be written to, and {_named(kind)} is one object for every "
             f"run: write @dataclass(frozen=True), or leave the line out. What changes is kept {_place(kind)}",
         )
-    if own := [c for c in cls.__mro__ if _makes_itself(c)]:
+    if inits := [c for c in cls.__mro__ if _makes_itself(c)]:
         raise RecipeError(
             where,
-            f"{_line(vars(own[0])['__init__'])}: {own[0].__name__} has an __init__, which a part cannot have: annotate its keys in the "
+            f"{_line(vars(inits[0])['__init__'])}: {inits[0].__name__} has an __init__, which a part cannot have: annotate its keys in the "
             "class (`bonus: float = 1.0`), and check or complete them in __post_init__",
         )
     place = f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
@@ -53,7 +53,9 @@ def freeze(cls: type, kind: str, where: str) -> type:
         try:
             # The keys of a base class are keys too, as if it were a dataclass.
             for base in reversed(cls.__mro__[1:]):
-                if base.__module__ == cls.__module__ and inspect.get_annotations(base) and "__dataclass_fields__" not in vars(base):
+                own = inspect.get_annotations(base)
+                completed = own == inspect.get_annotations(cls)  # the class itself, before it got the contract as a base
+                if base.__module__ == cls.__module__ and own and not completed and "__dataclass_fields__" not in vars(base):
                     dataclasses.dataclass(frozen=True)(base)
             cls = dataclasses.dataclass(frozen=True)(cls)
         except (TypeError, ValueError) as error:
