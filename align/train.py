@@ -32,6 +32,7 @@ from align.run.evaluation import Suites
 from align.run.folder import check_folder, remove_empty_run
 from align.run.initial_policy import model_folder
 from align.run.reward_failures import RewardFailures
+from align.run.reward_spread import RewardSpread
 from align.run.signals import defer_stop, stoppable
 from align.run.state import RunState
 from align.telemetry import Telemetry
@@ -137,6 +138,7 @@ class Run:
         self.version = 0
         """Version of the published learner's weights: one more than the last trained step."""
         self.failures = RewardFailures()
+        self.spread = RewardSpread(by_group=recipe.algorithm.least_samples > 1)
         self.batches = 0
         """Batches that the learner has trained, as the loop has seen it."""
 
@@ -216,6 +218,8 @@ class Run:
         if batch is None:
             self.telemetry.note(f"step {step}: every sample was dropped; nothing was learned from it")
             return
+        if note := self.spread.note(step, batch):
+            self.telemetry.note(note)
         batch, staleness = replace(batch, step=step, betas=self.state.betas(step)), staleness_metrics(batch, self.version)
         with self.timed("score"):
             batch = self.workers.learner.compute_logprobs(batch)

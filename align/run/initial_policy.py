@@ -32,6 +32,7 @@ NOT_HASHED = {
     "docstrings.py",
     "tracebacks.py",
     "reward_failures.py",
+    "reward_spread.py",
     "folder.py",
     "oracle",
     "inspect",
@@ -150,8 +151,13 @@ def _warm_start(path: str, train: Callable[[Recipe, Path], Any], note: Callable[
     if not (folder / "model" / "config.json").is_file():
         note(f"warm start: running {path} once; kept in {folder}")
         unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
+        _remove_abandoned(folder)
         shutil.rmtree(unfinished, ignore_errors=True)
-        train(recipe, unfinished)
+        try:
+            train(recipe, unfinished)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
         try:
             unfinished.rename(folder)
         except OSError as error:
@@ -160,3 +166,11 @@ def _warm_start(path: str, train: Callable[[Recipe, Path], Any], note: Callable[
                 raise UserError(f"{folder}: the warm start cannot be kept there: {error}; set ALIGN_CACHE to a writable folder") from error
             shutil.rmtree(unfinished)
     return folder / "model"
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes left of this warm start: folders named by the number of a process that is no more."""
+    for left in folder.parent.glob(f"{folder.name}.*"):
+        number = left.name.rpartition(".")[2]
+        if number.isdecimal() and not Path("/proc", number).exists():
+            shutil.rmtree(left, ignore_errors=True)
