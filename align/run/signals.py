@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C; the end of a job on SLURM or Kubernetes; a closed terminal."""
@@ -46,13 +48,15 @@ def stoppable() -> Iterator[None]:
 @contextmanager
 def defer_stop() -> Iterator[None]:
     """Defers the first Ctrl-C or signal to stop to the end of the block, but not a second one. Outside the main thread it does nothing."""
-    before = {number: handler for number in STOPS if callable(handler := signal.getsignal(number))}
+    before: dict[int, Callable[[int, FrameType | None], Any]] = {
+        number: handler for number in STOPS if callable(handler := signal.getsignal(number))
+    }
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     rang: list[int] = []
 
-    def wait(number: int, frame: object) -> None:
+    def wait(number: int, frame: FrameType | None) -> None:
         if rang:
             before[number](number, frame)
         rang.append(number)
