@@ -10,24 +10,39 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from click import ClickException
 from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from align.errors import RunStopped, UserError
+from align.errors import UserError
 
 STOPPED_BY_HAND = 130
 """The exit code that shells use for Ctrl-C."""
 
 
 class Commands(TyperGroup):
-    """Prints a UserError as one message without a traceback; any other error is a defect and keeps its traceback."""
+    """Prints a UserError, or an exception inside a plugin, as one message without a traceback.
+
+    Any other exception is a defect and keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except UserError as error:
             _complain(str(error))
+            raise typer.Exit(2) from error
+        except (typer.Exit, typer.Abort, ClickException):
+            raise
+        except (Exception, SystemExit) as error:
+            if "align.plugins" not in sys.modules:
+                raise
+            from align.config.guard import of_plugin
+
+            line = of_plugin(error)
+            if line is None:
+                raise
+            _complain(line)
             raise typer.Exit(2) from error
 
 
@@ -42,6 +57,7 @@ app = typer.Typer(
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that comes with align.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to change, by their path in the recipe.")]
+Check = Annotated[bool, typer.Option("--check/--no-check", help="Check the parts of your own first.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -60,6 +76,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder of the run.  [default: runs/NAME]", show_default=False)] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster to attach to: HOST:PORT, ray://HOST:PORT or auto.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in the folder.")] = False,
+    check: Check = True,
 ) -> None:
     """Run a recipe into a folder.
 
@@ -73,22 +90,14 @@ def train(
     check_folder(run_dir, resume)  # before imports that take seconds
 
     from align.config.recipes import load
+    from align.run.ending import ending
     from align.train import train as run
 
-    built = load(file, overrides or [])
+    built = _checked(load(file, overrides or []), check)
     where = ["--address", address] if address else []
     again = shlex.join(["align", "train", recipe, *(overrides or []), "--out", str(run_dir), *where, "--resume"])
-    try:
+    with ending(run_dir, again, _complain):
         run(built, run_dir, address, resume)
-    except RunStopped:
-        if run_dir.is_dir():
-            _complain(f"To go on from what was kept: {again}")
-        raise
-    except KeyboardInterrupt:
-        _complain(
-            f"Stopped by hand. To go on from the last checkpoint: {again}" if run_dir.is_dir() else "Stopped by hand: nothing was kept."
-        )
-        raise typer.Exit(STOPPED_BY_HAND) from None
 
 
 @app.command(
@@ -114,7 +123,7 @@ def evaluate(
 
 
 @app.command(epilog=_example("align explain countdown_grpo regularizers.kl.divergence=forward_kl"))
-def explain(recipe: RecipeName, overrides: Overrides = None) -> None:
+def explain(recipe: RecipeName, overrides: Overrides = None, check: Check = True) -> None:
     """Print what a recipe optimises, as maths.
 
     It also prints the coefficient, the sizes and what a run would load. It loads no model.
@@ -128,7 +137,7 @@ def explain(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     out = _wide()
     out.print(Text(f"{file}\n", style="dim"))
-    show(load(file, overrides or []), out)
+    show(_checked(load(file, overrides or []), check), out)
 
 
 @app.command("list", epilog=_example("align list", "align list coefficient", "align list recipe", "align list --json"))
@@ -350,6 +359,15 @@ def sweep(
     sweeps.present(found, out, _wide())
     if any(run["error"] for cell in found["cells"] for run in cell["runs"]):
         raise typer.Exit(1)
+
+
+def _checked(recipe: Any, check: bool) -> Any:
+    """The recipe, after the quick checks of its parts that do not come with align."""
+    if check:
+        from align.testing.door import check_own_parts
+
+        check_own_parts(recipe)
+    return recipe
 
 
 def _wide() -> Console:

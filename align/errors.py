@@ -20,5 +20,6 @@ class RecipeError(UserError):
 class RunStopped(UserError):
     """A run that stopped before its end. Computed results are kept; the message says why and where it stopped."""
 
-    learned = False
-    """Whether updates of the last batch were applied; a resumed run then continues with the next batch."""
+
+class WriteFailed(RunStopped):
+    """A file of the run that cannot be written: a full disk, or a folder without permission."""

@@ -14,10 +14,12 @@ from transformers.utils import logging as transformers_logging
 
 from align.config.checks import check_writers
 from align.config.docstrings import format_part
+from align.config.guard import guarded
 from align.config.nodes import resolved
 from align.config.schema import Recipe
 from align.core.segments import segment_sum
-from align.errors import RunStopped
+from align.disk import writing
+from align.experience import task_data
 from align.experience.examples import Examples
 from align.experience.packing import pack
 from align.experience.prepare import prepare_batch
@@ -30,7 +32,8 @@ from align.run.folder import check_folder, remove_empty_run
 from align.run.initial_policy import model_folder
 from align.run.positions import check_positions
 from align.run.reward_failures import RewardFailures
-from align.run.signals import defer_sigint
+from align.run.reward_spread import RewardSpread
+from align.run.signals import defer_stop, stoppable
 from align.run.state import RunState
 from align.telemetry import Telemetry
 from align.types import Group, Rewards, Stat, TokenBatch
@@ -75,17 +78,19 @@ def train(recipe: Recipe, run_dir: str | Path, address: str | None = None, resum
     check_folder(run_dir, resume)
     check_writers(recipe)
     created = not run_dir.exists()
-    run_dir.mkdir(parents=True, exist_ok=True)
     first = checkpoints.newest_step(run_dir, recipe) if resume else 0
     node = resolved(recipe)
     changes = checkpoints.changes(run_dir, node) if resume else []
-    OmegaConf.save(OmegaConf.create(node), run_dir / "recipe.yaml")
+    with writing(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(node), run_dir / "recipe.yaml")
     telemetry = Telemetry(run_dir, steps=recipe.steps, first_step=first)
     try:
-        telemetry.open(recipe.writers, node)
-        for change in changes:
-            telemetry.note(f"resuming with {change}")
-        return _train(recipe, run_dir, address, first, telemetry)
+        with guarded(recipe):
+            telemetry.open(recipe.writers, node)
+            for change in changes:
+                telemetry.note(f"resuming with {change}")
+            return _train(recipe, run_dir, address, first, telemetry)
     finally:
         telemetry.close()
         if created:
@@ -95,7 +100,7 @@ def train(recipe: Recipe, run_dir: str | Path, address: str | None = None, resum
 def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telemetry: Telemetry) -> dict[str, Any]:
     transformers_logging.disable_progress_bar()
     # Report a bad row before a warm start is trained.
-    given = [*recipe.task.examples(), *recipe.task.rankings()]
+    given = [*task_data.examples(recipe.task), *task_data.rankings(recipe.task)]
     model_dir = model_folder(recipe, run_dir, train, telemetry.note)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     for note in checked(model_dir, tokenizer, given):
@@ -120,7 +125,8 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telem
         telemetry.note(note)
     try:
         words = Words(model_dir, tokenizer)
-        return Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer.pad_token_id or 0, words).run(first)
+        with stoppable():  # Ray, when it starts, replaces the handlers that were there
+            return Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer.pad_token_id or 0, words).run(first)
     finally:
         workers.close()
 
@@ -147,6 +153,9 @@ class Run:
         self.version = 0
         """Version of the published learner's weights: one more than the last trained step."""
         self.failures = RewardFailures()
+        self.spread = RewardSpread(by_group=recipe.algorithm.least_samples > 1)
+        self.batches = 0
+        """Batches that the learner has trained, as the loop has seen it."""
 
     def run(self, first: int) -> dict[str, Any]:
         recipe, evaluation = self.recipe, self.recipe.evaluation
@@ -159,22 +168,20 @@ class Run:
                 self.workers.publish(first)
         elif evaluation.every >= 0:
             state.before = self.evaluate(0)
-        for step in range(first, recipe.steps):
-            try:
+        self.batches = self.workers.learner.version
+        step = first
+        try:
+            for step in range(first, recipe.steps):
                 self.step(step)
-            except (RunStopped, KeyboardInterrupt) as stop:
-                if isinstance(stop, RunStopped) and stop.learned:
-                    state.step = step + 1
-                # RunStopped comes before an update is applied, but a second Ctrl-C may leave half an update, which cannot be resumed.
-                if isinstance(stop, RunStopped) or not self.updating:
+                done = step + 1
+                if done == recipe.steps or (recipe.checkpoint.every and done % recipe.checkpoint.every == 0):
+                    state.step = done
                     self.checkpoint()
-                raise
-            done = step + 1
-            if done == recipe.steps or (recipe.checkpoint.every and done % recipe.checkpoint.every == 0):
-                state.step = done
-                self.checkpoint()
-            if evaluation.every > 0 and done % evaluation.every == 0 and done < recipe.steps:
-                self.evaluate(done)
+                if evaluation.every > 0 and done % evaluation.every == 0 and done < recipe.steps:
+                    self.evaluate(done)
+        except BaseException as stop:
+            self.keep(step, stop)
+            raise
         self.workers.learner.export(str(self.run_dir / "model"))
         if self.examples.conversations:
             name_turn_end(str(self.run_dir / "model"))
@@ -194,6 +201,25 @@ class Run:
         self.telemetry.finish(summary)
         return summary
 
+    def keep(self, step: int, stop: BaseException) -> None:
+        """Save a checkpoint after an exception in this step, if the state is whole.
+
+        A batch of which updates were applied counts as trained; the coefficients then have their states before it.
+        """
+        if self.updating and not isinstance(stop, Exception):
+            return  # a second Ctrl-C: the learner may still be applying the update
+        learner = self.workers.learner
+        try:
+            with defer_stop():
+                if not learner.whole:
+                    return
+                if learner.version > self.batches:
+                    self.state.step = step + 1
+                self.checkpoint()
+        except Exception as error:  # the exception that stopped the run matters more
+            if str(error) != str(stop):
+                self.telemetry.note(f"no checkpoint could be kept: {error}")
+
     def step(self, step: int) -> None:
         """One training step, in order."""
         self.seconds = {}
@@ -205,16 +231,19 @@ class Run:
         if batch is None:
             self.telemetry.note(f"step {step}: every sample was dropped; nothing was learned from it")
             return
+        if note := self.spread.note(step, batch):
+            self.telemetry.note(note)
         batch, staleness = replace(batch, step=step, betas=self.state.betas(step)), staleness_metrics(batch, self.version)
         with self.timed("score"):
             batch = self.workers.learner.compute_logprobs(batch)
         batch = prepare_batch(self.recipe, batch, self.state.coefficients)
         self.updating = True
-        with defer_sigint():
+        with defer_stop():
             with self.timed("update"):
                 stats = self.workers.learner.update(batch, step)
             self.state.control(batch, stats)
             self.state.step = self.version = step + 1
+            self.batches += 1
             self.updating = False
         if step == 0:
             self.note_distances(batch, stats)

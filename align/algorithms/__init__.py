@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from align.advantages import charged
+from align.advantages import Advantage, charged
 from align.config.formulas import Formulated, formula
 from align.config.parts import Setting
 from align.config.returned import LOSS, TOKEN, Returned
@@ -104,11 +104,14 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
 
     def check(self) -> None:
         """Raises ValueError for a key every algorithm has in common; to be called by `__post_init__`."""
-        if not isinstance(self.reduction, Reduction):
-            raise ValueError(
-                f"reduction must be a Reduction, not {self.reduction!r}: annotate the key as "
-                '`reduction: Any = align.config.nodes.part("reduction", "token")`, which builds one'
-            )
+        for key, held in (("reduction", Reduction), ("advantage", Advantage), ("surrogate", Surrogate)):
+            found = getattr(self, key, None)
+            if not isinstance(found, held) and (found is not None or key == "reduction"):
+                example = {"reduction": "token", "advantage": "group_standardised", "surrogate": "clipped"}[key]
+                raise ValueError(
+                    f"{key} must be {'an' if key == 'advantage' else 'a'} {held.__name__}, not {found!r}: annotate the key as "
+                    f'`{key}: Any = align.config.nodes.part("{key}", "{example}")`, which builds one'
+                )
         for key in ("epochs", "minibatches"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")

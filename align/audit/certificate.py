@@ -45,7 +45,7 @@ def audit(regularizer: Regularizer, name: str = "kl", recipe: Recipe | None = No
     recipe = alone(regularizer, name) if recipe is None else recipe
     refused = judged(regularizer, recipe, name)
     refusal = None if refused is None else refused.told
-    measurable = refusal is None or refused.biased or regularizer.placement != "link"
+    measurable = refused is None or refused.biased or regularizer.placement != "link"
     found = judge(regularizer, recipe.algorithm, variance=True) if measurable else Verdict(kind="refused", reason=str(refusal))
     verdict, reason = found.kind, found.reason
     stated = regularizer.bias(Setting(recipe=recipe, where=f"regularizers.{name}", regularizer=regularizer))

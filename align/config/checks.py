@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from align.config.docstrings import format_part
-from align.config.nodes import resolved
+from align.config.nodes import location, resolved
 from align.config.parts import Part, Setting
 from align.config.refusals import refusal, standing
 from align.config.schema import Recipe
@@ -18,6 +18,10 @@ from align.writers import Writer
 def check(recipe: Recipe) -> None:
     """Raises RecipeError at the wrong key."""
     algorithm = recipe.algorithm
+    try:
+        algorithm.check()
+    except ValueError as error:
+        raise RecipeError("algorithm", f"{location(type(algorithm))}: {error}") from error
     if algorithm.samples and recipe.reward is None:
         raise RecipeError("reward", f"{algorithm.recipe_name} learns from rewards: name one")
     _refuse_dead_keys(recipe)

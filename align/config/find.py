@@ -7,6 +7,9 @@ from pathlib import Path
 from align.config.suggestions import did_you_mean
 from align.errors import RecipeError
 
+LONGEST = 240
+"""Characters of a file's name, which most file systems limit to 255 bytes."""
+
 
 def shipped_folder() -> Path:
     """The folder of the recipes that come with align: inside an installed package, or beside it in a checkout."""
@@ -21,11 +24,15 @@ def find_recipe(name: str, folder: Path = Path()) -> Path:
     Raises: RecipeError with the nearest names.
     """
     wanted = Path(name).expanduser()
+    if not wanted.name or "\0" in name or len(wanted.name) > LONGEST:
+        raise RecipeError("", f"{name[:80]!r} is not the name of a recipe: give a YAML file, or the name of one that comes with align")
     names = [wanted] if wanted.suffix in (".yaml", ".yml") else [wanted, wanted.with_name(f"{wanted.name}.yaml")]
     bare = [Path(*n.parts[1:]) if n.parts[:1] == ("recipes",) else n for n in names]
     for file in (*(folder / n for n in names), *(shipped_folder() / n for n in bare)):
         if file.is_file():
             return file
+    if wanted.is_dir():
+        raise RecipeError("", f"{name} is a folder: give the YAML file of a recipe, or the name of one that comes with align")
     shipped = sorted(str(f.relative_to(shipped_folder()).with_suffix("")) for f in shipped_folder().rglob("*.yaml"))
     hint = did_you_mean(str(bare[0].with_suffix("")), shipped)
     raise RecipeError("", f"there is no recipe {name}; {hint}With align come: {', '.join(shipped)}")

@@ -7,6 +7,7 @@ import importlib
 import inspect
 from typing import Any, TypeVar
 
+from align.config.parts import ships
 from align.errors import RecipeError, UserError
 
 T = TypeVar("T")
@@ -37,11 +38,27 @@ def freeze(cls: type, kind: str, where: str) -> type:
             f"{melted[0].__name__} is a @dataclass that can be written to, and {_named(kind)} is one object for every "
             f"run: write @dataclass(frozen=True), or leave the line out. What changes is kept {_place(kind)}",
         )
+    if inits := [c for c in cls.__mro__ if _makes_itself(c)]:
+        raise RecipeError(
+            where,
+            f"{_line(vars(inits[0])['__init__'])}: {inits[0].__name__} has an __init__, which a part cannot have: annotate its keys in the "
+            "class (`bonus: float = 1.0`), and check or complete them in __post_init__",
+        )
+    place = f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+    if "name" in inspect.get_annotations(cls):
+        raise RecipeError(where, f"{place}: {cls.__name__} has a key `name`, which in a recipe is the name of the part: call it otherwise")
+    if not isinstance(getattr(cls, "needs", frozenset()), set | frozenset):
+        raise RecipeError(where, f"{place}: needs of {cls.__name__} is {cls.needs!r:.60}: write a set of names, frozenset({{'rewards'}})")
     if "__dataclass_fields__" not in vars(cls):
         try:
+            # The keys of a base class are keys too, as if it were a dataclass.
+            for base in reversed(cls.__mro__[1:]):
+                own = inspect.get_annotations(base)
+                completed = own == inspect.get_annotations(cls)  # the class itself, before it got the contract as a base
+                if base.__module__ == cls.__module__ and own and not completed and "__dataclass_fields__" not in vars(base):
+                    dataclasses.dataclass(frozen=True)(base)
             cls = dataclasses.dataclass(frozen=True)(cls)
         except (TypeError, ValueError) as error:
-            place = f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
             raise RecipeError(where, f"{place}: the fields of {cls.__name__} are its keys, and {error}") from error
 
     def refuse(self: Any, name: str, *value: Any) -> None:
@@ -96,12 +113,19 @@ def running(part: Any, made: Any, contract: type[T]) -> T:
     """`made`, which the part returned. Raises UserError if it is not an instance of `contract`."""
     if not isinstance(made, contract):
         wanted = f"{contract.__module__}.{contract.__name__}"
-        starts = next(method for method, path in RUNNING.values() if path == wanted)
+        kind, starts = next((kind, method) for kind, (method, path) in RUNNING.items() if path == wanted)
+        place = _line(getattr(type(part), starts))
         raise UserError(
-            f"{type(part).__name__}.{starts} must return an object that derives from {wanted}, and returned {made!r:.60}: the "
-            "part is frozen, and the state of a run is in that object"
+            f"{kind}: {place}: {type(part).__name__}.{starts} must return an object that derives from {wanted}, and returned "
+            f"{made!r:.60}: the part is frozen, and the state of a run is in that object"
         )
     return made
+
+
+def _makes_itself(cls: type) -> bool:
+    """Whether a user's class has an `__init__` that no dataclass made."""
+    own = vars(cls).get("__init__")
+    return inspect.isfunction(own) and not ships(cls) and "__dataclass_fields__" not in vars(cls) and cls is not object
 
 
 def _place(kind: str) -> str:

@@ -21,8 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 from align import plugins
 from align.config import ranges, registry
 from align.config.suggestions import did_you_mean
+from align.config.tracebacks import own_frames
 from align.config.yaml_files import absolute_files
-from align.errors import RecipeError
+from align.errors import RecipeError, UserError
 from align.plugins import Plugin
 
 if TYPE_CHECKING:
@@ -147,8 +148,16 @@ def build(cls: type[P], node: dict, where: str) -> P:
             values[f.name] = _parts(f.metadata, node.get(f.name, f.metadata["default"]), _join(where, f.name))
     try:
         return cls(**values)
-    except (ValueError, TypeError) as error:
+    except UserError as error:
         raise RecipeError(where or _title(cls), str(error)) from error
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ValueError | TypeError):
+            raise RecipeError(where or _title(cls), str(error)) from error
+        frames = own_frames(error)
+        if not frames:
+            raise
+        place = f"{frames[-1].filename}:{frames[-1].lineno}"
+        raise RecipeError(where or _title(cls), f"{place}: {type(error).__name__}: {str(error) or '(no message)'}") from error
 
 
 def _parts(metadata: Mapping[str, Any], node: Any, where: str) -> Any:

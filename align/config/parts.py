@@ -52,3 +52,8 @@ class Part:
     def misfit(self, setting: Setting) -> str | None:
         """Like `refuse`, but a rule of the room for all its parts, based on class attributes such as `needs`. Do not override it."""
         return None
+
+
+def ships(cls: type) -> bool:
+    """Whether a class comes with align."""
+    return cls.__module__.partition(".")[0] == "align"

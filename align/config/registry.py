@@ -151,7 +151,11 @@ def _complete(found: type, kind: str, where: str) -> type:
         body = {"__module__": found.__module__, "__doc__": found.__doc__}
         if not dataclasses.is_dataclass(found):
             body["__annotations__"] = inspect.get_annotations(found)
-        found = type(found.__name__, (found, base), body)
+        try:
+            found = type(found.__name__, (found, base), body)
+        except TypeError as error:
+            line = f"{inspect.getsourcefile(found)}:{inspect.getsourcelines(found)[1]}"
+            raise RecipeError(where, f"{line}: {found.__name__} cannot derive from {base.__name__}: {error}") from error
     if found.__module__.partition(".")[0] != "align":
         return freeze(found, kind, where)
     if "__dataclass_fields__" in found.__dict__ or (dataclasses.is_dataclass(found) and not inspect.get_annotations(found)):

@@ -145,7 +145,7 @@ class Workers:
     """Ray GPUs reserved by each rollout actor; null and 0 as for the learner, but with engine.device. Below 1, actors share a GPU."""
     reward_gpus: NotNegative = 0.0
     """Ray GPUs reserved by each reward actor, for a learned reward."""
-    threads: AtLeastOne = 1
+    threads: Annotated[int, Interval(ge=1, le=1024)] = 1
     """Torch threads in each process."""
     start_timeout: Positive = 300.0
     """Seconds that the actors may take to start; then the run stops and reports needed and free resources."""

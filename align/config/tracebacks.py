@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import traceback
 
-NOT_THEIRS = {"align", "align_kernels", "importlib", "torch"}
+NOT_THEIRS = {"align", "align_kernels", "contextlib", "functools", "importlib", "torch"}
 
 
 def own_frames(error: BaseException) -> traceback.StackSummary:
-    """The frames outside align, its kernels, torch and the import machinery, innermost last."""
+    """The frames outside align, its kernels, torch and Python's own wrappers and imports, innermost last."""
     frames = traceback.walk_tb(error.__traceback__)
     return traceback.StackSummary.extract(
         (frame, line) for frame, line in frames if frame.f_globals["__name__"].partition(".")[0] not in NOT_THEIRS

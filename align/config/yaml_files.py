@@ -32,7 +32,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> dict:
     node = _load_file(Path(path).absolute(), seen=())
     for override in overrides:
         if "=" not in override:
-            raise RecipeError("", f"the override {override!r} is not of the form key=value")
+            raise RecipeError("", f"the override {override!r} is not of the form key=value: steps=80, or key=null, which takes a key away")
+        if override[0] in "+~=":
+            raise RecipeError("", f"the override {override!r} begins with {override[0]!r}: write key=value, or key=null to take a key away")
         try:
             change = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
         except (OmegaConfBaseException, yaml.YAMLError) as error:
@@ -48,8 +50,10 @@ def _load_file(path: Path, seen: tuple[Path, ...]) -> dict:
         raise RecipeError("", f"there is no recipe {path}")
     try:
         node = OmegaConf.to_container(OmegaConf.load(path))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise RecipeError(str(path), f"is not valid YAML: {error}") from error
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(str(path), f"is not valid YAML in UTF-8: {error}") from error
+    except OSError as error:
+        raise RecipeError(str(path), f"cannot be read: {error.strerror}") from error
     if not isinstance(node, dict):
         raise RecipeError(str(path), "a recipe is a mapping of keys to values")
     base = node.pop("base", None)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from align.errors import RecipeError, UserError
-from align.experience import chat_template
+from align.experience import chat_template, task_data
 from align.tasks import Example, Task
 from align.types import Episode, Group, Prompt
 from align.vocabulary.continuation import Continuation
@@ -105,11 +105,14 @@ class Examples:
     def __init__(self, task: Task, tokenizer: Any, per_step: int, seed: int, max_tokens: int | None = None):
         """Args: max_tokens: longest ranked answer, end token included; used for `rankings`. With `task.too_long: drop`, longer examples
         are left out and counted in `dropped`; otherwise they raise UserError, as does a task without examples left."""
-        self.examples = list(task.examples())
+        self.examples = task_data.examples(task)
         if not self.examples:
             raise RecipeError("task", "gives no examples to train on")
         self._tokenizer, self._per_step, self._seed = tokenizer, per_step, seed
         self._prompts = tokenize(self.examples, tokenizer)
+        for e, prompt in zip(self.examples, self._prompts, strict=True):
+            if not prompt.token_ids:
+                raise UserError(f"{e.place}: the model's tokenizer makes no token of its prompt {e.text!r:.60}, so nothing can be asked")
         self.dropped = 0
         if max_tokens is not None:
             fitting = fits(task, ranked(self.examples, self._prompts, tokenizer), self.examples, max_tokens)
@@ -162,7 +165,7 @@ class Examples:
 
 def held_out_rankings(task: Task, tokenizer: Any, max_tokens: int | None = None) -> list[Group]:
     """The held-out rankings of a task, best first; empty if it has none. `max_tokens` works as in `Examples`."""
-    examples = list(task.rankings())
+    examples = task_data.rankings(task)
     if not examples:
         return []
     groups = ranked(examples, tokenize(examples, tokenizer), tokenizer)

@@ -48,9 +48,11 @@ def prepare_batch(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, 
         before, advantages = advantages, shaping.advantages(shown[name], advantages.clone(), name)
         Returned(shaping, "advantages", f"shapings.{name}").finite(advantages, tokens, TOKEN)
         metrics |= _change(shaping, "advantages", f"shaping/{name}", before, advantages)
-        metrics |= {f"shaping/{name}/{key}": value for key, value in shaping.metrics(shown[name], name).items()}
+        own = Returned(shaping, "metrics", f"shapings.{name}").metrics(shaping.metrics(shown[name], name))
+        metrics |= {f"shaping/{name}/{key}": value for key, value in own.items()}
     shaped = replace(judged, rewards=batch.rewards, advantages=advantages)
-    metrics |= algorithm.measures(shaped.only(algorithm.reads | {"advantages"}, algorithm, "algorithm"))
+    measured = algorithm.measures(shaped.only(algorithm.reads | {"advantages"}, algorithm, "algorithm"))
+    metrics |= Returned(algorithm, "measures", "algorithm").metrics(measured)
     return _weighed(replace(shaped, shaped=metrics), penalties, states)
 
 

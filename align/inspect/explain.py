@@ -15,6 +15,7 @@ from rich.text import Text
 from align.algorithms import Algorithm
 from align.config.docstrings import format_part, keys, sentence, summary
 from align.config.formulas import definer, formula, not_stated, place, symbols
+from align.config.guard import guarded
 from align.config.parts import Setting
 from align.config.refusals import bias
 from align.config.schema import Recipe
@@ -23,6 +24,7 @@ from align.inspect.sizes import arithmetic, memory_rows, rollouts
 from align.oracle import estimator_bias
 from align.regularizers import Regularizer
 from align.regularizers.composed import CREDITS, Composed
+from align.run.state import RunState
 
 GREEK = {r"(?<![A-Za-z])pi(?![A-Za-z])": "π", r"(?<![A-Za-z_])rho(?![A-Za-z])": "ρ", r"\bbeta\b": "β", r"\|\|": "‖", r"\bsum_": "Σ_"}
 
@@ -59,6 +61,16 @@ def explain(recipe: Recipe, width: int = 140) -> str:
 
 def show(recipe: Recipe, out: Console) -> None:
     """Print the text of `explain`."""
+    with guarded(recipe):
+        sections = _sections(recipe)
+    for title, rows in sections.items():
+        _print(title, rows, out)
+
+
+def _sections(recipe: Recipe) -> dict[str, list[Row]]:
+    state = RunState(recipe)
+    for step in (0, recipe.steps // 2, max(recipe.steps - 1, 0)):
+        state.betas(step)  # raises RecipeError for what is no coefficient
     sections = {"objective, maximised": objective(recipe)}
     for name, regularizer in recipe.regularizers.items():
         sections[f"regularizer {name}"] = regularizer_rows(name, regularizer, recipe)
@@ -72,8 +84,7 @@ def show(recipe: Recipe, out: Console) -> None:
         "memory, estimated": memory_rows(recipe),
         "other parts": other_parts(recipe),
     }
-    for title, rows in sections.items():
-        _print(title, rows, out)
+    return sections
 
 
 def say(text: str) -> str:

@@ -13,6 +13,7 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
 from align.config.schema import Recipe
+from align.disk import writing
 from align.errors import UserError
 from align.learner import references
 from align.learner.mixed_precision_adamw import MasterAdamW
@@ -53,9 +54,12 @@ def _trained(learner: Checkpointed) -> dict[str, Any]:
 
 
 def save(learner: Checkpointed, folder: str) -> None:
-    """Save `state_dict` into a folder."""
-    with _single_process():
-        state_dict_saver.save(state_dict(learner), checkpoint_id=folder, no_dist=True)
+    """Save `state_dict` into a folder. Raises WriteFailed for a full disk."""
+    with writing(folder), _single_process():
+        try:
+            state_dict_saver.save(state_dict(learner), checkpoint_id=folder, no_dist=True)
+        except CheckpointException as error:  # not an Exception; it holds what each rank raised
+            raise next(iter(error.failures.values()))[0] from error
 
 
 def load(learner: Checkpointed, folder: str) -> None:

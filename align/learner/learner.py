@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from align.config.frozen import running
-from align.config.returned import ANSWER, Returned
+from align.config.returned import ANSWER, Returned, values_checked
 from align.config.schema import Recipe
 from align.core.logprobs import Compared
 from align.critics import RunningCritic, values_of
+from align.disk import writing
 from align.divergences.reverse_kl import ReverseKl
 from align.errors import RunStopped
 from align.learner import budgets, checkpoint, objective, references
@@ -40,6 +41,8 @@ class Learner:
         self.recipe = recipe
         self.version = 0
         self.updates = 0
+        self.whole = True
+        """False while an update is being applied: an exception then leaves a state that is not to be kept."""
         torch.manual_seed(recipe.seed)  # the first values of LoRA and of new heads
         self.policy = RewardModel(model_dir, recipe.model) if recipe.algorithm.trains_reward_model else Policy(model_dir, recipe.model)
         stop_unless_ready(recipe, self.policy.device)
@@ -88,7 +91,8 @@ class Learner:
     def update(self, batch: TokenBatch, step: int) -> dict[str, Stat]:
         """All updates from this batch. Raises RunStopped for a loss or gradient that is not finite, and does not apply that update.
 
-        Earlier updates from the batch stay. The batch then counts as trained, so that a resumed run does not apply them twice.
+        After any exception, earlier updates from the batch stay. The batch then counts as trained, so that a resumed run does not apply
+        them twice.
         """
         torch.manual_seed(self.recipe.seed * 1_000_003 + step)  # LoRA's dropout; a resumed run draws the same
         algorithm, tally = self.recipe.algorithm, MetricAccumulator()
@@ -97,9 +101,8 @@ class Learner:
             for epoch in range(algorithm.epochs):
                 for mini in minibatches(batch, algorithm.minibatches, seed=self.recipe.seed + step * 1009 + epoch):
                     self._one_update(mini, step, tally, first=self.updates == before)
-        except RunStopped as stop:
-            stop.learned = self.updates > before
-            self.version += stop.learned
+        except (Exception, SystemExit):
+            self.version += self.updates > before
             raise
         self.version += 1
         for name in referenced(self.recipe.regularizers):
@@ -112,7 +115,11 @@ class Learner:
         for micro in self._micro_batches(self._weighed(mini)):
             with self.policy.adapter_dropout():
                 objective.total(self.recipe, self._context(micro), losses, tally).backward()
-        self._stop_unless_finite(losses, step)
+        try:
+            self._stop_unless_finite(losses, step)
+        except RunStopped:
+            self._refuse_values(mini)
+            raise
         if first:
             self._stop_on_gap(mini, tally, step)
         if first and self.version == 0:
@@ -125,6 +132,7 @@ class Learner:
         norms = [torch.nn.utils.clip_grad_norm_(parameters, self.recipe.optimizer.max_grad_norm) for parameters in masters]
         for norm in norms:
             if not torch.isfinite(norm):
+                self._refuse_values(mini)
                 raise RunStopped(
                     f"step {step}: the gradient norm is {norm.item()} although every loss is finite; a smaller "
                     "optimizer.lr or float32 (model.dtype) is the usual remedy"
@@ -132,8 +140,10 @@ class Learner:
         fraction = schedule(self.recipe.optimizer, step, self.recipe.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = fraction * group["full_lr"]
+        self.whole = False
         self.optimizer.step()
         self.updates += 1
+        self.whole = True
         for reference in references.distinct(self.references).values():
             reference.after_step(self.updates)
         tally.merge(losses)
@@ -166,7 +176,7 @@ class Learner:
 
     def _weighed(self, batch: TokenBatch) -> TokenBatch:
         weights = self.recipe.algorithm.reduction.weights(batch.lengths, self.recipe.sampling.max_tokens)
-        Returned(self.recipe.algorithm.reduction, "weights", "algorithm.reduction").finite(weights, len(batch.lengths), ANSWER)
+        Returned(self.recipe.algorithm.reduction, "weights", "algorithm.reduction").positive(weights, len(batch.lengths), ANSWER)
         return replace(batch, loss_weights=weights[batch.seq_ids])
 
     @torch.no_grad()
@@ -185,6 +195,15 @@ class Learner:
                     f"step {step}: {name} is {stat.sum}; the update was not applied and the state before it is kept. Look at "
                     "this term in metrics.jsonl; a smaller optimizer.lr is the usual remedy"
                 )
+
+    @torch.no_grad()
+    def _refuse_values(self, mini: TokenBatch) -> None:
+        """Raises RecipeError at a part that makes values which are not finite of finite log-probs, and does not come with align."""
+        with values_checked():
+            for micro in self._micro_batches(self._weighed(mini)):
+                ctx = self._context(micro)
+                if (ctx.scores if isinstance(ctx, RewardModelContext) else ctx.logp).isfinite().all():
+                    objective.total(self.recipe, ctx, MetricAccumulator(), MetricAccumulator())
 
     def _stop_on_gap(self, mini: TokenBatch, tally: MetricAccumulator, step: int) -> None:
         gap = tally.stats().get("engine/gap")
@@ -220,8 +239,10 @@ class Learner:
         return self._packer.pack(self.policy.alike(), self.policy.tensors())
 
     def export(self, folder: str) -> None:
-        """The policy as a Hugging Face folder. Raises UserError if the model in it has other log-probs than the learner."""
-        self.policy.export(folder)
+        """The policy as a Hugging Face folder. Raises WriteFailed for a full disk, UserError if the model in the folder has other log-probs
+        than the learner."""
+        with writing(f"the model {folder}"):
+            self.policy.export(folder)
         if self._agreement is not None:
             self._agreement.stop_unless_exported(folder)
 

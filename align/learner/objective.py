@@ -66,7 +66,7 @@ def _of_algorithm(
     returned.numbers(per_token, tokens, LOSS)
     loss = (_weights(ctx.batch) * per_token).sum()
     losses.add_sum("loss/policy", loss)
-    for key, value in statistics.items():
+    for key, value in returned.statistics(statistics, "one number for each token, answer or pair").items():
         tally.add(key, value.sum(), len(value))
     return loss
 
@@ -93,4 +93,6 @@ def _penalty(regularizer: Regularizer, ctx: TokenContext, name: str) -> Penalty:
         returned.numbers(penalty.link, answers, "one for each answer, as `link`")
         if penalty.log_ratio is None:
             returned.refuse("a Penalty with `link` and no `log_ratio`", "a Penalty with both")
+        returned.numbers(penalty.log_ratio, answers, "one for each answer, as `log_ratio`", detached=True)
+    returned.statistics(penalty.shares, "one flag for each token or answer, as `shares`")
     return penalty

@@ -11,9 +11,12 @@ import torch
 from align.config.docstrings import format_part
 from align.config.frozen import running
 from align.config.nodes import resolved
+from align.config.parts import ships
+from align.config.returned import Returned
 from align.config.schema import Recipe
 from align.errors import RunStopped, UserError
 from align.learner.metric_accumulator import MetricAccumulator, reference_place
+from align.learner.parameters import BASE, OWN
 from align.learner.policy import Policy
 from align.references import Reference, RunningReference
 from align.regularizers import Regularizer
@@ -32,8 +35,22 @@ def started(recipe: Recipe, policy: Policy) -> dict[str, RunningReference]:
             key = json.dumps(resolved(regularizer.reference), sort_keys=True, default=str)
             if key not in shared:
                 shared[key] = running(regularizer.reference, regularizer.reference.start(policy), RunningReference)
+                _check_parameters(shared[key], f"regularizers.{name}.reference")
             by_regularizer[name] = shared[key]
     return by_regularizer
+
+
+def _check_parameters(reference: RunningReference, where: str) -> None:
+    """Raises RecipeError for a user's reference whose `parameters` do not fit its model. One with a `hidden` of its own is not asked."""
+    if ships(type(reference)) or type(reference).hidden is not RunningReference.hidden:
+        return
+    found, trained = reference.parameters(), {name: p.shape for name, p in reference.model.trained()}
+    fits = isinstance(found, dict) and all(trained.get(name) == getattr(value, "shape", ()) for name, value in found.items())
+    if not (fits or found is OWN or (found is BASE and reference.model.lora)):
+        without = "" if reference.model.lora else ". BASE (None) is the model without its adapter, and this model has none"
+        Returned(reference, "parameters", where).refuse(
+            f"{found!r:.60}", f"a dict of tensors with names and shapes of the trained parameters, or align.learner.parameters.OWN{without}"
+        )
 
 
 def distinct(references: dict[str, RunningReference]) -> dict[str, RunningReference]:

@@ -14,9 +14,12 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from align.coefficients import Coefficient
 from align.config.parts import Part, Setting
 from align.core.logprobs import every_token
+from align.references import Reference
 from align.types import RewardPenalty, TokenBatch, TokenContext
+from align.weightings import Weighting
 
 ALLOW = ", or set allow_biased: true to run it as published"
 """What a recipe is told beside a bias."""
@@ -87,6 +90,13 @@ class Regularizer(Part, ABC):
         return None
 
     def misfit(self, setting: Setting) -> str | None:
+        for key, held, optional in (("coefficient", Coefficient, False), ("weighting", Weighting, True), ("reference", Reference, True)):
+            found = getattr(self, key, None)
+            if not isinstance(found, held) and not (optional and found is None):
+                return (
+                    f"{key} of {type(self).__name__} must be a {held.__name__}, not {found!r:.60}: annotate the key as "
+                    f'`{key}: Any = align.config.nodes.part("{key}")`, which builds one'
+                )
         algorithm = setting.recipe.algorithm
         if algorithm.critic is not None and self.placement == "reward" and type(self).reward_penalty is Regularizer.reward_penalty:
             return (

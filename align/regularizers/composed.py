@@ -9,6 +9,7 @@ from torch import Tensor
 from align.config.docstrings import format_part
 from align.config.nodes import part
 from align.config.parts import Setting
+from align.config.returned import Returned
 from align.core import credit
 from align.core.credit import Packing, Ratio
 from align.core.links import link
@@ -205,15 +206,20 @@ class Composed(Regularizer):
             log_u, weights = credit.sequence_log_ratio(log_u, at), weights_of_sequences(weights, at)
         clamped = log_u.abs() > self.largest_log_ratio
         log_u = log_u.clamp(-self.largest_log_ratio, self.largest_log_ratio)
-        grad_weight = self.estimator.reward if self.placement == "reward" else self.estimator.grad_weight
-        return weights * self.estimator.value(self.divergence, log_u), weights * grad_weight(self.divergence, log_u), clamped
+        own = "reward" if self.placement == "reward" else "grad_weight"
+        return weights * self._estimate("value", log_u, name), weights * self._estimate(own, log_u, name), clamped
+
+    def _estimate(self, method: str, log_u: Float[Tensor, "*shape"], name: str) -> Float[Tensor, "*shape"]:
+        """What this method of the estimator says of each log-ratio. Raises RecipeError for another shape."""
+        found = getattr(self.estimator, method)(self.divergence, log_u)
+        return Returned(self.estimator, method, f"regularizers.{name}.estimator").like(found, log_u, "one for each log-ratio")
 
     def _link(self, ctx: TokenContext, name: str, at: Packing) -> Penalty:
         """The weighting chooses the tokens of an answer that its log-ratio counts (SamPO)."""
         log_u = ctx.logp - ctx.batch.ref_logp[name]
         answers = len(ctx.batch.lengths)
         log_ratio = segment_sum(ctx.batch.penalty_weights[name] * log_u, at.seq_ids, answers)
-        value = ctx.exact[name].detach() if self.full_vocabulary else self.estimator.value(self.divergence, log_u.detach())
+        value = ctx.exact[name].detach() if self.full_vocabulary else self._estimate("value", log_u.detach(), name)
         beyond = log_ratio.detach().abs() > self.largest_log_ratio
         return Penalty(
             value=value,

@@ -10,6 +10,7 @@ from typing import Any
 
 from align.config import nodes, yaml_files
 from align.config.schema import Optimizer, Recipe
+from align.disk import writing
 from align.errors import UserError
 from align.learner.optimizer import schedule
 from align.run.state import RunState
@@ -28,11 +29,20 @@ def newest_step(run_dir: Path, recipe: Recipe) -> int:
     """The step at which to continue. Raises UserError if there is nothing to resume or nothing left to do."""
     steps = _steps(run_dir)
     if not steps:
-        raise UserError(f"--resume: {run_dir} holds no complete checkpoint; start without --resume, or give the --out of the run")
+        raise UserError(
+            f"--resume: {run_dir} holds no complete checkpoint, so there is nothing to continue: give the --out of the run, or start "
+            "without --resume in a new folder"
+        )
     finished = (run_dir / "summary.json").is_file()  # a run killed after its last step must still export and evaluate
     if steps[-1] > recipe.steps or (steps[-1] == recipe.steps and finished):
         raise UserError(f"--resume: the run in {run_dir} has already done {steps[-1]} of {recipe.steps} steps; raise steps to go on")
     return steps[-1]
+
+
+def kept(run_dir: Path, command: str) -> str | None:
+    """What a run that stopped has kept, and the command that continues it; None without a checkpoint."""
+    steps = _steps(run_dir)
+    return f"Kept: {_folder(run_dir, steps[-1])} and the metrics. To go on: {command}" if steps else None
 
 
 def changes(run_dir: Path, node: dict[str, Any]) -> list[str]:
@@ -69,16 +79,22 @@ def _written(value: Any) -> str:
 def save(run_dir: Path, state: RunState, learner: LearnerLike, keep: int) -> None:
     """Save the state of a run and keep the newest `keep` checkpoints.
 
-    It is written to a temporary folder and renamed, so a killed run leaves no partial checkpoint.
+    It is written to a temporary folder and renamed, so a killed run leaves no partial checkpoint. Raises WriteFailed if it cannot be
+    written; the checkpoints before it stay.
     """
     final = _folder(run_dir, state.step)
     if final.exists():
         return
     unfinished = final.with_name(f"unfinished_{state.step:06d}")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    state.save(unfinished, learner)
-    unfinished.rename(final)
+    try:
+        with writing(f"the checkpoint {final}"):
+            unfinished.mkdir(parents=True)
+            state.save(unfinished, learner)
+            unfinished.rename(final)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     for old in _steps(run_dir)[:-keep]:
         shutil.rmtree(_folder(run_dir, old))
 

@@ -9,10 +9,12 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from align.config.guard import guarded
 from align.config.recipes import load
 from align.config.schema import Recipe
 from align.engines import started
 from align.errors import UserError
+from align.experience import task_data
 from align.experience.examples import held_out_rankings, tokenize
 from align.types import Group, Prompt
 from align.vocabulary.model_folder import checked
@@ -28,7 +30,7 @@ class Suites:
 
     def __init__(self, recipe: Recipe, tokenizer: Any, problems: int | None = None):
         self._task, algorithm = recipe.task, recipe.algorithm
-        suites = {} if algorithm.trains_reward_model else self._task.suites(problems or recipe.evaluation.problems)
+        suites = {} if algorithm.trains_reward_model else task_data.suites(self._task, problems or recipe.evaluation.problems)
         self.prompts = {name: tokenize(examples, tokenizer) for name, examples in suites.items()}
         self.rankings = held_out_rankings(self._task, tokenizer, recipe.sampling.max_tokens) if algorithm.ranks else []
         self.dropped = len(self._task.rankings()) - len(self.rankings) if algorithm.ranks else 0
@@ -39,7 +41,7 @@ class Suites:
         for name, prompts in self.prompts.items():
             groups = generate(prompts, samples, seed)
             first = first or groups
-            metrics |= {f"{name}/{metric}": value for metric, value in self._task.judge(name, groups).items()}
+            metrics |= {f"{name}/{metric}": value for metric, value in task_data.judged(self._task, name, groups).items()}
         return metrics, first
 
 
@@ -86,14 +88,15 @@ def evaluate(
         )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     checked(str(folder), tokenizer)
-    suites = Suites(recipe, tokenizer, problems)
-    longest = max(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)
-    engine = started(recipe.engine, str(folder), recipe.sampling, longest)
-    draw = partial(generate, recipe.engine, engine, workers=recipe.workers.rollout)
-    try:
-        return suites.evaluate(draw, samples or recipe.evaluation.samples, recipe.seed)[0]
-    finally:
-        engine.close()
+    with guarded(recipe):
+        suites = Suites(recipe, tokenizer, problems)
+        longest = max(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)
+        engine = started(recipe.engine, str(folder), recipe.sampling, longest)
+        draw = partial(generate, recipe.engine, engine, workers=recipe.workers.rollout)
+        try:
+            return suites.evaluate(draw, samples or recipe.evaluation.samples, recipe.seed)[0]
+        finally:
+            engine.close()
 
 
 def recipe_of(run_dir: Path) -> Recipe:

@@ -3,20 +3,64 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from align.errors import UserError
 
 
 def check_folder(run_dir: Path, resume: bool) -> None:
-    """Raises UserError for a new run in a folder that is not empty, and for a missing run to resume."""
-    if not resume and run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+    """Raises UserError for a new run in a folder that is not empty, a missing run to resume, and a folder that cannot be written."""
+    with _writable(run_dir):
+        _check_contents(run_dir, resume)
+        _try(run_dir)
+
+
+def check_writable(folder: Path) -> None:
+    """Raises UserError for a folder in which no file can be written, or that cannot be made."""
+    with _writable(folder):
+        _try(folder)
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--out {folder}: no file can be written there: {reason}; give another folder (in Python run_dir)") from error
+
+
+def _check_contents(run_dir: Path, resume: bool) -> None:
+    if not resume and run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"{run_dir} is a file: choose a folder with --out (in Python run_dir)")
+    if not resume and run_dir.exists() and any(run_dir.iterdir()):
+        if (run_dir / "recipe.yaml").is_file() and not any(run_dir.glob("checkpoints/step_*/driver.json")):
+            raise UserError(
+                f"{run_dir} is not empty: it holds a run that ended before its first checkpoint, which cannot be continued. Delete the "
+                "folder, or choose another with --out (in Python run_dir)"
+            )
         raise UserError(
             f"{run_dir} is not empty: choose another folder with --out, or continue that run with --resume (in Python run_dir "
             "and resume=True)"
         )
     if resume and not run_dir.is_dir():
         raise UserError(f"there is no run {run_dir} to resume: give its folder with --out, or leave out --resume")
+
+
+def _try(run_dir: Path) -> None:
+    """Write a file into the folder and delete it again, with the folders that it needed. Raises OSError."""
+    missing = [folder for folder in (run_dir, *run_dir.parents) if not folder.exists()]
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=run_dir) as file:
+            file.write(b"1")
+    finally:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def remove_empty_run(run_dir: Path) -> None:

@@ -26,9 +26,14 @@ from align.vocabulary import generation
 NOT_HASHED = {
     "cli.py",
     "find.py",
+    "guard.py",
+    "disk.py",
+    "ending.py",
+    "signals.py",
     "docstrings.py",
     "tracebacks.py",
     "reward_failures.py",
+    "reward_spread.py",
     "folder.py",
     "oracle",
     "inspect",
@@ -94,7 +99,7 @@ def config_of(recipe: Recipe) -> transformers.PretrainedConfig | None:
     """The initial policy's configuration, from its folder or its recipe; None if it is not on this machine yet."""
     model = recipe.model
     if model.recipe is not None:
-        return config_of(load(model.recipe))
+        return config_of(_recipe(model.recipe))
     if model.config is not None:
         return _configured(model.config, recipe.task.tokenizer())
     assert model.path is not None  # exactly one of the three is given
@@ -135,14 +140,26 @@ def _configured(config: Mapping[str, Any], tokenizer: Any) -> transformers.Pretr
         raise RecipeError("model.config", f"transformers cannot build it: {error}") from error
 
 
+def _recipe(path: str) -> Recipe:
+    try:
+        return load(path)
+    except RecipeError as error:
+        raise RecipeError("model.recipe", str(error)) from error
+
+
 def _warm_start(path: str, train: Callable[[Recipe, Path], Any], note: Callable[[str], None]) -> Path:
-    recipe = load(path)
+    recipe = _recipe(path)
     folder = cache_folder() / f"{Path(path).stem}-{content_hash(recipe)}"
     if not (folder / "model" / "config.json").is_file():
         note(f"warm start: running {path} once; kept in {folder}")
         unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
+        _remove_abandoned(folder)
         shutil.rmtree(unfinished, ignore_errors=True)
-        train(recipe, unfinished)
+        try:
+            train(recipe, unfinished)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
         try:
             unfinished.rename(folder)
         except OSError as error:
@@ -151,3 +168,11 @@ def _warm_start(path: str, train: Callable[[Recipe, Path], Any], note: Callable[
                 raise UserError(f"{folder}: the warm start cannot be kept there: {error}; set ALIGN_CACHE to a writable folder") from error
             shutil.rmtree(unfinished)
     return folder / "model"
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes left of this warm start: folders named by the number of a process that is no more."""
+    for left in folder.parent.glob(f"{folder.name}.*"):
+        number = left.name.rpartition(".")[2]
+        if number.isdecimal() and not Path("/proc", number).exists():
+            shutil.rmtree(left, ignore_errors=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from align.coefficients import State
+from align.coefficients import Coefficient, State
 from align.config.docstrings import format_part
 from align.config.nodes import location
 from align.config.schema import Recipe
@@ -17,10 +16,18 @@ from align.regularizers import Regularizer
 from align.types import Stat, TokenBatch
 from align.workers import LearnerLike
 
+LARGEST = 3e38
+"""About the largest float32."""
+
 
 def initial_states(regularizers: Mapping[str, Regularizer]) -> dict[str, State]:
-    """The initial state of each regularizer's coefficient."""
-    return {name: r.coefficient.initial_state() for name, r in regularizers.items()}
+    """The initial state of each regularizer's coefficient. Raises RecipeError for one that is not a mapping of JSON values."""
+    return {
+        name: _state(
+            r.coefficient, f"regularizers.{name}.coefficient", "`initial_state`", r.coefficient.initial_state(), "the state at the start"
+        )
+        for name, r in regularizers.items()
+    }
 
 
 class RunState:
@@ -41,10 +48,16 @@ class RunState:
 
     def betas(self, step: int) -> dict[str, float]:
         """By regularizer: the coefficient at this step."""
-        return {name: _beta(r, f"regularizers.{name}.coefficient", step, self.coefficients[name]) for name, r in self._regularizers.items()}
+        return {
+            name: beta_of(r, f"regularizers.{name}.coefficient", step, self.coefficients[name]) for name, r in self._regularizers.items()
+        }
 
     def control(self, batch: TokenBatch, stats: Mapping[str, Stat]) -> None:
-        """Update the coefficients of the active regularizers from the statistics of a step on this (prepared) batch."""
+        """Update the coefficients of the active regularizers from the statistics of a step on this (prepared) batch.
+
+        All are updated, or none if one raises. Raises RecipeError for a state that is not a mapping of JSON values.
+        """
+        following = dict(self.coefficients)
         for name, regularizer in self._regularizers.items():
             if f"divergence/{name}" in stats:
                 rule, measured = regularizer.coefficient, stats[f"divergence/{name}"]
@@ -52,13 +65,8 @@ class RunState:
                 state = rule.update_batch(state, batch.only(rule.needs, rule, f"regularizers.{name}.coefficient"), name)
                 if measured.by_prompt:
                     state = rule.update_prompts(state, {prompt: stat.mean for prompt, stat in measured.by_prompt.items()})
-                if not isinstance(state, Mapping):
-                    raise RecipeError(
-                        f"regularizers.{name}.coefficient",
-                        f"{location(type(rule))}: an update of {format_part(rule)} returned {state!r:.60}: return the state that follows, "
-                        "as a new dictionary",
-                    )
-                self.coefficients[name] = dict(state)
+                following[name] = _state(rule, f"regularizers.{name}.coefficient", "an update", state, "the state that follows")
+        self.coefficients = following
 
     def state_dict(self) -> dict[str, Any]:
         """The loop's half, with JSON values only."""
@@ -100,10 +108,23 @@ class RunState:
         learner.load(str(folder / "learner"))
 
 
-def _beta(regularizer: Regularizer, where: str, step: int, state: State) -> float:
+def _state(rule: Coefficient, where: str, method: str, found: Any, what: str) -> dict[str, Any]:
+    """The state that a method of a coefficient returned, with which a checkpoint can be saved."""
+    problem = f"{location(type(rule))}: {method} of {format_part(rule)} returned {found!r:.60}: return {what}, as a new dictionary"
+    if not isinstance(found, Mapping):
+        raise RecipeError(where, problem)
+    try:
+        json.dumps(found := dict(found))
+    except (TypeError, ValueError) as error:
+        raise RecipeError(where, f"{problem} of JSON values ({error})") from error
+    return found
+
+
+def beta_of(regularizer: Regularizer, where: str, step: int, state: State) -> float:
+    """The coefficient at this step. Raises RecipeError for anything else than a number from 0 up that float32 holds."""
     rule = regularizer.coefficient
     beta = rule.beta(step, state)
-    if not (isinstance(beta, int | float) and math.isfinite(beta) and beta >= 0):
+    if not (isinstance(beta, int | float) and 0 <= beta <= LARGEST):
         raise RecipeError(
             where, f"{location(type(rule))}: beta of {format_part(rule)} is {beta!r:.60} at step {step}; it must be a number, 0 or more"
         )

@@ -16,6 +16,7 @@ from typing import IO, NamedTuple
 
 from align.config.schema import Recipe
 from align.errors import UserError
+from align.run.folder import check_writable
 from align.sweep.plan import Cell, Plan, Run
 from align.sweep.progress import View
 
@@ -30,6 +31,7 @@ def locked(out: Path) -> Iterator[IO]:
     """Lock the folder for this sweep. The runs inherit the lock, so a run that outlives a killed sweep keeps it."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; give a folder with --out")
+    check_writable(out)
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("w") as lock:
         try:

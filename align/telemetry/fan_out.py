@@ -25,10 +25,10 @@ class FanOut:
         """
         for name, writer in writers.items():
             folder = run_dir / "writers" / name
-            folder.mkdir(parents=True, exist_ok=True)
             try:
+                folder.mkdir(parents=True, exist_ok=True)
                 self._open[name] = running(writer, writer.open(folder, str(run_dir), recipe, done), RunningWriter)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 remedy = f"fix that, or run without it: writers.{name}=null"
                 raise RecipeError(f"writers.{name}", f"cannot begin: {_said(error)}; {remedy}") from error
 
@@ -38,7 +38,7 @@ class FanOut:
         for name, writer in list(self._open.items()):
             try:
                 writer.write(step, plain)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 del self._open[name]
                 self._note(
                     f"writers.{name}: failed at step {step}: {_said(error)}; it is left out from here on. The run goes on, and "
@@ -50,9 +50,9 @@ class FanOut:
         for name in list(self._open):
             try:
                 self._open.pop(name).close(finished)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self._note(f"writers.{name}: could not be closed: {_said(error)}; it may lack the last steps, metrics.jsonl has them")
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

@@ -6,9 +6,11 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from align.disk import writing
 from align.errors import UserError
 
 
@@ -47,22 +49,30 @@ class Metrics:
     """`metrics.jsonl` of a run."""
 
     def __init__(self, path: Path, first_step: int):
-        """Opens for appending. Drops lines with `step >= first_step`, which the resumed run writes again."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Opens for appending. Drops lines with `step >= first_step`, which the resumed run writes again.
+
+        Raises: WriteFailed for a full disk, as `write` does.
+        """
         kept = [r for r in read(path) if r["step"] < first_step] if path.exists() else []
-        unfinished = path.with_name(f"{path.name}.new")
-        unfinished.write_text("".join(json.dumps(r) + "\n" for r in kept))
-        os.replace(unfinished, path)
-        self._file = path.open("a")
+        unfinished, self._path = path.with_name(f"{path.name}.new"), path
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.write_text("".join(json.dumps(r) + "\n" for r in kept))
+            os.replace(unfinished, path)
+            self._file = path.open("a")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step} | finite(metrics), allow_nan=False) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps({"step": step} | finite(metrics), allow_nan=False) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        # What is still in the buffer is a line that `write` could not write, and has reported.
+        with suppress(OSError):
+            self._file.close()
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
     """`summary.json`: the final numbers of a run."""
-    path.write_text(json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")
+    with writing(path):
+        path.write_text(json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")

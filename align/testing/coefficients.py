@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -21,6 +20,8 @@ MEASURED = (0.05, 3.0, -0.02, 1e4, 1e-6, 0.0, 0.3)
 """Possible measurements in nats; below 0 too, because k1's mean over a batch can be negative."""
 ROLLOUTS = 64
 PROMPTS = ("a", "b", "a", "c")
+LARGEST = 3e38
+"""About the largest float32."""
 NAME = "checked"
 """The regularizer's name in the batch."""
 
@@ -46,7 +47,7 @@ def _multiplied(c: Coefficient, state: State) -> list[float] | None:
 
 
 def _wrong(beta: Any) -> bool:
-    return isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta < math.inf
+    return isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta <= LARGEST
 
 
 def _betas(c: Coefficient, state: State) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from inspect import isfunction
 from typing import Any, NamedTuple
@@ -71,8 +71,14 @@ class Kit:
                     "every key without a default",
                 )
             ]
+        return self.findings(built, None, **needs)
+
+    def findings(self, built: Any, names: Collection[str] | None, **needs: Any) -> list[Finding]:
+        """The findings of a built part: of the checks with these names, or of all."""
         findings: list[Finding] = []
         for check in self.checks:
+            if names is not None and check.name not in names:
+                continue
             finding = _finding(check, lambda test=check.test: test(built, **needs))
             findings.append(_folded(finding, findings))
         return findings
@@ -109,7 +115,7 @@ def again(part: Any) -> Any:
 def _found(call: Callable[[], Any]) -> Any:
     try:
         return call()
-    except Exception as error:  # an exception of the part is the problem
+    except (Exception, SystemExit) as error:  # an exception of the part is the problem
         frames = own_frames(error)
         place = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames and not isinstance(error, RecipeError) else ""
         return f"{place}{type(error).__name__}: {str(error).strip() or 'without a message'}"

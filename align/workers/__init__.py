@@ -20,6 +20,11 @@ class LearnerLike(Protocol):
         """Number of trained batches."""
         ...
 
+    @property
+    def whole(self) -> bool:
+        """Whether no update was cut short, so that the state can be kept."""
+        ...
+
     exchange: Exchange
     """Counts the bytes of `compute_logprobs` and `update`."""
 

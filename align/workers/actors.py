@@ -15,6 +15,7 @@ import torch
 
 from align import engines, plugins, rewards
 from align.config import nodes
+from align.config.guard import guarded
 from align.config.schema import Recipe, RewardLimits
 from align.errors import UserError
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
@@ -22,6 +23,7 @@ from align.weight_sync.packing import Weights
 from align.workers.exchange import changes
 from align.workers.precision import set_precision
 from align.workers.reward_runner import run_rewards
+from align.workers.shards import drawn
 
 
 @dataclass(frozen=True)
@@ -62,21 +64,25 @@ class RolloutActor:
 
     def _started(self) -> engines.RunningEngine:
         if self.engine is None:
-            recipe = self.job.recipe()
-            self.engine = engines.started(recipe.engine, self.job.model_dir, recipe.sampling, self.job.max_prompt_tokens)
+            self.recipe = self.job.recipe()
+            with guarded(self.recipe):
+                self.engine = engines.started(self.recipe.engine, self.job.model_dir, self.recipe.sampling, self.job.max_prompt_tokens)
         return self.engine
 
     def load(self, version: int, weights: Weights) -> None:
-        self._started().load(version, weights)
+        engine = self._started()
+        with guarded(self.recipe):
+            engine.load(version, weights)
 
     def generate(
         self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int], version: int, weights: Sequence[ray.ObjectRef]
     ) -> list[Group]:
         """Generate with weights `version`. A restarted engine lacks them and loads them from `weights` ([] before the first publish)."""
         engine = self._started()
-        if engine.version != version:
-            engine.load(version, ray.get(weights[0]))
-        return engine.generate(prompts, samples, seeds)
+        with guarded(self.recipe):
+            if engine.version != version:
+                engine.load(version, ray.get(weights[0]))
+            return drawn(engine, prompts, samples, seeds)
 
     def close(self) -> None:
         if self.engine is not None:
@@ -94,22 +100,30 @@ class LearnerActor:
         # Imported here, because the other actors in this file do not need the learner's libraries.
         from align.learner.learner import Learner  # noqa: PLC0415
 
-        self.learner = Learner(self.job.recipe(), self.job.model_dir)
+        self.recipe = self.job.recipe()
+        with guarded(self.recipe):
+            self.learner = Learner(self.recipe, self.job.model_dir)
 
     def compute_logprobs(self, sent: dict[str, Any]) -> dict[str, Any]:
         """The changed fields of the batch; the actor keeps the whole batch for the update."""
         batch = TokenBatch(**sent)
-        self.computed = self.learner.compute_logprobs(batch)
+        with guarded(self.recipe):
+            self.computed = self.learner.compute_logprobs(batch)
         return changes(batch, self.computed)
 
     def update(self, sent: dict[str, Any], onto_computed: bool, step: int) -> dict[str, Stat]:
-        return self.learner.update(replace(self.computed, **sent) if onto_computed else TokenBatch(**sent), step)
+        with guarded(self.recipe):
+            return self.learner.update(replace(self.computed, **sent) if onto_computed else TokenBatch(**sent), step)
 
     def call(self, method: str, *args: Any) -> Any:
-        return getattr(self.learner, method)(*args)
+        with guarded(self.recipe):
+            return getattr(self.learner, method)(*args)
 
     def version(self) -> int:
         return self.learner.version
+
+    def whole(self) -> bool:
+        return self.learner.whole
 
     def weights(self) -> tuple[Weights, int]:
         """The weights and their size in bytes, as two objects: the driver reads only the size."""
@@ -131,7 +145,8 @@ class RewardActor:
     def _started(self) -> tuple[rewards.Reward, RewardLimits]:
         if self.judge is None:
             recipe = self.job.recipe()
-            self.judge = rewards.started(recipe.reward), recipe.reward_limits
+            with guarded(recipe):
+                self.judge = rewards.started(recipe.reward), recipe.reward_limits
         return self.judge
 
     def compute_rewards(self, groups: Sequence[Group]) -> Rewards:

@@ -58,6 +58,10 @@ class RemoteLearner:
     def version(self) -> int:
         return self.wait(self._actor.version.remote())
 
+    @property
+    def whole(self) -> bool:
+        return self.wait(self._actor.whole.remote())
+
     def compute_logprobs(self, batch: TokenBatch) -> TokenBatch:
         sent = self.exchange.to_compute(batch)
         return self.exchange.computed(batch, self.wait(self._actor.compute_logprobs.remote(sent)))

@@ -18,26 +18,12 @@ import numpy as np
 
 from align.config import nodes
 from align.config.schema import RewardLimits
-from align.errors import UserError
 from align.rewards import Reward, Stepwise
 from align.types import Group, Prompt, Rewards
+from align.workers import deadline as limit
+from align.workers.deadline import Deadline, DeadlinePassed, deadlines
 
 LARGEST = float(np.finfo(np.float32).max)
-
-
-class AnswerTimeout(BaseException):
-    """Raised inside a reward that takes too long. It is not an Exception, so a reward's own `except Exception` does not catch it."""
-
-
-@dataclass
-class Alarm:
-    """The handler of SIGALRM. `rang` shows whether a reward swallowed the exception."""
-
-    rang: bool = False
-
-    def __call__(self, signum: int, frame: Any) -> None:
-        self.rang = True
-        raise AnswerTimeout
 
 
 @dataclass(frozen=True)
@@ -53,15 +39,15 @@ class Outcome:
 def run_rewards(reward: Reward, limits: RewardLimits, groups: Sequence[Group]) -> Rewards:
     """A reward for each episode, in order; NaN or `limits.failure_score` if it failed.
 
-    A batched reward gets all answers in one call, with the summed time limit. The limit is a signal: it interrupts Python code and
-    system calls, but not C code that never returns to Python.
+    A batched reward gets all answers in one call, with the summed time limit. A reward may have time limits of its own within it, by any
+    signal but `deadline.SIGNAL`. See `align.workers.deadline` for what the limit interrupts.
     Raises UserError outside the main thread, because only the main thread gets signals.
     """
-    with _alarm() as alarm:
+    with _own_alarms(), deadlines() as deadline:
         judged = (
-            _together(reward, limits, alarm, groups)
+            _together(reward, limits, deadline, groups)
             if reward.batched
-            else [_judge(reward, limits, alarm, g.prompt, e.text) for g in groups for e in g.episodes]
+            else [_judge(reward, limits, deadline, g.prompt, e.text) for g in groups for e in g.episodes]
         )
     return _collect(judged, limits)
 
@@ -84,33 +70,33 @@ def joined(shards: Sequence[Rewards]) -> Rewards:
 
 
 @contextmanager
-def _alarm() -> Iterator[Alarm]:
+def _own_alarms() -> Iterator[None]:
+    """SIGALRM is the rewards' in the block. The host program's own alarm goes on behind it, where it was."""
     if threading.current_thread() is not threading.main_thread():
-        raise UserError(
-            "rewards are time-limited by a signal, and signals reach only the main thread: score in the main thread, or "
-            "with workers.backend: ray, whose reward actors have one of their own"
-        )
+        yield  # `deadlines` refuses it
+        return
     began = time.monotonic()
     remaining, interval = signal.setitimer(signal.ITIMER_REAL, 0)
     handler = signal.getsignal(signal.SIGALRM)
     try:
-        yield Alarm()
+        yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
-        if remaining:  # continue the host program's own alarm
+        if remaining:
             signal.setitimer(signal.ITIMER_REAL, max(remaining - (time.monotonic() - began), 1e-3), interval)
 
 
-def _judge(reward: Reward, limits: RewardLimits, alarm: Alarm, prompt: Prompt, response: str) -> Outcome:
-    answer, problem = _limited(lambda: reward.score(prompt, response), reward, limits.seconds, alarm)
+def _judge(reward: Reward, limits: RewardLimits, deadline: Deadline, prompt: Prompt, response: str) -> Outcome:
+    answer, problem = _limited(lambda: reward.score(prompt, response), reward, limits.seconds, deadline)
     return _outcome(answer, reward, prompt, response) if problem is None else Outcome(failure=f"prompt {prompt.id}: {problem}")
 
 
-def _together(reward: Reward, limits: RewardLimits, alarm: Alarm, groups: Sequence[Group]) -> list[Outcome]:
+def _together(reward: Reward, limits: RewardLimits, deadline: Deadline, groups: Sequence[Group]) -> list[Outcome]:
     asked = [(g.prompt, e.text) for g in groups for e in g.episodes]
     if not asked:
         return []
-    answers, problem = _limited(lambda: list(reward.score_groups(groups)), reward, limits.seconds * len(asked), alarm)
+    answers, problem = _limited(lambda: list(reward.score_groups(groups)), reward, limits.seconds * len(asked), deadline)
     if problem is None and len(answers) != len(asked):
         problem = f"score_groups returned {len(answers)} rewards for {len(asked)} answers ({nodes.location(type(reward))})"
     if problem is not None:
@@ -118,21 +104,20 @@ def _together(reward: Reward, limits: RewardLimits, alarm: Alarm, groups: Sequen
     return [_outcome(answer, reward, *one) for answer, one in zip(answers, asked, strict=True)]
 
 
-def _limited(call: Callable[[], Any], reward: Reward, seconds: float, alarm: Alarm) -> tuple[Any, str | None]:
+def _limited(call: Callable[[], Any], reward: Reward, seconds: float, deadline: Deadline) -> tuple[Any, str | None]:
     """What a reward returned, or how it failed."""
-    alarm.rang = False
     try:
-        # The alarm may fire until the inner `finally` has finished, so the outer `try` catches its exception.
+        # The limit may pass until the inner `finally` has finished, so the outer `try` catches its exception.
         try:
-            signal.signal(signal.SIGALRM, alarm)  # set each time, because a reward may set its own handler
-            signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+            deadline.start(seconds)
             answer = call()
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        if alarm.rang:
-            raise AnswerTimeout
+            deadline.stop()
+            signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm that the reward left would ring in another answer
+        if deadline.passed:
+            raise DeadlinePassed
         return answer, None
-    except AnswerTimeout as error:
+    except DeadlinePassed as error:
         return None, f"took longer than {seconds:g} s ({_place(error, reward)})"
     except (Exception, SystemExit) as error:
         return None, _told(error, reward)
@@ -201,7 +186,7 @@ def _place(error: BaseException, reward: Reward) -> str:
     own = getattr(sys.modules.get(type(reward).__module__), "__file__", None)
     frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     file, line = next((f for f in reversed(frames) if f[0] == own), frames[-1])
-    return nodes.location(type(reward)) if file == __file__ else f"{file}:{line}"
+    return nodes.location(type(reward)) if file in (__file__, limit.__file__) else f"{file}:{line}"
 
 
 def _collect(outcomes: Sequence[Outcome], limits: RewardLimits) -> Rewards:

@@ -1,5 +1,6 @@
 """A reward and an engine that fail when the prompt's field `do` says so."""
 
+import itertools
 import os
 import signal
 import time
@@ -23,9 +24,8 @@ class Unreliable(Reward):
         if do == "hang":
             while True:
                 self.pause()
-        if do == "never return":  # as C code that does not come back to Python: no signal gets through
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
-            time.sleep(1000)
+        if do == "never return":  # C code that looks for no signals
+            return sum(itertools.repeat(0))
         if do == "crash":
             os.kill(os.getpid(), signal.SIGKILL)
         return {"total": len(response) / 2, "length": len(response)} if do == "parts" else len(response)

@@ -65,7 +65,7 @@ MUTANTS = [
            "log_u, weights = logp - batch.ref_logp[name]", "log_u, weights = batch.ref_logp[name] - logp", ORACLES),
     Mutant("the estimate differentiated by accident", "align/regularizers/composed.py",
            "self._estimates(ctx.logp.detach(), ctx.batch, name, at)", "self._estimates(ctx.logp, ctx.batch, name, at)", ORACLES),
-    Mutant("weights applied twice", "align/regularizers/composed.py", "log_u), weights * grad_weight(", "log_u), weights**2 * grad_weight(",
+    Mutant("weights applied twice", "align/regularizers/composed.py", ", weights * self._estimate(own", ", weights**2 * self._estimate(own",
            f"{STATES} {WEIGHTINGS}"),
     Mutant("weights dropped from the exact form", "align/regularizers/composed.py",
            "divergence = ctx.batch.penalty_weights[name] * ctx.exact[name]", "divergence = ctx.exact[name]", f"{STATES} {WEIGHTINGS}"),

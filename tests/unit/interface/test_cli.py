@@ -148,14 +148,22 @@ def test_resuming_what_does_not_exist(recipe, loop):
     assert result.exit_code == 2 and "there is no run runs/small to resume" in result.stderr and loop.made == []
 
 
+def checkpoint(run_dir):
+    """What a run leaves that has done three steps."""
+    folder = Path(run_dir, "checkpoints", "step_000003")
+    folder.mkdir(parents=True)
+    (folder / "driver.json").touch()
+
+
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(recipe, loop):
     def interrupt():
-        Path("my run").mkdir()
+        checkpoint("my run")
         raise KeyboardInterrupt
 
     loop.then = interrupt
     result = align("train", "small", "task.seed=3", "--out", "my run", "--address", "auto")
     assert result.exit_code == 130
+    assert result.stderr.startswith("Stopped by hand. Kept: my run/checkpoints/step_000003 and the metrics. To go on: align train")
     assert result.stderr.endswith("align train small task.seed=3 --out 'my run' --address auto --resume\n")
 
 
@@ -169,13 +177,16 @@ def test_a_run_that_kept_nothing_is_not_said_to_go_on(recipe, loop):
 
 def test_a_stopped_run_says_why_and_how_to_go_on(recipe, loop):
     def stop():
-        Path("runs/small").mkdir(parents=True)
+        checkpoint("runs/small")
         raise RunStopped("step 7: the loss is nan")
 
     loop.then = stop
     result = align("train", "small")
     assert result.exit_code == 2
-    assert result.stderr == ("To go on from what was kept: align train small --out runs/small --resume\nstep 7: the loss is nan\n")
+    assert result.stderr == (
+        "step 7: the loss is nan\n"
+        "Kept: runs/small/checkpoints/step_000003 and the metrics. To go on: align train small --out runs/small --resume\n"
+    )
 
 
 # eval

@@ -62,3 +62,17 @@ def test_what_is_plainly_no_key_needs_no_annotation(tmp_path):
     """,
     )
     assert build_part("divergence", {"name": f"{tmp_path}/mine.py:Mine", "q": 2.0}, "").q == 2.0
+
+
+def test_the_keys_of_a_base_class_are_keys(tmp_path):
+    write(
+        tmp_path,
+        mine="""
+        class Base:
+            power: float = 2.0
+            def f(self, log_u): return (self.power * log_u).expm1() - self.power * log_u.expm1()
+        class Mine(Base):
+            '''Doc.'''
+        """,
+    )
+    assert build_part("divergence", {"name": f"{tmp_path}/mine.py:Mine", "power": 3}, "d").power == 3.0

@@ -1,6 +1,7 @@
 """A reward that raises, hangs or answers nonsense costs its own sample, and the first failure is told where it happened."""
 
 import inspect
+import re
 import signal
 import threading
 import time
@@ -14,7 +15,7 @@ from align.config.schema import RewardLimits
 from align.errors import UserError
 from align.rewards import Reward
 from align.types import Episode, Group, Prompt, Rewards
-from align.workers import reward_runner
+from align.workers.deadline import DeadlinePassed
 from align.workers.reward_runner import joined, lost, run_rewards
 
 DROP = RewardLimits(seconds=0.2)
@@ -161,6 +162,69 @@ def test_the_limit_outlives_a_reward_with_an_alarm_of_its_own():
     np.testing.assert_array_equal(rewards.values, np.array([1, np.nan], np.float32))
 
 
+class OwnTimeout(Exception):
+    pass
+
+
+def as_math_verify(function: Callable[[], Any]) -> Any:
+    """A call with the limit that math_verify sets, of one twentieth of a second: its handler and alarm, and the handler before put back."""
+
+    def ring(*_):
+        raise OwnTimeout
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        return function()
+    except OwnTimeout:
+        return 0.25
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def loose() -> float:
+    """Leaves an alarm behind that rings in the next answer."""
+    signal.signal(signal.SIGALRM, lambda *_: fail(OwnTimeout()))
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    return 1.0
+
+
+def catastrophic() -> float:
+    """C code that holds the interpreter's lock, and looks for signals now and then."""
+    return float(re.match(r"(a+)+$", "a" * 40 + "b") is None)
+
+
+AFTER_OWN = {
+    "sleep": lambda: time.sleep(5),
+    "loop": forever,
+    "stubborn": stubborn,
+    "expression": catastrophic,
+    "integer": lambda: 9**9**9,
+    "ignored alarm": lambda: signal.signal(signal.SIGALRM, signal.SIG_IGN) and time.sleep(5),
+    "own alarm of a minute": lambda: signal.alarm(60) or time.sleep(5),
+}
+
+
+@pytest.mark.parametrize("after", AFTER_OWN)
+def test_a_reward_with_its_own_limit_works_in_ours_and_ours_holds_after_it(after: str):
+    def function(r: str) -> float:
+        found = as_math_verify(lambda: time.sleep(5) if r == "slow" else 1.0)
+        return AFTER_OWN[after]() if r == "hang" else found
+
+    before, began = signal.getsignal(signal.SIGALRM), time.monotonic()
+    rewards = run(function, "fine", "slow", "hang", "fine")
+    np.testing.assert_array_equal(rewards.values, np.array([1, 0.25, np.nan, 1], np.float32))
+    assert "took longer than 0.2 s" in rewards.first_failure and time.monotonic() - began < 2
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+def test_an_alarm_that_a_reward_leaves_does_not_ring_in_another_answer():
+    rewards = run(lambda r: loose() if r == "loose" else time.sleep(0.1) or 1.0, "loose", "fine")
+    assert rewards.failed == 0
+    time.sleep(0.1)
+
+
 def test_an_interrupt_by_the_user_goes_through_and_leaves_no_alarm_behind():
     before = signal.getsignal(signal.SIGALRM)
     with pytest.raises(KeyboardInterrupt):
@@ -292,4 +356,4 @@ def test_joined_shards_are_the_whole():
 
 
 def test_a_timeout_is_not_an_exception_that_rewards_catch():
-    assert not issubclass(reward_runner.AnswerTimeout, Exception)
+    assert not issubclass(DeadlinePassed, Exception)

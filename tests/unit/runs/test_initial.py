@@ -128,6 +128,23 @@ def test_a_bfloat16_policy_holds_bfloat16(tmp_path: Path):
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), UserError("no"), ZeroDivisionError()], ids=["by hand", "refused", "defect"])
+def test_a_warm_start_that_ends_early_leaves_no_folder(tmp_path: Path, monkeypatch, error: BaseException):
+    monkeypatch.setenv("ALIGN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "warm.yaml").write_text("steps: 1\ntask: countdown\nalgorithm: sft\nmodel: {path: nowhere}\n")
+
+    def train(recipe, folder):
+        (folder / "checkpoints").mkdir(parents=True)
+        abandoned = folder.with_suffix(".4194305")  # above the largest number of a process
+        abandoned.mkdir()  # raises if the second start had left it
+        raise error
+
+    for _ in range(2):
+        with pytest.raises(type(error)):
+            model_folder(build({"recipe": str(tmp_path / "warm.yaml")}), tmp_path, train, lambda text: None)
+    assert [f.suffix for f in (tmp_path / "cache").iterdir()] == [".4194305"]
+
+
 def test_a_warm_start_hangs_on_every_file_of_its_plugins(tmp_path: Path):
     write(tmp_path, mine="import helper\nfrom align.tasks.countdown import Countdown\nclass Mine(Countdown):\n    pass\n", helper="x = 1")
     hashes = set()

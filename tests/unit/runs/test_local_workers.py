@@ -1,6 +1,5 @@
 """The twin without Ray, and what both twins share: how work is cut, what a cluster must have."""
 
-from helpers.paths import PLUGINS
 import os
 import pickle
 from itertools import chain
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.models import tiny_model
+from helpers.paths import PLUGINS
 
 from align.config import recipes
 from align.engines import Sampling

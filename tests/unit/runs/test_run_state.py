@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.models import tiny_model, tiny_scorer
+from helpers.rollouts import groups
 from liveness.leaves import REQUIRED
 from liveness.nodes import filled
 from liveness.places import made
 from liveness.rooms.engine import started_vllm
-from helpers.models import tiny_model, tiny_scorer
-from helpers.rollouts import groups
 from safetensors.torch import load_file
 
 from align.config import nodes, recipes, registry, schema

@@ -1,19 +1,15 @@
 """What a run that is stopped leaves behind: a checkpoint labelled by what the learner has learned, or none."""
 
-from helpers.paths import PLUGINS
 import json
-import pickle
 import signal
 from pathlib import Path
 
 import pytest
-from helpers.models import tiny_model
+from helpers.bandit_run import kept, start
 
-from align.config import recipes
 from align.errors import RunStopped, UserError
 from align.learner.learner import Learner
 from align.run import checkpoints
-from align.train import train
 from align.workers.local import LocalWorkers
 
 FAILING = """
@@ -36,34 +32,6 @@ class Failing:
     def score(self, prompt, response):
         raise NotImplementedError("start it")
 """
-PLUGIN = PLUGINS / "systematic.py"
-
-
-def start(folder: Path, resume: bool = False, **changes) -> None:
-    model = tiny_model(folder / "start")
-    train(
-        recipes.build(
-            {
-                "steps": 4,
-                "task": f"{PLUGIN}:OnePrompt",
-                "reward": f"{PLUGIN}:ByToken",
-                "engine": f"{PLUGIN}:Systematic",
-                "algorithm": "grpo",
-                "model": {"path": str(model)},
-                "batch": {"prompts": 1, "samples": 4},
-                "sampling": {"max_tokens": 1},
-                "workers": {"backend": "local"},
-                "evaluation": {"every": -1},
-            }
-            | changes
-        ),
-        folder / "run",
-        resume=resume,
-    )
-
-
-def kept(folder: Path) -> list[str]:
-    return sorted(p.name for p in (folder / "run" / "checkpoints").glob("*"))
 
 
 def after(method, calls: int, error: BaseException):
@@ -126,12 +94,6 @@ def test_updates_of_a_batch_before_the_refused_one_are_kept_and_not_applied_agai
     start(tmp_path, resume=True, **THRICE)
     assert resumed == [(step, step, updates + 3 * (step - label)) for step in range(label, 4)]
     assert (tmp_path / "run" / "model" / "config.json").is_file()
-
-
-def test_what_a_stopped_run_learned_is_known_across_processes():
-    stop = RunStopped("the loss is nan")
-    stop.learned = True
-    assert pickle.loads(pickle.dumps(stop)).learned and not RunStopped("").learned
 
 
 def pressed(times: int):
