@@ -52,7 +52,7 @@ def test_a_row_beyond_the_positions_is_refused(folder: Path, tmp_path: Path, alg
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS[task["name"]]))
     task = {**task, "path": str(data)}
-    with pytest.raises(UserError, match="^workers$"):
+    with pytest.raises(UserError, match=r"^workers$"):
         run(folder, tmp_path, 15, monkeypatch, task, **changes)
     said = rf"^task: {data}.*2: prompt and answer have 15 tokens, its end token included, but the model has 14 positions; shorten"
     with pytest.raises(UserError, match=said):
@@ -63,7 +63,7 @@ def test_an_answer_beyond_the_positions_is_refused(folder: Path, tmp_path: Path,
     data = tmp_path / "data.jsonl"
     data.write_text('{"prompt": "1+2", "answer": "3"}\n')
     sampled = {"task": {"name": "jsonl", "path": str(data)}, "algorithm": "grpo", "reward": "match"}
-    with pytest.raises(UserError, match="^workers$"):
+    with pytest.raises(UserError, match=r"^workers$"):
         run(folder, tmp_path, 13, monkeypatch, **sampled)
     with pytest.raises(
         UserError, match=r"^sampling\.max_tokens: a prompt of 3 tokens and 10 more are 13, but the model has 12 positions; lower"
