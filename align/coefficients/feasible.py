@@ -1,5 +1,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from align.coefficients import Coefficient, State
 from align.coefficients._checks import not_negative, positive
+from align.config.ranges import Infinite
 from align.types import Columns
 
 
@@ -24,7 +26,7 @@ class Feasible(Coefficient):
     tolerance: float = 1e-3
     """Nats per response (summed over its tokens)."""
     rate: float = 1.0
-    resilience: float = 2.0
+    resilience: Annotated[float, Infinite()] = 2.0
     """How much violation is put up with. `.inf` insists on the constraint: the multiplier of one that cannot be met then grows for ever."""
     initial: float = 1.0
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 
 from align.config.docstrings import format_part
-from align.config.nodes import location, resolved
-from align.config.parts import Part, Setting
+from align.config.nodes import resolved
+from align.config.parts import Part, Setting, location
 from align.config.refusals import refusal, standing
 from align.config.schema import Recipe
 from align.divergences import Divergence

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from align.config.docstrings import format_part
-from align.config.nodes import location
-from align.config.parts import Part, Setting
+from align.config.parts import Part, Setting, location
 from align.types import REWARDED
 
 

@@ -7,7 +7,7 @@ import importlib
 import inspect
 from typing import Any, TypeVar
 
-from align.config.parts import ships
+from align.config.parts import location, ships
 from align.errors import RecipeError, UserError
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ def freeze(cls: type, kind: str, where: str) -> type:
             f"{_line(vars(inits[0])['__init__'])}: {inits[0].__name__} has an __init__, which a part cannot have: annotate its keys in the "
             "class (`bonus: float = 1.0`), and check or complete them in __post_init__",
         )
-    place = f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+    place = location(cls)
     if "name" in inspect.get_annotations(cls):
         raise RecipeError(where, f"{place}: {cls.__name__} has a key `name`, which in a recipe is the name of the part: call it otherwise")
     if not isinstance(getattr(cls, "needs", frozenset()), set | frozenset):

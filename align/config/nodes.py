@@ -260,18 +260,6 @@ def _gather(built: Any, found: dict[str, Plugin]) -> None:
         _gather(child, found)
 
 
-def location(cls: type) -> str:
-    """`file:line` of a class, for `explain` and error messages."""
-    try:
-        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
-    except (OSError, TypeError):
-        return getattr(sys_module(cls), "__file__", cls.__module__)
-
-
-def sys_module(cls: type):
-    return inspect.getmodule(cls)
-
-
 def _title(cls: type) -> str:
     return getattr(cls, "title", None) or cls.__name__
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import Field, dataclass
 from typing import Any, ClassVar
 
@@ -57,3 +58,11 @@ class Part:
 def ships(cls: type) -> bool:
     """Whether a class comes with align."""
     return cls.__module__.partition(".")[0] == "align"
+
+
+def location(cls: Any) -> str:
+    """`file:line` of a class or function, for `explain` and error messages; its module where there is no source (a notebook)."""
+    try:
+        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):
+        return getattr(inspect.getmodule(cls), "__file__", cls.__module__)

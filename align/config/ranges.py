@@ -27,7 +27,7 @@ Fraction = Annotated[float, Interval(ge=0, le=1)]
 BelowOne = Annotated[float, Interval(ge=0, lt=1)]
 AtLeastOne = Annotated[int, Ge(1)]
 Count = Annotated[int, Ge(0)]
-Seed = Annotated[int, Interval(ge=0, lt=2**63)]
+Seed = Annotated[int, Interval(ge=0, lt=2**32)]
 
 _WORDS = {Gt: ("above", "gt"), Ge: ("at least", "ge"), Lt: ("below", "lt"), Le: ("at most", "le")}
 
@@ -58,7 +58,7 @@ def _of(value: float, allowed: list[BaseMetadata]) -> str | None:
         return "nan is not a number: give one"
     for constraint in allowed:
         if type(constraint) in _WORDS and not _holds(value, constraint):
-            return f"must be {_word(constraint)}, not {value:g}"
+            return f"must be {_word(constraint)}, not {_number(value)}"
     if isinstance(value, int):
         bounded = any(isinstance(c, Le | Lt) for c in allowed)
         return None if bounded or abs(value) <= MAX_INT else f"must be below {MAX_INT + 1}, not {value}"
@@ -77,5 +77,8 @@ def _bound(constraint: Any) -> float:
 
 
 def _word(constraint: Any) -> str:
-    bound = _bound(constraint)
-    return f"{_WORDS[type(constraint)][0]} {bound if isinstance(bound, int) else format(bound, 'g')}"
+    return f"{_WORDS[type(constraint)][0]} {_number(_bound(constraint))}"
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"

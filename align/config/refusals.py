@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from align.config.docstrings import format_part
-from align.config.nodes import location
-from align.config.parts import Part, Setting
+from align.config.parts import Part, Setting, location
 from align.config.tracebacks import own_frames
 from align.errors import RecipeError
+from align.oracle.measure import NAME as ENUMERATED
 from align.oracle.measure import claimed
 from align.oracle.verdict import judge, lowers
 from align.regularizers import ALLOW, Regularizer
@@ -82,6 +82,8 @@ def bias(regularizer: Regularizer, setting: Setting) -> str | None:
         return stated
     try:
         found = judge(regularizer, setting.recipe.algorithm)
+    except RecipeError as error:
+        raise RecipeError(error.where.replace(f"regularizers.{ENUMERATED}", setting.where), error.problem) from error
     except Exception as error:
         frames = own_frames(error)
         if not isinstance(regularizer, Composed):

@@ -16,8 +16,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from align.config.nodes import location
-from align.config.parts import ships
+from align.config.parts import location, ships
 from align.errors import RecipeError
 
 FLOATS = (torch.float32, torch.float64)

@@ -110,9 +110,6 @@ class Examples:
             raise RecipeError("task", "gives no examples to train on")
         self._tokenizer, self._per_step, self._seed = tokenizer, per_step, seed
         self._prompts = tokenize(self.examples, tokenizer)
-        for e, prompt in zip(self.examples, self._prompts, strict=True):
-            if not prompt.token_ids:
-                raise UserError(f"{e.place}: the model's tokenizer makes no token of its prompt {e.text!r:.60}, so nothing can be asked")
         self.dropped = 0
         if max_tokens is not None:
             fitting = fits(task, ranked(self.examples, self._prompts, tokenizer), self.examples, max_tokens)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from align.config import registry
 from align.config.docstrings import keys, summary
-from align.config.nodes import location
+from align.config.parts import location
 from align.config.schema import Recipe
 from align.config.suggestions import did_you_mean
 from align.errors import RecipeError, UserError

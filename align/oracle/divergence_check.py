@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from align.config.nodes import location
+from align.config.parts import location
 from align.config.tracebacks import own_frames
 from align.divergences import Divergence
 from align.errors import RecipeError

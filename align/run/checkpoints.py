@@ -54,13 +54,10 @@ def changes(run_dir: Path, node: dict[str, Any]) -> list[str]:
 
 def _stretched(old: dict[str, Any], new: dict[str, Any], step: int) -> Iterator[str]:
     """Tells that another number of steps moves the learning rate of a schedule, which reaches its end at the last step."""
-    rates = []
-    for recipe in (old, new):
-        optimizer = nodes.build(Optimizer, recipe.get("optimizer", {}), "optimizer")
-        rates.append(optimizer.lr * schedule(optimizer, min(step, recipe["steps"] - 1), recipe["steps"]))
-    if old["steps"] != new["steps"] and rates[0] != rates[1]:
-        kind = new["optimizer"]["schedule"]
-        yield f"steps: {old['steps']} -> {new['steps']}, which stretches the {kind} schedule: lr is {rates[1]:.3g} now, not {rates[0]:.3g}"
+    optimizer, counts = nodes.build(Optimizer, new.get("optimizer", {}), "optimizer"), (old["steps"], new["steps"])
+    before, now = (optimizer.lr * schedule(optimizer, min(step, steps - 1), steps) for steps in counts)
+    if before != now:
+        yield f"steps: {counts[0]} -> {counts[1]}, which stretches the {optimizer.schedule} schedule: lr is {now:.3g} now, not {before:.3g}"
 
 
 def _changes(old: Any, new: Any, where: str) -> Iterator[str]:

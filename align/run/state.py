@@ -9,7 +9,7 @@ from typing import Any
 
 from align.coefficients import Coefficient, State
 from align.config.docstrings import format_part
-from align.config.nodes import location
+from align.config.parts import location
 from align.config.schema import Recipe
 from align.errors import RecipeError, UserError
 from align.regularizers import Regularizer
@@ -110,7 +110,7 @@ class RunState:
 
 def _state(rule: Coefficient, where: str, method: str, found: Any, what: str) -> dict[str, Any]:
     """The state that a method of a coefficient returned, with which a checkpoint can be saved."""
-    problem = f"{location(type(rule))}: {method} of {format_part(rule)} returned {found!r:.60}: return {what}, as a new dictionary"
+    problem = f"{location(type(rule))}: {method} of {type(rule).__name__} returned {found!r:.60}: return {what}, as a new dictionary"
     if not isinstance(found, Mapping):
         raise RecipeError(where, problem)
     try:

@@ -6,8 +6,7 @@ import importlib
 from typing import Any
 
 from align.config import registry
-from align.config.nodes import location
-from align.config.parts import ships
+from align.config.parts import location, ships
 from align.config.refusals import standing
 from align.config.schema import Recipe
 from align.errors import RecipeError

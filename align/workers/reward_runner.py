@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from align.config import nodes
+from align.config import parts
 from align.config.schema import RewardLimits
 from align.rewards import Reward, Stepwise
 from align.types import Group, Prompt, Rewards
@@ -98,7 +98,7 @@ def _together(reward: Reward, limits: RewardLimits, deadline: Deadline, groups: 
         return []
     answers, problem = _limited(lambda: list(reward.score_groups(groups)), reward, limits.seconds * len(asked), deadline)
     if problem is None and len(answers) != len(asked):
-        problem = f"score_groups returned {len(answers)} rewards for {len(asked)} answers ({nodes.location(type(reward))})"
+        problem = f"score_groups returned {len(answers)} rewards for {len(asked)} answers ({parts.location(type(reward))})"
     if problem is not None:
         return [Outcome(failure=f"prompt {p.id}: {problem}, and with it {len(asked)} answers") for p, _ in asked]
     return [_outcome(answer, reward, *one) for answer, one in zip(answers, asked, strict=True)]
@@ -129,7 +129,7 @@ def _outcome(answer: Any, reward: Reward, prompt: Prompt, response: str) -> Outc
             raise answer
         return _read(answer, response)
     except BadAnswer as error:
-        problem = f"{error} ({nodes.location(type(reward))})"
+        problem = f"{error} ({parts.location(type(reward))})"
     except Exception as error:
         problem = _told(error, reward)
     return Outcome(failure=f"prompt {prompt.id}: {problem}")
@@ -186,7 +186,7 @@ def _place(error: BaseException, reward: Reward) -> str:
     own = getattr(sys.modules.get(type(reward).__module__), "__file__", None)
     frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     file, line = next((f for f in reversed(frames) if f[0] == own), frames[-1])
-    return nodes.location(type(reward)) if file in (__file__, limit.__file__) else f"{file}:{line}"
+    return parts.location(type(reward)) if file in (__file__, limit.__file__) else f"{file}:{line}"
 
 
 def _collect(outcomes: Sequence[Outcome], limits: RewardLimits) -> Rewards:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from align.coefficients.constant import Constant
-from align.config import find, nodes, registry, yaml_files
+from align.config import find, parts, registry, yaml_files
 from align.config.nodes import build, build_part, part, resolved, section
 from align.divergences import Divergence
 from align.divergences.reverse_kl import ReverseKl
@@ -137,7 +137,7 @@ def test_resolved_writes_every_default_and_builds_the_same_again():
 
 
 def test_location_is_the_line_of_the_class():
-    file, line = nodes.location(Tsallis).rsplit(":", 1)
+    file, line = parts.location(Tsallis).rsplit(":", 1)
     text = Path(file).read_text().splitlines()
     assert file.endswith("align/divergences/tsallis.py")
     # inspect counts the decorator as the first line of a class.
@@ -262,7 +262,7 @@ def test_a_plugin_file_with_only_f_is_completed_by_the_contract(tmp_path):
     u = [math.exp(-1), 1.0, math.exp(0.5)]
     torch.testing.assert_close(built.grad_weight(log_u), torch.tensor([4 * (x - 1) for x in u]))
     torch.testing.assert_close(built.khat(log_u), torch.tensor([2 * (x - 1) ** 2 / x for x in u]))
-    assert nodes.location(type(built)) == f"{path}:2"
+    assert parts.location(type(built)) == f"{path}:2"
     error = refusal(build_part, "divergence", {"name": f"{path}:Squared", "scal": 2.0}, "d")
     assert str(error) == "d.scal: unknown key; did you mean 'scale'? Squared takes: scale"
 

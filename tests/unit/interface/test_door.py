@@ -83,9 +83,9 @@ CASES = {
     "NoBeta": (kl(coefficient="MINE:NoBeta"), f"{KL}.coefficient", "it is None at step 0"),
     "TensorBeta": (kl(coefficient="MINE:TensorBeta"), f"{KL}.coefficient", "it is tensor(0.1000) at step 0"),
     "Exits": (kl(coefficient="MINE:Exits"), f"{KL}.coefficient", "SystemExit: 3"),
-    "LateBeta": (kl(coefficient="MINE:LateBeta"), f"{KL}.coefficient", "it is -1.0 at step 40"),
+    "LateBeta": (kl(coefficient="MINE:LateBeta"), f"{KL}.coefficient", "it is -1 at step 40"),
     "Answers": (kl(weighting="MINE:Answers"), f"{KL}.weighting", "[40] torch.float32 for 115 tokens"),
-    "Negative": (kl(weighting="MINE:Negative"), f"{KL}.weighting", "one is -1.0"),
+    "Negative": (kl(weighting="MINE:Negative"), f"{KL}.weighting", "one is -1"),
     "Undeclared": (kl(weighting="MINE:Undeclared"), f"{KL}.weighting", "Undeclared reads batch.old_logp and does not declare it"),
     "Bug": (kl(weighting="MINE:Bug"), f"{KL}.weighting", "NameError: name 'undefined_name' is not defined"),
     "Writes": (kl(weighting="MINE:Writes"), f"{KL}.weighting", "Writes reads batch.ref_logp and does not declare it"),
@@ -96,7 +96,7 @@ CASES = {
     "Soft": ({"algorithm": {"name": "grpo", "surrogate": "MINE:Soft"}}, "algorithm.surrogate", "cut bool [T]"),
     "OfAnswers": ({"algorithm": {"name": "grpo", "advantage": "MINE:OfAnswers"}}, "algorithm.advantage", "x[batch.seq_ids]"),
     "Lengths": ({"algorithm": {"name": "grpo", "reduction": "MINE:Lengths"}}, "algorithm.reduction", "int64"),
-    "MeanValue": (kl(estimator="MINE:MeanValue"), f"{KL}.estimator", "elementwise"),
+    "MeanValue": (kl(estimator="MINE:MeanValue"), f"{KL}.estimator", "one for each log-ratio"),
     "Shaping": ({"shapings": {"mine": "MINE:Shaping"}}, "shapings.mine", "return detached float32 rewards [S]"),
 }
 

@@ -9,7 +9,7 @@ import pytest
 from helpers.plugins.several import PROMPT, refusal, reward, score, write
 
 from align import plugins
-from align.config import nodes
+from align.config import parts
 from align.config.nodes import build_part, plugins_of
 
 
@@ -24,7 +24,7 @@ def test_an_edited_file_is_read_again_and_what_was_built_stays(tmp_path):
     assert [part.score(PROMPT, "") for part in (first, second, third)] == [1.0, 2.0, 12.0]
     sent = [plugins_of(part)[0].files["helper"].text for part in (first, second, third)]
     assert sent == ["x = 1.0", "x = 2.0", "x = 2.0"]
-    assert "helper.x + 10" in inspect.getsource(type(third).score) and nodes.location(type(third)) == f"{tmp_path}/mine.py:3"
+    assert "helper.x + 10" in inspect.getsource(type(third).score) and parts.location(type(third)) == f"{tmp_path}/mine.py:3"
     write(tmp_path, mine=reward("helper.x", "import helper"))
     assert type(build_part("reward", spec, "")).score is type(second).score
 

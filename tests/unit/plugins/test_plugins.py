@@ -253,12 +253,12 @@ def test_a_plugin_too_large_to_send_is_refused(tmp_path, monkeypatch):
 ELSEWHERE = """
 import pickle, sys
 from align import plugins
-from align.config import nodes
+from align.config import nodes, parts
 from align.types import Prompt
 sent, node = pickle.load(open(sys.argv[1], "rb"))
 plugins.install(sent)
 built = nodes.build_part("reward", node, "")
-print(built.score(Prompt(id="p", text="1", token_ids=(1,)), ""), type(built).__module__, nodes.location(type(built)))
+print(built.score(Prompt(id="p", text="1", token_ids=(1,)), ""), type(built).__module__, parts.location(type(built)))
 try:
     built.fail()
 except ZeroDivisionError:

@@ -286,7 +286,7 @@ def test_others_have_no_multipliers():
 
 REFUSED = [
     ("linear", {"start": -0.1}, "start must be >= 0"),
-    ("linear", {"end": math.inf}, "end must be >= 0"),
+    ("linear", {"end": math.inf}, "end: must be finite"),
     ("linear", {"steps": 0}, "steps must be at least 1"),
     ("cosine", {"warmup": -1}, "warmup at least 0"),
     ("cosine", {"end": 0.3}, "steps changes nothing"),
@@ -312,7 +312,7 @@ REFUSED = [
     ("lagrangian", {"rate": -0.1}, "rate must be positive"),
     ("lagrangian", {"initial": 1e-7}, "between minimum and maximum"),
     ("lagrangian", {"minimum": 0.0}, "minimum must be positive"),
-    ("lagrangian", {"maximum": math.inf}, "maximum must be positive"),
+    ("lagrangian", {"maximum": math.inf}, "maximum: must be finite"),
     ("feasible", {"tolerance": -1.0}, "tolerance must be >= 0"),
     ("feasible", {"rate": 0.0}, "rate must be positive"),
     ("feasible", {"resilience": 0.5}, "resilience must be above rate/2"),

@@ -264,7 +264,7 @@ def test_sampo_follows_from_the_batch_alone():
 REFUSED = [
     ("advantage_sign", {"positive": 1.0, "negative": 1.0}, "are equal"),
     ("advantage_sign", {"positive": -1.0}, "positive must be >= 0"),
-    ("advantage_sign", {"zero": math.inf}, "zero must be >= 0"),
+    ("advantage_sign", {"zero": math.inf}, "zero: must be finite"),
     ("log_ratio_sign", {"above": 1.0, "below": 1.0}, "are equal"),
     ("log_ratio_sign", {"below": math.nan}, "nan is not a number"),
     ("entropy_gate", {"keep": "all"}, "keep must be high or low"),

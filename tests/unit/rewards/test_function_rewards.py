@@ -11,7 +11,7 @@ from helpers.plugins.several import write
 from typer.testing import CliRunner
 
 from align import cli
-from align.config import nodes, recipes, registry
+from align.config import parts, recipes, registry
 from align.config.docstrings import format_part, keys, summary
 from align.config.nodes import build_part, resolved
 from align.config.schema import RewardLimits
@@ -85,7 +85,7 @@ def test_annotated_parameters_are_keys(mine):
     assert {k: v for k, v in resolved(built).items() if k != "name"} == {"penalty": 1.0, "words": ["b", "a"], "mark": "x"}
     assert [(k.name, k.type, k.default, k.required) for k in keys(type(built))] == [
         ("penalty", "float", 0.1, False),
-        ("words", "list", ["a"], False),
+        ("words", "list[str]", ["a"], False),
         ("mark", "str | None", None, False),
     ]
     with pytest.raises(RecipeError, match=r"reward.penalt: unknown key; did you mean 'penalty'\? keyed takes: penalty, words, mark"):
@@ -167,7 +167,7 @@ def test_it_is_shown_with_its_docstring_and_its_place(mine, tmp_path):
     part = mine("keyed")
     assert summary(type(part)) == "Length, less a penalty." and summary(type(mine("alone"))) == ""
     assert format_part(part) == "keyed(penalty=0.1, words=['a'], mark=None)".replace("keyed", f"{tmp_path}/mine.py:keyed")
-    assert nodes.location(type(part)) == f"{tmp_path}/mine.py:{line_of('keyed')}"
+    assert parts.location(type(part)) == f"{tmp_path}/mine.py:{line_of('keyed')}"
     assert inspect.getsource(type(part)).startswith("def keyed(")
 
 

@@ -80,7 +80,7 @@ def test_wordy_by_hand():
     assert CountdownWordy(per_character=0.1).score(REACH_14, "9+9")["total"] == pytest.approx(0.3, abs=1e-12)
 
 
-@pytest.mark.parametrize("rate", [0.0, -0.5, math.inf])
+@pytest.mark.parametrize("rate", [0.0, -0.5])
 def test_wordy_refuses_a_rate_that_is_not_positive(rate):
     with pytest.raises(RecipeError, match=r"reward: per_character must be positive"):
         build_part("reward", {"name": "countdown_wordy", "per_character": rate}, "reward")

@@ -56,7 +56,7 @@ CHANGES = {
     ("optimizer", "weight_decay"): Change(0.5),
     ("optimizer", "warmup_steps"): Change(2),
     ("optimizer", "schedule"): Change("linear"),
-    ("optimizer", "final_fraction"): Change(0.5, {"optimizer": {"schedule": "linear", "lr": 1e-2}}),
+    ("optimizer", "final_fraction"): Change(0.25, {"optimizer": {"schedule": "linear", "lr": 1e-2}}),
     ("optimizer", "max_grad_norm"): Change(1e-3),
     ("workers", "backend"): Change("ray"),
     ("workers", "threads"): Change(2),
