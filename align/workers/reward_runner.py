@@ -143,7 +143,9 @@ def _limited(call: Callable[[], Any], reward: Reward, seconds: float, deadline: 
         return answer, None
     except DeadlinePassed as error:
         return None, f"took longer than {seconds:g} s ({_place(error, reward)})"
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # libraries raise others than Exception: a panic of Rust code, a cancelled task
         return None, _told(error, reward)
 
 
