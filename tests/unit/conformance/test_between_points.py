@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 
 import align
+from align.audit.targets import certificates
 from align.divergences import Divergence
+from align.errors import RecipeError
 from align.estimators import Estimator
 from align.oracle.divergence_check import fault
 from align.surrogates import Surrogate
@@ -85,3 +88,22 @@ def test_right_ones_are_not():
 
 def test_a_surrogate_whose_sign_turns_far_from_pi_old():
     assert not next(f for f in check_surrogate(Turning()) if f.name == "effective ratio").passed
+
+
+@pytest.mark.parametrize(
+    ("key", "source"),
+    [
+        ("regularizers.kl.weighting", "class Mine:\n    def weights(self, batch, name):\n        return -torch.ones(len(batch.seq_ids))\n"),
+        (
+            "algorithm.surrogate",
+            "class Mine:\n    def loss(self, log_rho, advantages, at):\n        return log_rho.exp() * advantages, log_rho != log_rho\n"
+            "    def effective_log_ratio(self, log_rho, at):\n        return log_rho.detach()\n"
+            "    def formula(self):\n        return 'A'\n",
+        ),
+    ],
+    ids=["weighting", "surrogate"],
+)
+def test_a_recipe_is_not_certified_with_another_part_that_is_wrong(tmp_path: Path, key: str, source: str):
+    (tmp_path / "mine.py").write_text("import torch\n" + source)
+    with pytest.raises(RecipeError, match=rf"{key}: {tmp_path}/mine.py"):
+        certificates("countdown_grpo", [f"{key}={tmp_path}/mine.py:Mine"])
