@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from align.config.checks import check_writers
@@ -37,6 +36,7 @@ from align.run.signals import defer_stop, stoppable
 from align.run.state import RunState
 from align.telemetry import Telemetry
 from align.types import Group, Rewards, Stat, TokenBatch
+from align.vocabulary.files import load_tokenizer
 from align.vocabulary.model_folder import checked, name_turn_end
 from align.vocabulary.words import Words
 from align.workers import Workers, open_workers
@@ -102,11 +102,13 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telem
     # Report a bad row before a warm start is trained.
     given = [*task_data.examples(recipe.task), *task_data.rankings(recipe.task)]
     model_dir = model_folder(recipe, run_dir, train, telemetry.note)
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    tokenizer = load_tokenizer(model_dir)
     for note in checked(model_dir, tokenizer, given):
         telemetry.note(note)
     longest_answer = recipe.sampling.max_tokens if recipe.algorithm.ranks else None
     examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed, longest_answer)
+    if not (recipe.algorithm.samples or recipe.algorithm.ranks):
+        examples.demand_demonstrations()
     suites = Suites(recipe, tokenizer)
     for note in examples.notes:
         telemetry.note(note)

@@ -14,6 +14,7 @@ from align.config.schema import Recipe
 from align.config.suggestions import did_you_mean
 from align.errors import RecipeError, UserError
 from align.regularizers import Regularizer
+from align.testing.door import check_own_parts
 from align.testing.targets import keys, kind_of, known
 
 KINDS = ("divergence", "estimator", "regularizer")
@@ -57,13 +58,17 @@ def certificates(what: str, given: Sequence[str]) -> list[Certificate]:
     """One for each regularizer that `what` names: a recipe, or a divergence, estimator or regularizer (a name or `file.py:Class`).
 
     Args: given: `key=value` words: a recipe's overrides, keys of the part, or keys of the regularizer around it.
-    Raises: UserError if there is no such thing, or it cannot be built. A form that a recipe refuses is audited too.
+    Raises: UserError if there is no such thing, or it cannot be built, and for a recipe whose own parts fail the quick checks. A form
+        that a recipe refuses is audited too.
     """
     if ":" in what or any(what in known(kind) for kind in KINDS):
         regularizer = compose(kind_of(what, KINDS), what, keys(given))
         return [certificate.audit(regularizer, what)]
     recipe = nodes.build(Recipe, yaml_files.load(_recipe_file(what), list(given)), "")  # not `recipe.load`, which refuses biased forms
-    return list(audit(recipe).values())
+    found = list(audit(recipe).values())
+    if all(each.passes for each in found):
+        check_own_parts(recipe)  # a weighting or a surrogate is part of what is trained, and of no certificate
+    return found
 
 
 def compose(kind: str, name: str, node: dict[str, Any]) -> Any:

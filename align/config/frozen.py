@@ -101,10 +101,10 @@ def refuse_other_contract(found: type, contract: type, kind: str, where: str) ->
             )
 
 
-def refuse_unfinished(cls: type, contract: type, kind: str, where: str) -> None:
-    """Raises RecipeError for a part that lacks methods which its kind must define."""
+def refuse_unfinished(cls: type, kind: str, where: str) -> None:
+    """Raises RecipeError for a part that lacks methods which its kind, or a class of its own, must define."""
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
-        wanted = ", ".join(f"{name}{_bare(inspect.signature(getattr(contract, name)))}" for name in missing)
+        wanted = ", ".join(f"{name}{_bare(inspect.signature(getattr(cls, name)))}" for name in missing)
         line = f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
         raise RecipeError(where, f"{line}: {cls.__name__} is no {kind} yet: it lacks {wanted}")
 

@@ -27,9 +27,9 @@ def guarded(recipe: Any) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # libraries raise others than Exception: a panic of Rust code, a cancelled task
         line = blamed(recipe, error)
         if line is None:
             raise

@@ -105,7 +105,7 @@ def as_part(kind: str, found: type | types.FunctionType, where: str) -> type:
     refuse_moved_methods(kind, found, where)
     refuse_other_contract(found, contract(kind), kind, where)
     part = _complete(found, kind, where)
-    refuse_unfinished(part, contract(kind), kind, where)
+    refuse_unfinished(part, kind, where)
     return part
 
 

@@ -21,20 +21,35 @@ GIVEN = frozenset({"messages", "add_generation_prompt", "continue_final_message"
 def opened(example: Example, tokenizer: Any) -> str:
     """The conversation up to the start of the assistant's answer.
 
-    Raises UserError without a template, if it refuses the turns, and for an option of the example that it does not read.
+    Raises UserError without a template, if it refuses the turns or leaves out the last one, and for an option of the example that it does
+    not read.
     """
-    return _written(example, example.messages, tokenizer, add_generation_prompt=True)
+    text = _written(example, example.messages, tokenizer, add_generation_prompt=True)
+    last = example.messages[-1]
+    if last["role"] == "user" and not _has(text, last["content"]):
+        raise UserError(
+            f"{example.place}: the tokenizer's chat template leaves out or changes the last turn, {last['content']!r:.60}: the prompt is "
+            f"{text!r:.60}; use a model whose template writes it"
+        )
+    return text
 
 
 def answered(example: Example, prompt: str, answer: str, tokenizer: Any) -> str:
     """The text after `prompt` (a result of `opened`) if the assistant's turn is `answer`.
 
     Where a template opens an answer with text that it leaves out of a written turn (an empty `<think>` block), the answer follows that
-    text, as an engine would write it. Raises UserError if an answer changes the turns before it.
+    text, as an engine would write it. Raises UserError if an answer changes the turns before it, and if the template changes more of the
+    answer than its white space: many cut off what is before a `</think>`.
     """
     whole = _written(example, (*example.messages, {"role": "assistant", "content": answer}), tokenizer)
     if whole.startswith(prompt):
-        return whole[len(prompt) :]
+        after = whole[len(prompt) :]
+        if not _has(after, answer):
+            raise UserError(
+                f"{example.place}: the tokenizer's chat template changes the answer {answer!r:.60} to {after!r:.60}, which would be "
+                "trained instead; use a template that writes answers as they are, or prompts of plain text"
+            )
+        return after
     asked, said = _written(example, example.messages, tokenizer), answer.strip()
     if said and said in whole and whole.startswith(asked) and prompt.startswith(asked):
         return answer + whole.rpartition(said)[2]
@@ -42,6 +57,11 @@ def answered(example: Example, prompt: str, answer: str, tokenizer: Any) -> str:
         f"{example.place}: with an answer, the tokenizer's chat template changes the prompt, so "
         "the start of the answer is unknown; use a model whose template does not, or prompts of plain text"
     )
+
+
+def _has(text: str, part: str) -> bool:
+    """Whether a text has a part, apart from white space, which many templates trim."""
+    return "".join(part.split()) in "".join(text.split())
 
 
 def closer(tokenizer: Any) -> Closer:

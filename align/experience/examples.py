@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +13,7 @@ from align.experience import chat_template, task_data
 from align.tasks import Example, Task
 from align.types import Episode, Group, Prompt
 from align.vocabulary.continuation import Continuation
+from align.vocabulary.ends import turn_end
 
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 """What rows have for a chat template."""
@@ -130,13 +131,13 @@ class Examples:
 
     def demonstrations(self, step: int) -> list[Group]:
         """The prompts of a step with their demonstrated answers and the end token. Raises UserError if an example has no answer."""
-        shown: list[tuple[Example, Prompt, str]] = []
-        for i in self._deal(step):
-            e = self.examples[i]
-            if e.answer is None:
-                raise UserError(f"{e.place} has no answer; demonstrations are needed to imitate")
-            shown.append((e, self._prompts[i], e.answer))
+        shown = [(self.examples[i], self._prompts[i], _demonstrated(self.examples[i])) for i in self._deal(step)]
         return [Group(prompt=p, episodes=(answer,)) for (_, p, _), answer in zip(shown, _answers(shown, self._tokenizer), strict=True)]
+
+    def demand_demonstrations(self) -> None:
+        """Raises UserError if any example has no answer, before a step deals it."""
+        for e in self.examples:
+            _demonstrated(e)
 
     def rankings(self, step: int) -> list[Group]:
         """The prompts of a step with their ranked answers, best first, with end tokens. Raises UserError for fewer than two."""
@@ -210,11 +211,29 @@ def _answers(asked: Sequence[tuple[Example, Prompt, str]], tokenizer: Any) -> li
     texts = [chat_template.answered(e, p.text, answer, tokenizer) if e.messages else answer for e, p, answer in asked]
     encoded = _continuation(tokenizer).many([(p.text, text) for (_, p, _), text in zip(asked, texts, strict=True)])
     close = chat_template.closer(tokenizer) if any(e.messages for e, _, _ in asked) else None
+    ends = {turn_end(tokenizer), tokenizer.eos_token_id} - {None}
     closed = (
-        close(ids) if close is not None and e.messages else [*ids, tokenizer.eos_token_id]
+        _ended_once(close(ids) if close is not None and e.messages else [*ids, tokenizer.eos_token_id], ends, e.place, tokenizer)
         for (e, _, _), ids in zip(asked, encoded, strict=True)
     )
     return [Episode.single_turn(np.array(ids, dtype=np.int32), answer) for (_, _, answer), ids in zip(asked, closed, strict=True)]
+
+
+def _ended_once(ids: list[int], ends: Collection[int], place: str, tokenizer: Any) -> list[int]:
+    """An answer up to its first end token: rows often write one themselves. Raises UserError if more than end tokens follows it."""
+    first = next((i for i, token in enumerate(ids) if token in ends), len(ids) - 1)
+    if any(token not in ends for token in ids[first + 1 :]):
+        raise UserError(
+            f"{place}: has the end token {tokenizer.convert_ids_to_tokens(ids[first])} inside an answer, and no engine draws what "
+            "follows it; take it out of the row"
+        )
+    return ids[: first + 1]
+
+
+def _demonstrated(e: Example) -> str:
+    if e.answer is None:
+        raise UserError(f"{e.place} has no answer; demonstrations are needed to imitate: give it one, or delete the row")
+    return e.answer
 
 
 @lru_cache(maxsize=4)

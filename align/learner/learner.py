@@ -250,6 +250,8 @@ class Learner:
         """Once, on the first batch: raises UserError if a model's log-probs are not those of its own forward pass."""
         if self._agreement is not None:
             return
+        if isinstance(self.policy, Policy):
+            refuse_unspelled(self.policy.spelled, batch)  # whose rows the check would read
         rows = some_rows(batch)
         self._agreement = Agreement(self.recipe, self.budgets, self.policy, rows, "model")
         self._agreement.stop_unless_the_models_own()

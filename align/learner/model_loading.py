@@ -4,45 +4,62 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
 from peft.utils import load_peft_weights
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from align.config.schema import Model
 from align.errors import UserError
+from align.vocabulary.files import is_adapter, load_config, loaded
 
-T = TypeVar("T")
 Module = TypeVar("Module", bound=torch.nn.Module)
 WHOLE = Model(path="", dtype="float32")
 """How a model is loaded for its values alone."""
 
 
-def is_adapter(folder: str) -> bool:
-    return (Path(folder) / "adapter_config.json").is_file()
-
-
 def load_causal_lm(folder: str, options: Model, where: str) -> PreTrainedModel:
     """A causal model in the precision and with the attention of `options`.
 
-    Raises UserError naming `where` for a folder without a causal model, and for one with an adapter: transformers would silently load
-    the adapter on top of its base, and the model with the adapter off would not be the initial policy.
+    Raises UserError naming `where` for a folder without a causal model, for one whose weights are incomplete or not finite, and for one
+    with an adapter: transformers would silently load the adapter on top of its base, and the model with the adapter off would not be the
+    initial policy.
     """
-    return _with_attention(
-        _loaded(
-            folder,
-            where,
-            "no causal language model",
-            lambda: AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, options.dtype), local_files_only=True),
+    model, info = loaded(
+        folder,
+        where,
+        "no causal language model",
+        lambda: AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, options.dtype), local_files_only=True, output_loading_info=True
         ),
-        options.attn_implementation,
     )
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(
+            f"{where}: the weights in {folder} lack {_some(missing)}, which transformers would draw at random; give the whole model, with "
+            "the config.json that belongs to it"
+        )
+    _refuse_not_finite(model, folder, where)
+    return _with_attention(model, options.attn_implementation)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")
+
+
+def _refuse_not_finite(model: PreTrainedModel, folder: str, where: str) -> None:
+    """Raises UserError for a parameter with a number that is NaN or infinite. Smallest and largest value of one with NaN are NaN."""
+    floats = ((name, p.detach()) for name, p in model.named_parameters() if p.is_floating_point() and p.numel())
+    wrong = [name for name, p in floats if not torch.stack(p.aminmax()).isfinite().all()]
+    if wrong:
+        raise UserError(
+            f"{where}: the weights in {folder} have numbers that are NaN or infinite in {_some(wrong)}; give a model whose training did "
+            f"not diverge, in a model.dtype that holds its numbers"
+        )
 
 
 def _with_attention(model: PreTrainedModel, name: str | None) -> PreTrainedModel:
@@ -66,7 +83,7 @@ def load_reward_model(folder: str, options: Model, where: str, *, fresh: bool) -
     Args: fresh: put a new head on a causal language model, drawn from torch's generator and small, so that scores start near 0.
     Raises UserError naming `where` for a folder with neither kind of model, or, without `fresh`, with no reward model.
     """
-    config = _loaded(folder, where, "no model", lambda: AutoConfig.from_pretrained(folder, local_files_only=True))
+    config = load_config(folder, where)
     trained = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
     if trained and config.num_labels != 1:
         raise UserError(f"{where}: the model in {folder} has {config.num_labels} output classes; a reward model has one output")
@@ -78,7 +95,7 @@ def load_reward_model(folder: str, options: Model, where: str, *, fresh: bool) -
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # it would warn of the missing head, which is checked below
     try:
-        model, info = _loaded(
+        model, info = loaded(
             folder,
             where,
             "no reward model and no causal language model",
@@ -101,32 +118,13 @@ def load_reward_model(folder: str, options: Model, where: str, *, fresh: bool) -
         )
     if not trained:
         torch.nn.init.normal_(head.weight, std=1 / (head.in_features + 1))
+    _refuse_not_finite(model, folder, where)
     return _with_attention(model, options.attn_implementation)
 
 
 def on_device(model: Module, device: torch.device) -> Module:
     """The model on `device`. Calls torch's `Module.to`: type checkers cannot see transformers' decorated `to` as a method."""
     return model.to(device)
-
-
-def load_tokenizer(folder: str, where: str):
-    """Raises UserError naming `where` for a folder without a tokenizer, for which transformers may construct an empty one."""
-    tokenizer = _loaded(folder, where, "no tokenizer", lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True))
-    if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
-        raise UserError(f"{where}: {folder} holds no tokenizer; put the model's tokenizer.json and tokenizer_config.json there")
-    return tokenizer
-
-
-def _loaded(folder: str, where: str, otherwise: str, load: Callable[[], T]) -> T:
-    transformers_logging.disable_progress_bar()
-    if not Path(folder).is_dir():
-        raise UserError(f"{where}: {folder} holds {otherwise}: there is no such folder. Train it first, or give the folder of another run")
-    if is_adapter(folder):
-        raise UserError(f"{where}: {folder} holds a peft adapter; give a folder with the merged model (`model` of a run is one)")
-    try:
-        return load()
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{where}: {folder} holds {otherwise} that transformers loads: {str(error).splitlines()[0]}") from error
 
 
 def whole_values(folder: str, base: str, like: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

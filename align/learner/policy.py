@@ -24,6 +24,7 @@ from align.learner.parameters import BASE, OWN, Override
 from align.types import TokenBatch
 from align.vocabulary import generation
 from align.vocabulary.ends import end_ids
+from align.vocabulary.files import load_tokenizer
 from align.vocabulary.spelled import Spelled
 from align.weight_sync.layout import Layout
 
@@ -37,7 +38,7 @@ class Policy:
         loaded = model_loading.load_causal_lm(model_dir, options, where)
         self.causal_lm = model_loading.on_device(loaded, self.device).eval()
         self.config = self.causal_lm.config
-        self.tokenizer = model_loading.load_tokenizer(model_dir, where)
+        self.tokenizer = load_tokenizer(model_dir, where)
         self._decoder, self._head, self._form = read_head(self.causal_lm, where)
         self.spelled = Spelled.of(self.tokenizer, len(self._head.weight))
         """The ids that `head` has rows for."""

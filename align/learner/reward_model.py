@@ -17,6 +17,7 @@ from align.learner.adapters import add_lora, merged
 from align.learner.backbone import at_the_end, before_each_token, device_of
 from align.learner.forward_mode import adapter_dropout, set_mode
 from align.types import TokenBatch
+from align.vocabulary.files import load_tokenizer
 
 
 class RewardModel:
@@ -31,7 +32,7 @@ class RewardModel:
         loaded = model_loading.load_reward_model(model_dir, options, where, fresh=True)
         self.classifier = model_loading.on_device(loaded, self.device)
         self.config = self.classifier.config
-        self.tokenizer = model_loading.load_tokenizer(model_dir, where)
+        self.tokenizer = load_tokenizer(model_dir, where)
         _pad_apart(self.classifier, self.tokenizer)
         self._adapted = add_lora(self.classifier, options, "SEQ_CLS") if options.lora.rank > 0 else None
         self.module: torch.nn.Module = self.classifier if self._adapted is None else self._adapted

@@ -25,6 +25,8 @@ RELATIVE = 1e-6
 """Of a closed form, to what f gives in float64."""
 ROUNDING = 1e-10
 """Of a difference, to its terms: float64, with digits to spare for an f that loses some."""
+SINGLE = 1e-3
+"""Of a value in float32 to the largest one: other code for float32, not rounding, differs by more."""
 DIGITS = 1e-14
 """Of float64."""
 FORMS = ("f_prime", "grad_weight", "bregman", "khat")
@@ -41,13 +43,15 @@ class Fault:
 
 
 def grid() -> Tensor:
-    """log u from -20 to 20 in steps of a quarter, float64, without 0, where f may have a kink."""
-    return torch.linspace(-FAR, FAR, 160, dtype=torch.float64)
+    """log u from -20 to 20 in steps of 0.01, and down to 1e-4 nats from 0, where most tokens are; float64, without 0, where f may have a
+    kink."""
+    near = torch.logspace(-4, -1.5, 20, dtype=torch.float64)
+    return torch.cat([torch.linspace(-FAR, FAR, 4000, dtype=torch.float64), near, -near]).sort().values
 
 
 def fault(divergence: Divergence) -> Fault | None:
     """What is wrong with f or with a closed form of the divergence for |log u| <= 20 nats, or None."""
-    checks: list[Callable[[Divergence], Fault | None]] = [below_tangent, zero_at_one, falling_slope]
+    checks: list[Callable[[Divergence], Fault | None]] = [below_tangent, zero_at_one, falling_slope, not_elementwise]
     checks += [lambda d, name=name: mismatch(d, name) for name in FORMS]
     return next((found for check in checks if (found := check(divergence)) is not None), None)
 
@@ -83,15 +87,40 @@ def falling_slope(divergence: Divergence) -> Fault | None:
     x = grid()
     slope = ByF(divergence.f).f_prime(x)
     size = RELATIVE * slope.abs() + _lost(divergence, x)
-    falls = slope.diff() < -(size[1:] + size[:-1])
+    highest, at_highest = slope.cummax(0)  # a slow fall shows over many steps
+    falls = highest - slope > size + size[at_highest]
     if not falls.any():
         return None
     at = int(falls.nonzero()[0])
+    top = int(at_highest[at])
     return Fault(
         "convex",
-        f"f must be convex in u = pi/ref, but f' falls from {slope[at].item():.3g} at log u = {x[at].item():.3g} to "
-        f"{slope[at + 1].item():.3g} at {x[at + 1].item():.3g}: write f for all u, without a clamp",
+        f"f must be convex in u = pi/ref, but f' falls from {slope[top].item():.3g} at log u = {x[top].item():.3g} to "
+        f"{slope[at].item():.3g} at {x[at].item():.3g}: write f for all u, without a clamp",
     )
+
+
+def not_elementwise(divergence: Divergence) -> Fault | None:
+    """f of one log-ratio, and of one in float32, is what it is among many in float64, which is how it is judged."""
+    x = grid()
+    x = x[x.abs() <= CLOSE]
+    text = odd(divergence.f, x)
+    return None if text is None else Fault("elementwise", f"f {text}")
+
+
+def odd(function: Callable[[Tensor], Tensor], x: Tensor) -> str | None:
+    """How a function of log-ratios depends on more than each of them: on their number, or on their type; None if it does not."""
+    many, few, low = function(x), torch.cat([function(part) for part in x.split(7)]), function(x.float())
+    size = many.abs().max()
+    for found, within, of in ((few, RELATIVE, "seven log-ratios at a time"), (low, SINGLE, "float32")):
+        wrong = ~((found.double() - many).abs() <= within * (size + many.abs()))
+        if wrong.any():
+            at = int(wrong.nonzero()[0])
+            return (
+                f"of {of} is {found[at].item():.4g} at log u = {x[at].item():.3g}, and {many[at].item():.4g} of {len(x)} in float64: "
+                "compute each entry from its own log-ratio alone, in any type"
+            )
+    return None
 
 
 def mismatch(divergence: Divergence, name: str) -> Fault | None:

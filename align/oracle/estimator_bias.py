@@ -14,7 +14,7 @@ from align.config import registry
 from align.config.docstrings import keys
 from align.divergences import Divergence
 from align.estimators import Estimator
-from align.oracle.divergence_check import grid
+from align.oracle.divergence_check import CLOSE, grid, odd
 
 POLICY = (0.10, 0.20, 0.30, 0.25, 0.15)
 REFERENCE = (0.25, 0.05, 0.20, 0.10, 0.40)
@@ -86,6 +86,11 @@ def far_fault(estimator: Estimator, divergence: Divergence, placement: str) -> s
                 f"its {what} is not that of the divergence far from the reference: at log u = {x[first].item():.3g} it is "
                 f"{is_[first].item():.4g} where {(wanted + rest)[first].item():.4g} is right"
             )
+    near = x[x.abs() <= CLOSE]
+    for what, part in (("gradient", weight), ("value", estimator.value)):
+        text = odd(lambda log_u, part=part: part(divergence, log_u), near)
+        if text is not None:
+            return f"its {what} depends on more than a token's log-ratio: it {text}"
     return None
 
 

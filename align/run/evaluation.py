@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from align.config.guard import guarded
 from align.config.recipes import load
 from align.config.schema import Recipe
@@ -17,6 +15,7 @@ from align.errors import UserError
 from align.experience import task_data
 from align.experience.examples import held_out_rankings, tokenize
 from align.types import Group, Prompt
+from align.vocabulary.files import load_tokenizer
 from align.vocabulary.model_folder import checked
 from align.workers.shards import generate
 
@@ -86,7 +85,7 @@ def evaluate(
             f"{recipe.algorithm.recipe_name} trained a reward model, which generates no answers: the accuracy on held-out "
             "rankings is in the metrics of its run"
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(str(folder), "--model")
     checked(str(folder), tokenizer)
     with guarded(recipe):
         suites = Suites(recipe, tokenizer, problems)

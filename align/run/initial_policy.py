@@ -22,6 +22,7 @@ from align.config.recipes import load
 from align.config.schema import Recipe
 from align.errors import RecipeError, UserError
 from align.vocabulary import generation
+from align.vocabulary.files import load_config
 
 NOT_HASHED = {
     "cli.py",
@@ -104,7 +105,7 @@ def config_of(recipe: Recipe) -> transformers.PretrainedConfig | None:
         return _configured(model.config, recipe.task.tokenizer())
     assert model.path is not None  # exactly one of the three is given
     folder = stored(model.path)
-    return None if folder is None else transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    return None if folder is None else load_config(str(folder))
 
 
 def _from_config(recipe: Recipe, config: Mapping[str, Any], folder: Path) -> Path:

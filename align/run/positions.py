@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from align.config.schema import Recipe
 from align.errors import UserError
 from align.experience.examples import Examples
 from align.types import Group
+from align.vocabulary.files import load_config
 
 KEYS = ("max_position_embeddings", "max_target_positions", "max_seq_len")
 """Names of the number of positions in configurations; transformers maps others to the first."""
@@ -26,7 +27,8 @@ def check_positions(recipe: Recipe, model_dir: str, longest_prompt: int, example
 
     Args: longest_prompt: tokens, of all prompts that are answered; held_out: rankings that are evaluated.
     """
-    positions = positions_of(AutoConfig.from_pretrained(model_dir, local_files_only=True))
+    answered = (0, "") if recipe.algorithm.samples else examples.longest_answered()  # refuses an answer that cannot be written
+    positions = positions_of(load_config(model_dir))
     if positions is None:
         return
     if recipe.algorithm.samples and (wanted := longest_prompt + recipe.sampling.max_tokens) > positions:
@@ -36,7 +38,7 @@ def check_positions(recipe: Recipe, model_dir: str, longest_prompt: int, example
         )
     if recipe.algorithm.samples:
         return
-    rows = [examples.longest_answered()]
+    rows = [answered]
     rows += [(len(g.prompt.token_ids) + len(e.response_ids), f"the held-out prompt {g.prompt.id}") for g in held_out for e in g.episodes]
     longest, place = max(rows, key=lambda row: row[0])
     if longest > positions:

@@ -66,13 +66,27 @@ def _json_lines(path: str) -> list[Row]:
             continue
         try:
             row = json.loads(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             problem = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
             raise UserError(f"{path}, line {line}: is not JSON: {problem}; write one object a line") from error
         if not isinstance(row, dict):
             raise UserError(f'{path}, line {line}: is not an object but {shown(row)}; write {{"prompt": ...}}')
+        if (half := _half_pair(row)) is not None:
+            raise UserError(
+                f"{path}, line {line}: has half of a surrogate pair, \\u{ord(half):04x} without its other half, which is no character: a "
+                "text was cut inside an emoji; correct or delete the row"
+            )
         rows.append(Row(f"{path}, line {line}", f"line-{line}", row))
     return rows
+
+
+def _half_pair(row: dict[str, Any]) -> str | None:
+    """A code unit in a row's texts that is no character, and that no tokenizer or file takes."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        return error.object[error.start]
+    return None
 
 
 def _parquet(path: str) -> list[Row]:

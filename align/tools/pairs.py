@@ -16,7 +16,6 @@ import numpy as np
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from align.config.nodes import build_part
@@ -28,6 +27,7 @@ from align.tasks import Example
 from align.telemetry import note
 from align.train import train
 from align.types import Group
+from align.vocabulary.files import load_tokenizer
 from align.vocabulary.model_folder import checked
 from align.workers import open_workers
 
@@ -205,7 +205,7 @@ def _answered(
 ) -> Iterator[tuple[Example, Group, np.ndarray]]:
     """Each example with its answers and their rewards (NaN for a failed one), in batches of the recipe's size."""
     transformers_logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    tokenizer = load_tokenizer(model_dir)
     for line in checked(model_dir, tokenizer):
         note(line)
     asked = tokenize(examples, tokenizer)

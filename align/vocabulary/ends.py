@@ -26,6 +26,8 @@ def closing(tokenizer: Any) -> list[int]:
         whole = tokenizer.apply_chat_template(turns, tokenize=False)
     except (TemplateError, TypeError, ValueError):
         return []  # it wants other turns: an answer then ends with the tokenizer's own token
+    if SAID not in whole:
+        return []  # it writes the assistant's turn otherwise, or not at all
     ids = tokenizer(whole.rpartition(SAID)[2], add_special_tokens=False)["input_ids"]
     special = special_ids(tokenizer)
     last = next((i for i, token in enumerate(ids) if token in special), None)

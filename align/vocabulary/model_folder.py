@@ -8,13 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from transformers import AutoTokenizer, PreTrainedConfig
 
 from align.errors import UserError
 from align.tasks import Example
 from align.vocabulary import generation
 from align.vocabulary.answer_text import AnswerText
 from align.vocabulary.ends import end_ids, turn_end
+from align.vocabulary.files import load_config
 from align.vocabulary.spelled import Spelled, class_tokens
 
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -26,7 +27,7 @@ def checked(folder: str, tokenizer: Any, examples: Iterable[Example] = ()) -> li
     Raises UserError if an id that the tokenizer, the config, the generation config or an example gives has no row in the embedding, for a
     generation config that no model can be loaded with, and if transformers cannot write config and tokenizer back.
     """
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = load_config(folder)
     rows = refuse_ids_without_rows(folder, tokenizer, config)
     _refuse_texts(tokenizer, rows, examples)
     saved = generation.read(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import os
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import torch
 
 from align.config import parts
 from align.config.schema import RewardLimits
@@ -43,7 +45,7 @@ def run_rewards(reward: Reward, limits: RewardLimits, groups: Sequence[Group]) -
     signal but `deadline.SIGNAL`. See `align.workers.deadline` for what the limit interrupts.
     Raises UserError outside the main thread, because only the main thread gets signals.
     """
-    with _own_alarms(), deadlines() as deadline:
+    with _own_alarms(), _own_settings(), deadlines() as deadline:
         judged = (
             _together(reward, limits, deadline, groups)
             if reward.batched
@@ -87,6 +89,28 @@ def _own_alarms() -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, max(remaining - (time.monotonic() - began), 1e-3), interval)
 
 
+@contextmanager
+def _own_settings() -> Iterator[None]:
+    """What a reward sets for the whole process and the learner in it reads, as it was: working directory, torch's default type, gradients,
+    and random state. A run writes to a relative folder, and the learner may be in this process."""
+    folder, dtype, gradients, threads, drawn = (
+        os.getcwd(),
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.get_num_threads(),
+        torch.get_rng_state(),
+    )
+    try:
+        yield
+    finally:
+        os.chdir(folder)
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(gradients)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        torch.set_rng_state(drawn)
+
+
 def _judge(reward: Reward, limits: RewardLimits, deadline: Deadline, prompt: Prompt, response: str) -> Outcome:
     answer, problem = _limited(lambda: reward.score(prompt, response), reward, limits.seconds, deadline)
     return _outcome(answer, reward, prompt, response) if problem is None else Outcome(failure=f"prompt {prompt.id}: {problem}")
@@ -119,7 +143,9 @@ def _limited(call: Callable[[], Any], reward: Reward, seconds: float, deadline: 
         return answer, None
     except DeadlinePassed as error:
         return None, f"took longer than {seconds:g} s ({_place(error, reward)})"
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # libraries raise others than Exception: a panic of Rust code, a cancelled task
         return None, _told(error, reward)
 
 

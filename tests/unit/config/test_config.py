@@ -302,6 +302,16 @@ def test_a_plugin_without_what_the_contract_demands_is_refused(tmp_path):
     assert error.where == "r.divergence" and f"{path}:1: Nothing is no divergence yet: it lacks f(self, log_u)" in str(error)
 
 
+def test_a_class_that_is_abstract_by_a_method_of_its_own_lacks_that_method(tmp_path: Path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import abc\nclass Mine(abc.ABC):\n    @abc.abstractmethod\n    def shape(self, log_u): ...\n"
+        "    def f(self, log_u):\n        return log_u\n"
+    )
+    with pytest.raises(RecipeError, match=r"Mine is no divergence yet: it lacks shape\(self, log_u\)"):
+        registry.resolve("divergence", f"{path}:Mine", "r.divergence")
+
+
 def test_a_plugin_that_fails_to_import_shows_its_traceback(tmp_path):
     path = write(tmp_path, "broken.py", "one = 1\nraise KeyError('the author sees this')\n")
     error = refusal(build_part, "divergence", f"{path}:Any", "r.divergence")

@@ -5,6 +5,7 @@ import re
 import signal
 import threading
 import time
+from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -99,6 +100,7 @@ def test_what_counts_as_a_number(value):
         (lambda _: fail(ValueError("x" * 5000)), "ValueError: " + "x" * 200 + "..."),
         (lambda _: fail(ValueError()), "ValueError: (no message)"),
         (lambda _: fail(SystemExit(3)), "SystemExit: 3"),
+        (lambda _: fail(CancelledError("task")), "CancelledError: task"),  # which is no Exception, as a panic of Rust code is none
         (lambda _: forever(), "took longer than 0.2 s"),
         (lambda _: caught(), "took longer than 0.2 s"),
         (lambda _: stubborn(), "took longer than 0.2 s"),
