@@ -27,6 +27,7 @@ from align.learner.metric_accumulator import reference_place
 from align.learner.model_advice import model_notes
 from align.regularizers import referenced
 from align.run import checkpoints
+from align.run.changes import changes
 from align.run.evaluation import Suites
 from align.run.folder import check_folder, remove_empty_run
 from align.run.initial_policy import model_folder
@@ -78,18 +79,21 @@ def train(recipe: Recipe, run_dir: str | Path, address: str | None = None, resum
     check_folder(run_dir, resume)
     check_writers(recipe)
     created = not run_dir.exists()
-    first = checkpoints.newest_step(run_dir, recipe) if resume else 0
+    found = checkpoints.newest(run_dir, recipe) if resume else None
+    first = found.step if found else 0
     node = resolved(recipe)
-    changes = checkpoints.changes(run_dir, node) if resume else []
+    notes = [f"resuming with {change}" for change in changes(run_dir, node)] if found else []
     with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
+        if found:
+            notes = [*checkpoints.set_aside(run_dir, found), *notes]
         OmegaConf.save(OmegaConf.create(node), run_dir / "recipe.yaml")
     telemetry = Telemetry(run_dir, steps=recipe.steps, first_step=first)
     try:
         with guarded(recipe):
             telemetry.open(recipe.writers, node)
-            for change in changes:
-                telemetry.note(f"resuming with {change}")
+            for note in notes:
+                telemetry.note(note)
             return _train(recipe, run_dir, address, first, telemetry)
     finally:
         telemetry.close()
@@ -307,7 +311,7 @@ class Run:
                 )
 
     def checkpoint(self) -> None:
-        checkpoints.save(self.run_dir, self.state, self.workers.learner, self.recipe.checkpoint.keep)
+        checkpoints.save(self.run_dir, self.state, self.workers.learner, self.recipe)
 
     def sync(self, version: int) -> dict[str, float]:
         with self.timed("sync"):

@@ -37,7 +37,7 @@ def _check_contents(run_dir: Path, resume: bool) -> None:
     if not resume and run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"{run_dir} is a file: choose a folder with --out (in Python run_dir)")
     if not resume and run_dir.exists() and any(run_dir.iterdir()):
-        if (run_dir / "recipe.yaml").is_file() and not any(run_dir.glob("checkpoints/step_*/driver.json")):
+        if (run_dir / "recipe.yaml").is_file() and not any(run_dir.glob("checkpoints/step_*")):
             raise UserError(
                 f"{run_dir} is not empty: it holds a run that ended before its first checkpoint, which cannot be continued. Delete the "
                 "folder, or choose another with --out (in Python run_dir)"
