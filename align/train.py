@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -27,10 +26,12 @@ from align.learner.metric_accumulator import reference_place
 from align.learner.model_advice import model_notes
 from align.regularizers import referenced
 from align.run import checkpoints
-from align.run.changes import changes
+from align.run.due import Due
 from align.run.evaluation import Suites
 from align.run.folder import check_folder, remove_empty_run
 from align.run.initial_policy import model_folder
+from align.run.lock import locked
+from align.run.opening import Opened, opened
 from align.run.positions import check_positions
 from align.run.reward_failures import RewardFailures
 from align.run.reward_spread import RewardSpread
@@ -79,32 +80,40 @@ def train(recipe: Recipe, run_dir: str | Path, address: str | None = None, resum
     check_folder(run_dir, resume)
     check_writers(recipe)
     created = not run_dir.exists()
-    found = checkpoints.newest(run_dir, recipe) if resume else None
-    first = found.step if found else 0
-    node = resolved(recipe)
-    notes = [f"resuming with {change}" for change in changes(run_dir, node)] if found else []
     with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
-        if found:
-            notes = [*checkpoints.set_aside(run_dir, found), *notes]
-        OmegaConf.save(OmegaConf.create(node), run_dir / "recipe.yaml")
-    telemetry = Telemetry(run_dir, steps=recipe.steps, first_step=first)
+    with locked(run_dir):
+        try:
+            return _leg(recipe, run_dir, address, opened(run_dir, recipe, resume))
+        finally:
+            if created:
+                remove_empty_run(run_dir)
+
+
+def _leg(recipe: Recipe, run_dir: Path, address: str | None, run: Opened) -> dict[str, Any]:
     try:
-        with guarded(recipe):
-            telemetry.open(recipe.writers, node)
-            for note in notes:
-                telemetry.note(note)
-            return _train(recipe, run_dir, address, first, telemetry)
-    finally:
-        telemetry.close()
-        if created:
-            remove_empty_run(run_dir)
+        telemetry = Telemetry(run_dir, steps=recipe.steps, first_step=run.first_step)
+        try:
+            with guarded(recipe):
+                telemetry.open(recipe.writers, resolved(recipe))
+                for note in run.notes:
+                    telemetry.note(note)
+                summary = _train(recipe, run_dir, address, run, telemetry)
+        finally:
+            telemetry.close()
+    except BaseException as stop:
+        run.leg.ended(stop)
+        raise
+    run.leg.ended(None)
+    return summary
 
 
-def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telemetry: Telemetry) -> dict[str, Any]:
+def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: Opened, telemetry: Telemetry) -> dict[str, Any]:
     transformers_logging.disable_progress_bar()
     # Report a bad row before a warm start is trained.
     given = [*task_data.examples(recipe.task), *task_data.rankings(recipe.task)]
+    for change in opened.leg.data(given):
+        telemetry.note(f"resuming with {change}")
     model_dir = model_folder(recipe, run_dir, train, telemetry.note)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     for note in checked(model_dir, tokenizer, given):
@@ -130,7 +139,7 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telem
     try:
         words = Words(model_dir, tokenizer)
         with stoppable():  # Ray, when it starts, replaces the handlers that were there
-            return Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer.pad_token_id or 0, words).run(first)
+            return Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer.pad_token_id or 0, words).run(opened.first_step)
     finally:
         workers.close()
 
@@ -157,6 +166,7 @@ class Run:
         self.version = 0
         """Version of the published learner's weights: one more than the last trained step."""
         self.failures = RewardFailures()
+        self.due = Due(recipe.checkpoint)
         self.spread = RewardSpread(by_group=recipe.algorithm.least_samples > 1)
         self.batches = 0
         """Batches that the learner has trained, as the loop has seen it."""
@@ -178,7 +188,7 @@ class Run:
             for step in range(first, recipe.steps):
                 self.step(step)
                 done = step + 1
-                if done == recipe.steps or (recipe.checkpoint.every and done % recipe.checkpoint.every == 0):
+                if done == recipe.steps or self.due.after(done):
                     state.step = done
                     self.checkpoint()
                 if evaluation.every > 0 and done % evaluation.every == 0 and done < recipe.steps:
@@ -312,6 +322,7 @@ class Run:
 
     def checkpoint(self) -> None:
         checkpoints.save(self.run_dir, self.state, self.workers.learner, self.recipe)
+        self.due.saved()
 
     def sync(self, version: int) -> dict[str, float]:
         with self.timed("sync"):

@@ -40,6 +40,8 @@ NOT_HASHED = {
     "checkpoints.py",
     "tensor_files.py",
     "phases.py",
+    "opening.py",
+    "due.py",
     "ending.py",
     "signals.py",
     "docstrings.py",

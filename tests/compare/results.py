@@ -22,6 +22,8 @@ NAMES_LEFT_OUT = {
 FILES_LEFT_OUT = {
     "recipe.yaml": "the schema of recipes gets keys; a default that matters changes a number",
     "plots/*": "drawn from the metrics, the times among them",
+    "history.jsonl": "times, commands and versions",
+    ".lock": "the number of a process",
     "*manifest.json": "hashes of files that are compared themselves, and the hash of the recipe",
 }
 
