@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from align.complaints import Commands, complain
 from align.errors import UserError
 
 STOPPED_BY_HAND = 130  # the exit code that shells use for Ctrl-C
+BEGAN = time.monotonic()
 
 
 app = typer.Typer(
@@ -58,10 +60,13 @@ def train(
     """
     from align.config.find import find_recipe
     from align.run.folder import check_folder
+    from align.run.phases import show
 
     file = find_recipe(recipe)
     run_dir = out or Path("runs") / file.stem
     check_folder(run_dir, resume)  # before imports that take seconds
+    if sys.stderr.isatty():
+        show(f"{time.monotonic() - BEGAN:6.1f} s  imports")
 
     from align.config.recipes import load
     from align.run.ending import ending
@@ -71,7 +76,7 @@ def train(
     where = ["--address", address] if address else []
     again = shlex.join(["align", "train", recipe, *(overrides or []), "--out", str(run_dir), *where, "--resume"])
     with ending(run_dir, again, complain):
-        run(built, run_dir, address, resume)
+        run(built, run_dir, address, resume, began=BEGAN)
 
 
 @app.command(

@@ -22,12 +22,10 @@ def changes(run_dir: Path, node: dict[str, Any]) -> list[str]:
 
 def _stretched(old: dict[str, Any], new: dict[str, Any], step: int) -> Iterator[str]:
     """Tells that another number of steps moves the learning rate of a schedule, which reaches its end at the last step."""
-    rates = []
-    for recipe in (old, new):
-        optimizer = nodes.build(Optimizer, recipe.get("optimizer", {}), "optimizer")
-        rates.append(optimizer.lr * schedule(optimizer, min(step, recipe["steps"] - 1), recipe["steps"]))
+    optimizer = nodes.build(Optimizer, new.get("optimizer", {}), "optimizer")
+    rates = [optimizer.lr * schedule(optimizer, min(step, recipe["steps"] - 1), recipe["steps"]) for recipe in (old, new)]
     if old["steps"] != new["steps"] and rates[0] != rates[1]:
-        kind = new["optimizer"]["schedule"]
+        kind = optimizer.schedule
         yield f"steps: {old['steps']} -> {new['steps']}, which stretches the {kind} schedule: lr is {rates[1]:.3g} now, not {rates[0]:.3g}"
 
 

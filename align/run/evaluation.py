@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from align.config.guard import guarded
 from align.config.recipes import load
 from align.config.schema import Recipe
@@ -16,6 +14,7 @@ from align.engines import started
 from align.errors import UserError
 from align.experience import task_data
 from align.experience.examples import held_out_rankings, tokenize
+from align.run.model_files import check_files, tokenizer_of
 from align.types import Group, Prompt
 from align.vocabulary.model_folder import checked
 from align.workers.shards import generate
@@ -62,7 +61,7 @@ def evaluate(
         `suite/metric` to its value: shares from 0 to 1 (`countdown/pass@1`), lengths in tokens (`countdown/length`).
 
     Raises:
-        UserError: For a folder without a model or without a recipe, and for a recipe that trains a reward model.
+        UserError: For a folder without a model or a recipe, a damaged file of the model, and a recipe that trains a reward model.
 
     `pass@k` is the unbiased estimate of Chen et al. 2107.03374.
 
@@ -86,7 +85,8 @@ def evaluate(
             f"{recipe.algorithm.recipe_name} trained a reward model, which generates no answers: the accuracy on held-out "
             "rankings is in the metrics of its run"
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    check_files(folder)
+    tokenizer = tokenizer_of(folder)
     checked(str(folder), tokenizer)
     with guarded(recipe):
         suites = Suites(recipe, tokenizer, problems)

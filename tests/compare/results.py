@@ -16,6 +16,7 @@ from compare.differences import METRICS, Place
 NAMES_LEFT_OUT = {
     "time/*": "seconds a step took on this machine",
     "*seconds": "seconds too: sync/seconds, and train_seconds and wall_seconds of the summary",
+    "phases.*": "seconds",
     "*tokens/s": "a count over seconds",
 }
 """Metrics, and keys of JSON files, that no two runs of one program share; with the reason."""
