@@ -65,8 +65,7 @@ def train(
     file = find_recipe(recipe)
     run_dir = out or Path("runs") / file.stem
     check_folder(run_dir, resume)  # before imports that take seconds
-    if sys.stderr.isatty():
-        show(f"{time.monotonic() - BEGAN:6.1f} s  imports")
+    show(f"{time.monotonic() - BEGAN:6.1f} s  imports")
 
     from align.config.recipes import load
     from align.run.ending import ending

@@ -1,4 +1,4 @@
-"""The phases of a run before and around its training steps: shown on stderr as each starts, and their seconds for the summary."""
+"""The phases of a run before and around its training steps: shown on a terminal as each starts, and their seconds for the summary."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ _console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def show(text: str) -> None:
-    """Print one line to stderr, so that the output of a command stays its result."""
-    _console.print(text, style="dim", markup=False)
+    """Print one line to stderr if that is a terminal: in a file, stderr holds errors alone."""
+    if _console.is_terminal:
+        _console.print(text, style="dim", markup=False)
 
 
 class Phases:

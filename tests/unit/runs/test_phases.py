@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from helpers.bandit_run import start
+from rich.console import Console
 
 from align.run.phases import Phases
 
@@ -36,4 +37,10 @@ def test_a_summary_has_the_phases(tmp_path: Path, capsys):
     ]
     assert 0 < sum(summary["phases"].values()) <= summary["wall_seconds"] <= took
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["phases"].keys() == summary["phases"].keys()
-    assert "s  learner and engine\n" in capsys.readouterr().err
+    assert capsys.readouterr().err == "", "which is no terminal"
+
+
+def test_a_phase_is_shown_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("align.run.phases._console", Console(force_terminal=True, stderr=True, color_system=None))
+    with Phases().of("learner and engine"):
+        assert capsys.readouterr().err.endswith("s  learner and engine\n")
