@@ -6,44 +6,19 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from click import ClickException
 from rich.console import Console
 from rich.text import Text
-from typer.core import TyperGroup
 
+from align.complaints import Commands, complain
 from align.errors import UserError
 
-STOPPED_BY_HAND = 130
-"""The exit code that shells use for Ctrl-C."""
-
-
-class Commands(TyperGroup):
-    """Prints a UserError, or an exception inside a plugin, as one message without a traceback.
-
-    Any other exception is a defect and keeps its traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except UserError as error:
-            _complain(str(error))
-            raise typer.Exit(2) from error
-        except (typer.Exit, typer.Abort, ClickException):
-            raise
-        except (Exception, SystemExit) as error:
-            if "align.plugins" not in sys.modules:
-                raise
-            from align.config.guard import of_plugin
-
-            line = of_plugin(error)
-            if line is None:
-                raise
-            _complain(line)
-            raise typer.Exit(2) from error
+STOPPED_BY_HAND = 130  # the exit code that shells use for Ctrl-C
+BEGAN = time.monotonic()
 
 
 app = typer.Typer(
@@ -58,6 +33,7 @@ app = typer.Typer(
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that comes with align.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to change, by their path in the recipe.")]
 Check = Annotated[bool, typer.Option("--check/--no-check", help="Check the parts of your own first.")]
+Plugins = Annotated[bool, typer.Option("--plugins/--no-plugins", help="Load what the recipe names outside of align; it can run any code.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -84,10 +60,12 @@ def train(
     """
     from align.config.find import find_recipe
     from align.run.folder import check_folder
+    from align.run.phases import show
 
     file = find_recipe(recipe)
     run_dir = out or Path("runs") / file.stem
     check_folder(run_dir, resume)  # before imports that take seconds
+    show(f"{time.monotonic() - BEGAN:6.1f} s  imports")
 
     from align.config.recipes import load
     from align.run.ending import ending
@@ -96,8 +74,8 @@ def train(
     built = _checked(load(file, overrides or []), check)
     where = ["--address", address] if address else []
     again = shlex.join(["align", "train", recipe, *(overrides or []), "--out", str(run_dir), *where, "--resume"])
-    with ending(run_dir, again, _complain):
-        run(built, run_dir, address, resume)
+    with ending(run_dir, again, complain):
+        run(built, run_dir, address, resume, began=BEGAN)
 
 
 @app.command(
@@ -108,6 +86,7 @@ def evaluate(
     model: Annotated[Path | None, typer.Option(help="A model folder.  [default: the run's final model]", show_default=False)] = None,
     problems: Annotated[int | None, typer.Option(min=1, help="Held-out problems.  [default: the recipe's]", show_default=False)] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Answers to each.  [default: the recipe's]", show_default=False)] = None,
+    plugins: Plugins = True,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on held-out problems."""
@@ -115,7 +94,8 @@ def evaluate(
     from align.run.evaluation import recipe_of
     from align.telemetry.units import table
 
-    metrics = measure(model or run_dir, recipe_of(run_dir), problems=problems, samples=samples)
+    with _watched(plugins, run_dir):
+        metrics = measure(model or run_dir, recipe_of(run_dir), problems=problems, samples=samples)
     if as_json:
         print(json.dumps(metrics, indent=2))
         return
@@ -123,7 +103,7 @@ def evaluate(
 
 
 @app.command(epilog=_example("align explain countdown_grpo regularizers.kl.divergence=forward_kl"))
-def explain(recipe: RecipeName, overrides: Overrides = None, check: Check = True) -> None:
+def explain(recipe: RecipeName, overrides: Overrides = None, check: Check = True, plugins: Plugins = True) -> None:
     """Print what a recipe optimises, as maths.
 
     It also prints the coefficient, the sizes and what a run would load. It loads no model.
@@ -137,7 +117,8 @@ def explain(recipe: RecipeName, overrides: Overrides = None, check: Check = True
 
     out = _wide()
     out.print(Text(f"{file}\n", style="dim"))
-    show(_checked(load(file, overrides or []), check), out)
+    with _watched(plugins, file):
+        show(_checked(load(file, overrides or []), check), out)
 
 
 @app.command("list", epilog=_example("align list", "align list coefficient", "align list recipe", "align list --json"))
@@ -182,6 +163,7 @@ def audit(
     ] = None,
     overrides: Overrides = None,
     table: Annotated[bool, typer.Option("--table", help="The published forms side by side.")] = False,
+    plugins: Plugins = True,
     as_json: AsJson = False,
 ) -> None:
     """Measure a regularizer against exact answers: bias, variance and cosine.
@@ -196,13 +178,15 @@ def audit(
             raise UserError(f"{overrides[0]} changes nothing: a run has its recipe")
         from align.audit.show import show_run
 
-        show_run(Path(what), as_json, _wide())
+        with _watched(plugins, Path(what)):
+            show_run(Path(what), as_json, _wide())
         return
 
     from align.audit import published, show
     from align.audit.targets import certificates
 
-    found = published.forms() if what is None else certificates(what, overrides or [])
+    with _watched(plugins, Path(what or "")):
+        found = published.forms() if what is None else certificates(what, overrides or [])
     if as_json:
         print(json.dumps(show.data(found), indent=2))
     else:
@@ -354,7 +338,7 @@ def sweep(
     try:
         found = sweeps.run(plan, jobs, address, metric or [], _wide())
     except KeyboardInterrupt:
-        _complain("Stopped by hand. The same command goes on from what was kept.")
+        complain("Stopped by hand. The same command goes on from what was kept.")
         raise typer.Exit(STOPPED_BY_HAND) from None
     sweeps.present(found, out, _wide())
     if any(run["error"] for cell in found["cells"] for run in cell["runs"]):
@@ -370,13 +354,17 @@ def _checked(recipe: Any, check: bool) -> Any:
     return recipe
 
 
+def _watched(plugins: bool, recipe: Path) -> Any:
+    """Refuses plugins, or says whose code a run's recipe, which may be a stranger's, loads."""
+    from align.config.outside_code import watched
+
+    strange = recipe.is_dir() or recipe.name == "recipe.yaml"
+    return watched(plugins, (lambda line: complain(line, "yellow")) if strange else lambda line: None)
+
+
 def _wide() -> Console:
     """A console wide enough for prose if there is no terminal."""
     return Console() if sys.stdout.isatty() else Console(width=140)
-
-
-def _complain(message: str) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(Text(message, style="red"))
 
 
 def main() -> None:

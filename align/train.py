@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from transformers.utils import logging as transformers_logging
 
 from align.config.checks import check_writers
@@ -16,7 +15,6 @@ from align.config.docstrings import format_part
 from align.config.guard import guarded
 from align.config.nodes import resolved
 from align.config.schema import Recipe
-from align.core.segments import segment_sum
 from align.disk import writing
 from align.experience import task_data
 from align.experience.examples import Examples
@@ -26,14 +24,19 @@ from align.learner.metric_accumulator import reference_place
 from align.learner.model_advice import model_notes
 from align.regularizers import referenced
 from align.run import checkpoints
+from align.run.due import Due
 from align.run.evaluation import Suites
 from align.run.folder import check_folder, remove_empty_run
 from align.run.initial_policy import model_folder
+from align.run.lock import locked
+from align.run.opening import Opened, opened
+from align.run.phases import Phases
 from align.run.positions import check_positions
 from align.run.reward_failures import RewardFailures
 from align.run.reward_spread import RewardSpread
 from align.run.signals import defer_stop, stoppable
 from align.run.state import RunState
+from align.run.step_metrics import beta_metrics, reward_metrics, staleness_metrics
 from align.telemetry import Telemetry
 from align.types import Group, Rewards, Stat, TokenBatch
 from align.vocabulary.files import load_tokenizer
@@ -46,7 +49,9 @@ PREPARED = 1024
 """Rankings that a precomputing reference processes at a time and stores in one file."""
 
 
-def train(recipe: Recipe, run_dir: str | Path, address: str | None = None, resume: bool = False) -> dict[str, Any]:
+def train(
+    recipe: Recipe, run_dir: str | Path, address: str | None = None, resume: bool = False, *, began: float | None = None
+) -> dict[str, Any]:
     """Run a recipe into a folder: metrics.jsonl, summary.json, plots/, checkpoints/ and model/, which `from_pretrained` loads.
 
     Args:
@@ -54,11 +59,12 @@ def train(recipe: Recipe, run_dir: str | Path, address: str | None = None, resum
         run_dir: An empty or new folder; with `resume`, the folder of the run.
         address: A Ray cluster to attach to: HOST:PORT, ray://HOST:PORT or auto. None starts a private one, unless the recipe says
             `workers.backend: local`.
-        resume: Continue from the newest checkpoint in `run_dir`.
+        resume: Continue from the newest whole checkpoint in `run_dir`.
+        began: `time.monotonic()` from which the wall time counts. None: now.
 
     Returns:
         The contents of summary.json: `before` and `after`, held-out metrics by name (shares, tokens, nats per answer), `steps`, and
-        times in seconds.
+        times in seconds: `wall_seconds`, and `phases` by name.
 
     Raises:
         UserError: For a folder or a recipe that cannot be run.
@@ -74,34 +80,47 @@ def train(recipe: Recipe, run_dir: str | Path, address: str | None = None, resum
         >>> summary["steps"], summary["model"]
         (2, 'runs/tiny/model')
     """
-    run_dir = Path(run_dir)
+    run_dir, phases = Path(run_dir), Phases(began)
     check_folder(run_dir, resume)
     check_writers(recipe)
     created = not run_dir.exists()
-    first = checkpoints.newest_step(run_dir, recipe) if resume else 0
-    node = resolved(recipe)
-    changes = checkpoints.changes(run_dir, node) if resume else []
     with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create(node), run_dir / "recipe.yaml")
-    telemetry = Telemetry(run_dir, steps=recipe.steps, first_step=first)
+    with locked(run_dir):
+        try:
+            return _leg(recipe, run_dir, address, opened(run_dir, recipe, resume), phases)
+        finally:
+            if created:
+                remove_empty_run(run_dir)
+
+
+def _leg(recipe: Recipe, run_dir: Path, address: str | None, run: Opened, phases: Phases) -> dict[str, Any]:
     try:
-        with guarded(recipe):
-            telemetry.open(recipe.writers, node)
-            for change in changes:
-                telemetry.note(f"resuming with {change}")
-            return _train(recipe, run_dir, address, first, telemetry)
-    finally:
-        telemetry.close()
-        if created:
-            remove_empty_run(run_dir)
+        telemetry = Telemetry(run_dir, steps=recipe.steps, first_step=run.first_step)
+        try:
+            with guarded(recipe):
+                telemetry.open(recipe.writers, resolved(recipe))
+                for note in run.notes:
+                    telemetry.note(note)
+                summary = _train(recipe, run_dir, address, run, telemetry, phases)
+        finally:
+            telemetry.close()
+    except BaseException as stop:
+        run.leg.ended(stop)
+        raise
+    run.leg.ended(None)
+    return summary
 
 
-def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telemetry: Telemetry) -> dict[str, Any]:
+def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: Opened, telemetry: Telemetry, phases: Phases) -> dict[str, Any]:
     transformers_logging.disable_progress_bar()
     # Report a bad row before a warm start is trained.
-    given = [*task_data.examples(recipe.task), *task_data.rankings(recipe.task)]
-    model_dir = model_folder(recipe, run_dir, train, telemetry.note)
+    with phases.of("data"):
+        given = [*task_data.examples(recipe.task), *task_data.rankings(recipe.task)]
+    for change in opened.leg.data(given):
+        telemetry.note(f"resuming with {change}")
+    with phases.of("initial model" if recipe.model.recipe is None else "warm start"):
+        model_dir = model_folder(recipe, run_dir, train, telemetry.note)
     tokenizer = load_tokenizer(model_dir)
     for note in checked(model_dir, tokenizer, given):
         telemetry.note(note)
@@ -120,7 +139,8 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telem
             telemetry.note(f"regularizers.{name}: {regularizer.warning}")
     longest = max([examples.max_prompt_tokens, *(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)])
     check_positions(recipe, model_dir, longest, examples, suites.rankings)
-    workers = open_workers(recipe, model_dir, longest, address)
+    with phases.of("learner and engine" if recipe.workers.backend == "local" else "Ray, learner and engines"):
+        workers = open_workers(recipe, model_dir, longest, address)
     for note in model_notes(recipe.model, model_dir, workers.learner_on_gpu):
         telemetry.note(note)
     if recipe.algorithm.samples and (note := idle(recipe.engine, recipe.batch.prompts, recipe.batch.samples, recipe.workers.rollout)):
@@ -128,7 +148,8 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telem
     try:
         words = Words(model_dir, tokenizer)
         with stoppable():  # Ray, when it starts, replaces the handlers that were there
-            return Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer.pad_token_id or 0, words).run(first)
+            run = Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer.pad_token_id or 0, words, phases)
+            return run.run(opened.first_step)
     finally:
         workers.close()
 
@@ -146,48 +167,57 @@ class Run:
         suites: Suites,
         pad_id: int,
         words: Words,
+        phases: Phases,
     ):
         self.recipe, self.run_dir, self.workers, self.telemetry = recipe, run_dir, workers, telemetry
-        self.examples, self.suites, self.pad_id, self.words = examples, suites, pad_id, words
+        self.examples, self.suites, self.pad_id, self.words, self.phases = examples, suites, pad_id, words, phases
         self.seconds: dict[str, float] = {}
         self.tokens, self.step_seconds = 0, 0.0
         self.state, self.updating = RunState(recipe), False
         self.version = 0
         """Version of the published learner's weights: one more than the last trained step."""
         self.failures = RewardFailures()
+        self.due = Due(recipe.checkpoint)
         self.spread = RewardSpread(by_group=recipe.algorithm.least_samples > 1)
         self.batches = 0
         """Batches that the learner has trained, as the loop has seen it."""
 
     def run(self, first: int) -> dict[str, Any]:
         recipe, evaluation = self.recipe, self.recipe.evaluation
-        started, state = time.perf_counter(), self.state
+        state, phases = self.state, self.phases
         self.prepare()
         self.version = first
         if first:
-            checkpoints.load(self.run_dir, first, state, self.workers.learner)
-            if recipe.answers:
-                self.workers.publish(first)
+            with phases.of("checkpoint"):
+                checkpoints.load(self.run_dir, first, state, self.workers.learner)
+                if recipe.answers:
+                    self.workers.publish(first)
         elif evaluation.every >= 0:
-            state.before = self.evaluate(0)
+            with phases.of("first evaluation"):
+                state.before = self.evaluate(0)
         self.batches = self.workers.learner.version
         step = first
         try:
-            for step in range(first, recipe.steps):
-                self.step(step)
-                done = step + 1
-                if done == recipe.steps or (recipe.checkpoint.every and done % recipe.checkpoint.every == 0):
-                    state.step = done
-                    self.checkpoint()
-                if evaluation.every > 0 and done % evaluation.every == 0 and done < recipe.steps:
-                    self.evaluate(done)
+            with phases.of("training"):
+                for step in range(first, recipe.steps):
+                    self.step(step)
+                    done = step + 1
+                    if done == recipe.steps or self.due.after(done):
+                        state.step = done
+                        self.checkpoint()
+                    if evaluation.every > 0 and done % evaluation.every == 0 and done < recipe.steps:
+                        self.evaluate(done)
         except BaseException as stop:
             self.keep(step, stop)
             raise
-        self.workers.learner.export(str(self.run_dir / "model"))
+        with phases.of("export"):
+            self.workers.learner.export(str(self.run_dir / "model"))
         if self.examples.conversations:
             name_turn_end(str(self.run_dir / "model"))
-        after = self.evaluate(recipe.steps) if evaluation.every >= 0 else {}
+        after = {}
+        if evaluation.every >= 0:
+            with phases.of("last evaluation"):
+                after = self.evaluate(recipe.steps)
         summary = {
             "before": state.before,
             "after": after,
@@ -195,7 +225,8 @@ class Run:
             "resumed_from": first,
             "tokens/s": self.tokens / self.step_seconds if self.tokens else None,
             "train_seconds": self.step_seconds,
-            "wall_seconds": time.perf_counter() - started,
+            "wall_seconds": phases.wall(),
+            "phases": phases.seconds,
             "model": str(self.run_dir / "model"),
             "biased": [name for name, r in recipe.regularizers.items() if r.allow_biased],
             "references": self.workers.learner.reference_info(),
@@ -309,7 +340,8 @@ class Run:
                 )
 
     def checkpoint(self) -> None:
-        checkpoints.save(self.run_dir, self.state, self.workers.learner, self.recipe.checkpoint.keep)
+        checkpoints.save(self.run_dir, self.state, self.workers.learner, self.recipe)
+        self.due.saved()
 
     def sync(self, version: int) -> dict[str, float]:
         with self.timed("sync"):
@@ -343,29 +375,3 @@ class Run:
         began = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - began
-
-
-def beta_metrics(batch: TokenBatch) -> dict[str, float]:
-    """The coefficients of the batch; for coefficients per sequence, their mean and maximum."""
-    metrics = {f"beta/{name}": beta for name, beta in batch.betas.items()}
-    for name, multipliers in batch.multipliers.items():
-        own = batch.betas[name] * multipliers
-        metrics |= {f"beta/{name}": own.mean().item(), f"beta/{name}/largest": own.max().item()}
-    return metrics
-
-
-def staleness_metrics(batch: TokenBatch, version: int) -> dict[str, float]:
-    """Mean number of steps between the weights that sampled a sequence and the learner's `version`; a sequence counts the mean of its
-    tokens."""
-    if batch.versions is None:
-        return {}
-    drawn = segment_sum(batch.versions.double(), batch.seq_ids, len(batch.lengths)) / batch.lengths
-    return {"rollout/staleness": version - drawn.mean().item()}
-
-
-def reward_metrics(batch: TokenBatch, rewards: Rewards | None) -> dict[str, float]:
-    values = batch.rewards
-    if rewards is None or values is None:
-        return {}
-    metrics = {"reward/mean": values.mean().item(), "reward/std": values.std(correction=0).item(), "reward/failed": float(rewards.failed)}
-    return metrics | {f"reward/{name}": float(part[part == part].mean()) for name, part in rewards.parts.items()}

@@ -10,7 +10,6 @@ from statistics import fmean
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from align.config.recipes import load
 from align.config.schema import Lora, Recipe
@@ -25,8 +24,10 @@ from align.learner.micro_batches import micro_batches
 from align.learner.policy import Policy
 from align.run.evaluation import Suites
 from align.run.initial_policy import cache_folder, content_hash, stored
+from align.run.model_files import check_files
 from align.telemetry.writers import read
 from align.types import Group
+from align.vocabulary.files import load_tokenizer
 from align.workers.shards import generate
 
 LOGGED = re.compile(r"^(divergence|clamped|capped|beta)/|^kl/(?!initial)|^ratio/|^engine/gap$")
@@ -80,7 +81,8 @@ def fresh(run_dir: Path) -> list[Estimated] | str:
     initial = _initial(recipe, run_dir)
     if not (initial / "config.json").is_file():
         return f"the model that the run started from is no longer in {initial}"
-    suites = Suites(recipe, AutoTokenizer.from_pretrained(model), PROBLEMS).prompts
+    check_files(model)
+    suites = Suites(recipe, load_tokenizer(str(model), "the run's model"), PROBLEMS).prompts
     if not suites:
         return "the task has no held-out problems"
     prompts = next(iter(suites.values()))

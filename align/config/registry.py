@@ -20,6 +20,7 @@ import types
 
 from align import plugins
 from align.config.frozen import freeze, refuse_other_contract, refuse_unfinished
+from align.config.outside_code import about_to_load
 from align.config.renamed_keys import refuse_moved_methods, refuse_moved_word
 from align.config.suggestions import did_you_mean
 from align.config.tracebacks import own_traceback
@@ -80,6 +81,7 @@ def resolve(kind: str, name: str, where: str) -> type:
     elif name in shipped(kind):
         found = _only_part(importlib.import_module(f"{ROOMS[kind]}.{name}"), contract(kind))
     elif name in installed(kind):
+        about_to_load(f"{name} ({installed(kind)[name].value})", where)
         try:
             found = installed(kind)[name].load()
         except (Exception, SystemExit) as error:
@@ -112,6 +114,8 @@ def as_part(kind: str, found: type | types.FunctionType, where: str) -> type:
 def written(name: str, where: str) -> type | types.FunctionType:
     """The unchanged class or function that `file.py:Name` or `package.module:Name` names. Raises RecipeError at `where`."""
     spec, _, wanted = name.rpartition(":")
+    if plugins.is_path(spec) or spec.partition(".")[0] != "align":
+        about_to_load(name, where)
     module = _plugin(spec, where)
     found = getattr(module, wanted, None)
     if isinstance(found, type) or inspect.isfunction(found):

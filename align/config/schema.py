@@ -198,7 +198,9 @@ class Checkpoint:
     """Checkpoints, from which `--resume` continues."""
 
     every: Count = 0
-    """Steps between checkpoints; 0: only at the end, and when a run is stopped."""
+    """Steps between checkpoints; 0: by `minutes` alone. There is always one at the end, and when a run is stopped."""
+    minutes: Positive | None = 10.0
+    """Most minutes of training between checkpoints, as a crash loses what came after the last; null: by `every` alone."""
     keep: AtLeastOne = 2
 
 

@@ -1,22 +1,19 @@
-"""The learner's checkpoint, in torch.distributed.checkpoint format: any number of ranks can read it, and it has no pickle."""
+"""The learner's checkpoint: its state as safetensors and JSON, which any tool can read and which runs no code."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint.api import CheckpointException
 
 from align.config.schema import Recipe
 from align.disk import writing
 from align.errors import UserError
-from align.learner import references
+from align.learner import references, tensor_files
 from align.learner.mixed_precision_adamw import MasterAdamW
+from align.manifest import Entry
 from align.references import RunningReference
 
 
@@ -53,28 +50,43 @@ def _trained(learner: Checkpointed) -> dict[str, Any]:
     }
 
 
-def save(learner: Checkpointed, folder: str) -> None:
-    """Save `state_dict` into a folder. Raises WriteFailed for a full disk."""
-    with writing(folder), _single_process():
-        try:
-            state_dict_saver.save(state_dict(learner), checkpoint_id=folder, no_dist=True)
-        except CheckpointException as error:  # not an Exception; it holds what each rank raised
-            raise next(iter(error.failures.values()))[0] from error
+def save(learner: Checkpointed, folder: str) -> dict[str, Entry]:
+    """Save `state_dict` into a folder; returns the manifest's entry of each file. Raises WriteFailed for a full disk."""
+    with writing(folder):
+        return tensor_files.save(Path(folder), state_dict(learner))
 
 
 def load(learner: Checkpointed, folder: str) -> None:
     """Raises UserError if the folder is not a checkpoint of this recipe's model, or a reference has changed."""
-    if not (Path(folder) / ".metadata").is_file():
-        raise UserError(f"{folder} is not a complete checkpoint: delete it to resume from the one before")
-    state = _copy({**_trained(learner), "references": references.to_be_read(learner.references)})
+    wanted = {**_trained(learner), "references": references.to_be_read(learner.references)}
+    found = tensor_files.load(Path(folder))
     try:
-        with _single_process():
-            state_dict_loader.load(state, checkpoint_id=folder, no_dist=True)
-    except (CheckpointException, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{folder} does not fit this recipe's model: resume with the recipe.yaml of the run ({str(error).splitlines()[0]})"
-        ) from error
+        for half in ("policy", "optimizer"):
+            if extra := found[half].keys() - wanted[half].keys():
+                raise _Misfit(f"{half}: {min(extra)} is in the checkpoint alone")
+        state = _fitted(wanted, found, "")
+    except _Misfit as error:
+        raise UserError(f"{folder} does not fit this recipe's model: resume with the recipe.yaml of the run ({error})") from error
     load_state_dict(learner, state)
+
+
+class _Misfit(Exception):
+    """Something that the learner needs and the checkpoint has not, or in another shape."""
+
+
+def _fitted(wanted: Any, found: Any, where: str) -> Any:
+    """What was found, in the structure that is wanted and on the devices of its tensors. Raises _Misfit."""
+    if isinstance(wanted, Mapping):
+        if not isinstance(found, Mapping):
+            raise _Misfit(f"{where}: not a mapping")
+        if missing := wanted.keys() - found.keys():
+            raise _Misfit(f"{f'{where}/{min(missing)}'.lstrip('/')} is missing")
+        return {key: _fitted(inner, found[key], f"{where}/{key}".lstrip("/")) for key, inner in wanted.items()}
+    if not isinstance(wanted, torch.Tensor):
+        return found
+    if not isinstance(found, torch.Tensor) or found.shape != wanted.shape:
+        raise _Misfit(f"{where}: {list(found.shape) if isinstance(found, torch.Tensor) else found!r:.40}, here {list(wanted.shape)}")
+    return found.to(wanted.device)
 
 
 def load_state_dict(learner: Checkpointed, state: dict[str, Any]) -> None:
@@ -84,17 +96,3 @@ def load_state_dict(learner: Checkpointed, state: dict[str, Any]) -> None:
         learner.optimizer.state[learner.optimizer.master(p)] = state["optimizer"][name]
     references.restore(learner.references, learner.recipe.regularizers, state["references"])
     learner.version, learner.updates = int(state["version"]), int(state["updates"])
-
-
-@contextmanager
-def _single_process():
-    """Silence torch's warning that it assumes a single process, which `no_dist` states already."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-        yield
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _copy(v) for k, v in value.items()}
-    return value.clone() if isinstance(value, torch.Tensor) else value

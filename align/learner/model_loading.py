@@ -30,7 +30,7 @@ def load_causal_lm(folder: str, options: Model, where: str) -> PreTrainedModel:
     with an adapter: transformers would silently load the adapter on top of its base, and the model with the adapter off would not be the
     initial policy.
     """
-    model, info = loaded(
+    model, info = loaded(  # pyright: ignore[reportGeneralTypeIssues]  # a pair with output_loading_info
         folder,
         where,
         "no causal language model",

@@ -1,101 +1,166 @@
-"""Checkpoints of a run: the whole state, written atomically; the newest few are kept."""
+"""Checkpoints of a run: the whole state with a manifest, written atomically; the newest few are kept, the newest whole one is used."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from align.config import nodes, yaml_files
-from align.config.schema import Optimizer, Recipe
+from align import manifest
+from align.config import nodes
+from align.config.schema import Recipe
 from align.disk import writing
 from align.errors import UserError
-from align.learner.optimizer import schedule
-from align.run.state import RunState
+from align.learner.tensor_files import PLAN
+from align.manifest import Damaged
+from align.run.state import DRIVER, RunState
+from align.run.versions import versions
 from align.workers import LearnerLike
 
+NEEDED = {DRIVER, f"learner/{PLAN}"}
+"""Files without which a folder is no checkpoint, whatever its manifest says."""
 
-def _folder(run_dir: Path, step: int) -> Path:
+
+class Found(NamedTuple):
+    """The checkpoint from which a run continues."""
+
+    step: int
+    recipe: str
+    """`digest` of the recipe that wrote it."""
+    damaged: dict[str, str]
+    """Newer checkpoints that cannot be used: by the name of the folder, what is wrong with it."""
+
+
+def folder_of(run_dir: Path, step: int) -> Path:
     return run_dir / "checkpoints" / f"step_{step:06d}"
 
 
-def _steps(run_dir: Path) -> list[int]:
-    return sorted(int(p.parent.name.removeprefix("step_")) for p in (run_dir / "checkpoints").glob("step_*/driver.json"))
+def steps(run_dir: Path) -> list[int]:
+    """The steps of the checkpoints in the folder of a run, whole or damaged; other names (`step_best`) are not of checkpoints."""
+    names = [path.name for path in (run_dir / "checkpoints").glob("step_*")]
+    return sorted(step for name in names if (step := _number(name)) is not None)
 
 
-def newest_step(run_dir: Path, recipe: Recipe) -> int:
-    """The step at which to continue. Raises UserError if there is nothing to resume or nothing left to do."""
-    steps = _steps(run_dir)
-    if not steps:
+def _number(name: str) -> int | None:
+    found = re.fullmatch(r"step_(\d+)", name)
+    return int(found[1]) if found and name == folder_of(Path(), int(found[1])).name else None
+
+
+def digest(node: Mapping[str, Any]) -> str:
+    """16 hex digits of a resolved recipe, without the keys that cannot change what is learned."""
+    return hashlib.sha256(json.dumps(nodes.learned_from(Recipe, dict(node)), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def newest(run_dir: Path, recipe: Recipe) -> Found:
+    """The newest whole checkpoint. Every file of it is read, and of the newer ones as much as shows the damage.
+
+    Raises: UserError if there is nothing to resume, nothing whole, or nothing left to do.
+    """
+    there = steps(run_dir)
+    if not there:
         raise UserError(
-            f"--resume: {run_dir} holds no complete checkpoint, so there is nothing to continue: give the --out of the run, or start "
-            "without --resume in a new folder"
+            f"--resume: {run_dir} holds no checkpoint, so there is nothing to continue: give the --out of the run, or start it again "
+            "without --resume"
         )
-    finished = (run_dir / "summary.json").is_file()  # a run killed after its last step must still export and evaluate
-    if steps[-1] > recipe.steps or (steps[-1] == recipe.steps and finished):
-        raise UserError(f"--resume: the run in {run_dir} has already done {steps[-1]} of {recipe.steps} steps; raise steps to go on")
-    return steps[-1]
+    damaged: dict[str, str] = {}
+    for step in reversed(there):
+        try:
+            found = _verified(run_dir, step)
+        except Damaged as error:
+            damaged[folder_of(run_dir, step).name] = str(error)
+            continue
+        finished = (run_dir / "summary.json").is_file()  # a run killed after its last step must still export and evaluate
+        if step > recipe.steps or (step == recipe.steps and finished):
+            raise UserError(f"--resume: the run in {run_dir} has already done {step} of {recipe.steps} steps; raise steps to go on")
+        return Found(step, found["recipe"], damaged)
+    said = "; ".join(f"checkpoint {name} is damaged: {reason}" for name, reason in damaged.items())
+    raise UserError(f"--resume: {run_dir} holds no whole checkpoint ({said}): put back its files, or start a new run in another folder")
+
+
+def _verified(run_dir: Path, step: int) -> dict[str, Any]:
+    """The manifest of a checkpoint. Raises Damaged."""
+    folder = folder_of(run_dir, step)
+    if not folder.is_dir():
+        raise Damaged(f"{folder.name}: " + ("a link to nothing" if folder.is_symlink() else "not a folder"))
+    if (folder / "learner" / ".metadata").exists() and not (folder / manifest.FILE).exists():
+        raise Damaged(
+            "learner/.metadata: the format of an earlier align (torch.distributed.checkpoint), a pickle that could run code and is not read"
+        )
+    found = manifest.verified(folder)
+    if missing := NEEDED - found["files"].keys():
+        raise Damaged(f"{manifest.FILE}: it does not name {min(missing)}")
+    if found.get("step") != step:
+        raise Damaged(f"{manifest.FILE}: it is of step {found.get('step')}")
+    if not isinstance(found.get("recipe"), str):
+        raise Damaged(f"{manifest.FILE}: it names no recipe")
+    return found
+
+
+def set_aside(run_dir: Path, found: Found) -> list[str]:
+    """Rename the damaged checkpoints, so that the run can save those steps again, and remove what killed saves left.
+
+    Returns one line for each damaged checkpoint."""
+    remove_unfinished(run_dir)
+    lines = []
+    for name, reason in found.damaged.items():
+        aside = run_dir / "checkpoints" / name.replace("step_", "damaged_")
+        with writing(aside):
+            _remove(aside)
+            (run_dir / "checkpoints" / name).rename(aside)
+        lines.append(f"checkpoint {name} is damaged: {reason}; it is kept as {aside.name}, and the run continues from step {found.step}")
+    return lines
+
+
+def remove_unfinished(run_dir: Path) -> None:
+    """Remove what killed saves left."""
+    for left in (run_dir / "checkpoints").glob("unfinished_*"):
+        _remove(left)
 
 
 def kept(run_dir: Path, command: str) -> str | None:
     """What a run that stopped has kept, and the command that continues it; None without a checkpoint."""
-    steps = _steps(run_dir)
-    return f"Kept: {_folder(run_dir, steps[-1])} and the metrics. To go on: {command}" if steps else None
+    there = steps(run_dir)
+    return f"Kept: {folder_of(run_dir, there[-1])} and the metrics. To go on: {command}" if there else None
 
 
-def changes(run_dir: Path, node: dict[str, Any]) -> list[str]:
-    """`KEY: OLD -> NEW` for each key that differs between the folder's recipe and the resolved recipe `node`."""
-    recipe = yaml_files.load(run_dir / "recipe.yaml")
-    before, now = (nodes.learned_from(Recipe, r) for r in (recipe, node))
-    return [*_changes(before, now, ""), *_stretched(recipe, node, max(_steps(run_dir), default=0))]
+def save(run_dir: Path, state: RunState, learner: LearnerLike, recipe: Recipe) -> None:
+    """Save the state of a run and keep the newest `checkpoint.keep` checkpoints.
 
-
-def _stretched(old: dict[str, Any], new: dict[str, Any], step: int) -> Iterator[str]:
-    """Tells that another number of steps moves the learning rate of a schedule, which reaches its end at the last step."""
-    optimizer, counts = nodes.build(Optimizer, new.get("optimizer", {}), "optimizer"), (old["steps"], new["steps"])
-    before, now = (optimizer.lr * schedule(optimizer, min(step, steps - 1), steps) for steps in counts)
-    if before != now:
-        yield f"steps: {counts[0]} -> {counts[1]}, which stretches the {optimizer.schedule} schedule: lr is {now:.3g} now, not {before:.3g}"
-
-
-def _changes(old: Any, new: Any, where: str) -> Iterator[str]:
-    # With another name the keys belong to another part.
-    if isinstance(old, dict) and isinstance(new, dict) and old.get("name") == new.get("name"):
-        for key in dict.fromkeys([*old, *new]):
-            yield from _changes(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
-    elif old != new:
-        yield f"{where}: {_written(old)} -> {_written(new)}"
-
-
-def _written(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def save(run_dir: Path, state: RunState, learner: LearnerLike, keep: int) -> None:
-    """Save the state of a run and keep the newest `keep` checkpoints.
-
-    It is written to a temporary folder and renamed, so a killed run leaves no partial checkpoint. Raises WriteFailed if it cannot be
-    written; the checkpoints before it stay.
+    It is written to a temporary folder, with its manifest last, and renamed when the disk has it: a run or a machine that dies leaves no
+    partial checkpoint. Raises WriteFailed if it cannot be written; the checkpoints before it stay.
     """
-    final = _folder(run_dir, state.step)
+    final = folder_of(run_dir, state.step)
     if final.exists():
         return
     unfinished = final.with_name(f"unfinished_{state.step:06d}")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    _remove(unfinished)
     try:
         with writing(f"the checkpoint {final}"):
             unfinished.mkdir(parents=True)
-            state.save(unfinished, learner)
+            files = state.save(unfinished, learner)
+            facts = {"step": state.step, "version": versions()["align"], "recipe": digest(nodes.resolved(recipe))}
+            manifest.write(unfinished, files, **facts)
             unfinished.rename(final)
+            manifest.sync(final.parent)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    for old in _steps(run_dir)[:-keep]:
-        shutil.rmtree(_folder(run_dir, old))
+    for old in steps(run_dir)[: -recipe.checkpoint.keep]:
+        _remove(folder_of(run_dir, old))
 
 
 def load(run_dir: Path, step: int, state: RunState, learner: LearnerLike) -> None:
-    """Restore the state after `step` steps. Raises UserError if the checkpoint is of another recipe."""
-    state.load(_folder(run_dir, step), learner)
+    """Restore the state after `step` steps, which `newest` found. Raises UserError if the checkpoint is of another recipe."""
+    state.load(folder_of(run_dir, step), learner)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, a file, or a link but not its target. What cannot be removed stays: a run does not stop for that."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)

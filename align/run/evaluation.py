@@ -14,6 +14,7 @@ from align.engines import started
 from align.errors import UserError
 from align.experience import task_data
 from align.experience.examples import held_out_rankings, tokenize
+from align.run.model_files import check_files
 from align.types import Group, Prompt
 from align.vocabulary.files import load_tokenizer
 from align.vocabulary.model_folder import checked
@@ -61,7 +62,7 @@ def evaluate(
         `suite/metric` to its value: shares from 0 to 1 (`countdown/pass@1`), lengths in tokens (`countdown/length`).
 
     Raises:
-        UserError: For a folder without a model or without a recipe, and for a recipe that trains a reward model.
+        UserError: For a folder without a model or a recipe, a damaged file of the model, and a recipe that trains a reward model.
 
     `pass@k` is the unbiased estimate of Chen et al. 2107.03374.
 
@@ -85,6 +86,7 @@ def evaluate(
             f"{recipe.algorithm.recipe_name} trained a reward model, which generates no answers: the accuracy on held-out "
             "rankings is in the metrics of its run"
         )
+    check_files(folder)
     tokenizer = load_tokenizer(str(folder), "--model")
     checked(str(folder), tokenizer)
     with guarded(recipe):

@@ -9,6 +9,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from align.errors import UserError
+from align.run.lock import LOCK
+
+HISTORY, PLUGINS = "history.jsonl", "plugins"
+EARLIER = "earlier_"
+"""Begins the names of folders with what runs without a checkpoint left."""
 
 
 def check_folder(run_dir: Path, resume: bool) -> None:
@@ -36,18 +41,38 @@ def _writable(folder: Path) -> Iterator[None]:
 def _check_contents(run_dir: Path, resume: bool) -> None:
     if not resume and run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"{run_dir} is a file: choose a folder with --out (in Python run_dir)")
-    if not resume and run_dir.exists() and any(run_dir.iterdir()):
-        if (run_dir / "recipe.yaml").is_file() and not any(run_dir.glob("checkpoints/step_*/driver.json")):
-            raise UserError(
-                f"{run_dir} is not empty: it holds a run that ended before its first checkpoint, which cannot be continued. Delete the "
-                "folder, or choose another with --out (in Python run_dir)"
-            )
+    if not resume and run_dir.exists() and not restartable(run_dir):
         raise UserError(
             f"{run_dir} is not empty: choose another folder with --out, or continue that run with --resume (in Python run_dir "
             "and resume=True)"
         )
     if resume and not run_dir.is_dir():
         raise UserError(f"there is no run {run_dir} to resume: give its folder with --out, or leave out --resume")
+
+
+def restartable(run_dir: Path) -> bool:
+    """Whether a new run may start in a folder: it is empty, or holds a run that ended before its first checkpoint."""
+    names = {path.name for path in run_dir.iterdir() if not _stays(path)}
+    began = "recipe.yaml" in names and not names & {"summary.json", "model"}
+    return not names or (began and not any(run_dir.glob("checkpoints/step_*")) and not any(run_dir.glob("checkpoints/damaged_*")))
+
+
+def _stays(path: Path) -> bool:
+    """Whether a file or folder belongs to the folder, and not to one of the runs that started in it."""
+    return path.name in (LOCK, HISTORY, PLUGINS) or path.name.startswith(EARLIER)
+
+
+def set_aside(run_dir: Path) -> list[str]:
+    """Move what a run that ended before its first checkpoint left into a folder `earlier_N`. Returns one line that tells so, or none."""
+    left = [path for path in run_dir.iterdir() if not _stays(path)]
+    if not left:
+        return []
+    number = 1 + sum(path.name.startswith(EARLIER) for path in run_dir.iterdir())
+    aside = run_dir / f"{EARLIER}{number}"
+    aside.mkdir()
+    for path in left:
+        path.rename(aside / path.name)
+    return [f"a run in {run_dir} ended before its first checkpoint; what it left is in {aside.name}, and this run starts anew"]
 
 
 def _try(run_dir: Path) -> None:
@@ -66,9 +91,9 @@ def _try(run_dir: Path) -> None:
 def remove_empty_run(run_dir: Path) -> None:
     """Removes the folder of a run if the next start would recreate all its contents, so that it can use the folder.
 
-    Those are recipe.yaml, the initial model, empty files (metrics.jsonl before its first line) and empty folders.
+    Those are recipe.yaml, the initial model, the history, empty files (metrics.jsonl before its first line) and empty folders.
     """
-    again = (run_dir / "recipe.yaml", run_dir / "initial")
+    again = [run_dir / name for name in ("recipe.yaml", "initial", LOCK, HISTORY, PLUGINS)]
     kept = (file for file in run_dir.rglob("*") if not any(file.is_relative_to(known) for known in again))
     if not any(file.is_file() and file.stat().st_size for file in kept):
         shutil.rmtree(run_dir)

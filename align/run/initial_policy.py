@@ -16,19 +16,33 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 import align_kernels
+from align import manifest
 from align.cache import cache_folder
 from align.config import nodes
 from align.config.recipes import load
 from align.config.schema import Recipe
+from align.disk import writing
 from align.errors import RecipeError, UserError
 from align.vocabulary import generation
 from align.vocabulary.files import load_config
 
 NOT_HASHED = {
     "cli.py",
+    "complaints.py",
+    "outside_code.py",
     "find.py",
     "guard.py",
     "disk.py",
+    "manifest.py",
+    "lock.py",
+    "history.py",
+    "changes.py",
+    "versions.py",
+    "checkpoints.py",
+    "tensor_files.py",
+    "phases.py",
+    "opening.py",
+    "due.py",
     "ending.py",
     "signals.py",
     "docstrings.py",
@@ -80,7 +94,7 @@ def model_folder(recipe: Recipe, run_dir: Path, train: Callable[[Recipe, Path], 
             )
         return str(folder.resolve())
     if model.config is not None:
-        return str(_from_config(recipe, model.config, run_dir / "initial"))
+        return str(_from_config(recipe, model.config, run_dir / "initial", note))
     assert model.recipe is not None  # exactly one of the three is given
     return str(_warm_start(model.recipe, train, note))
 
@@ -108,17 +122,30 @@ def config_of(recipe: Recipe) -> transformers.PretrainedConfig | None:
     return None if folder is None else load_config(str(folder))
 
 
-def _from_config(recipe: Recipe, config: Mapping[str, Any], folder: Path) -> Path:
-    if (folder / "config.json").is_file():
+def _from_config(recipe: Recipe, config: Mapping[str, Any], folder: Path, note: Callable[[str], None]) -> Path:
+    if folder.exists() and whole(folder, "the initial model", note):
         return folder
     tokenizer = recipe.task.tokenizer()
     options = _configured(config, tokenizer)
     torch.manual_seed(recipe.seed)
     model = transformers.AutoModelForCausalLM.from_config(options)
     model.generation_config = generation.writable(model.generation_config)[0]
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    with writing(f"the initial model {folder}"):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        manifest.write(folder, manifest.entries(folder))
     return folder
+
+
+def whole(folder: Path, what: str, note: Callable[[str], None]) -> bool:
+    """Whether a folder is as its manifest says; if not, what is wrong is noted."""
+    try:
+        manifest.verified(folder)
+    except manifest.Damaged as error:
+        note(f"{what} in {folder} is damaged: {error}; it is made again")
+        return False
+    return True
 
 
 def _configured(config: Mapping[str, Any], tokenizer: Any) -> transformers.PretrainedConfig:
@@ -151,24 +178,38 @@ def _recipe(path: str) -> Recipe:
 def _warm_start(path: str, train: Callable[[Recipe, Path], Any], note: Callable[[str], None]) -> Path:
     recipe = _recipe(path)
     folder = cache_folder() / f"{Path(path).stem}-{content_hash(recipe)}"
-    if not (folder / "model" / "config.json").is_file():
-        note(f"warm start: running {path} once; kept in {folder}")
-        unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
-        _remove_abandoned(folder)
+    if folder.exists() and whole(folder, "the warm start", note):
+        return folder / "model"
+    note(f"warm start: running {path} once; kept in {folder}")
+    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
+    _remove_abandoned(folder)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        train(recipe, unfinished)
+        with writing(f"the warm start {unfinished}"):
+            manifest.write(unfinished, manifest.entries(unfinished))
+    except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
-        try:
-            train(recipe, unfinished)
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise
-        try:
-            unfinished.rename(folder)
-        except OSError as error:
-            # Another process finished the same warm start first; its result is the same.
-            if not (folder / "model" / "config.json").is_file():
-                raise UserError(f"{folder}: the warm start cannot be kept there: {error}; set ALIGN_CACHE to a writable folder") from error
-            shutil.rmtree(unfinished)
+        raise
+    _put(unfinished, folder)
     return folder / "model"
+
+
+def _put(unfinished: Path, folder: Path) -> None:
+    """Give a warm start its name in the cache, in place of a damaged one."""
+    damaged = unfinished.with_name(f"{unfinished.name}.damaged")
+    try:
+        if folder.exists() and not whole(folder, "the warm start", lambda text: None):
+            folder.rename(damaged)
+        unfinished.rename(folder)
+        manifest.sync(folder.parent)
+    except OSError as error:
+        # Another process finished the same warm start first; its result is the same.
+        if not (folder / manifest.FILE).is_file():
+            raise UserError(f"{folder}: the warm start cannot be kept there: {error}; set ALIGN_CACHE to a writable folder") from error
+        shutil.rmtree(unfinished)
+    finally:
+        shutil.rmtree(damaged, ignore_errors=True)
 
 
 def _remove_abandoned(folder: Path) -> None:

@@ -12,10 +12,13 @@ from align.config.docstrings import format_part
 from align.config.parts import location
 from align.config.schema import Recipe
 from align.errors import RecipeError, UserError
+from align.manifest import Entry, entry
 from align.regularizers import Regularizer
 from align.types import Stat, TokenBatch
 from align.workers import LearnerLike
 
+DRIVER = "driver.json"
+"""The file of the loop's half."""
 LARGEST = 3e38
 """About the largest float32."""
 
@@ -97,14 +100,16 @@ class RunState:
                 )
         self.step, self.before, self.coefficients = state["step"], state["before"], dict(found)
 
-    def save(self, folder: Path, learner: LearnerLike) -> None:
-        """Save both halves."""
-        learner.save(str(folder / "learner"))
-        (folder / "driver.json").write_text(json.dumps(self.state_dict(), indent=1))
+    def save(self, folder: Path, learner: LearnerLike) -> dict[str, Entry]:
+        """Save both halves. Returns the manifest's entry of each file."""
+        files = learner.save(str(folder / "learner"))
+        driver = folder / DRIVER
+        driver.write_text(json.dumps(self.state_dict(), indent=1))
+        return {DRIVER: entry(driver), **{f"learner/{name}": found for name, found in files.items()}}
 
     def load(self, folder: Path, learner: LearnerLike) -> None:
-        """Load both halves. Raises UserError if the folder is not a checkpoint of this recipe."""
-        self.load_state_dict(json.loads((folder / "driver.json").read_text()))
+        """Load both halves of a checkpoint that was verified. Raises UserError if it is not one of this recipe."""
+        self.load_state_dict(json.loads((folder / DRIVER).read_text()))
         learner.load(str(folder / "learner"))
 
 

@@ -42,7 +42,7 @@ def read(out: Path) -> tuple[Plan, dict[str, str]]:
         axes = tuple(Axis(key, tuple(values)) for key, values in found["over"].items())
         plan = Plan(found["recipe"], Path(found["file"]), tuple(found["overrides"]), axes, found["seeds"], out)
         errors = {f"{cell['name']} seed {run['seed']}": run["error"] for cell in found["cells"] for run in cell["runs"] if run["error"]}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{out / FILE} is not the file of a sweep ({error!r}); the command of the sweep, given again, writes it "
             "anew and keeps the runs that have finished"
@@ -94,18 +94,24 @@ def _run(run: Run, error: str | None, metrics: Sequence[str]) -> dict[str, Any]:
     file = run.folder / "summary.json"
     try:
         summary = json.loads(file.read_text())
-    except ValueError as problem:
-        raise UserError(f"{file} was cut short ({problem}); delete it, and the sweep finishes that run again") from problem
-    numbers = (summary["after"] or {}) | training(writers.read(run.metrics), metrics)
+        before, after = (_numbers(summary[key]) for key in ("before", "after"))
+        times = {key: summary.get(key) for key in ("train_seconds", "tokens/s")}
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise UserError(f"{file} was cut short or overwritten ({problem!r}); delete it, and the sweep finishes that run again") from problem
+    try:
+        numbers = after | training(writers.read(run.metrics), metrics)
+    except (OSError, TypeError, AttributeError, UnicodeDecodeError) as problem:
+        raise UserError(f"{run.metrics} cannot be read ({problem}); delete {run.folder}, and the sweep runs it again") from problem
     # A failed run may have its numbers, for example if only its plot failed.
-    return found | {
-        "state": "finished",
-        "error": error,
-        "before": summary["before"] or {},
-        "metrics": numbers,
-        "train_seconds": summary.get("train_seconds"),
-        "tokens/s": summary.get("tokens/s"),
-    }
+    return found | {"state": "finished", "error": error, "before": before, "metrics": numbers} | times
+
+
+def _numbers(metrics: Mapping[str, float | None] | None) -> dict[str, float | None]:
+    """The metrics of a summary. Raises TypeError for anything else than numbers by name."""
+    for name, value in (found := metrics or {}).items():
+        if not isinstance(value, int | float | None):
+            raise TypeError(f"{name} is {value!r:.40}, not a number")
+    return dict(found)
 
 
 def training(records: Sequence[dict], patterns: Sequence[str]) -> dict[str, float | None]:

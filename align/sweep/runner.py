@@ -16,6 +16,7 @@ from typing import IO, NamedTuple
 
 from align.config.schema import Recipe
 from align.errors import UserError
+from align.run import checkpoints
 from align.run.folder import check_writable
 from align.sweep.plan import Cell, Plan, Run
 from align.sweep.progress import View
@@ -104,7 +105,7 @@ class Runner:
         return past_it or not any(r in self._children for r in alike)
 
     def _start(self, run: Run) -> Child:
-        resumable = any((run.folder / "checkpoints").glob("step_*/driver.json"))
+        resumable = bool(checkpoints.steps(run.folder))
         if not resumable and (run.folder / "recipe.yaml").is_file():
             shutil.rmtree(run.folder)  # a run that left nothing to resume from
         run.folder.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
 from align.errors import RunStopped, UserError
+from align.manifest import Entry
 from align.types import Stat, TokenBatch
 from align.weight_sync.packing import Weights
 from align.workers.exchange import Exchange
@@ -84,8 +85,8 @@ class RemoteLearner:
     def weights(self) -> Weights:
         return self._call("weights")
 
-    def save(self, folder: str) -> None:
-        self._call("save", os.path.abspath(folder))
+    def save(self, folder: str) -> dict[str, Entry]:
+        return self._call("save", os.path.abspath(folder))
 
     def load(self, folder: str) -> None:
         self._call("load", os.path.abspath(folder))

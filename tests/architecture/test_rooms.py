@@ -54,6 +54,12 @@ def test_only_its_room_imports(package: str, allowed: set[str]):
     assert {room(p) for p in FILES if package in packages(p)} <= allowed
 
 
+def test_nothing_is_unpickled():
+    """A folder that a stranger sends must not run code: torch.load and torch.distributed.checkpoint are pickles too."""
+    assert not [p for p in FILES if packages(p) & {"pickle", "dill", "cloudpickle"} or "torch.load(" in p.read_text()]
+    assert not [p for p in FILES if any(name.startswith("torch.distributed.checkpoint") for name in imported(p))]
+
+
 def test_kernels_never_import_align():
     assert not [p for p in FILES if p.is_relative_to(ROOT / "kernels") and "align" in packages(p)]
 

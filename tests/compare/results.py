@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from compare.differences import METRICS, Place
 
 NAMES_LEFT_OUT = {
     "time/*": "seconds a step took on this machine",
     "*seconds": "seconds too: sync/seconds, and train_seconds and wall_seconds of the summary",
+    "phases.*": "seconds",
     "*tokens/s": "a count over seconds",
 }
 """Metrics, and keys of JSON files, that no two runs of one program share; with the reason."""
 FILES_LEFT_OUT = {
     "recipe.yaml": "the schema of recipes gets keys; a default that matters changes a number",
     "plots/*": "drawn from the metrics, the times among them",
+    "history.jsonl": "times, commands and versions",
+    ".lock": "the number of a process",
+    "*manifest.json": "hashes of files that are compared themselves, and the hash of the recipe",
 }
 
 
@@ -51,11 +52,7 @@ def read(run: Path, steps: int) -> dict[Place, Any]:
 
 
 def _everything(run: Path) -> Iterator[tuple[Place, Any]]:
-    sharded = [file.parent for file in sorted(run.rglob(".metadata"))]
-    for folder in sharded:
-        for name, value in _leaves(_sharded(folder)):
-            yield Place(str(folder.relative_to(run)), name), value
-    for file in sorted(f for f in run.rglob("*") if f.is_file() and f.parent not in sharded):
+    for file in sorted(f for f in run.rglob("*") if f.is_file()):
         relative = str(file.relative_to(run))
         if not any(fnmatchcase(relative, pattern) for pattern in FILES_LEFT_OUT):
             yield from _file(file, relative)
@@ -79,13 +76,6 @@ def _file(file: Path, relative: str) -> Iterator[tuple[Place, Any]]:
             yield Place(relative, name), value
     else:
         yield Place(relative, "bytes"), file.read_bytes()
-
-
-def _sharded(folder: Path) -> Any:
-    """A checkpoint of torch.distributed.checkpoint, as one nested dictionary."""
-    with tempfile.TemporaryDirectory() as scratch:
-        dcp_to_torch_save(folder, Path(scratch, "state.pt"))
-        return torch.load(Path(scratch, "state.pt"), weights_only=True)
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:

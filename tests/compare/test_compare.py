@@ -169,5 +169,7 @@ def test_two_runs_are_equal_and_one_of_another_seed_is_not(tmp_path: Path):
     found = differences(one, other)
     assert "step 0" in report.verdict(found, len(one), 0) and "tensors differ, by at most" in report.verdict(found, len(one), 0)
     assert {"loss/policy", "grad/norm"} <= {d.place.label for d in found} and report.first(found).place.step == 0
-    assert {"model/model.safetensors", "checkpoints/step_000004/learner", METRICS} <= {d.place.file for d in found}
+    assert {"model/model.safetensors", "checkpoints/step_000004/learner/tensors_00000.safetensors", METRICS} <= {
+        d.place.file for d in found
+    }
     assert not [place for place in one if "time" in place.name or "seconds" in place.name]

@@ -51,7 +51,7 @@ def loop(monkeypatch):
     """Stands in for the training loop: records its calls and does what `loop.then` says."""
     calls = SimpleNamespace(made=[], then=lambda: {})
 
-    def train(recipe, run_dir, address, resume):
+    def train(recipe, run_dir, address, resume, began):
         calls.made.append((recipe, run_dir, address, resume))
         return calls.then()
 

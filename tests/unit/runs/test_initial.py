@@ -118,6 +118,44 @@ def test_a_warm_start_runs_once_and_is_found_by_its_content(tmp_path: Path, monk
     assert model_folder(build({"recipe": str(warm)}), tmp_path, train, notes.append) != first and len(notes) == 2
 
 
+def warm_recipe(folder: Path) -> dict:
+    (folder / "warm.yaml").write_text("steps: 1\ntask: countdown\nalgorithm: sft\nmodel: {path: nowhere}\n")
+    return {"recipe": str(folder / "warm.yaml")}
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [("model/model.safetensors", "model/model.safetensors: size 1, manifest says 4"), ("manifest.json", "manifest.json: cut short")],
+)
+def test_a_damaged_warm_start_is_told_and_trained_again(file: str, says: str, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("ALIGN_CACHE", str(tmp_path / "cache"))
+    trained, notes = [], []
+
+    def stand_in(recipe, folder):
+        trained.append(folder)
+        (folder / "model").mkdir(parents=True)
+        (folder / "model" / "model.safetensors").write_text("1234")
+
+    folder = Path(model_folder(build(warm_recipe(tmp_path)), tmp_path, stand_in, notes.append)).parent
+    (folder / file).write_text("1")
+    for _ in range(2):
+        again = model_folder(build(warm_recipe(tmp_path)), tmp_path, stand_in, notes.append)
+        assert Path(again).parent == folder and (folder / "model" / "model.safetensors").read_text() == "1234"
+    assert len(trained) == 2 and len(notes) == 3
+    assert f"is damaged: {says}" in notes[1] and notes[1].endswith("; it is made again")
+    assert [f.name for f in (tmp_path / "cache").iterdir()] == [folder.name]
+
+
+def test_a_damaged_initial_model_is_made_again(tmp_path: Path):
+    notes, recipe = [], build({"config": CONFIG})
+    file = Path(model_folder(recipe, tmp_path, train, notes.append)) / "model.safetensors"
+    before = file.read_bytes()
+    assert model_folder(recipe, tmp_path, train, notes.append) == str(file.parent) and notes == []
+    file.write_bytes(before[:100])
+    model_folder(recipe, tmp_path, train, notes.append)
+    assert file.read_bytes() == before and "is damaged: model.safetensors: size 100, manifest says" in notes[0]
+
+
 def test_every_key_is_part_of_the_content():
     plain = build({"path": "a"})
     assert content_hash(plain) == content_hash(build({"path": "a"})) != content_hash(build({"path": "a"}, seed=1))

@@ -308,18 +308,18 @@ def test_a_summary_that_does_not_fit(tmp_path: Path, monkeypatch):
         ("/proc/mine", "no file can be written there: No such file or directory"),
         ("x" * 300, "no file can be written there: File name too long"),
         ("dangling", "no file can be written there: File exists"),
-        ("began", "began is not empty: it holds a run that ended before its first checkpoint"),
+        ("other", "other is not empty: choose another folder with --out"),
     ],
 )
 def test_a_folder_that_cannot_be_written(out: str, says: str, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("taken").touch()
     Path("dangling").symlink_to("nowhere")
-    Path("began").mkdir()
-    Path("began/recipe.yaml").touch()
+    Path("other").mkdir()
+    Path("other/notes.txt").touch()
     found = CliRunner().invoke(app, ["train", "countdown_grpo", "--out", out])
     assert found.exit_code == 2 and says in found.stderr and found.stderr.count("\n") == 1
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["began", "dangling", "taken"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dangling", "other", "taken"]
 
 
 def test_a_folder_without_permission(tmp_path: Path, monkeypatch):

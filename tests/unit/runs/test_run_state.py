@@ -27,7 +27,7 @@ from align.experience.packing import pack
 from align.learner.learner import Learner
 from align.learner.parameters import OWN
 from align.learner.policy import Policy
-from align.run import checkpoints
+from align.run.changes import changes
 from align.run.state import RunState
 from align.train import train
 from align.types import TokenBatch
@@ -266,9 +266,9 @@ def test_what_changes_nothing_that_is_learned_says_so_itself(models: Path, tmp_p
     assert whole.keys() - nodes.learned_from(schema.Recipe, whole).keys() == {"steps", "evaluation", "checkpoint", "writers", "workers"}
     (tmp_path / "recipe.yaml").write_text(json.dumps(whole))
     other = nodes.resolved(recipes.build(node(models, steps=9, evaluation={"every": -1}, workers={"backend": "ray", "reward": 2})))
-    assert checkpoints.changes(tmp_path, other) == []
+    assert changes(tmp_path, other) == []
     other["optimizer"]["lr"] = 0.5
-    assert checkpoints.changes(tmp_path, other) == ["optimizer.lr: 0.01 -> 0.5"]
+    assert changes(tmp_path, other) == ["optimizer.lr: 0.01 -> 0.5"]
 
 
 # The initial policy and the hashes

@@ -9,7 +9,7 @@ from helpers.bandit_run import kept, start
 
 from align.errors import RunStopped, UserError
 from align.learner.learner import Learner
-from align.run import checkpoints
+from align.run.changes import changes
 from align.workers.local import LocalWorkers
 
 FAILING = """
@@ -202,9 +202,9 @@ def test_steps_that_stretch_the_schedule_are_told(tmp_path: Path, schedule: str,
     (tmp_path / "recipe.yaml").write_text(json.dumps(node))
     (tmp_path / "checkpoints" / "step_000010").mkdir(parents=True)
     (tmp_path / "checkpoints" / "step_000010" / "driver.json").touch()
-    assert checkpoints.changes(tmp_path, node) == []
-    changes = checkpoints.changes(tmp_path, node | {"steps": 50})
-    assert changes == [f"steps: 10 -> 50, which stretches the {schedule} schedule: lr is {lr} now, not 0.001" for lr in told]
+    assert changes(tmp_path, node) == []
+    found = changes(tmp_path, node | {"steps": 50})
+    assert found == [f"steps: 10 -> 50, which stretches the {schedule} schedule: lr is {lr} now, not 0.001" for lr in told]
 
 
 def test_another_part_is_told_as_a_whole_and_what_is_gone_too(tmp_path: Path):
@@ -212,7 +212,7 @@ def test_another_part_is_told_as_a_whole_and_what_is_gone_too(tmp_path: Path):
         "steps: 9\nalgorithm: {name: grpo, epochs: 1}\nregularizers: {kl: {coefficient: 0.1}}\nworkers: {backend: ray}\n"
     )
     node = {"steps": 2, "algorithm": {"name": "ppo", "epochs": 4}, "regularizers": {}, "workers": {"backend": "local"}, "reward": None}
-    assert checkpoints.changes(tmp_path, node) == [
+    assert changes(tmp_path, node) == [
         'algorithm: {"name": "grpo", "epochs": 1} -> {"name": "ppo", "epochs": 4}',
         'regularizers.kl: {"coefficient": 0.1} -> null',
     ]

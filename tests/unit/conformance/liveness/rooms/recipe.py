@@ -69,6 +69,7 @@ CHANGES = {
     ("evaluation", "every"): Change(1, EVALUATED),
     ("evaluation", "*"): Change(..., EVALUATED),
     ("checkpoint", "every"): Change(1),
+    ("checkpoint", "minutes"): Change(1e-9),
     ("checkpoint", "keep"): Change(1, {"checkpoint": {"every": 1}}),
 }
 

@@ -1,0 +1,42 @@
+"""What a resumed run changes against its recipe before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from align.config import nodes, yaml_files
+from align.config.schema import Optimizer, Recipe
+from align.learner.optimizer import schedule
+from align.run.checkpoints import steps
+
+
+def changes(run_dir: Path, node: dict[str, Any]) -> list[str]:
+    """`KEY: OLD -> NEW` for each key that differs between the folder's recipe and the resolved recipe `node`."""
+    recipe = yaml_files.load(run_dir / "recipe.yaml")
+    before, now = (nodes.learned_from(Recipe, r) for r in (recipe, node))
+    return [*_changes(before, now, ""), *_stretched(recipe, node, max(steps(run_dir), default=0))]
+
+
+def _stretched(old: dict[str, Any], new: dict[str, Any], step: int) -> Iterator[str]:
+    """Tells that another number of steps moves the learning rate of a schedule, which reaches its end at the last step."""
+    optimizer = nodes.build(Optimizer, new.get("optimizer", {}), "optimizer")
+    rates = [optimizer.lr * schedule(optimizer, min(step, recipe["steps"] - 1), recipe["steps"]) for recipe in (old, new)]
+    if old["steps"] != new["steps"] and rates[0] != rates[1]:
+        kind = optimizer.schedule
+        yield f"steps: {old['steps']} -> {new['steps']}, which stretches the {kind} schedule: lr is {rates[1]:.3g} now, not {rates[0]:.3g}"
+
+
+def _changes(old: Any, new: Any, where: str) -> Iterator[str]:
+    # With another name the keys belong to another part.
+    if isinstance(old, dict) and isinstance(new, dict) and old.get("name") == new.get("name"):
+        for key in dict.fromkeys([*old, *new]):
+            yield from _changes(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
+    elif old != new:
+        yield f"{where}: {_written(old)} -> {_written(new)}"
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
