@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from align.cache import cache_folder
@@ -53,12 +54,12 @@ class _Known(RunningReference):
         keys = _keys(batch)
         content = hashlib.sha256(f"{self._hash} {temperature} {torch.__version__}".encode() + b"".join(keys))
         file = cache_folder() / "reference_logp" / f"{content.hexdigest()[:32]}.safetensors"
-        found = file.is_file()
-        flat = load_file(file)["logp"] if found else logp()
-        if not found:
+        found = _read(file, int(batch.lengths.sum()))
+        flat = logp() if found is None else found
+        if found is None:
             _write(file, flat)
         self._known |= zip(keys, flat.split(batch.lengths.tolist()), strict=True)
-        return not found
+        return found is None
 
     def known(self, micro: TokenBatch) -> Tensor | None:
         keys = _keys(micro)
@@ -87,9 +88,24 @@ def _keys(batch: TokenBatch) -> list[bytes]:
     return [hashlib.sha256(f"{columns.tolist()} ".encode() + ids[:end].numpy().tobytes()).digest() for ids, end, columns in rows]
 
 
+def _read(file: Path, tokens: int) -> Tensor | None:
+    """The log-probs in a file: [tokens]. None if there is no file, or a damaged one, which is computed again."""
+    try:
+        with safe_open(file, "pt") as opened:
+            logp, metadata = opened.get_tensor("logp"), opened.metadata() or {}
+    except (OSError, SafetensorError):
+        return None
+    return logp if logp.shape == (tokens,) and metadata.get("sha256") == _digest(logp) else None
+
+
+def _digest(logp: Tensor) -> str:
+    return hashlib.sha256(logp.numpy().tobytes()).hexdigest()
+
+
 def _write(file: Path, logp: Tensor) -> None:
     """Whole or not at all: two runs may compute the same at once."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(f".{os.getpid()}")
-    save_file({"logp": logp.contiguous()}, unfinished)
+    plain = logp.detach().cpu().contiguous()
+    save_file({"logp": plain}, unfinished, metadata={"sha256": _digest(plain)})
     unfinished.replace(file)

@@ -52,7 +52,7 @@ def _number(name: str) -> int | None:
 
 def digest(node: Mapping[str, Any]) -> str:
     """16 hex digits of a resolved recipe, without the keys that cannot change what is learned."""
-    return hashlib.sha256(json.dumps(nodes.learned_from(Recipe, dict(node)), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(nodes.learned_from(Recipe, dict(node)), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def newest(run_dir: Path, recipe: Recipe) -> Found:

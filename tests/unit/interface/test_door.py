@@ -129,7 +129,7 @@ def test_a_part_that_fails_a_quick_check(command: str, name: str, folder: Path, 
 def test_no_check_leaves_it_to_the_run(folder: Path, monkeypatch):
     monkeypatch.chdir(folder)
     started = []
-    monkeypatch.setitem(sys.modules, "align.train", SimpleNamespace(train=lambda *arguments: started.append(arguments)))
+    monkeypatch.setitem(sys.modules, "align.train", SimpleNamespace(train=lambda *arguments, **keys: started.append(arguments)))
     file = str(recipe(folder, "late", CASES["LateBeta"][0]))
     assert CliRunner().invoke(app, ["train", file]).exit_code == 2 and started == []
     assert CliRunner().invoke(app, ["train", file, "--no-check"]).exit_code == 0 and len(started) == 1
