@@ -49,7 +49,10 @@ def changes(run_dir: Path, node: dict[str, Any]) -> list[str]:
     """`KEY: OLD -> NEW` for each key that differs between the folder's recipe and the resolved recipe `node`."""
     recipe = yaml_files.load(run_dir / "recipe.yaml")
     before, now = (nodes.learned_from(Recipe, r) for r in (recipe, node))
-    return [*_changes(before, now, ""), *_stretched(recipe, node, max(_steps(run_dir), default=0))]
+    return [
+        *_changes(before, now, ""),
+        *_stretched(recipe, node, max(_steps(run_dir), default=recipe["steps"])),
+    ]  # a finished run may keep none
 
 
 def _stretched(old: dict[str, Any], new: dict[str, Any], step: int) -> Iterator[str]:
