@@ -104,14 +104,17 @@ def not_elementwise(divergence: Divergence) -> Fault | None:
     """f of one log-ratio, and of one in float32, is what it is among many in float64, which is how it is judged."""
     x = grid()
     x = x[x.abs() <= CLOSE]
-    text = odd(divergence.f, x)
+    text = odd(divergence.f, x, 0.0)
     return None if text is None else Fault("elementwise", f"f {text}")
 
 
-def odd(function: Callable[[Tensor], Tensor], x: Tensor) -> str | None:
-    """How a function of log-ratios depends on more than each of them: on their number, or on their type; None if it does not."""
+def odd(function: Callable[[Tensor], Tensor], x: Tensor, terms: float) -> str | None:
+    """How a function of log-ratios depends on more than each of them: on their number, or on their type; None if it does not.
+
+    `terms`: the size of what it subtracts, which rounding is relative to.
+    """
     many, few, low = function(x), torch.cat([function(part) for part in x.split(7)]), function(x.float())
-    size = many.abs().max()
+    size = many.abs().max() + terms
     for found, within, of in ((few, RELATIVE, "seven log-ratios at a time"), (low, SINGLE, "float32")):
         wrong = ~((found.double() - many).abs() <= within * (size + many.abs()))
         if wrong.any():

@@ -87,8 +87,9 @@ def far_fault(estimator: Estimator, divergence: Divergence, placement: str) -> s
                 f"{is_[first].item():.4g} where {(wanted + rest)[first].item():.4g} is right"
             )
     near = x[x.abs() <= CLOSE]
+    terms = divergence.f(near).abs().max().item()
     for what, part in (("gradient", weight), ("value", estimator.value)):
-        text = odd(lambda log_u, part=part: part(divergence, log_u), near)
+        text = odd(lambda log_u, part=part: part(divergence, log_u), near, terms)
         if text is not None:
             return f"its {what} depends on more than a token's log-ratio: it {text}"
     return None

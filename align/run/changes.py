@@ -17,7 +17,7 @@ def changes(run_dir: Path, node: dict[str, Any]) -> list[str]:
     """`KEY: OLD -> NEW` for each key that differs between the folder's recipe and the resolved recipe `node`."""
     recipe = yaml_files.load(run_dir / "recipe.yaml")
     before, now = (nodes.learned_from(Recipe, r) for r in (recipe, node))
-    return [*_changes(before, now, ""), *_stretched(recipe, node, max(steps(run_dir), default=0))]
+    return [*_changes(before, now, ""), *_stretched(recipe, node, max(steps(run_dir), default=recipe["steps"]))]
 
 
 def _stretched(old: dict[str, Any], new: dict[str, Any], step: int) -> Iterator[str]:

@@ -196,12 +196,14 @@ def test_a_resume_tells_what_it_changes(tmp_path: Path, capsys):
     assert "resuming with" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["checkpoint", "none"])
 @pytest.mark.parametrize(("schedule", "told"), [("constant", []), ("linear", ["0.008"]), ("cosine", ["0.00903"])])
-def test_steps_that_stretch_the_schedule_are_told(tmp_path: Path, schedule: str, told: list[str]):
+def test_steps_that_stretch_the_schedule_are_told(tmp_path: Path, schedule: str, told: list[str], kept: bool):
     node = {"steps": 10, "optimizer": {"lr": 0.01, "schedule": schedule}}
     (tmp_path / "recipe.yaml").write_text(json.dumps(node))
-    (tmp_path / "checkpoints" / "step_000010").mkdir(parents=True)
-    (tmp_path / "checkpoints" / "step_000010" / "driver.json").touch()
+    if kept:
+        (tmp_path / "checkpoints" / "step_000010").mkdir(parents=True)
+        (tmp_path / "checkpoints" / "step_000010" / "driver.json").touch()
     assert changes(tmp_path, node) == []
     found = changes(tmp_path, node | {"steps": 50})
     assert found == [f"steps: 10 -> 50, which stretches the {schedule} schedule: lr is {lr} now, not 0.001" for lr in told]
