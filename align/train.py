@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,8 @@ from align.config.docstrings import format_part
 from align.config.guard import guarded
 from align.config.nodes import resolved
 from align.config.schema import Recipe
-from align.core.segments import segment_sum
 from align.disk import writing
+from align.errors import RunStopped
 from align.experience import task_data
 from align.experience.examples import Examples
 from align.experience.packing import pack
@@ -27,15 +28,19 @@ from align.learner.metric_accumulator import reference_place
 from align.learner.model_advice import model_notes
 from align.regularizers import referenced
 from align.run import checkpoints
+from align.run.diagnostics import Finding
+from align.run.diagnostics.before import before_the_run
+from align.run.diagnostics.of_run import diagnostics
 from align.run.evaluation import Suites
 from align.run.folder import check_folder, remove_empty_run
 from align.run.initial_policy import model_folder
 from align.run.positions import check_positions
 from align.run.reward_failures import RewardFailures
-from align.run.reward_spread import RewardSpread
 from align.run.signals import defer_stop, stoppable
 from align.run.state import RunState
+from align.run.step_metrics import answer_metrics, beta_metrics, reward_metrics, staleness_metrics
 from align.telemetry import Telemetry
+from align.telemetry.writers import read
 from align.types import Group, Rewards, Stat, TokenBatch
 from align.vocabulary.model_folder import checked, name_turn_end
 from align.vocabulary.words import Words
@@ -126,7 +131,9 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telem
     try:
         words = Words(model_dir, tokenizer)
         with stoppable():  # Ray, when it starts, replaces the handlers that were there
-            return Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer.pad_token_id or 0, words).run(first)
+            run = Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer.pad_token_id or 0, words)
+            run.diagnose(first, tokenizer)
+            return run.run(first)
     finally:
         workers.close()
 
@@ -153,7 +160,9 @@ class Run:
         self.version = 0
         """Version of the published learner's weights: one more than the last trained step."""
         self.failures = RewardFailures()
-        self.spread = RewardSpread(by_group=recipe.algorithm.least_samples > 1)
+        self.diagnostics = diagnostics(recipe)
+        self.nothing_learned = 0
+        """Steps of which every answer was dropped."""
         self.batches = 0
         """Batches that the learner has trained, as the loop has seen it."""
 
@@ -197,6 +206,8 @@ class Run:
             "model": str(self.run_dir / "model"),
             "biased": [name for name, r in recipe.regularizers.items() if r.allow_biased],
             "references": self.workers.learner.reference_info(),
+            "nothing_learned": self.nothing_learned,
+            "diagnostics": [finding.text for finding in self.diagnostics.found],
         }
         self.telemetry.finish(summary)
         return summary
@@ -228,11 +239,17 @@ class Run:
         groups, rewards = self.experience(step)
         batch = pack(groups, rewards, self.pad_id, self.words.text.one)
         self.failures.check(step, rewards)
+        recipe = self.recipe
+        counted = {
+            **answer_metrics(groups, recipe.algorithm.samples),
+            **reward_metrics(batch, rewards, by_group=recipe.algorithm.least_samples > 1),
+            "epoch": (step + 1) * recipe.batch.prompts / len(self.examples.examples),
+        }
         if batch is None:
-            self.telemetry.note(f"step {step}: every sample was dropped; nothing was learned from it")
+            self.nothing_learned += 1
+            self.telemetry.note(f"step {step}: every answer was dropped, so nothing was learned from it")
+            self.report(step, counted, began)
             return
-        if note := self.spread.note(step, batch):
-            self.telemetry.note(note)
         batch, staleness = replace(batch, step=step, betas=self.state.betas(step)), staleness_metrics(batch, self.version)
         with self.timed("score"):
             batch = self.workers.learner.compute_logprobs(batch)
@@ -252,21 +269,33 @@ class Run:
         count = len(batch.seq_ids)
         self.tokens, self.step_seconds = self.tokens + count, self.step_seconds + seconds
         means = {name: stat.mean for name, stat in stats.items()}
-        counted = sync | staleness | self.workers.learner.exchange.take()
-        self.telemetry.step(
-            step,
-            {
-                **means,
-                **reward_metrics(batch, rewards),
-                **beta_metrics(batch),
-                **batch.shaped,
-                **counted,
-                "response/length": count / len(batch.lengths),
-                "tokens/s": count / seconds,
-                "time/step": seconds,
-                **{f"time/{k}": v for k, v in self.seconds.items()},
-            },
-        )
+        moved = sync | staleness | self.workers.learner.exchange.take()
+        rates = {"response/length": count / len(batch.lengths), "tokens/s": count / seconds}
+        self.report(step, {**means, **counted, **beta_metrics(batch), **batch.shaped, **moved, **rates}, began)
+
+    def report(self, step: int, metrics: dict[str, float], began: float) -> None:
+        """Write the metrics of a step with its times, the memory of the processes and what the detectors find. Raises RunStopped."""
+        metrics = metrics | {f"memory/{role}": size for role, size in self.workers.memory().items()}
+        metrics |= {"time/step": time.perf_counter() - began, **{f"time/{k}": v for k, v in self.seconds.items()}}
+        found = self.diagnostics.after(step, metrics)
+        self.telemetry.step(step, metrics | {f"diagnostics/{finding.name}": 1.0 for finding in found})
+        self.tell(found)
+
+    def tell(self, found: Sequence[Finding]) -> None:
+        """Print findings. Raises RunStopped for one that stops the run."""
+        for finding in found:
+            if finding.stops:
+                raise RunStopped(finding.text)
+            self.telemetry.note(finding.text)
+
+    def diagnose(self, first: int, tokenizer: Any) -> None:
+        """Start the detectors: with what is found before the run, or from the kept metrics of a resumed one."""
+        before = list(before_the_run(self.recipe, self.examples.examples, tokenizer))
+        self.diagnostics = diagnostics(self.recipe, before)
+        if first:
+            self.diagnostics.replay(read(self.run_dir / "metrics.jsonl"))
+        else:
+            self.tell(before)
 
     def prepare(self) -> None:
         """Give every ranking to the references that precompute."""
@@ -316,7 +345,9 @@ class Run:
     def evaluate(self, step: int) -> dict[str, float]:
         metrics = self.evaluate_rankings(step) | (self.evaluate_answers(step) if self.suites.prompts else {})
         if metrics:
+            found = self.diagnostics.evaluated(step, metrics)
             self.telemetry.evaluation(step, metrics)
+            self.tell(found)
         return metrics
 
     def evaluate_answers(self, step: int) -> dict[str, float]:
@@ -341,29 +372,3 @@ class Run:
         began = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - began
-
-
-def beta_metrics(batch: TokenBatch) -> dict[str, float]:
-    """The coefficients of the batch; for coefficients per sequence, their mean and maximum."""
-    metrics = {f"beta/{name}": beta for name, beta in batch.betas.items()}
-    for name, multipliers in batch.multipliers.items():
-        own = batch.betas[name] * multipliers
-        metrics |= {f"beta/{name}": own.mean().item(), f"beta/{name}/largest": own.max().item()}
-    return metrics
-
-
-def staleness_metrics(batch: TokenBatch, version: int) -> dict[str, float]:
-    """Mean number of steps between the weights that sampled a sequence and the learner's `version`; a sequence counts the mean of its
-    tokens."""
-    if batch.versions is None:
-        return {}
-    drawn = segment_sum(batch.versions.double(), batch.seq_ids, len(batch.lengths)) / batch.lengths
-    return {"rollout/staleness": version - drawn.mean().item()}
-
-
-def reward_metrics(batch: TokenBatch, rewards: Rewards | None) -> dict[str, float]:
-    values = batch.rewards
-    if rewards is None or values is None:
-        return {}
-    metrics = {"reward/mean": values.mean().item(), "reward/std": values.std(correction=0).item(), "reward/failed": float(rewards.failed)}
-    return metrics | {f"reward/{name}": float(part[part == part].mean()) for name, part in rewards.parts.items()}

@@ -22,10 +22,10 @@ UNITS = (
     (r"^kl/|^entropy|gap$", Unit("nats/token", "small")),
     (r"tokens/s$", Unit("tokens/s", "count")),
     (r"^time/|seconds$", Unit("s", "seconds")),
-    (r"pass@|coverage|solved|accuracy|clipped|^clamped/|^capped/|finished|share", Unit("share", "share")),
+    (r"pass@|coverage|solved|accuracy|clipped|^clamped/|^capped/|finished|share|truncated|no_signal|distinct", Unit("share", "share")),
     (r"staleness$", Unit("updates", "plain")),
-    (r"^bytes/|/bytes$", Unit("bytes", "count")),
-    (r"length", Unit("tokens", "plain")),
+    (r"^bytes/|/bytes$|^memory/", Unit("bytes", "count")),
+    (r"length|longest", Unit("tokens", "plain")),
     (r"^lr$|^beta/|^loss", Unit("", "small")),
 )
 """The first matching pattern gives the unit; any other metric is a plain number."""

@@ -78,6 +78,10 @@ class Workers(Protocol):
         """Give the learner's weights to every engine. Returns `sync/seconds` and `sync/bytes`."""
         ...
 
+    def memory(self) -> dict[str, float]:
+        """Resident bytes of this process (`driver`) and, by role, of the largest process that answers."""
+        ...
+
     def close(self) -> None:
         """End every process these workers started. May be called twice."""
 

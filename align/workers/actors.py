@@ -22,6 +22,7 @@ from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.weight_sync.packing import Weights
 from align.workers.exchange import changes
 from align.workers.precision import set_precision
+from align.workers.processes import resident
 from align.workers.reward_runner import run_rewards
 from align.workers.shards import drawn
 
@@ -51,8 +52,16 @@ class Job:
         return recipe
 
 
+class Process:
+    """What every actor answers about its process."""
+
+    def memory(self) -> float:
+        """Resident bytes."""
+        return resident()
+
+
 @ray.remote
-class RolloutActor:
+class RolloutActor(Process):
     """One engine."""
 
     def __init__(self, job: Job):
@@ -90,7 +99,7 @@ class RolloutActor:
 
 
 @ray.remote
-class LearnerActor:
+class LearnerActor(Process):
     """The learner. It is not restarted, because its state since the last checkpoint is lost when it dies."""
 
     def __init__(self, job: Job):
@@ -132,7 +141,7 @@ class LearnerActor:
 
 
 @ray.remote
-class RewardActor:
+class RewardActor(Process):
     """Runs rewards in the main thread of its process, because the time limit needs signals."""
 
     def __init__(self, job: Job):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -20,6 +21,7 @@ from align.types import Group, Prompt, Rewards
 from align.workers.actors import Job, LearnerActor, RewardActor, RolloutActor
 from align.workers.connect import connect
 from align.workers.pool import CallFailed, Pool
+from align.workers.processes import resident
 from align.workers.remote import DIED, RemoteLearner, death_reason, get_result
 from align.workers.resources import Need, needs, remedy, too_busy, too_large
 from align.workers.reward_runner import joined, lost
@@ -27,6 +29,10 @@ from align.workers.shards import evenly, group_chunks, in_order, units
 
 ATTEMPTS = 3
 """Number of rollout actors that may die on one unit before the run stops: the unit is then the likely cause."""
+REWARD_ATTEMPTS = 2
+"""Number of reward actors that may die on one chunk before its rewards count as failed: the chunk is then the likely cause."""
+ANSWER_SECONDS = 2.0
+"""Wait for the memory of processes that have nothing else to do."""
 CHUNK = 32
 """Answers in one call of a reward actor, unless the reward is batched. An answer that cannot be interrupted costs the whole call."""
 MARGIN = 10.0
@@ -115,7 +121,7 @@ class RayWorkers:
         batched = self.recipe.reward.batched
         chunks = evenly(groups, self.recipe.workers.reward) if batched else list(group_chunks(groups, CHUNK))
         seconds = [limits.seconds * sum(len(g.episodes) for g in chunk) + MARGIN for chunk in chunks]
-        results = self.rewards.run("compute_rewards", [(chunk,) for chunk in chunks], attempts=1, seconds=seconds)
+        results = self.rewards.run("compute_rewards", [(chunk,) for chunk in chunks], attempts=REWARD_ATTEMPTS, seconds=seconds)
         return joined([lost(chunk, limits, r.reason) if isinstance(r, CallFailed) else r for chunk, r in zip(chunks, results, strict=True)])
 
     def publish(self, version: int) -> dict[str, float]:
@@ -125,6 +131,17 @@ class RayWorkers:
         self._version, self._weights = version, [weights]
         self.rollouts.tell("load", version, weights, seconds=seconds)
         return {"sync/seconds": time.perf_counter() - began, "sync/bytes": float(nbytes)}
+
+    def memory(self) -> dict[str, float]:
+        asked = {actor.memory.remote(): pool.role for pool in self.pools for actor in pool.free}
+        if self.learner_actor is not None:
+            asked[self.learner_actor.memory.remote()] = "learner"
+        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS) if asked else ([], [])
+        found = {"driver": resident()}
+        for ref in done:
+            with suppress(*DIED):  # the next call to it reports that
+                found[asked[ref]] = max(found.get(asked[ref], 0.0), get_result(ref))
+        return found
 
     def close(self) -> None:
         actors, self.pools, learner, self.learner_actor = [a for p in self.pools for a in p.actors], [], self.learner_actor, None

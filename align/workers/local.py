@@ -14,6 +14,7 @@ from align.learner.learner import Learner
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.workers.exchange import Exchange, changes
 from align.workers.precision import set_precision
+from align.workers.processes import resident
 from align.workers.reward_runner import run_rewards
 from align.workers.shards import generate
 
@@ -66,6 +67,9 @@ class LocalWorkers:
         weights = self.learner.weights()
         self.engine.load(version, weights)
         return {"sync/seconds": time.perf_counter() - began, "sync/bytes": float(weights.buffer.nbytes)}
+
+    def memory(self) -> dict[str, float]:
+        return {"driver": resident()}
 
     def close(self) -> None:
         engine, self.engine = self.engine, None

@@ -53,6 +53,11 @@ class Pool:
         self._idle = deque(actors)
         self._recovering: list[Recovering] = []
 
+    @property
+    def free(self) -> list[Any]:
+        """The actors that run no call and are not being restarted."""
+        return list(self._idle)
+
     def run(self, method: str, calls: Sequence[tuple], *, attempts: int, seconds: Sequence[float] | None = None) -> list[Any]:
         """The results in order; `CallFailed` if `attempts` actors died during a call, or it took longer than its `seconds`.
 

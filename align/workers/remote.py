@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import ray
@@ -27,10 +28,24 @@ def get_result(ref: ray.ObjectRef, seconds: float | None = None) -> Any:
         raise
 
 
+REASONS = (
+    (r"out of memory|OutOfMemory|memory pressure|low on memory", "the node ran out of memory and its process was killed"),
+    (r"exit code (\d+)", r"its process ended with exit code \1"),
+    (r"exit signal \w+ \((\d+)\)|signal (\d+)", "a signal killed its process"),
+    (r"[Nn]ode .*(died|dead|removed|failed)|node failure", "its node died or left the cluster"),
+    (r"ray\.kill", "it was killed"),
+    (r"connection error|SIGKILL|EOF|End of file", "its process was killed from outside, often for lack of memory, or crashed"),
+)
+"""The first pattern that a death's text has gives its reason in plain words."""
+
+
 def death_reason(error: Exception) -> str:
-    """Ray's reason for a death, without internal names and guesses."""
+    """Why a process died, in one phrase without names of Ray's internals."""
+    if isinstance(error, OutOfMemoryError):
+        return REASONS[0][1]
     text = " ".join(str(error).split())
-    return text.rpartition("Worker exit detail: ")[2].partition(" Some common causes")[0][:300]
+    found = ((re.search(pattern, text), words) for pattern, words in REASONS)
+    return next((match.expand(words) for match, words in found if match), "its process ended without a reason")
 
 
 class RemoteLearner:

@@ -23,7 +23,7 @@ from align.experience.prepare import prepare_batch
 from align.experience.process_rewards import at_tokens
 from align.learner.learner import Learner
 from align.references.precomputed import _keys as keys_of
-from align.train import staleness_metrics
+from align.run.step_metrics import staleness_metrics
 from align.types import Episode, Group, Prompt, Rewards, Segment, Stat, TokenBatch
 
 PLUGIN = PLUGINS / "systematic.py"

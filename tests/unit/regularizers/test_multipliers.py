@@ -18,7 +18,8 @@ from align.experience.prepare import prepare_batch
 from align.learner.learner import Learner
 from align.learner.metric_accumulator import MetricAccumulator
 from align.run.state import RunState
-from align.train import beta_metrics, train
+from align.run.step_metrics import beta_metrics
+from align.train import train
 from align.types import Episode, Group, Prompt, Rewards, Stat, TokenBatch
 
 PLUGIN = PLUGINS / "systematic.py"
