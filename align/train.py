@@ -39,6 +39,7 @@ from align.run.reward_failures import RewardFailures
 from align.run.signals import defer_stop, stoppable
 from align.run.state import RunState
 from align.run.step_metrics import answer_metrics, beta_metrics, reward_metrics, staleness_metrics
+from align.run.watchdog import Watchdog
 from align.telemetry import Telemetry
 from align.telemetry.writers import read
 from align.types import Group, Rewards, Stat, TokenBatch
@@ -133,7 +134,8 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, first: int, telem
         with stoppable():  # Ray, when it starts, replaces the handlers that were there
             run = Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer.pad_token_id or 0, words)
             run.diagnose(first, tokenizer)
-            return run.run(first)
+            with run.watchdog:
+                return run.run(first)
     finally:
         workers.close()
 
@@ -160,6 +162,7 @@ class Run:
         self.version = 0
         """Version of the published learner's weights: one more than the last trained step."""
         self.failures = RewardFailures()
+        self.watchdog = Watchdog(workers, run_dir / "stacks", telemetry.note)
         self.diagnostics = diagnostics(recipe)
         self.nothing_learned = 0
         """Steps of which every answer was dropped."""
@@ -336,14 +339,16 @@ class Run:
                 )
 
     def checkpoint(self) -> None:
-        checkpoints.save(self.run_dir, self.state, self.workers.learner, self.recipe.checkpoint.keep)
+        with self.watchdog.phase("checkpoint"):
+            checkpoints.save(self.run_dir, self.state, self.workers.learner, self.recipe.checkpoint.keep)
 
     def sync(self, version: int) -> dict[str, float]:
         with self.timed("sync"):
             return self.workers.publish(version)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        metrics = self.evaluate_rankings(step) | (self.evaluate_answers(step) if self.suites.prompts else {})
+        with self.watchdog.phase("evaluate"):
+            metrics = self.evaluate_rankings(step) | (self.evaluate_answers(step) if self.suites.prompts else {})
         if metrics:
             found = self.diagnostics.evaluated(step, metrics)
             self.telemetry.evaluation(step, metrics)
@@ -370,5 +375,6 @@ class Run:
     @contextmanager
     def timed(self, name: str):
         began = time.perf_counter()
-        yield
+        with self.watchdog.phase(name):
+            yield
         self.seconds[name] = time.perf_counter() - began

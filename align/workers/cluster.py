@@ -10,6 +10,8 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
@@ -21,7 +23,7 @@ from align.types import Group, Prompt, Rewards
 from align.workers.actors import Job, LearnerActor, RewardActor, RolloutActor
 from align.workers.connect import connect
 from align.workers.pool import CallFailed, Pool
-from align.workers.processes import resident
+from align.workers.processes import resident, write_stacks
 from align.workers.remote import DIED, RemoteLearner, death_reason, get_result
 from align.workers.resources import Need, needs, remedy, too_busy, too_large
 from align.workers.reward_runner import joined, lost
@@ -51,8 +53,10 @@ class RayWorkers:
         self.pools: list[Pool] = []
         self.learner_actor: Any = None
         self.joined = connect(address)
+        self.stacks = TemporaryDirectory(prefix="align-stacks-")
+        job = Job(resolved(recipe), plugins_of(recipe), os.path.abspath(model_dir), max_prompt_tokens, self.stacks.name)
         try:
-            self._place(Job(resolved(recipe), plugins_of(recipe), os.path.abspath(model_dir), max_prompt_tokens), learns)
+            self._place(job, learns)
         except BaseException:
             self.close()
             raise
@@ -143,6 +147,24 @@ class RayWorkers:
                 found[asked[ref]] = max(found.get(asked[ref], 0.0), get_result(ref))
         return found
 
+    def write_stacks(self, file: Path) -> None:
+        write_stacks(Path(self.stacks.name), file)
+
+    def end_hanging(self, reason: str) -> str:
+        if engines := self.rollouts.busy:
+            for actor in engines:
+                ray.kill(actor, no_restart=False)
+            return f"{len(engines)} rollout processes are killed and restarted, and their prompts are answered again"
+        if any(pool.busy for pool in self.pools):
+            return "the rewards have time limits of their own"
+        if any(pool.recovering for pool in self.pools):
+            return f"a process is being restarted, which may take {self.recipe.workers.start_timeout:g} s (workers.start_timeout)"
+        if self.learner_actor is None or not self.learner.waiting:
+            return "no worker is at work, so none is ended: Ctrl-C stops the run"
+        self.learner.ended = f"{reason}; the learner's process was ended, and what it learned since the last checkpoint is lost"
+        ray.kill(self.learner_actor)
+        return "the learner's process is ended, and the run stops"
+
     def close(self) -> None:
         actors, self.pools, learner, self.learner_actor = [a for p in self.pools for a in p.actors], [], self.learner_actor, None
         engines = [actor.close.remote() for actor in self.rollouts.actors] if actors else []
@@ -153,6 +175,7 @@ class RayWorkers:
         if self.joined:
             self.joined = False
             ray.shutdown()
+        self.stacks.cleanup()
 
 
 def allocator(variables: Mapping[str, str]) -> dict[str, str]:

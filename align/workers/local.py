@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -14,7 +15,7 @@ from align.learner.learner import Learner
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.workers.exchange import Exchange, changes
 from align.workers.precision import set_precision
-from align.workers.processes import resident
+from align.workers.processes import resident, write_stacks
 from align.workers.reward_runner import run_rewards
 from align.workers.shards import generate
 
@@ -70,6 +71,12 @@ class LocalWorkers:
 
     def memory(self) -> dict[str, float]:
         return {"driver": resident()}
+
+    def write_stacks(self, file: Path) -> None:
+        write_stacks(None, file)
+
+    def end_hanging(self, reason: str) -> str:
+        return "everything is one process with workers.backend: local, so it is not ended: Ctrl-C stops the run"
 
     def close(self) -> None:
         engine, self.engine = self.engine, None

@@ -54,17 +54,26 @@ class RemoteLearner:
     def __init__(self, actor: Any):
         self._actor = actor
         self.exchange = Exchange()
+        self.ended: str | None = None
+        """Why the process was ended on purpose."""
+        self.waiting = False
+        """Whether a call is running."""
 
     def wait(self, ref: ray.ObjectRef, seconds: float | None = None) -> Any:
+        self.waiting = True
         try:
             return get_result(ref, seconds)
         except DIED as error:
+            if self.ended is not None:
+                raise RunStopped(self.ended) from error
             raise RunStopped(
                 f"the learner's process died ({death_reason(error)}). What it learned since the last checkpoint is lost: run the "
                 "same command with --resume"
             ) from error
         except GetTimeoutError as error:
             raise RunStopped(f"the learner did not answer within {seconds:g} s (workers.start_timeout)") from error
+        finally:
+            self.waiting = False
 
     def _call(self, method: str, *args: Any) -> Any:
         return self.wait(self._actor.call.remote(method, *args))

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -248,6 +249,45 @@ def test_rewards_that_cannot_be_interrupted_cost_their_own_chunk(workers, local,
     assert rewards.failed == 12 and rewards.first_failure.startswith("prompt 2: KeyError")
     assert time.monotonic() - began < 60
     assert workers.compute_rewards(groups[8:]).failed == 0
+
+
+def test_a_reward_process_that_dies_costs_no_answer(workers, local, tmp_path):
+    order = tmp_path / "crash"
+    chosen = prompts({}, {"crash_once": str(order)}, {})
+    groups = local.generate(chosen, 2, 3)
+    order.touch()
+    rewards = workers.compute_rewards(groups)
+    assert not order.exists() and rewards.failed == 0
+    assert rewards.values.tolist() == [len(e.text) for g in groups for e in g.episodes]
+
+
+def test_a_death_is_told_without_names_of_internals(workers, local):
+    rewards = workers.compute_rewards(local.generate(prompts({"do": "crash"}), 2, 3))
+    assert rewards.first_failure == "prompt 0: its process was killed from outside, often for lack of memory, or crashed"
+
+
+def test_an_engine_that_hangs_is_restarted_and_its_stack_is_written(workers, local, tmp_path):
+    order, file = tmp_path / "hang", tmp_path / "stacks"
+    chosen = prompts({"hang_once": str(order)}, {}, {}, {})
+    order.touch()
+
+    def end():
+        while order.exists():
+            time.sleep(0.05)
+        workers.write_stacks(file)
+        told.append(workers.end_hanging("`generate` hangs"))
+
+    told, watching = [], threading.Thread(target=end)
+    watching.start()
+    groups = workers.generate(chosen, 2, seed=8)
+    watching.join()
+    assert same(groups, local.generate(chosen, 2, 8)) and told[0].startswith("1 rollout processes are killed")
+    assert "== rollout-" in file.read_text() and ", line " in file.read_text() and " in generate" in file.read_text()
+
+
+def test_processes_tell_their_memory(workers):
+    found = workers.memory()
+    assert found.keys() == {"driver", "learner", "rollout", "reward"} and min(found.values()) > 1e7
 
 
 def test_what_a_user_did_wrong_arrives_as_it_was(workers, tmp_path):

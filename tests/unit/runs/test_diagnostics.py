@@ -155,7 +155,7 @@ def test_a_step_that_learned_nothing_has_its_line_and_counts(tmp_path: Path):
 
 def test_a_run_in_which_nothing_can_change_stops(tmp_path: Path):
     (tmp_path / "mine.py").write_text(CONSTANT)
-    with pytest.raises(RunStopped, match="in 20 steps in a row .* the gradient was 0, so nothing is learned"):
+    with pytest.raises(RunStopped, match=r"in 20 steps in a row .* the gradient was 0, so nothing is learned"):
         bandit_run.start(tmp_path, reward=f"{tmp_path}/mine.py:constant", steps=30)
     assert len(lines(tmp_path / "run")) == 20
     assert bandit_run.kept(tmp_path) == ["step_000020"]
