@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import typer
 from click import ClickException
-from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
 from align.errors import UserError
+from align.terminal import SafeConsole
 
 STOPPED_BY_HAND = 130
 """The exit code that shells use for Ctrl-C."""
@@ -119,7 +119,7 @@ def evaluate(
     if as_json:
         print(json.dumps(metrics, indent=2))
         return
-    Console().print(table(metrics))
+    SafeConsole().print(table(metrics))
 
 
 @app.command(epilog=_example("align explain countdown_grpo regularizers.kl.divergence=forward_kl"))
@@ -295,7 +295,7 @@ def pairs(
     )
     for table in drawn.tables():
         _wide().print(table)
-    Console(soft_wrap=True).print(Text(f"written to {out}"))
+    SafeConsole(soft_wrap=True).print(Text(f"written to {out}"))
 
 
 @app.command(
@@ -370,13 +370,13 @@ def _checked(recipe: Any, check: bool) -> Any:
     return recipe
 
 
-def _wide() -> Console:
+def _wide() -> SafeConsole:
     """A console wide enough for prose if there is no terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=140)
+    return SafeConsole() if sys.stdout.isatty() else SafeConsole(width=140)
 
 
 def _complain(message: str) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(Text(message, style="red"))
+    SafeConsole(stderr=True, soft_wrap=True, highlight=False).print(Text(message, style="red"))
 
 
 def main() -> None:

@@ -77,9 +77,7 @@ class Watchdog:
             elif gone > max(SLOW * usual, SLOW_SECONDS) and not phase.told:
                 phase.told = True
                 limit = max(HANGS * usual, HANGS_SECONDS)
-                self._note(
-                    f"`{phase.name}` has taken {gone:.0f} s and took {usual:.2g} s at most before; at {limit:.0f} s it is taken to hang"
-                )
+                self._note(f"`{phase.name}` has taken {gone:.0f} s, {usual:.2g} s at most before; at {limit:.0f} s it is taken to hang")
 
     def _act(self, phase: Phase, usual: float) -> None:
         now, self._files = self._clock(), self._files + 1

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from rich.table import Table
+from rich.text import Text
+
+from align.terminal import printable
 
 
 class Unit(NamedTuple):
@@ -59,7 +62,7 @@ def table(metrics: Mapping[str, float]) -> Table:
     """Metrics with their units, for a terminal."""
     found = Table("metric", "value", "unit")
     for name, value in metrics.items():
-        found.add_row(name, show(name, value), unit(name).label)
+        found.add_row(Text(printable(name)), show(name, value), unit(name).label)
     return found
 
 

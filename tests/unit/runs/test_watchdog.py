@@ -55,7 +55,7 @@ def test_a_line_at_three_times_and_the_end_at_ten_times_the_longest(watched):
     phase("update", 20)
     phase("update", 10)
     phase("update", 59, 61, 199)
-    assert notes == ["`update` has taken 61 s and took 20 s at most before; at 200 s it is taken to hang"]
+    assert notes == ["`update` has taken 61 s, 20 s at most before; at 200 s it is taken to hang"]
     assert workers.ended == [] and not folder.exists()
     phase("generate", 1)
     phase("generate", 9, 11, 59, 61, 100, 125)
