@@ -21,14 +21,14 @@ NODES: list[dict[str, Any]] = [
         "optimizer": {"lr": 1e-3, "betas": [0.9, 0.99], "schedule": "cosine", "warmup_steps": 1},
         "regularizers": {"kl": {"divergence": {"name": "tsallis", "q": 0.5}, "estimator": "sampled", "coefficient": {"name": "linear",
                          "start": 0.1, "end": 0.2, "steps": 2}, "reference": {"name": "ema", "rate": 0.1}}},
-        "shapings": {"long": {"name": "overlong", "buffer": 2}},
+        "shapings": {"long": {"name": "overlong", "limit": 4, "buffer": 2}},
         "writers": {"board": "tensorboard"},
         "checkpoint": {"every": 1, "keep": 1},
         "reward_limits": {"seconds": 1.0},
     },
     mistakes.RECIPE
     | {
-        "algorithm": {"name": "grpo", "surrogate": {"name": "clipped", "low": 0.2, "high": 0.3}, "reduction": "token"},
+        "algorithm": {"name": "grpo", "surrogate": {"name": "clipped", "clip_low": 0.2, "clip_high": 0.3}, "reduction": "token"},
         "model": {"config": {"model_type": "qwen2", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
                              "num_attention_heads": 2, "num_key_value_heads": 1}},
         "task": "countdown",
