@@ -43,7 +43,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> dict:
         except RecursionError as error:
             raise RecipeError(f"{override:.40}", TOO_DEEP) from error
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
-            raise RecipeError(override, f"cannot be read: {error}") from error
+            raise RecipeError(f"{override:.80}", f"cannot be read: {' '.join(str(error).split())}") from error
         _refuse_depth(change, f"{override:.40}")
         node = _merge(node, absolute_files(change, Path.cwd()))
     return node
@@ -59,7 +59,7 @@ def _load_file(path: Path, seen: tuple[Path, ...]) -> dict:
     except RecursionError as error:
         raise RecipeError(str(path), TOO_DEEP) from error
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
-        raise RecipeError(str(path), f"is not valid YAML in UTF-8: {error}") from error
+        raise RecipeError(str(path), f"is not valid YAML in UTF-8: {' '.join(str(error).split())}") from error
     except OSError as error:
         raise RecipeError(str(path), f"cannot be read: {error.strerror}") from error
     if not isinstance(node, dict):

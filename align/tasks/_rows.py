@@ -19,7 +19,7 @@ FILES = (".jsonl", ".json", ".parquet")
 DEEPEST = 100
 """Lists and objects inside each other in a row."""
 BRACKETS = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
-SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 

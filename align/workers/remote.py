@@ -34,7 +34,10 @@ REASONS = (
     (r"exit signal \w+ \((\d+)\)|signal (\d+)", "a signal killed its process"),
     (r"[Nn]ode .*(died|dead|removed|failed)|node failure", "its node died or left the cluster"),
     (r"ray\.kill", "it was killed"),
-    (r"connection error|SIGKILL|EOF|End of file", "its process was killed from outside, often for lack of memory, or crashed"),
+    (
+        r"connection error|SIGKILL|EOF|End of file|Socket closed|was restarted",
+        "its process was killed from outside, often for lack of memory, or crashed",
+    ),
 )
 """The first pattern that a death's text has gives its reason in plain words."""
 
