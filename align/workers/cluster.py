@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from align.config.nodes import plugins_of, resolved
 from align.config.schema import Recipe
@@ -116,7 +117,7 @@ class RayWorkers:
         if failed is not None:
             raise RunStopped(
                 f"{ATTEMPTS} rollout actors died one after the other over the same prompts ({failed.reason}); less memory, by "
-                "fewer batch.samples or a smaller sampling.max_tokens, is the usual remedy. Run it again with --resume"
+                "fewer batch.samples or a smaller sampling.max_tokens, is the usual remedy"
             )
         return in_order(cut, results)
 
@@ -166,16 +167,21 @@ class RayWorkers:
         return "the learner's process is ended, and the run stops"
 
     def close(self) -> None:
+        # Of a cluster whose head is gone nothing can be ended, and the error that the run has met says more.
+        with suppress(RayError, ConnectionError, RuntimeError):
+            self._end_actors()
+        if self.joined:
+            self.joined = False
+            ray.shutdown()
+        self.stacks.cleanup()
+
+    def _end_actors(self) -> None:
         actors, self.pools, learner, self.learner_actor = [a for p in self.pools for a in p.actors], [], self.learner_actor, None
         engines = [actor.close.remote() for actor in self.rollouts.actors] if actors else []
         if engines:
             ray.wait(engines, num_returns=len(engines), timeout=CLOSE_SECONDS)
         for actor in [*actors, *([learner] if learner is not None else [])]:
             ray.kill(actor)
-        if self.joined:
-            self.joined = False
-            ray.shutdown()
-        self.stacks.cleanup()
 
 
 def allocator(variables: Mapping[str, str]) -> dict[str, str]:

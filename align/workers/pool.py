@@ -142,8 +142,7 @@ class Pool:
         self._probe()
         if not running and not self._recovering:
             raise RunStopped(
-                f"every {self.role} actor died and did not come back; the workers' logs (in the Ray session folder) tell why. "
-                "Run the same command with --resume"
+                f"every {self.role} process died and did not come back; the workers' logs (in the Ray session folder) tell why"
             )
         knocks = {recovering.ref: recovering for recovering in self._recovering if recovering.ref is not None}
         wake = [job.deadline for job in running.values()]

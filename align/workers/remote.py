@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 
 from align.errors import RunStopped, UserError
 from align.types import Stat, TokenBatch
@@ -19,13 +19,17 @@ DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError)
 
 
 def get_result(ref: ray.ObjectRef, seconds: float | None = None) -> Any:
-    """The result of a call. Raises the actor's own UserError, or an error of `DIED` if the actor died."""
+    """The result of a call. Raises the actor's own UserError, an error of `DIED` if the actor died, or RunStopped without a cluster."""
     try:
         return ray.get(ref, timeout=seconds)
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from None
         raise
+    except (*DIED, GetTimeoutError):
+        raise
+    except RayError as error:
+        raise RunStopped("the cluster does not answer any more: its head or one of its nodes has ended") from error
 
 
 REASONS = (
@@ -70,8 +74,7 @@ class RemoteLearner:
             if self.ended is not None:
                 raise RunStopped(self.ended) from error
             raise RunStopped(
-                f"the learner's process died ({death_reason(error)}). What it learned since the last checkpoint is lost: run the "
-                "same command with --resume"
+                f"the learner's process died ({death_reason(error)}). What it learned since the last checkpoint is lost"
             ) from error
         except GetTimeoutError as error:
             raise RunStopped(f"the learner did not answer within {seconds:g} s (workers.start_timeout)") from error

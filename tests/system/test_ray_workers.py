@@ -355,7 +355,9 @@ def test_the_twins_go_through_a_step_alike_until_the_learner_dies(workers, model
     assert remote.weights().buffer.tobytes() == twins[0].learner.weights().buffer.tobytes()
     _stays_as_it_was(twins[1])
     ray.kill(twins[1].learner_actor)
-    with pytest.raises(RunStopped, match=r"the learner's process died .* --resume"):
+    with pytest.raises(
+        RunStopped, match=r"the learner's process died \(it was killed\)\. What it learned since the last checkpoint is lost$"
+    ):
         remote.save(str(tmp_path / "checkpoint"))
     twins[1].close()
     assert ray.is_initialized()  # the cluster was there before
@@ -377,3 +379,19 @@ def _step(twin):
     stats = twin.learner.update(batch, 0)
     twin.publish(1)
     return groups, stats, twin.generate(PLAIN, 2, seed=5)
+
+
+def test_a_private_cluster_listens_on_loopback_and_gets_no_secrets():
+    """In a process of its own, because this one has a cluster already."""
+    code = (
+        "import os, ray\n"
+        "from align.workers.connect import connect\n"
+        "connect(None)\n"
+        "env = ray.get(ray.remote(num_cpus=0.1)(lambda: dict(os.environ)).remote())\n"
+        "print([env.get(name) for name in ('SERVICE_API_KEY', 'HF_TOKEN', 'JUDGE', 'HF_HOME')], os.environ['HF_TOKEN'])\n"
+        "print({node['NodeManagerAddress'] for node in ray.nodes()})\n"
+        "ray.shutdown()\n"
+    )
+    secrets = {"SERVICE_API_KEY": "a", "HF_TOKEN": "b", "JUDGE": "c", "HF_HOME": "d", "ALIGN_PASS_ENV": "JUDGE"}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | secrets, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines() == ["[None, None, 'c', 'd'] b", "{'127.0.0.1'}"]
