@@ -355,9 +355,7 @@ def test_the_twins_go_through_a_step_alike_until_the_learner_dies(workers, model
     assert remote.weights().buffer.tobytes() == twins[0].learner.weights().buffer.tobytes()
     _stays_as_it_was(twins[1])
     ray.kill(twins[1].learner_actor)
-    with pytest.raises(
-        RunStopped, match=r"the learner's process died \(it was killed\)\. What it learned since the last checkpoint is lost$"
-    ):
+    with pytest.raises(RunStopped, match=r"the learner's process died \(it was killed\)\. What it learned .* is lost$"):
         remote.save(str(tmp_path / "checkpoint"))
     twins[1].close()
     assert ray.is_initialized()  # the cluster was there before
