@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from align.complaints import Commands, complain
 from align.errors import UserError
+from align.terminal import SafeConsole
 
 STOPPED_BY_HAND = 130  # the exit code that shells use for Ctrl-C
 BEGAN = time.monotonic()
@@ -99,7 +99,7 @@ def evaluate(
     if as_json:
         print(json.dumps(metrics, indent=2))
         return
-    Console().print(table(metrics))
+    SafeConsole().print(table(metrics))
 
 
 @app.command(epilog=_example("align explain countdown_grpo regularizers.kl.divergence=forward_kl"))
@@ -279,7 +279,7 @@ def pairs(
     )
     for table in drawn.tables():
         _wide().print(table)
-    Console(soft_wrap=True).print(Text(f"written to {out}"))
+    SafeConsole(soft_wrap=True).print(Text(f"written to {out}"))
 
 
 @app.command(
@@ -362,9 +362,9 @@ def _watched(plugins: bool, recipe: Path) -> Any:
     return watched(plugins, (lambda line: complain(line, "yellow")) if strange else lambda line: None)
 
 
-def _wide() -> Console:
+def _wide() -> SafeConsole:
     """A console wide enough for prose if there is no terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=140)
+    return SafeConsole() if sys.stdout.isatty() else SafeConsole(width=140)
 
 
 def main() -> None:

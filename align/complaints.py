@@ -8,11 +8,11 @@ from typing import Any
 
 import typer
 from click import ClickException
-from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
 from align.errors import UserError
+from align.terminal import SafeConsole
 
 
 class Commands(TyperGroup):
@@ -42,4 +42,4 @@ class Commands(TyperGroup):
 
 def complain(message: str, style: str = "red") -> None:
     """Print a message to stderr."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(Text(message, style=style))
+    SafeConsole(stderr=True, soft_wrap=True, highlight=False).print(Text(message, style=style))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,19 +12,20 @@ from typing import Any
 from transformers.utils import logging as transformers_logging
 
 from align.config.checks import check_writers
-from align.config.docstrings import format_part
 from align.config.guard import guarded
 from align.config.nodes import resolved
 from align.config.schema import Recipe
 from align.disk import writing
+from align.errors import RunStopped
 from align.experience import task_data
 from align.experience.examples import Examples
 from align.experience.packing import pack
 from align.experience.prepare import prepare_batch
-from align.learner.metric_accumulator import reference_place
 from align.learner.model_advice import model_notes
-from align.regularizers import referenced
-from align.run import checkpoints
+from align.run import checkpoints, notes
+from align.run.diagnostics import Finding
+from align.run.diagnostics.before import before_the_run
+from align.run.diagnostics.of_run import diagnostics
 from align.run.due import Due
 from align.run.evaluation import Suites
 from align.run.folder import check_folder, remove_empty_run
@@ -33,12 +35,13 @@ from align.run.opening import Opened, opened
 from align.run.phases import Phases
 from align.run.positions import check_positions
 from align.run.reward_failures import RewardFailures
-from align.run.reward_spread import RewardSpread
 from align.run.signals import defer_stop, stoppable
 from align.run.state import RunState
-from align.run.step_metrics import beta_metrics, reward_metrics, staleness_metrics
+from align.run.step_metrics import answer_metrics, beta_metrics, reward_metrics, staleness_metrics
+from align.run.watchdog import Watchdog
 from align.telemetry import Telemetry
-from align.types import Group, Rewards, Stat, TokenBatch
+from align.telemetry.writers import read
+from align.types import Group, Rewards
 from align.vocabulary.files import load_tokenizer
 from align.vocabulary.model_folder import checked, name_turn_end
 from align.vocabulary.words import Words
@@ -129,14 +132,8 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: Opened, t
     if not (recipe.algorithm.samples or recipe.algorithm.ranks):
         examples.demand_demonstrations()
     suites = Suites(recipe, tokenizer)
-    for note in examples.notes:
+    for note in notes.of_data(recipe, examples, suites):
         telemetry.note(note)
-    for count, which in ((examples.dropped, "rankings"), (suites.dropped, "held-out rankings")):
-        if count:
-            telemetry.note(f"task: {count} {which} with an answer beyond sampling.max_tokens are left out")
-    for name, regularizer in recipe.regularizers.items():
-        if regularizer.warning:
-            telemetry.note(f"regularizers.{name}: {regularizer.warning}")
     longest = max([examples.max_prompt_tokens, *(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)])
     check_positions(recipe, model_dir, longest, examples, suites.rankings)
     with phases.of("learner and engine" if recipe.workers.backend == "local" else "Ray, learner and engines"):
@@ -149,7 +146,9 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: Opened, t
         words = Words(model_dir, tokenizer)
         with stoppable():  # Ray, when it starts, replaces the handlers that were there
             run = Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer.pad_token_id or 0, words, phases)
-            return run.run(opened.first_step)
+            run.diagnose(opened.first_step, tokenizer)
+            with run.watchdog:
+                return run.run(opened.first_step)
     finally:
         workers.close()
 
@@ -178,7 +177,10 @@ class Run:
         """Version of the published learner's weights: one more than the last trained step."""
         self.failures = RewardFailures()
         self.due = Due(recipe.checkpoint)
-        self.spread = RewardSpread(by_group=recipe.algorithm.least_samples > 1)
+        self.watchdog = Watchdog(workers, run_dir / "stacks", telemetry.note)
+        self.diagnostics = diagnostics(recipe)
+        self.nothing_learned = 0
+        """Steps of which every answer was dropped."""
         self.batches = 0
         """Batches that the learner has trained, as the loop has seen it."""
 
@@ -230,6 +232,8 @@ class Run:
             "model": str(self.run_dir / "model"),
             "biased": [name for name, r in recipe.regularizers.items() if r.allow_biased],
             "references": self.workers.learner.reference_info(),
+            "nothing_learned": self.nothing_learned,
+            "diagnostics": [finding.text for finding in self.diagnostics.found],
         }
         self.telemetry.finish(summary)
         return summary
@@ -261,11 +265,17 @@ class Run:
         groups, rewards = self.experience(step)
         batch = pack(groups, rewards, self.pad_id, self.words.text.one)
         self.failures.check(step, rewards)
+        recipe = self.recipe
+        counted = {
+            **answer_metrics(groups, recipe.algorithm.samples),
+            **reward_metrics(batch, rewards, by_group=recipe.algorithm.least_samples > 1),
+            "epoch": (step + 1) * recipe.batch.prompts / len(self.examples.examples),
+        }
         if batch is None:
-            self.telemetry.note(f"step {step}: every sample was dropped; nothing was learned from it")
+            self.nothing_learned += 1
+            self.telemetry.note(f"step {step}: every answer was dropped, so nothing was learned from it")
+            self.report(step, counted, began)
             return
-        if note := self.spread.note(step, batch):
-            self.telemetry.note(note)
         batch, staleness = replace(batch, step=step, betas=self.state.betas(step)), staleness_metrics(batch, self.version)
         with self.timed("score"):
             batch = self.workers.learner.compute_logprobs(batch)
@@ -279,27 +289,40 @@ class Run:
             self.batches += 1
             self.updating = False
         if step == 0:
-            self.note_distances(batch, stats)
+            for note in notes.of_distances(self.recipe, stats):
+                self.telemetry.note(note)
         sync = self.sync(step + 1) if self.recipe.algorithm.samples else {}
         seconds = time.perf_counter() - began
         count = len(batch.seq_ids)
         self.tokens, self.step_seconds = self.tokens + count, self.step_seconds + seconds
         means = {name: stat.mean for name, stat in stats.items()}
-        counted = sync | staleness | self.workers.learner.exchange.take()
-        self.telemetry.step(
-            step,
-            {
-                **means,
-                **reward_metrics(batch, rewards),
-                **beta_metrics(batch),
-                **batch.shaped,
-                **counted,
-                "response/length": count / len(batch.lengths),
-                "tokens/s": count / seconds,
-                "time/step": seconds,
-                **{f"time/{k}": v for k, v in self.seconds.items()},
-            },
-        )
+        moved = sync | staleness | self.workers.learner.exchange.take()
+        rates = {"response/length": count / len(batch.lengths), "tokens/s": count / seconds}
+        self.report(step, {**means, **counted, **beta_metrics(batch), **batch.shaped, **moved, **rates}, began)
+
+    def report(self, step: int, metrics: dict[str, float], began: float) -> None:
+        """Write the metrics of a step with its times, the memory of the processes and what the detectors find. Raises RunStopped."""
+        metrics = metrics | {f"memory/{role}": size for role, size in self.workers.memory().items()}
+        metrics |= {"time/step": time.perf_counter() - began, **{f"time/{k}": v for k, v in self.seconds.items()}}
+        found = self.diagnostics.after(step, metrics)
+        self.telemetry.step(step, metrics | {f"diagnostics/{finding.name}": 1.0 for finding in found})
+        self.tell(found)
+
+    def tell(self, found: Sequence[Finding]) -> None:
+        """Print findings. Raises RunStopped for one that stops the run."""
+        for finding in found:
+            if finding.stops:
+                raise RunStopped(finding.text)
+            self.telemetry.note(finding.text)
+
+    def diagnose(self, first: int, tokenizer: Any) -> None:
+        """Start the detectors: with what is found before the run, or from the kept metrics of a resumed one."""
+        before = list(before_the_run(self.recipe, self.examples.examples, tokenizer))
+        self.diagnostics = diagnostics(self.recipe, before)
+        if first:
+            self.diagnostics.replay(read(self.run_dir / "metrics.jsonl"))
+        else:
+            self.tell(before)
 
     def prepare(self) -> None:
         """Give every ranking to the references that precompute."""
@@ -327,30 +350,22 @@ class Run:
             self.telemetry.note(f"step {step}: {rewards.failed} rewards failed; the first: {rewards.first_failure}")
         return groups, rewards
 
-    def note_distances(self, batch: TokenBatch, stats: dict[str, Stat]) -> None:
-        """Print the policy's distance on the first batch from each reference that is another model (0 for the others, as checked)."""
-        compared = referenced(self.recipe.regularizers)
-        for name in compared:
-            reference = self.recipe.regularizers[name].reference
-            if not reference.starts_at_policy:
-                k3 = stats[f"{reference_place(name, compared)}/k3"].mean
-                self.telemetry.note(
-                    f"step 0: the policy is {k3:.3g} nats a token (k3) away from {format_part(reference)}, the reference of "
-                    f"regularizers.{name}"
-                )
-
     def checkpoint(self) -> None:
-        checkpoints.save(self.run_dir, self.state, self.workers.learner, self.recipe)
-        self.due.saved()
+        with self.watchdog.phase("checkpoint"):
+            checkpoints.save(self.run_dir, self.state, self.workers.learner, self.recipe)
+            self.due.saved()
 
     def sync(self, version: int) -> dict[str, float]:
         with self.timed("sync"):
             return self.workers.publish(version)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        metrics = self.evaluate_rankings(step) | (self.evaluate_answers(step) if self.suites.prompts else {})
+        with self.watchdog.phase("evaluate"):
+            metrics = self.evaluate_rankings(step) | (self.evaluate_answers(step) if self.suites.prompts else {})
         if metrics:
+            found = self.diagnostics.evaluated(step, metrics)
             self.telemetry.evaluation(step, metrics)
+            self.tell(found)
         return metrics
 
     def evaluate_answers(self, step: int) -> dict[str, float]:
@@ -373,5 +388,6 @@ class Run:
     @contextmanager
     def timed(self, name: str):
         began = time.perf_counter()
-        yield
+        with self.watchdog.phase(name):
+            yield
         self.seconds[name] = time.perf_counter() - began

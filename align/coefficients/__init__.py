@@ -35,6 +35,11 @@ class Coefficient(Part, ABC):
     """Dual ascent on a constraint: beta grows for as long as the divergence is above its target, so it must fall as beta grows."""
 
     @property
+    def schedule_steps(self) -> float:
+        """Steps after which `beta` follows the state alone; 0 without a schedule."""
+        return 0
+
+    @property
     def listens(self) -> bool:
         """Follows the measured divergence."""
         return type(self).update is not Coefficient.update

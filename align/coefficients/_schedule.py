@@ -27,6 +27,10 @@ class Schedule(Coefficient):
         if self.warmup and not self.start:
             raise ValueError("warmup changes nothing where start is 0")
 
+    @property
+    def schedule_steps(self) -> float:
+        return self.warmup + self.steps
+
     def beta(self, step: int, state: State) -> float:
         if step < self.warmup:
             return self.start * (step + 1) / self.warmup

@@ -23,6 +23,10 @@ class Piecewise(Coefficient):
         if not all(a < b for (a, _), (b, _) in itertools.pairwise(self.points)):
             raise ValueError(f"the steps of points must increase: {[step for step, _ in self.points]}")
 
+    @property
+    def schedule_steps(self) -> float:
+        return self.points[-1][0]
+
     def beta(self, step: int, state: State) -> float:
         if step <= self.points[0][0]:
             return self.points[0][1]

@@ -26,6 +26,10 @@ class Warmup(Coefficient):
             raise ValueError(f"steps must be at least 2, not {self.steps}: the first step is not 0, so one step changes nothing")
 
     @property
+    def schedule_steps(self) -> float:
+        return max(self.steps - 1, self.to.schedule_steps)
+
+    @property
     def needs(self) -> frozenset[str]:
         return self.to.needs
 

@@ -216,10 +216,10 @@ def _typed(cls: type, plain: list[dataclasses.Field], node: dict, where: str) ->
             OmegaConf.update(schema, key, value, merge=True)
             if OmegaConf.is_interpolation(schema, key):
                 raise RecipeError(_join(where, key), f"{value!r}: recipes hold values, not interpolations; write the value")
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, OverflowError, TypeError, ValueError) as error:
             hint = get_type_hints(cls)[key]
             wanted = getattr(hint, "__name__", str(hint))
-            raise RecipeError(_join(where, key), f"{value!r} is not of type {wanted} ({str(error).splitlines()[0]})") from error
+            raise RecipeError(_join(where, key), f"{_shown(value)} is not of type {wanted} ({str(error).splitlines()[0]})") from error
     missing = [f.name for f in plain if OmegaConf.is_missing(schema, f.name)]
     if missing:
         raise RecipeError(_join(where, missing[0]), f"must be given: {_title(cls)} has no default for it")
@@ -228,6 +228,14 @@ def _typed(cls: type, plain: list[dataclasses.Field], node: dict, where: str) ->
         if (reason := ranges.refusal(value, _HINTS[cls][key])) is not None:
             raise RecipeError(_join(where, key), reason)
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _shown(value: Any) -> str:
+    """The start of a value; a number of thousands of digits has no text."""
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def resolved(built: Any) -> Any:

@@ -15,6 +15,8 @@ from annotated_types import BaseMetadata, Ge, Gt, Interval, Le, Lt
 MAX_FLOAT = 3.4028234663852886e38
 """The largest float32: what exceeds it becomes infinite in a tensor."""
 MAX_INT = 2**31 - 1
+LARGEST = 2**64
+"""No key takes a whole number beyond it."""
 
 
 class Infinite(BaseMetadata):
@@ -54,6 +56,8 @@ def refusal(value: Any, hint: Any) -> str | None:
 
 
 def _of(value: float, allowed: list[BaseMetadata]) -> str | None:
+    if isinstance(value, int) and abs(value) > LARGEST:  # no float holds it, so it cannot be compared or shown
+        return f"must be within 64 bits, not a number of {value.bit_length()} bits"
     if math.isnan(value):  # every comparison with NaN is false, so no bound would refuse it
         return "nan is not a number: give one"
     for constraint in allowed:

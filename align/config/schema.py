@@ -79,7 +79,7 @@ class Model:
 class Batch:
     """The data of one step, and how it is split to fit in memory."""
 
-    prompts: AtLeastOne = 128
+    prompts: Annotated[int, Interval(ge=1, le=2**20)] = 128
     """Prompts (or demonstrations) per step."""
     samples: AtLeastOne = 8
     """Rollouts per prompt."""

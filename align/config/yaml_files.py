@@ -17,6 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 from align.config.find import find_recipe
 from align.errors import RecipeError
 
+DEEPEST = 50
+"""Mappings and lists inside each other in a recipe."""
+TOO_DEEP = f"has mappings or lists nested deeper than {DEEPEST}: is a bracket repeated?"
 LOCAL_FILE = re.compile(r"^(?!/)[^:\n]*\.(py:\w+|yaml)$|^(\.{1,2}|~)/[^:\n]*:[^\W\d]\w*$")
 """Matches a plugin (a file or `./folder:Class`) or a recipe whose path is relative to the folder of the naming recipe."""
 
@@ -37,8 +40,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> dict:
             raise RecipeError("", f"the override {override!r} begins with {override[0]!r}: write key=value, or key=null to take a key away")
         try:
             change = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
-            raise RecipeError(override, f"cannot be read: {error}") from error
+        except RecursionError as error:
+            raise RecipeError(f"{override:.40}", TOO_DEEP) from error
+        except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
+            raise RecipeError(f"{override:.80}", f"cannot be read: {' '.join(str(error).split())}") from error
+        _refuse_depth(change, f"{override:.40}")
         node = _merge(node, absolute_files(change, Path.cwd()))
     return node
 
@@ -50,15 +56,27 @@ def _load_file(path: Path, seen: tuple[Path, ...]) -> dict:
         raise RecipeError("", f"there is no recipe {path}")
     try:
         node = OmegaConf.to_container(OmegaConf.load(path))
-    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(str(path), f"is not valid YAML in UTF-8: {error}") from error
+    except RecursionError as error:
+        raise RecipeError(str(path), TOO_DEEP) from error
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
+        raise RecipeError(str(path), f"is not valid YAML in UTF-8: {' '.join(str(error).split())}") from error
     except OSError as error:
         raise RecipeError(str(path), f"cannot be read: {error.strerror}") from error
     if not isinstance(node, dict):
         raise RecipeError(str(path), "a recipe is a mapping of keys to values")
+    _refuse_depth(node, str(path))
     base = node.pop("base", None)
     node = absolute_files(node, path.parent)
     return node if base is None else _merge(_load_file(_base(base, path), (*seen, path)), node)
+
+
+def _refuse_depth(node: Any, where: str) -> None:
+    """Raises RecipeError for values nested deeper than any recipe's."""
+    level, depth = [node], 0
+    while level := [inner for n in level if isinstance(n, dict | list) for inner in (n.values() if isinstance(n, dict) else n)]:
+        depth += 1
+        if depth > DEEPEST:
+            raise RecipeError(where, TOO_DEEP)
 
 
 def _base(name: Any, asked_by: Path) -> Path:

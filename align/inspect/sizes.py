@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from align.config.model_config import buildable
 from align.config.schema import Recipe
 from align.errors import RecipeError
 from align.inspect.rows import Row
@@ -77,7 +78,9 @@ def memory_rows(recipe: Recipe) -> list[Row]:
         ]
     from align.learner import memory  # noqa: PLC0415  (its model classes take seconds more)
 
-    shape, say = memory.shape_of_config(config, recipe.model), memory.gigabytes
+    with buildable():
+        shape = memory.shape_of_config(config, recipe.model)
+    say = memory.gigabytes
     holds = memory.standing(recipe, shape)
     standing = sum(holds.values())
     rows = [

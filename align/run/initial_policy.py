@@ -19,6 +19,7 @@ import align_kernels
 from align import manifest
 from align.cache import cache_folder
 from align.config import nodes
+from align.config.model_config import buildable
 from align.config.recipes import load
 from align.config.schema import Recipe
 from align.disk import writing
@@ -48,7 +49,9 @@ NOT_HASHED = {
     "docstrings.py",
     "tracebacks.py",
     "reward_failures.py",
-    "reward_spread.py",
+    "diagnostics",
+    "step_metrics.py",
+    "watchdog.py",
     "folder.py",
     "oracle",
     "inspect",
@@ -128,7 +131,8 @@ def _from_config(recipe: Recipe, config: Mapping[str, Any], folder: Path, note: 
     tokenizer = recipe.task.tokenizer()
     options = _configured(config, tokenizer)
     torch.manual_seed(recipe.seed)
-    model = transformers.AutoModelForCausalLM.from_config(options)
+    with buildable():
+        model = transformers.AutoModelForCausalLM.from_config(options)
     model.generation_config = generation.writable(model.generation_config)[0]
     shutil.rmtree(folder, ignore_errors=True)
     with writing(f"the initial model {folder}"):
@@ -152,8 +156,10 @@ def _configured(config: Mapping[str, Any], tokenizer: Any) -> transformers.Pretr
     if tokenizer is None:
         raise RecipeError("model.config", "a model trained from nothing needs a tokenizer, and this task brings none: use model.path")
     keys = dict(config)
-    try:
-        kind = keys.pop("model_type")
+    kind = keys.pop("model_type", None)
+    if not isinstance(kind, str):
+        raise RecipeError("model.config", "names no model_type: give a name of transformers, such as model_type: qwen2")
+    with buildable():
         return transformers.AutoConfig.for_model(
             kind,
             **{
@@ -164,8 +170,6 @@ def _configured(config: Mapping[str, Any], tokenizer: Any) -> transformers.Pretr
                 **keys,
             },
         )
-    except (KeyError, ValueError, TypeError) as error:
-        raise RecipeError("model.config", f"transformers cannot build it: {error}") from error
 
 
 def _recipe(path: str) -> Recipe:

@@ -1,9 +1,54 @@
-"""Metrics of a batch that the loop computes itself."""
+"""Metrics of a step that the loop computes itself, from answers and rewards."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+
 from align.core.segments import segment_sum
-from align.types import Rewards, TokenBatch
+from align.types import Group, Rewards, TokenBatch
+
+
+def answer_metrics(groups: Sequence[Group], sampled: bool) -> dict[str, float]:
+    """Of all answers of a step, also those that are dropped: the longest in tokens; if they were sampled, how many, the share cut at the
+    limit, and the distinct ones (by prompt, over all)."""
+    episodes = [e for g in groups for e in g.episodes]
+    metrics = {"response/longest": float(max((e.length for e in episodes), default=0))}
+    if not sampled or not episodes:
+        return metrics
+    distinct = sum(len({e.trained_ids.tobytes() for e in g.episodes}) for g in groups)
+    return metrics | {
+        "answers": float(len(episodes)),
+        "answers/distinct": distinct / len(episodes),
+        "response/truncated": sum(not e.finished for e in episodes) / len(episodes),
+    }
+
+
+def reward_metrics(batch: TokenBatch | None, rewards: Rewards | None, by_group: bool) -> dict[str, float]:
+    """Of the rewards that were not dropped. Args: batch: None if all were dropped; by_group: see `share_without_signal`."""
+    if rewards is None:
+        return {}
+    failed = {"reward/failed": float(rewards.failed)}
+    values = None if batch is None else batch.rewards
+    if batch is None or values is None:
+        return failed
+    metrics = {
+        "reward/mean": values.mean().item(),
+        "reward/std": values.std(correction=0).item(),
+        **failed,
+        "groups/no_signal": share_without_signal(values, batch.group_ids if by_group else torch.zeros_like(batch.group_ids)),
+    }
+    return metrics | {f"reward/{name}": float(part[part == part].mean()) for name, part in rewards.parts.items()}
+
+
+def share_without_signal(rewards: torch.Tensor, ids: torch.Tensor) -> float:
+    """The share of groups in which all rewards are equal. Args: rewards: [S]; ids: [S], the group of each answer that is compared."""
+    count = int(ids.max()) + 1
+    lowest = torch.full((count,), torch.inf).scatter_reduce(0, ids, rewards.float(), "amin")
+    highest = torch.full((count,), -torch.inf).scatter_reduce(0, ids, rewards.float(), "amax")
+    present = lowest <= highest
+    return (lowest == highest)[present].float().mean().item()
 
 
 def beta_metrics(batch: TokenBatch) -> dict[str, float]:
@@ -22,12 +67,3 @@ def staleness_metrics(batch: TokenBatch, version: int) -> dict[str, float]:
         return {}
     drawn = segment_sum(batch.versions.double(), batch.seq_ids, len(batch.lengths)) / batch.lengths
     return {"rollout/staleness": version - drawn.mean().item()}
-
-
-def reward_metrics(batch: TokenBatch, rewards: Rewards | None) -> dict[str, float]:
-    """Mean and spread of the rewards, the mean of each named part, and how many failed; empty without rewards."""
-    values = batch.rewards
-    if rewards is None or values is None:
-        return {}
-    metrics = {"reward/mean": values.mean().item(), "reward/std": values.std(correction=0).item(), "reward/failed": float(rewards.failed)}
-    return metrics | {f"reward/{name}": float(part[part == part].mean()) for name, part in rewards.parts.items()}

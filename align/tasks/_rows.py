@@ -16,6 +16,10 @@ from typing import Any
 from align.errors import UserError
 
 FILES = (".jsonl", ".json", ".parquet")
+DEEPEST = 100
+"""Lists and objects inside each other in a row."""
+BRACKETS = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -64,29 +68,41 @@ def _json_lines(path: str) -> list[Row]:
     for line, raw in enumerate(Path(path).read_bytes().split(b"\n"), start=1):
         if not raw.strip():
             continue
+        where = f"{path}, line {line}"
+        _refuse_depth(raw, where)
         try:
             row = json.loads(raw)
         except (ValueError, RecursionError) as error:
             problem = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-            raise UserError(f"{path}, line {line}: is not JSON: {problem}; write one object a line") from error
+            raise UserError(f"{where}: is not JSON: {problem}; write one object a line") from error
+        _refuse_surrogates(raw, row, where)
         if not isinstance(row, dict):
             raise UserError(f'{path}, line {line}: is not an object but {shown(row)}; write {{"prompt": ...}}')
-        if (half := _half_pair(row)) is not None:
-            raise UserError(
-                f"{path}, line {line}: has half of a surrogate pair, \\u{ord(half):04x} without its other half, which is no character: a "
-                "text was cut inside an emoji; correct or delete the row"
-            )
         rows.append(Row(f"{path}, line {line}", f"line-{line}", row))
     return rows
 
 
-def _half_pair(row: dict[str, Any]) -> str | None:
-    """A code unit in a row's texts that is no character, and that no tokenizer or file takes."""
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        return error.object[error.start]
-    return None
+def _refuse_depth(raw: bytes, where: str) -> None:
+    """Raises UserError for brackets nested deeper than any data: reading them would exhaust the stack."""
+    depth, inside = 0, False
+    if raw.count(b"[") + raw.count(b"{") <= DEEPEST:
+        return
+    for match in BRACKETS.finditer(raw):
+        token = match[0]
+        inside = not inside if token == b'"' else inside
+        depth += 0 if inside or len(token) > 1 or token == b'"' else 1 if token in b"[{" else -1
+        if depth > DEEPEST:
+            raise UserError(f"{where}: has lists or objects nested deeper than {DEEPEST}; flatten them, or delete the row")
+
+
+def _refuse_surrogates(raw: bytes, row: Any, where: str) -> None:
+    """Raises UserError for half of a surrogate pair, which is no character: no tokenizer and no file takes it."""
+    if SURROGATE.search(raw):
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start].encode("unicode_escape").decode()
+            raise UserError(f"{where}: has {half}, half of a surrogate pair, which is no character; write both halves or none") from error
 
 
 def _parquet(path: str) -> list[Row]:

@@ -7,19 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from align.telemetry.fan_out import FanOut
 from align.telemetry.progress import Live, Plain
 from align.telemetry.writers import Metrics, write_summary
+from align.terminal import SafeConsole, printable
 from align.writers import Writer
 
-_console = Console(highlight=False, soft_wrap=True)
+_console = SafeConsole(highlight=False, soft_wrap=True)
 
 
 def note(text: str) -> None:
     """Print a one-line message, above the live display if there is one."""
-    _console.print(text, markup=False)
+    _console.print(printable(text), markup=False)
 
 
 class Telemetry:

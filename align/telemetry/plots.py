@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from align.telemetry.units import unit
 from align.telemetry.writers import read
+from align.terminal import printable
 
 
 class Panel(NamedTuple):
@@ -108,7 +109,7 @@ def _figure(rows: int, columns: int, above: float) -> Figure:
 def _draw_panel(axis: Axes, panel: Panel, lines: dict[str, Points], last: int, headroom: int) -> None:
     shared = _shared_folder(list(lines))
     for number, (name, (steps, values)) in enumerate(lines.items()):
-        color, label = COLOURS[number % len(COLOURS)], name[len(shared) :]
+        color, label = COLOURS[number % len(COLOURS)], printable(name[len(shared) :]).replace("$", r"\$")
         if name.startswith("eval/"):
             axis.plot(steps, values, "o--", color=color, label=label, markersize=4.5, linewidth=1.0, clip_on=False)
         else:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from align.telemetry.units import duration, show, unit
+from align.terminal import printable
 
 HEADLINE = (
     "reward/mean",
@@ -80,7 +81,9 @@ class Plain:
 
     def _line(self, word: str, done: int, shown: Mapping[str, str]) -> None:
         place = f"{done:>{len(str(self._steps))}}/{self._steps}"
-        self._console.print("  ".join([word, place, *(f"{name} {value:>9}" for name, value in shown.items())]).rstrip(), markup=False)
+        self._console.print(
+            "  ".join([word, place, *(f"{printable(name)} {value:>9}" for name, value in shown.items())]).rstrip(), markup=False
+        )
 
     def close(self) -> None:
         """There is nothing to release."""
@@ -142,10 +145,10 @@ class Live:
             if name in self._history:
                 values = self._history[name]
                 label = "" if unit(name).label == name else unit(name).label
-                table.add_row(name, Text(show(name, values[-1]), style="bold"), show(name, values[0]), trend(values), label)
+                table.add_row(Text(name), Text(show(name, values[-1]), style="bold"), show(name, values[0]), trend(values), label)
         return table
 
 
 def _held_out(step: int, metrics: Mapping[str, float]) -> Text:
-    numbers = "   ".join(f"{name} {show(name, value)}" for name, value in metrics.items())
+    numbers = "   ".join(f"{printable(name)} {show(name, value)}" for name, value in metrics.items())
     return Text(f"  held out, after {step} steps: {numbers}", style="green")

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from align.telemetry.units import show, unit
+from align.terminal import printable
 
 LABELS = {"kl/initial": "KL to the initial policy", "train_seconds": "training time", "wall_seconds": "wall time"}
 
@@ -34,8 +35,8 @@ def table(summary: Mapping[str, Any]) -> Table:
     return result
 
 
-def _label(name: str) -> str:
-    return LABELS.get(name, name)
+def _label(name: str) -> Text:
+    return Text(printable(LABELS.get(name, name)))
 
 
 def _unit(name: str) -> str:

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from rich.table import Table
+from rich.text import Text
+
+from align.terminal import printable
 
 
 class Unit(NamedTuple):
@@ -22,10 +25,10 @@ UNITS = (
     (r"^kl/|^entropy|gap$", Unit("nats/token", "small")),
     (r"tokens/s$", Unit("tokens/s", "count")),
     (r"^time/|seconds$", Unit("s", "seconds")),
-    (r"pass@|coverage|solved|accuracy|clipped|^clamped/|^capped/|finished|share", Unit("share", "share")),
+    (r"pass@|coverage|solved|accuracy|clipped|^clamped/|^capped/|finished|share|truncated|no_signal|distinct", Unit("share", "share")),
     (r"staleness$", Unit("updates", "plain")),
-    (r"^bytes/|/bytes$", Unit("bytes", "count")),
-    (r"length", Unit("tokens", "plain")),
+    (r"^bytes/|/bytes$|^memory/", Unit("bytes", "count")),
+    (r"length|longest", Unit("tokens", "plain")),
     (r"^lr$|^beta/|^loss", Unit("", "small")),
 )
 """The first matching pattern gives the unit; any other metric is a plain number."""
@@ -59,7 +62,7 @@ def table(metrics: Mapping[str, float]) -> Table:
     """Metrics with their units, for a terminal."""
     found = Table("metric", "value", "unit")
     for name, value in metrics.items():
-        found.add_row(name, show(name, value), unit(name).label)
+        found.add_row(Text(printable(name)), show(name, value), unit(name).label)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from align.config.schema import Recipe
@@ -79,6 +80,19 @@ class Workers(Protocol):
 
     def publish(self, version: int) -> dict[str, float]:
         """Give the learner's weights to every engine. Returns `sync/seconds` and `sync/bytes`."""
+        ...
+
+    def memory(self) -> dict[str, float]:
+        """Resident bytes of this process (`driver`) and, by role, of the largest process that answers."""
+        ...
+
+    def write_stacks(self, file: Path) -> None:
+        """Write where every thread is, of this process and of the workers on its machine. Raises OSError."""
+        ...
+
+    def end_hanging(self, reason: str) -> str:
+        """End the processes that hang, and return in a clause what follows. An engine is restarted; without the learner the run stops
+        with this reason. Called from another thread than the loop's."""
         ...
 
     def close(self) -> None:

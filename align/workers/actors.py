@@ -22,6 +22,7 @@ from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.weight_sync.packing import Weights
 from align.workers.exchange import changes
 from align.workers.precision import set_precision
+from align.workers.processes import offer_stacks, resident
 from align.workers.reward_runner import run_rewards
 from align.workers.shards import drawn
 
@@ -36,6 +37,8 @@ class Job:
     """The source text of the files that define its parts."""
     model_dir: str
     max_prompt_tokens: int
+    stacks: str = ""
+    """A folder of the driver's machine, where processes write their stacks when asked."""
 
     def recipe(self) -> Recipe:
         """The recipe, built in this process. Raises UserError if this node cannot read the model."""
@@ -51,12 +54,28 @@ class Job:
         return recipe
 
 
-@ray.remote
-class RolloutActor:
-    """One engine."""
+class Process:
+    """What every actor answers about its process."""
+
+    role = ""
 
     def __init__(self, job: Job):
         self.job = job
+        offer_stacks(job.stacks, self.role)
+
+    def memory(self) -> float:
+        """Resident bytes."""
+        return resident()
+
+
+@ray.remote
+class RolloutActor(Process):
+    """One engine."""
+
+    role = "rollout"
+
+    def __init__(self, job: Job):
+        super().__init__(job)
         self.engine: engines.RunningEngine | None = None
 
     def start(self) -> None:
@@ -90,11 +109,10 @@ class RolloutActor:
 
 
 @ray.remote
-class LearnerActor:
+class LearnerActor(Process):
     """The learner. It is not restarted, because its state since the last checkpoint is lost when it dies."""
 
-    def __init__(self, job: Job):
-        self.job = job
+    role = "learner"
 
     def start(self) -> None:
         # Imported here, because the other actors in this file do not need the learner's libraries.
@@ -132,11 +150,13 @@ class LearnerActor:
 
 
 @ray.remote
-class RewardActor:
+class RewardActor(Process):
     """Runs rewards in the main thread of its process, because the time limit needs signals."""
 
+    role = "reward"
+
     def __init__(self, job: Job):
-        self.job = job
+        super().__init__(job)
         self.judge: tuple[rewards.Reward, RewardLimits] | None = None
 
     def start(self) -> None:

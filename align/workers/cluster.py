@@ -9,9 +9,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from align.config.nodes import plugins_of, resolved
 from align.config.schema import Recipe
@@ -20,6 +24,7 @@ from align.types import Group, Prompt, Rewards
 from align.workers.actors import Job, LearnerActor, RewardActor, RolloutActor
 from align.workers.connect import connect
 from align.workers.pool import CallFailed, Pool
+from align.workers.processes import resident, write_stacks
 from align.workers.remote import DIED, RemoteLearner, death_reason, get_result
 from align.workers.resources import Need, needs, remedy, too_busy, too_large
 from align.workers.reward_runner import joined, lost
@@ -27,6 +32,10 @@ from align.workers.shards import evenly, group_chunks, in_order, units
 
 ATTEMPTS = 3
 """Number of rollout actors that may die on one unit before the run stops: the unit is then the likely cause."""
+REWARD_ATTEMPTS = 2
+"""Number of reward actors that may die on one chunk before its rewards count as failed: the chunk is then the likely cause."""
+ANSWER_SECONDS = 2.0
+"""Wait for the memory of processes that have nothing else to do."""
 CHUNK = 32
 """Answers in one call of a reward actor, unless the reward is batched. An answer that cannot be interrupted costs the whole call."""
 MARGIN = 10.0
@@ -45,8 +54,10 @@ class RayWorkers:
         self.pools: list[Pool] = []
         self.learner_actor: Any = None
         self.joined = connect(address)
+        self.stacks = TemporaryDirectory(prefix="align-stacks-")
+        job = Job(resolved(recipe), plugins_of(recipe), os.path.abspath(model_dir), max_prompt_tokens, self.stacks.name)
         try:
-            self._place(Job(resolved(recipe), plugins_of(recipe), os.path.abspath(model_dir), max_prompt_tokens), learns)
+            self._place(job, learns)
         except BaseException:
             self.close()
             raise
@@ -106,7 +117,7 @@ class RayWorkers:
         if failed is not None:
             raise RunStopped(
                 f"{ATTEMPTS} rollout actors died one after the other over the same prompts ({failed.reason}); less memory, by "
-                "fewer batch.samples or a smaller sampling.max_tokens, is the usual remedy. Run it again with --resume"
+                "fewer batch.samples or a smaller sampling.max_tokens, is the usual remedy"
             )
         return in_order(cut, results)
 
@@ -115,7 +126,7 @@ class RayWorkers:
         batched = self.recipe.reward.batched
         chunks = evenly(groups, self.recipe.workers.reward) if batched else list(group_chunks(groups, CHUNK))
         seconds = [limits.seconds * sum(len(g.episodes) for g in chunk) + MARGIN for chunk in chunks]
-        results = self.rewards.run("compute_rewards", [(chunk,) for chunk in chunks], attempts=1, seconds=seconds)
+        results = self.rewards.run("compute_rewards", [(chunk,) for chunk in chunks], attempts=REWARD_ATTEMPTS, seconds=seconds)
         return joined([lost(chunk, limits, r.reason) if isinstance(r, CallFailed) else r for chunk, r in zip(chunks, results, strict=True)])
 
     def publish(self, version: int) -> dict[str, float]:
@@ -126,16 +137,51 @@ class RayWorkers:
         self.rollouts.tell("load", version, weights, seconds=seconds)
         return {"sync/seconds": time.perf_counter() - began, "sync/bytes": float(nbytes)}
 
+    def memory(self) -> dict[str, float]:
+        asked = {actor.memory.remote(): pool.role for pool in self.pools for actor in pool.free}
+        if self.learner_actor is not None:
+            asked[self.learner_actor.memory.remote()] = "learner"
+        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS) if asked else ([], [])
+        found = {"driver": resident()}
+        for ref in done:
+            with suppress(*DIED):  # the next call to it reports that
+                found[asked[ref]] = max(found.get(asked[ref], 0.0), get_result(ref))
+        return found
+
+    def write_stacks(self, file: Path) -> None:
+        write_stacks(Path(self.stacks.name), file)
+
+    def end_hanging(self, reason: str) -> str:
+        if engines := self.rollouts.busy:
+            for actor in engines:
+                ray.kill(actor, no_restart=False)
+            return f"{len(engines)} rollout processes are killed and restarted, and their prompts are answered again"
+        if any(pool.busy for pool in self.pools):
+            return "the rewards have time limits of their own"
+        if any(pool.recovering for pool in self.pools):
+            return f"a process is being restarted, which may take {self.recipe.workers.start_timeout:g} s (workers.start_timeout)"
+        if self.learner_actor is None or not self.learner.waiting:
+            return "no worker is at work, so none is ended: Ctrl-C stops the run"
+        self.learner.ended = f"{reason}; the learner's process was ended, and what it learned since the last checkpoint is lost"
+        ray.kill(self.learner_actor)
+        return "the learner's process is ended, and the run stops"
+
     def close(self) -> None:
+        # Of a cluster whose head is gone nothing can be ended, and the error that the run has met says more.
+        with suppress(RayError, ConnectionError, RuntimeError):
+            self._end_actors()
+        if self.joined:
+            self.joined = False
+            ray.shutdown()
+        self.stacks.cleanup()
+
+    def _end_actors(self) -> None:
         actors, self.pools, learner, self.learner_actor = [a for p in self.pools for a in p.actors], [], self.learner_actor, None
         engines = [actor.close.remote() for actor in self.rollouts.actors] if actors else []
         if engines:
             ray.wait(engines, num_returns=len(engines), timeout=CLOSE_SECONDS)
         for actor in [*actors, *([learner] if learner is not None else [])]:
             ray.kill(actor)
-        if self.joined:
-            self.joined = False
-            ray.shutdown()
 
 
 def allocator(variables: Mapping[str, str]) -> dict[str, str]:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import grpc
 import ray
+from ray._private import ray_constants
 from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import Config  # pyright: ignore[reportAttributeAccessIssue]  # compiled, and without a stub
 from ray.exceptions import RayError
 
 from align.errors import UserError
+from align.workers.environment import without_secrets
 
 PROBE_SECONDS = 5.0
 PACKAGES = ("align", "align_kernels")
+LOOPBACK = "127.0.0.1"
 QUIET = {"logging_level": "ERROR", "log_to_driver": False}
 USERS_AUTH_MODE = os.environ.get("RAY_AUTH_MODE")
 
@@ -41,8 +46,10 @@ def connect(address: str | None) -> bool:
                 "unset RAY_ADDRESS to start a private one"
             )
         _authenticate(USERS_AUTH_MODE or "token")
-        # Without address="local" Ray joins any cluster that runs on the machine.
-        ray.init(address="local", include_dashboard=False, **QUIET)
+        with without_secrets(), _on_loopback():
+            # Without address="local" Ray joins any cluster that runs on the machine.
+            ray.init(address="local", include_dashboard=False, _node_ip_address=LOOPBACK, **QUIET)
+        _protect_token()
         return True
     found = _running(address) if address == "auto" else address
     _authenticate("token" if _wants_token(found, address) else "disabled")
@@ -55,6 +62,29 @@ def connect(address: str | None) -> bool:
             "token, is the token (~/.ray/auth_token or RAY_AUTH_TOKEN_PATH) the same on both sides?"
         ) from error
     return True
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A cluster that starts in the block listens on loopback only, so that no other machine reaches it.
+
+    Ray replaces a loopback address by the machine's, except where it allows no clusters of several machines.
+    """
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for the processes of the cluster
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = True
+        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+
+
+def _protect_token() -> None:
+    """Let the user alone read the token, which runs code in every cluster that has it. Ray writes it by the user's mask."""
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    with suppress(OSError):  # the file of another user, whose mode is theirs
+        if token.stat().st_mode & 0o077:
+            token.chmod(0o600)
 
 
 def _authenticate(mode: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -14,6 +15,7 @@ from align.learner.learner import Learner
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.workers.exchange import Exchange, changes
 from align.workers.precision import set_precision
+from align.workers.processes import resident, write_stacks
 from align.workers.reward_runner import run_rewards
 from align.workers.shards import generate
 
@@ -66,6 +68,15 @@ class LocalWorkers:
         weights = self.learner.weights()
         self.engine.load(version, weights)
         return {"sync/seconds": time.perf_counter() - began, "sync/bytes": float(weights.buffer.nbytes)}
+
+    def memory(self) -> dict[str, float]:
+        return {"driver": resident()}
+
+    def write_stacks(self, file: Path) -> None:
+        write_stacks(None, file)
+
+    def end_hanging(self, reason: str) -> str:
+        return "everything is one process with workers.backend: local, so it is not ended: Ctrl-C stops the run"
 
     def close(self) -> None:
         engine, self.engine = self.engine, None

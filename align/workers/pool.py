@@ -52,6 +52,23 @@ class Pool:
         self.role, self.actors, self.start_timeout = role, list(actors), start_timeout
         self._idle = deque(actors)
         self._recovering: list[Recovering] = []
+        self._busy: dict[ray.ObjectRef, Running] = {}
+        """The calls of `run` by their results."""
+
+    @property
+    def free(self) -> list[Any]:
+        """The actors that run no call and are not being restarted."""
+        return list(self._idle)
+
+    @property
+    def recovering(self) -> bool:
+        """Whether an actor is being restarted."""
+        return bool(self._recovering)
+
+    @property
+    def busy(self) -> list[Any]:
+        """The actors that run a call of `run`."""
+        return [job.actor for job in list(self._busy.values())]
 
     def run(self, method: str, calls: Sequence[tuple], *, attempts: int, seconds: Sequence[float] | None = None) -> list[Any]:
         """The results in order; `CallFailed` if `attempts` actors died during a call, or it took longer than its `seconds`.
@@ -61,7 +78,7 @@ class Pool:
         """
         results: list[Any] = [None] * len(calls)
         queue, deaths = deque(range(len(calls))), Counter()
-        running: dict[ray.ObjectRef, Running] = {}
+        running = self._busy = {}
         try:
             while queue or running:
                 while queue and self._idle:
@@ -91,6 +108,8 @@ class Pool:
             for job in running.values():  # these actors become free after the call that was given up
                 self._recover(job.actor)
             raise
+        finally:
+            self._busy = {}
         return results
 
     def tell(self, method: str, *args: Any, seconds: float) -> None:
@@ -123,8 +142,7 @@ class Pool:
         self._probe()
         if not running and not self._recovering:
             raise RunStopped(
-                f"every {self.role} actor died and did not come back; the workers' logs (in the Ray session folder) tell why. "
-                "Run the same command with --resume"
+                f"every {self.role} process died and did not come back; the workers' logs (in the Ray session folder) tell why"
             )
         knocks = {recovering.ref: recovering for recovering in self._recovering if recovering.ref is not None}
         wake = [job.deadline for job in running.values()]

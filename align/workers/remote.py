@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 
 from align.errors import RunStopped, UserError
 from align.manifest import Entry
@@ -19,19 +20,40 @@ DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError)
 
 
 def get_result(ref: ray.ObjectRef, seconds: float | None = None) -> Any:
-    """The result of a call. Raises the actor's own UserError, or an error of `DIED` if the actor died."""
+    """The result of a call. Raises the actor's own UserError, an error of `DIED` if the actor died, or RunStopped without a cluster."""
     try:
         return ray.get(ref, timeout=seconds)
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from None
         raise
+    except (*DIED, GetTimeoutError):
+        raise
+    except RayError as error:
+        raise RunStopped("the cluster does not answer any more: its head or one of its nodes has ended") from error
+
+
+REASONS = (
+    (r"out of memory|OutOfMemory|memory pressure|low on memory", "the node ran out of memory and its process was killed"),
+    (r"exit code (\d+)", r"its process ended with exit code \1"),
+    (r"exit signal \w+ \((\d+)\)|signal (\d+)", "a signal killed its process"),
+    (r"[Nn]ode .*(died|dead|removed|failed)|node failure", "its node died or left the cluster"),
+    (r"ray\.kill", "it was killed"),
+    (
+        r"connection error|SIGKILL|EOF|End of file|Socket closed|was restarted",
+        "its process was killed from outside, often for lack of memory, or crashed",
+    ),
+)
+"""The first pattern that a death's text has gives its reason in plain words."""
 
 
 def death_reason(error: Exception) -> str:
-    """Ray's reason for a death, without internal names and guesses."""
+    """Why a process died, in one phrase without names of Ray's internals."""
+    if isinstance(error, OutOfMemoryError):
+        return REASONS[0][1]
     text = " ".join(str(error).split())
-    return text.rpartition("Worker exit detail: ")[2].partition(" Some common causes")[0][:300]
+    found = ((re.search(pattern, text), words) for pattern, words in REASONS)
+    return next((match.expand(words) for match, words in found if match), "its process ended without a reason")
 
 
 class RemoteLearner:
@@ -40,17 +62,25 @@ class RemoteLearner:
     def __init__(self, actor: Any):
         self._actor = actor
         self.exchange = Exchange()
+        self.ended: str | None = None
+        """Why the process was ended on purpose."""
+        self.waiting = False
+        """Whether a call is running."""
 
     def wait(self, ref: ray.ObjectRef, seconds: float | None = None) -> Any:
+        self.waiting = True
         try:
             return get_result(ref, seconds)
         except DIED as error:
+            if self.ended is not None:
+                raise RunStopped(self.ended) from error
             raise RunStopped(
-                f"the learner's process died ({death_reason(error)}). What it learned since the last checkpoint is lost: run the "
-                "same command with --resume"
+                f"the learner's process died ({death_reason(error)}). What it learned since the last checkpoint is lost"
             ) from error
         except GetTimeoutError as error:
             raise RunStopped(f"the learner did not answer within {seconds:g} s (workers.start_timeout)") from error
+        finally:
+            self.waiting = False
 
     def _call(self, method: str, *args: Any) -> Any:
         return self.wait(self._actor.call.remote(method, *args))

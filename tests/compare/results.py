@@ -15,6 +15,7 @@ from compare.differences import METRICS, Place
 
 NAMES_LEFT_OUT = {
     "time/*": "seconds a step took on this machine",
+    "memory/*": "memory of a process on this machine",
     "*seconds": "seconds too: sync/seconds, and train_seconds and wall_seconds of the summary",
     "phases.*": "seconds",
     "*tokens/s": "a count over seconds",

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -250,6 +251,46 @@ def test_rewards_that_cannot_be_interrupted_cost_their_own_chunk(workers, local,
     assert workers.compute_rewards(groups[8:]).failed == 0
 
 
+def test_a_reward_process_that_dies_costs_no_answer(workers, local, tmp_path):
+    order = tmp_path / "crash"
+    chosen = prompts({}, {"crash_once": str(order)}, {})
+    groups = local.generate(chosen, 2, 3)
+    order.touch()
+    rewards = workers.compute_rewards(groups)
+    assert not order.exists() and rewards.failed == 0
+    assert rewards.values.tolist() == [len(e.text) for g in groups for e in g.episodes]
+
+
+def test_a_death_is_told_without_names_of_internals(workers, local):
+    rewards = workers.compute_rewards(local.generate(prompts({"do": "crash"}), 2, 3))
+    assert rewards.first_failure == "prompt 0: its process was killed from outside, often for lack of memory, or crashed"
+
+
+def test_an_engine_that_hangs_is_restarted_and_its_stack_is_written(workers, local, tmp_path):
+    order, file = tmp_path / "hang", tmp_path / "stacks"
+    chosen = prompts({"hang_once": str(order)}, {}, {}, {})
+    order.touch()
+
+    def end():
+        while order.exists():
+            time.sleep(0.05)
+        workers.write_stacks(file)
+        told.append(workers.end_hanging("`generate` hangs"))
+
+    told, watching = [], threading.Thread(target=end)
+    watching.start()
+    groups = workers.generate(chosen, 2, seed=8)
+    watching.join()
+    assert same(groups, local.generate(chosen, 2, 8)) and told[0].startswith("1 rollout processes are killed")
+    assert "== rollout-" in file.read_text() and ", line " in file.read_text() and " in generate" in file.read_text()
+
+
+def test_processes_tell_their_memory(workers, local):
+    workers.compute_rewards(local.generate(PLAIN, 2, 3))  # those that a test before has ended are back then
+    found = workers.memory()
+    assert found.keys() == {"driver", "learner", "rollout", "reward"} and min(found.values()) > 1e7
+
+
 def test_what_a_user_did_wrong_arrives_as_it_was(workers, tmp_path):
     with pytest.raises(UserError, match="is not a complete checkpoint") as error:
         workers.learner.load(str(tmp_path))
@@ -315,7 +356,7 @@ def test_the_twins_go_through_a_step_alike_until_the_learner_dies(workers, model
     assert remote.weights().buffer.tobytes() == twins[0].learner.weights().buffer.tobytes()
     _stays_as_it_was(twins[1])
     ray.kill(twins[1].learner_actor)
-    with pytest.raises(RunStopped, match=r"the learner's process died .* --resume"):
+    with pytest.raises(RunStopped, match=r"the learner's process died \(it was killed\)\. What it learned .* is lost$"):
         remote.save(str(tmp_path / "checkpoint"))
     twins[1].close()
     assert ray.is_initialized()  # the cluster was there before
@@ -337,3 +378,19 @@ def _step(twin):
     stats = twin.learner.update(batch, 0)
     twin.publish(1)
     return groups, stats, twin.generate(PLAIN, 2, seed=5)
+
+
+def test_a_private_cluster_listens_on_loopback_and_gets_no_secrets():
+    """In a process of its own, because this one has a cluster already."""
+    code = (
+        "import os, ray\n"
+        "from align.workers.connect import connect\n"
+        "connect(None)\n"
+        "env = ray.get(ray.remote(num_cpus=0.1)(lambda: dict(os.environ)).remote())\n"
+        "print([env.get(name) for name in ('SERVICE_API_KEY', 'HF_TOKEN', 'JUDGE', 'HF_HOME')], os.environ['HF_TOKEN'])\n"
+        "print({node['NodeManagerAddress'] for node in ray.nodes()})\n"
+        "ray.shutdown()\n"
+    )
+    secrets = {"SERVICE_API_KEY": "a", "HF_TOKEN": "b", "JUDGE": "c", "HF_HOME": "d", "ALIGN_PASS_ENV": "JUDGE"}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | secrets, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines() == ["[None, None, 'c', 'd'] b", "{'127.0.0.1'}"]

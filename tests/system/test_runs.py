@@ -108,7 +108,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, options: list[
     weights = [load_file(folder / "model" / "model.safetensors") for folder in (whole, parts)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    timing = ("time", "tokens/s", "sync")
+    timing = ("time", "memory", "tokens/s", "sync")
     for a, b in zip(uninterrupted, resumed, strict=True):
         assert {k: v for k, v in a.items() if not k.startswith(timing)} == {k: v for k, v in b.items() if not k.startswith(timing)}
 

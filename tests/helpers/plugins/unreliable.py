@@ -28,6 +28,10 @@ class Unreliable(Reward):
             return sum(itertools.repeat(0))
         if do == "crash":
             os.kill(os.getpid(), signal.SIGKILL)
+        order = Path(prompt.fields.get("crash_once", "/nonexistent"))
+        if order.exists():
+            order.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
         return {"total": len(response) / 2, "length": len(response)} if do == "parts" else len(response)
 
     def pause(self) -> None:
@@ -53,6 +57,10 @@ class RunningMortal(RunningTransformers):
             if order.exists():
                 order.unlink()
                 os.kill(os.getpid(), signal.SIGKILL)
+            order = Path(prompt.fields.get("hang_once", "/nonexistent"))
+            if order.exists():
+                order.unlink()
+                sum(itertools.repeat(0))
             if prompt.fields.get("do") == "refuse":
                 raise UserError("no room for this prompt")
             if prompt.fields.get("do") == "kill always":

@@ -36,7 +36,7 @@ def preferences(tmp_path: Path) -> dict:
 def ran(made: schema.Recipe, folder: Path, **options) -> list[dict]:
     train(made, folder, **options)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith(("time/", "tokens/s", "sync/"))} for line in lines]
+    return [{k: v for k, v in line.items() if not k.startswith(("time/", "memory/", "tokens/s", "sync/"))} for line in lines]
 
 
 @pytest.mark.parametrize(

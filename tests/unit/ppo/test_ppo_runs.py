@@ -54,7 +54,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(kind: str, folder: P
         start(folder, tmp_path / "parts", **options)
     assert [p.name for p in (tmp_path / "parts" / "checkpoints").glob("*")] == ["step_000002"]
     parts = start(folder, tmp_path / "parts", resume=True, **options)
-    timing = ("time", "tokens/s", "sync")
+    timing = ("time", "memory", "tokens/s", "sync")
     for a, b in zip(whole, parts, strict=True):
         assert {k: v for k, v in a.items() if not k.startswith(timing)} == {k: v for k, v in b.items() if not k.startswith(timing)}
     one, other = state(folder, tmp_path / "whole", **options), state(folder, tmp_path / "parts", **options)

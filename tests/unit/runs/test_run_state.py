@@ -64,7 +64,7 @@ def node(models: Path, **changes) -> dict:
 
 def numbers(run_dir: Path) -> list[dict]:
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith(("time", "tokens/s", "sync/seconds"))} for line in lines]
+    return [{k: v for k, v in line.items() if not k.startswith(("time", "memory", "tokens/s", "sync/seconds"))} for line in lines]
 
 
 def held(thing: Any, seen: set[int]) -> Iterator[Any]:

@@ -70,7 +70,7 @@ def _run(built: Recipe, folder: Path) -> Any:
         patch.setattr("align.telemetry.plots.draw", lambda metrics, plot: plot)
         summary = train(built, folder)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    numbers = [{k: v for k, v in line.items() if not k.startswith(("time/", "tokens/s", "sync/"))} for line in lines]
+    numbers = [{k: v for k, v in line.items() if not k.startswith(("time/", "memory/", "tokens/s", "sync/"))} for line in lines]
     weights = hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
     written = sorted(path.name for path in (folder / "writers").glob("*"))
     return [numbers, summary["before"], summary["after"], kept, sizes, threads, weights, written]

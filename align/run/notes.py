@@ -1,0 +1,35 @@
+"""What a run says once: what was left out of its data, what its regularizers warn of, and how far the references are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from align.config.docstrings import format_part
+from align.config.schema import Recipe
+from align.experience.examples import Examples
+from align.learner.references import reference_place
+from align.regularizers import referenced
+from align.run.evaluation import Suites
+from align.types import Stat
+
+
+def of_data(recipe: Recipe, examples: Examples, suites: Suites) -> Iterator[str]:
+    """Of the data and the recipe, before the workers start."""
+    yield from examples.notes
+    for count, which in ((examples.dropped, "rankings"), (suites.dropped, "held-out rankings")):
+        if count:
+            yield f"task: {count} {which} with an answer beyond sampling.max_tokens are left out"
+    for name, regularizer in recipe.regularizers.items():
+        if regularizer.warning:
+            yield f"regularizers.{name}: {regularizer.warning}"
+
+
+def of_distances(recipe: Recipe, stats: Mapping[str, Stat]) -> Iterator[str]:
+    """The policy's distance on the first batch from each reference that is another model (0 for the others, as checked)."""
+    compared = referenced(recipe.regularizers)
+    for name in compared:
+        reference = recipe.regularizers[name].reference
+        if not reference.starts_at_policy:
+            k3 = stats[f"{reference_place(name, compared)}/k3"].mean
+            place = f"the reference of regularizers.{name}"
+            yield f"step 0: the policy is {k3:.3g} nats a token (k3) away from {format_part(reference)}, {place}"
