@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from align.config.docstrings import format_part
 from align.config.parts import Part, Setting, location
+from align.config.returned import values_checked
 from align.config.tracebacks import own_frames
 from align.errors import RecipeError
 from align.oracle.measure import NAME as ENUMERATED
@@ -81,7 +82,8 @@ def bias(regularizer: Regularizer, setting: Setting) -> str | None:
     if stated := regularizer.bias(setting):
         return stated
     try:
-        found = judge(regularizer, setting.recipe.algorithm)
+        with values_checked():
+            found = judge(regularizer, setting.recipe.algorithm)
     except RecipeError as error:
         raise RecipeError(error.where.replace(f"regularizers.{ENUMERATED}", setting.where), error.problem) from error
     except Exception as error:
