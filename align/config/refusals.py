@@ -86,6 +86,8 @@ def bias(regularizer: Regularizer, setting: Setting) -> str | None:
             found = judge(regularizer, setting.recipe.algorithm)
     except RecipeError as error:
         raise RecipeError(error.where.replace(f"regularizers.{ENUMERATED}", setting.where), error.problem) from error
+    except IndexError:
+        return None  # a part with token ids of its model reaches beyond the few tokens of the enumeration
     except Exception as error:
         frames = own_frames(error)
         if not isinstance(regularizer, Composed):

@@ -10,8 +10,10 @@ import pytest
 from helpers.bandit_run import node
 from typer.testing import CliRunner
 
+from align.audit.alone import alone
 from align.cli import app
 from align.config import recipes, registry
+from align.config.nodes import build_part
 from align.testing import CHECKS
 from align.testing.door import QUICK, check_own_parts
 
@@ -148,3 +150,17 @@ def test_the_quick_checks_are_checks_of_the_kit(kind: str):
     kit = sys.modules[CHECKS[kind].__module__].KIT
     assert set(QUICK[kind]) <= {check.name for check in kit.checks} and kit.kind == kind
     assert kind in registry.ROOMS
+
+
+def test_a_part_with_token_ids_of_its_model_is_left_to_the_run(tmp_path):
+    """The checks have four tokens, a model has more."""
+    (tmp_path / "ids.py").write_text(
+        "from align.config.nodes import part\nfrom align.divergences.total_variation import TotalVariation\n"
+        "from align.regularizers import Penalty\nfrom typing import Any\n"
+        "class Ids:\n    coefficient: Any = part('coefficient')\n    reference: Any = part('reference', 'frozen')\n"
+        "    full_vocabulary = True\n    divergence = TotalVariation()\n"
+        "    def outcomes(self, logp, ref_logp): return logp[:, [0, 9]], ref_logp[:, [0, 9]]\n"
+        "    def penalty(self, ctx, name): return Penalty(value=ctx.exact[name].detach(), loss=ctx.exact[name])\n"
+    )
+    regularizer = build_part("regularizer", {"name": f"{tmp_path}/ids.py:Ids", "coefficient": 0.1}, "regularizers.ids")
+    check_own_parts(alone(regularizer, "ids"))
