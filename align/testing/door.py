@@ -46,8 +46,8 @@ def _check(part: Any, where: str) -> None:
     if kind is None:
         return
     kit: Kit = importlib.import_module(f"{__package__}.{registry.ROOMS[kind].rpartition('.')[2]}").KIT
-    failed = next((f for f in kit.findings(part, QUICK[kind]) if not f.passed and BEYOND not in f.found), None)
-    if failed is not None:
+    failed = next((f for f in kit.findings(part, QUICK[kind]) if not f.passed), None)
+    if failed is not None and BEYOND not in failed.found:
         place = "" if ".py:" in failed.found else f"{location(type(part))}: "
         name = getattr(part, "recipe_name", type(part).__name__)
         raise RecipeError(
