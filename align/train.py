@@ -77,7 +77,7 @@ def train(
 
     Example:
         >>> import align
-        >>> recipe = align.load("countdown_sft", ["steps=2", "batch.prompts=8", "evaluation.every=-1"])
+        >>> recipe = align.load("countdown_sft", ["steps=2", "optimizer.warmup_steps=0", "batch.prompts=8", "evaluation.every=-1"])
         >>> summary = align.train(recipe, "runs/tiny")  # doctest: +ELLIPSIS
         step  1/2 ...
         >>> summary["steps"], summary["model"]

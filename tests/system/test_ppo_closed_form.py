@@ -39,7 +39,7 @@ def run(folder: Path, out: Path, **keys) -> None:
                 "task": f"{PLUGINS}/systematic.py:OnePrompt",
                 "model": {"path": str(folder)},
                 "batch": {"prompts": 1, "samples": SAMPLES},
-                "optimizer": {"lr": 0.01, "betas": [0.9, 0.95], "schedule": "cosine", "max_grad_norm": 100.0},
+                "optimizer": {"lr": 0.01, "betas": [0.9, 0.95], "schedule": "cosine", "final_fraction": 1e-4, "max_grad_norm": 100.0},
                 "workers": {"backend": "local"},
                 "evaluation": {"every": -1},
             }

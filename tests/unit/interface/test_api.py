@@ -35,7 +35,8 @@ SIGNATURES = {
     "credit: 'str' = 'local', weighting: 'Any' = 'uniform', reference: 'Any' = 'frozen', ratio_to: 'str' = 'old', "
     "ratio_cap: 'float | None' = None, beyond_cap: 'str' = 'truncate', clamp: 'float | None' = None, "
     "allow_biased: 'bool' = False) -> 'Composed'",
-    "train": "(recipe: 'Recipe', run_dir: 'str | Path', address: 'str | None' = None, resume: 'bool' = False) -> 'dict[str, Any]'",
+    "train": "(recipe: 'Recipe', run_dir: 'str | Path', address: 'str | None' = None, resume: 'bool' = False, *, "
+    "began: 'float | None' = None) -> 'dict[str, Any]'",
 }
 """A change here breaks other people's code: say so in the change log."""
 
