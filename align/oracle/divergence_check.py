@@ -136,7 +136,9 @@ def mismatch(divergence: Divergence, name: str) -> Fault | None:
     wrong = ~((found - wanted).abs() <= RELATIVE * wanted.abs() + ROUNDING * terms) & wanted.isfinite() & terms.isfinite()
     if not wrong.any():
         return None
-    at = int(torch.where(wrong, x.abs(), torch.inf).argmin())
+    # The nearest log-ratio at which four digits show the difference.
+    shown = wrong & ((found - wanted).abs() > 1e-3 * wanted.abs())
+    at = int(torch.where(shown if shown.any() else wrong, x.abs(), torch.inf).argmin())
     return Fault(
         name,
         f"`{name}` is {found[at].item():.4g} at log u = {x[at].item():.3g}, and f gives {wanted[at].item():.4g}: an estimator would take "
