@@ -12,7 +12,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from align.errors import UserError
-from align.terminal import SafeConsole
+from align.terminal import SafeConsole, printable
 
 
 class Commands(TyperGroup):
@@ -42,4 +42,4 @@ class Commands(TyperGroup):
 
 def complain(message: str, style: str = "red") -> None:
     """Print a message to stderr."""
-    SafeConsole(stderr=True, soft_wrap=True, highlight=False).print(Text(message, style=style))
+    SafeConsole(stderr=True, soft_wrap=True, highlight=False).print(Text(printable(message), style=style))

@@ -63,16 +63,11 @@ def tables(parts: list[dict[str, Any]], *, with_keys: bool) -> Iterator[Table]:
                 words.append(f"({part['origin']})")
             if part.get("keys") and not with_keys:
                 words.append("Keys: " + ", ".join(map(_key, part["keys"])))
-            table.add_row(part["name"], _plain(" ".join(words)))
+            table.add_row(part["name"], " ".join(words))
             for key in part.get("keys", []) if with_keys else []:
-                table.add_row("", _plain(f"  {_key(key)}  {key['doc']}"))
+                table.add_row("", f"  {_key(key)}  {key['doc']}")
         yield table
 
 
 def _key(key: dict[str, Any]) -> str:
     return f"{key['name']}: {key['type']}" if key["required"] else f"{key['name']}={key['default']}"
-
-
-def _plain(text: str) -> str:
-    # Escape brackets, which rich would read as markup.
-    return text.replace("[", "\\[")

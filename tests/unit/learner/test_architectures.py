@@ -19,7 +19,8 @@ from align.config import recipes
 from align.config.schema import Lora, Model
 from align.errors import UserError
 from align.experience.packing import pack
-from align.learner import budgets, model_loading
+from align.learner import budgets
+from align.learner import policy as policy_file
 from align.learner.agreement import Agreement, some_rows
 from align.learner.policy import Policy
 from align.weight_sync.layout import Layout
@@ -60,7 +61,7 @@ def one_tokenizer(monkeypatch):
     """The tokenizer is not what is tested, and takes half the time to read and write."""
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained = lambda folder: None
-    monkeypatch.setattr(model_loading, "load_tokenizer", lambda folder, where: tokenizer)
+    monkeypatch.setattr(policy_file, "load_tokenizer", lambda folder, where: tokenizer)
 
 
 def agreement(policy: Policy) -> Agreement:
