@@ -46,7 +46,7 @@ def build(model: dict, **changes) -> schema.Recipe:
     ("model", "where", "says"),
     [
         ({"path": "nowhere"}, "model.path", "there is no model folder nowhere"),
-        ({"config": {"hidden_size": 8}}, "model.config", "transformers cannot build it: 'model_type'"),
+        ({"config": {"hidden_size": 8}}, "model.config", "names no model_type: give a name of transformers"),
         ({"config": {"model_type": "qwen9"}}, "model.config", "transformers cannot build it"),
     ],
 )
