@@ -64,7 +64,7 @@ def test_rewards_are_shaped_before_the_advantages_and_stay_what_they_were():
         ({"x": {"name": "uncertainty_bonus", "steps": 9, "entropy_bound": 1.5}}, {}, "shapings.x", "turn the sign"),
         ({"x": {"name": "uncertainty_bonus", "steps": 9, "share": 1.0}}, {}, "shapings.x", "share must lie in"),
         ({"x": {"name": "uncertainty_bonus", "steps": 9, "divergence_gain": 0.0}}, {}, "shapings.x", "use entropy_bonus"),
-        ({"x": {"name": "uncertainty_bonus", "steps": 9, "mask_id": -1}}, {}, "shapings.x", "must be a token id"),
+        ({"x": {"name": "uncertainty_bonus", "steps": 9, "mask_id": -1}}, {}, "shapings.x.mask_id", "must be at least 0"),
         ({"x": {"name": "munchausen", "floor": 0.0}}, {}, "shapings.x", "floor negative"),
         ({"x": {"name": "munchausen", "credit": "sequence"}}, {}, "shapings.x", "credit must be one of local, summed"),
         ({"x": {"name": "importance", "level": "answer"}}, {}, "shapings.x", "level must be one of token, sequence"),
@@ -82,7 +82,10 @@ def test_one_that_makes_no_sense_is_refused_at_its_key(shapings, changes: dict, 
 
 def test_an_algorithm_without_advantages_has_nothing_to_shape(tmp_path: Path):
     file = tmp_path / "own.py"
-    file.write_text("class Own:\n    reduction: str = 'token'\n    def loss(self, ctx, advantages): ...\n")
+    file.write_text(
+        "from typing import Any\nfrom align.config.nodes import part\n"
+        "class Own:\n    reduction: Any = part('reduction', 'token')\n    def loss(self, ctx, advantages): ...\n"
+    )
     with pytest.raises(RecipeError, match="uses no advantages"):
         recipes.build(node({"x": "entropy_bonus"}, algorithm=f"{file}:Own"))
 
