@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -45,4 +46,9 @@ def random_model(folder: Path, device: str) -> Path:
     with torch.device(device):
         AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    # A token for each id: the learner's head has rows for ids with a token alone.
+    file = folder / "tokenizer.json"
+    written = json.loads(file.read_text())
+    written["model"]["vocab"] |= {f"<{i}>": i for i in range(len(tokenizer), config.vocab_size)}
+    file.write_text(json.dumps(written))
     return folder
