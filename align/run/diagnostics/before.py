@@ -47,7 +47,8 @@ def _repeated(recipe: Recipe, examples: Sequence[Example]) -> Iterator[Finding]:
             f"{recipe.batch.prompts / count:.2g} times; set it to {count} or fewer and raise batch.samples, or give the task more prompts",
         )
     repeated = Counter((e.text, e.answer, e.ranked) for e in examples)
-    if len(repeated) <= count / 2:  # a task that draws its problems at random has some twice
+    # A task that draws its problems at random has some twice; what counts is a step that must hold one twice.
+    if len(repeated) < count and len(repeated) < max(recipe.batch.prompts, 2):
         most, times = repeated.most_common(1)[0]
         yield Finding(
             "repeated_prompts",
