@@ -145,6 +145,29 @@ def list_parts(
 
 @app.command(
     epilog=_example(
+        "align show runs/demo", "align show runs/demo --step 80 --worst --count 2 --tokens kl", "align show runs/demo --changed"
+    )
+)
+def show(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    step: Annotated[int | None, typer.Option(help="A recorded step.  [default: the last]", show_default=False)] = None,
+    best: Annotated[bool, typer.Option("--best", help="Highest rewards only.")] = False,
+    worst: Annotated[bool, typer.Option("--worst", help="Lowest rewards only.")] = False,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Held-out problems whose rewards training changed most, before and after.")
+    ] = False,
+    tokens: Annotated[str | None, typer.Option(metavar="REGULARIZER", help="Colour tokens by its penalty.", show_default=False)] = None,
+    count: Annotated[int, typer.Option(min=1, help="Answers (or problems).")] = 4,
+) -> None:
+    """Print what the model wrote: answers that a run has kept, with rewards and penalties."""
+    from align.inspect import samples
+
+    orders = [word for word, given in (("best", best), ("worst", worst), ("changed", changed)) if given]
+    samples.show(run_dir, step, orders, count, tokens, _wide())
+
+
+@app.command(
+    epilog=_example(
         "align audit countdown_k3",
         "align audit tsallis q=0.5 placement=reward",
         "align audit ./mine.py:Mine --json",

@@ -29,12 +29,14 @@ from align.run.diagnostics.of_run import diagnostics
 from align.run.due import Due
 from align.run.evaluation import Suites
 from align.run.folder import check_folder, remove_empty_run
+from align.run.held_out import HeldOut
 from align.run.initial_policy import model_folder
 from align.run.lock import locked
 from align.run.opening import Opened, opened
 from align.run.phases import Phases
 from align.run.positions import check_positions
 from align.run.reward_failures import RewardFailures
+from align.run.samples import SampleLog
 from align.run.signals import defer_stop, stoppable
 from align.run.state import RunState
 from align.run.step_metrics import answer_metrics, beta_metrics, reward_metrics, staleness_metrics
@@ -145,7 +147,8 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: Opened, t
     try:
         words = Words(model_dir, tokenizer)
         with stoppable():  # Ray, when it starts, replaces the handlers that were there
-            run = Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer.pad_token_id or 0, words, phases)
+            samples = SampleLog(run_dir, recipe, words.text, opened.first_step)
+            run = Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer.pad_token_id or 0, words, samples, phases)
             run.diagnose(opened.first_step, tokenizer)
             with run.watchdog:
                 return run.run(opened.first_step)
@@ -166,10 +169,12 @@ class Run:
         suites: Suites,
         pad_id: int,
         words: Words,
+        samples: SampleLog,
         phases: Phases,
     ):
         self.recipe, self.run_dir, self.workers, self.telemetry = recipe, run_dir, workers, telemetry
-        self.examples, self.suites, self.pad_id, self.words, self.phases = examples, suites, pad_id, words, phases
+        self.examples, self.suites, self.pad_id, self.words, self.samples = examples, suites, pad_id, words, samples
+        self.phases = phases
         self.seconds: dict[str, float] = {}
         self.tokens, self.step_seconds = 0, 0.0
         self.state, self.updating = RunState(recipe), False
@@ -177,6 +182,7 @@ class Run:
         """Version of the published learner's weights: one more than the last trained step."""
         self.failures = RewardFailures()
         self.due = Due(recipe.checkpoint)
+        self.held_out = HeldOut(recipe, suites, workers, samples, pad_id, telemetry.note)
         self.watchdog = Watchdog(workers, run_dir / "stacks", telemetry.note)
         self.diagnostics = diagnostics(recipe)
         self.nothing_learned = 0
@@ -280,6 +286,7 @@ class Run:
         with self.timed("score"):
             batch = self.workers.learner.compute_logprobs(batch)
         batch = prepare_batch(self.recipe, batch, self.state.coefficients)
+        written = self.samples.of_step(step, groups, rewards, batch, self.workers.learner)
         self.updating = True
         with defer_stop():
             with self.timed("update"):
@@ -299,6 +306,7 @@ class Run:
         moved = sync | staleness | self.workers.learner.exchange.take()
         rates = {"response/length": count / len(batch.lengths), "tokens/s": count / seconds}
         self.report(step, {**means, **counted, **beta_metrics(batch), **batch.shaped, **moved, **rates}, began)
+        self.telemetry.samples(step, written, self.samples.lines(written))
 
     def report(self, step: int, metrics: dict[str, float], began: float) -> None:
         """Write the metrics of a step with its times, the memory of the processes and what the detectors find. Raises RunStopped."""
@@ -361,29 +369,12 @@ class Run:
 
     def evaluate(self, step: int) -> dict[str, float]:
         with self.watchdog.phase("evaluate"):
-            metrics = self.evaluate_rankings(step) | (self.evaluate_answers(step) if self.suites.prompts else {})
+            metrics = self.held_out.rankings(step, self.state) | self.held_out.answers(step)
         if metrics:
             found = self.diagnostics.evaluated(step, metrics)
             self.telemetry.evaluation(step, metrics)
             self.tell(found)
         return metrics
-
-    def evaluate_answers(self, step: int) -> dict[str, float]:
-        """Metrics of the policy's answers to held-out problems, and its distance from the initial policy."""
-        if not self.recipe.algorithm.samples and step:
-            self.workers.publish(step)  # an algorithm that samples has synced already
-        metrics, groups = self.suites.evaluate(self.workers.generate, self.recipe.evaluation.samples, self.recipe.seed)
-        return metrics | {"kl/initial": self.workers.learner.exact_kl(pack(groups, None, self.pad_id)).mean}
-
-    def evaluate_rankings(self, step: int) -> dict[str, float]:
-        """Statistics of the loss on the held-out rankings."""
-        if not self.suites.rankings:
-            return {}
-        batch = replace(pack(self.suites.rankings, None, self.pad_id), step=step, betas=self.state.betas(max(step - 1, 0)))
-        stats = self.workers.learner.measure(
-            prepare_batch(self.recipe, self.workers.learner.compute_logprobs(batch), self.state.coefficients)
-        )
-        return {f"rankings/{name}": stat.mean for name, stat in stats.items()}
 
     @contextmanager
     def timed(self, name: str):

@@ -205,6 +205,22 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Samples:
+    """The answers that a run keeps in `samples.parquet`, with rewards and penalties; `align show RUN` prints them."""
+
+    every: Count = 10
+    """Steps between two records, after that of the first step. 0: no answers are kept."""
+    prompts: AtLeastOne = 4
+    """Prompts of a record, with all their answers."""
+    printed: Count = 2
+    """Answers of a record that are printed while the run goes on, from those with the highest and the lowest reward."""
+
+    def __post_init__(self):
+        if not self.every and (self.prompts, self.printed) != (4, 2):
+            raise ValueError("prompts and printed change nothing with every: 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A complete run."""
 
@@ -230,6 +246,7 @@ class Recipe:
     workers: Workers = section(Workers, learns=False)
     reward_limits: RewardLimits = section(RewardLimits)
     evaluation: Evaluation = section(Evaluation, learns=False)
+    samples: Samples = section(Samples, learns=False)
     checkpoint: Checkpoint = section(Checkpoint, learns=False)
 
     @property

@@ -36,7 +36,7 @@ def pack(
     rows = [(i, group.prompt, episode) for i, group in enumerate(groups) for episode in group.episodes]
     if rewards is not None and len(rewards.values) != len(rows):
         raise ValueError(f"{len(rewards.values)} rewards for {len(rows)} episodes")
-    kept = np.arange(len(rows)) if rewards is None else np.flatnonzero(~np.isnan(rewards.values))
+    kept = kept_episodes(len(rows), rewards)
     rows = [rows[i] for i in kept]
     if not rows:
         if rewards is None:
@@ -68,6 +68,11 @@ def pack(
         sampler_logp=torch.from_numpy(np.concatenate(logp)) if sampled else None,
         **({} if rewards is None else _judged(rewards, kept, [episode for _, _, episode in rows], decode)),
     )
+
+
+def kept_episodes(count: int, rewards: Rewards | None) -> np.ndarray:
+    """int64 [S], ascending: which of `count` episodes are in the batch, those whose reward is not NaN."""
+    return np.arange(count) if rewards is None else np.flatnonzero(~np.isnan(rewards.values))
 
 
 def _judged(

@@ -28,6 +28,7 @@ from align.learner.optimizer import make_optimizer, schedule
 from align.learner.policy import Policy
 from align.learner.reference_states import ReferenceStates
 from align.learner.reward_model import RewardModel
+from align.learner.token_penalties import TokenPenalties, token_penalties
 from align.manifest import Entry
 from align.references import OwnModel
 from align.regularizers import referenced
@@ -188,6 +189,12 @@ class Learner:
             objective.total(self.recipe, self._context(micro), losses, tally)
         tally.merge(losses)
         return tally.stats()
+
+    @torch.no_grad()
+    def token_penalties(self, batch: TokenBatch) -> TokenPenalties:
+        """What each regularizer takes from the tokens of a prepared batch, or of some of its sequences, without an update."""
+        parts = ((at, micro.to(self.policy.device)) for at, micro in micro_batches(batch, self.budgets.micro_tokens))
+        return token_penalties(self.recipe, batch, ((at, self._context(micro)) for at, micro in parts))
 
     def _stop_unless_finite(self, losses: MetricAccumulator, step: int) -> None:
         for name, stat in losses.stats().items():

@@ -31,10 +31,10 @@ def _of_policy(recipe: Recipe, ctx: TokenContext, losses: MetricAccumulator, tal
         beta = batch.betas[name]
         # With a coefficient of 0 the penalty is only measured: 0 times an overflowing gradient would be NaN.
         with torch.set_grad_enabled(torch.is_grad_enabled() and beta > 0):
-            penalty = _penalty(regularizer, ctx, name)
+            penalty = checked_penalty(regularizer, ctx, name)
         multiplier = batch.multipliers[name][batch.seq_ids] if name in batch.multipliers else 1.0
         if penalty.link is not None:
-            assert penalty.log_ratio is not None  # or `_penalty` had refused it
+            assert penalty.log_ratio is not None  # or `checked_penalty` had refused it
             of_answer = batch.multipliers.get(name, torch.ones(len(batch.lengths), device=batch.lengths.device))
             ctx = replace(ctx, link=Link(scores=penalty.link, log_ratio=penalty.log_ratio, beta=beta * of_answer))
         elif beta > 0 and penalty.loss is not None:
@@ -76,7 +76,7 @@ def _weights(batch: TokenBatch) -> Tensor:
     return batch.loss_weights
 
 
-def _penalty(regularizer: Regularizer, ctx: TokenContext, name: str) -> Penalty:
+def checked_penalty(regularizer: Regularizer, ctx: TokenContext, name: str) -> Penalty:
     """The regularizer's penalty on a micro-batch. Raises RecipeError if its shapes are not those of the micro-batch."""
     returned, tokens, answers = Returned(regularizer, "penalty", f"regularizers.{name}"), len(ctx.logp), len(ctx.batch.lengths)
     penalty = regularizer.penalty(ctx, name)

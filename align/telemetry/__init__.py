@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,13 @@ class Telemetry:
         self._metrics.write(step, named)
         self._writers.write(step, named)
         self._progress.evaluation(step, metrics)
+
+    def samples(self, step: int, rows: Sequence[Mapping[str, Any]], lines: Iterable[str]) -> None:
+        """The recorded answers of a step (from 0), and the lines that show some of them."""
+        if rows:
+            self._writers.samples(step + 1, rows)
+        for line in lines:
+            note(line)
 
     def note(self, text: str) -> None:
         """Print a one-line message."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,16 @@ class FanOut:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write metrics after `step` updates."""
         plain = {name: float(value) for name, value in metrics.items()}
+        self._each(step, lambda writer: writer.write(step, plain))
+
+    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write the recorded answers of a step after `step` updates."""
+        self._each(step, lambda writer: writer.samples(step, rows))
+
+    def _each(self, step: int, call: Callable[[RunningWriter], None]) -> None:
         for name, writer in list(self._open.items()):
             try:
-                writer.write(step, plain)
+                call(writer)
             except (Exception, SystemExit) as error:
                 del self._open[name]
                 self._note(

@@ -41,6 +41,11 @@ class AnswerText:
         """Of lists, not of arrays: the tokenizer converts those one by one, slowly."""
         return self._tokenizer.batch_decode([[i for i in ids if i not in self.hidden] for ids in answers], skip_special_tokens=False)
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token by itself; a token that texts leave out has its name. Of a character in several tokens each is �."""
+        texts = self.many([[i] for i in ids])
+        return [self._tokenizer.convert_ids_to_tokens(i) if i in self.hidden else text for i, text in zip(ids, texts, strict=True)]
+
 
 def _paired(tokens: Collection[str]) -> set[str]:
     every = set(tokens)

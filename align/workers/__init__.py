@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from align.config.schema import Recipe
 from align.errors import UserError
+from align.learner.token_penalties import TokenPenalties
 from align.manifest import Entry
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.weight_sync.packing import Weights
@@ -37,6 +38,8 @@ class LearnerLike(Protocol):
     def prepare(self, batch: TokenBatch | None) -> int: ...
 
     def measure(self, batch: TokenBatch) -> dict[str, Stat]: ...
+
+    def token_penalties(self, batch: TokenBatch) -> TokenPenalties: ...
 
     def exact_kl(self, batch: TokenBatch) -> Stat: ...
 

@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 
 from align.errors import RunStopped, UserError
+from align.learner.token_penalties import TokenPenalties
 from align.manifest import Entry
 from align.types import Stat, TokenBatch
 from align.weight_sync.packing import Weights
@@ -105,6 +106,9 @@ class RemoteLearner:
 
     def measure(self, batch: TokenBatch) -> dict[str, Stat]:
         return self._call("measure", batch)
+
+    def token_penalties(self, batch: TokenBatch) -> TokenPenalties:
+        return self._call("token_penalties", batch)
 
     def exact_kl(self, batch: TokenBatch) -> Stat:
         return self._call("exact_kl", batch)

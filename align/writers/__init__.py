@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ class RunningWriter(ABC):
         A step comes a second time where training and evaluation both have numbers of it; no earlier one follows. Values may be NaN
         or infinite.
         """
+
+    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Answers of a step, as rows of `samples.parquet` (see `align.run.samples.SCHEMA`). A writer without texts ignores them."""
 
     def close(self, finished: bool) -> None:
         """Give back files and threads. `finished`: every step of the run was done."""

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,9 @@ import yaml
 
 from align.config.parts import Setting
 from align.writers import RunningWriter, Writer, missing
+
+SHOWN = ("prompt", "response", "reward", "finished")
+"""Columns of the table of samples."""
 
 
 @dataclass(frozen=True)
@@ -40,5 +43,16 @@ class _Files(RunningWriter):
         # The file is written by a thread, which otherwise would tell of its failure steps later, and lose two minutes in a kill.
         self._writer.flush()
 
+    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        lines = ["| " + " | ".join(SHOWN) + " |", "|" + "---|" * len(SHOWN)]
+        lines += ["| " + " | ".join(_cell(row[name]) for name in SHOWN) + " |" for row in rows]
+        self._writer.add_text("samples", "\n".join(lines), step)
+
     def close(self, finished: bool) -> None:
         self._writer.close()
+
+
+def _cell(value: Any) -> str:
+    """The value as code in a Markdown table: what a model wrote is neither markup nor the end of a row."""
+    text = str(value).replace("`", "'").replace("|", "\\|").replace("\n", " ").replace("\r", " ")
+    return f"`{text}`"

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import Any
 from align.config.parts import Setting
 from align.writers import RunningWriter, Writer, missing
 
+SHOWN = ("step", "prompt", "response", "reward", "finished", "length")
+"""Columns of the table of samples."""
 MODES = ("online", "offline", "disabled")
 
 
@@ -74,6 +76,11 @@ class _Run(RunningWriter):
         if step >= self._first:
             self._run.log(dict(metrics), step=step)
             self._step = step
+
+    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        if step >= self._first and rows:
+            table = import_module("wandb").Table(columns=list(SHOWN), data=[[row[name] for name in SHOWN] for row in rows])
+            self._run.log({"samples": table}, step=step)
 
     def close(self, finished: bool) -> None:
         self._run.finish(exit_code=0 if finished else 1)

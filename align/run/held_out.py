@@ -1,0 +1,55 @@
+"""What a run measures on held-out data: the policy's answers, its distance from the initial policy, and the loss on rankings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from align.config.schema import Recipe
+from align.experience.packing import pack
+from align.experience.prepare import prepare_batch
+from align.run.evaluation import Suites
+from align.run.samples import SampleLog
+from align.run.state import RunState
+from align.types import Group
+from align.workers import Workers
+
+
+class HeldOut:
+    """The evaluations of one run."""
+
+    def __init__(self, recipe: Recipe, suites: Suites, workers: Workers, samples: SampleLog, pad_id: int, note: Callable[[str], None]):
+        self._recipe, self._suites, self._workers, self._samples, self._pad_id, self._note = recipe, suites, workers, samples, pad_id, note
+
+    def answers(self, step: int) -> dict[str, float]:
+        """Metrics of the policy's answers to held-out problems by suite; `kl/initial` is of the first suite, in nats per answer."""
+        suites, recipe = self._suites, self._recipe
+        if not suites.prompts:
+            return {}
+        if not recipe.algorithm.samples and step:
+            self._workers.publish(step)  # an algorithm that samples has synced already
+        metrics, groups = suites.evaluate(self._workers.generate, recipe.evaluation.samples, recipe.seed)
+        metrics |= self._judged(step, next(iter(suites.prompts)), groups)
+        return metrics | {"kl/initial": self._workers.learner.exact_kl(pack(groups, None, self._pad_id)).mean}
+
+    def _judged(self, step: int, suite: str, groups: list[Group]) -> dict[str, float]:
+        """The recipe's reward of the answers, which are also recorded."""
+        rewards = None if self._recipe.reward is None else self._workers.compute_rewards(groups)
+        self._samples.held_out(step, suite, groups, rewards)
+        if rewards is None:
+            return {}
+        if rewards.failed:
+            self._note(f"{suite}: {rewards.failed} rewards of held-out answers failed; the first: {rewards.first_failure}")
+        named = {f"{suite}/reward": rewards.values} | {f"{suite}/reward/{name}": part for name, part in rewards.parts.items()}
+        return {name: float(np.nanmean(values)) for name, values in named.items() if not np.isnan(values).all()}
+
+    def rankings(self, step: int, state: RunState) -> dict[str, float]:
+        """Statistics of the loss on the held-out rankings, as `rankings/...`."""
+        if not self._suites.rankings:
+            return {}
+        batch = replace(pack(self._suites.rankings, None, self._pad_id), step=step, betas=state.betas(max(step - 1, 0)))
+        learner = self._workers.learner
+        stats = learner.measure(prepare_batch(self._recipe, learner.compute_logprobs(batch), state.coefficients))
+        return {f"rankings/{name}": stat.mean for name, stat in stats.items()}
