@@ -17,6 +17,11 @@ class Settings:
         self.given = given
 
 
+class Table:
+    def __init__(self, columns: list[str], data: list[list[Any]]):
+        self.columns, self.data = columns, data
+
+
 class Run:
     def __init__(self, options: dict[str, Any]):
         self.options = options

@@ -47,6 +47,9 @@ class Listener(Writer, RunningWriter):
     def write(self, step, metrics):
         self._tell("write", step, dict(metrics))
 
+    def samples(self, step, rows):
+        self._tell("samples", step, list(rows))
+
     def close(self, finished):
         self._tell("close", finished)
 
@@ -94,6 +97,39 @@ def test_steps_are_counted_as_in_the_picture_after_their_update(tmp_path, screen
         ("close", True),
     ]
     assert (tmp_path / "writers" / "ear").is_dir()
+
+
+ROWS = [{"step": 0, "prompt": "1+1=", "response": "a | `b`\n2", "reward": 0.5, "finished": True, "length": 3}]
+
+
+def test_writers_get_the_samples(tmp_path, screen):
+    writer = Listener()
+    run = Telemetry(tmp_path, steps=2)
+    run.open({"ear": writer}, NODE)
+    run.samples(0, ROWS, ["step 0 wrote it"])
+    run.samples(1, [], [])
+    assert writer.told[1:] == [("samples", 1, ROWS)] and "step 0 wrote it" in screen.getvalue()
+    run.close()
+
+
+def test_tensorboard_has_the_samples_as_a_table_without_markup_of_the_model(tmp_path, screen):
+    run = Telemetry(tmp_path, steps=2)
+    run.open({"board": build_part("writer", "tensorboard", "writers.board")}, NODE)
+    run.samples(0, ROWS, [])
+    run.close()
+    found = EventAccumulator(str(tmp_path / "writers" / "board")).Reload()
+    (event,) = found.Tensors("samples/text_summary")
+    lines = event.tensor_proto.string_val[0].decode().split("\n")
+    assert event.step == 1 and lines[2] == "| `1+1=` | `a \\| 'b' 2` | `0.5` | `True` |"
+
+
+def test_wandb_has_the_samples_as_a_table(tmp_path, screen, fake_wandb):
+    run = Telemetry(tmp_path, steps=2)
+    run.open({"web": build_part("writer", {"name": "wandb", "mode": "offline"}, "writers.web")}, NODE)
+    run.samples(0, ROWS, [])
+    run.close()
+    table = fake_wandb[0].rows[1]["samples"]
+    assert table.data == [[0, "1+1=", "a | `b`\n2", 0.5, True, 3]]
 
 
 def test_a_writer_that_breaks_is_told_of_once_and_the_run_goes_on(tmp_path, screen):
