@@ -46,9 +46,9 @@ from align.vocabulary.files import load_tokenizer
 from align.vocabulary.model_folder import checked, name_turn_end
 from align.vocabulary.words import Words
 from align.workers import Workers, open_workers
-from align.workers.shards import idle
+from align.workers.shards import idle_note
 
-PREPARED = 1024
+PRECOMPUTED = 1024
 """Rankings that a precomputing reference processes at a time and stores in one file."""
 
 
@@ -140,7 +140,7 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: Opened, t
         workers = open_workers(recipe, model_dir, longest, address)
     for note in model_notes(recipe.model, model_dir, workers.learner_on_gpu):
         telemetry.note(note)
-    if recipe.algorithm.samples and (note := idle(recipe.engine, recipe.batch.prompts, recipe.batch.samples, recipe.workers.rollout)):
+    if recipe.algorithm.samples and (note := idle_note(recipe.engine, recipe.batch.prompts, recipe.batch.samples, recipe.workers.rollout)):
         telemetry.note(note)
     try:
         words = Words(model_dir, tokenizer)
@@ -187,7 +187,7 @@ class Run:
     def run(self, first: int) -> dict[str, Any]:
         recipe, evaluation = self.recipe, self.recipe.evaluation
         state, phases = self.state, self.phases
-        self.prepare()
+        self.precompute()
         self.version = first
         if first:
             with phases.of("checkpoint"):
@@ -324,15 +324,15 @@ class Run:
         else:
             self.tell(before)
 
-    def prepare(self) -> None:
+    def precompute(self) -> None:
         """Give every ranking to the references that precompute."""
         if not any(r.reference is not None and r.reference.precomputes for r in self.recipe.regularizers.values()):
             return
         computed = sum(
-            self.workers.learner.prepare(pack(groups, None, self.pad_id))
-            for groups in (*self.examples.all_rankings(PREPARED), *([self.suites.rankings] if self.suites.rankings else []))
+            self.workers.learner.precompute(pack(groups, None, self.pad_id))
+            for groups in (*self.examples.all_rankings(PRECOMPUTED), *([self.suites.rankings] if self.suites.rankings else []))
         )
-        self.workers.learner.prepare(None)
+        self.workers.learner.precompute(None)
         self.telemetry.note(
             f"references: {computed} log-probs of answers computed, the others were kept from before"
             if computed

@@ -19,7 +19,7 @@ from align.divergences.reverse_kl import ReverseKl
 from align.engines import started
 from align.errors import UserError
 from align.experience.packing import pack
-from align.learner.budgets import chosen
+from align.learner.budgets import device_budgets
 from align.learner.micro_batches import micro_batches
 from align.learner.policy import Policy
 from align.run.evaluation import Suites
@@ -59,7 +59,7 @@ class Estimated:
     """Standard deviation over tokens, divided by the mean of `exact`."""
 
 
-def logged(run_dir: Path) -> list[Logged]:
+def logged_metrics(run_dir: Path) -> list[Logged]:
     """The regularizers' metrics in `metrics.jsonl`. Raises UserError if the folder is not of a run."""
     file = run_dir / "metrics.jsonl"
     if not file.is_file():
@@ -72,7 +72,7 @@ def logged(run_dir: Path) -> list[Logged]:
     return [Logged(name=n, first=v[0], last=v[-1], mean=fmean(v), largest=max(v)) for n, v in sorted(values.items())]
 
 
-def fresh(run_dir: Path) -> list[Estimated] | str:
+def estimates_of_fresh_answers(run_dir: Path) -> list[Estimated] | str:
     """Draw held-out answers with the run's engine and compare its final policy with its initial one, or return why that is impossible."""
     recipe_file, model = run_dir / "recipe.yaml", run_dir / "model"
     if not (recipe_file.is_file() and (model / "config.json").is_file()):
@@ -111,7 +111,7 @@ def estimate(recipe: Recipe, model: Path, initial: Path, groups: Sequence[Group]
         name: d for name, d in named.items() if isinstance(d, Divergence) and not isinstance(d, ReverseKl)
     }
     policy, reference = (Policy(str(folder), replace(recipe.model, lora=Lora())) for folder in (model, initial))
-    budgets = chosen(recipe, policy)
+    budgets = device_budgets(recipe, policy)
     options = {"temperature": recipe.sampling.temperature, "elements": budgets.head_elements}
     log_u, exact = [], {name: [] for name in divergences}
     batch = pack(groups, None)

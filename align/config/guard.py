@@ -9,7 +9,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from align.config.parts import ships
-from align.config.refusals import standing
+from align.config.refusals import parts_with_settings
 from align.config.registry import ROOMS, contract
 from align.errors import RunStopped, UserError
 from align.plugins.imports import PREFIX
@@ -38,7 +38,7 @@ def guarded(recipe: Any) -> Iterator[None]:
 
 def blamed(recipe: Any, error: BaseException) -> str | None:
     """`KEY: FILE:LINE: EXCEPTION: MESSAGE` for an exception inside a user's part of this recipe; None if none of its parts caused it."""
-    parts = [(part, setting.where) for part, setting in standing(recipe) if not ships(type(part))]
+    parts = [(part, setting.where) for part, setting in parts_with_settings(recipe) if not ships(type(part))]
     packages = {_package(type(part).__module__) for part, _ in parts}
     theirs = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _of(frame) in packages]
     if not theirs:

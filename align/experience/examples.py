@@ -79,7 +79,7 @@ def _encoded(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[list[
     return tokenizer(list(texts), **options)["input_ids"] if texts else []
 
 
-def chosen(step: int, count: int, total: int, seed: int) -> list[int]:
+def example_indices(step: int, count: int, total: int, seed: int) -> list[int]:
     """Indices of the examples of a step, from consecutive permutations of the whole set, each with its own seed."""
     first = step * count
     indices = []
@@ -123,7 +123,7 @@ class Examples:
         self.max_prompt_tokens = max(len(p.token_ids) for p in self._prompts)
 
     def _deal(self, step: int) -> list[int]:
-        return chosen(step, self._per_step, len(self.examples), self._seed)
+        return example_indices(step, self._per_step, len(self.examples), self._seed)
 
     def prompts(self, step: int) -> list[Prompt]:
         """The prompts of a step, from 0."""

@@ -35,7 +35,7 @@ def prepare_batch(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, 
     judged = replace(batch, rewards=rewards)
     if algorithm.critic is not None:
         charged = {name: r for name, r in penalties.items() if r.placement == "reward"}
-        judged = _weighed(judged, charged, states)
+        judged = _with_weights(judged, charged, states)
         judged = replace(judged, reward_penalties={name: _charge(judged, r, name) for name, r in charged.items()})
         returns = algorithm.targets(judged.only(algorithm.reads | {"rewards"}, algorithm, "algorithm"))
         judged = replace(judged, returns=Returned(algorithm, "targets", "algorithm").finite(returns, tokens, TOKEN))
@@ -53,10 +53,10 @@ def prepare_batch(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, 
     shaped = replace(judged, rewards=batch.rewards, advantages=advantages)
     measured = algorithm.measures(shaped.only(algorithm.reads | {"advantages"}, algorithm, "algorithm"))
     metrics |= Returned(algorithm, "measures", "algorithm").metrics(measured)
-    return _weighed(replace(shaped, shaped=metrics), penalties, states)
+    return _with_weights(replace(shaped, shaped=metrics), penalties, states)
 
 
-def _weighed(batch: TokenBatch, regularizers: dict[str, Regularizer], states: Mapping[str, State]) -> TokenBatch:
+def _with_weights(batch: TokenBatch, regularizers: dict[str, Regularizer], states: Mapping[str, State]) -> TokenBatch:
     """The batch with each regularizer's weighting [T], and its coefficient's multipliers [S] if it has any."""
     ones = torch.ones(len(batch.seq_ids))
     weights, by_answer = {}, {}

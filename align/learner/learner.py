@@ -32,7 +32,7 @@ from align.manifest import Entry
 from align.references import OwnModel
 from align.regularizers import referenced
 from align.types import RewardModelContext, Stat, TokenBatch, TokenContext
-from align.weight_sync.packing import Packer, Weights
+from align.weight_sync.flattening import Flattener, Weights
 
 
 class Learner:
@@ -51,14 +51,14 @@ class Learner:
         self.critic = None if critic is None else running(critic, critic.start(self.policy), RunningCritic)
         self.optimizer = make_optimizer(recipe.optimizer, self.policy, self.critic, None if critic is None else critic.lr)
         self.references = {} if isinstance(self.policy, RewardModel) else references.started(recipe, self.policy)
-        self.budgets = budgets.chosen(recipe, self.policy)
+        self.budgets = budgets.device_budgets(recipe, self.policy)
         self.states = ReferenceStates(self.references, self.budgets.kept_bytes)
         self.initial: InitialPolicy | None = None
         self._logprobs: LogprobPass | None = None
         if isinstance(self.policy, Policy):
             self.initial = InitialPolicy(self.policy, self.references)
             self._logprobs = LogprobPass(recipe, self.policy, self.references, self.critic, self.states, self.budgets)
-        self._packer = Packer()
+        self._packer = Flattener()
         self._agreement: Agreement | None = None
 
     @torch.no_grad()
@@ -72,7 +72,7 @@ class Learner:
         return batch if self._logprobs is None else self._logprobs.compute(batch)
 
     @torch.no_grad()
-    def prepare(self, batch: TokenBatch | None) -> int:
+    def precompute(self, batch: TokenBatch | None) -> int:
         """Precompute the log-probs of these answers for the references that store them. Returns how many sequences were computed.
 
         Args: batch: the answers; None, after the last batch, frees the models that computed them.
@@ -81,7 +81,7 @@ class Learner:
             for reference in self.references.values():
                 reference.release()
             return 0
-        return 0 if self._logprobs is None else self._logprobs.prepare(batch)
+        return 0 if self._logprobs is None else self._logprobs.precompute(batch)
 
     def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """Every parameter the optimizer updates: the policy's, then the critic's."""
@@ -237,7 +237,7 @@ class Learner:
     def weights(self) -> Weights:
         """The policy's weights for an engine, under checkpoint names."""
         assert isinstance(self.policy, Policy)  # no engine samples from a reward model
-        return self._packer.pack(self.policy.alike(), self.policy.tensors())
+        return self._packer.flatten(self.policy.alike(), self.policy.tensors())
 
     def export(self, folder: str) -> None:
         """The policy as a Hugging Face folder. Raises WriteFailed for a full disk, UserError if the model in the folder has other log-probs

@@ -12,6 +12,7 @@ from align.config.docstrings import format_part
 from align.config.frozen import running
 from align.config.nodes import resolved
 from align.config.parts import ships
+from align.config.renamed_keys import refuse_moved_methods
 from align.config.returned import Returned
 from align.config.schema import Recipe
 from align.errors import RunStopped, UserError
@@ -35,6 +36,8 @@ def started(recipe: Recipe, policy: Policy) -> dict[str, RunningReference]:
             key = json.dumps(resolved(regularizer.reference), sort_keys=True, default=str)
             if key not in shared:
                 shared[key] = running(regularizer.reference, regularizer.reference.start(policy), RunningReference)
+                if regularizer.reference.precomputes:
+                    refuse_moved_methods("running reference", type(shared[key]), f"regularizers.{name}.reference")
                 _check_parameters(shared[key], f"regularizers.{name}.reference")
             by_regularizer[name] = shared[key]
     return by_regularizer

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from align.audit.alone import around
+from align.audit.default_recipe import default_setting
 from align.config import nodes, registry
 from align.config.docstrings import summary
 from align.config.refusals import refusal
@@ -148,7 +148,7 @@ def _keys_round_trip(part: Any, **_: Any) -> str | None:
 
 def _refuses(part: Any, **_: Any) -> str | None:
     for on_policy, samples in ((True, True), (False, True), (True, False)):
-        refusal(part, around(part, on_policy=on_policy, samples=samples))  # raises where there is no answer
+        refusal(part, default_setting(part, on_policy=on_policy, samples=samples))  # raises where there is no answer
     return None
 
 

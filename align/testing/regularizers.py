@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from align.audit import audit
-from align.audit.alone import alone
+from align.audit.default_recipe import default_recipe
 from align.oracle.enumeration import TREE, UPDATE, context, expectation, setting
 from align.oracle.measure import claimed
 from align.regularizers import ALLOW, Penalty, Regularizer
@@ -152,7 +152,7 @@ def _repeats(r: Regularizer) -> str | None:
 def _gradient(r: Regularizer) -> str | None:
     """by enumeration value and gradient are those of the divergence it names, on- and off-policy, or its `bias` or `refuse` says why not"""
     for on_policy in (True, False):
-        certificate = audit(r, recipe=alone(r, on_policy=on_policy))
+        certificate = audit(r, recipe=default_recipe(r, on_policy=on_policy))
         stated = certificate.allowed or (certificate.refusal is not None and certificate.refusal != certificate.reason + ALLOW)
         if certificate.verdict == "biased" and not stated:
             return certificate.reason

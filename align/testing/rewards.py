@@ -13,7 +13,7 @@ from align.config.schema import RewardLimits
 from align.rewards import Reward, started
 from align.testing.findings import Finding, Kit
 from align.types import Episode, Group, Prompt, Rewards
-from align.workers.reward_runner import joined, run_rewards
+from align.workers.reward_runner import concatenate_rewards, run_rewards
 
 KIT = Kit("reward")
 PROMPTS = (
@@ -125,7 +125,7 @@ def _prompt(r: Reward, prompts: Sequence[Prompt]) -> str | None:
 def _together(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """an answer has the same reward alone and among others, to five digits"""
     fresh = started(r)
-    alone = joined([rewards for _, rewards in judged(fresh, prompts)])
+    alone = concatenate_rewards([rewards for _, rewards in judged(fresh, prompts)])
     among = run_rewards(fresh, LIMITS, [group(prompt, *answers(prompt)) for prompt in prompts])
     if among.failed != alone.failed:
         return f"{among.failed} answers fail instead of {alone.failed}: {among.first_failure}"

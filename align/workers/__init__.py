@@ -10,7 +10,7 @@ from align.config.schema import Recipe
 from align.errors import UserError
 from align.manifest import Entry
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
-from align.weight_sync.packing import Weights
+from align.weight_sync.flattening import Weights
 from align.workers.exchange import Exchange
 
 
@@ -34,7 +34,7 @@ class LearnerLike(Protocol):
 
     def update(self, batch: TokenBatch, step: int) -> dict[str, Stat]: ...
 
-    def prepare(self, batch: TokenBatch | None) -> int: ...
+    def precompute(self, batch: TokenBatch | None) -> int: ...
 
     def measure(self, batch: TokenBatch) -> dict[str, Stat]: ...
 

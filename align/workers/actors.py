@@ -19,12 +19,12 @@ from align.config.guard import guarded
 from align.config.schema import Recipe, RewardLimits
 from align.errors import UserError
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
-from align.weight_sync.packing import Weights
+from align.weight_sync.flattening import Weights
 from align.workers.exchange import changes
 from align.workers.precision import set_precision
 from align.workers.processes import offer_stacks, resident
 from align.workers.reward_runner import run_rewards
-from align.workers.shards import drawn
+from align.workers.shards import checked_groups
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class RolloutActor(Process):
         with guarded(self.recipe):
             if engine.version != version:
                 engine.load(version, ray.get(weights[0]))
-            return drawn(engine, prompts, samples, seeds)
+            return checked_groups(engine, prompts, samples, seeds)
 
     def close(self) -> None:
         if self.engine is not None:
