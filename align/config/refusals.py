@@ -12,7 +12,7 @@ from align.config.returned import values_checked
 from align.config.tracebacks import own_frames
 from align.errors import RecipeError
 from align.oracle.measure import NAME as ENUMERATED
-from align.oracle.measure import claimed
+from align.oracle.measure import claimed_divergence
 from align.oracle.verdict import judge, lowers
 from align.regularizers import ALLOW, Regularizer
 from align.regularizers.composed import Composed
@@ -104,7 +104,7 @@ def _bias_refusal(regularizer: Regularizer, setting: Setting) -> Refusal | None:
     wrong = bias(regularizer, setting)
     if wrong is not None:
         return _runaway_refusal(regularizer, setting) if regularizer.allow_biased else Refusal(wrong, biased=True)
-    return Refusal(IDLE) if regularizer.allow_biased and claimed(regularizer) is not None else None
+    return Refusal(IDLE) if regularizer.allow_biased and claimed_divergence(regularizer) is not None else None
 
 
 def _runaway_refusal(regularizer: Regularizer, setting: Setting) -> Refusal | None:

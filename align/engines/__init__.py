@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from align.config.frozen import running
+from align.config.frozen import checked_instance
 from align.config.parts import Part
 from align.config.ranges import AtLeastOne
 from align.types import Group, Prompt
@@ -99,6 +99,6 @@ class RunningEngine(ABC):
         """Free memory and end processes."""
 
 
-def started(part: Engine, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
+def start_engine(part: Engine, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
     """The running engine that `start` returns. Raises UserError if it is something else."""
-    return running(part, part.start(model_dir, sampling, max_prompt_tokens), RunningEngine)
+    return checked_instance(part, part.start(model_dir, sampling, max_prompt_tokens), RunningEngine)

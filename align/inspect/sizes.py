@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from align.config.model_config import buildable
+from align.config.model_config import model_config_errors
 from align.config.schema import Recipe
 from align.errors import RecipeError
 from align.inspect.rows import Row
@@ -24,7 +24,7 @@ def arithmetic(recipe: Recipe) -> list[Row]:
     algorithm, batch = recipe.algorithm, recipe.batch
     count, updates = rollouts(recipe), algorithm.epochs * algorithm.minibatches
     if algorithm.samples:
-        rows = [Row("step", f"{batch.prompts} prompts × {batch.samples} samples = {count:,} rollouts"), _dealt(recipe)]
+        rows = [Row("step", f"{batch.prompts} prompts × {batch.samples} samples = {count:,} rollouts"), _rollout_unit(recipe)]
     else:
         rows = [Row("step", f"{batch.prompts} {recipe.algorithm.learns_from}")]
     policy = (
@@ -46,7 +46,7 @@ def arithmetic(recipe: Recipe) -> list[Row]:
     ]
 
 
-def _dealt(recipe: Recipe) -> Row:
+def _rollout_unit(recipe: Recipe) -> Row:
     """The work that a rollout worker gets at a time."""
     batch, workers = recipe.batch, recipe.workers.rollout
     cut = recipe.engine.units([1] * batch.prompts, batch.samples)
@@ -78,7 +78,7 @@ def memory_rows(recipe: Recipe) -> list[Row]:
         ]
     from align.learner import memory  # noqa: PLC0415  (its model classes take seconds more)
 
-    with buildable():
+    with model_config_errors():
         shape = memory.shape_of_config(config, recipe.model)
     say = memory.gigabytes
     holds = memory.permanent_memory(recipe, shape)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from align.config.frozen import running
+from align.config.frozen import checked_instance
 from align.config.returned import ANSWER, Returned, values_checked
 from align.config.schema import Recipe
 from align.core.logprobs import Compared
@@ -48,9 +48,9 @@ class Learner:
         self.policy = RewardModel(model_dir, recipe.model) if recipe.algorithm.trains_reward_model else Policy(model_dir, recipe.model)
         stop_unless_ready(recipe, self.policy.device)
         critic = recipe.algorithm.critic
-        self.critic = None if critic is None else running(critic, critic.start(self.policy), RunningCritic)
+        self.critic = None if critic is None else checked_instance(critic, critic.start(self.policy), RunningCritic)
         self.optimizer = make_optimizer(recipe.optimizer, self.policy, self.critic, None if critic is None else critic.lr)
-        self.references = {} if isinstance(self.policy, RewardModel) else references.started(recipe, self.policy)
+        self.references = {} if isinstance(self.policy, RewardModel) else references.start_references(recipe, self.policy)
         self.budgets = budgets.device_budgets(recipe, self.policy)
         self.states = ReferenceStates(self.references, self.budgets.kept_bytes)
         self.initial: InitialPolicy | None = None
@@ -64,7 +64,7 @@ class Learner:
     @torch.no_grad()
     def compute_logprobs(self, batch: TokenBatch) -> TokenBatch:
         """The batch with the references' log-probs, and with pi_old and the critic's values if a part reads them."""
-        for reference in references.distinct(self.references).values():
+        for reference in references.distinct_references(self.references).values():
             reference.before_batch()
         self.states.start_batch()
         self._stop_unless_the_users_model(batch)
@@ -145,7 +145,7 @@ class Learner:
         self.optimizer.step()
         self.updates += 1
         self.whole = True
-        for reference in references.distinct(self.references).values():
+        for reference in references.distinct_references(self.references).values():
             reference.after_step(self.updates)
         tally.merge(losses)
         for name, norm in zip(("grad/norm", "critic/grad/norm"), norms, strict=False):
@@ -232,7 +232,7 @@ class Learner:
 
     def reference_info(self) -> dict[str, dict[str, Any]]:
         """By regularizer: its reference, how often the reference has changed, and the hash of the reference's parameters."""
-        return references.described(self.references, self.recipe.regularizers)
+        return references.reference_info(self.references, self.recipe.regularizers)
 
     def weights(self) -> Weights:
         """The policy's weights for an engine, under checkpoint names."""
@@ -256,7 +256,7 @@ class Learner:
         rows = some_rows(batch)
         self._agreement = Agreement(self.recipe, self.budgets, self.policy, rows, "model")
         self._agreement.stop_unless_the_models_own()
-        for name, reference in references.distinct(self.references).items():
+        for name, reference in references.distinct_references(self.references).items():
             if isinstance(reference, OwnModel):
                 where = f"regularizers.{name}.reference"
                 Agreement(self.recipe, self.budgets, reference.model, rows, where).stop_unless_the_models_own()

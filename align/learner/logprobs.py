@@ -18,7 +18,7 @@ from align.learner.budgets import Budgets
 from align.learner.micro_batches import micro_batches
 from align.learner.policy import Policy
 from align.learner.reference_states import ReferenceStates
-from align.learner.references import distinct
+from align.learner.references import distinct_references
 from align.references import RunningReference
 from align.regularizers import referenced
 from align.shapings import Shaping
@@ -151,7 +151,7 @@ class LogprobPass:
     def precompute(self, batch: TokenBatch) -> int:
         """Give every ranked answer to the references that precompute. Returns how many sequences needed a forward pass."""
         computed = 0
-        for name, reference in distinct(self.references).items():
+        for name, reference in distinct_references(self.references).items():
 
             def logp(name: str = name) -> Tensor:
                 self.states.start_batch()

@@ -100,7 +100,7 @@ def padded(model_dir: Path, folder: Path) -> Path:
 def started(e: Engine, model_dir: Path) -> Iterator[Started]:
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415  (seconds to import)
 
-    engine = engines.started(e, str(model_dir), SAMPLING, LONGEST)
+    engine = engines.start_engine(e, str(model_dir), SAMPLING, LONGEST)
     try:
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
         yield Started(engine, model, Spelled.of(AutoTokenizer.from_pretrained(model_dir), model.config.vocab_size))

@@ -87,7 +87,7 @@ class Kit:
         if isinstance(part, str):
             return nodes.build_part(self.kind, {"name": part} | keys, part)
         if isinstance(part, type) or isfunction(part):
-            return nodes.build(registry.as_part(self.kind, part, part.__name__), keys, part.__name__)
+            return nodes.build(registry.completed_part(self.kind, part, part.__name__), keys, part.__name__)
         if not isinstance(part, registry.contract(self.kind)):
             raise TypeError(f"a {type(part).__name__} is no {self.kind} yet: give the class, and its keys")
         return part

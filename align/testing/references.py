@@ -13,7 +13,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from align.config.frozen import running
+from align.config.frozen import checked_instance
 from align.oracle.enumeration import ONE_TOKEN, context, setting
 from align.references import Reference, RunningReference
 from align.testing.findings import Finding, Kit
@@ -73,7 +73,7 @@ def _without_states(r: Reference) -> bool:
 
 
 def begun(r: Reference, policy: Policy) -> RunningReference:
-    made = running(r, r.start(policy), RunningReference)
+    made = checked_instance(r, r.start(policy), RunningReference)
     made.before_batch()
     return made
 

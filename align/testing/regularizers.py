@@ -11,7 +11,7 @@ from torch import Tensor
 from align.audit import audit
 from align.audit.default_recipe import default_recipe
 from align.oracle.enumeration import TREE, UPDATE, context, expectation, setting
-from align.oracle.measure import claimed
+from align.oracle.measure import claimed_divergence
 from align.regularizers import ALLOW, Penalty, Regularizer
 from align.testing.divergences import first
 from align.testing.findings import Finding, Kit, shown
@@ -28,7 +28,7 @@ def check_regularizer(part: Any, /, **keys: Any) -> list[Finding]:
 
 def view(r: Regularizer, dtype: torch.dtype = torch.float32, drift: float = UPDATE) -> tuple[TokenContext, Tensor]:
     """Forty answers, drawn one update ago, and the logits that receive the gradients."""
-    return context(setting(TREE, drift), NAME, claimed(r) if r.full_vocabulary else None, r.outcomes, dtype)
+    return context(setting(TREE, drift), NAME, claimed_divergence(r) if r.full_vocabulary else None, r.outcomes, dtype)
 
 
 def felt(penalty: Penalty) -> Tensor:
@@ -81,7 +81,7 @@ def _finite(r: Regularizer) -> str | None:
         policy=near.policy - 60.0 * (tokens == 1),
         old=near.behaviour - 60.0 * (tokens == 1),
     )
-    ctx, leaf = context(far, NAME, claimed(r) if r.full_vocabulary else None, r.outcomes, torch.float32)
+    ctx, leaf = context(far, NAME, claimed_divergence(r) if r.full_vocabulary else None, r.outcomes, torch.float32)
     p = r.penalty(ctx, NAME)
     loss = felt(p) if p.reward is None else torch.exp(ctx.log_rho) * p.reward
     (gradient,) = torch.autograd.grad(loss.sum() if p.link is not None else expectation(ctx.batch, loss), leaf)

@@ -85,7 +85,7 @@ class RolloutActor(Process):
         if self.engine is None:
             self.recipe = self.job.recipe()
             with guarded(self.recipe):
-                self.engine = engines.started(self.recipe.engine, self.job.model_dir, self.recipe.sampling, self.job.max_prompt_tokens)
+                self.engine = engines.start_engine(self.recipe.engine, self.job.model_dir, self.recipe.sampling, self.job.max_prompt_tokens)
         return self.engine
 
     def load(self, version: int, weights: Weights) -> None:
@@ -166,7 +166,7 @@ class RewardActor(Process):
         if self.judge is None:
             recipe = self.job.recipe()
             with guarded(recipe):
-                self.judge = rewards.started(recipe.reward), recipe.reward_limits
+                self.judge = rewards.start_reward(recipe.reward), recipe.reward_limits
         return self.judge
 
     def compute_rewards(self, groups: Sequence[Group]) -> Rewards:

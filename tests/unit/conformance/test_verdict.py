@@ -32,7 +32,7 @@ def made(**axes: Any) -> Any:
 
 
 def under(regularizer: Any, **keys: Any) -> Any:
-    """The recipe that `alone` makes, with another algorithm."""
+    """The recipe that `default_recipe` makes, with another algorithm."""
     recipe = default_recipe(regularizer)
     return replace(recipe, algorithm=algorithm("grpo", **keys))
 
