@@ -39,8 +39,8 @@ def audit(regularizer: Regularizer, name: str = "kl", recipe: Recipe | None = No
     """Run the regularizer's own `penalty` on every enumerable problem and certify it.
 
     Args: recipe: contains the regularizer under `name`; if each batch serves one update, stale updates do not count. None:
-    `default_recipe(regularizer)`, with several updates per batch and no clip. A form that the recipe refuses is still measured, and the reason
-    is kept. What is `biased` here is what a recipe refuses (`refusals.bias`).
+    `default_recipe(regularizer)`, with several updates per batch and no clip. A form that the recipe refuses is still measured, and the
+    reason is kept. What is `biased` here is what a recipe refuses (`refusals.bias`).
     """
     recipe = default_recipe(regularizer, name) if recipe is None else recipe
     refused = regularizer_refusal(regularizer, recipe, name)

@@ -195,7 +195,7 @@ def _estimate(regularizer: Composed, algorithm: Algorithm) -> list[Row]:
             f"{estimator_bias.value_is(estimator, divergence)} for the divergence; it is logged, and an adaptive coefficient sees it",
         ),
         Row(
-            "gradient", f"{estimator_bias.gradient_is(estimator, divergence, regularizer.placement)}; {_ratio_text(regularizer, algorithm)}"
+            "gradient", f"{estimator_bias.gradient_is(estimator, divergence, regularizer.placement)}; {_ratio(regularizer, algorithm)}"
         ),
         Row("placement", f"{regularizer.placement}; credit {regularizer.credit}: {re.split('[,;] ', sentence(credit))[0]}", place(credit)),
     ]
@@ -210,7 +210,7 @@ def _in_token_rewards(regularizer: Regularizer, algorithm: Algorithm) -> bool:
     return algorithm.critic is not None and regularizer.placement == "reward"
 
 
-def _ratio_text(regularizer: Composed, algorithm: Algorithm) -> str:
+def _ratio(regularizer: Composed, algorithm: Algorithm) -> str:
     """The importance ratio that weights it, and how the ratio is capped."""
     if _in_token_rewards(regularizer, algorithm):
         once = "at π_old, before the advantage discounts or rescales it as a reward of its token"
