@@ -194,9 +194,7 @@ def _estimate(regularizer: Composed, algorithm: Algorithm) -> list[Row]:
             "value",
             f"{estimator_bias.value_is(estimator, divergence)} for the divergence; it is logged, and an adaptive coefficient sees it",
         ),
-        Row(
-            "gradient", f"{estimator_bias.gradient_is(estimator, divergence, regularizer.placement)}; {_ratio(regularizer, algorithm)}"
-        ),
+        Row("gradient", f"{estimator_bias.gradient_is(estimator, divergence, regularizer.placement)}; {_ratio(regularizer, algorithm)}"),
         Row("placement", f"{regularizer.placement}; credit {regularizer.credit}: {re.split('[,;] ', sentence(credit))[0]}", place(credit)),
     ]
     if not estimator.full_vocabulary:
