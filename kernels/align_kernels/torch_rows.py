@@ -110,8 +110,8 @@ def row_grad(
     """Backward: the gradient wrt the unscaled logits, [T, V] in the type of `out`.
 
     `w_div (pi c - pi pull_sum) + w_logp (1[label] - pi) - w_entropy pi (log pi + entropy)`, times the derivative of the scaling. The
-    weights are the upstream gradients [T] (None: no such term, and none of what it alone needs); `w_div` includes the slope of the transform. A
-    label outside the shard keeps its -pi term.
+    weights are the upstream gradients [T] (None: no such term, and none of what it alone needs); `w_div` includes the slope of the
+    transform. A label outside the shard keeps its -pi term.
     """
     x = scaled(z, scale, softcap)
     logp = log_prob(x, lse_p)

@@ -15,7 +15,8 @@ MUTANTS = [
     Mutant("logits in the operands' type", "kernels/align_kernels/gemm.py", "if dtype == hidden.dtype:", "if True:",
            "kernels/test_linear_precision.py"),
     Mutant("a shard without the others' gradient", "kernels/align_kernels/linear.py",
-           "(d_hidden,) = sum_over_ranks((d_hidden,), job.group)", "(d_hidden,) = sum_over_ranks((d_hidden,), None)", "kernels/test_parallel.py"),
+           "(d_hidden,) = sum_over_ranks((d_hidden,), job.group)", "(d_hidden,) = sum_over_ranks((d_hidden,), None)",
+           "kernels/test_parallel.py"),
     Mutant("blocks with odd edges", "kernels/align_kernels/linear.py", "count if count < multiple else count - count % multiple", "count",
            "kernels/test_blocks.py"),
     # Kernels, in Triton's own launcher.
