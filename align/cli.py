@@ -68,13 +68,13 @@ def train(
     show(f"{time.monotonic() - BEGAN:6.1f} s  imports")
 
     from align.config.recipes import load
-    from align.run.ending import ending
+    from align.run.ending import report_ending
     from align.train import train as run
 
     built = _checked(load(file, overrides or []), check)
     where = ["--address", address] if address else []
     again = shlex.join(["align", "train", recipe, *(overrides or []), "--out", str(run_dir), *where, "--resume"])
-    with ending(run_dir, again, complain):
+    with report_ending(run_dir, again, complain):
         run(built, run_dir, address, resume, began=BEGAN)
 
 
@@ -379,10 +379,10 @@ def _checked(recipe: Any, check: bool) -> Any:
 
 def _watched(plugins: bool, recipe: Path) -> Any:
     """Refuses plugins, or says whose code a run's recipe, which may be a stranger's, loads."""
-    from align.config.outside_code import watched
+    from align.config.outside_code import announce_loading
 
     strange = recipe.is_dir() or recipe.name == "recipe.yaml"
-    return watched(plugins, (lambda line: complain(line, "yellow")) if strange else lambda line: None)
+    return announce_loading(plugins, (lambda line: complain(line, "yellow")) if strange else lambda line: None)
 
 
 def _wide() -> SafeConsole:

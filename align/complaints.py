@@ -31,9 +31,9 @@ class Commands(TyperGroup):
         except (Exception, SystemExit) as error:
             if "align.plugins" not in sys.modules:
                 raise
-            from align.config.guard import of_plugin
+            from align.config.guard import plugin_error
 
-            line = of_plugin(error)
+            line = plugin_error(error)
             if line is None:
                 raise
             complain(line)

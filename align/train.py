@@ -32,7 +32,7 @@ from align.run.folder import check_folder, remove_empty_run
 from align.run.held_out import HeldOut
 from align.run.initial_policy import model_folder
 from align.run.lock import locked
-from align.run.opening import Opened, opened
+from align.run.opening import OpenedRun, open_run
 from align.run.phases import Phases
 from align.run.positions import check_positions
 from align.run.reward_failures import RewardFailures
@@ -48,9 +48,9 @@ from align.vocabulary.files import load_tokenizer
 from align.vocabulary.model_folder import checked, name_turn_end
 from align.vocabulary.words import Words
 from align.workers import Workers, open_workers
-from align.workers.shards import idle
+from align.workers.shards import idle_note
 
-PREPARED = 1024
+PRECOMPUTED = 1024
 """Rankings that a precomputing reference processes at a time and stores in one file."""
 
 
@@ -93,13 +93,13 @@ def train(
         run_dir.mkdir(parents=True, exist_ok=True)
     with locked(run_dir):
         try:
-            return _leg(recipe, run_dir, address, opened(run_dir, recipe, resume), phases)
+            return _leg(recipe, run_dir, address, open_run(run_dir, recipe, resume), phases)
         finally:
             if created:
                 remove_empty_run(run_dir)
 
 
-def _leg(recipe: Recipe, run_dir: Path, address: str | None, run: Opened, phases: Phases) -> dict[str, Any]:
+def _leg(recipe: Recipe, run_dir: Path, address: str | None, run: OpenedRun, phases: Phases) -> dict[str, Any]:
     try:
         telemetry = Telemetry(run_dir, steps=recipe.steps, first_step=run.first_step)
         try:
@@ -117,7 +117,7 @@ def _leg(recipe: Recipe, run_dir: Path, address: str | None, run: Opened, phases
     return summary
 
 
-def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: Opened, telemetry: Telemetry, phases: Phases) -> dict[str, Any]:
+def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: OpenedRun, telemetry: Telemetry, phases: Phases) -> dict[str, Any]:
     transformers_logging.disable_progress_bar()
     # Report a bad row before a warm start is trained.
     with phases.of("data"):
@@ -134,7 +134,7 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: Opened, t
     if not (recipe.algorithm.samples or recipe.algorithm.ranks):
         examples.demand_demonstrations()
     suites = Suites(recipe, tokenizer)
-    for note in notes.of_data(recipe, examples, suites):
+    for note in notes.data_notes(recipe, examples, suites):
         telemetry.note(note)
     longest = max([examples.max_prompt_tokens, *(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)])
     check_positions(recipe, model_dir, longest, examples, suites.rankings)
@@ -142,14 +142,14 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: Opened, t
         workers = open_workers(recipe, model_dir, longest, address)
     for note in model_notes(recipe.model, model_dir, workers.learner_on_gpu):
         telemetry.note(note)
-    if recipe.algorithm.samples and (note := idle(recipe.engine, recipe.batch.prompts, recipe.batch.samples, recipe.workers.rollout)):
+    if recipe.algorithm.samples and (note := idle_note(recipe.engine, recipe.batch.prompts, recipe.batch.samples, recipe.workers.rollout)):
         telemetry.note(note)
     try:
         words = Words(model_dir, tokenizer)
         with stoppable():  # Ray, when it starts, replaces the handlers that were there
             samples = SampleLog(run_dir, recipe, words.text, opened.first_step)
             run = Run(recipe, run_dir, workers, telemetry, examples, suites, tokenizer.pad_token_id or 0, words, samples, phases)
-            run.diagnose(opened.first_step, tokenizer)
+            run.start_diagnostics(opened.first_step, tokenizer)
             with run.watchdog:
                 return run.run(opened.first_step)
     finally:
@@ -193,7 +193,7 @@ class Run:
     def run(self, first: int) -> dict[str, Any]:
         recipe, evaluation = self.recipe, self.recipe.evaluation
         state, phases = self.state, self.phases
-        self.prepare()
+        self.precompute()
         self.version = first
         if first:
             with phases.of("checkpoint"):
@@ -216,7 +216,7 @@ class Run:
                     if evaluation.every > 0 and done % evaluation.every == 0 and done < recipe.steps:
                         self.evaluate(done)
         except BaseException as stop:
-            self.keep(step, stop)
+            self.save_after(step, stop)
             raise
         with phases.of("export"):
             self.workers.learner.export(str(self.run_dir / "model"))
@@ -244,7 +244,7 @@ class Run:
         self.telemetry.finish(summary)
         return summary
 
-    def keep(self, step: int, stop: BaseException) -> None:
+    def save_after(self, step: int, stop: BaseException) -> None:
         """Save a checkpoint after an exception in this step, if the state is whole.
 
         A batch of which updates were applied counts as trained; the coefficients then have their states before it.
@@ -296,7 +296,7 @@ class Run:
             self.batches += 1
             self.updating = False
         if step == 0:
-            for note in notes.of_distances(self.recipe, stats):
+            for note in notes.distance_notes(self.recipe, stats):
                 self.telemetry.note(note)
         sync = self.sync(step + 1) if self.recipe.algorithm.samples else {}
         seconds = time.perf_counter() - began
@@ -314,33 +314,33 @@ class Run:
         metrics |= {"time/step": time.perf_counter() - began, **{f"time/{k}": v for k, v in self.seconds.items()}}
         found = self.diagnostics.after(step, metrics)
         self.telemetry.step(step, metrics | {f"diagnostics/{finding.name}": 1.0 for finding in found})
-        self.tell(found)
+        self.report_findings(found)
 
-    def tell(self, found: Sequence[Finding]) -> None:
+    def report_findings(self, found: Sequence[Finding]) -> None:
         """Print findings. Raises RunStopped for one that stops the run."""
         for finding in found:
             if finding.stops:
                 raise RunStopped(finding.text)
             self.telemetry.note(finding.text)
 
-    def diagnose(self, first: int, tokenizer: Any) -> None:
+    def start_diagnostics(self, first: int, tokenizer: Any) -> None:
         """Start the detectors: with what is found before the run, or from the kept metrics of a resumed one."""
         before = list(before_the_run(self.recipe, self.examples.examples, tokenizer))
         self.diagnostics = diagnostics(self.recipe, before)
         if first:
             self.diagnostics.replay(read(self.run_dir / "metrics.jsonl"))
         else:
-            self.tell(before)
+            self.report_findings(before)
 
-    def prepare(self) -> None:
+    def precompute(self) -> None:
         """Give every ranking to the references that precompute."""
         if not any(r.reference is not None and r.reference.precomputes for r in self.recipe.regularizers.values()):
             return
         computed = sum(
-            self.workers.learner.prepare(pack(groups, None, self.pad_id))
-            for groups in (*self.examples.all_rankings(PREPARED), *([self.suites.rankings] if self.suites.rankings else []))
+            self.workers.learner.precompute(pack(groups, None, self.pad_id))
+            for groups in (*self.examples.all_rankings(PRECOMPUTED), *([self.suites.rankings] if self.suites.rankings else []))
         )
-        self.workers.learner.prepare(None)
+        self.workers.learner.precompute(None)
         self.telemetry.note(
             f"references: {computed} log-probs of answers computed, the others were kept from before"
             if computed
@@ -373,7 +373,7 @@ class Run:
         if metrics:
             found = self.diagnostics.evaluated(step, metrics)
             self.telemetry.evaluation(step, metrics)
-            self.tell(found)
+            self.report_findings(found)
         return metrics
 
     @contextmanager

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from align.audit.alone import alone
+from align.audit.default_recipe import default_recipe
 from align.config.docstrings import format_part, sentence
 from align.config.parts import Setting
-from align.config.refusals import judged
+from align.config.refusals import regularizer_refusal
 from align.config.schema import Recipe
 from align.oracle.measure import Measurement
 from align.oracle.verdict import Verdict, judge
@@ -39,12 +39,12 @@ def audit(regularizer: Regularizer, name: str = "kl", recipe: Recipe | None = No
     """Run the regularizer's own `penalty` on every enumerable problem and certify it.
 
     Args: recipe: contains the regularizer under `name`; if each batch serves one update, stale updates do not count. None:
-    `alone(regularizer)`, with several updates per batch and no clip. A form that the recipe refuses is still measured, and the reason
-    is kept. What is `biased` here is what a recipe refuses (`refusals.bias`).
+    `default_recipe(regularizer)`, with several updates per batch and no clip. A form that the recipe refuses is still measured, and the
+    reason is kept. What is `biased` here is what a recipe refuses (`refusals.bias`).
     """
-    recipe = alone(regularizer, name) if recipe is None else recipe
-    refused = judged(regularizer, recipe, name)
-    refusal = None if refused is None else refused.told
+    recipe = default_recipe(regularizer, name) if recipe is None else recipe
+    refused = regularizer_refusal(regularizer, recipe, name)
+    refusal = None if refused is None else refused.message
     measurable = refused is None or refused.biased or regularizer.placement != "link"
     found = judge(regularizer, recipe.algorithm, variance=True) if measurable else Verdict(kind="refused", reason=str(refusal))
     verdict, reason = found.kind, found.reason

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from align.audit.alone import alone
 from align.audit.certificate import Certificate, audit
+from align.audit.default_recipe import default_recipe
 from align.audit.show import STYLES, number, percent, table_of
 from align.config import nodes, registry
 from align.config.docstrings import keys
-from align.config.refusals import judged
+from align.config.refusals import regularizer_refusal
 from align.oracle.enumeration import ONE_TOKEN
 
 
@@ -24,7 +24,7 @@ def forms() -> list[Certificate]:
             continue
         for placement in ("loss", "reward"):  # a link is computed, not estimated
             form = nodes.build_part("regularizer", {"estimator": name, "placement": placement, "coefficient": 1.0}, name)
-            refusal = judged(form, alone(form))
+            refusal = regularizer_refusal(form, default_recipe(form))
             if refusal is None or refusal.biased:
                 found.append(audit(form, f"{name} in the {placement}"))
     return found

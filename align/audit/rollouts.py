@@ -16,14 +16,14 @@ from align.config.schema import Lora, Recipe
 from align.core.logprobs import Compared, token_stats
 from align.divergences import Divergence
 from align.divergences.reverse_kl import ReverseKl
-from align.engines import started
+from align.engines import start_engine
 from align.errors import UserError
 from align.experience.packing import pack
-from align.learner.budgets import chosen
+from align.learner.budgets import device_budgets
 from align.learner.micro_batches import micro_batches
 from align.learner.policy import Policy
 from align.run.evaluation import Suites
-from align.run.initial_policy import cache_folder, content_hash, stored
+from align.run.initial_policy import cache_folder, content_hash, stored_folder
 from align.run.model_files import check_files
 from align.telemetry.writers import read
 from align.types import Group
@@ -59,7 +59,7 @@ class Estimated:
     """Standard deviation over tokens, divided by the mean of `exact`."""
 
 
-def logged(run_dir: Path) -> list[Logged]:
+def logged_metrics(run_dir: Path) -> list[Logged]:
     """The regularizers' metrics in `metrics.jsonl`. Raises UserError if the folder is not of a run."""
     file = run_dir / "metrics.jsonl"
     if not file.is_file():
@@ -72,7 +72,7 @@ def logged(run_dir: Path) -> list[Logged]:
     return [Logged(name=n, first=v[0], last=v[-1], mean=fmean(v), largest=max(v)) for n, v in sorted(values.items())]
 
 
-def fresh(run_dir: Path) -> list[Estimated] | str:
+def estimates_of_fresh_answers(run_dir: Path) -> list[Estimated] | str:
     """Draw held-out answers with the run's engine and compare its final policy with its initial one, or return why that is impossible."""
     recipe_file, model = run_dir / "recipe.yaml", run_dir / "model"
     if not (recipe_file.is_file() and (model / "config.json").is_file()):
@@ -86,7 +86,7 @@ def fresh(run_dir: Path) -> list[Estimated] | str:
     if not suites:
         return "the task has no held-out problems"
     prompts = next(iter(suites.values()))
-    engine = started(recipe.engine, str(model), recipe.sampling, max(len(p.token_ids) for p in prompts))
+    engine = start_engine(recipe.engine, str(model), recipe.sampling, max(len(p.token_ids) for p in prompts))
     try:
         groups = generate(recipe.engine, engine, prompts, SAMPLES, recipe.seed)
     finally:
@@ -97,7 +97,7 @@ def fresh(run_dir: Path) -> list[Estimated] | str:
 def _initial(recipe: Recipe, run_dir: Path) -> Path:
     path, source = recipe.model.path, recipe.model.recipe
     if path is not None:
-        return stored(path) or Path(path)
+        return stored_folder(path) or Path(path)
     if source is not None:
         return cache_folder() / f"{Path(source).stem}-{content_hash(load(source))}" / "model"
     return run_dir / "initial"
@@ -111,7 +111,7 @@ def estimate(recipe: Recipe, model: Path, initial: Path, groups: Sequence[Group]
         name: d for name, d in named.items() if isinstance(d, Divergence) and not isinstance(d, ReverseKl)
     }
     policy, reference = (Policy(str(folder), replace(recipe.model, lora=Lora())) for folder in (model, initial))
-    budgets = chosen(recipe, policy)
+    budgets = device_budgets(recipe, policy)
     options = {"temperature": recipe.sampling.temperature, "elements": budgets.head_elements}
     log_u, exact = [], {name: [] for name in divergences}
     batch = pack(groups, None)

@@ -52,7 +52,7 @@ def show(certificates: Sequence[Certificate], out: Console) -> None:
 
 def show_run(run_dir: Path, as_json: bool, out: Console) -> None:
     """Print a run's regularizer metrics, and the estimators on new answers of its final model (or why there are none)."""
-    rows, measured = rollouts.logged(run_dir), rollouts.fresh(run_dir)
+    rows, measured = rollouts.logged_metrics(run_dir), rollouts.estimates_of_fresh_answers(run_dir)
     if not as_json:
         _show_run(rows, measured, out)
         return

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from align.config.docstrings import format_part
-from align.config.needed_columns import unreadable
+from align.config.needed_columns import missing_column
 from align.config.parts import Part, Setting
 from align.types import Columns
 
@@ -82,7 +82,7 @@ class Coefficient(Part, ABC):
         return state
 
     def misfit(self, setting: Setting) -> str | None:
-        return self._unlinked(setting) or unreadable("coefficient", self, setting)
+        return self._unlinked(setting) or missing_column("coefficient", self, setting)
 
     def _unlinked(self, setting: Setting) -> str | None:
         """What a preference link asks of its beta, and what only a link offers."""

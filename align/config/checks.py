@@ -7,7 +7,7 @@ from dataclasses import fields
 from align.config.docstrings import format_part
 from align.config.nodes import resolved
 from align.config.parts import Part, Setting, location
-from align.config.refusals import refusal, standing
+from align.config.refusals import parts_with_settings, refusal
 from align.config.schema import Recipe
 from align.divergences import Divergence
 from align.errors import RecipeError
@@ -34,7 +34,7 @@ def check(recipe: Recipe) -> None:
             f"{algorithm.recipe_name} weighs each token by the ratio of the policy to the policy that drew it, which had no dropout: the "
             "ratio would be noise where nothing has changed; set it to 0 (sft and reward_model can have it)",
         )
-    for part, setting in standing(recipe):
+    for part, setting in parts_with_settings(recipe):
         if isinstance(part, Divergence):
             try_divergence(part, setting.where)
         if not isinstance(part, Writer):
@@ -46,7 +46,7 @@ def check(recipe: Recipe) -> None:
 
 def check_writers(recipe: Recipe) -> None:
     """Raises RecipeError at a writer that cannot write here. It is not in `check`, because workers, `explain` and `eval` need no writer."""
-    for part, setting in standing(recipe):
+    for part, setting in parts_with_settings(recipe):
         if isinstance(part, Writer):
             _ask(part, setting)
 

@@ -79,7 +79,7 @@ def _type_name(name: str, cls: type, hints: dict[str, Any]) -> str:
     """As in "float | None, above 0"."""
     plain = get_type_hints(cls)[name]
     shown = plain.__name__ if isinstance(plain, type) and not get_args(plain) else str(plain).replace("typing.", "")
-    return ", ".join(filter(None, [shown, ranges.described(hints[name])]))
+    return ", ".join(filter(None, [shown, ranges.constraint_text(hints[name])]))
 
 
 @functools.cache  # reading source takes milliseconds, and a refusal names keys for every cell of a table

@@ -35,10 +35,10 @@ def freeze(cls: type, kind: str, where: str) -> type:
     if melted:
         raise RecipeError(
             where,
-            f"{melted[0].__name__} is a @dataclass that can be written to, and {_named(kind)} is one object for every "
+            f"{melted[0].__name__} is a @dataclass that can be written to, and {_with_article(kind)} is one object for every "
             f"run: write @dataclass(frozen=True), or leave the line out. What changes is kept {_place(kind)}",
         )
-    if inits := [c for c in cls.__mro__ if _makes_itself(c)]:
+    if inits := [c for c in cls.__mro__ if _has_own_init(c)]:
         raise RecipeError(
             where,
             f"{_line(vars(inits[0])['__init__'])}: {inits[0].__name__} has an __init__, which a part cannot have: annotate its keys in the "
@@ -63,7 +63,7 @@ def freeze(cls: type, kind: str, where: str) -> type:
 
     def refuse(self: Any, name: str, *value: Any) -> None:
         raise PartIsFrozen(
-            f"{type(self).__name__} writes to self.{name}: {_named(kind)} is frozen, one object for every run. What changes "
+            f"{type(self).__name__} writes to self.{name}: {_with_article(kind)} is frozen, one object for every run. What changes "
             f"is kept {_place(kind)}. A key that __post_init__ completes: object.__setattr__(self, {name!r}, ...)"
         )
 
@@ -93,23 +93,23 @@ def refuse_other_contract(found: type, contract: type, kind: str, where: str) ->
             )
     for name, method in own.items():
         wanted = inspect.getattr_static(contract, name, None)
-        if inspect.isfunction(wanted) and not _takes(method, inspect.signature(wanted)):
+        if inspect.isfunction(wanted) and not _accepts_call(method, inspect.signature(wanted)):
             raise RecipeError(
                 where,
-                f"{_line(method)}: {name}{_bare(inspect.signature(method))} of {found.__name__} must be "
-                f"{name}{_bare(inspect.signature(wanted))}; what changes in a run is kept {_place(kind)}",
+                f"{_line(method)}: {name}{_without_annotations(inspect.signature(method))} of {found.__name__} must be "
+                f"{name}{_without_annotations(inspect.signature(wanted))}; what changes in a run is kept {_place(kind)}",
             )
 
 
 def refuse_unfinished(cls: type, kind: str, where: str) -> None:
     """Raises RecipeError for a part that lacks methods which its kind, or a class of its own, must define."""
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
-        wanted = ", ".join(f"{name}{_bare(inspect.signature(getattr(cls, name)))}" for name in missing)
+        wanted = ", ".join(f"{name}{_without_annotations(inspect.signature(getattr(cls, name)))}" for name in missing)
         line = f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
         raise RecipeError(where, f"{line}: {cls.__name__} is no {kind} yet: it lacks {wanted}")
 
 
-def running(part: Any, made: Any, contract: type[T]) -> T:
+def checked_instance(part: Any, made: Any, contract: type[T]) -> T:
     """`made`, which the part returned. Raises UserError if it is not an instance of `contract`."""
     if not isinstance(made, contract):
         wanted = f"{contract.__module__}.{contract.__name__}"
@@ -122,21 +122,21 @@ def running(part: Any, made: Any, contract: type[T]) -> T:
     return made
 
 
-def _makes_itself(cls: type) -> bool:
+def _has_own_init(cls: type) -> bool:
     """Whether a user's class has an `__init__` that no dataclass made."""
     own = vars(cls).get("__init__")
     return inspect.isfunction(own) and not ships(cls) and "__dataclass_fields__" not in vars(cls) and cls is not object
 
 
 def _place(kind: str) -> str:
-    return PLACES.get(kind, f"nowhere, for {_named(kind)} has no state")
+    return PLACES.get(kind, f"nowhere, for {_with_article(kind)} has no state")
 
 
-def _named(kind: str) -> str:
+def _with_article(kind: str) -> str:
     return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
-def _takes(method: Any, wanted: inspect.Signature) -> bool:
+def _accepts_call(method: Any, wanted: inspect.Signature) -> bool:
     """Whether a call that fits `wanted` fits the method."""
     positional = [p for p in wanted.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     by_name = {p.name: None for p in wanted.parameters.values() if p.kind is p.KEYWORD_ONLY}
@@ -147,7 +147,7 @@ def _takes(method: Any, wanted: inspect.Signature) -> bool:
     return True
 
 
-def _bare(signature: inspect.Signature) -> str:
+def _without_annotations(signature: inspect.Signature) -> str:
     """The signature without annotations and defaults."""
     parameters = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
     return str(inspect.Signature(parameters))

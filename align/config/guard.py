@@ -9,7 +9,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from align.config.parts import ships
-from align.config.refusals import standing
+from align.config.refusals import parts_with_settings
 from align.config.registry import ROOMS, contract
 from align.errors import RunStopped, UserError
 from align.plugins.imports import PREFIX
@@ -30,30 +30,30 @@ def guarded(recipe: Any) -> Iterator[None]:
     except (UserError, KeyboardInterrupt):
         raise
     except BaseException as error:  # libraries raise others than Exception: a panic of Rust code, a cancelled task
-        line = blamed(recipe, error)
+        line = part_error(recipe, error)
         if line is None:
             raise
         raise RunStopped(line) from error
 
 
-def blamed(recipe: Any, error: BaseException) -> str | None:
+def part_error(recipe: Any, error: BaseException) -> str | None:
     """`KEY: FILE:LINE: EXCEPTION: MESSAGE` for an exception inside a user's part of this recipe; None if none of its parts caused it."""
-    parts = [(part, setting.where) for part, setting in standing(recipe) if not ships(type(part))]
+    parts = [(part, setting.where) for part, setting in parts_with_settings(recipe) if not ships(type(part))]
     packages = {_package(type(part).__module__) for part, _ in parts}
     theirs = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _of(frame) in packages]
     if not theirs:
         return None
-    key, name = _caller(parts, theirs[0][0])
-    return f"{key}: {in_plugin(theirs, error)}; `align check {name}` tests the part"
+    key, name = _part_of_frame(parts, theirs[0][0])
+    return f"{key}: {error_line(theirs, error)}; `align check {name}` tests the part"
 
 
-def of_plugin(error: BaseException) -> str | None:
+def plugin_error(error: BaseException) -> str | None:
     """`FILE:LINE: EXCEPTION: MESSAGE` for an exception inside any plugin file; None if no plugin caused it."""
     theirs = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _of(frame).startswith(PREFIX)]
-    return in_plugin(theirs, error) if theirs else None
+    return error_line(theirs, error) if theirs else None
 
 
-def in_plugin(theirs: Sequence[tuple[FrameType, int]], error: BaseException) -> str:
+def error_line(theirs: Sequence[tuple[FrameType, int]], error: BaseException) -> str:
     """`FILE:LINE: EXCEPTION: MESSAGE`, at the innermost of these frames."""
     frame, line = theirs[-1]
     message = " ".join(str(error).split()) or "(no message)"
@@ -69,7 +69,7 @@ def _of(frame: FrameType) -> str:
     return _package(frame.f_globals.get("__name__", ""))
 
 
-def _caller(parts: Sequence[tuple[Any, str]], frame: FrameType) -> tuple[str, str]:
+def _part_of_frame(parts: Sequence[tuple[Any, str]], frame: FrameType) -> tuple[str, str]:
     """Key and name of the part whose method the frame runs, or which made the object whose method it runs."""
     own = _self(frame.f_code, frame)
     part, key = (

@@ -12,7 +12,7 @@ LONGEST = 300
 
 
 @contextmanager
-def buildable() -> Iterator[None]:
+def model_config_errors() -> Iterator[None]:
     """Raises RecipeError at `model.config` for an exception of the block, which builds a configuration or the model that it describes."""
     try:
         yield

@@ -9,7 +9,7 @@ from align.config.parts import Setting
 from align.types import EARLY, REWARDED
 
 
-def unreadable(kind: str, part: Any, setting: Setting) -> str | None:
+def missing_column(kind: str, part: Any, setting: Setting) -> str | None:
     """Why this recipe's batches lack a column of the part's `needs`, or None."""
     if unknown := part.needs - EARLY:
         return (

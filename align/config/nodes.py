@@ -94,7 +94,7 @@ def build_part(kind: str, node: Any, where: str) -> Any:
     if isinstance(node, registry.contract(kind)):
         return _named(node)
     if inspect.isclass(node) or inspect.isfunction(node):
-        return _named(build(registry.as_part(kind, node, where), {}, where))
+        return _named(build(registry.completed_part(kind, node, where), {}, where))
     if not isinstance(node, str | int | float | dict | list | None):
         raise RecipeError(
             where,
@@ -219,7 +219,7 @@ def _typed(cls: type, plain: list[dataclasses.Field], node: dict, where: str) ->
         except (OmegaConfBaseException, OverflowError, TypeError, ValueError) as error:
             hint = get_type_hints(cls)[key]
             wanted = getattr(hint, "__name__", str(hint))
-            raise RecipeError(_join(where, key), f"{_shown(value)} is not of type {wanted} ({str(error).splitlines()[0]})") from error
+            raise RecipeError(_join(where, key), f"{_short_text(value)} is not of type {wanted} ({str(error).splitlines()[0]})") from error
     missing = [f.name for f in plain if OmegaConf.is_missing(schema, f.name)]
     if missing:
         raise RecipeError(_join(where, missing[0]), f"must be given: {_title(cls)} has no default for it")
@@ -230,7 +230,7 @@ def _typed(cls: type, plain: list[dataclasses.Field], node: dict, where: str) ->
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def _shown(value: Any) -> str:
+def _short_text(value: Any) -> str:
     """The start of a value; a number of thousands of digits has no text."""
     if isinstance(value, int) and value.bit_length() > 1000:
         return f"a number of {value.bit_length()} bits"

@@ -18,7 +18,7 @@ def about_to_load(name: str, where: str) -> None:
 
 
 @contextmanager
-def watched(allowed: bool, say: Callable[[str], None]) -> Iterator[None]:
+def announce_loading(allowed: bool, say: Callable[[str], None]) -> Iterator[None]:
     """Inside the block, `say` gets one line before each plugin that a recipe loads. Not allowed: RecipeError at its key, instead."""
     said = set()
 

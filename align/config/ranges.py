@@ -43,7 +43,7 @@ def constraints(hint: Any) -> list[BaseMetadata]:
     return found + [c for inner in get_args(hint) for c in constraints(inner)]
 
 
-def described(hint: Any) -> str:
+def constraint_text(hint: Any) -> str:
     """The constraints in words, as in "at least 0, below 1"; empty without any."""
     return ", ".join(_word(c) for c in constraints(hint) if type(c) in _WORDS)
 

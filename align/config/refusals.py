@@ -12,7 +12,7 @@ from align.config.returned import values_checked
 from align.config.tracebacks import own_frames
 from align.errors import RecipeError
 from align.oracle.measure import NAME as ENUMERATED
-from align.oracle.measure import claimed
+from align.oracle.measure import claimed_divergence
 from align.oracle.verdict import judge, lowers
 from align.regularizers import ALLOW, Regularizer
 from align.regularizers.composed import Composed
@@ -29,23 +29,23 @@ class Refusal(NamedTuple):
     """True: the form is published, and `allow_biased` runs it. False: it has no meaning here."""
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         """The text of the error for a recipe."""
         return self.text + (ALLOW if self.biased else "")
 
 
-def standing(recipe: Any) -> Iterator[tuple[Part, Setting]]:
+def parts_with_settings(recipe: Any) -> Iterator[tuple[Part, Setting]]:
     """Every part of the recipe and its setting; inner parts come before the part that contains them."""
-    for key, kind, part in _held(recipe):
-        yield from _inside(part, Setting(recipe=recipe, where=key, regularizer=part if kind == "regularizer" else None))
+    for key, kind, part in _direct_parts(recipe):
+        yield from _nested_parts(part, Setting(recipe=recipe, where=key, regularizer=part if kind == "regularizer" else None))
 
 
 def refusal(part: Part, setting: Setting) -> str | None:
     """Why the part refuses its setting, or None; a regularizer that is biased counts. Raises RecipeError if `refuse` itself fails."""
     if (reason := _reason(part, setting)) is not None or not isinstance(part, Regularizer):
         return reason
-    unsound = _unsound(part, setting)
-    return None if unsound is None else unsound.told
+    unsound = _bias_refusal(part, setting)
+    return None if unsound is None else unsound.message
 
 
 def _reason(part: Part, setting: Setting) -> str | None:
@@ -66,13 +66,13 @@ def _reason(part: Part, setting: Setting) -> str | None:
     raise RecipeError(setting.where, f"{location(type(part))}: `refuse` of {format_part(part)} returned {reason!r:.60}: {WANTED}")
 
 
-def judged(regularizer: Regularizer, recipe: Any, name: str = "kl") -> Refusal | None:
+def regularizer_refusal(regularizer: Regularizer, recipe: Any, name: str = "kl") -> Refusal | None:
     """The refusal of a regularizer or one of its parts, or None if the recipe runs. `allow_biased` allows biased forms."""
     setting = Setting(recipe=recipe, where=f"regularizers.{name}", regularizer=regularizer)
-    for inner, at in _inside(regularizer, setting):
+    for inner, at in _nested_parts(regularizer, setting):
         if (reason := _reason(inner, at)) is not None:
             return Refusal(reason)
-    return _unsound(regularizer, setting)
+    return _bias_refusal(regularizer, setting)
 
 
 def bias(regularizer: Regularizer, setting: Setting) -> str | None:
@@ -99,15 +99,15 @@ def bias(regularizer: Regularizer, setting: Setting) -> str | None:
     return found.reason if found.kind == "biased" else None
 
 
-def _unsound(regularizer: Regularizer, setting: Setting) -> Refusal | None:
+def _bias_refusal(regularizer: Regularizer, setting: Setting) -> Refusal | None:
     """The refusal of a biased form, or of `allow_biased` at a form without bias."""
     wrong = bias(regularizer, setting)
     if wrong is not None:
-        return _runaway(regularizer, setting) if regularizer.allow_biased else Refusal(wrong, biased=True)
-    return Refusal(IDLE) if regularizer.allow_biased and claimed(regularizer) is not None else None
+        return _runaway_refusal(regularizer, setting) if regularizer.allow_biased else Refusal(wrong, biased=True)
+    return Refusal(IDLE) if regularizer.allow_biased and claimed_divergence(regularizer) is not None else None
 
 
-def _runaway(regularizer: Regularizer, setting: Setting) -> Refusal | None:
+def _runaway_refusal(regularizer: Regularizer, setting: Setting) -> Refusal | None:
     """The refusal of a coefficient that follows the divergence beside an allowed gradient that does not lower it."""
     coefficient = regularizer.coefficient
     if not (coefficient.listens or coefficient.listens_by_prompt) or lowers(regularizer, setting.recipe.algorithm):
@@ -118,13 +118,13 @@ def _runaway(regularizer: Regularizer, setting: Setting) -> Refusal | None:
     )
 
 
-def _inside(part: Part, setting: Setting) -> Iterator[tuple[Part, Setting]]:
-    for key, _, inner in _held(part):
-        yield from _inside(inner, dataclasses.replace(setting, where=f"{setting.where}.{key}"))
+def _nested_parts(part: Part, setting: Setting) -> Iterator[tuple[Part, Setting]]:
+    for key, _, inner in _direct_parts(part):
+        yield from _nested_parts(inner, dataclasses.replace(setting, where=f"{setting.where}.{key}"))
     yield part, setting
 
 
-def _held(owner: Any) -> Iterator[tuple[str, str, Part]]:
+def _direct_parts(owner: Any) -> Iterator[tuple[str, str, Part]]:
     """Key, kind and part, for each part directly inside a recipe or a part."""
     for f in dataclasses.fields(owner) if dataclasses.is_dataclass(owner) else ():
         held = getattr(owner, f.name)

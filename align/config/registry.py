@@ -77,7 +77,7 @@ def name_of(cls: type) -> str:
 def resolve(kind: str, name: str, where: str) -> type:
     """The class called `name`. Raises RecipeError naming `where`, the known names and the nearest one."""
     if ":" in name:
-        found = written(name, where)
+        found = user_object(name, where)
     elif name in shipped(kind):
         found = _only_part(importlib.import_module(f"{ROOMS[kind]}.{name}"), contract(kind))
     elif name in installed(kind):
@@ -94,10 +94,10 @@ def resolve(kind: str, name: str, where: str) -> type:
             where,
             f'no {kind} is called {name!r}; {hint}{"There" if hint else "there"} are: {", ".join(known)}, or your own as "./file.py:Class"',
         )
-    return as_part(kind, found, where)
+    return completed_part(kind, found, where)
 
 
-def as_part(kind: str, found: type | types.FunctionType, where: str) -> type:
+def completed_part(kind: str, found: type | types.FunctionType, where: str) -> type:
     """A user's class or function, completed to a part of this kind. Raises RecipeError at `where`."""
     if inspect.isfunction(found):
         found = _of_function(kind, found, where)
@@ -111,7 +111,7 @@ def as_part(kind: str, found: type | types.FunctionType, where: str) -> type:
     return part
 
 
-def written(name: str, where: str) -> type | types.FunctionType:
+def user_object(name: str, where: str) -> type | types.FunctionType:
     """The unchanged class or function that `file.py:Name` or `package.module:Name` names. Raises RecipeError at `where`."""
     spec, _, wanted = name.rpartition(":")
     if plugins.is_path(spec) or spec.partition(".")[0] != "align":

@@ -25,8 +25,9 @@ METHODS = {
     "divergence": {"coefficient": "grad_weight(self, log_u)`", "generator": "bregman(self, log_u)`", "value": "khat(self, log_u)`"},
     "regularizer": {"charge": "reward_penalty(self, batch, name)`"},
     "estimator": {"coefficient": "grad_weight(self, divergence, log_u)`"},
+    "running reference": {"prepare": "precompute(self, batch, temperature, logp)`"},
 }
-"""By kind of part and old method: the new method."""
+"""By kind of part, or of what its `start` returns, and old method: the new method."""
 ANY_KIND = {"refusal": _REFUSE, "refuses_surrogate": _REFUSE}
 WORDS = {
     "reduction": {"answer": "sequence_sum", "sequence": "sequence_mean"},

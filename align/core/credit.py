@@ -61,13 +61,13 @@ def summed(value: Float[Tensor, "T"], own: Float[Tensor, "T"], rho: Ratio, at: P
     return Credited(value, rho * own + suffix_sum(value, *at))
 
 
-def sequence_log_ratio(x: Float[Tensor, "T"], at: Packing) -> Float[Tensor, "T"]:
+def sequence_sum(x: Float[Tensor, "T"], at: Packing) -> Float[Tensor, "T"]:
     """The sum over its sequence, at every token."""
     return segment_sum(x, at.seq_ids, int(at.seq_ids.max()) + 1)[at.seq_ids]
 
 
 def sequence(value: Float[Tensor, "T"], own: Float[Tensor, "T"], rho: Ratio, at: Packing) -> Credited:
-    """Every token answers for the whole answer. `value` and `own` are functions of `sequence_log_ratio(log_u)`.
+    """Every token answers for the whole answer. `value` and `own` are functions of `sequence_sum(log_u)`.
 
     The value stands at the first token alone, so that it is counted once.
     """
@@ -87,7 +87,7 @@ def log_weight(credit: str, log_ratio: Float[Tensor, "T"], at: Packing) -> Float
     """The logarithm of the `rho` this credit needs, from the log-ratio of each token, nats."""
     if credit == "local":
         return log_ratio
-    return prefix_sum(log_ratio, *at) if credit == "summed" else sequence_log_ratio(log_ratio, at)
+    return prefix_sum(log_ratio, *at) if credit == "summed" else sequence_sum(log_ratio, at)
 
 
 def bounded(log_weight: Float[Tensor, "T"], cap: float, masks: bool) -> Weight:

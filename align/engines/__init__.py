@@ -9,11 +9,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from align.config.frozen import running
+from align.config.frozen import checked_instance
 from align.config.parts import Part
 from align.config.ranges import AtLeastOne
 from align.types import Group, Prompt
-from align.weight_sync.packing import Weights
+from align.weight_sync.flattening import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class RunningEngine(ABC):
     def load(self, version: int, weights: Weights) -> None:
         """Replace every weight, and set `version`. Raises ValueError if names or shapes are not those of the checkpoint in `model_dir`.
 
-        `align.weight_sync.packing.unpack(weights)` yields (name, tensor): read-only views in the learner's dtype, to copy from.
+        `align.weight_sync.flattening.unflatten(weights)` yields (name, tensor): read-only views in the learner's dtype, to copy from.
         Make `align.weight_sync.layout.Layout.of(model)` in `start` and call its `check` before the first copy.
         """
 
@@ -99,6 +99,6 @@ class RunningEngine(ABC):
         """Free memory and end processes."""
 
 
-def started(part: Engine, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
+def start_engine(part: Engine, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
     """The running engine that `start` returns. Raises UserError if it is something else."""
-    return running(part, part.start(model_dir, sampling, max_prompt_tokens), RunningEngine)
+    return checked_instance(part, part.start(model_dir, sampling, max_prompt_tokens), RunningEngine)

@@ -13,8 +13,8 @@ from align.engines import Engine, RunningEngine, Sampling
 from align.engines._responses import check_room, group
 from align.errors import UserError
 from align.types import Group, Prompt
+from align.weight_sync.flattening import Weights, unflatten
 from align.weight_sync.layout import Layout
-from align.weight_sync.packing import Weights, unpack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -121,13 +121,11 @@ class RunningTransformers(RunningEngine):
         self._layout.check(weights)
         if self._layout.fused:
             kind, old = type(self._model), self._model
-            self._hold(
-                kind.from_pretrained(None, config=old.config, dtype=old.dtype, state_dict={name: t.clone() for name, t in unpack(weights)}),
-                old.device,
-            )
+            state = {name: t.clone() for name, t in unflatten(weights)}
+            self._hold(kind.from_pretrained(None, config=old.config, dtype=old.dtype, state_dict=state), old.device)
         else:
             with torch.no_grad():
-                for name, tensor in unpack(weights):
+                for name, tensor in unflatten(weights):
                     self._tensors[name].copy_(tensor)
         self.version = version
 

@@ -15,8 +15,8 @@ from align.engines import Engine, RunningEngine, Sampling
 from align.engines._responses import check_room, group
 from align.errors import RecipeError, UserError
 from align.types import Group, Prompt
+from align.weight_sync.flattening import Weights
 from align.weight_sync.layout import Layout
-from align.weight_sync.packing import Weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -18,7 +18,7 @@ GIVEN = frozenset({"messages", "add_generation_prompt", "continue_final_message"
 """Variables and functions that transformers gives every template."""
 
 
-def opened(example: Example, tokenizer: Any) -> str:
+def conversation_start(example: Example, tokenizer: Any) -> str:
     """The conversation up to the start of the assistant's answer.
 
     Raises UserError without a template, if it refuses the turns or leaves out the last one, and for an option of the example that it does
@@ -34,8 +34,8 @@ def opened(example: Example, tokenizer: Any) -> str:
     return text
 
 
-def answered(example: Example, prompt: str, answer: str, tokenizer: Any) -> str:
-    """The text after `prompt` (a result of `opened`) if the assistant's turn is `answer`.
+def text_after(example: Example, prompt: str, answer: str, tokenizer: Any) -> str:
+    """The text after `prompt` (a result of `conversation_start`) if the assistant's turn is `answer`.
 
     Where a template opens an answer with text that it leaves out of a written turn (an empty `<think>` block), the answer follows that
     text, as an engine would write it. Raises UserError if an answer changes the turns before it, and if the template changes more of the
@@ -64,7 +64,7 @@ def _has(text: str, part: str) -> bool:
     return "".join(part.split()) in "".join(text.split())
 
 
-def closer(tokenizer: Any) -> Closer:
+def closer_of(tokenizer: Any) -> Closer:
     """What ends the tokens of an answer in a conversation."""
     return Closer(turn_end(tokenizer), special_ids(tokenizer), tokenizer.eos_token_id)
 

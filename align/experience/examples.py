@@ -28,9 +28,9 @@ def tokenize(examples: Sequence[Example], tokenizer: Any) -> list[Prompt]:
     A conversation is formatted by the chat template, special tokens included, up to the start of the answer. A text that begins with the
     token that the tokenizer adds has it once. Raises UserError for a prompt without tokens.
     """
-    texts = [chat_template.opened(e, tokenizer) if e.messages else e.text for e in examples]
-    plain = iter(_encoded(tokenizer, [text for e, text in zip(examples, texts, strict=True) if not e.messages]))
-    chats = iter(_encoded(tokenizer, [text for e, text in zip(examples, texts, strict=True) if e.messages], add_special_tokens=False))
+    texts = [chat_template.conversation_start(e, tokenizer) if e.messages else e.text for e in examples]
+    plain = iter(_encode(tokenizer, [text for e, text in zip(examples, texts, strict=True) if not e.messages]))
+    chats = iter(_encode(tokenizer, [text for e, text in zip(examples, texts, strict=True) if e.messages], add_special_tokens=False))
     prompts = []
     for e, text in zip(examples, texts, strict=True):
         ids = next(chats) if e.messages else _without_added_end(next(plain), text, tokenizer)
@@ -62,7 +62,7 @@ def _notes(examples: Sequence[Example], tokenizer: Any) -> list[str]:
     """What the user should know of how these examples become prompts."""
     notes, begin = [], tokenizer.bos_token
     begun = [e for e in examples if begin is not None and not e.messages and e.text.startswith(begin)]
-    twice = sum(_begins_twice(ids, tokenizer) for ids in _encoded(tokenizer, [e.text for e in begun]))
+    twice = sum(_begins_twice(ids, tokenizer) for ids in _encode(tokenizer, [e.text for e in begun]))
     if twice:
         notes.append(f"task: {twice} of {len(examples)} prompts begin with {begin}, which the tokenizer adds too: they have it once")
     read = chat_template.columns(examples, tokenizer)
@@ -75,11 +75,11 @@ def _notes(examples: Sequence[Example], tokenizer: Any) -> list[str]:
     return notes
 
 
-def _encoded(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[list[int]]:
+def _encode(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[list[int]]:
     return tokenizer(list(texts), **options)["input_ids"] if texts else []
 
 
-def chosen(step: int, count: int, total: int, seed: int) -> list[int]:
+def example_indices(step: int, count: int, total: int, seed: int) -> list[int]:
     """Indices of the examples of a step, from consecutive permutations of the whole set, each with its own seed."""
     first = step * count
     indices = []
@@ -113,7 +113,7 @@ class Examples:
         self._prompts = tokenize(self.examples, tokenizer)
         self.dropped = 0
         if max_tokens is not None:
-            fitting = fits(task, ranked(self.examples, self._prompts, tokenizer), self.examples, max_tokens)
+            fitting = fit_max_tokens(task, ranked_groups(self.examples, self._prompts, tokenizer), self.examples, max_tokens)
             self.dropped = len(fitting) - sum(fitting)
             self.examples = [e for e, fit in zip(self.examples, fitting, strict=True) if fit]
             self._prompts = [p for p, fit in zip(self._prompts, fitting, strict=True) if fit]
@@ -122,32 +122,32 @@ class Examples:
         """Lines for the user."""
         self.max_prompt_tokens = max(len(p.token_ids) for p in self._prompts)
 
-    def _deal(self, step: int) -> list[int]:
-        return chosen(step, self._per_step, len(self.examples), self._seed)
+    def _step_indices(self, step: int) -> list[int]:
+        return example_indices(step, self._per_step, len(self.examples), self._seed)
 
     def prompts(self, step: int) -> list[Prompt]:
         """The prompts of a step, from 0."""
-        return [self._prompts[i] for i in self._deal(step)]
+        return [self._prompts[i] for i in self._step_indices(step)]
 
     def demonstrations(self, step: int) -> list[Group]:
         """The prompts of a step with their demonstrated answers and the end token. Raises UserError if an example has no answer."""
-        shown = [(self.examples[i], self._prompts[i], _demonstrated(self.examples[i])) for i in self._deal(step)]
+        shown = [(self.examples[i], self._prompts[i], _demonstrated_answer(self.examples[i])) for i in self._step_indices(step)]
         return [Group(prompt=p, episodes=(answer,)) for (_, p, _), answer in zip(shown, _answers(shown, self._tokenizer), strict=True)]
 
     def demand_demonstrations(self) -> None:
         """Raises UserError if any example has no answer, before a step deals it."""
         for e in self.examples:
-            _demonstrated(e)
+            _demonstrated_answer(e)
 
     def rankings(self, step: int) -> list[Group]:
         """The prompts of a step with their ranked answers, best first, with end tokens. Raises UserError for fewer than two."""
-        dealt = self._deal(step)
-        return ranked([self.examples[i] for i in dealt], [self._prompts[i] for i in dealt], self._tokenizer)
+        dealt = self._step_indices(step)
+        return ranked_groups([self.examples[i] for i in dealt], [self._prompts[i] for i in dealt], self._tokenizer)
 
     def all_rankings(self, count: int) -> Iterator[list[Group]]:
         """Every ranking once, in the task's order, in lists of `count`."""
         for i in range(0, len(self.examples), count):
-            yield ranked(self.examples[i : i + count], self._prompts[i : i + count], self._tokenizer)
+            yield ranked_groups(self.examples[i : i + count], self._prompts[i : i + count], self._tokenizer)
 
     def longest_answered(self) -> tuple[int, str]:
         """Tokens of the longest prompt together with an answer from the data, its end token included, and its place; (0, "") for none."""
@@ -166,13 +166,13 @@ def held_out_rankings(task: Task, tokenizer: Any, max_tokens: int | None = None)
     examples = task_data.rankings(task)
     if not examples:
         return []
-    groups = ranked(examples, tokenize(examples, tokenizer), tokenizer)
+    groups = ranked_groups(examples, tokenize(examples, tokenizer), tokenizer)
     if max_tokens is None:
         return groups
-    return [group for group, fit in zip(groups, fits(task, groups, examples, max_tokens), strict=True) if fit]
+    return [group for group, fit in zip(groups, fit_max_tokens(task, groups, examples, max_tokens), strict=True) if fit]
 
 
-def ranked(examples: Sequence[Example], prompts: Sequence[Prompt], tokenizer: Any) -> list[Group]:
+def ranked_groups(examples: Sequence[Example], prompts: Sequence[Prompt], tokenizer: Any) -> list[Group]:
     """Groups with their episodes in order, best first. Raises UserError for fewer than two answers, or two with equal tokens."""
     few = next((e for e in examples if len(e.ranked) < 2), None)
     if few is not None:
@@ -189,7 +189,7 @@ def ranked(examples: Sequence[Example], prompts: Sequence[Prompt], tokenizer: An
     return groups
 
 
-def fits(task: Task, groups: Sequence[Group], examples: Sequence[Example], max_tokens: int) -> list[bool]:
+def fit_max_tokens(task: Task, groups: Sequence[Group], examples: Sequence[Example], max_tokens: int) -> list[bool]:
     """Whether each ranking's answers fit `max_tokens`. Raises UserError for the first that does not, unless `task.too_long` is `drop`."""
     fitting = []
     for e, group in zip(examples, groups, strict=True):
@@ -208,9 +208,9 @@ def fits(task: Task, groups: Sequence[Group], examples: Sequence[Example], max_t
 
 
 def _answers(asked: Sequence[tuple[Example, Prompt, str]], tokenizer: Any) -> list[Episode]:
-    texts = [chat_template.answered(e, p.text, answer, tokenizer) if e.messages else answer for e, p, answer in asked]
+    texts = [chat_template.text_after(e, p.text, answer, tokenizer) if e.messages else answer for e, p, answer in asked]
     encoded = _continuation(tokenizer).many([(p.text, text) for (_, p, _), text in zip(asked, texts, strict=True)])
-    close = chat_template.closer(tokenizer) if any(e.messages for e, _, _ in asked) else None
+    close = chat_template.closer_of(tokenizer) if any(e.messages for e, _, _ in asked) else None
     ends = {turn_end(tokenizer), tokenizer.eos_token_id} - {None}
     closed = (
         _ended_once(close(ids) if close is not None and e.messages else [*ids, tokenizer.eos_token_id], ends, e.place, tokenizer)
@@ -230,7 +230,7 @@ def _ended_once(ids: list[int], ends: Collection[int], place: str, tokenizer: An
     return ids[: first + 1]
 
 
-def _demonstrated(e: Example) -> str:
+def _demonstrated_answer(e: Example) -> str:
     if e.answer is None:
         raise UserError(f"{e.place} has no answer; demonstrations are needed to imitate: give it one, or delete the row")
     return e.answer

@@ -66,7 +66,7 @@ def pack(
         versions=torch.from_numpy(np.concatenate([episode.versions for _, _, episode in rows])) if sampled else None,
         prompt_ids=tuple(prompt.id for _, prompt, _ in rows),
         sampler_logp=torch.from_numpy(np.concatenate(logp)) if sampled else None,
-        **({} if rewards is None else _judged(rewards, kept, [episode for _, _, episode in rows], decode)),
+        **({} if rewards is None else _reward_fields(rewards, kept, [episode for _, _, episode in rows], decode)),
     )
 
 
@@ -75,7 +75,7 @@ def kept_episodes(count: int, rewards: Rewards | None) -> np.ndarray:
     return np.arange(count) if rewards is None else np.flatnonzero(~np.isnan(rewards.values))
 
 
-def _judged(
+def _reward_fields(
     rewards: Rewards, kept: np.ndarray, episodes: Sequence[Episode], decode: Callable[[Sequence[int]], str] | None
 ) -> dict[str, Any]:
     """Batch fields with the rewards of `episodes`, whose indices among all episodes are `kept` (int64 [S])."""

@@ -30,13 +30,13 @@ def prepare_batch(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, 
         assert rewards is not None  # a recipe without rewards has no shapings
         before, rewards = rewards, shaping.rewards(shown[name], rewards.clone())  # a copy that the shaping may write into
         Returned(shaping, "rewards", f"shapings.{name}").finite(rewards, len(batch.lengths), ANSWER)
-        metrics |= _change(shaping, "rewards", f"shaping/{name}", before, rewards)
+        metrics |= _shaping_change(shaping, "rewards", f"shaping/{name}", before, rewards)
     penalties = recipe.regularizers
     judged = replace(batch, rewards=rewards)
     if algorithm.critic is not None:
         charged = {name: r for name, r in penalties.items() if r.placement == "reward"}
-        judged = _weighed(judged, charged, states)
-        judged = replace(judged, reward_penalties={name: _charge(judged, r, name) for name, r in charged.items()})
+        judged = _with_weights(judged, charged, states)
+        judged = replace(judged, reward_penalties={name: _scaled_penalty(judged, r, name) for name, r in charged.items()})
         returns = algorithm.targets(judged.only(algorithm.reads | {"rewards"}, algorithm, "algorithm"))
         judged = replace(judged, returns=Returned(algorithm, "targets", "algorithm").finite(returns, tokens, TOKEN))
         penalties = {name: r for name, r in penalties.items() if name not in charged}
@@ -47,16 +47,16 @@ def prepare_batch(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, 
         assert advantages is not None  # nor has one whose loss has no advantages
         before, advantages = advantages, shaping.advantages(shown[name], advantages.clone(), name)
         Returned(shaping, "advantages", f"shapings.{name}").finite(advantages, tokens, TOKEN)
-        metrics |= _change(shaping, "advantages", f"shaping/{name}", before, advantages)
+        metrics |= _shaping_change(shaping, "advantages", f"shaping/{name}", before, advantages)
         own = Returned(shaping, "metrics", f"shapings.{name}").metrics(shaping.metrics(shown[name], name))
         metrics |= {f"shaping/{name}/{key}": value for key, value in own.items()}
     shaped = replace(judged, rewards=batch.rewards, advantages=advantages)
     measured = algorithm.measures(shaped.only(algorithm.reads | {"advantages"}, algorithm, "algorithm"))
     metrics |= Returned(algorithm, "measures", "algorithm").metrics(measured)
-    return _weighed(replace(shaped, shaped=metrics), penalties, states)
+    return _with_weights(replace(shaped, shaped=metrics), penalties, states)
 
 
-def _weighed(batch: TokenBatch, regularizers: dict[str, Regularizer], states: Mapping[str, State]) -> TokenBatch:
+def _with_weights(batch: TokenBatch, regularizers: dict[str, Regularizer], states: Mapping[str, State]) -> TokenBatch:
     """The batch with each regularizer's weighting [T], and its coefficient's multipliers [S] if it has any."""
     ones = torch.ones(len(batch.seq_ids))
     weights, by_answer = {}, {}
@@ -78,7 +78,7 @@ def _weighed(batch: TokenBatch, regularizers: dict[str, Regularizer], states: Ma
     return replace(batch, penalty_weights={**batch.penalty_weights, **weights}, multipliers={**batch.multipliers, **multipliers})
 
 
-def _charge(batch: TokenBatch, regularizer: Regularizer, name: str) -> RewardPenalty:
+def _scaled_penalty(batch: TokenBatch, regularizer: Regularizer, name: str) -> RewardPenalty:
     """The penalty that the regularizer subtracts from the token rewards, coefficient included."""
     returned, charge = Returned(regularizer, "reward_penalty", f"regularizers.{name}"), regularizer.reward_penalty(batch, name)
     if not isinstance(charge, RewardPenalty):
@@ -91,7 +91,7 @@ def _charge(batch: TokenBatch, regularizer: Regularizer, name: str) -> RewardPen
     return RewardPenalty(discounted=beta * charge.discounted, direct=beta * charge.direct)
 
 
-def _change(shaping: Shaping, what: str, place: str, before: Tensor, after: Tensor) -> dict[str, float]:
+def _shaping_change(shaping: Shaping, what: str, place: str, before: Tensor, after: Tensor) -> dict[str, float]:
     """Mean change of the rewards [S] or advantages [T], and the share that changed; empty if the shaping does not change them."""
     if getattr(type(shaping), what) is getattr(Shaping, what):
         return {}

@@ -18,12 +18,12 @@ def at_tokens(episode: Episode, steps: Sequence[tuple[int, float]], decode: Call
     """
     paid, trained_at, ids = np.zeros(episode.length, dtype=np.float32), episode.trained_at, episode.response_ids.tolist()
     for character, reward in steps:
-        written = _writing(ids, episode.text[: character + 1], decode)
+        written = _first_token_of(ids, episode.text[: character + 1], decode)
         paid[max(np.searchsorted(trained_at, written, side="right") - 1, 0)] += reward
     return paid
 
 
-def _writing(ids: Sequence[int], wanted: str, decode: Callable[[Sequence[int]], str]) -> int:
+def _first_token_of(ids: Sequence[int], wanted: str, decode: Callable[[Sequence[int]], str]) -> int:
     """Index of the first token whose prefix decodes to a text that starts with `wanted`."""
     # A character of several tokens decodes correctly only with its last token; the whole answer always does.
     return bisect_left(range(len(ids) - 1), True, key=lambda t: decode(ids[: t + 1]).startswith(wanted))

@@ -33,7 +33,7 @@ def suites(task: Task, problems: int) -> dict[str, list[Example]]:
     return checked
 
 
-def judged(task: Task, suite: str, groups: Sequence[Group]) -> dict[str, float]:
+def checked_metrics(task: Task, suite: str, groups: Sequence[Group]) -> dict[str, float]:
     """The metrics of a suite. Raises RecipeError for anything else than numbers by name."""
     return Returned(task, "judge", WHERE).metrics(task.judge(suite, groups))
 

@@ -80,7 +80,7 @@ def _sections(recipe: Recipe) -> dict[str, list[Row]]:
         sections["shapings, in this order"] = [part_row(name, shaping) for name, shaping in recipe.shapings.items()]
     sections |= {
         "batch": arithmetic(recipe),
-        "what is loaded": loaded(recipe),
+        "what is loaded": model_rows(recipe),
         "memory, estimated": memory_rows(recipe),
         "other parts": other_parts(recipe),
     }
@@ -102,7 +102,7 @@ def part_row(label: str, part: Any) -> Row:
 def objective(recipe: Recipe) -> list[Row]:
     """The objective J, and the meaning of its symbols."""
     algorithm, regularizers = recipe.algorithm, recipe.regularizers
-    trained = {n: r for n, r in regularizers.items() if not _measured(r, recipe)}
+    trained = {n: r for n, r in regularizers.items() if not _coefficient_is_zero(r, recipe)}
     in_loss = {n: r for n, r in trained.items() if r.placement == "loss"}
     in_reward = [_term(n, r, recipe) for n, r in trained.items() if r.placement == "reward"]
     links = {n: r for n, r in regularizers.items() if r.placement == "link"}
@@ -129,7 +129,7 @@ def objective(recipe: Recipe) -> list[Row]:
         rows.append(Row("u", "π/ref, ref the reference: of a token at its state; of the answer in a link or with credit sequence"))
     rows += [Row("β", _beta(n, r, recipe)) for n, r in links.items()]
     rows += [Row(n, _penalty(r) + ("" if n in trained else f"; {MEASURED}")) for n, r in regularizers.items()]
-    rows += [Row(f"β_{n}", format_part(r.coefficient)) for n, r in regularizers.items() if not _constant(r, recipe)]
+    rows += [Row(f"β_{n}", format_part(r.coefficient)) for n, r in regularizers.items() if not _coefficient_is_constant(r, recipe)]
     parts = algorithm.parts() | {"reduction": algorithm.reduction}
     return [*rows, part_row("algorithm", algorithm), *(part_row(key, part) for key, part in parts.items())]
 
@@ -194,7 +194,7 @@ def _estimate(regularizer: Composed, algorithm: Algorithm) -> list[Row]:
             "value",
             f"{estimator_bias.value_is(estimator, divergence)} for the divergence; it is logged, and an adaptive coefficient sees it",
         ),
-        Row("gradient", f"{estimator_bias.gradient_is(estimator, divergence, regularizer.placement)}; {_weighed(regularizer, algorithm)}"),
+        Row("gradient", f"{estimator_bias.gradient_is(estimator, divergence, regularizer.placement)}; {_ratio(regularizer, algorithm)}"),
         Row("placement", f"{regularizer.placement}; credit {regularizer.credit}: {re.split('[,;] ', sentence(credit))[0]}", place(credit)),
     ]
     if not estimator.full_vocabulary:
@@ -203,14 +203,14 @@ def _estimate(regularizer: Composed, algorithm: Algorithm) -> list[Row]:
     return rows
 
 
-def _charged(regularizer: Regularizer, algorithm: Algorithm) -> bool:
+def _in_token_rewards(regularizer: Regularizer, algorithm: Algorithm) -> bool:
     """Whether it is subtracted from the token rewards that a critic learns."""
     return algorithm.critic is not None and regularizer.placement == "reward"
 
 
-def _weighed(regularizer: Composed, algorithm: Algorithm) -> str:
+def _ratio(regularizer: Composed, algorithm: Algorithm) -> str:
     """The importance ratio that weights it, and how the ratio is capped."""
-    if _charged(regularizer, algorithm):
+    if _in_token_rewards(regularizer, algorithm):
         once = "at π_old, before the advantage discounts or rescales it as a reward of its token"
         return once if algorithm.on_policy else f"{once}; later updates of a batch weigh and clip it as they do any reward"
     if not regularizer.estimator.weighted:
@@ -231,12 +231,12 @@ def effective_betas(recipe: Recipe) -> list[Row]:
     for name, regularizer in recipe.regularizers.items():
         if regularizer.placement == "link":
             continue
-        if _measured(regularizer, recipe):
+        if _coefficient_is_zero(regularizer, recipe):
             rows.append(Row(name, f"β = 0: {MEASURED}"))
             continue
         beta = _first_beta(regularizer)
-        rows.append(Row(name, f"β = {beta:g} at step 0" + ("" if _constant(regularizer, recipe) else ", changing")))
-        if _charged(regularizer, recipe.algorithm):
+        rows.append(Row(name, f"β = {beta:g} at step 0" + ("" if _coefficient_is_constant(regularizer, recipe) else ", changing")))
+        if _in_token_rewards(regularizer, recipe.algorithm):
             rows.append(Row("", _cost_of_charge(recipe.algorithm)))
             continue
         for length in dict.fromkeys((limit, max(limit // 2, 1))):
@@ -263,7 +263,7 @@ def _cost_of_charge(algorithm: Algorithm) -> str:
     return "one nat costs β of the advantage A of the token it is counted at, and of those before it"
 
 
-def loaded(recipe: Recipe) -> list[Row]:
+def model_rows(recipe: Recipe) -> list[Row]:
     """Models and processes."""
     model, workers = recipe.model, recipe.workers
     source = model.path or model.recipe or f"a new {(model.config or {}).get('model_type', 'model')}, at random"
@@ -312,7 +312,7 @@ def _term(name: str, regularizer: Regularizer, recipe: Recipe) -> str:
 
 
 def _beta(name: str, regularizer: Regularizer, recipe: Recipe) -> str:
-    return f"{_first_beta(regularizer):g}" if _constant(regularizer, recipe) else f"β_{name}"
+    return f"{_first_beta(regularizer):g}" if _coefficient_is_constant(regularizer, recipe) else f"β_{name}"
 
 
 def _penalty(regularizer: Regularizer) -> str:
@@ -323,15 +323,15 @@ def _penalty(regularizer: Regularizer) -> str:
     return f"{say(sentence(type(regularizer.divergence)))}; by {format_part(regularizer.estimator)}, credit {regularizer.credit}"
 
 
-def _constant(regularizer: Regularizer, recipe: Recipe) -> bool:
+def _coefficient_is_constant(regularizer: Regularizer, recipe: Recipe) -> bool:
     """Whether the coefficient has no state and is equal at the first, middle and last step."""
     rule, state = regularizer.coefficient, regularizer.coefficient.initial_state()
     return not state and len({rule.beta(step, state) for step in (0, recipe.steps // 2, max(recipe.steps - 1, 0))}) == 1
 
 
-def _measured(regularizer: Regularizer, recipe: Recipe) -> bool:
+def _coefficient_is_zero(regularizer: Regularizer, recipe: Recipe) -> bool:
     """Whether its coefficient is always 0."""
-    return _constant(regularizer, recipe) and _first_beta(regularizer) == 0
+    return _coefficient_is_constant(regularizer, recipe) and _first_beta(regularizer) == 0
 
 
 def _first_beta(regularizer: Regularizer) -> float:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from align.config.model_config import buildable
+from align.config.model_config import model_config_errors
 from align.config.schema import Recipe
 from align.errors import RecipeError
 from align.inspect.rows import Row
-from align.workers.shards import idle
+from align.workers.shards import idle_note
 
 if TYPE_CHECKING:
     from align.learner.memory import ModelShape
@@ -24,7 +24,7 @@ def arithmetic(recipe: Recipe) -> list[Row]:
     algorithm, batch = recipe.algorithm, recipe.batch
     count, updates = rollouts(recipe), algorithm.epochs * algorithm.minibatches
     if algorithm.samples:
-        rows = [Row("step", f"{batch.prompts} prompts × {batch.samples} samples = {count:,} rollouts"), _dealt(recipe)]
+        rows = [Row("step", f"{batch.prompts} prompts × {batch.samples} samples = {count:,} rollouts"), _rollout_unit(recipe)]
     else:
         rows = [Row("step", f"{batch.prompts} {recipe.algorithm.learns_from}")]
     policy = (
@@ -46,7 +46,7 @@ def arithmetic(recipe: Recipe) -> list[Row]:
     ]
 
 
-def _dealt(recipe: Recipe) -> Row:
+def _rollout_unit(recipe: Recipe) -> Row:
     """The work that a rollout worker gets at a time."""
     batch, workers = recipe.batch, recipe.workers.rollout
     cut = recipe.engine.units([1] * batch.prompts, batch.samples)
@@ -55,7 +55,7 @@ def _dealt(recipe: Recipe) -> Row:
     if cut is None:
         return Row("worker", f"at most {at_once}, on each of {workers}")
     text = f"units of at most {at_once}, {len(cut)} of them, dealt to {workers}"
-    return Row("worker", "; ".join(filter(None, [text, idle(recipe.engine, batch.prompts, batch.samples, workers)])))
+    return Row("worker", "; ".join(filter(None, [text, idle_note(recipe.engine, batch.prompts, batch.samples, workers)])))
 
 
 def memory_rows(recipe: Recipe) -> list[Row]:
@@ -78,10 +78,10 @@ def memory_rows(recipe: Recipe) -> list[Row]:
         ]
     from align.learner import memory  # noqa: PLC0415  (its model classes take seconds more)
 
-    with buildable():
+    with model_config_errors():
         shape = memory.shape_of_config(config, recipe.model)
     say = memory.gigabytes
-    holds = memory.standing(recipe, shape)
+    holds = memory.permanent_memory(recipe, shape)
     standing = sum(holds.values())
     rows = [
         Row("learner", f"{say(standing)}: " + ", ".join(f"{name} {say(held)}" for name, held in holds.items())),
@@ -99,7 +99,7 @@ def _forward_pass(recipe: Recipe, shape: ModelShape, standing: int) -> str:
     from align.learner import memory  # noqa: PLC0415  (transformers takes seconds to import)
 
     batch, say = recipe.batch, memory.gigabytes
-    tokens, a_token = batch.micro_tokens or memory.ON_HOST["micro_tokens"], shape.vocabulary * memory.sides(recipe)
+    tokens, a_token = batch.micro_tokens or memory.ON_HOST["micro_tokens"], shape.vocabulary * memory.models_with_logits(recipe)
     at_once = tokens if batch.head_elements is None else min(tokens, max(batch.head_elements // a_token, 1))
     forward, head = memory.activations(recipe, shape, 1), memory.logits(recipe, shape, 1)
     whose = "batch.micro_tokens" if batch.micro_tokens else "batch.micro_tokens: null, on a CPU; on a GPU as many as fit, at most that"

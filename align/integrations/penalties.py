@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align.audit.alone import alone
+from align.audit.default_recipe import default_recipe
 from align.config.nodes import build_part
-from align.config.refusals import judged
+from align.config.refusals import regularizer_refusal
 from align.config.yaml_files import absolute_files
 from align.core.logprobs import logits_stats
 from align.errors import RecipeError
@@ -156,8 +156,8 @@ def penalty(
         tensor([[0.1065, 0.7183, 0.0000]])
     """
     form = _form(regularizer, {"divergence": divergence, "estimator": estimator, "credit": credit})
-    if refused := judged(form, alone(form, on_policy=old_logp is None)):
-        raise RecipeError("penalty", refused.told)
+    if refused := regularizer_refusal(form, default_recipe(form, on_policy=old_logp is None)):
+        raise RecipeError("penalty", refused.message)
     if form.placement == "link":
         raise RecipeError("penalty", "placement: link is inside a preference loss: use placement: loss or reward")
     given = columns(form, logp, ref_logp, old_logp, tokens, weights)

@@ -9,7 +9,7 @@ import torch
 
 from align.config.schema import Batch, Recipe
 from align.errors import UserError
-from align.learner.memory import ON_HOST, ModelShape, activations, gigabytes, logits, shape_of, sides, standing
+from align.learner.memory import ON_HOST, ModelShape, activations, gigabytes, logits, models_with_logits, permanent_memory, shape_of
 from align.learner.policy import Policy
 from align.learner.reward_model import RewardModel
 
@@ -34,24 +34,24 @@ class Budgets(NamedTuple):
     """Device memory for reference states of a batch that serves several updates."""
 
 
-def chosen(recipe: Recipe, policy: Policy | RewardModel) -> Budgets:
+def device_budgets(recipe: Recipe, policy: Policy | RewardModel) -> Budgets:
     """The budgets for the device of `policy`. Raises UserError if the recipe cannot fit."""
     if policy.device.type != "cuda":
-        return on_host(recipe.batch)
+        return cpu_budgets(recipe.batch)
     size = torch.cuda.get_device_properties(policy.device).total_memory
     # The learner gets a part of the device: an engine in the same process, or other actors, use the rest.
     share = 0.5 if recipe.workers.backend == "local" and recipe.answers else min(1.0, recipe.workers.learner_gpus or 1.0)
-    return planned(recipe, shape_of(policy.module, policy.config), size * share)
+    return budgets_within(recipe, shape_of(policy.module, policy.config), size * share)
 
 
-def on_host(batch: Batch) -> Budgets:
+def cpu_budgets(batch: Batch) -> Budgets:
     """The budgets on a CPU."""
     return Budgets(batch.micro_tokens or ON_HOST["micro_tokens"], batch.head_elements or ON_HOST["head_elements"], sys.maxsize)
 
 
-def planned(recipe: Recipe, shape: ModelShape, device_bytes: float) -> Budgets:
+def budgets_within(recipe: Recipe, shape: ModelShape, device_bytes: float) -> Budgets:
     """The budgets for `device_bytes` of a device. Raises UserError with the memory needed, the memory there is, and the remedies."""
-    holds, batch = standing(recipe, shape), recipe.batch
+    holds, batch = permanent_memory(recipe, shape), recipe.batch
     room = USABLE * device_bytes - sum(holds.values())
     if room <= 0:
         raise UserError(
@@ -73,7 +73,8 @@ def planned(recipe: Recipe, shape: ModelShape, device_bytes: float) -> Budgets:
     elements = batch.head_elements
     if elements is None:
         kept = tokens * head <= rest
-        elements = tokens * shape.vocabulary * sides(recipe) if kept else max(ON_HOST["head_elements"], min(MOST_RECOMPUTED, int(rest / 8)))
+        chunk = max(ON_HOST["head_elements"], min(MOST_RECOMPUTED, int(rest / 8)))
+        elements = tokens * shape.vocabulary * models_with_logits(recipe) if kept else chunk
     return Budgets(tokens, elements, int(max(0, rest - 6 * elements) / 2))
 
 

@@ -31,7 +31,7 @@ class Checkpointed(Protocol):
 
 def state_dict(learner: Checkpointed) -> dict[str, Any]:
     """Tensors: trained parameters (the critic's too) in float32, Adam's moments, reference states with hashes, batch and update counts."""
-    return {**_trained(learner), "references": references.saved(learner.references)}
+    return {**_trained(learner), "references": references.states_to_save(learner.references)}
 
 
 def _trained(learner: Checkpointed) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def save(learner: Checkpointed, folder: str) -> dict[str, Entry]:
 
 def load(learner: Checkpointed, folder: str) -> None:
     """Raises UserError if the folder is not a checkpoint of this recipe's model, or a reference has changed."""
-    wanted = {**_trained(learner), "references": references.to_be_read(learner.references)}
+    wanted = {**_trained(learner), "references": references.states_to_load(learner.references)}
     found = tensor_files.load(Path(folder))
     try:
         for half in ("policy", "optimizer"):

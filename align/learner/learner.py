@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from align.config.frozen import running
+from align.config.frozen import checked_instance
 from align.config.returned import ANSWER, Returned, values_checked
 from align.config.schema import Recipe
 from align.core.logprobs import Compared
@@ -33,7 +33,7 @@ from align.manifest import Entry
 from align.references import OwnModel
 from align.regularizers import referenced
 from align.types import RewardModelContext, Stat, TokenBatch, TokenContext
-from align.weight_sync.packing import Packer, Weights
+from align.weight_sync.flattening import Flattener, Weights
 
 
 class Learner:
@@ -49,23 +49,23 @@ class Learner:
         self.policy = RewardModel(model_dir, recipe.model) if recipe.algorithm.trains_reward_model else Policy(model_dir, recipe.model)
         stop_unless_ready(recipe, self.policy.device)
         critic = recipe.algorithm.critic
-        self.critic = None if critic is None else running(critic, critic.start(self.policy), RunningCritic)
+        self.critic = None if critic is None else checked_instance(critic, critic.start(self.policy), RunningCritic)
         self.optimizer = make_optimizer(recipe.optimizer, self.policy, self.critic, None if critic is None else critic.lr)
-        self.references = {} if isinstance(self.policy, RewardModel) else references.started(recipe, self.policy)
-        self.budgets = budgets.chosen(recipe, self.policy)
+        self.references = {} if isinstance(self.policy, RewardModel) else references.start_references(recipe, self.policy)
+        self.budgets = budgets.device_budgets(recipe, self.policy)
         self.states = ReferenceStates(self.references, self.budgets.kept_bytes)
         self.initial: InitialPolicy | None = None
         self._logprobs: LogprobPass | None = None
         if isinstance(self.policy, Policy):
             self.initial = InitialPolicy(self.policy, self.references)
             self._logprobs = LogprobPass(recipe, self.policy, self.references, self.critic, self.states, self.budgets)
-        self._packer = Packer()
+        self._packer = Flattener()
         self._agreement: Agreement | None = None
 
     @torch.no_grad()
     def compute_logprobs(self, batch: TokenBatch) -> TokenBatch:
         """The batch with the references' log-probs, and with pi_old and the critic's values if a part reads them."""
-        for reference in references.distinct(self.references).values():
+        for reference in references.distinct_references(self.references).values():
             reference.before_batch()
         self.states.start_batch()
         self._stop_unless_the_users_model(batch)
@@ -73,7 +73,7 @@ class Learner:
         return batch if self._logprobs is None else self._logprobs.compute(batch)
 
     @torch.no_grad()
-    def prepare(self, batch: TokenBatch | None) -> int:
+    def precompute(self, batch: TokenBatch | None) -> int:
         """Precompute the log-probs of these answers for the references that store them. Returns how many sequences were computed.
 
         Args: batch: the answers; None, after the last batch, frees the models that computed them.
@@ -82,7 +82,7 @@ class Learner:
             for reference in self.references.values():
                 reference.release()
             return 0
-        return 0 if self._logprobs is None else self._logprobs.prepare(batch)
+        return 0 if self._logprobs is None else self._logprobs.precompute(batch)
 
     def trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """Every parameter the optimizer updates: the policy's, then the critic's."""
@@ -146,7 +146,7 @@ class Learner:
         self.optimizer.step()
         self.updates += 1
         self.whole = True
-        for reference in references.distinct(self.references).values():
+        for reference in references.distinct_references(self.references).values():
             reference.after_step(self.updates)
         tally.merge(losses)
         for name, norm in zip(("grad/norm", "critic/grad/norm"), norms, strict=False):
@@ -193,8 +193,8 @@ class Learner:
     @torch.no_grad()
     def token_penalties(self, batch: TokenBatch) -> TokenPenalties:
         """What each regularizer takes from the tokens of a prepared batch, or of some of its sequences, without an update."""
-        parts = ((at, micro.to(self.policy.device)) for at, micro in micro_batches(batch, self.budgets.micro_tokens))
-        return token_penalties(self.recipe, batch, ((at, self._context(micro)) for at, micro in parts))
+        parts = micro_batches(batch, self.budgets.micro_tokens)
+        return token_penalties(self.recipe, batch, ((at, self._context(micro.to(self.policy.device))) for at, micro in parts))
 
     def _stop_unless_finite(self, losses: MetricAccumulator, step: int) -> None:
         for name, stat in losses.stats().items():
@@ -239,12 +239,12 @@ class Learner:
 
     def reference_info(self) -> dict[str, dict[str, Any]]:
         """By regularizer: its reference, how often the reference has changed, and the hash of the reference's parameters."""
-        return references.described(self.references, self.recipe.regularizers)
+        return references.reference_info(self.references, self.recipe.regularizers)
 
     def weights(self) -> Weights:
         """The policy's weights for an engine, under checkpoint names."""
         assert isinstance(self.policy, Policy)  # no engine samples from a reward model
-        return self._packer.pack(self.policy.alike(), self.policy.tensors())
+        return self._packer.flatten(self.policy.alike(), self.policy.tensors())
 
     def export(self, folder: str) -> None:
         """The policy as a Hugging Face folder. Raises WriteFailed for a full disk, UserError if the model in the folder has other log-probs
@@ -263,7 +263,7 @@ class Learner:
         rows = some_rows(batch)
         self._agreement = Agreement(self.recipe, self.budgets, self.policy, rows, "model")
         self._agreement.stop_unless_the_models_own()
-        for name, reference in references.distinct(self.references).items():
+        for name, reference in references.distinct_references(self.references).items():
             if isinstance(reference, OwnModel):
                 where = f"regularizers.{name}.reference"
                 Agreement(self.recipe, self.budgets, reference.model, rows, where).stop_unless_the_models_own()

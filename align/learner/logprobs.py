@@ -18,7 +18,7 @@ from align.learner.budgets import Budgets
 from align.learner.micro_batches import micro_batches
 from align.learner.policy import Policy
 from align.learner.reference_states import ReferenceStates
-from align.learner.references import distinct
+from align.learner.references import distinct_references
 from align.references import RunningReference
 from align.regularizers import referenced
 from align.shapings import Shaping
@@ -148,10 +148,10 @@ class LogprobPass:
                 found[id(hidden)] = self._stats(hidden, self.states.head(name), placed).logp
         return known | {name: found[id(hidden)] for name, hidden in states.items() if id(hidden) in found}
 
-    def prepare(self, batch: TokenBatch) -> int:
+    def precompute(self, batch: TokenBatch) -> int:
         """Give every ranked answer to the references that precompute. Returns how many sequences needed a forward pass."""
         computed = 0
-        for name, reference in distinct(self.references).items():
+        for name, reference in distinct_references(self.references).items():
 
             def logp(name: str = name) -> Tensor:
                 self.states.start_batch()
@@ -161,7 +161,7 @@ class LogprobPass:
                     parts.append((chosen, self._stats(self.states.of([name], placed)[name], self.states.head(name), placed).logp))
                 return _whole([score for _, score in parts], torch.cat([chosen for chosen, _ in parts]).argsort())
 
-            computed += len(batch.lengths) * reference.prepare(batch, self.recipe.sampling.temperature, logp)
+            computed += len(batch.lengths) * reference.precompute(batch, self.recipe.sampling.temperature, logp)
         return computed
 
     def _stats(self, hidden: Tensor, head: Head, placed: TokenBatch, compared: dict[str, Compared] | None = None) -> TokenStats:

@@ -82,7 +82,7 @@ def shape_of_config(config: PretrainedConfig, options: Model) -> ModelShape:
     return shape_of(module, config)
 
 
-def standing(recipe: Recipe, shape: ModelShape) -> dict[str, int]:
+def permanent_memory(recipe: Recipe, shape: ModelShape) -> dict[str, int]:
     """The permanent memory of a learner, by kind."""
     width, lora = WIDTH[recipe.model.dtype], recipe.model.lora.rank > 0
     found = {"weights": shape.parameters * width, "gradients and optimizer": shape.trained * training_bytes(width)}
@@ -113,10 +113,10 @@ def activations(recipe: Recipe, shape: ModelShape, tokens: int) -> int:
 
 def logits(recipe: Recipe, shape: ModelShape, tokens: int) -> int:
     """float32 logits of the policy and of each compared reference for this many tokens, and their gradient."""
-    return tokens * shape.vocabulary * (4 * sides(recipe) + WIDTH[recipe.model.dtype])
+    return tokens * shape.vocabulary * (4 * models_with_logits(recipe) + WIDTH[recipe.model.dtype])
 
 
-def sides(recipe: Recipe) -> int:
+def models_with_logits(recipe: Recipe) -> int:
     """Models whose logits are in memory together: the policy and the reference of each exact form."""
     return 1 + sum(r.full_vocabulary for r in recipe.regularizers.values())
 

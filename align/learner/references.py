@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from align.config.docstrings import format_part
-from align.config.frozen import running
+from align.config.frozen import checked_instance
 from align.config.nodes import resolved
 from align.config.parts import ships
+from align.config.renamed_keys import refuse_moved_methods
 from align.config.returned import Returned
 from align.config.schema import Recipe
 from align.errors import RunStopped, UserError
@@ -26,7 +27,7 @@ TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-3}
 BLANK = "00" * 8
 
 
-def started(recipe: Recipe, policy: Policy) -> dict[str, RunningReference]:
+def start_references(recipe: Recipe, policy: Policy) -> dict[str, RunningReference]:
     """The running reference of each regularizer that has one. Equal configurations share one copy."""
     shared: dict[str, RunningReference] = {}
     by_regularizer = {}
@@ -34,7 +35,9 @@ def started(recipe: Recipe, policy: Policy) -> dict[str, RunningReference]:
         if regularizer.reference is not None:
             key = json.dumps(resolved(regularizer.reference), sort_keys=True, default=str)
             if key not in shared:
-                shared[key] = running(regularizer.reference, regularizer.reference.start(policy), RunningReference)
+                shared[key] = checked_instance(regularizer.reference, regularizer.reference.start(policy), RunningReference)
+                if regularizer.reference.precomputes:
+                    refuse_moved_methods("running reference", type(shared[key]), f"regularizers.{name}.reference")
                 _check_parameters(shared[key], f"regularizers.{name}.reference")
             by_regularizer[name] = shared[key]
     return by_regularizer
@@ -53,7 +56,7 @@ def _check_parameters(reference: RunningReference, where: str) -> None:
         )
 
 
-def distinct(references: dict[str, RunningReference]) -> dict[str, RunningReference]:
+def distinct_references(references: dict[str, RunningReference]) -> dict[str, RunningReference]:
     """Each reference once, under the first regularizer that uses it."""
     return {name: r for name, r in references.items() if name == next(n for n, other in references.items() if other is r)}
 
@@ -75,7 +78,7 @@ def stop_unless_initial(
                 )
 
 
-def described(references: dict[str, RunningReference], regularizers: Mapping[str, Regularizer]) -> dict[str, dict[str, Any]]:
+def reference_info(references: dict[str, RunningReference], regularizers: Mapping[str, Regularizer]) -> dict[str, dict[str, Any]]:
     """By regularizer: its reference, how often the reference has changed, and the hash of its current parameters."""
     return {
         name: {"reference": format_part(regularizers[name].reference), "version": r.version, "hash": r.content_hash()}
@@ -83,14 +86,14 @@ def described(references: dict[str, RunningReference], regularizers: Mapping[str
     }
 
 
-def saved(references: dict[str, RunningReference]) -> dict[str, Any]:
+def states_to_save(references: dict[str, RunningReference]) -> dict[str, Any]:
     """The state of each reference, and a hash with which a resumed run verifies it."""
-    return {name: {**_of(r), "hash": _bytes(r.content_hash())} for name, r in distinct(references).items()}
+    return {name: {**_of(r), "hash": _bytes(r.content_hash())} for name, r in distinct_references(references).items()}
 
 
-def to_be_read(references: dict[str, RunningReference]) -> dict[str, Any]:
-    """A target for loading with the structure of `saved`, without computing the hashes, which is slow."""
-    return {name: {**_of(r), "hash": _bytes(BLANK)} for name, r in distinct(references).items()}
+def states_to_load(references: dict[str, RunningReference]) -> dict[str, Any]:
+    """A target for loading with the structure of `states_to_save`, without computing the hashes, which is slow."""
+    return {name: {**_of(r), "hash": _bytes(BLANK)} for name, r in distinct_references(references).items()}
 
 
 def _of(reference: RunningReference) -> dict[str, Any]:
@@ -99,7 +102,7 @@ def _of(reference: RunningReference) -> dict[str, Any]:
 
 def restore(references: dict[str, RunningReference], regularizers: Mapping[str, Regularizer], state: dict[str, Any]) -> None:
     """Raises UserError if a reference that is loaded anew at each start has changed."""
-    for name, reference in distinct(references).items():
+    for name, reference in distinct_references(references).items():
         reference.restore(int(state[name]["version"]), state[name]["state"])
         now = reference.content_hash()
         if not torch.equal(_bytes(now), state[name]["hash"]):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from align.config.schema import Recipe
 from align.learner.objective import checked_penalty
-from align.types import TokenBatch, TokenContext
+from align.types import RewardModelContext, TokenBatch, TokenContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +25,12 @@ class TokenPenalties:
     """float32 [T] by regularizer: its value, weighted, before the coefficient. A token's loss or reward has the coefficient times this."""
 
 
-def token_penalties(recipe: Recipe, batch: TokenBatch, contexts: Iterable[tuple[Tensor, TokenContext]]) -> TokenPenalties:
+def token_penalties(recipe: Recipe, batch: TokenBatch, contexts: Iterable[tuple[Tensor, TokenContext | RewardModelContext]]) -> TokenPenalties:
     """Args: contexts: the forward passes of the batch's micro-batches, each with the indices in [T] of its tokens."""
     count = len(batch.seq_ids)
     logp, log_ratio, divergence = torch.zeros(count), {}, {}
     for at, ctx in contexts:
+        assert isinstance(ctx, TokenContext)  # a reward model has no log-probs
         logp[at] = ctx.logp.cpu()
         for name, regularizer in recipe.regularizers.items():
             divergence.setdefault(name, torch.zeros(count))[at] = checked_penalty(regularizer, ctx, name).value.cpu()

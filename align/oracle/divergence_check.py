@@ -86,7 +86,7 @@ def falling_slope(divergence: Divergence) -> Fault | None:
         return None
     x = grid()
     slope = ByF(divergence.f).f_prime(x)
-    size = RELATIVE * slope.abs() + _lost(divergence, x)
+    size = RELATIVE * slope.abs() + _cancellation_error(divergence, x)
     highest, at_highest = slope.cummax(0)  # a slow fall shows over many steps
     falls = highest - slope > size + size[at_highest]
     if not falls.any():
@@ -104,11 +104,11 @@ def not_elementwise(divergence: Divergence) -> Fault | None:
     """f of one log-ratio, and of one in float32, is what it is among many in float64, which is how it is judged."""
     x = grid()
     x = x[x.abs() <= CLOSE]
-    text = odd(divergence.f, x, 0.0)
+    text = elementwise_fault(divergence.f, x, 0.0)
     return None if text is None else Fault("elementwise", f"f {text}")
 
 
-def odd(function: Callable[[Tensor], Tensor], x: Tensor, terms: float) -> str | None:
+def elementwise_fault(function: Callable[[Tensor], Tensor], x: Tensor, terms: float) -> str | None:
     """How a function of log-ratios depends on more than each of them: on their number, or on their type; None if it does not.
 
     `terms`: the size of what it subtracts, which rounding is relative to.
@@ -151,7 +151,7 @@ def try_divergence(divergence: Divergence, where: str) -> None:
     command = f"`align check {divergence.recipe_name}`"
     try:
         divergence.f(torch.tensor([-1.0, 0.0, 1.0]))
-        untracked = _untracked(divergence)
+        untracked = _gradient_fault(divergence)
         found = None if untracked else fault(divergence)
     except (Exception, SystemExit) as error:
         frames = own_frames(error)
@@ -167,7 +167,7 @@ def try_divergence(divergence: Divergence, where: str) -> None:
         raise RecipeError(where, f"{location(type(divergence))}: {found.text}; {command} tries all of it")
 
 
-def _untracked(divergence: Divergence) -> str | None:
+def _gradient_fault(divergence: Divergence) -> str | None:
     """Why f has no gradient, or None."""
     with torch.enable_grad():
         y = divergence.f(torch.tensor([-1.0, 1.0], dtype=torch.float64, requires_grad=True))
@@ -186,13 +186,13 @@ def _by_f(divergence: Divergence, name: str, x: Tensor) -> tuple[Tensor, Tensor]
     by_f = ByF(divergence.f)
     if name in ("f_prime", "grad_weight"):
         slope, at_one = by_f.f_prime(x), by_f.at_one.slope
-        return (slope if name == "f_prime" else slope - at_one), slope.abs() + abs(at_one) + _lost(divergence, x) / ROUNDING
+        return (slope if name == "f_prime" else slope - at_one), slope.abs() + abs(at_one) + _cancellation_error(divergence, x) / ROUNDING
     f, at_one, line = divergence.f(x), by_f.at_one.f, _line(divergence, x)
     per = torch.exp(-x) if name == "khat" else torch.ones_like(x)
     return (f - at_one - line) * per, (f.abs() + abs(at_one) + line.abs()) * per
 
 
-def _lost(divergence: Divergence, x: Tensor) -> Tensor:
+def _cancellation_error(divergence: Divergence, x: Tensor) -> Tensor:
     """What f' may be off by where df/dx is a difference of terms as large as f."""
     return DIGITS * divergence.f(x).abs() * torch.exp(-x)
 

@@ -14,7 +14,7 @@ from align.config import registry
 from align.config.docstrings import keys
 from align.divergences import Divergence
 from align.estimators import Estimator
-from align.oracle.divergence_check import CLOSE, grid, odd
+from align.oracle.divergence_check import CLOSE, elementwise_fault, grid
 
 POLICY = (0.10, 0.20, 0.30, 0.25, 0.15)
 REFERENCE = (0.25, 0.05, 0.20, 0.10, 0.40)
@@ -89,7 +89,7 @@ def far_fault(estimator: Estimator, divergence: Divergence, placement: str) -> s
     near = x[x.abs() <= CLOSE]
     terms = divergence.f(near).abs().max().item()
     for what, part in (("gradient", weight), ("value", estimator.value)):
-        text = odd(lambda log_u, part=part: part(divergence, log_u), near, terms)
+        text = elementwise_fault(lambda log_u, part=part: part(divergence, log_u), near, terms)
         if text is not None:
             return f"its {what} depends on more than a token's log-ratio: it {text}"
     return None

@@ -56,7 +56,7 @@ def measure(
     token); cut: whether the surrogate's bounds cut; variance: False leaves it NaN, which is faster.
     """
     at = setting(problem, drift)
-    divergence = claimed(regularizer)
+    divergence = claimed_divergence(regularizer)
     ctx, leaf = context(at, NAME, divergence if regularizer.full_vocabulary else None, regularizer.outcomes)
     if algorithm is not None:
         ctx = replace(ctx, surrogate_log_ratio=algorithm.effective_log_ratio(ctx))
@@ -130,7 +130,7 @@ def _through_surrogate(regularizer: Regularizer, penalty: Penalty, ctx: TokenCon
     return torch.where(was_cut, torch.exp(ctx.surrogate_log_ratio) * reward * (1 + ctx.logp - ctx.logp.detach()), loss)
 
 
-def claimed(regularizer: Regularizer) -> Divergence | None:
+def claimed_divergence(regularizer: Regularizer) -> Divergence | None:
     """The divergence that a regularizer names, or None."""
     found = getattr(regularizer, "divergence", None)
     return found if isinstance(found, Divergence) else None

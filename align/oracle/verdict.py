@@ -13,7 +13,7 @@ from align.oracle import estimator_bias
 from align.oracle.divergence_check import Fault, fault
 from align.oracle.enumeration import ONE_TOKEN, TREE
 from align.oracle.links import measure_links
-from align.oracle.measure import Measurement, claimed, measure_all
+from align.oracle.measure import Measurement, claimed_divergence, measure_all
 from align.regularizers import Regularizer
 from align.regularizers.composed import Composed
 
@@ -41,18 +41,18 @@ def judge(regularizer: Regularizer, algorithm: Algorithm, *, variance: bool = Fa
     Args: variance: also measure variances, which takes longer.
     """
     if variance:
-        return _judged(regularizer, algorithm, variance)
+        return _measured_verdict(regularizer, algorithm, variance)
     if isinstance(regularizer, Composed):
         regularizer = replace(regularizer, allow_biased=False)  # which changes no number, so both cases share an entry
     try:
         hash((regularizer, algorithm))
     except TypeError:  # a user's part may have a field that cannot be hashed
-        return _judged(regularizer, algorithm, variance)
+        return _measured_verdict(regularizer, algorithm, variance)
     return _cached(regularizer, algorithm, variance)
 
 
-def _judged(regularizer: Regularizer, algorithm: Algorithm, variance: bool) -> Verdict:
-    divergence = claimed(regularizer)
+def _measured_verdict(regularizer: Regularizer, algorithm: Algorithm, variance: bool) -> Verdict:
+    divergence = claimed_divergence(regularizer)
     if divergence is None and not variance:
         return Verdict(kind="no claim", reason=NO_CLAIM)
     wrong = None if divergence is None else _fault(divergence)
@@ -85,7 +85,7 @@ def _judged(regularizer: Regularizer, algorithm: Algorithm, variance: bool) -> V
     return Verdict(kind=kind, reason=reason, measurements=measurements)
 
 
-_cached = lru_cache(maxsize=4096)(_judged)
+_cached = lru_cache(maxsize=4096)(_measured_verdict)
 _cached_fault = lru_cache(maxsize=256)(fault)
 
 
@@ -139,11 +139,11 @@ def _of(regularizer: Regularizer, measurements: Sequence[Measurement], algorithm
     wrong = {key: not m.error <= EXACT for key, m in at.items()}
     one, tree, stale_one, stale_tree = ((p.name, stale) for stale in (False, True) for p in (ONE_TOKEN, TREE))
     if wrong[one]:
-        return "biased", f"its gradient is {_instead(regularizer)} ({_size(at[one])})"
+        return "biased", f"its gradient is {_remedy(regularizer)} ({_size(at[one])})"
     if wrong[tree]:
         return "biased", f"right for a single token, but not for answers of several ({_size(at[tree])})"
     published = _published_value(regularizer)
-    if published is None and (off := _off([at[one], at[tree]])):
+    if published is None and (off := _largest_error([at[one], at[tree]])):
         return "biased", f"its gradient is exact, but its value is not that of the divergence ({off})"
     of = "between distributions with merged outcomes, " if regularizer.merges else ""
     value = f"; its value is {published}" if published else ""
@@ -154,7 +154,7 @@ def _of(regularizer: Regularizer, measurements: Sequence[Measurement], algorithm
         return "biased", f"exact on-policy only: after a stale update its samples are not weighed by pi/pi_old ({where})"
     if wrong[stale_tree]:
         return "biased", f"exact on-policy only: after a stale update each token has its own ratio alone ({_size(at[stale_tree])})"
-    if _weighs_value(regularizer) and (off := _off([at[stale_one], at[stale_tree]])):
+    if _weighs_value(regularizer) and (off := _largest_error([at[stale_one], at[stale_tree]])):
         return "biased", f"its gradient is exact, but after a stale update its value is not that of the divergence ({off})"
     return "exact", f"{of}on-policy and after a stale update{value}"
 
@@ -170,12 +170,12 @@ def _weighs_value(regularizer: Regularizer) -> bool:
     return not isinstance(regularizer, Composed) or regularizer.estimator.weighted
 
 
-def _off(measurements: Sequence[Measurement]) -> str | None:
+def _largest_error(measurements: Sequence[Measurement]) -> str | None:
     worst = max(measurements, key=lambda m: math.inf if math.isnan(m.value_bias) else abs(m.value_bias))
     return None if abs(worst.value_bias) <= EXACT else f"bias {worst.value_bias:+.1%}"
 
 
-def _instead(regularizer: Regularizer) -> str:
+def _remedy(regularizer: Regularizer) -> str:
     if not isinstance(regularizer, Composed):
         return "not that of the divergence it names"
     found = estimator_bias.gradient_is(regularizer.estimator, regularizer.divergence, regularizer.placement)

@@ -17,6 +17,11 @@ from importlib.util import module_from_spec, resolve_name
 from align.plugins.files import File, sibling
 
 PREFIX = "align_plugin_"
+MOVED = {
+    "align.weight_sync.packing": "align.weight_sync.flattening, and its `unpack` is `unflatten`",
+    "align.core.credit.sequence_log_ratio": "align.core.credit.sequence_sum",
+}
+"""Old names of what plugins import from align, and the new ones."""
 
 
 @dataclass
@@ -142,6 +147,7 @@ def _importing(plugin: Plugin, importer: str, is_package: bool) -> Callable[...,
             wanted = resolve_name("." * level + name, package)
         else:
             wanted = name if own is None else f"{plugin.package}.{own}"
+        _refuse_moved(wanted, fromlist or ())
         try:
             found = builtins.__import__(wanted, globals, locals, fromlist, 0)
         except ModuleNotFoundError as error:
@@ -157,6 +163,13 @@ def _importing(plugin: Plugin, importer: str, is_package: bool) -> Callable[...,
         return sys.modules[wanted[: len(wanted) - len(name) + len(name.partition(".")[0])]]
 
     return import_
+
+
+def _refuse_moved(module: str, names: Sequence[str]) -> None:
+    """Raises ImportError with the new name for a module of align, or a name in one, that has another."""
+    for name in (module, *(f"{module}.{name}" for name in names)):
+        if name in MOVED:
+            raise ImportError(f"{name} is called {MOVED[name]}", name=name)
 
 
 def _missing(plugin: Plugin, name: str, level: int, missing: str) -> str:

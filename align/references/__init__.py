@@ -37,7 +37,7 @@ class Reference(Part, ABC):
     tokens_only = False
     """Gives the log-probs of the sampled tokens alone (`known`): no states, so no exact form."""
     precomputes = False
-    """Gets every ranked answer before the first step (`RunningReference.prepare`), and is asked for no other."""
+    """Gets every ranked answer before the first step (`RunningReference.precompute`), and is asked for no other."""
 
     @abstractmethod
     def start(self, policy: Policy) -> RunningReference:
@@ -107,12 +107,12 @@ class RunningReference(ABC):
         """float32 [T], log ref of the sampled tokens where that is known without a forward pass; else None."""
         return None
 
-    def prepare(self, batch: TokenBatch, temperature: float, logp: Callable[[], Tensor]) -> bool:
+    def precompute(self, batch: TokenBatch, temperature: float, logp: Callable[[], Tensor]) -> bool:
         """Where it precomputes: know the answers of a batch, by `logp`, which scores it: [T]. Returns whether that was called."""
         return False
 
     def release(self) -> None:
-        """Every answer there will be was prepared."""
+        """Every answer there will be has been precomputed."""
 
     def before_batch(self) -> None:
         """Called before a batch is scored."""

@@ -49,7 +49,7 @@ class _Known(RunningReference):
         self._initial: Policy | None = None
         self._known: dict[bytes, Tensor] = {}
 
-    def prepare(self, batch: TokenBatch, temperature: float, logp: Callable[[], Tensor]) -> bool:
+    def precompute(self, batch: TokenBatch, temperature: float, logp: Callable[[], Tensor]) -> bool:
         """Know the answers of a batch, from disk or by `logp`, which scores it: [T]. Returns whether they had to be computed."""
         keys = _keys(batch)
         content = hashlib.sha256(f"{self._hash} {temperature} {torch.__version__}".encode() + b"".join(keys))

@@ -203,7 +203,7 @@ class Composed(Regularizer):
         """Value and gradient weight of each token, weighted, and which log-ratios were clamped."""
         log_u, weights = logp - batch.ref_logp[name], batch.penalty_weights[name]
         if self.credit == "sequence":
-            log_u, weights = credit.sequence_log_ratio(log_u, at), weights_of_sequences(weights, at)
+            log_u, weights = credit.sequence_sum(log_u, at), weights_of_sequences(weights, at)
         clamped = log_u.abs() > self.largest_log_ratio
         log_u = log_u.clamp(-self.largest_log_ratio, self.largest_log_ratio)
         own = "reward" if self.placement == "reward" else "grad_weight"
@@ -244,4 +244,4 @@ class Composed(Regularizer):
 
 def weights_of_sequences(weights: Float[Tensor, "T"], at: Packing) -> Float[Tensor, "T"]:
     """The mean weight of a sequence, at each of its tokens: a whole answer has one divergence and so one weight."""
-    return credit.sequence_log_ratio(weights, at) / credit.sequence_log_ratio(weights * 0 + 1, at)
+    return credit.sequence_sum(weights, at) / credit.sequence_sum(weights * 0 + 1, at)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from align.config.frozen import running
+from align.config.frozen import checked_instance
 from align.config.parts import Part
 from align.types import Group, Prompt
 
@@ -74,6 +74,6 @@ class Reward(Part, ABC):
         return type(self).score_groups is not Reward.score_groups
 
 
-def started(part: Reward) -> Reward:
+def start_reward(part: Reward) -> Reward:
     """What the reward's `start` returns. Raises UserError where that is no reward."""
-    return running(part, part.start(), Reward)
+    return checked_instance(part, part.start(), Reward)

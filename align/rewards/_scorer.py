@@ -81,7 +81,7 @@ class LoadedScorer(Reward):
         if prompt.messages and tokenizer.chat_template:
             known = chat_template.variables(tokenizer, prompt.template.get("tools"))
             options = {name: value for name, value in prompt.template.items() if name in known}
-            text = chat_template.opened(Example(id=prompt.id, text="", messages=prompt.messages, template=options), tokenizer)
+            text = chat_template.conversation_start(Example(id=prompt.id, text="", messages=prompt.messages, template=options), tokenizer)
             return _Read(text, tokenizer(text, add_special_tokens=False)["input_ids"], self._closing)
         written = tokenizer.bos_token is not None and prompt.text.startswith(tokenizer.bos_token)
         ids, end = tokenizer(prompt.text, add_special_tokens=not written)["input_ids"], tokenizer.eos_token_id

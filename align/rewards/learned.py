@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from align.config.nodes import part
-from align.rewards import Answer, Reward, started
+from align.rewards import Answer, Reward, start_reward
 from align.types import Group, Prompt
 
 
@@ -41,7 +41,7 @@ class Learned(Reward):
         """Raises UserError where the folder holds no scorer, no tokenizer, or neither says what pads a batch."""
         from align.rewards._scorer import LoadedScorer  # noqa: PLC0415  (transformers takes seconds to import)
 
-        return LoadedScorer(self.path, self.dtype, self.max_batch, None if self.gold is None else started(self.gold))
+        return LoadedScorer(self.path, self.dtype, self.max_batch, None if self.gold is None else start_reward(self.gold))
 
     def score(self, prompt: Prompt, response: str) -> Answer:
         """Of a finished answer. Loads the model for this call; what `start` returns keeps it."""

@@ -17,10 +17,10 @@ def changes(run_dir: Path, node: dict[str, Any]) -> list[str]:
     """`KEY: OLD -> NEW` for each key that differs between the folder's recipe and the resolved recipe `node`."""
     recipe = yaml_files.load(run_dir / "recipe.yaml")
     before, now = (nodes.learned_from(Recipe, r) for r in (recipe, node))
-    return [*_changes(before, now, ""), *_stretched(recipe, node, max(steps(run_dir), default=recipe["steps"]))]
+    return [*_changes(before, now, ""), *_schedule_notes(recipe, node, max(steps(run_dir), default=recipe["steps"]))]
 
 
-def _stretched(old: dict[str, Any], new: dict[str, Any], step: int) -> Iterator[str]:
+def _schedule_notes(old: dict[str, Any], new: dict[str, Any], step: int) -> Iterator[str]:
     """Tells that another number of steps moves the learning rate of a schedule, which reaches its end at the last step."""
     optimizer = nodes.build(Optimizer, new.get("optimizer", {}), "optimizer")
     rates = [optimizer.lr * schedule(optimizer, min(step, recipe["steps"] - 1), recipe["steps"]) for recipe in (old, new)]

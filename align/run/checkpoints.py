@@ -25,7 +25,7 @@ NEEDED = {DRIVER, f"learner/{PLAN}"}
 """Files without which a folder is no checkpoint, whatever its manifest says."""
 
 
-class Found(NamedTuple):
+class ResumePoint(NamedTuple):
     """The checkpoint from which a run continues."""
 
     step: int
@@ -55,7 +55,7 @@ def digest(node: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(nodes.learned_from(Recipe, dict(node)), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def newest(run_dir: Path, recipe: Recipe) -> Found:
+def newest(run_dir: Path, recipe: Recipe) -> ResumePoint:
     """The newest whole checkpoint. Every file of it is read, and of the newer ones as much as shows the damage.
 
     Raises: UserError if there is nothing to resume, nothing whole, or nothing left to do.
@@ -76,7 +76,7 @@ def newest(run_dir: Path, recipe: Recipe) -> Found:
         finished = (run_dir / "summary.json").is_file()  # a run killed after its last step must still export and evaluate
         if step > recipe.steps or (step == recipe.steps and finished):
             raise UserError(f"--resume: the run in {run_dir} has already done {step} of {recipe.steps} steps; raise steps to go on")
-        return Found(step, found["recipe"], damaged)
+        return ResumePoint(step, found["recipe"], damaged)
     said = "; ".join(f"checkpoint {name} is damaged: {reason}" for name, reason in damaged.items())
     raise UserError(f"--resume: {run_dir} holds no whole checkpoint ({said}): put back its files, or start a new run in another folder")
 
@@ -100,7 +100,7 @@ def _verified(run_dir: Path, step: int) -> dict[str, Any]:
     return found
 
 
-def set_aside(run_dir: Path, found: Found) -> list[str]:
+def set_aside(run_dir: Path, found: ResumePoint) -> list[str]:
     """Rename the damaged checkpoints, so that the run can save those steps again, and remove what killed saves left.
 
     Returns one line for each damaged checkpoint."""
@@ -121,7 +121,7 @@ def remove_unfinished(run_dir: Path) -> None:
         _remove(left)
 
 
-def kept(run_dir: Path, command: str) -> str | None:
+def continue_hint(run_dir: Path, command: str) -> str | None:
     """What a run that stopped has kept, and the command that continues it; None without a checkpoint."""
     there = steps(run_dir)
     return f"Kept: {folder_of(run_dir, there[-1])} and the metrics. To go on: {command}" if there else None

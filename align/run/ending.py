@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from align.errors import UserError
-from align.run.checkpoints import kept
+from align.run.checkpoints import continue_hint
 from align.run.signals import Terminated, stoppable
 
 STOPPED_BY_HAND = 130
@@ -15,7 +15,7 @@ STOPPED_BY_HAND = 130
 
 
 @contextmanager
-def ending(run_dir: Path, command: str, say: Callable[[str], None]) -> Iterator[None]:
+def report_ending(run_dir: Path, command: str, say: Callable[[str], None]) -> Iterator[None]:
     """Says what a run in the block has kept when it stops, and ends the program: with 2 for an error of the user.
 
     An exception that is a defect keeps its traceback.
@@ -25,13 +25,13 @@ def ending(run_dir: Path, command: str, say: Callable[[str], None]) -> Iterator[
             yield
     except KeyboardInterrupt as stop:
         how, code = (f"by {stop}", 128 + stop.number) if isinstance(stop, Terminated) else ("by hand", STOPPED_BY_HAND)
-        remains = kept(run_dir, command)
+        remains = continue_hint(run_dir, command)
         say(f"Stopped {how}: nothing was kept." if remains is None else f"Stopped {how}. {remains}")
         raise SystemExit(code) from None
     except (Exception, SystemExit) as error:
         if isinstance(error, UserError):
             say(str(error))
-        if remains := kept(run_dir, command):
+        if remains := continue_hint(run_dir, command):
             say(remains)
         if isinstance(error, UserError):
             raise SystemExit(2) from error

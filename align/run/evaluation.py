@@ -10,7 +10,7 @@ from typing import Any
 from align.config.guard import guarded
 from align.config.recipes import load
 from align.config.schema import Recipe
-from align.engines import started
+from align.engines import start_engine
 from align.errors import UserError
 from align.experience import task_data
 from align.experience.examples import held_out_rankings, tokenize
@@ -41,7 +41,7 @@ class Suites:
         for name, prompts in self.prompts.items():
             groups = generate(prompts, samples, seed)
             first = first or groups
-            metrics |= {f"{name}/{metric}": value for metric, value in task_data.judged(self._task, name, groups).items()}
+            metrics |= {f"{name}/{metric}": value for metric, value in task_data.checked_metrics(self._task, name, groups).items()}
         return metrics, first
 
 
@@ -92,7 +92,7 @@ def evaluate(
     with guarded(recipe):
         suites = Suites(recipe, tokenizer, problems)
         longest = max(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)
-        engine = started(recipe.engine, str(folder), recipe.sampling, longest)
+        engine = start_engine(recipe.engine, str(folder), recipe.sampling, longest)
         draw = partial(generate, recipe.engine, engine, workers=recipe.workers.rollout)
         try:
             return suites.evaluate(draw, samples or recipe.evaluation.samples, recipe.seed)[0]

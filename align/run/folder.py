@@ -20,13 +20,13 @@ def check_folder(run_dir: Path, resume: bool) -> None:
     """Raises UserError for a new run in a folder that is not empty, a missing run to resume, and a folder that cannot be written."""
     with _writable(run_dir):
         _check_contents(run_dir, resume)
-        _try(run_dir)
+        _probe_writing(run_dir)
 
 
 def check_writable(folder: Path) -> None:
     """Raises UserError for a folder in which no file can be written, or that cannot be made."""
     with _writable(folder):
-        _try(folder)
+        _probe_writing(folder)
 
 
 @contextmanager
@@ -52,19 +52,19 @@ def _check_contents(run_dir: Path, resume: bool) -> None:
 
 def restartable(run_dir: Path) -> bool:
     """Whether a new run may start in a folder: it is empty, or holds a run that ended before its first checkpoint."""
-    names = {path.name for path in run_dir.iterdir() if not _stays(path)}
+    names = {path.name for path in run_dir.iterdir() if not _belongs_to_folder(path)}
     began = "recipe.yaml" in names and not names & {"summary.json", "model"}
     return not names or (began and not any(run_dir.glob("checkpoints/step_*")) and not any(run_dir.glob("checkpoints/damaged_*")))
 
 
-def _stays(path: Path) -> bool:
+def _belongs_to_folder(path: Path) -> bool:
     """Whether a file or folder belongs to the folder, and not to one of the runs that started in it."""
     return path.name in (LOCK, HISTORY, PLUGINS) or path.name.startswith(EARLIER)
 
 
 def set_aside(run_dir: Path) -> list[str]:
     """Move what a run that ended before its first checkpoint left into a folder `earlier_N`. Returns one line that tells so, or none."""
-    left = [path for path in run_dir.iterdir() if not _stays(path)]
+    left = [path for path in run_dir.iterdir() if not _belongs_to_folder(path)]
     if not left:
         return []
     number = 1 + sum(path.name.startswith(EARLIER) for path in run_dir.iterdir())
@@ -75,7 +75,7 @@ def set_aside(run_dir: Path) -> list[str]:
     return [f"a run in {run_dir} ended before its first checkpoint; what it left is in {aside.name}, and this run starts anew"]
 
 
-def _try(run_dir: Path) -> None:
+def _probe_writing(run_dir: Path) -> None:
     """Write a file into the folder and delete it again, with the folders that it needed. Raises OSError."""
     missing = [folder for folder in (run_dir, *run_dir.parents) if not folder.exists()]
     try:

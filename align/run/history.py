@@ -73,7 +73,7 @@ class Leg:
         self.line["data"] = data_digest(rows)
         self._write()
         old = self.before and self.line["resumed"] and self.before.get("data")
-        return [f"other data rows: {_said(old)} -> {_said(self.line['data'])}"] if old and old != self.line["data"] else []
+        return [f"other data rows: {_data_text(old)} -> {_data_text(self.line['data'])}"] if old and old != self.line["data"] else []
 
     def ended(self, stop: BaseException | None) -> None:
         """Keep the end and its reason. A full disk does not hide the exception that ended the run."""
@@ -110,7 +110,7 @@ def data_digest(rows: Iterable[Example]) -> dict[str, Any]:
     return {"rows": count, "sha256": digest.hexdigest()[:16]}
 
 
-def _said(data: dict[str, Any]) -> str:
+def _data_text(data: dict[str, Any]) -> str:
     return f"{data.get('rows')} rows ({data.get('sha256')})"
 
 

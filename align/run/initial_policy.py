@@ -19,7 +19,7 @@ import align_kernels
 from align import manifest
 from align.cache import cache_folder
 from align.config import nodes
-from align.config.model_config import buildable
+from align.config.model_config import model_config_errors
 from align.config.recipes import load
 from align.config.schema import Recipe
 from align.disk import writing
@@ -88,7 +88,7 @@ def model_folder(recipe: Recipe, run_dir: Path, train: Callable[[Recipe, Path], 
     """
     model = recipe.model
     if model.path is not None:
-        folder = stored(model.path)
+        folder = stored_folder(model.path)
         if folder is None:
             raise RecipeError(
                 "model.path",
@@ -102,7 +102,7 @@ def model_folder(recipe: Recipe, run_dir: Path, train: Callable[[Recipe, Path], 
     return str(_warm_start(model.recipe, train, note))
 
 
-def stored(path: str) -> Path | None:
+def stored_folder(path: str) -> Path | None:
     """The folder of a model, given as a path or hub id; None if there is no such folder and it is not in the hub's local cache."""
     folder = Path(path)
     if not (folder / "config.json").is_file():
@@ -121,17 +121,17 @@ def config_of(recipe: Recipe) -> transformers.PretrainedConfig | None:
     if model.config is not None:
         return _configured(model.config, recipe.task.tokenizer())
     assert model.path is not None  # exactly one of the three is given
-    folder = stored(model.path)
+    folder = stored_folder(model.path)
     return None if folder is None else load_config(str(folder))
 
 
 def _from_config(recipe: Recipe, config: Mapping[str, Any], folder: Path, note: Callable[[str], None]) -> Path:
-    if folder.exists() and whole(folder, "the initial model", note):
+    if folder.exists() and is_whole(folder, "the initial model", note):
         return folder
     tokenizer = recipe.task.tokenizer()
     options = _configured(config, tokenizer)
     torch.manual_seed(recipe.seed)
-    with buildable():
+    with model_config_errors():
         model = transformers.AutoModelForCausalLM.from_config(options)
     model.generation_config = generation.writable(model.generation_config)[0]
     shutil.rmtree(folder, ignore_errors=True)
@@ -142,7 +142,7 @@ def _from_config(recipe: Recipe, config: Mapping[str, Any], folder: Path, note: 
     return folder
 
 
-def whole(folder: Path, what: str, note: Callable[[str], None]) -> bool:
+def is_whole(folder: Path, what: str, note: Callable[[str], None]) -> bool:
     """Whether a folder is as its manifest says; if not, what is wrong is noted."""
     try:
         manifest.verified(folder)
@@ -159,7 +159,7 @@ def _configured(config: Mapping[str, Any], tokenizer: Any) -> transformers.Pretr
     kind = keys.pop("model_type", None)
     if not isinstance(kind, str):
         raise RecipeError("model.config", "names no model_type: give a name of transformers, such as model_type: qwen2")
-    with buildable():
+    with model_config_errors():
         return transformers.AutoConfig.for_model(
             kind,
             **{
@@ -182,7 +182,7 @@ def _recipe(path: str) -> Recipe:
 def _warm_start(path: str, train: Callable[[Recipe, Path], Any], note: Callable[[str], None]) -> Path:
     recipe = _recipe(path)
     folder = cache_folder() / f"{Path(path).stem}-{content_hash(recipe)}"
-    if folder.exists() and whole(folder, "the warm start", note):
+    if folder.exists() and is_whole(folder, "the warm start", note):
         return folder / "model"
     note(f"warm start: running {path} once; kept in {folder}")
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
@@ -195,15 +195,15 @@ def _warm_start(path: str, train: Callable[[Recipe, Path], Any], note: Callable[
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    _put(unfinished, folder)
+    _move_into_cache(unfinished, folder)
     return folder / "model"
 
 
-def _put(unfinished: Path, folder: Path) -> None:
+def _move_into_cache(unfinished: Path, folder: Path) -> None:
     """Give a warm start its name in the cache, in place of a damaged one."""
     damaged = unfinished.with_name(f"{unfinished.name}.damaged")
     try:
-        if folder.exists() and not whole(folder, "the warm start", lambda text: None):
+        if folder.exists() and not is_whole(folder, "the warm start", lambda text: None):
             folder.rename(damaged)
         unfinished.rename(folder)
         manifest.sync(folder.parent)

@@ -13,7 +13,7 @@ from align.run.evaluation import Suites
 from align.types import Stat
 
 
-def of_data(recipe: Recipe, examples: Examples, suites: Suites) -> Iterator[str]:
+def data_notes(recipe: Recipe, examples: Examples, suites: Suites) -> Iterator[str]:
     """Of the data and the recipe, before the workers start."""
     yield from examples.notes
     for count, which in ((examples.dropped, "rankings"), (suites.dropped, "held-out rankings")):
@@ -24,7 +24,7 @@ def of_data(recipe: Recipe, examples: Examples, suites: Suites) -> Iterator[str]
             yield f"regularizers.{name}: {regularizer.warning}"
 
 
-def of_distances(recipe: Recipe, stats: Mapping[str, Stat]) -> Iterator[str]:
+def distance_notes(recipe: Recipe, stats: Mapping[str, Stat]) -> Iterator[str]:
     """The policy's distance on the first batch from each reference that is another model (0 for the others, as checked)."""
     compared = referenced(recipe.regularizers)
     for name in compared:

@@ -15,7 +15,7 @@ from align.run.changes import changes
 from align.run.history import Leg
 
 
-class Opened(NamedTuple):
+class OpenedRun(NamedTuple):
     """A folder that is ready for a leg."""
 
     first_step: int
@@ -23,7 +23,7 @@ class Opened(NamedTuple):
     leg: Leg
 
 
-def opened(run_dir: Path, recipe: Recipe, resume: bool) -> Opened:
+def open_run(run_dir: Path, recipe: Recipe, resume: bool) -> OpenedRun:
     """Prepare a folder that this process has locked, and write `recipe.yaml` and the line of the leg.
 
     Raises: UserError if there is nothing to resume; WriteFailed.
@@ -46,4 +46,4 @@ def opened(run_dir: Path, recipe: Recipe, resume: bool) -> Opened:
         notes += [f"resuming with {change}" for change in (*changed, *leg.changed())]
     with writing(run_dir):
         OmegaConf.save(OmegaConf.create(node), run_dir / "recipe.yaml")
-    return Opened(first, notes, leg)
+    return OpenedRun(first, notes, leg)

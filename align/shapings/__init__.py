@@ -10,7 +10,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from align.config.needed_columns import unreadable
+from align.config.needed_columns import missing_column
 from align.config.parts import Part, Setting
 from align.divergences import Divergence
 from align.types import Columns, TokenBatch
@@ -47,6 +47,6 @@ class Shaping(Part):
     def misfit(self, setting: Setting) -> str | None:
         algorithm = setting.recipe.algorithm
         if algorithm.samples and algorithm.has_advantages:
-            return unreadable("shaping", self, setting)
+            return missing_column("shaping", self, setting)
         why = "uses no advantages" if algorithm.samples else f"learns from {algorithm.learns_from}"
-        return unreadable("shaping", self, setting) or f"changes nothing: {algorithm.recipe_name} {why}; delete the key"
+        return missing_column("shaping", self, setting) or f"changes nothing: {algorithm.recipe_name} {why}; delete the key"

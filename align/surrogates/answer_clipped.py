@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from align.core.credit import Packing, sequence_log_ratio
+from align.core.credit import Packing, sequence_sum
 from align.surrogates import Surrogate, _clipping
 
 
@@ -30,9 +30,9 @@ class AnswerClipped(Surrogate):
     def loss(
         self, log_rho: Float[Tensor, "T"], advantages: Float[Tensor, "T"], at: Packing
     ) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
-        log_ratio = sequence_log_ratio(log_rho.detach(), at) + (log_rho - log_rho.detach())
+        log_ratio = sequence_sum(log_rho.detach(), at) + (log_rho - log_rho.detach())
         loss, cut = _clipping.clipped(log_ratio, advantages, self.clip_low, self.clip_high)
         return loss - torch.where(at.positions == 0, 0.0, loss.detach()), cut
 
     def effective_log_ratio(self, log_rho: Float[Tensor, "T"], at: Packing) -> Float[Tensor, "T"]:
-        return sequence_log_ratio(log_rho, at)
+        return sequence_sum(log_rho, at)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from align.core.credit import Packing, sequence_log_ratio
+from align.core.credit import Packing, sequence_sum
 from align.surrogates import Surrogate, _clipping
 
 
@@ -34,4 +34,4 @@ class SequenceClipped(Surrogate):
         return _clipping.clipped(log_ratio, advantages, self.clip_low, self.clip_high)
 
     def effective_log_ratio(self, log_rho: Float[Tensor, "T"], at: Packing) -> Float[Tensor, "T"]:
-        return sequence_log_ratio(log_rho, at) / sequence_log_ratio(torch.ones_like(log_rho), at)
+        return sequence_sum(log_rho, at) / sequence_sum(torch.ones_like(log_rho), at)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from align.config.frozen import running
+from align.config.frozen import checked_instance
 from align.errors import RecipeError
 from align.writers import RunningWriter, Writer
 
@@ -27,7 +27,7 @@ class FanOut:
             folder = run_dir / "writers" / name
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                self._open[name] = running(writer, writer.open(folder, str(run_dir), recipe, done), RunningWriter)
+                self._open[name] = checked_instance(writer, writer.open(folder, str(run_dir), recipe, done), RunningWriter)
             except (Exception, SystemExit) as error:
                 remedy = f"fix that, or run without it: writers.{name}=null"
                 raise RecipeError(f"writers.{name}", f"cannot begin: {_said(error)}; {remedy}") from error

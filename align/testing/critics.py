@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from align.config.frozen import running
+from align.config.frozen import checked_instance
 from align.critics import Critic, RunningCritic
 from align.testing.findings import Finding, Kit
 from align.testing.references import policies
@@ -55,7 +55,7 @@ def begun(c: Critic, model_dir: Path, noise: float = NOISE) -> Iterator[tuple[Ru
     """The critic with each policy, with small noise on its parameters."""
     for policy in policies(model_dir):
         torch.manual_seed(1)
-        fresh = running(c, c.start(policy), RunningCritic)
+        fresh = checked_instance(c, c.start(policy), RunningCritic)
         with torch.no_grad():
             for _, p in fresh.trained():
                 p.add_(noise * torch.randn(p.shape, generator=torch.Generator().manual_seed(2)).to(p.dtype))

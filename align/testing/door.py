@@ -7,7 +7,7 @@ from typing import Any
 
 from align.config import registry
 from align.config.parts import location, ships
-from align.config.refusals import standing
+from align.config.refusals import parts_with_settings
 from align.config.schema import Recipe
 from align.errors import RecipeError
 from align.testing.findings import Kit
@@ -36,7 +36,7 @@ BEYOND = "IndexError"
 
 def check_own_parts(recipe: Recipe) -> None:
     """Raises RecipeError at the first part of the user that fails a quick check of its kind, with what is wrong and how to fix it."""
-    for part, setting in standing(recipe):
+    for part, setting in parts_with_settings(recipe):
         if not ships(type(part)):
             _check(part, setting.where)
 

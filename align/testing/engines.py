@@ -21,8 +21,8 @@ from align.testing.findings import Finding, Kit
 from align.testing.tiny import tiny_model
 from align.types import Episode, Group, Prompt
 from align.vocabulary.spelled import Spelled
-from align.weight_sync.packing import pack
-from align.workers.shards import in_order, prompt_seeds, units
+from align.weight_sync.flattening import flatten
+from align.workers.shards import groups_in_order, prompt_seeds, units
 
 KIT = Kit("engine")
 SAMPLING = Sampling(temperature=0.7, max_tokens=12)
@@ -100,7 +100,7 @@ def padded(model_dir: Path, folder: Path) -> Path:
 def started(e: Engine, model_dir: Path) -> Iterator[Started]:
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415  (seconds to import)
 
-    engine = engines.started(e, str(model_dir), SAMPLING, LONGEST)
+    engine = engines.start_engine(e, str(model_dir), SAMPLING, LONGEST)
     try:
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
         yield Started(engine, model, Spelled.of(AutoTokenizer.from_pretrained(model_dir), model.config.vocab_size))
@@ -223,7 +223,7 @@ def _units(e: Engine, model_dir: Path, tolerance: float) -> str | None:
         cut = units(e, PROMPTS, SAMPLES, 5, workers=1)
         whole = s.generate(seed=5)
         backwards = [s.engine.generate(unit.prompts, SAMPLES, unit.seeds) for unit in cut[::-1]]
-        same = bits(in_order(cut, backwards[::-1])) == bits(whole)
+        same = bits(groups_in_order(cut, backwards[::-1])) == bits(whole)
         return None if same else "units generated one by one, the last one first, give other episodes than all prompts in one call"
 
 
@@ -233,7 +233,7 @@ def _load(e: Engine, model_dir: Path, tolerance: float) -> str | None:
     with started(e, model_dir) as s:
         s.generate()
         s.model = s.changed()
-        weights = pack(s.model.named_parameters())
+        weights = flatten(s.model.named_parameters())
         weights.buffer.setflags(write=False)
         s.engine.load(7, weights)
         groups = s.generate()
@@ -256,7 +256,7 @@ def _refuses(e: Engine, model_dir: Path, tolerance: float) -> str | None:
         }
         for what, tensors in wrong.items():
             try:
-                s.engine.load(9, pack(tensors.items()))
+                s.engine.load(9, flatten(tensors.items()))
             except ValueError:
                 continue
             return f"it takes weights that {what}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from align.audit import audit
-from align.audit.alone import alone
+from align.audit.default_recipe import default_recipe
 from align.config.nodes import build_part
 from align.divergences.reverse_kl import ReverseKl
 from align.estimators import Estimator
@@ -59,7 +59,7 @@ def _gradient(e: Estimator) -> str | None:
         regularizer = build_part("regularizer", {"coefficient": 1.0, "placement": placement}, placement)
         object.__setattr__(regularizer, "estimator", e)
         for on_policy in (True, False):
-            certificate = audit(regularizer, recipe=alone(regularizer, on_policy=on_policy))
+            certificate = audit(regularizer, recipe=default_recipe(regularizer, on_policy=on_policy))
             if certificate.verdict == "biased" and (certificate.refusal is None or not published):
                 return f"in the {placement}: {certificate.reason}"
     return None

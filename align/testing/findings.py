@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from align.audit.alone import around
+from align.audit.default_recipe import default_setting
 from align.config import nodes, registry
 from align.config.docstrings import summary
 from align.config.refusals import refusal
@@ -87,7 +87,7 @@ class Kit:
         if isinstance(part, str):
             return nodes.build_part(self.kind, {"name": part} | keys, part)
         if isinstance(part, type) or isfunction(part):
-            return nodes.build(registry.as_part(self.kind, part, part.__name__), keys, part.__name__)
+            return nodes.build(registry.completed_part(self.kind, part, part.__name__), keys, part.__name__)
         if not isinstance(part, registry.contract(self.kind)):
             raise TypeError(f"a {type(part).__name__} is no {self.kind} yet: give the class, and its keys")
         return part
@@ -148,7 +148,7 @@ def _keys_round_trip(part: Any, **_: Any) -> str | None:
 
 def _refuses(part: Any, **_: Any) -> str | None:
     for on_policy, samples in ((True, True), (False, True), (True, False)):
-        refusal(part, around(part, on_policy=on_policy, samples=samples))  # raises where there is no answer
+        refusal(part, default_setting(part, on_policy=on_policy, samples=samples))  # raises where there is no answer
     return None
 
 

@@ -13,7 +13,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from align.config.frozen import running
+from align.config.frozen import checked_instance
 from align.oracle.enumeration import ONE_TOKEN, context, setting
 from align.references import Reference, RunningReference
 from align.testing.findings import Finding, Kit
@@ -73,7 +73,7 @@ def _without_states(r: Reference) -> bool:
 
 
 def begun(r: Reference, policy: Policy) -> RunningReference:
-    made = running(r, r.start(policy), RunningReference)
+    made = checked_instance(r, r.start(policy), RunningReference)
     made.before_batch()
     return made
 
@@ -146,18 +146,18 @@ def _apart(r: Reference, model_dir: Path) -> str | None:
     return None
 
 
-@KIT.check("known", "return from `known` the log-probs that `hidden` and `head` would give, or None; keep what `prepare` gets")
+@KIT.check("known", "return from `known` the log-probs that `hidden` and `head` would give, or None; keep what `precompute` gets")
 def _known(r: Reference, model_dir: Path) -> str | None:
-    """`known` equals the result of a forward pass; a reference that precomputes has what `prepare` got, and keeps it on disk"""
+    """`known` equals the result of a forward pass; a reference that precomputes has what `precompute` got, and keeps it on disk"""
     answers = batch()
     for policy in () if _without_states(r) else policies(model_dir):
         fresh, expected = begun(r, policy), logp(r, begun(r, policy)).gather(1, answers.tokens[:, None]).squeeze(1)
         if r.precomputes:
             with tempfile.TemporaryDirectory() as kept, patch.dict(os.environ, ALIGN_CACHE=kept):
-                told = [one.prepare(answers, 1.0, expected.clone) for one in (fresh, begun(r, policy))]
+                told = [one.precompute(answers, 1.0, expected.clone) for one in (fresh, begun(r, policy))]
             fresh.release()
             if told != [True, False] or fresh.known(answers) is None:
-                return "`known` lacks the answers that `prepare` got, or computes them again"
+                return "`known` lacks the answers that `precompute` got, or computes them again"
         move(policy)
         found = fresh.known(answers)
         if found is not None and (found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-5)):

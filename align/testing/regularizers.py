@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from align.audit import audit
-from align.audit.alone import alone
+from align.audit.default_recipe import default_recipe
 from align.oracle.enumeration import TREE, UPDATE, context, expectation, setting
-from align.oracle.measure import claimed
+from align.oracle.measure import claimed_divergence
 from align.regularizers import ALLOW, Penalty, Regularizer
 from align.testing.divergences import first
 from align.testing.findings import Finding, Kit, shown
@@ -28,7 +28,7 @@ def check_regularizer(part: Any, /, **keys: Any) -> list[Finding]:
 
 def view(r: Regularizer, dtype: torch.dtype = torch.float32, drift: float = UPDATE) -> tuple[TokenContext, Tensor]:
     """Forty answers, drawn one update ago, and the logits that receive the gradients."""
-    return context(setting(TREE, drift), NAME, claimed(r) if r.full_vocabulary else None, r.outcomes, dtype)
+    return context(setting(TREE, drift), NAME, claimed_divergence(r) if r.full_vocabulary else None, r.outcomes, dtype)
 
 
 def felt(penalty: Penalty) -> Tensor:
@@ -81,7 +81,7 @@ def _finite(r: Regularizer) -> str | None:
         policy=near.policy - 60.0 * (tokens == 1),
         old=near.behaviour - 60.0 * (tokens == 1),
     )
-    ctx, leaf = context(far, NAME, claimed(r) if r.full_vocabulary else None, r.outcomes, torch.float32)
+    ctx, leaf = context(far, NAME, claimed_divergence(r) if r.full_vocabulary else None, r.outcomes, torch.float32)
     p = r.penalty(ctx, NAME)
     loss = felt(p) if p.reward is None else torch.exp(ctx.log_rho) * p.reward
     (gradient,) = torch.autograd.grad(loss.sum() if p.link is not None else expectation(ctx.batch, loss), leaf)
@@ -152,7 +152,7 @@ def _repeats(r: Regularizer) -> str | None:
 def _gradient(r: Regularizer) -> str | None:
     """by enumeration value and gradient are those of the divergence it names, on- and off-policy, or its `bias` or `refuse` says why not"""
     for on_policy in (True, False):
-        certificate = audit(r, recipe=alone(r, on_policy=on_policy))
+        certificate = audit(r, recipe=default_recipe(r, on_policy=on_policy))
         stated = certificate.allowed or (certificate.refusal is not None and certificate.refusal != certificate.reason + ALLOW)
         if certificate.verdict == "biased" and not stated:
             return certificate.reason

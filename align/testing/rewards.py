@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from align.config.schema import RewardLimits
-from align.rewards import Reward, started
+from align.rewards import Reward, start_reward
 from align.testing.findings import Finding, Kit
 from align.types import Episode, Group, Prompt, Rewards
-from align.workers.reward_runner import joined, run_rewards
+from align.workers.reward_runner import concatenate_rewards, run_rewards
 
 KIT = Kit("reward")
 PROMPTS = (
@@ -80,21 +80,21 @@ def judged(r: Reward, prompts: Sequence[Prompt]) -> Iterator[tuple[str, Rewards]
 @KIT.check("a number", "return a float, a dict of floats with the key `total`, or Stepwise, for any text; otherwise a run drops the sample")
 def _number(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """a finite float, or named parts with the reward as `total`, for correct answers and any other text"""
-    failures = ((text, rewards.first_failure) for text, rewards in judged(started(r), prompts) if rewards.first_failure is not None)
+    failures = ((text, rewards.first_failure) for text, rewards in judged(start_reward(r), prompts) if rewards.first_failure is not None)
     return next((f"{text[:40]!r}: {why}" for text, why in failures if "took longer" not in why), None)
 
 
 @KIT.check("soon", "bound the work by the length of the answer, and reject answers that are too long")
 def _soon(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """no answer takes a second"""
-    failures = ((text, rewards.first_failure) for text, rewards in judged(started(r), prompts) if rewards.first_failure is not None)
+    failures = ((text, rewards.first_failure) for text, rewards in judged(start_reward(r), prompts) if rewards.first_failure is not None)
     return next((f"{text[:40]!r}: {why}" for text, why in failures if "took longer" in why), None)
 
 
 @KIT.check("repeats", "keep no state between answers, and draw no random numbers")
 def _repeats(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """the same answer always has the same reward"""
-    fresh = started(r)
+    fresh = start_reward(r)
     one, two = (
         [
             (rewards.values.tobytes(), {k: v.tobytes() for k, v in rewards.parts.items()}, rewards.step_rewards)
@@ -109,7 +109,7 @@ def _repeats(r: Reward, prompts: Sequence[Prompt]) -> str | None:
 def _data(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """Python code in an answer is not executed"""
     os.environ.pop(CANARY, None)
-    list(judged(started(r), prompts))
+    list(judged(start_reward(r), prompts))
     return "it was" if os.environ.pop(CANARY, None) else None
 
 
@@ -117,15 +117,15 @@ def _data(r: Reward, prompts: Sequence[Prompt]) -> str | None:
 def _prompt(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """the fields of the prompt do not change"""
     kept = copy.deepcopy([dict(p.fields) for p in prompts])
-    list(judged(started(r), prompts))
+    list(judged(start_reward(r), prompts))
     return next((f"those of {p.id} have changed" for p, fields in zip(prompts, kept, strict=True) if dict(p.fields) != fields), None)
 
 
 @KIT.check("together", "return from score_groups one entry for each episode, in order, independent of the other episodes")
 def _together(r: Reward, prompts: Sequence[Prompt]) -> str | None:
     """an answer has the same reward alone and among others, to five digits"""
-    fresh = started(r)
-    alone = joined([rewards for _, rewards in judged(fresh, prompts)])
+    fresh = start_reward(r)
+    alone = concatenate_rewards([rewards for _, rewards in judged(fresh, prompts)])
     among = run_rewards(fresh, LIMITS, [group(prompt, *answers(prompt)) for prompt in prompts])
     if among.failed != alone.failed:
         return f"{among.failed} answers fail instead of {alone.failed}: {among.first_failure}"

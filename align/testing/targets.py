@@ -57,7 +57,7 @@ def keys(given: Iterable[str]) -> dict[str, Any]:
 
 
 def _kinds_of_class(name: str, kinds: tuple[str, ...]) -> list[str]:
-    found = registry.written(name, name)
+    found = registry.user_object(name, name)
     if not isinstance(found, type):
         return [k for k in kinds if k in registry.OF_FUNCTION]
     derived = [k for k in kinds if issubclass(found, registry.contract(k))]
@@ -72,7 +72,7 @@ def _kinds_of_class(name: str, kinds: tuple[str, ...]) -> list[str]:
 
 def _nearly(name: str, kinds: tuple[str, ...]) -> str:
     """Kinds with which the class shares methods, and the methods that it lacks; empty if it shares none."""
-    found, looks = registry.written(name, name), []
+    found, looks = registry.user_object(name, name), []
     for kind in (k for k in kinds if k not in DERIVED):
         has = {method for method in must_define(kind) if _callable_as(found, method, kind)}
         if has:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from align.config.frozen import running
+from align.config.frozen import checked_instance
 from align.testing.findings import Finding, Kit
 from align.writers import RunningWriter, Writer
 
@@ -43,7 +43,7 @@ def check_writer(part: Any, /, **keys: Any) -> list[Finding]:
 
 @contextmanager
 def opened(w: Writer, folder: str, done: int = 0, recipe: Any = RECIPE) -> Iterator[RunningWriter]:
-    writer = running(w, w.open(Path(folder), "runs/checked", recipe, done), RunningWriter)
+    writer = checked_instance(w, w.open(Path(folder), "runs/checked", recipe, done), RunningWriter)
     try:
         yield writer
     finally:

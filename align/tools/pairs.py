@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from align.config.nodes import build_part
 from align.config.schema import Recipe
 from align.errors import UserError
-from align.experience.examples import chosen, tokenize
+from align.experience.examples import example_indices, tokenize
 from align.run.initial_policy import model_folder
 from align.tasks import Example
 from align.telemetry import note
@@ -184,7 +184,7 @@ def _asked(examples: list[Example], prompts: int | None, seed: int) -> list[Exam
     if prompts is not None:
         if prompts > len(examples):
             raise UserError(f"--prompts {prompts}: the task has {len(examples)} training prompts")
-        examples = [examples[i] for i in sorted(chosen(0, prompts, len(examples), seed))]
+        examples = [examples[i] for i in sorted(example_indices(0, prompts, len(examples), seed))]
     for example in examples:
         taken = [name for name in NAMES if name in example.fields]
         if taken:

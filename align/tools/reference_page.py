@@ -9,13 +9,13 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from align.audit.alone import alone
+from align.audit.default_recipe import default_recipe
 from align.audit.published import forms
 from align.audit.targets import compose
 from align.config import registry
 from align.config.docstrings import Key, keys, sentence, summary
 from align.config.nodes import build_part
-from align.config.refusals import Refusal, judged
+from align.config.refusals import Refusal, regularizer_refusal
 from align.divergences import Divergence
 from align.estimators import Estimator
 from align.inspect.explain import say
@@ -158,7 +158,7 @@ def products(every: Sequence[Divergence], estimators: Sequence[Estimator]) -> li
             for divergence in every:
                 form = replace(by_default, divergence=divergence, estimator=part, placement=placement, credit=credit)
                 on, off, shown = (
-                    judged(form, alone(form, on_policy=on_policy, samples=samples))
+                    regularizer_refusal(form, default_recipe(form, on_policy=on_policy, samples=samples))
                     for on_policy, samples in ((True, True), (False, True), (False, False))
                 )
                 for refusal in filter(None, (on, off, shown)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from align.weight_sync.packing import Weights
+from align.weight_sync.flattening import Weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

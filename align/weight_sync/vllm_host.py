@@ -14,7 +14,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload.layerwise import finalize_layerwise_reload, initialize_layerwise_reload
 
 from align.errors import UserError
-from align.weight_sync.packing import Weights, unpack
+from align.weight_sync.flattening import Weights, unflatten
 
 BACKEND = "align_host"
 
@@ -47,7 +47,7 @@ class HostWeightTransfer(WeightTransferEngine[HostInit, HostUpdate]):
 
     def receive_weights(self, update_info: HostUpdate) -> None:
         # Every model of vLLM has `load_weights`, but the base class declares a torch Module.
-        self.model.load_weights(unpack(update_info.weights))  # pyright: ignore[reportCallIssue]
+        self.model.load_weights(unflatten(update_info.weights))  # pyright: ignore[reportCallIssue]
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float
 from torch import Tensor
 
-from align.config.needed_columns import unreadable
+from align.config.needed_columns import missing_column
 from align.config.parts import Part, Setting
 from align.types import REWARDED, Columns
 
@@ -35,4 +35,4 @@ class Weighting(Part, ABC):
             return (
                 "looks at rewards or advantages, and with a critic the penalty comes before them: use placement: loss, or another weighting"
             )
-        return unreadable("weighting", self, setting)
+        return missing_column("weighting", self, setting)

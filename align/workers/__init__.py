@@ -11,7 +11,7 @@ from align.errors import UserError
 from align.learner.token_penalties import TokenPenalties
 from align.manifest import Entry
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
-from align.weight_sync.packing import Weights
+from align.weight_sync.flattening import Weights
 from align.workers.exchange import Exchange
 
 
@@ -35,7 +35,7 @@ class LearnerLike(Protocol):
 
     def update(self, batch: TokenBatch, step: int) -> dict[str, Stat]: ...
 
-    def prepare(self, batch: TokenBatch | None) -> int: ...
+    def precompute(self, batch: TokenBatch | None) -> int: ...
 
     def measure(self, batch: TokenBatch) -> dict[str, Stat]: ...
 

@@ -19,12 +19,12 @@ from align.config.guard import guarded
 from align.config.schema import Recipe, RewardLimits
 from align.errors import UserError
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
-from align.weight_sync.packing import Weights
+from align.weight_sync.flattening import Weights
 from align.workers.exchange import changes
 from align.workers.precision import set_precision
 from align.workers.processes import offer_stacks, resident
 from align.workers.reward_runner import run_rewards
-from align.workers.shards import drawn
+from align.workers.shards import checked_groups
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class RolloutActor(Process):
         if self.engine is None:
             self.recipe = self.job.recipe()
             with guarded(self.recipe):
-                self.engine = engines.started(self.recipe.engine, self.job.model_dir, self.recipe.sampling, self.job.max_prompt_tokens)
+                self.engine = engines.start_engine(self.recipe.engine, self.job.model_dir, self.recipe.sampling, self.job.max_prompt_tokens)
         return self.engine
 
     def load(self, version: int, weights: Weights) -> None:
@@ -101,7 +101,7 @@ class RolloutActor(Process):
         with guarded(self.recipe):
             if engine.version != version:
                 engine.load(version, ray.get(weights[0]))
-            return drawn(engine, prompts, samples, seeds)
+            return checked_groups(engine, prompts, samples, seeds)
 
     def close(self) -> None:
         if self.engine is not None:
@@ -166,7 +166,7 @@ class RewardActor(Process):
         if self.judge is None:
             recipe = self.job.recipe()
             with guarded(recipe):
-                self.judge = rewards.started(recipe.reward), recipe.reward_limits
+                self.judge = rewards.start_reward(recipe.reward), recipe.reward_limits
         return self.judge
 
     def compute_rewards(self, groups: Sequence[Group]) -> Rewards:

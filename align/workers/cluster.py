@@ -27,8 +27,8 @@ from align.workers.pool import CallFailed, Pool
 from align.workers.processes import resident, write_stacks
 from align.workers.remote import DIED, RemoteLearner, death_reason, get_result
 from align.workers.resources import Need, needs, remedy, too_busy, too_large
-from align.workers.reward_runner import joined, lost
-from align.workers.shards import evenly, group_chunks, in_order, units
+from align.workers.reward_runner import concatenate_rewards, failed_rewards
+from align.workers.shards import even_slices, group_chunks, groups_in_order, units
 
 ATTEMPTS = 3
 """Number of rollout actors that may die on one unit before the run stops: the unit is then the likely cause."""
@@ -119,22 +119,24 @@ class RayWorkers:
                 f"{ATTEMPTS} rollout actors died one after the other over the same prompts ({failed.reason}); less memory, by "
                 "fewer batch.samples or a smaller sampling.max_tokens, is the usual remedy"
             )
-        return in_order(cut, results)
+        return groups_in_order(cut, results)
 
     def compute_rewards(self, groups: Sequence[Group]) -> Rewards:
         limits = self.recipe.reward_limits
         batched = self.recipe.reward.batched
-        chunks = evenly(groups, self.recipe.workers.reward) if batched else list(group_chunks(groups, CHUNK))
+        chunks = even_slices(groups, self.recipe.workers.reward) if batched else list(group_chunks(groups, CHUNK))
         seconds = [limits.seconds * sum(len(g.episodes) for g in chunk) + MARGIN for chunk in chunks]
         results = self.rewards.run("compute_rewards", [(chunk,) for chunk in chunks], attempts=REWARD_ATTEMPTS, seconds=seconds)
-        return joined([lost(chunk, limits, r.reason) if isinstance(r, CallFailed) else r for chunk, r in zip(chunks, results, strict=True)])
+        return concatenate_rewards(
+            [failed_rewards(chunk, limits, r.reason) if isinstance(r, CallFailed) else r for chunk, r in zip(chunks, results, strict=True)]
+        )
 
     def publish(self, version: int) -> dict[str, float]:
         began, seconds = time.perf_counter(), self.recipe.workers.start_timeout
         weights, size = self.learner_actor.weights.options(num_returns=2).remote()
         nbytes = self.learner.wait(size, seconds)
         self._version, self._weights = version, [weights]
-        self.rollouts.tell("load", version, weights, seconds=seconds)
+        self.rollouts.call_all("load", version, weights, seconds=seconds)
         return {"sync/seconds": time.perf_counter() - began, "sync/bytes": float(nbytes)}
 
     def memory(self) -> dict[str, float]:

@@ -48,11 +48,11 @@ class LocalWorkers:
         os.environ.update(recipe.engine.environment)
         torch.set_num_threads(recipe.workers.threads)
         set_precision(recipe.model)
-        self.reward = None if recipe.reward is None else rewards.started(recipe.reward)
+        self.reward = None if recipe.reward is None else rewards.start_reward(recipe.reward)
         if learns:
             self.learner = LocalLearner(recipe, model_dir)
             self.learner_on_gpu = self.learner.policy.device.type == "cuda"
-        self.engine = engines.started(recipe.engine, model_dir, recipe.sampling, max_prompt_tokens) if recipe.answers else None
+        self.engine = engines.start_engine(recipe.engine, model_dir, recipe.sampling, max_prompt_tokens) if recipe.answers else None
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
         assert self.engine is not None  # only a recipe that trains a reward model has none

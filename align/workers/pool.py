@@ -112,7 +112,7 @@ class Pool:
             self._busy = {}
         return results
 
-    def tell(self, method: str, *args: Any, seconds: float) -> None:
+    def call_all(self, method: str, *args: Any, seconds: float) -> None:
         """Call every live actor and wait for all. An actor that dies restarts, and the next call includes it.
 
         Raises: RunStopped if an actor does not answer in time.

@@ -13,7 +13,7 @@ from align.errors import RunStopped, UserError
 from align.learner.token_penalties import TokenPenalties
 from align.manifest import Entry
 from align.types import Stat, TokenBatch
-from align.weight_sync.packing import Weights
+from align.weight_sync.flattening import Weights
 from align.workers.exchange import Exchange
 
 DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError)
@@ -101,8 +101,8 @@ class RemoteLearner:
     def update(self, batch: TokenBatch, step: int) -> dict[str, Stat]:
         return self.exchange.updated(self.wait(self._actor.update.remote(*self.exchange.update(batch), step)))
 
-    def prepare(self, batch: TokenBatch | None) -> int:
-        return self._call("prepare", batch)
+    def precompute(self, batch: TokenBatch | None) -> int:
+        return self._call("precompute", batch)
 
     def measure(self, batch: TokenBatch) -> dict[str, Stat]:
         return self._call("measure", batch)

@@ -54,12 +54,12 @@ def run_rewards(reward: Reward, limits: RewardLimits, groups: Sequence[Group]) -
     return _collect(judged, limits)
 
 
-def lost(groups: Sequence[Group], limits: RewardLimits, reason: str) -> Rewards:
+def failed_rewards(groups: Sequence[Group], limits: RewardLimits, reason: str) -> Rewards:
     """The rewards of groups whose worker died or was killed: all failed."""
     return _collect([Outcome(failure=f"prompt {g.prompt.id}: {reason}") for g in groups for _ in g.episodes], limits)
 
 
-def joined(shards: Sequence[Rewards]) -> Rewards:
+def concatenate_rewards(shards: Sequence[Rewards]) -> Rewards:
     """Concatenates the rewards of consecutive shards; a reward part that a shard lacks is NaN there."""
     names = sorted({name for shard in shards for name in shard.parts})
     return Rewards(
@@ -146,7 +146,7 @@ def _limited(call: Callable[[], Any], reward: Reward, seconds: float, deadline: 
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # libraries raise others than Exception: a panic of Rust code, a cancelled task
-        return None, _told(error, reward)
+        return None, _failure_text(error, reward)
 
 
 def _outcome(answer: Any, reward: Reward, prompt: Prompt, response: str) -> Outcome:
@@ -157,7 +157,7 @@ def _outcome(answer: Any, reward: Reward, prompt: Prompt, response: str) -> Outc
     except BadAnswer as error:
         problem = f"{error} ({parts.location(type(reward))})"
     except Exception as error:
-        problem = _told(error, reward)
+        problem = _failure_text(error, reward)
     return Outcome(failure=f"prompt {prompt.id}: {problem}")
 
 
@@ -198,7 +198,7 @@ def _number(value: Any, what: str) -> float:
     return float(value)
 
 
-def _told(error: BaseException, reward: Reward) -> str:
+def _failure_text(error: BaseException, reward: Reward) -> str:
     return f"{type(error).__name__}: {_one_line(str(error))} ({_place(error, reward)})"
 
 

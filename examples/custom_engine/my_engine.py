@@ -9,8 +9,8 @@ import torch
 
 from align.engines import Engine, RunningEngine
 from align.types import Episode, Group
+from align.weight_sync.flattening import unflatten
 from align.weight_sync.layout import Layout
-from align.weight_sync.packing import unpack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,6 @@ class MyRunningEngine(RunningEngine):
         self.layout.check(weights)  # before the first byte is written: ValueError names what does not fit
         held = self.model.state_dict()
         with torch.no_grad():
-            for name, tensor in unpack(weights):  # read-only views: copy from them
+            for name, tensor in unflatten(weights):  # read-only views: copy from them
                 held[name].copy_(tensor)
         self.version = version

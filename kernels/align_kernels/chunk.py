@@ -12,7 +12,7 @@ from torch import Tensor
 from align_kernels.backends import Rows
 from align_kernels.head import Comparison, Scaling
 from align_kernels.outcomes import log_probs, outcome_grad, outcome_sum
-from align_kernels.parallel import joined, summed
+from align_kernels.parallel import merge_shards, sum_over_ranks
 from align_kernels.row import PolicyRows
 from align_kernels.terms import transformed
 
@@ -23,7 +23,7 @@ class Reference(NamedTuple):
     lse: Tensor
     logp: Tensor
     div: Tensor | None
-    S: Tensor | None
+    pull_sum: Tensor | None
     """sum pi c; None where outcomes are merged."""
     slope: Tensor | None
 
@@ -37,16 +37,16 @@ class Statistics(NamedTuple):
     references: tuple[Reference, ...]
 
 
-class Weights(NamedTuple):
+class GradOutputs(NamedTuple):
     """Upstream gradients [T] of log-prob, entropy and each divergence; None where nothing flows back."""
 
     logp: Tensor | None
     entropy: Tensor | None
     div: Sequence[Tensor | None]
 
-    def of(self, chosen: slice) -> Weights:
+    def of(self, chosen: slice) -> GradOutputs:
         """Those of some of the tokens."""
-        return Weights(_part(self.logp, chosen), _part(self.entropy, chosen), [_part(w, chosen) for w in self.div])
+        return GradOutputs(_part(self.logp, chosen), _part(self.entropy, chosen), [_part(w, chosen) for w in self.div])
 
 
 @dataclass(frozen=True)
@@ -67,32 +67,32 @@ class Job:
         if any(self.merged) and self.group is not None:
             raise ValueError("merged outcomes (top-k) need the whole vocabulary on one rank: leave out group, or compare every token")
 
-    def statistics(self, z: Tensor, us: Sequence[Tensor], labels: Tensor) -> Statistics:
-        """Of logits z [T, V] and the references' us; labels are global ids."""
-        if not us:
-            return Statistics(*self._alone(z, labels, self.scaling), ())
-        own, first = self._both(z, us[0], labels)
+    def statistics(self, z: Tensor, ref_zs: Sequence[Tensor], labels: Tensor) -> Statistics:
+        """Of logits z [T, V] and the references' ref_zs; labels are global ids."""
+        if not ref_zs:
+            return Statistics(*self._own_statistics(z, labels, self.scaling), ())
+        own, first = self._first_comparison(z, ref_zs[0], labels)
         references = [first]
-        for i, u in enumerate(us[1:], 1):
-            lse_q, ref_logp, _ = self._alone(u, labels, self.compared[i].scaling)
-            references.append(self._reference(i, z, u, own.lse, lse_q, ref_logp, None))
+        for i, ref_z in enumerate(ref_zs[1:], 1):
+            lse_q, ref_logp, _ = self._own_statistics(ref_z, labels, self.compared[i].scaling)
+            references.append(self._reference(i, z, ref_z, own.lse, lse_q, ref_logp, None))
         return Statistics(*own, tuple(references))
 
-    def _alone(self, z: Tensor, labels: Tensor, scaling: Scaling) -> PolicyRows:
-        stats = self.rows.row_stats(z, None, labels, sz=scaling.s, first=self.first, softcap=scaling.softcap)
-        return joined(stats, self.group).policy()
+    def _own_statistics(self, z: Tensor, labels: Tensor, scaling: Scaling) -> PolicyRows:
+        stats = self.rows.row_stats(z, None, labels, scale=scaling.s, first=self.first, softcap=scaling.softcap)
+        return merge_shards(stats, self.group).policy()
 
-    def _both(self, z: Tensor, u: Tensor, labels: Tensor) -> tuple[PolicyRows, Reference]:
+    def _first_comparison(self, z: Tensor, ref_z: Tensor, labels: Tensor) -> tuple[PolicyRows, Reference]:
         """The policy's statistics and the first comparison's, whose logits are read together."""
-        (sz, softcap), (su, ref_softcap) = self.scaling, self.compared[0].scaling
-        keys = {"sz": sz, "su": su, "first": self.first, "softcap": softcap, "ref_softcap": ref_softcap}
+        (scale, softcap), (ref_scale, ref_softcap) = self.scaling, self.compared[0].scaling
+        keys = {"scale": scale, "ref_scale": ref_scale, "first": self.first, "softcap": softcap, "ref_softcap": ref_softcap}
         one_pass, sums = self._one_pass(), None
         if one_pass is None:
-            stats = joined(self.rows.row_stats(z, u, labels, **keys), self.group)
+            stats = merge_shards(self.rows.row_stats(z, ref_z, labels, **keys), self.group)
         else:
-            stats, *sums = one_pass(z, u, labels, fn=self.compared[0].divergence, **keys)
+            stats, *sums = one_pass(z, ref_z, labels, fn=self.compared[0].divergence, **keys)
         own, (lse_q, ref_logp) = stats.policy(), stats.reference()
-        return own, self._reference(0, z, u, own.lse, lse_q, ref_logp, sums)
+        return own, self._reference(0, z, ref_z, own.lse, lse_q, ref_logp, sums)
 
     def _one_pass(self) -> Callable | None:
         """The backend's, where the first comparison can take it."""
@@ -103,7 +103,7 @@ class Job:
         return None if divergence.power is None else self.rows.one_pass
 
     def _reference(
-        self, i: int, z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, ref_logp: Tensor, sums: Sequence[Tensor] | None
+        self, i: int, z: Tensor, ref_z: Tensor, lse_p: Tensor, lse_q: Tensor, ref_logp: Tensor, sums: Sequence[Tensor] | None
     ) -> Reference:
         """`sums`: what row_sum would give, where it is known."""
         compared = self.compared[i]
@@ -111,44 +111,54 @@ class Job:
             return Reference(lse_q, ref_logp, None, None, None)
         policy, reference = self.scaling, compared.scaling
         if self.merged[i]:
-            div = outcome_sum(compared, log_probs(z, lse_p, policy), log_probs(u, lse_q, reference))
+            div = outcome_sum(compared, log_probs(z, lse_p, policy), log_probs(ref_z, lse_q, reference))
             return Reference(lse_q, ref_logp, div, None, None)
         if sums is None:
-            keys = {"sz": policy.s, "su": reference.s, "softcap": policy.softcap, "ref_softcap": reference.softcap}
-            sums = summed(self.rows.row_sum(z, u, lse_p, lse_q, fn=compared.divergence, **keys), self.group)
+            keys = {"scale": policy.s, "ref_scale": reference.s, "softcap": policy.softcap, "ref_softcap": reference.softcap}
+            sums = sum_over_ranks(self.rows.row_sum(z, ref_z, lse_p, lse_q, fn=compared.divergence, **keys), self.group)
         div, slope = transformed(compared.divergence, sums[0])
         return Reference(lse_q, ref_logp, div, sums[1], slope)
 
     def gradient(
-        self, z: Tensor, us: Sequence[Tensor], labels: Tensor, at: Statistics, w: Weights, *, first: int, dtype: torch.dtype
+        self,
+        z: Tensor,
+        ref_zs: Sequence[Tensor],
+        labels: Tensor,
+        at: Statistics,
+        grad_outputs: GradOutputs,
+        *,
+        first: int,
+        dtype: torch.dtype,
     ) -> Tensor:
-        """d(sum w * statistics)/dz for the columns z [T, V'] whose first has the global id `first`, in `dtype`."""
-        wanted = {i: weight for i, weight in enumerate(w.div) if weight is not None}
+        """d(sum grad_outputs * statistics)/dz for the columns z [T, V'] whose first has the global id `first`, in `dtype`."""
+        wanted = {i: weight for i, weight in enumerate(grad_outputs.div) if weight is not None}
         fused = {
-            i: (r.S, wanted[i] * r.slope) for i, r in enumerate(at.references) if i in wanted and r.S is not None and r.slope is not None
+            i: (r.pull_sum, wanted[i] * r.slope)
+            for i, r in enumerate(at.references)
+            if i in wanted and r.pull_sum is not None and r.slope is not None
         }
         # More than one contribution is summed in float32 and rounded once.
         several = len(fused) > 1 or len(fused) < len(wanted)
         out = torch.empty_like(z, dtype=torch.promote_types(dtype, torch.float32) if several else dtype)
-        common = {"sz": self.scaling.s, "softcap": self.scaling.softcap, "first": first, "out": out}
-        sampled = (at.entropy, w.logp, w.entropy)
+        common = {"scale": self.scaling.s, "softcap": self.scaling.softcap, "first": first, "out": out}
+        sampled = (at.entropy, grad_outputs.logp, grad_outputs.entropy)
         if not fused:
-            self.rows.row_grad(z, None, at.lse, None, labels, at.entropy, None, w.logp, w.entropy, None, **common)
-        for number, (i, (S, w_div)) in enumerate(fused.items()):
+            self.rows.row_grad(z, None, at.lse, None, labels, at.entropy, None, grad_outputs.logp, grad_outputs.entropy, None, **common)
+        for number, (i, (pull_sum, w_div)) in enumerate(fused.items()):
             entropy, w_logp, w_entropy = sampled if number == 0 else (None, None, None)
             compared = self.compared[i]
             self.rows.row_grad(
                 z,
-                us[i],
+                ref_zs[i],
                 at.lse,
                 at.references[i].lse,
                 labels,
                 entropy,
-                S,
+                pull_sum,
                 w_logp,
                 w_entropy,
                 w_div,
-                su=compared.scaling.s,
+                ref_scale=compared.scaling.s,
                 fn=compared.divergence,
                 ref_softcap=compared.scaling.softcap,
                 accumulate=number > 0,
@@ -156,17 +166,17 @@ class Job:
             )
         for i, weight in wanted.items():
             if i not in fused:
-                out += outcome_grad(self.compared[i], z, us[i], at.lse, at.references[i].lse, weight, self.scaling)
+                out += outcome_grad(self.compared[i], z, ref_zs[i], at.lse, at.references[i].lse, weight, self.scaling)
         return out if out.dtype == dtype else out.to(dtype)
 
 
-def rows_of(at: Statistics, chosen: slice) -> Statistics:
+def chosen_tokens(at: Statistics, chosen: slice) -> Statistics:
     """The statistics of some of the tokens."""
     references = tuple(Reference._make(_part(t, chosen) for t in r) for r in at.references)
     return Statistics(at.lse[chosen], at.logp[chosen], at.entropy[chosen], references)
 
 
-def together(parts: Sequence[Statistics]) -> Statistics:
+def concatenate(parts: Sequence[Statistics]) -> Statistics:
     """The statistics of chunks as those of all their tokens."""
     if len(parts) == 1:
         return parts[0]

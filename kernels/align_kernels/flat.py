@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from align_kernels.backends import Rows, rows
-from align_kernels.chunk import Job, Reference, Statistics, Weights
+from align_kernels.chunk import GradOutputs, Job, Reference, Statistics
 from align_kernels.gemm import accumulator
 from align_kernels.head import Compared, Comparison, Head, Outcomes, Scaling, every_token
 from align_kernels.linear import linear_stats
@@ -112,7 +112,9 @@ class _TokenStats(torch.autograd.Function):
         labels, logits, ref_logits, lse, logp, entropy, *reference = ctx.saved_tensors
         if w_logp is None and w_entropy is None and w_div is None:
             return None, None, None, None
-        us, references = ([], ()) if ref_logits is None else ([ref_logits], (Reference(*reference),))
-        weights = Weights(w_logp, w_entropy, [] if ref_logits is None else [w_div])
-        grad = ctx.job.gradient(logits, us, labels, Statistics(lse, logp, entropy, references), weights, first=0, dtype=logits.dtype)
+        ref_zs, references = ([], ()) if ref_logits is None else ([ref_logits], (Reference(*reference),))
+        grad_outputs = GradOutputs(w_logp, w_entropy, [] if ref_logits is None else [w_div])
+        grad = ctx.job.gradient(
+            logits, ref_zs, labels, Statistics(lse, logp, entropy, references), grad_outputs, first=0, dtype=logits.dtype
+        )
         return None, None, grad, None

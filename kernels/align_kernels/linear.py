@@ -18,11 +18,11 @@ from torch.autograd.function import once_differentiable
 
 from align_kernels import gemm
 from align_kernels.backends import Rows
-from align_kernels.chunk import Job, Reference, Statistics, Weights, rows_of, together
+from align_kernels.call import prepare_call
+from align_kernels.chunk import GradOutputs, Job, Reference, Statistics, chosen_tokens, concatenate
 from align_kernels.head import Compared, Head
-from align_kernels.parallel import summed
-from align_kernels.plain import applies, plain
-from align_kernels.prepared import prepared
+from align_kernels.parallel import sum_over_ranks
+from align_kernels.plain import is_plain, torch_statistics
 
 EDGE = 128
 """The backward pass's blocks have multiples of this, as the GEMM's tiles have. Columns are the distance between two rows of logits: an odd
@@ -64,15 +64,15 @@ def linear_stats(
     `group`: the head's weight and bias (and the references') are this rank's rows of them, beginning with the token `first`.
     Raises ValueError for shapes that do not fit, and where the backend cannot run.
     """
-    call = prepared(hidden, head, labels, temperature, compared or {}, elements, backend, logits_dtype, ignore_index, group, first)
-    if applies(call, head):
-        logp, entropy = plain(call, head)
-        return LinearStats(call.spread(logp), call.spread(entropy), {}, {})
+    call = prepare_call(hidden, head, labels, temperature, compared or {}, elements, backend, logits_dtype, ignore_index, group, first)
+    if is_plain(call, head):
+        logp, entropy = torch_statistics(call, head)
+        return LinearStats(call.with_zeros(logp), call.with_zeros(entropy), {}, {})
     references = [None if t is None else t.detach() for c in call.compared for t in (c.hidden, c.head.weight, c.head.bias)]
     logp, entropy, *rest = _LinearStats.apply(
         call.job, call.elements, call.dtype, call.labels, call.hidden, head.weight, head.bias, *references
     )
-    logp, entropy, *rest = (call.spread(t) for t in (logp, entropy, *rest))
+    logp, entropy, *rest = (call.with_zeros(t) for t in (logp, entropy, *rest))
     asked = [name for name, c in (compared or {}).items() if c.divergence is not None]
     count = len(call.compared)
     return LinearStats(logp, entropy, dict(zip(compared or {}, rest[:count], strict=True)), dict(zip(asked, rest[count:], strict=True)))
@@ -97,7 +97,7 @@ class _LinearStats(torch.autograd.Function):
         for i in range(0, max(1, len(labels)), rows):
             kept = [gemm.logits(h[i : i + rows], w, b, dtype, share) for h, w, b in sides]
             parts.append(job.statistics(kept[0], kept[1:], labels[i : i + rows]))
-        at = together(parts)
+        at = concatenate(parts)
         if len(parts) > 1 or not any(ctx.needs_input_grad):
             kept = None
         # As inputs to the save, so that autograd notices a weight that is changed in place before the backward pass.
@@ -120,11 +120,11 @@ class _LinearStats(torch.autograd.Function):
         references, kept = _unpacked(saved[3 * ctx.count :], ctx.count - 1)
         at = Statistics(lse, logp, entropy, references)
         upstream = iter(grads[ctx.count - 1 :])
-        weights = Weights(w_logp, w_entropy, [next(upstream) if asked else None for asked in ctx.asked])
+        grad_outputs = GradOutputs(w_logp, w_entropy, [next(upstream) if asked else None for asked in ctx.asked])
         _, _, _, _, *wanted = ctx.needs_input_grad[:7]
         found = (None, None, None)
-        if any(w is not None for w in (w_logp, w_entropy, *weights.div)):
-            found = _gradients(ctx.job, labels, sides, at, weights, kept, ctx.share, ctx.dtype, wanted)
+        if any(w is not None for w in (w_logp, w_entropy, *grad_outputs.div)):
+            found = _gradients(ctx.job, labels, sides, at, grad_outputs, kept, ctx.share, ctx.dtype, wanted)
         return (None, None, None, None, *found, *[None] * (3 * (ctx.count - 1)))
 
 
@@ -140,7 +140,7 @@ def _gradients(
     labels: Tensor,
     sides: Sequence[tuple],
     at: Statistics,
-    weights: Weights,
+    grad_outputs: GradOutputs,
     kept: list[Tensor],
     share: int,
     dtype: torch.dtype,
@@ -151,7 +151,7 @@ def _gradients(
     d_hidden = torch.empty_like(hidden, dtype=wide) if wanted[0] else None
     d_weight = torch.empty_like(weight) if wanted[1] else None
     d_bias = torch.empty_like(bias) if bias is not None and wanted[2] else None
-    merged = any(w is not None and r.S is None for w, r in zip(weights.div, at.references, strict=True))
+    merged = any(w is not None and r.pull_sum is None for w, r in zip(grad_outputs.div, at.references, strict=True))
     tokens, columns = (len(labels), len(weight)) if kept else _block(len(labels), len(weight), share, whole_rows=merged)
     for v in range(0, len(weight), columns):
         block = slice(v, v + columns)
@@ -159,8 +159,10 @@ def _gradients(
         d_bias_block: Tensor | None = None
         for t in range(0, max(1, len(labels)), max(1, tokens)):
             chosen = slice(t, t + tokens)
-            z, *us = kept or [gemm.logits(h[chosen], w[block], None if b is None else b[block], dtype, share) for h, w, b in sides]
-            grad = job.gradient(z, us, labels[chosen], rows_of(at, chosen), weights.of(chosen), first=job.first + v, dtype=hidden.dtype)
+            z, *ref_zs = kept or [gemm.logits(h[chosen], w[block], None if b is None else b[block], dtype, share) for h, w, b in sides]
+            grad = job.gradient(
+                z, ref_zs, labels[chosen], chosen_tokens(at, chosen), grad_outputs.of(chosen), first=job.first + v, dtype=hidden.dtype
+            )
             if d_hidden is not None and v == 0:
                 gemm.product(grad, weight[block], out=d_hidden[chosen])
             elif d_hidden is not None:
@@ -176,14 +178,14 @@ def _gradients(
         if d_bias is not None and d_bias_block is not None:
             d_bias[block] = d_bias_block
     if d_hidden is not None:
-        (d_hidden,) = summed((d_hidden,), job.group)
+        (d_hidden,) = sum_over_ranks((d_hidden,), job.group)
         d_hidden = d_hidden.to(hidden.dtype)
     return d_hidden, d_weight, d_bias
 
 
 def _chunk(tokens: int, vocabulary: int, share: int) -> int:
     """How many of the tokens have at most `share` logits: all of them, or a multiple of 8 where it is 8 or more; at least one."""
-    return max(1, tokens) if tokens * vocabulary <= share else _down(share // vocabulary, 8)
+    return max(1, tokens) if tokens * vocabulary <= share else _round_down(share // vocabulary, 8)
 
 
 def _block(tokens: int, vocabulary: int, share: int, *, whole_rows: bool) -> tuple[int, int]:
@@ -193,10 +195,10 @@ def _block(tokens: int, vocabulary: int, share: int, *, whole_rows: bool) -> tup
     """
     side = math.isqrt(share)
     if whole_rows or vocabulary <= max(1, side):
-        return _down(share // vocabulary, EDGE), vocabulary
-    rows = tokens if tokens <= side else _down(side, EDGE)
-    return rows, min(vocabulary, _down(share // max(1, rows), EDGE))
+        return _round_down(share // vocabulary, EDGE), vocabulary
+    rows = tokens if tokens <= side else _round_down(side, EDGE)
+    return rows, min(vocabulary, _round_down(share // max(1, rows), EDGE))
 
 
-def _down(count: int, multiple: int) -> int:
+def _round_down(count: int, multiple: int) -> int:
     return max(1, count if count < multiple else count - count % multiple)

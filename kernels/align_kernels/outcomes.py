@@ -37,11 +37,11 @@ def outcome_sum(compared: Comparison, logp: Tensor, ref_logp: Tensor) -> Tensor:
     return exact_divergence(compared.divergence, *compared.outcomes(logp, ref_logp))
 
 
-def outcome_grad(compared: Comparison, z: Tensor, u: Tensor, lse_p: Tensor, lse_q: Tensor, w: Tensor, policy: Scaling) -> Tensor:
+def outcome_grad(compared: Comparison, z: Tensor, ref_z: Tensor, lse_p: Tensor, lse_q: Tensor, w: Tensor, policy: Scaling) -> Tensor:
     """The gradient of `(w * divergence).sum()` wrt the unscaled logits z [T, V]; `policy` is their scaling."""
     x: Any = scaled(z, *policy)
     with torch.enable_grad():
         logp = log_prob(x, lse_p).requires_grad_()
-        value = outcome_sum(compared, logp, log_probs(u, lse_q, compared.scaling))
+        value = outcome_sum(compared, logp, log_probs(ref_z, lse_q, compared.scaling))
         (pull,) = torch.autograd.grad(value, logp, w)
     return unscaled(pull - logp.detach().exp() * pull.sum(-1, keepdim=True), x, *policy)

@@ -14,7 +14,7 @@ from torch import Tensor
 from align_kernels.row import RowStats
 
 
-def joined(stats: RowStats, group: Any) -> RowStats:
+def merge_shards(stats: RowStats, group: Any) -> RowStats:
     """The statistics of whole rows from those of every rank's shard."""
     if group is None:
         return stats
@@ -31,7 +31,7 @@ def joined(stats: RowStats, group: Any) -> RowStats:
     return RowStats(tops[0], sums[0], sums[1], tops[1], *((tops[2], sums[2], tops[3]) if m_q else (None, None, None)))
 
 
-def summed(tensors: tuple[Tensor, ...], group: Any) -> tuple[Tensor, ...]:
+def sum_over_ranks(tensors: tuple[Tensor, ...], group: Any) -> tuple[Tensor, ...]:
     """Each summed over the ranks, in one message; of one shape."""
     if group is None:
         return tensors

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from align_kernels.call import Call
 from align_kernels.gemm import HALF
 from align_kernels.head import Head
-from align_kernels.prepared import Call
 
 
-def applies(call: Call, head: Head) -> bool:
+def is_plain(call: Call, head: Head) -> bool:
     """Half-precision operands need the accumulator, which torch's linear layer rounds."""
     fits = len(call.labels) * len(head.weight) <= call.elements
     return fits and not call.compared and call.job.rows.name == "torch" and call.job.group is None and call.hidden.dtype not in HALF
 
 
-def plain(call: Call, head: Head) -> tuple[Tensor, Tensor]:
+def torch_statistics(call: Call, head: Head) -> tuple[Tensor, Tensor]:
     """log pi of the labels and H(pi), [T], differentiable."""
     logp = torch.log_softmax(head.logits(call.hidden, call.temperature), -1)
     index = (call.labels - call.job.first)[:, None]

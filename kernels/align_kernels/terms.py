@@ -24,7 +24,7 @@ class Outcomes(NamedTuple):
 def outcomes(logp: Tensor, ref_logp: Tensor, log_u: Tensor) -> Outcomes:
     """Of log-probs in nats, elementwise.
 
-    `log_u` is given beside them because its accurate form is not their difference: (z - u) - (lse_p - lse_q) of logits keeps digits
+    `log_u` is given beside them because its accurate form is not their difference: (z - ref_z) - (lse_p - lse_q) of logits keeps digits
     that the difference of two log-probs has lost. An outcome impossible under both counts as one on which both agree.
     """
     finfo = torch.finfo(log_u.dtype)

@@ -1,6 +1,6 @@
 """The three passes over rows of logits in plain torch, for any floating type: what the Triton kernels must equal.
 
-T rows of V logits; `z` the policy's, `u` the reference's (or None); the vocabulary may be a shard that starts at the global id `first`.
+T rows of V logits; `z` the policy's, `ref_z` the reference's (or None); the vocabulary may be a shard that starts at the global id `first`.
 A logit counts as `x = s * softcap * tanh(z / softcap)`: `s` is the scale over the temperature. Results are float32 (float64 for float64
 logits), [T] unless said otherwise.
 """
@@ -45,23 +45,23 @@ def in_cache(function: Callable) -> Callable:
 @in_cache
 def row_stats(
     z: Tensor,
-    u: Tensor | None,
+    ref_z: Tensor | None,
     labels: Tensor,
     *,
-    sz: float,
-    su: float = 1.0,
+    scale: float,
+    ref_scale: float = 1.0,
     first: int = 0,
     softcap: float | None = None,
     ref_softcap: float | None = None,
 ) -> RowStats:
-    """Pass 1: maxima and sums of exponentials. z, u [T, V]; labels int64 [T], global ids."""
-    x = scaled(z, sz, softcap)
+    """Pass 1: maxima and sums of exponentials. z, ref_z [T, V]; labels int64 [T], global ids."""
+    x = scaled(z, scale, softcap)
     m_p, s_p, e, fall = _sums(x)
     e_p = (e * fall.clamp_min(torch.finfo(x.dtype).min)).sum(-1)
     z_y = _at_label(x, labels, first)
-    if u is None:
+    if ref_z is None:
         return RowStats(m_p, s_p, e_p, z_y, None, None, None)
-    y = scaled(u, su, ref_softcap)
+    y = scaled(ref_z, ref_scale, ref_softcap)
     m_q, s_q, _, _ = _sums(y)
     return RowStats(m_p, s_p, e_p, z_y, m_q, s_q, _at_label(y, labels, first))
 
@@ -69,18 +69,18 @@ def row_stats(
 @in_cache
 def row_sum(
     z: Tensor,
-    u: Tensor,
+    ref_z: Tensor,
     lse_p: Tensor,
     lse_q: Tensor,
     *,
-    sz: float,
-    su: float,
+    scale: float,
+    ref_scale: float,
     fn: Any,
     softcap: float | None = None,
     ref_softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Pass 2, over this shard: the sum of the divergence's terms before its transform, and S = sum pi c."""
-    x, y = scaled(z, sz, softcap), scaled(u, su, ref_softcap)
+    """Pass 2, over this shard: the sum of the divergence's terms before its transform, and pull_sum = sum pi c."""
+    x, y = scaled(z, scale, softcap), scaled(ref_z, ref_scale, ref_softcap)
     values, pulls = outcome_terms(fn, log_prob(x, lse_p), log_prob(y, lse_q), _log_ratio(x, y, lse_p, lse_q))
     return values.sum(-1), pulls.sum(-1)
 
@@ -88,18 +88,18 @@ def row_sum(
 @in_cache
 def row_grad(
     z: Tensor,
-    u: Tensor | None,
+    ref_z: Tensor | None,
     lse_p: Tensor,
     lse_q: Tensor | None,
     labels: Tensor | None,
     entropy: Tensor | None,
-    S: Tensor | None,
+    pull_sum: Tensor | None,
     w_logp: Tensor | None,
     w_entropy: Tensor | None,
     w_div: Tensor | None,
     *,
-    sz: float,
-    su: float = 1.0,
+    scale: float,
+    ref_scale: float = 1.0,
     first: int = 0,
     fn: Any = None,
     softcap: float | None = None,
@@ -109,32 +109,32 @@ def row_grad(
 ) -> Tensor:
     """Backward: the gradient wrt the unscaled logits, [T, V] in the type of `out`.
 
-    `w_div (pi c - pi S) + w_logp (1[label] - pi) - w_entropy pi (log pi + entropy)`, times the derivative of the scaling. The weights
-    are the upstream gradients [T] (None: no such term, and none of what it alone needs); `w_div` includes the slope of the transform. A
-    label outside the shard keeps its -pi term.
+    `w_div (pi c - pi pull_sum) + w_logp (1[label] - pi) - w_entropy pi (log pi + entropy)`, times the derivative of the scaling. The
+    weights are the upstream gradients [T] (None: no such term, and none of what it alone needs); `w_div` includes the slope of the
+    transform. A label outside the shard keeps its -pi term.
     """
-    x = scaled(z, sz, softcap)
+    x = scaled(z, scale, softcap)
     logp = log_prob(x, lse_p)
     of_pi = 0.0  # what every term takes from pi, [T, 1] or [T, V]
     if w_logp is not None:
         of_pi = w_logp[:, None]
     if w_div is not None:
-        assert S is not None
-        of_pi = of_pi + (w_div * S)[:, None]
+        assert pull_sum is not None
+        of_pi = of_pi + (w_div * pull_sum)[:, None]
     if w_entropy is not None:
         assert entropy is not None
         # pi log pi is 0 where a logit is -inf, but 0 * -inf is not.
         of_pi = of_pi + w_entropy[:, None] * (logp.masked_fill(logp == -torch.inf, 0.0) + entropy[:, None])
     grad = logp.exp().mul_(-of_pi)
     if w_div is not None:
-        assert u is not None and lse_q is not None
-        y = scaled(u, su, ref_softcap)
+        assert ref_z is not None and lse_q is not None
+        y = scaled(ref_z, ref_scale, ref_softcap)
         grad += w_div[:, None] * outcome_pulls(fn, logp, log_prob(y, lse_q), _log_ratio(x, y, lse_p, lse_q))
     if w_logp is not None:
         assert labels is not None
         index, inside = _column(labels, first, z.shape[1])
         grad.scatter_add_(1, index, torch.where(inside, w_logp, 0.0)[:, None])
-    grad = unscaled(grad, x, sz, softcap)
+    grad = unscaled(grad, x, scale, softcap)
     if out is None:
         return grad
     return out.add_(grad) if accumulate else out.copy_(grad)

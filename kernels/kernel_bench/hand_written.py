@@ -31,11 +31,13 @@ def reverse_kl() -> Rows:
     return Rows(f"{BY_HAND} triton", triton_rows.row_stats, triton_rows.row_sum, row_grad, one_pass)
 
 
-def one_pass(z: Tensor, u: Tensor, labels: Tensor, *, sz: float, su: float, first: int, **_: Any) -> tuple[RowStats, Tensor, Tensor]:
+def one_pass(
+    z: Tensor, u: Tensor, labels: Tensor, *, scale: float, ref_scale: float, first: int, **_: Any
+) -> tuple[RowStats, Tensor, Tensor]:
     """Statistics, D and S = D, each [T]."""
     T, V = z.shape
     out = torch.empty(8, T, device=z.device)
-    launch_rows(forward, z, u, labels, out, V, z.stride(0), u.stride(0), T, first, float(sz), float(su), **FORWARD)
+    launch_rows(forward, z, u, labels, out, V, z.stride(0), u.stride(0), T, first, float(scale), float(ref_scale), **FORWARD)
     return RowStats(*out[:7]), out[7], out[7]
 
 
@@ -51,8 +53,8 @@ def row_grad(
     _w_entropy: None,
     w_div: Tensor,
     *,
-    sz: float,
-    su: float,
+    scale: float,
+    ref_scale: float,
     out: Tensor,
     **_: Any,
 ) -> Tensor:
@@ -70,8 +72,8 @@ def row_grad(
         z.stride(0),
         u.stride(0),
         out.stride(0),
-        float(sz),
-        float(su),
+        float(scale),
+        float(ref_scale),
         **BACKWARD,
     )
     return out

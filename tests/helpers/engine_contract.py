@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from align.engines import RunningEngine, Sampling
 from align.types import Group, Prompt
-from align.weight_sync.packing import Entry, Weights, pack
+from align.weight_sync.flattening import Entry, Weights, flatten
 from align.workers.shards import prompt_seeds
 from helpers.models import tiny_model
 
@@ -84,7 +84,7 @@ class Started:
 
     def push(self, seed: int) -> None:
         self.model, self.version = changed(self.model, seed), self.version + 1
-        self.engine.load(self.version, pack(self.model.named_parameters()))
+        self.engine.load(self.version, flatten(self.model.named_parameters()))
 
     def check(self, groups: list[Group], tolerance: float) -> None:
         """Its log-probs are those of the model, to `tolerance` nats."""
@@ -194,13 +194,13 @@ class EngineContract:
         else:
             given = dict(list(given.items())[::2])
         with pytest.raises(ValueError, match=says):
-            started.engine.load(99, pack(given.items()))
+            started.engine.load(99, flatten(given.items()))
         groups = ask(started.engine, prompts(6), 2, 13)
         started.check(groups, self.tolerance)
         assert {v for g in groups for e in g.episodes for v in e.versions.tolist()} == {started.version}
 
     def test_a_tied_head_is_not_pushed_a_second_time(self, started):
-        state = pack(started.model.state_dict().items())
+        state = flatten(started.model.state_dict().items())
         if started.tied:
             with pytest.raises(ValueError, match=r"tied to another tensor, to be left out: lm_head\.weight"):
                 started.engine.load(99, state)
@@ -210,7 +210,7 @@ class EngineContract:
 
     def test_a_read_only_buffer_will_do(self, started):
         """As an object store hands it out."""
-        weights = pack(started.model.named_parameters())
+        weights = flatten(started.model.named_parameters())
         weights.buffer.setflags(write=False)
         entries = tuple(Entry(**vars(e)) for e in weights.manifest)
         started.engine.load(started.version, Weights(manifest=entries, buffer=weights.buffer))

@@ -88,11 +88,12 @@ def test_total_variation_keeps_its_digits(drift, size, offset):
     expected = (torch.softmax(z.double(), -1) - torch.softmax(u.double(), -1)).abs().sum(-1) / 2
     assert ((0.75 * size < expected) & (expected < 1.2 * size)).all()
     labels, divergence = torch.zeros(4, dtype=torch.int64), TotalVariation()
-    parts = [torch_rows.row_stats(z[:, part], u[:, part], labels, sz=1.0, su=1.0) for part in (slice(3000), slice(3000, None))]
+    parts = [torch_rows.row_stats(z[:, part], u[:, part], labels, scale=1.0, ref_scale=1.0) for part in (slice(3000), slice(3000, None))]
     lse = merge(*parts).lse_p, merge(*parts).lse_q
     whole = token_stats(z, labels, u, divergence).div
     merged, usual = (
-        torch_rows.row_sum(z, u, *normalisers, sz=1.0, su=1.0, fn=divergence)[0] for normalisers in (lse, [t.float() for t in lse])
+        torch_rows.row_sum(z, u, *normalisers, scale=1.0, ref_scale=1.0, fn=divergence)[0]
+        for normalisers in (lse, [t.float() for t in lse])
     )
     errors = [((found.double() - expected).abs() / expected).max() for found in (whole, merged, usual)]
     assert max(errors[:2]) < 1e-5

@@ -68,9 +68,9 @@ def test_statistics_of_shards_merge():
     z[:, 10:20] = -torch.inf
     u[:, 5:15] = -torch.inf
     labels = torch.where(torch.arange(T) % 2 == 0, V - 1, 3)
-    whole = torch_rows.row_stats(z, u, labels, sz=1.3, su=0.7)
+    whole = torch_rows.row_stats(z, u, labels, scale=1.3, ref_scale=0.7)
     cuts = [0, 5, 10, 15, 20, V]
-    parts = [torch_rows.row_stats(z[:, a:b], u[:, a:b], labels, sz=1.3, su=0.7, first=a) for a, b in itertools.pairwise(cuts)]
+    parts = [torch_rows.row_stats(z[:, a:b], u[:, a:b], labels, scale=1.3, ref_scale=0.7, first=a) for a, b in itertools.pairwise(cuts)]
     for order in ([0, 1, 2, 3, 4], [3, 1, 4, 0, 2]):
         first, *others = (parts[i] for i in order)
         for other in others:

@@ -18,7 +18,7 @@ from align.engines import Sampling
 from align.engines.vllm import DEFAULT_UTILIZATION, Vllm
 from align.errors import UserError
 from align.types import Prompt
-from align.weight_sync.packing import pack
+from align.weight_sync.flattening import flatten
 
 PADDED = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": False}
 
@@ -57,7 +57,7 @@ def test_long_prompts_that_share_their_beginning_in_the_cache(new_engine, tmp_pa
     engine = new_engine(prefix_cache=True).start(str(folder), Sampling(max_tokens=8), LONGEST)
     asked = prompts(3, lengths=(LONGEST,))
     ask(engine, asked, 4, 0)
-    engine.load(1, pack(other.named_parameters()))
+    engine.load(1, flatten(other.named_parameters()))
     assert gap(ask(engine, asked, 4, 1), other, 1.0) < TestVllm.tolerance
     engine.close()
 

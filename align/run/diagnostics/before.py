@@ -17,8 +17,8 @@ SHOWN = 8
 def before_the_run(recipe: Recipe, examples: Sequence[Example], tokenizer: Any) -> Iterator[Finding]:
     """Findings about schedules, repeated prompts and unknown characters. Args: examples: those that are trained on."""
     yield from _schedules(recipe)
-    yield from _repeated(recipe, examples)
-    yield from _unknown(examples, tokenizer)
+    yield from _repeated_examples(recipe, examples)
+    yield from _unknown_characters(examples, tokenizer)
 
 
 def _schedules(recipe: Recipe) -> Iterator[Finding]:
@@ -38,7 +38,7 @@ def _schedules(recipe: Recipe) -> Iterator[Finding]:
             )
 
 
-def _repeated(recipe: Recipe, examples: Sequence[Example]) -> Iterator[Finding]:
+def _repeated_examples(recipe: Recipe, examples: Sequence[Example]) -> Iterator[Finding]:
     count = len(examples)
     if recipe.batch.prompts > count:
         yield Finding(
@@ -57,7 +57,7 @@ def _repeated(recipe: Recipe, examples: Sequence[Example]) -> Iterator[Finding]:
         )
 
 
-def _unknown(examples: Sequence[Example], tokenizer: Any) -> Iterator[Finding]:
+def _unknown_characters(examples: Sequence[Example], tokenizer: Any) -> Iterator[Finding]:
     """A character is unknown if the tokenizer makes no token of it, or only a special one."""
     special = set(tokenizer.all_special_ids)
     texts = [text for e in examples for text in (e.text, e.answer or "", *e.ranked)]

@@ -1,7 +1,7 @@
 """What the kernels sum over the vocabulary, as expressions of a tile.
 
-`term` and `pull` of a = log p, b = log q (nats), p and q, and d = log p - log q taken as (z - u) - (lse_p - lse_q), in which the rounding
-of two large numbers cancels. `pull` is dterm/da at fixed b. An outcome impossible under both (a and b -inf, d NaN) contributes 0.
+`term` and `pull` of a = log p, b = log q (nats), p and q, and d = log p - log q taken as (z - ref_z) - (lse_p - lse_q), in which the
+rounding of two large numbers cancels. `pull` is dterm/da at fixed b. An outcome impossible under both (a and b -inf, d NaN) contributes 0.
 """
 
 from __future__ import annotations

@@ -109,10 +109,10 @@ def _compile(job: dict[str, Any]) -> None:
     for dtype in (torch.float64,) if job["double"] else (torch.float32, torch.bfloat16):
         z, labels = torch.zeros(2, WIDTH, dtype=dtype), torch.zeros(2, dtype=torch.int64)
         one = torch.ones(2, dtype=torch.float64 if job["double"] else torch.float32)
-        triton_rows.row_sum(z, z, one, one, sz=1.0, su=1.0, fn=fn)
-        triton_rows.row_grad(z, z, one, one, None, None, one, None, None, one, sz=1.0, fn=fn)
+        triton_rows.row_sum(z, z, one, one, scale=1.0, ref_scale=1.0, fn=fn)
+        triton_rows.row_grad(z, z, one, one, None, None, one, None, None, one, scale=1.0, fn=fn)
         if fn.power is not None:
-            triton_rows.one_pass(z, z, labels, sz=1.0, su=1.0, fn=fn)
+            triton_rows.one_pass(z, z, labels, scale=1.0, ref_scale=1.0, fn=fn)
 
 
 if __name__ == "__main__":

@@ -71,10 +71,10 @@ def check_log_prob(device: torch.device, dtype: torch.dtype) -> None:
     grad = -logp.exp() * (1 + logp.masked_fill(logp == -torch.inf, 0.0) + entropy[:, None])
     grad.scatter_add_(1, labels[:, None], torch.ones_like(entropy)[:, None])
     z, u, there = (t.to(device, non_blocking=True) for t in (z, u, labels))
-    alone = triton_rows.row_stats(z, None, there, sz=1.0)
-    both = triton_rows.row_stats(z, u, there, sz=1.0, su=1.0)
+    alone = triton_rows.row_stats(z, None, there, scale=1.0)
+    both = triton_rows.row_stats(z, u, there, scale=1.0, ref_scale=1.0)
     one = torch.ones_like(alone.logp)
-    of_logits = triton_rows.row_grad(z, None, alone.lse_p, None, there, alone.entropy, None, one, one, None, sz=1.0)
+    of_logits = triton_rows.row_grad(z, None, alone.lse_p, None, there, alone.entropy, None, one, one, None, scale=1.0)
     own, reference = (t.gather(1, labels[:, None])[:, 0] for t in (logp, ref_logp))
     for what, found, wanted in (
         ("log-prob", alone.logp, own),
@@ -108,7 +108,9 @@ def _check_one_pass(device: torch.device, fn: Fused, dtype: torch.dtype) -> None
     z = -torch.linspace(0, 5, V, dtype=dtype).flip(0).repeat(2, 1)
     u = z - torch.linspace(-1, 1, V, dtype=dtype) ** 3
     z[1, 0], u[1, 0] = -30, -40
-    _, found, _ = triton_rows.one_pass(z.to(device), u.to(device), torch.tensor([V // 2, 0], device=device), sz=1.0, su=1.0, fn=fn)
+    _, found, _ = triton_rows.one_pass(
+        z.to(device), u.to(device), torch.tensor([V // 2, 0], device=device), scale=1.0, ref_scale=1.0, fn=fn
+    )
     a, b = (torch.log_softmax(t.double(), -1) for t in (z, u))
     wanted = outcome_terms(fn.forms, a, b, a - b)[0].sum(-1)
     if not ((found.cpu() - wanted).abs() <= torch.finfo(dtype).eps * RELATIVE * wanted).all():
@@ -140,7 +142,7 @@ def _found(device: torch.device, fn: Fused, z: Tensor, u: Tensor) -> tuple[Tenso
     # A copy that may block would be another wait.
     z, u = z.to(device, non_blocking=True), u.to(device, non_blocking=True)
     zero, one = (torch.full((len(z),), n, dtype=torch.float64, device=device) for n in (0.0, 1.0))
-    terms, pulls = triton_rows.row_sum(z, u, zero, zero, sz=1.0, su=1.0, fn=fn)
-    slopes = triton_rows.row_grad(z, u, zero, zero, None, None, zero.to(z.dtype), None, None, one.to(z.dtype), sz=1.0, fn=fn)
+    terms, pulls = triton_rows.row_sum(z, u, zero, zero, scale=1.0, ref_scale=1.0, fn=fn)
+    slopes = triton_rows.row_grad(z, u, zero, zero, None, None, zero.to(z.dtype), None, None, one.to(z.dtype), scale=1.0, fn=fn)
     terms, pulls, slopes = torch.cat([terms, pulls, slopes.flatten()]).cpu().double().split([len(z), len(z), z.numel()])
     return terms, pulls, slopes.view(z.shape)

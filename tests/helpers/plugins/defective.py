@@ -374,7 +374,7 @@ DEFECTS = {
         """),
     ("engine", "wrong weights"): add("""
         def load(self, version, weights):
-            from align.weight_sync.packing import unpack
+            from align.weight_sync.flattening import unpack
             for name, tensor in unpack(weights):
                 if name in self._tensors:
                     self._tensors[name][: len(tensor)] = tensor

@@ -11,7 +11,7 @@ from align.engines import Engine, RunningEngine, Sampling
 from align.rewards import Reward
 from align.tasks import Example, Task
 from align.types import Episode, Group, Prompt
-from align.weight_sync.packing import Weights, unpack
+from align.weight_sync.flattening import Weights, unflatten
 
 
 class Systematic(Engine):
@@ -43,7 +43,7 @@ class RunningSystematic(RunningEngine):
         return groups
 
     def load(self, version: int, weights: Weights) -> None:
-        self.model.load_state_dict(dict(unpack(weights)), strict=False)
+        self.model.load_state_dict(dict(unflatten(weights)), strict=False)
         self.version = version
 
 

@@ -33,7 +33,7 @@ def passes(
     sums: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """By name the statistics [T], and the gradient of their `weights` [3, T] sum in z. `merged`, `sums`: those of all shards."""
-    common = {"sz": scale, "su": scale, "softcap": cap, "ref_softcap": cap}
+    common = {"scale": scale, "ref_scale": scale, "softcap": cap, "ref_softcap": cap}
     stats = merged or triton_rows.row_stats(z, u, labels, first=first, **common)
     mean, S = sums or triton_rows.row_sum(z, u, stats.lse_p, stats.lse_q, fn=fn, **common)
     div, slope = fn.transform(mean) if fn.transform else (mean, torch.ones_like(mean))

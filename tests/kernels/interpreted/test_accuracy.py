@@ -49,8 +49,8 @@ def test_total_variation_keeps_its_digits():
 class Rows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, u, labels, fn):
-        stats = triton_rows.row_stats(z, u, labels, sz=0.5, su=0.5)
-        mean, S = triton_rows.row_sum(z, u, stats.lse_p, stats.lse_q, sz=0.5, su=0.5, fn=fn)
+        stats = triton_rows.row_stats(z, u, labels, scale=0.5, ref_scale=0.5)
+        mean, S = triton_rows.row_sum(z, u, stats.lse_p, stats.lse_q, scale=0.5, ref_scale=0.5, fn=fn)
         div, slope = fn.transform(mean) if fn.transform else (mean, torch.ones_like(mean))
         ctx.save_for_backward(z, u, stats.lse_p, stats.lse_q, labels, stats.entropy, S, slope)
         ctx.fn = fn
@@ -59,7 +59,7 @@ class Rows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, w_logp, w_entropy, w_div):
         *rows, slope = ctx.saved_tensors
-        return triton_rows.row_grad(*rows, w_logp, w_entropy, w_div * slope, sz=0.5, su=0.5, fn=ctx.fn), None, None, None
+        return triton_rows.row_grad(*rows, w_logp, w_entropy, w_div * slope, scale=0.5, ref_scale=0.5, fn=ctx.fn), None, None, None
 
 
 def weighted_log_ratio(a, b):

@@ -140,10 +140,10 @@ def test_shards_of_the_vocabulary_make_the_whole():
     labels = torch.tensor([0, 63, 64, 138])
     weights = torch.cat([W, -W], 1)
     fn, bounds = fused(KL), ((0, 64), (64, 65), (65, 139))
-    parts = [triton_rows.row_stats(z[:, i:j], u[:, i:j], labels, sz=1.0, su=1.0, first=i) for i, j in bounds]
+    parts = [triton_rows.row_stats(z[:, i:j], u[:, i:j], labels, scale=1.0, ref_scale=1.0, first=i) for i, j in bounds]
     assert torch.isneginf(parts[0].z_y).tolist() == [False, False, True, True]
     stats = merge(merge(parts[0], parts[1]), parts[2])
-    sums = [triton_rows.row_sum(z[:, i:j], u[:, i:j], stats.lse_p, stats.lse_q, sz=1.0, su=1.0, fn=fn) for i, j in bounds]
+    sums = [triton_rows.row_sum(z[:, i:j], u[:, i:j], stats.lse_p, stats.lse_q, scale=1.0, ref_scale=1.0, fn=fn) for i, j in bounds]
     sums = tuple(sum(s) for s in zip(*sums, strict=True))
     grads = [passes(z[:, i:j], u[:, i:j], labels, fn, weights, first=i, merged=stats, sums=sums)[1] for i, j in bounds]
     exact, exact_grad = oracle(z, u, labels, functools.partial(defined, KL), weights)
@@ -157,7 +157,7 @@ def test_a_shard_in_which_nothing_is_possible():
     z, u, labels = logits(2, 100, 0.5)
     z[:, 50:] = u[:, 50:] = -torch.inf
     labels %= 50
-    halves = [triton_rows.row_stats(z[:, i : i + 50], u[:, i : i + 50], labels, sz=1.0, su=1.0, first=i) for i in (0, 50)]
+    halves = [triton_rows.row_stats(z[:, i : i + 50], u[:, i : i + 50], labels, scale=1.0, ref_scale=1.0, first=i) for i in (0, 50)]
     for stats in (merge(*halves), merge(*halves[::-1])):
         exact, _ = oracle(z[:, :50], u[:, :50], labels, functools.partial(defined, KL), W)
         assert error(stats.logp, exact["logp"]) < 1e-6
@@ -169,9 +169,9 @@ def test_terms_that_are_not_asked_for(kept):
     z, u, labels = logits(2, 130, 0.5)
     w = torch.zeros(3, 2)
     w[kept] = W[0]
-    stats = triton_rows.row_stats(z, u if kept == 2 else None, labels, sz=1.0)
+    stats = triton_rows.row_stats(z, u if kept == 2 else None, labels, scale=1.0)
     fn = fused(KL)
-    S = triton_rows.row_sum(z, u, stats.lse_p, stats.lse_q, sz=1.0, su=1.0, fn=fn)[1] if kept == 2 else None
+    S = triton_rows.row_sum(z, u, stats.lse_p, stats.lse_q, scale=1.0, ref_scale=1.0, fn=fn)[1] if kept == 2 else None
     given = [w[i] if i == kept else None for i in range(3)]
     lse_q = stats.lse_q if kept == 2 else None
     grad = triton_rows.row_grad(
@@ -183,7 +183,7 @@ def test_terms_that_are_not_asked_for(kept):
         stats.entropy if kept == 1 else None,
         S,
         *given,
-        sz=1.0,
+        scale=1.0,
         fn=fn if kept == 2 else None,
     )
     _, exact = oracle(z, u, labels, functools.partial(defined, KL), w)
@@ -197,7 +197,7 @@ def test_terms_that_are_not_asked_for(kept):
         stats.entropy if kept == 1 else None,
         S,
         *given,
-        sz=1.0,
+        scale=1.0,
         fn=fn if kept == 2 else None,
         out=grad.clone(),
         accumulate=True,
@@ -208,4 +208,4 @@ def test_terms_that_are_not_asked_for(kept):
 def test_rows_that_are_not_contiguous_are_refused():
     z, u, labels = logits(2, 130, 0.5)
     with pytest.raises(ValueError, match="contiguous rows"):
-        triton_rows.row_stats(z.T.contiguous().T, u, labels, sz=1.0)
+        triton_rows.row_stats(z.T.contiguous().T, u, labels, scale=1.0)

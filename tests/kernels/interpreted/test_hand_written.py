@@ -62,8 +62,10 @@ def test_impossible_outcomes():
     u[:, ::10] = -torch.inf
     labels = torch.tensor([1, 137])
     w = torch.ones(2)
-    stats, D, _ = ROWS.one_pass(z, u, labels, sz=1.0, su=1.0, first=0)
-    grad = ROWS.row_grad(z, u, stats.lse_p, stats.lse_q, labels, stats.entropy, D, None, None, w, sz=1.0, su=1.0, out=torch.empty_like(z))
+    stats, D, _ = ROWS.one_pass(z, u, labels, scale=1.0, ref_scale=1.0, first=0)
+    grad = ROWS.row_grad(
+        z, u, stats.lse_p, stats.lse_q, labels, stats.entropy, D, None, None, w, scale=1.0, ref_scale=1.0, out=torch.empty_like(z)
+    )
     _, _, entropy, value, slope = exact(z, u, labels, w)
     assert error(D, value) < 2e-6 and error(stats.entropy, entropy) < 2e-6 and error(grad, slope) < 2e-6
 

@@ -34,7 +34,7 @@ def found(name, z, u, labels, again=True, **keywords):
     if not again:
         own = fn.triton(torch.float64 if z.dtype == torch.float64 else torch.float32)
         fn = type("OnlyOnce", (), {"params": (), "power": fn.power, "triton": lambda _, dtype: TritonForms(nothing, own.term, own.pull)})()
-    stats, total, S = triton_rows.one_pass(z, u, labels, sz=1.0, su=1.0, fn=fn, **keywords)
+    stats, total, S = triton_rows.one_pass(z, u, labels, scale=1.0, ref_scale=1.0, fn=fn, **keywords)
     return stats, total, S
 
 
@@ -72,7 +72,7 @@ def test_one_reading_gives_every_statistic(name):
     z, u, labels = logits(2, 139, torch.tensor([[1e-2], [0.5]]))
     labels[:] = z.argmax(-1)
     stats, total, S = found(name, z, u, labels, again=False)
-    for one, two in zip(stats, triton_rows.row_stats(z, u, labels, sz=1.0, su=1.0), strict=True):
+    for one, two in zip(stats, triton_rows.row_stats(z, u, labels, scale=1.0, ref_scale=1.0), strict=True):
         torch.testing.assert_close(one, two, rtol=2e-6, atol=2e-6)
     expected, S_expected = exact(name, z, u, labels)
     assert row_errors(total, expected).max() < 5e-6
@@ -154,7 +154,7 @@ def test_what_one_side_forbids_is_as_in_two_passes(name):
     u[1, 40:60] = -torch.inf
     fn = fused(DIVERGENCES[name])
     stats, total, S = found(name, z, u, labels)
-    two, S_two = triton_rows.row_sum(z, u, stats.lse_p, stats.lse_q, sz=1.0, su=1.0, fn=fn)
+    two, S_two = triton_rows.row_sum(z, u, stats.lse_p, stats.lse_q, scale=1.0, ref_scale=1.0, fn=fn)
     torch.testing.assert_close(total, two, rtol=1e-5, atol=0)
     finite = two < 1e20
     torch.testing.assert_close(S[finite], S_two[finite], rtol=1e-5, atol=1e-6)

@@ -42,11 +42,11 @@ MUTANTS = [
            "torch.nn.functional.pad(padded(x, seq_ids, positions)[:, 1:], (0, 1))", "padded(x, seq_ids, positions)", ORACLES),
     # Credit and the composed regularizer.
     Mutant("an answer's clamp on each of its tokens", "align/regularizers/composed.py",
-           "log_u, weights = credit.sequence_log_ratio(log_u, at), weights_of_sequences(weights, at)\n"
+           "log_u, weights = credit.sequence_sum(log_u, at), weights_of_sequences(weights, at)\n"
            "        clamped = log_u.abs() > self.largest_log_ratio\n"
            "        log_u = log_u.clamp(-self.largest_log_ratio, self.largest_log_ratio)\n",
            "clamped = log_u.abs() > self.largest_log_ratio\n"
-           "            log_u = credit.sequence_log_ratio(log_u.clamp(-self.largest_log_ratio, self.largest_log_ratio), at)\n"
+           "            log_u = credit.sequence_sum(log_u.clamp(-self.largest_log_ratio, self.largest_log_ratio), at)\n"
            "            weights = weights_of_sequences(weights, at)\n"
            "        else:\n"
            "            clamped = log_u.abs() > self.largest_log_ratio\n"

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from align.cli import app
 from align.config import nodes, recipes, registry, schema
 from align.config.checks import check_writers
-from align.config.refusals import standing
+from align.config.refusals import parts_with_settings
 from align.errors import RecipeError
 from align.tools import reference_page
 
@@ -179,7 +179,7 @@ def test_a_part_of_any_room_refuses_a_recipe_at_its_key(kind: str, mine: str):
 def test_every_room_has_the_contract_and_every_part_is_asked_after_those_inside_it(mine: str):
     assert all("refuse" in dir(registry.contract(kind)) for kind in registry.ROOMS)
     warm = {"name": "warmup", "steps": 4, "to": f"{mine}:Coefficient"}
-    asked = [setting.where for _, setting in standing(nodes.build(schema.Recipe, node("regularizers.kl.coefficient", warm), ""))]
+    asked = [setting.where for _, setting in parts_with_settings(nodes.build(schema.Recipe, node("regularizers.kl.coefficient", warm), ""))]
     assert len(set(asked)) == len(asked) and {"task", "engine", "algorithm.advantage", "algorithm.reduction"} <= set(asked)
     inner, outer, whole = (asked.index(f"regularizers.kl{end}") for end in (".coefficient.to", ".coefficient", ""))
     assert inner < outer < whole

@@ -9,10 +9,10 @@ import torch
 from helpers.built import algorithm, part
 
 from align.audit import audit
-from align.audit.alone import alone
+from align.audit.default_recipe import default_recipe
 from align.config import recipes, registry
 from align.config.nodes import build_part
-from align.config.refusals import judged
+from align.config.refusals import regularizer_refusal
 from align.divergences import Divergence
 from align.errors import RecipeError
 from align.estimators.sampled import Sampled
@@ -32,8 +32,8 @@ def made(**axes: Any) -> Any:
 
 
 def under(regularizer: Any, **keys: Any) -> Any:
-    """The recipe that `alone` makes, with another algorithm."""
-    recipe = alone(regularizer)
+    """The recipe that `default_recipe` makes, with another algorithm."""
+    recipe = default_recipe(regularizer)
     return replace(recipe, algorithm=algorithm("grpo", **keys))
 
 
@@ -70,8 +70,8 @@ def test_a_users_penalty_in_the_reward_is_judged_under_the_surrogate(surrogate, 
     form = Charged()
     found = audit(form, "kl", recipe := under(form, surrogate=surrogate, epochs=2))
     assert found.verdict == verdict
-    assert (judged(form, recipe) is not None) == (verdict == "biased")
-    assert judged(form, under(form, surrogate=surrogate)) is None, "on-policy every ratio is 1"
+    assert (regularizer_refusal(form, recipe) is not None) == (verdict == "biased")
+    assert regularizer_refusal(form, under(form, surrogate=surrogate)) is None, "on-policy every ratio is 1"
 
 
 # Values.
@@ -94,9 +94,9 @@ def test_a_wrong_value_is_biased_and_refused(placement, by):
     found = audit(form)
     assert found.verdict == "biased" and not found.passes
     assert f"its gradient is exact, but its value is not that of the divergence (bias {by - 1:+.1%})" in found.reason
-    refusal = judged(form, alone(form))
+    refusal = regularizer_refusal(form, default_recipe(form))
     assert refusal.biased and refusal.text == found.reason
-    assert judged(replace(form, allow_biased=True), alone(form)) is None
+    assert regularizer_refusal(replace(form, allow_biased=True), default_recipe(form)) is None
     assert audit(made(placement=placement, estimator=Scaled(1.0))).verdict == "exact"
 
 
@@ -106,7 +106,7 @@ def test_a_published_value_is_told_and_refused_where_a_coefficient_follows_it():
     found = audit(form, "kl", recipe)
     assert found.verdict == "exact" and found.reason.endswith("its value is E_pi[(log u)^2]/2 as published, not KL(pi||ref)")
     followed = made(estimator="k2", coefficient={"name": "adaptive", "target": 3.0})
-    assert judged(followed, recipe).biased
+    assert regularizer_refusal(followed, recipe).biased
     assert audit(followed, "kl", recipe).verdict == "biased"
 
 
@@ -159,7 +159,7 @@ def test_what_is_dead_beyond_six_nats_passes_nothing(method, scale):
     object.__setattr__(broken, "recipe_name", "broken")
     with pytest.raises(RecipeError, match="log u"):
         try_divergence(broken, "kl")
-    assert judged(form, alone(form)).biased
+    assert regularizer_refusal(form, default_recipe(form)).biased
     assert [f.name for f in check_divergence(broken) if not f.passed]
     assert audit(made(divergence=Broken("nothing", scale))).verdict == "exact"
 
@@ -187,7 +187,7 @@ def test_an_estimator_that_is_dead_beyond_six_nats_is_biased(method, placement, 
     form = made(estimator=Short(method=method), placement=placement, divergence=divergence)
     found = audit(form)
     assert found.verdict == "biased" and f"its {method} is not that of the divergence far from the reference" in found.reason
-    assert judged(form, alone(form)).text == found.reason
+    assert regularizer_refusal(form, default_recipe(form)).text == found.reason
     assert audit(made(estimator=Short(method="none"), placement=placement, divergence=divergence)).verdict == "exact"
 
 
@@ -234,7 +234,7 @@ def test_a_faulty_f_is_biased_at_every_scale(formula, says, scale):
 def test_every_shipped_divergence_passes(name):
     built = build_part("divergence", name, name)
     form = made(divergence=built, estimator="exact")
-    assert audit(form).verdict == "exact" and judged(form, alone(form)) is None
+    assert audit(form).verdict == "exact" and regularizer_refusal(form, default_recipe(form)) is None
 
 
 # The agreement.
@@ -246,12 +246,12 @@ def test_audit_calls_biased_what_a_recipe_refuses(estimator, placement):
     for credit, surrogate, epochs in (("local", "clipped", 2), ("summed", "sequence_clipped", 2), ("summed", "clipped", 1)):
         form = made(estimator=estimator, placement=placement, credit=credit)
         recipe = under(form, surrogate=surrogate, epochs=epochs)
-        refusal, found = judged(form, recipe), audit(form, "kl", recipe)
+        refusal, found = regularizer_refusal(form, recipe), audit(form, "kl", recipe)
         case = (estimator, placement, credit, surrogate, epochs, found.reason, refusal)
         assert found.verdict in (("exact", "bounded") if refusal is None else ("biased",) if refusal.biased else ("biased", "refused")), (
             case
         )
-        told = judged(replace(form, allow_biased=True), recipe)
+        told = regularizer_refusal(replace(form, allow_biased=True), recipe)
         if refusal is None:
             assert "changes nothing" in told.text, case
         elif refusal.biased:

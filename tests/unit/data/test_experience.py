@@ -3,7 +3,7 @@
 import pytest
 
 from align.errors import RecipeError, UserError
-from align.experience.examples import Examples, chosen, tokenize
+from align.experience.examples import Examples, example_indices, tokenize
 from align.tasks import Example
 from align.tasks.countdown import Countdown
 
@@ -19,16 +19,16 @@ class Few:
 
 
 def test_every_example_comes_once_an_epoch_in_another_order_each_time():
-    dealt = [i for step in range(20) for i in chosen(step, 5, 10, seed=0)]
+    dealt = [i for step in range(20) for i in example_indices(step, 5, 10, seed=0)]
     epochs = [dealt[i : i + 10] for i in range(0, 100, 10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 10
-    assert dealt != [i for step in range(20) for i in chosen(step, 5, 10, seed=1)]
+    assert dealt != [i for step in range(20) for i in example_indices(step, 5, 10, seed=1)]
 
 
 def test_a_step_depends_on_nothing_before_it():
-    forwards = [chosen(step, 7, 10, seed=3) for step in range(9)]
-    assert [chosen(step, 7, 10, seed=3) for step in reversed(range(9))] == forwards[::-1]
+    forwards = [example_indices(step, 7, 10, seed=3) for step in range(9)]
+    assert [example_indices(step, 7, 10, seed=3) for step in reversed(range(9))] == forwards[::-1]
 
 
 def test_a_prompt_keeps_its_first_token_and_a_demonstration_ends_with_the_end_token():

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 from align.config.schema import Lora, Model
 from align.learner import adapters
 from align.learner.policy import Policy
+from align.weight_sync.flattening import ALIGNMENT, Entry, Flattener, Weights, flatten, unflatten
 from align.weight_sync.layout import Layout
-from align.weight_sync.packing import ALIGNMENT, Entry, Packer, Weights, pack, unpack
 
 TENSORS = {
     "float32": torch.tensor([[1.5, -2.0, float("inf")], [0.0, -0.0, 1e-42]]),
@@ -44,8 +44,8 @@ def read_only(weights: Weights) -> Weights:
     "received", [lambda w: w, read_only, lambda w: pickle.loads(pickle.dumps(w))], ids=["same process", "object store", "pickled"]
 )
 def test_every_tensor_comes_back_bit_for_bit(received):
-    weights = received(pack(TENSORS.items()))
-    back = dict(unpack(weights))
+    weights = received(flatten(TENSORS.items()))
+    back = dict(unflatten(weights))
     assert list(back) == list(TENSORS)
     for name, tensor in TENSORS.items():
         assert back[name].dtype == tensor.dtype and back[name].shape == tensor.shape
@@ -54,16 +54,16 @@ def test_every_tensor_comes_back_bit_for_bit(received):
 
 
 def test_reading_copies_nothing_and_warns_of_nothing():
-    weights = read_only(pack(TENSORS.items()))
+    weights = read_only(flatten(TENSORS.items()))
     first = weights.buffer.ctypes.data
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for entry, (_, tensor) in zip(weights.manifest, unpack(weights), strict=True):
+        for entry, (_, tensor) in zip(weights.manifest, unflatten(weights), strict=True):
             assert tensor.numel() == 0 or tensor.data_ptr() == first + entry.offset
 
 
 def test_the_views_keep_the_buffer_alive():
-    tensor = dict(unpack(pack([("a", torch.full((1000,), 3.0))])))["a"]
+    tensor = dict(unflatten(flatten([("a", torch.full((1000,), 3.0))])))["a"]
     _ = [np.full(4000, 255, dtype=np.uint8) for _ in range(50)]
     assert (tensor == 3.0).all()
 
@@ -84,7 +84,7 @@ def same_bytes(a: Weights, b: Weights) -> bool:
 
 
 def test_the_buffer_is_what_packing_at_once_gives():
-    assert same_bytes(pack(TENSORS.items()), packed_at_once(TENSORS.items()))
+    assert same_bytes(flatten(TENSORS.items()), packed_at_once(TENSORS.items()))
 
 
 def test_one_tensor_exists_at_a_time():
@@ -103,14 +103,14 @@ def test_one_tensor_exists_at_a_time():
         nonlocal alive
         alive -= 1
 
-    weights = Packer().pack([(str(i), torch.zeros(4)) for i in range(6)], made())
+    weights = Flattener().flatten([(str(i), torch.zeros(4)) for i in range(6)], made())
     assert (alive, most) == (0, 1)
-    assert [t[0].item() for _, t in unpack(weights)] == [0, 1, 2, 3, 4, 5]
+    assert [t[0].item() for _, t in unflatten(weights)] == [0, 1, 2, 3, 4, 5]
 
 
-def numbered(packer: Packer, value: float) -> Weights:
+def numbered(packer: Flattener, value: float) -> Weights:
     tensors = two_of(value)
-    return packer.pack(tensors, tensors)
+    return packer.flatten(tensors, tensors)
 
 
 def two_of(value: float) -> list[tuple[str, torch.Tensor]]:
@@ -118,7 +118,7 @@ def two_of(value: float) -> list[tuple[str, torch.Tensor]]:
 
 
 def test_memory_is_kept_between_versions():
-    packer, places = Packer(), []
+    packer, places = Flattener(), []
     for value in (1.0, 2.0, 3.0):
         weights = numbered(packer, value)
         assert same_bytes(weights, packed_at_once(two_of(value)))
@@ -134,19 +134,19 @@ def test_memory_is_kept_between_versions():
         lambda w: w.buffer[4:8],
         lambda w: w.buffer.view(np.float32),
         lambda w: memoryview(w.buffer),
-        lambda w: dict(unpack(w))["b"],
-        lambda w: dict(unpack(w))["b"][1:],
-        lambda w: dict(unpack(w))["b"].numpy(),
+        lambda w: dict(unflatten(w))["b"],
+        lambda w: dict(unflatten(w))["b"][1:],
+        lambda w: dict(unflatten(w))["b"].numpy(),
     ],
     ids=["weights", "slice", "numpy view", "memoryview", "tensor", "part of a tensor", "array of a tensor"],
 )
 def test_a_version_that_is_still_read_is_not_written_over(held):
-    packer = Packer()
+    packer = Flattener()
     reader = held(numbered(packer, 1.0))
     read = (lambda: reader.buffer.tobytes()) if isinstance(reader, Weights) else (lambda: np.asarray(reader).tobytes())
     before = read()
     for value in (2.0, 3.0):
-        assert [t[0].item() for _, t in unpack(numbered(packer, value))] == [value] * 2
+        assert [t[0].item() for _, t in unflatten(numbered(packer, value))] == [value] * 2
         assert read() == before
 
 
@@ -159,7 +159,7 @@ def test_other_tensors_than_announced_are_refused():
         ([alike[0], ("b", torch.zeros(3).half())], r"b torch.float16 \[3\] was announced as"),
     ):
         with pytest.raises(ValueError, match=says):
-            Packer().pack(alike, tensors)
+            Flattener().flatten(alike, tensors)
 
 
 def test_a_gpus_tensors_go_through_pinned_memory_and_are_waited_for_once(monkeypatch):
@@ -169,7 +169,7 @@ def test_a_gpus_tensors_go_through_pinned_memory_and_are_waited_for_once(monkeyp
     stream = types.SimpleNamespace(synchronize=lambda: waited.append("waited"))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     tensors = [("a", Elsewhere(torch.ones(3))), ("b", Elsewhere(torch.ones(2)))]
-    weights = Packer().pack(tensors, tensors)
+    weights = Flattener().flatten(tensors, tensors)
     assert asked == [True] and waited == ["waited"]
     assert same_bytes(weights, packed_at_once([("a", torch.ones(3)), ("b", torch.ones(2))]))
 
@@ -186,14 +186,14 @@ class Elsewhere(torch.Tensor):
 
 
 def test_tensors_start_where_every_dtype_may():
-    weights = pack(TENSORS.items())
+    weights = flatten(TENSORS.items())
     assert all(e.offset % ALIGNMENT == 0 for e in weights.manifest)
     assert weights.buffer.dtype == np.uint8 and weights.buffer.nbytes % ALIGNMENT == 0
 
 
 def test_no_tensors():
-    weights = pack([])
-    assert weights.manifest == () and weights.buffer.nbytes == 0 and list(unpack(weights)) == []
+    weights = flatten([])
+    assert weights.manifest == () and weights.buffer.nbytes == 0 and list(unflatten(weights)) == []
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def models(tmp_path_factory):
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_models_own_parameters_fit_its_layout(models, tied):
     layout = Layout.of(models[tied])
-    layout.check(pack(models[tied].named_parameters()))
+    layout.check(flatten(models[tied].named_parameters()))
     assert layout.tied == ({"lm_head.weight"} if tied else set())
     assert ("lm_head.weight" in layout.shapes) is not tied and not layout.fused
 
@@ -236,7 +236,7 @@ def test_all_that_is_wrong_is_named(models):
     given["module.extra"] = torch.zeros(1)
     given["model.norm.weight"] = torch.zeros(2, 32)
     with pytest.raises(ValueError) as caught:
-        Layout.of(models[False]).check(pack(given.items()))
+        Layout.of(models[False]).check(flatten(given.items()))
     message = str(caught.value)
     named, more = re.search(r"missing: (.+?) and (\d+) more; ", message).groups()
     assert len(named.split(", ")) == 3 and set(named.split(", ")) <= set(missing) and int(more) == len(missing) - 3
@@ -277,7 +277,7 @@ def test_adapters_are_merged_one_at_a_time_into_the_bytes_of_merging_all(tmp_pat
         alive -= 1
 
     monkeypatch.setattr(adapters, "_with_deltas", watched)
-    weights = Packer().pack(policy.alike(), policy.tensors())
+    weights = Flattener().flatten(policy.alike(), policy.tensors())
     assert (alive, most) == (0, 1) and made == sum("lora_A" in name for name, _ in policy.trained()) > 6
     assert same_bytes(weights, packed_at_once(expected))
     assert not same_bytes(weights, packed_at_once(policy.alike()))

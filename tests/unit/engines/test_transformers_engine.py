@@ -13,7 +13,7 @@ from align.engines import Sampling
 from align.engines._sampler import draw, sample
 from align.engines.transformers import RunningTransformers, Transformers
 from align.errors import RecipeError, UserError
-from align.weight_sync.packing import pack
+from align.weight_sync.flattening import flatten
 
 MIXTURE = {"num_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2, "head_dim": 8}
 HYBRID = {
@@ -51,7 +51,7 @@ def test_every_kind_of_model_before_and_after_a_push(tmp_path, kind, keys):
     assert gap(ask(engine, prompts(6), 5, 0), model, 0.8) < 1e-5
     model = changed(model, 1)
     model.save_pretrained(tmp_path / "changed")
-    engine.load(1, pack(load_file(tmp_path / "changed" / "model.safetensors").items()))
+    engine.load(1, flatten(load_file(tmp_path / "changed" / "model.safetensors").items()))
     assert gap(ask(engine, prompts(6), 5, 0), model, 0.8) < 1e-5
 
 
@@ -105,7 +105,7 @@ def test_no_prompts_no_groups(folder):
 
 def test_weights_are_cast_to_the_engines_dtype(folder):
     engine, model = started(folder, max_tokens=8), changed(AutoModelForCausalLM.from_pretrained(folder), 5)
-    engine.load(1, pack((n, p.double()) for n, p in model.named_parameters()))
+    engine.load(1, flatten((n, p.double()) for n, p in model.named_parameters()))
     assert gap(ask(engine, prompts(4), 2, 0), model, 1.0) < 1e-5
 
 
@@ -158,7 +158,7 @@ def test_the_scripted_engine_says_its_lines_with_the_models_log_probs(folder):
     assert rollouts[0].trained_ids.tolist() == [4, 18, 5, 2] and rollouts[0].trained_ids.dtype == np.int32
     assert gap(groups, model, 0.7) < 1e-5
     model = changed(model, 1)
-    engine.load(1, pack(model.named_parameters()))
+    engine.load(1, flatten(model.named_parameters()))
     groups = ask(engine, prompts(3), 3, 0)
     assert gap(groups, model, 0.7) < 1e-5 and {v for g in groups for e in g.episodes for v in e.versions.tolist()} == {1}
 

@@ -10,7 +10,7 @@ import pytest
 from helpers.bandit_run import node
 from typer.testing import CliRunner
 
-from align.audit.alone import alone
+from align.audit.default_recipe import default_recipe
 from align.cli import app
 from align.config import recipes, registry
 from align.config.nodes import build_part
@@ -163,4 +163,4 @@ def test_a_part_with_token_ids_of_its_model_is_left_to_the_run(tmp_path):
         "    def penalty(self, ctx, name): return Penalty(value=ctx.exact[name].detach(), loss=ctx.exact[name])\n"
     )
     regularizer = build_part("regularizer", {"name": f"{tmp_path}/ids.py:Ids", "coefficient": 0.1}, "regularizers.ids")
-    check_own_parts(alone(regularizer, "ids"))
+    check_own_parts(default_recipe(regularizer, "ids"))

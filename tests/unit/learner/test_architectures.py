@@ -23,9 +23,9 @@ from align.learner import budgets
 from align.learner import policy as policy_file
 from align.learner.agreement import Agreement, some_rows
 from align.learner.policy import Policy
+from align.weight_sync.flattening import flatten as flatten_weights
+from align.weight_sync.flattening import unflatten
 from align.weight_sync.layout import Layout
-from align.weight_sync.packing import pack as pack_weights
-from align.weight_sync.packing import unpack
 
 NOT_BUILT = {
     "gemma3n": "requires the timm library",
@@ -66,7 +66,7 @@ def one_tokenizer(monkeypatch):
 
 def agreement(policy: Policy) -> Agreement:
     recipe = recipes.build(node(Path(policy.model_dir)))
-    return Agreement(recipe, budgets.on_host(recipe.batch), policy, ROWS, "model")
+    return Agreement(recipe, budgets.cpu_budgets(recipe.batch), policy, ROWS, "model")
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -104,11 +104,11 @@ def test_adapters_are_merged_into_what_is_sent_and_exported(kind: str, tmp_path:
         p.data += 0.1 * torch.randn_like(p)
     check = agreement(policy)
     check.stop_unless_the_models_own()
-    sent = pack_weights(policy.tensors())
+    sent = flatten_weights(policy.tensors())
     assert [(e.name, e.shape) for e in sent.manifest] == [(n, tuple(t.shape)) for n, t in policy.alike()]
     own = type(policy.causal_lm).from_pretrained(tmp_path)
     Layout.of(own).check(sent)
-    assert_same(policy, type(own).from_pretrained(None, config=own.config, state_dict={n: t.clone() for n, t in unpack(sent)}))
+    assert_same(policy, type(own).from_pretrained(None, config=own.config, state_dict={n: t.clone() for n, t in unflatten(sent)}))
     policy.export(tmp_path / "out")
     check.stop_unless_exported(str(tmp_path / "out"))
 

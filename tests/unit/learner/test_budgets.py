@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from align.config import recipes
 from align.config.schema import Batch, Recipe
 from align.errors import UserError
-from align.learner.budgets import ENOUGH_TOKENS, MOST_RECOMPUTED, MOST_TOKENS, Budgets, on_host, planned
-from align.learner.memory import ModelShape, activations, gigabytes, logits, shape_of_config, standing
+from align.learner.budgets import ENOUGH_TOKENS, MOST_RECOMPUTED, MOST_TOKENS, Budgets, budgets_within, cpu_budgets
+from align.learner.memory import ModelShape, activations, gigabytes, logits, permanent_memory, shape_of_config
 
 QWEN = Qwen2Config(
     hidden_size=1536,
@@ -31,7 +31,7 @@ def made(*overrides: str) -> Recipe:
 
 def plan(gigabytes: float, *overrides: str) -> Budgets:
     asked = made(*overrides)
-    return planned(asked, shape_of_config(QWEN, asked.model), gigabytes * GB)
+    return budgets_within(asked, shape_of_config(QWEN, asked.model), gigabytes * GB)
 
 
 def test_the_shape_of_a_configuration():
@@ -46,12 +46,16 @@ def test_the_shape_of_a_configuration():
 def test_what_a_learner_holds():
     """By hand: two bytes a weight; a float32 gradient, two moments and a master; a frozen copy in the policy's dtype."""
     n, shape = 1543714304, shape_of_config(QWEN, made().model)
-    assert standing(made(), shape) == {"weights": 2 * n, "gradients and optimizer": 16 * n, "references": 2 * n}
-    assert standing(made("model.dtype=float32"), shape) == {"weights": 4 * n, "gradients and optimizer": 12 * n, "references": 4 * n}
-    assert standing(made("regularizers.kl.reference=ema"), shape)["references"] == 4 * n
-    assert "references" not in standing(made("model.lora.rank=16"), shape), "the adapter is switched off for it"
-    assert standing(made("algorithm={name: ppo, critic: separate}"), shape)["critic"] == 18 * n
-    assert "critic" not in standing(made("algorithm={name: ppo, critic: shared}"), shape)
+    assert permanent_memory(made(), shape) == {"weights": 2 * n, "gradients and optimizer": 16 * n, "references": 2 * n}
+    assert permanent_memory(made("model.dtype=float32"), shape) == {
+        "weights": 4 * n,
+        "gradients and optimizer": 12 * n,
+        "references": 4 * n,
+    }
+    assert permanent_memory(made("regularizers.kl.reference=ema"), shape)["references"] == 4 * n
+    assert "references" not in permanent_memory(made("model.lora.rank=16"), shape), "the adapter is switched off for it"
+    assert permanent_memory(made("algorithm={name: ppo, critic: separate}"), shape)["critic"] == 18 * n
+    assert "critic" not in permanent_memory(made("algorithm={name: ppo, critic: shared}"), shape)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -92,7 +96,7 @@ def test_a_plan_fits_its_device(size: float, options: tuple[str, ...]):
     shape, found = shape_of_config(QWEN, asked.model), plan(size, *options)
     whole = found.head_elements == found.micro_tokens * shape.vocabulary * 2
     head = logits(asked, shape, found.micro_tokens) if whole else 4 * found.head_elements
-    spent = sum(standing(asked, shape).values()) + activations(asked, shape, found.micro_tokens) + head + found.kept_bytes
+    spent = sum(permanent_memory(asked, shape).values()) + activations(asked, shape, found.micro_tokens) + head + found.kept_bytes
     assert spent <= 0.9 * size * GB and found.micro_tokens <= MOST_TOKENS
     assert whole or found.head_elements <= MOST_RECOMPUTED
     assert whole or found.micro_tokens < ENOUGH_TOKENS, "logits are kept wherever a forward pass of a useful size leaves room for them"
@@ -135,7 +139,7 @@ def test_what_cannot_fit_is_refused_with_the_way_out(size: float, options: tuple
 
 
 def test_without_a_device_of_its_own():
-    assert on_host(Batch())[:2] == (65536, 1 << 24) and on_host(Batch(micro_tokens=7, head_elements=9))[:2] == (7, 9)
+    assert cpu_budgets(Batch())[:2] == (65536, 1 << 24) and cpu_budgets(Batch(micro_tokens=7, head_elements=9))[:2] == (7, 9)
 
 
 def test_sizes_in_words():

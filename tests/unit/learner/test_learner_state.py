@@ -11,7 +11,7 @@ from unit.learner.small import batch, make, parameters
 from align.config.schema import Model
 from align.errors import RunStopped, UserError
 from align.learner.policy import Policy
-from align.weight_sync.packing import unpack
+from align.weight_sync.flattening import unflatten
 
 
 @pytest.mark.parametrize("lora", [0, 4])
@@ -26,7 +26,7 @@ def test_exported_and_published_weights_are_the_policy(model: Path, tmp_path: Pa
         learner.export(str(tmp_path / "model"))
         exported = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
         torch.testing.assert_close(exported(ids).logits, expected, rtol=1e-4, atol=1e-5)
-        published = dict(unpack(learner.weights()))
+        published = dict(unflatten(learner.weights()))
         assert published.keys() == base.keys()
         fresh = AutoModelForCausalLM.from_pretrained(model)
         fresh.load_state_dict(published, strict=False)

@@ -17,7 +17,7 @@ from align.learner.learner import Learner
 from align.learner.mixed_precision_adamw import MasterAdamW
 from align.run.state import RunState
 from align.types import Rewards
-from align.weight_sync.packing import unpack
+from align.weight_sync.flattening import unflatten
 
 PLUGIN = PLUGINS / "systematic.py"
 ADAM = {"lr": 1e-6, "betas": (0.9, 0.99), "weight_decay": 0.1, "fused": True}
@@ -114,7 +114,7 @@ def test_a_resumed_bfloat16_run_is_the_uninterrupted_one(model: Path, tmp_path: 
     whole.save(str(tmp_path / "three"))
     resumed = make(model, "bfloat16", **changes)
     resumed.load(str(tmp_path / "three"))
-    pushed = [dict(unpack(learner.weights())) for learner in (whole, resumed)]
+    pushed = [dict(unflatten(learner.weights())) for learner in (whole, resumed)]
     assert all(torch.equal(pushed[0][n], pushed[1][n]) and pushed[0][n].dtype == torch.bfloat16 for n in pushed[0])
     one, two = (values(learn(learner, range(3, 5))) for learner in (whole, resumed))
     assert all(torch.equal(one[n], two[n]) and one[n].dtype == torch.float32 for n in one)

@@ -21,7 +21,7 @@ from align.experience.packing import pack
 from align.experience.process_rewards import at_tokens
 from align.rewards import Answer, Reward, Stepwise, total
 from align.types import Episode, Group, Prompt, Rewards
-from align.workers.reward_runner import joined, run_rewards
+from align.workers.reward_runner import concatenate_rewards, run_rewards
 
 PIECES = [b"ab", b"c", b"=", b"\xc3", b"\xa9", b" 12", b""]
 """Tokens of several characters, one character in two tokens, and an end token."""
@@ -72,7 +72,7 @@ def test_the_reward_of_an_answer_is_the_sum_of_its_steps_or_what_it_says():
     assert rewards.values.tolist() == [0.25, 1.0, 2.0, 0.0, 3.0] == [total(answer) for answer in answers]
     assert rewards.step_rewards == (steps, steps, steps, (), ())
     assert rewards.parts["form"][2] == 1.0 and rewards.failed == 0
-    assert joined([rewards, rewards]).step_rewards == 2 * rewards.step_rewards
+    assert concatenate_rewards([rewards, rewards]).step_rewards == 2 * rewards.step_rewards
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,15 @@ def test_a_sibling_that_is_missing_is_named_with_its_importer_and_what_was_looke
             "{0}/pkg/absent.py and {0}/pkg/absent/__init__.py",
         ),
         ("from .. import absent", "attempted relative import beyond top-level package"),
+        (
+            "from align.weight_sync.packing import unpack",
+            "align.weight_sync.packing is called align.weight_sync.flattening, and its `unpack` is `unflatten`",
+        ),
+        (
+            "import align.weight_sync.packing",
+            "align.weight_sync.packing is called align.weight_sync.flattening, and its `unpack` is `unflatten`",
+        ),
+        ("from align.core.credit import sequence_log_ratio", "sequence_log_ratio is called align.core.credit.sequence_sum"),
     ],
 )
 def test_every_way_to_import_what_is_missing_is_told_by_its_files(tmp_path, line, says):

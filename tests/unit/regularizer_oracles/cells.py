@@ -16,9 +16,9 @@ from helpers.definitions import every
 from helpers.enumeration import Problem, local_objective, sequence_objective, summed_objective
 from torch import Tensor
 
-from align.audit.alone import alone
+from align.audit.default_recipe import default_recipe
 from align.coefficients.constant import Constant
-from align.config.refusals import Refusal, judged
+from align.config.refusals import Refusal, regularizer_refusal
 from align.config.registry import _complete
 from align.estimators.abs import Abs
 from align.estimators.exact import Exact
@@ -108,13 +108,13 @@ def composed(cell, allow_biased: bool = False, **keys) -> Composed:
 
 def asked(regularizer: Composed, *, on_policy: bool, samples: bool = True) -> Refusal | None:
     """What a recipe of defaults says of it."""
-    return judged(regularizer, alone(regularizer, on_policy=on_policy, samples=samples))
+    return regularizer_refusal(regularizer, default_recipe(regularizer, on_policy=on_policy, samples=samples))
 
 
 def told(regularizer: Composed, *, on_policy: bool, samples: bool = True) -> str | None:
     """The same in words."""
     refusal = asked(regularizer, on_policy=on_policy, samples=samples)
-    return None if refusal is None else refusal.told
+    return None if refusal is None else refusal.message
 
 
 def setting(problem: Problem, policy: str) -> tuple[Tensor, Tensor | None, Tensor]:

@@ -17,7 +17,7 @@ from align.config import recipes
 from align.config.nodes import build_part
 from align.config.schema import RewardLimits
 from align.errors import RecipeError, UserError
-from align.rewards import Reward, started
+from align.rewards import Reward, start_reward
 from align.rewards._scorer import LoadedScorer
 from align.types import Episode, Group, Prompt
 from align.vocabulary.continuation import Continuation
@@ -258,7 +258,7 @@ def test_a_reward_that_keeps_its_model_itself_is_told_where_it_belongs(tmp_path,
         f"class Part:\n    def start(self):\n        {body}\n    def score(self, prompt, response):\n        return 1.0\n"
     )
     with pytest.raises(UserError, match=says):
-        started(build_part("reward", f"{tmp_path}/mine.py:Part", "reward"))
+        start_reward(build_part("reward", f"{tmp_path}/mine.py:Part", "reward"))
 
 
 def test_the_part_scores_as_what_it_starts(folder):

@@ -17,7 +17,7 @@ from align.errors import UserError
 from align.rewards import Reward
 from align.types import Episode, Group, Prompt, Rewards
 from align.workers.deadline import DeadlinePassed
-from align.workers.reward_runner import joined, lost, run_rewards
+from align.workers.reward_runner import concatenate_rewards, failed_rewards, run_rewards
 
 DROP = RewardLimits(seconds=0.2)
 SCORE = RewardLimits(seconds=0.2, on_failure="score", failure_score=-1.5)
@@ -338,7 +338,7 @@ def test_a_reward_of_single_answers_judges_groups_too():
 
 
 def test_lost_groups_are_failures():
-    rewards = lost([group("a", "x", "y"), group("b", "z")], SCORE, "its worker died")
+    rewards = failed_rewards([group("a", "x", "y"), group("b", "z")], SCORE, "its worker died")
     assert rewards.values.tolist() == [-1.5] * 3
     assert (rewards.failed, rewards.first_failure) == (3, "prompt a: its worker died")
 
@@ -349,12 +349,12 @@ def test_joined_shards_are_the_whole():
 
     responses = ["num", "dict", "bad", "num", "dict"]
     whole = run(function, *responses)
-    parts = joined([run_rewards(Programmed(function), DROP, [group(f"p{i}", r)]) for i, r in enumerate(responses)])
+    parts = concatenate_rewards([run_rewards(Programmed(function), DROP, [group(f"p{i}", r)]) for i, r in enumerate(responses)])
     np.testing.assert_array_equal(parts.values, whole.values)
     np.testing.assert_array_equal(parts.parts["a"], whole.parts["a"])
     # The message names the line, the same in both.
     assert (parts.failed, parts.first_failure) == (whole.failed, whole.first_failure)
-    assert joined([]).values.shape == (0,)
+    assert concatenate_rewards([]).values.shape == (0,)
 
 
 def test_a_timeout_is_not_an_exception_that_rewards_catch():

@@ -109,7 +109,7 @@ DAMAGE = {
 }
 
 
-def found(run: Path) -> checkpoints.Found:
+def found(run: Path) -> checkpoints.ResumePoint:
     return checkpoints.newest(run, recipes.build(node(run.parent / "start", steps=4)))
 
 

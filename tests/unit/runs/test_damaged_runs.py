@@ -8,7 +8,7 @@ import pytest
 from helpers.bandit_run import node
 from helpers.models import tiny_model
 
-from align.audit.rollouts import fresh
+from align.audit.rollouts import estimates_of_fresh_answers
 from align.errors import UserError
 from align.run.evaluation import evaluate
 from align.run.model_files import check_files
@@ -64,7 +64,7 @@ def test_eval_and_audit_look_before_they_load(whole: Path, tmp_path: Path):
     shutil.copytree(whole, tmp_path / "model")
     cut("model.safetensors")(tmp_path / "model")
     (tmp_path / "recipe.yaml").write_text(json.dumps(node(whole)))
-    for command in (evaluate, fresh):
+    for command in (evaluate, estimates_of_fresh_answers):
         with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
             command(tmp_path)
 

@@ -373,5 +373,5 @@ def test_the_end_of_a_job_is_a_stop_by_hand(number: int, name: str, tmp_path: Pa
 def test_every_kept_checkpoint_is_complete(tmp_path: Path, mine: str):
     with pytest.raises(UserError):
         start(tmp_path, **with_own(PARTS["Reg"][0], mine))
-    assert checkpoints.kept(tmp_path / "run", "go") is not None
-    assert checkpoints.kept(tmp_path, "go") is None
+    assert checkpoints.continue_hint(tmp_path / "run", "go") is not None
+    assert checkpoints.continue_hint(tmp_path, "go") is None

@@ -19,7 +19,7 @@ from align.types import Episode, Group, Prompt
 from align.workers import open_workers
 from align.workers.local import LocalWorkers
 from align.workers.resources import Need, needs, remedy, too_busy, too_large
-from align.workers.shards import generate, group_chunks, idle, in_order, prompt_seeds, units
+from align.workers.shards import generate, group_chunks, groups_in_order, idle_note, prompt_seeds, units
 
 PLUGIN = PLUGINS / "unreliable.py"
 PROMPTS = [Prompt(id=str(i), text="1", token_ids=(3 + i, 4, 5), fields={"do": do}) for i, do in enumerate(["", "raise", "parts", "hang"])]
@@ -157,7 +157,7 @@ def test_one_two_and_three_processes_generate_the_same_bits(model: Path, max_bat
     found = []
     for workers in (1, 2, 3):
         cut = units(part, asked, 2, 7, workers)
-        found.append(bits(in_order(cut, [engines[i % workers].generate(u.prompts, 2, u.seeds) for i, u in enumerate(cut)])))
+        found.append(bits(groups_in_order(cut, [engines[i % workers].generate(u.prompts, 2, u.seeds) for i, u in enumerate(cut)])))
     assert found[0] == found[1] == found[2] == bits(generate(part, engines[0], asked, 2, 7))
     assert [name for name, *_ in found[0][::2]] == [p.id for p in asked]
     assert found[0][:14] != found[0][14:]
@@ -168,9 +168,9 @@ def test_one_two_and_three_processes_generate_the_same_bits(model: Path, max_bat
     [(8, 2, None), (8, 3, "in 2 units, so 1 of 3 rollout workers"), (512, 2, "in 1 unit, so 1 of 2 rollout workers")],
 )
 def test_workers_without_a_unit_are_reported(max_batch: int, workers: int, told: str | None):
-    found = idle(Transformers(max_batch=max_batch), prompts=8, samples=2, workers=workers)
+    found = idle_note(Transformers(max_batch=max_batch), prompts=8, samples=2, workers=workers)
     assert found is None if told is None else told in found and "engine.max_batch" in found
-    assert idle(Vllm(), prompts=8, samples=2, workers=3) is None
+    assert idle_note(Vllm(), prompts=8, samples=2, workers=3) is None
 
 
 @pytest.mark.parametrize(

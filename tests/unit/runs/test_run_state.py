@@ -31,7 +31,7 @@ from align.run.changes import changes
 from align.run.state import RunState
 from align.train import train
 from align.types import TokenBatch
-from align.weight_sync.packing import pack as pack_weights
+from align.weight_sync.flattening import flatten as flatten_weights
 from align.workers.local import LocalWorkers
 
 STATEFUL = {"name": "adaptive", "target": 0.01, "initial": 0.1, "horizon": 40.0}
@@ -152,7 +152,7 @@ def test_an_engine_that_was_started_is_the_same_bytes(name: str, places: dict[st
         assert started_vllm(built.engine, places)
     else:
         engine = built.engine.start(places["model"], Sampling(max_tokens=4), 8)
-        engine.load(3, pack_weights(engine._model.named_parameters()))
+        engine.load(3, flatten_weights(engine._model.named_parameters()))
         assert engine.version == 3 and built.engine.start(places["model"], Sampling(max_tokens=4), 8).version == 0
     assert pickle.dumps(built) == before and len(before) < 20_000
 

@@ -14,7 +14,7 @@ from align.regularizers import Regularizer
 NAME = "kl"
 
 
-def alone(regularizer: Regularizer, name: str = NAME, *, on_policy: bool = False, samples: bool = True) -> Recipe:
+def default_recipe(regularizer: Regularizer, name: str = NAME, *, on_policy: bool = False, samples: bool = True) -> Recipe:
     """An unchecked recipe with this regularizer: dpo for a link, else grpo, or sft if `samples` is False.
 
     `on_policy`: each batch serves one update; with sft that is always so.
@@ -23,13 +23,13 @@ def alone(regularizer: Regularizer, name: str = NAME, *, on_policy: bool = False
     return dataclasses.replace(_recipe(algorithm, on_policy), regularizers={name: regularizer})
 
 
-def around(part: Any, *, on_policy: bool, samples: bool) -> Setting:
+def default_setting(part: Any, *, on_policy: bool, samples: bool) -> Setting:
     """The setting of a part in a default recipe: inside a regularizer, if regularizers have such parts."""
     kind = next(kind for kind in registry.ROOMS if isinstance(part, registry.contract(kind)))
     default = nodes.build_part("regularizer", {"coefficient": 1.0}, NAME)
     inside = kind in {f.metadata.get("kind") for f in dataclasses.fields(default)}
     regularizer = part if kind == "regularizer" else dataclasses.replace(default, **{kind: part}) if inside else default
-    recipe = alone(regularizer, on_policy=on_policy, samples=samples)
+    recipe = default_recipe(regularizer, on_policy=on_policy, samples=samples)
     if kind == "regularizer" or inside:
         where = f"regularizers.{NAME}" + (f".{kind}" if inside else "")
         return Setting(recipe=recipe, where=where, regularizer=regularizer)

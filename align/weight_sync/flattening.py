@@ -1,4 +1,4 @@
-"""Packs all weights of one version into one flat buffer with a manifest.
+"""Flattens all weights of one version into one buffer with a manifest.
 
 Readers get a buffer in an object store as a read-only view, without a copy.
 """
@@ -39,8 +39,8 @@ class Weights:
         return {e.name: e.shape for e in self.manifest}
 
 
-class Packer:
-    """Packs each version into the same memory, which is pinned if the tensors come from a GPU.
+class Flattener:
+    """Flattens each version into the same memory, which is pinned if the tensors come from a GPU.
 
     The memory is overwritten only after every reference to the previous buffer, or to a view of it, is gone; until then the next
     version gets new memory.
@@ -52,13 +52,13 @@ class Packer:
         self._given: weakref.ref[np.ndarray] | None = None
 
     @torch.no_grad()
-    def pack(self, alike: Iterable[tuple[str, Tensor]], tensors: Iterable[tuple[str, Tensor]]) -> Weights:
+    def flatten(self, alike: Iterable[tuple[str, Tensor]], tensors: Iterable[tuple[str, Tensor]]) -> Weights:
         """Copy named tensors, from any device and in their own dtypes, one at a time; an iterator may compute them lazily.
 
         Args: alike: tensors of the same names, shapes, dtypes and devices, in the same order; their values are not read.
         Raises ValueError if `tensors` differ from `alike`.
         """
-        manifest, size, devices = _laid_out(alike)
+        manifest, size, devices = _manifest_of(alike)
         self._make_room(manifest, size, pinned=any(device.type == "cuda" for device in devices))
         left = iter(manifest)
         for name, tensor in tensors:
@@ -84,13 +84,13 @@ class Packer:
             self._manifest, self._memory = manifest, torch.zeros(size, dtype=torch.uint8, pin_memory=pinned)
 
 
-def pack(tensors: Iterable[tuple[str, Tensor]]) -> Weights:
+def flatten(tensors: Iterable[tuple[str, Tensor]]) -> Weights:
     """Copy named tensors into a new buffer."""
     tensors = list(tensors)
-    return Packer().pack(tensors, tensors)
+    return Flattener().flatten(tensors, tensors)
 
 
-def unpack(weights: Weights) -> Iterator[tuple[str, Tensor]]:
+def unflatten(weights: Weights) -> Iterator[tuple[str, Tensor]]:
     """Named views of the buffer, without copies. They may be read-only: do not write to them."""
     # Unlike `from_numpy` and `frombuffer`, this takes a read-only array without a warning.
     flat = torch.from_dlpack(weights.buffer)
@@ -98,7 +98,7 @@ def unpack(weights: Weights) -> Iterator[tuple[str, Tensor]]:
         yield entry.name, _view(flat, entry)
 
 
-def _laid_out(tensors: Iterable[tuple[str, Tensor]]) -> tuple[tuple[Entry, ...], int, set[torch.device]]:
+def _manifest_of(tensors: Iterable[tuple[str, Tensor]]) -> tuple[tuple[Entry, ...], int, set[torch.device]]:
     """The manifest, the buffer's size in bytes, and the devices of the tensors."""
     manifest, offset, devices = [], 0, set()
     for name, t in tensors:

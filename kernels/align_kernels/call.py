@@ -31,12 +31,12 @@ class Call(NamedTuple):
     kept: Tensor | None
     """Positions of the tokens that count, int64; None: all."""
 
-    def spread(self, values: Tensor) -> Tensor:
+    def with_zeros(self, values: Tensor) -> Tensor:
         """Of the tokens that count -> of all, with zeros for the others: [T'] -> [T]."""
         return values if self.kept is None else values.new_zeros(self.tokens).index_put((self.kept,), values)
 
 
-def prepared(
+def prepare_call(
     hidden: Tensor,
     head: Head,
     labels: Tensor,
