@@ -54,7 +54,6 @@ def _main(arguments: list[str], folder: Path, output: Path) -> None:
             os.dup2(file.fileno(), number)
     sys.argv = ["align", *arguments]
     from align.cli import main
-
     from helpers import blank_plots
 
     blank_plots.install()
