@@ -6,11 +6,16 @@ the standard library's: the tests of a GPU run where little else is installed.
 
 from __future__ import annotations
 
+import gc
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers import shapes
 
+# What is imported and collected lives to the end: the collector would go through its million objects again and again.
+gc.disable()
 shapes.check()
 
 ROOT = Path(__file__).parent
@@ -46,3 +51,21 @@ FIRST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {ROOT / name: i for i, name in enumerate(FIRST)}
     items.sort(key=lambda item: place.get(item.path, len(FIRST)))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_plots() -> Iterator[None]:
+    """Drawing takes a second a run. tests/unit/telemetry draws."""
+    if "align.train" not in sys.modules:
+        yield
+        return
+    from helpers import blank_plots
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("align.telemetry.plots.draw", blank_plots.blank)
+        yield

@@ -13,7 +13,7 @@ from typing import NamedTuple
 PRELOADED = [
     "align.cli",
     "align.train",
-    "align.telemetry.plots",
+    "helpers.blank_plots",
     "align.engines.transformers",
     "align.workers.cluster",
     "align.workers.local",
@@ -54,5 +54,7 @@ def _main(arguments: list[str], folder: Path, output: Path) -> None:
             os.dup2(file.fileno(), number)
     sys.argv = ["align", *arguments]
     from align.cli import main
+    from helpers import blank_plots
 
+    blank_plots.install()
     main()

@@ -57,7 +57,7 @@ def updated(folder: Path, divergence: str, launched: list) -> int:
             "model": {"path": str(tiny_model(folder))},
             "sampling": {"max_tokens": 6},
             "optimizer": {"lr": 1e-2},
-            "batch": {"prompts": 4, "samples": 3, "micro_tokens": 10_000, "head_elements": 2 * CHUNK * VOCABULARY},
+            "batch": {"prompts": 2, "samples": 3, "micro_tokens": 10_000, "head_elements": 2 * CHUNK * VOCABULARY},
             "workers": {"backend": "local"},
             "evaluation": {"every": -1},
             "head": {"backend": "triton"},
@@ -65,9 +65,9 @@ def updated(folder: Path, divergence: str, launched: list) -> int:
         }
     )
     learner = Learner(built, str(folder))
-    rewards = Rewards(values=np.random.default_rng(0).random(12).astype(np.float32))
+    rewards = Rewards(values=np.random.default_rng(0).random(6).astype(np.float32))
     betas = {name: r.coefficient.beta(0, r.coefficient.initial_state()) for name, r in built.regularizers.items()}
-    batch = prepare_batch(built, learner.compute_logprobs(replace(pack(groups(), rewards), betas=betas)))
+    batch = prepare_batch(built, learner.compute_logprobs(replace(pack(groups()[:2], rewards), betas=betas)))
     launched.clear()
     assert learner.update(batch, 0)["divergence/d"].mean == pytest.approx(0, abs=1e-6)
     return len(batch.tokens)

@@ -88,7 +88,7 @@ def test_float64_has_its_digits(name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_row_whose_label_is_no_centre_is_read_again(name):
-    z, u, labels = logits(2, 139, 1e-2)
+    z, u, labels = logits(1, 139, 1e-2)
     labels[:] = 7
     z[:, 7], u[:, 7] = -12.0, -9.0
     expected, S_expected = exact(name, z, u, labels)
@@ -101,7 +101,7 @@ def test_a_row_whose_label_is_no_centre_is_read_again(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_a_label_whose_log_ratio_is_large_beside_the_divergence_is_none(name):
     """L is small enough, but the gap would cancel."""
-    z, u, labels = logits(2, 139, 1e-3)
+    z, u, labels = logits(1, 139, 1e-3)
     labels[:] = 7
     z[:, 7], u[:, 7] = -12.0, -12.5
     assert (found(name, z, u, labels, again=False)[1] < 0).all(), "one reading would have done, so this test shows nothing"

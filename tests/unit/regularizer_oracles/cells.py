@@ -59,6 +59,8 @@ ESTIMATORS = {
     "k3+": StraightThrough(of="k3"),
     "abs+": StraightThrough(of="abs"),
 }
+UNIFORM = Uniform()
+"""One object, so that forms are equal and judged once."""
 OF_KL = ("k1", "k2", "k3", "abs", "k1+", "k3+", "abs+")
 OF_ANY = ("sampled", "exact", "top_2")
 PLUS = ("k1+", "k3+", "abs+")
@@ -97,7 +99,7 @@ def composed(cell, allow_biased: bool = False, **keys) -> Composed:
         divergence=DIVERGENCES[divergence][0],
         estimator=ESTIMATORS[estimator],
         coefficient=Constant(1.0),
-        weighting=Uniform(),
+        weighting=UNIFORM,
         reference=None,
         placement=placement,
         credit=credit,

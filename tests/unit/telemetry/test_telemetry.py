@@ -280,7 +280,7 @@ def test_finish_writes_everything_and_says_where(tmp_path, screen):
     run.finish({"before": {"sort/pass@1": 0.5}, "after": {"sort/pass@1": math.nan}, "tokens/s": None, "model": "m"})
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary == {"before": {"sort/pass@1": 0.5}, "after": {"sort/pass@1": None}, "tokens/s": None, "model": "m"}
-    assert (tmp_path / "run" / "plots" / "training.png").is_file()
+    assert (tmp_path / "run" / "plots" / "training.png").read_bytes()[:4] == b"\x89PNG"
     assert "summary.json, plots/training.png" in screen.file.getvalue() and "sort/pass@1" in screen.file.getvalue()
 
 
