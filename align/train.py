@@ -17,7 +17,7 @@ from align.config.nodes import resolved
 from align.config.schema import Recipe
 from align.disk import writing
 from align.errors import RunStopped
-from align.experience import task_data
+from align.experience import judged_rows, task_data
 from align.experience.examples import Examples
 from align.experience.packing import pack
 from align.experience.prepare import prepare_batch
@@ -37,7 +37,7 @@ from align.run.positions import check_positions
 from align.run.reward_failures import RewardFailures
 from align.run.signals import defer_stop, stoppable
 from align.run.state import RunState
-from align.run.step_metrics import answer_metrics, beta_metrics, reward_metrics, staleness_metrics
+from align.run.step_metrics import answer_metrics, beta_metrics, reward_metrics, staleness_metrics, weighting_metrics
 from align.run.watchdog import Watchdog
 from align.telemetry import Telemetry
 from align.telemetry.writers import read
@@ -119,7 +119,7 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: Opened, t
     transformers_logging.disable_progress_bar()
     # Report a bad row before a warm start is trained.
     with phases.of("data"):
-        given = [*task_data.examples(recipe.task), *task_data.rankings(recipe.task)]
+        given = [*judged_rows.examples(recipe), *task_data.rankings(recipe.task)]
     for change in opened.leg.data(given):
         telemetry.note(f"resuming with {change}")
     with phases.of("initial model" if recipe.model.recipe is None else "warm start"):
@@ -136,8 +136,7 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: Opened, t
         telemetry.note(note)
     longest = max([examples.max_prompt_tokens, *(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)])
     check_positions(recipe, model_dir, longest, examples, suites.rankings)
-    with phases.of("learner and engine" if recipe.workers.backend == "local" else "Ray, learner and engines"):
-        workers = open_workers(recipe, model_dir, longest, address)
+    workers = open_workers(recipe, model_dir, longest, address, phase=phases.of)
     for note in model_notes(recipe.model, model_dir, workers.learner_on_gpu):
         telemetry.note(note)
     if recipe.algorithm.samples and (note := idle(recipe.engine, recipe.batch.prompts, recipe.batch.samples, recipe.workers.rollout)):
@@ -296,9 +295,10 @@ class Run:
         count = len(batch.seq_ids)
         self.tokens, self.step_seconds = self.tokens + count, self.step_seconds + seconds
         means = {name: stat.mean for name, stat in stats.items()}
+        weighed = beta_metrics(batch) | weighting_metrics(recipe, batch)
         moved = sync | staleness | self.workers.learner.exchange.take()
         rates = {"response/length": count / len(batch.lengths), "tokens/s": count / seconds}
-        self.report(step, {**means, **counted, **beta_metrics(batch), **batch.shaped, **moved, **rates}, began)
+        self.report(step, {**means, **counted, **weighed, **batch.shaped, **moved, **rates}, began)
 
     def report(self, step: int, metrics: dict[str, float], began: float) -> None:
         """Write the metrics of a step with its times, the memory of the processes and what the detectors find. Raises RunStopped."""
