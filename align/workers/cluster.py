@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -49,15 +49,25 @@ NO_ENGINES = Need("rollout", 0, 0.0, 0.0)
 class RayWorkers:
     """See `align.workers.Workers`. Raises UserError if the actors do not fit into the cluster, RunStopped if they do not start."""
 
-    def __init__(self, recipe: Recipe, model_dir: str, max_prompt_tokens: int, address: str | None, learns: bool = True):
+    def __init__(
+        self,
+        recipe: Recipe,
+        model_dir: str,
+        max_prompt_tokens: int,
+        address: str | None,
+        learns: bool = True,
+        phase: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    ):
         self.recipe = recipe
         self.pools: list[Pool] = []
         self.learner_actor: Any = None
-        self.joined = connect(address)
+        with phase("Ray"):
+            self.joined = connect(address)
         self.stacks = TemporaryDirectory(prefix="align-stacks-")
         job = Job(resolved(recipe), plugins_of(recipe), os.path.abspath(model_dir), max_prompt_tokens, self.stacks.name)
         try:
-            self._place(job, learns)
+            with phase("learner and engines" if learns else "engines"):
+                self._place(job, learns)
         except BaseException:
             self.close()
             raise
