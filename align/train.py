@@ -42,6 +42,7 @@ from align.run.watchdog import Watchdog
 from align.telemetry import Telemetry
 from align.telemetry.writers import read
 from align.types import Group, Rewards
+from align.vocabulary.exported import seal
 from align.vocabulary.files import load_tokenizer
 from align.vocabulary.model_folder import checked, name_turn_end
 from align.vocabulary.words import Words
@@ -215,6 +216,8 @@ class Run:
             self.workers.learner.export(str(self.run_dir / "model"))
         if self.examples.conversations:
             name_turn_end(str(self.run_dir / "model"))
+        with phases.of("export"), writing(self.run_dir / "model"):
+            seal(self.run_dir / "model")
         after = {}
         if evaluation.every >= 0:
             with phases.of("last evaluation"):
