@@ -176,7 +176,7 @@ class Run:
         self.version = 0
         """Version of the published learner's weights: one more than the last trained step."""
         self.failures = RewardFailures()
-        self.due = Due(recipe.checkpoint)
+        self.due, self.saver = Due(recipe.checkpoint), checkpoints.Saver(run_dir, recipe)
         self.watchdog = Watchdog(workers, run_dir / "stacks", telemetry.note)
         self.diagnostics = diagnostics(recipe)
         self.nothing_learned = 0
@@ -213,10 +213,10 @@ class Run:
             self.keep(step, stop)
             raise
         with phases.of("export"):
+            self.saver.wait()
             self.workers.learner.export(str(self.run_dir / "model"))
-        if self.examples.conversations:
-            name_turn_end(str(self.run_dir / "model"))
-        with phases.of("export"), writing(self.run_dir / "model"):
+            if self.examples.conversations:
+                name_turn_end(str(self.run_dir / "model"))
             seal(self.run_dir / "model")
         after = {}
         if evaluation.every >= 0:
@@ -245,16 +245,17 @@ class Run:
 
         A batch of which updates were applied counts as trained; the coefficients then have their states before it.
         """
-        if self.updating and not isinstance(stop, Exception):
-            return  # a second Ctrl-C: the learner may still be applying the update
+        cut_short = self.updating and not isinstance(stop, Exception)  # a second Ctrl-C: the learner may still be applying the update
         learner = self.workers.learner
         try:
             with defer_stop():
-                if not learner.whole:
+                self.saver.wait()
+                if cut_short or not learner.whole:
                     return
                 if learner.version > self.batches:
                     self.state.step = step + 1
                 self.checkpoint()
+                self.saver.wait()
         except Exception as error:  # the exception that stopped the run matters more
             if str(error) != str(stop):
                 self.telemetry.note(f"no checkpoint could be kept: {error}")
@@ -355,7 +356,7 @@ class Run:
 
     def checkpoint(self) -> None:
         with self.watchdog.phase("checkpoint"):
-            checkpoints.save(self.run_dir, self.state, self.workers.learner, self.recipe)
+            self.saver.save(self.state, self.workers.learner)
             self.due.saved()
 
     def sync(self, version: int) -> dict[str, float]:

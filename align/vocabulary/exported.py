@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from align import manifest
+from align.disk import writing
 from align.errors import UserError
 
 ADAPTER = "adapter"
@@ -13,10 +14,11 @@ ADAPTER = "adapter"
 
 
 def seal(folder: Path) -> None:
-    """Write the manifest of a model folder whose files are complete, and that of its adapter."""
-    for inner in (folder / ADAPTER, folder):
-        if inner.is_dir():
-            manifest.write(inner, manifest.entries(inner))
+    """Write the manifest of a model folder whose files are complete, and that of its adapter. Raises WriteFailed."""
+    with writing(f"the manifest of the model {folder}"):
+        for inner in (folder / ADAPTER, folder):
+            if inner.is_dir():
+                manifest.write(inner, manifest.entries(inner))
 
 
 def refuse_damaged(folder: str | Path, where: str) -> None:

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 from align.config.schema import Recipe
 from align.errors import UserError
-from align.manifest import Entry
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.weight_sync.packing import Weights
 from align.workers.exchange import Exchange
@@ -45,9 +44,7 @@ class LearnerLike(Protocol):
 
     def weights(self) -> Weights: ...
 
-    def save(self, folder: str) -> dict[str, Entry]:
-        """Write the state; returns the manifest's entry of each file, by its name in `folder`."""
-        ...
+    def save(self, folder: str) -> None: ...
 
     def load(self, folder: str) -> None: ...
 

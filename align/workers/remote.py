@@ -10,7 +10,6 @@ import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 
 from align.errors import RunStopped, UserError
-from align.manifest import Entry
 from align.types import Stat, TokenBatch
 from align.weight_sync.packing import Weights
 from align.workers.exchange import Exchange
@@ -115,8 +114,8 @@ class RemoteLearner:
     def weights(self) -> Weights:
         return self._call("weights")
 
-    def save(self, folder: str) -> dict[str, Entry]:
-        return self._call("save", os.path.abspath(folder))
+    def save(self, folder: str) -> None:
+        self._call("save", os.path.abspath(folder))
 
     def load(self, folder: str) -> None:
         self._call("load", os.path.abspath(folder))

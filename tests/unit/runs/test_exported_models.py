@@ -43,7 +43,10 @@ def flipped(name: str) -> Callable[[Path], None]:
 
 DAMAGE = {
     "weights": (flipped(WEIGHTS), r"model\.safetensors: sha256 "),
-    "config": (lambda m: (m / "config.json").write_text((m / "config.json").read_text() + "\n"), r"config\.json: size \d+, manifest says \d+"),
+    "config": (
+        lambda m: (m / "config.json").write_text((m / "config.json").read_text() + "\n"),
+        r"config\.json: size \d+, manifest says \d+",
+    ),
     "no tokenizer": (lambda m: (m / "tokenizer.json").unlink(), r"tokenizer\.json: missing"),
     "manifest cut short": (lambda m: (m / "manifest.json").write_text('{"files"'), r"manifest\.json: cut short"),
 }
@@ -63,7 +66,10 @@ def test_damage_is_said_with_the_name_of_the_file(kind: str, model: Path):
     ("changes", "where"),
     [
         ({}, "model.path"),
-        ({"regularizers": {"kl": {"coefficient": 0.1, "reference": {"name": "checkpoint", "path": "MODEL"}}}}, "reference checkpoint: path"),
+        (
+            {"regularizers": {"kl": {"coefficient": 0.1, "reference": {"name": "checkpoint", "path": "MODEL"}}}},
+            "reference checkpoint: path",
+        ),
         ({"regularizers": {"kl": {"coefficient": 0.1, "reference": {"name": "teacher", "path": "MODEL"}}}}, "reference teacher: path"),
         ({"algorithm": {"name": "ppo", "critic": {"name": "separate", "path": "MODEL"}}}, "critic separate: path"),
         ({"reward": {"name": "learned", "path": "MODEL"}}, "reward learned: path"),
