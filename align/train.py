@@ -201,13 +201,15 @@ class Run:
         step = first
         try:
             with phases.of("training"):
+                if evaluation.between(first, recipe.steps):
+                    self.evaluate(first)  # the leg before ended before it, or has written it among the lines that are written again
                 for step in range(first, recipe.steps):
                     self.step(step)
                     done = step + 1
                     if done == recipe.steps or self.due.after(done):
                         state.step = done
                         self.checkpoint()
-                    if evaluation.every > 0 and done % evaluation.every == 0 and done < recipe.steps:
+                    if evaluation.between(done, recipe.steps):
                         self.evaluate(done)
         except BaseException as stop:
             self.keep(step, stop)
