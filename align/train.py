@@ -286,25 +286,25 @@ class Run:
             batch = self.workers.learner.compute_logprobs(batch)
         batch = prepare_batch(self.recipe, batch, self.state.coefficients)
         self.updating = True
-        with defer_stop():
+        with defer_stop():  # a step that was learned has its line of metrics
             with self.timed("update"):
                 stats = self.workers.learner.update(batch, step)
             self.state.control(batch, stats)
             self.state.step = self.version = step + 1
             self.batches += 1
             self.updating = False
-        if step == 0:
-            for note in notes.of_distances(self.recipe, stats):
-                self.telemetry.note(note)
-        sync = self.sync(step + 1) if self.recipe.algorithm.samples else {}
-        seconds = time.perf_counter() - began
-        count = len(batch.seq_ids)
-        self.tokens, self.step_seconds = self.tokens + count, self.step_seconds + seconds
-        means = {name: stat.mean for name, stat in stats.items()}
-        weighed = beta_metrics(batch) | weighting_metrics(recipe, batch)
-        moved = sync | staleness | self.workers.learner.exchange.take()
-        rates = {"response/length": count / len(batch.lengths), "tokens/s": count / seconds}
-        self.report(step, {**means, **counted, **weighed, **batch.shaped, **moved, **rates}, began)
+            if step == 0:
+                for note in notes.of_distances(self.recipe, stats):
+                    self.telemetry.note(note)
+            sync = self.sync(step + 1) if self.recipe.algorithm.samples else {}
+            seconds = time.perf_counter() - began
+            count = len(batch.seq_ids)
+            self.tokens, self.step_seconds = self.tokens + count, self.step_seconds + seconds
+            means = {name: stat.mean for name, stat in stats.items()}
+            weighed = beta_metrics(batch) | weighting_metrics(recipe, batch)
+            moved = sync | staleness | self.workers.learner.exchange.take()
+            rates = {"response/length": count / len(batch.lengths), "tokens/s": count / seconds}
+            self.report(step, {**means, **counted, **weighed, **batch.shaped, **moved, **rates}, began)
 
     def report(self, step: int, metrics: dict[str, float], began: float) -> None:
         """Write the metrics of a step with its times, the memory of the processes and what the detectors find. Raises RunStopped."""

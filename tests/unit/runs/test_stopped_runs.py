@@ -128,6 +128,30 @@ def test_ctrl_c_waits_for_the_update_it_falls_into(tmp_path: Path, monkeypatch, 
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_step_that_was_learned_before_the_stop_has_its_metrics(tmp_path: Path, monkeypatch, listening):
+    """Ctrl-C falls into the update, or between it and the line of metrics."""
+    for number, (place, owner) in enumerate((("update", Learner), ("publish", LocalWorkers))):
+        method, calls = getattr(owner, place), []
+
+        def ring(self, *args, method=method, calls=calls):
+            found = method(self, *args)
+            calls.append(1)
+            if len(calls) == 2:
+                signal.raise_signal(signal.SIGINT)
+            return found
+
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, place, ring)
+            with pytest.raises(KeyboardInterrupt):
+                start(folder)
+        assert kept(folder) == ["step_000002"]
+        start(folder, resume=True)
+        lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [0, 1, 2, 3]
+
+
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path, monkeypatch, listening):
     monkeypatch.setattr(Learner, "update", pressed(2))
     with pytest.raises(KeyboardInterrupt):
