@@ -21,11 +21,12 @@ from align.config.nodes import plugins_of, resolved
 from align.config.schema import Recipe
 from align.errors import RunStopped, UserError
 from align.types import Group, Prompt, Rewards
+from align.workers import head
 from align.workers.actors import Job, LearnerActor, RewardActor, RolloutActor
 from align.workers.connect import connect
 from align.workers.pool import CallFailed, Pool
 from align.workers.processes import resident, write_stacks
-from align.workers.remote import DIED, RemoteLearner, death_reason, get_result
+from align.workers.remote import DIED, RemoteLearner, death_reason, finished, get_result
 from align.workers.resources import Need, needs, remedy, too_busy, too_large
 from align.workers.reward_runner import joined, lost
 from align.workers.shards import evenly, group_chunks, in_order, units
@@ -63,6 +64,9 @@ class RayWorkers:
         self.learner_actor: Any = None
         with phase("Ray"):
             self.joined = connect(address)
+            if self.joined and not (address or "").startswith("ray://"):
+                patience = head.PRIVATE_SECONDS if address is None else head.ATTACHED_SECONDS
+                head.watch(ray.get_runtime_context().gcs_address, patience)
         self.stacks = TemporaryDirectory(prefix="align-stacks-")
         job = Job(resolved(recipe), plugins_of(recipe), os.path.abspath(model_dir), max_prompt_tokens, self.stacks.name)
         try:
@@ -105,7 +109,7 @@ class RayWorkers:
         starting |= {actor.start.remote(): pool.role for pool in self.pools for actor in pool.actors}
         deadline = time.monotonic() + self.recipe.workers.start_timeout
         while starting:
-            done, _ = ray.wait(list(starting), timeout=max(deadline - time.monotonic(), 0.0))
+            done, _ = finished(list(starting), 1, deadline - time.monotonic())
             if not done:
                 free = ray.available_resources()
                 raise RunStopped(
@@ -178,10 +182,12 @@ class RayWorkers:
 
     def close(self) -> None:
         # Of a cluster whose head is gone nothing can be ended, and the error that the run has met says more.
-        with suppress(RayError, ConnectionError, RuntimeError):
-            self._end_actors()
+        if not head.lost():
+            with suppress(RayError, ConnectionError, RuntimeError):
+                self._end_actors()
         if self.joined:
             self.joined = False
+            head.leave()
             ray.shutdown()
         self.stacks.cleanup()
 
