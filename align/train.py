@@ -17,7 +17,7 @@ from align.config.nodes import resolved
 from align.config.schema import Recipe
 from align.disk import writing
 from align.errors import RunStopped
-from align.experience import task_data
+from align.experience import judged_rows, task_data
 from align.experience.examples import Examples
 from align.experience.packing import pack
 from align.experience.prepare import prepare_batch
@@ -39,11 +39,12 @@ from align.run.reward_failures import RewardFailures
 from align.run.samples import SampleLog
 from align.run.signals import defer_stop, stoppable
 from align.run.state import RunState
-from align.run.step_metrics import answer_metrics, beta_metrics, reward_metrics, staleness_metrics
+from align.run.step_metrics import answer_metrics, beta_metrics, reward_metrics, staleness_metrics, weighting_metrics
 from align.run.watchdog import Watchdog
 from align.telemetry import Telemetry
 from align.telemetry.writers import read
 from align.types import Group, Rewards
+from align.vocabulary.exported import seal
 from align.vocabulary.files import load_tokenizer
 from align.vocabulary.model_folder import checked, name_turn_end
 from align.vocabulary.words import Words
@@ -121,7 +122,7 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: OpenedRun
     transformers_logging.disable_progress_bar()
     # Report a bad row before a warm start is trained.
     with phases.of("data"):
-        given = [*task_data.examples(recipe.task), *task_data.rankings(recipe.task)]
+        given = [*judged_rows.examples(recipe), *task_data.rankings(recipe.task)]
     for change in opened.leg.data(given):
         telemetry.note(f"resuming with {change}")
     with phases.of("initial model" if recipe.model.recipe is None else "warm start"):
@@ -138,8 +139,7 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: OpenedRun
         telemetry.note(note)
     longest = max([examples.max_prompt_tokens, *(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)])
     check_positions(recipe, model_dir, longest, examples, suites.rankings)
-    with phases.of("learner and engine" if recipe.workers.backend == "local" else "Ray, learner and engines"):
-        workers = open_workers(recipe, model_dir, longest, address)
+    workers = open_workers(recipe, model_dir, longest, address, phase=phases.of)
     for note in model_notes(recipe.model, model_dir, workers.learner_on_gpu):
         telemetry.note(note)
     if recipe.algorithm.samples and (note := idle_note(recipe.engine, recipe.batch.prompts, recipe.batch.samples, recipe.workers.rollout)):
@@ -181,7 +181,7 @@ class Run:
         self.version = 0
         """Version of the published learner's weights: one more than the last trained step."""
         self.failures = RewardFailures()
-        self.due = Due(recipe.checkpoint)
+        self.due, self.saver = Due(recipe.checkpoint), checkpoints.Saver(run_dir, recipe)
         self.held_out = HeldOut(recipe, suites, workers, samples, pad_id, telemetry.note)
         self.watchdog = Watchdog(workers, run_dir / "stacks", telemetry.note)
         self.diagnostics = diagnostics(recipe)
@@ -207,21 +207,25 @@ class Run:
         step = first
         try:
             with phases.of("training"):
+                if evaluation.between(first, recipe.steps):
+                    self.evaluate(first)  # the leg before ended before it, or has written it among the lines that are written again
                 for step in range(first, recipe.steps):
                     self.step(step)
                     done = step + 1
                     if done == recipe.steps or self.due.after(done):
                         state.step = done
                         self.checkpoint()
-                    if evaluation.every > 0 and done % evaluation.every == 0 and done < recipe.steps:
+                    if evaluation.between(done, recipe.steps):
                         self.evaluate(done)
         except BaseException as stop:
             self.save_after(step, stop)
             raise
         with phases.of("export"):
+            self.saver.wait()
             self.workers.learner.export(str(self.run_dir / "model"))
-        if self.examples.conversations:
-            name_turn_end(str(self.run_dir / "model"))
+            if self.examples.conversations:
+                name_turn_end(str(self.run_dir / "model"))
+            seal(self.run_dir / "model")
         after = {}
         if evaluation.every >= 0:
             with phases.of("last evaluation"):
@@ -249,16 +253,17 @@ class Run:
 
         A batch of which updates were applied counts as trained; the coefficients then have their states before it.
         """
-        if self.updating and not isinstance(stop, Exception):
-            return  # a second Ctrl-C: the learner may still be applying the update
+        cut_short = self.updating and not isinstance(stop, Exception)  # a second Ctrl-C: the learner may still be applying the update
         learner = self.workers.learner
         try:
             with defer_stop():
-                if not learner.whole:
+                self.saver.wait()
+                if cut_short or not learner.whole:
                     return
                 if learner.version > self.batches:
                     self.state.step = step + 1
                 self.checkpoint()
+                self.saver.wait()
         except Exception as error:  # the exception that stopped the run matters more
             if str(error) != str(stop):
                 self.telemetry.note(f"no checkpoint could be kept: {error}")
@@ -288,25 +293,26 @@ class Run:
         batch = prepare_batch(self.recipe, batch, self.state.coefficients)
         written = self.samples.of_step(step, groups, rewards, batch, self.workers.learner)
         self.updating = True
-        with defer_stop():
+        with defer_stop():  # a step that was learned has its line of metrics
             with self.timed("update"):
                 stats = self.workers.learner.update(batch, step)
             self.state.control(batch, stats)
             self.state.step = self.version = step + 1
             self.batches += 1
             self.updating = False
-        if step == 0:
-            for note in notes.distance_notes(self.recipe, stats):
-                self.telemetry.note(note)
-        sync = self.sync(step + 1) if self.recipe.algorithm.samples else {}
-        seconds = time.perf_counter() - began
-        count = len(batch.seq_ids)
-        self.tokens, self.step_seconds = self.tokens + count, self.step_seconds + seconds
-        means = {name: stat.mean for name, stat in stats.items()}
-        moved = sync | staleness | self.workers.learner.exchange.take()
-        rates = {"response/length": count / len(batch.lengths), "tokens/s": count / seconds}
-        self.report(step, {**means, **counted, **beta_metrics(batch), **batch.shaped, **moved, **rates}, began)
-        self.telemetry.samples(step, written, self.samples.lines(written))
+            if step == 0:
+                for note in notes.distance_notes(self.recipe, stats):
+                    self.telemetry.note(note)
+            sync = self.sync(step + 1) if self.recipe.algorithm.samples else {}
+            seconds = time.perf_counter() - began
+            count = len(batch.seq_ids)
+            self.tokens, self.step_seconds = self.tokens + count, self.step_seconds + seconds
+            means = {name: stat.mean for name, stat in stats.items()}
+            weighed = beta_metrics(batch) | weighting_metrics(recipe, batch)
+            moved = sync | staleness | self.workers.learner.exchange.take()
+            rates = {"response/length": count / len(batch.lengths), "tokens/s": count / seconds}
+            self.report(step, {**means, **counted, **weighed, **batch.shaped, **moved, **rates}, began)
+            self.telemetry.samples(step, written, self.samples.lines(written))
 
     def report(self, step: int, metrics: dict[str, float], began: float) -> None:
         """Write the metrics of a step with its times, the memory of the processes and what the detectors find. Raises RunStopped."""
@@ -360,7 +366,7 @@ class Run:
 
     def checkpoint(self) -> None:
         with self.watchdog.phase("checkpoint"):
-            checkpoints.save(self.run_dir, self.state, self.workers.learner, self.recipe)
+            self.saver.save(self.state, self.workers.learner)
             self.due.saved()
 
     def sync(self, version: int) -> dict[str, float]:

@@ -192,6 +192,10 @@ class Evaluation:
     problems: AtLeastOne = 192
     samples: AtLeastOne = 8
 
+    def between(self, done: int, steps: int) -> bool:
+        """Whether one comes after `done` of `steps` steps, besides those before and after training."""
+        return self.every > 0 and 0 < done < steps and done % self.every == 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from align.critics import Critic, RunningCritic
 from align.errors import UserError
+from align.vocabulary.exported import refuse_damaged
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy
@@ -43,6 +44,8 @@ class Separate(Critic):
         from align.learner.reward_model import RewardModel  # noqa: PLC0415  (the learner's libraries take seconds to import)
 
         where = "critic separate: path"
+        if self.path is not None:
+            refuse_damaged(self.path, where)
         scorer = RewardModel(self.path or policy.model_dir, replace(policy.options, lora=Lora()), where)
         other = scorer.tokenizer.get_vocab()
         differing = sorted(t for t, i in policy.tokenizer.get_vocab().items() if other.get(t) != i)

@@ -13,7 +13,6 @@ from align.disk import writing
 from align.errors import UserError
 from align.learner import references, tensor_files
 from align.learner.mixed_precision_adamw import MasterAdamW
-from align.manifest import Entry
 from align.references import RunningReference
 
 
@@ -50,10 +49,10 @@ def _trained(learner: Checkpointed) -> dict[str, Any]:
     }
 
 
-def save(learner: Checkpointed, folder: str) -> dict[str, Entry]:
-    """Save `state_dict` into a folder; returns the manifest's entry of each file. Raises WriteFailed for a full disk."""
+def save(learner: Checkpointed, folder: str) -> None:
+    """Save `state_dict` into a folder. Raises WriteFailed for a full disk."""
     with writing(folder):
-        return tensor_files.save(Path(folder), state_dict(learner))
+        tensor_files.save(Path(folder), state_dict(learner))
 
 
 def load(learner: Checkpointed, folder: str) -> None:

@@ -29,7 +29,6 @@ from align.learner.policy import Policy
 from align.learner.reference_states import ReferenceStates
 from align.learner.reward_model import RewardModel
 from align.learner.token_penalties import TokenPenalties, token_penalties
-from align.manifest import Entry
 from align.references import OwnModel
 from align.regularizers import referenced
 from align.types import RewardModelContext, Stat, TokenBatch, TokenContext
@@ -275,8 +274,8 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         checkpoint.load_state_dict(self, state)
 
-    def save(self, folder: str) -> dict[str, Entry]:
-        return checkpoint.save(self, folder)
+    def save(self, folder: str) -> None:
+        checkpoint.save(self, folder)
 
     def load(self, folder: str) -> None:
         checkpoint.load(self, folder)

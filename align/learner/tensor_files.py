@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +15,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from align.errors import UserError
-from align.manifest import THREADS, Entry, entry
 
 PLAN = "state.json"
 FILE_BYTES = 1 << 28
-"""A file ends with the tensor that reaches this size: while one is written, those before it are hashed."""
+"""A file ends with the tensor that reaches this size: files are hashed side by side."""
 
 
-def save(folder: Path, state: Mapping[str, Any]) -> dict[str, Entry]:
-    """Write a state into a folder, bit for bit, and wait for the disk. Returns the manifest's entry of each file.
+def save(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write a state into a folder, bit for bit.
 
     Raises: UserError for a value that is neither a tensor nor a JSON value, with the keys that lead to it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     plan = _planned(state, "", tensors)
-    with ThreadPoolExecutor(THREADS) as pool:
-        written = {}
-        for number, part in enumerate(_files(tensors)):
-            name = f"tensors_{number:05d}.safetensors"
-            save_file(part, folder / name)
-            written[name] = pool.submit(entry, folder / name)
-        (folder / PLAN).write_text(json.dumps({"files": list(written), "state": plan}))
-        written[PLAN] = pool.submit(entry, folder / PLAN)
-        return {name: found.result() for name, found in written.items()}
+    names = []
+    for number, part in enumerate(_files(tensors)):
+        names.append(f"tensors_{number:05d}.safetensors")
+        save_file(part, folder / names[-1])
+    (folder / PLAN).write_text(json.dumps({"files": names, "state": plan}))
 
 
 def load(folder: Path) -> dict[str, Any]:

@@ -25,7 +25,9 @@ class TokenPenalties:
     """float32 [T] by regularizer: its value, weighted, before the coefficient. A token's loss or reward has the coefficient times this."""
 
 
-def token_penalties(recipe: Recipe, batch: TokenBatch, contexts: Iterable[tuple[Tensor, TokenContext | RewardModelContext]]) -> TokenPenalties:
+def token_penalties(
+    recipe: Recipe, batch: TokenBatch, contexts: Iterable[tuple[Tensor, TokenContext | RewardModelContext]]
+) -> TokenPenalties:
     """Args: contexts: the forward passes of the batch's micro-batches, each with the indices in [T] of its tokens."""
     count = len(batch.seq_ids)
     logp, log_ratio, divergence = torch.zeros(count), {}, {}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from align.references import OwnModel, Reference, RunningReference
+from align.vocabulary.exported import refuse_damaged
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy
@@ -31,6 +32,7 @@ class Checkpoint(Reference):
 
     def start(self, policy: Policy) -> RunningReference:
         where = "reference checkpoint: path"
+        refuse_damaged(self.path, where)
         if policy.lora and policy.is_adapter(self.path):
             return _Given(policy, policy.adapter(self.path, where))
         if policy.lora:

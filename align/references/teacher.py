@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from align.errors import UserError
 from align.references import OwnModel, Reference, RunningReference
+from align.vocabulary.exported import refuse_damaged
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy
@@ -29,6 +30,7 @@ class Teacher(Reference):
         object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
 
     def start(self, policy: Policy) -> RunningReference:
+        refuse_damaged(self.path, "reference teacher: path")
         model = policy.another(self.path, "reference teacher: path")
         rows, drawn = policy.head().weight.shape[0], set(policy.spelled.ids.tolist())
         # Of the tokens the policy can draw: the other tokenizer may have more.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from align.config.frozen import checked_instance
@@ -49,6 +49,11 @@ class Reward(Part, ABC):
         Raises UserError where that cannot work: nothing has run yet.
         """
         return self
+
+    @property
+    def required_fields(self) -> Collection[str]:
+        """Fields of a prompt without which it cannot judge. A run refuses rows that lack one, or have null, before it samples anything."""
+        return ()
 
     @abstractmethod
     def score(self, prompt: Prompt, response: str) -> Answer:

@@ -17,6 +17,7 @@ from align.types import Episode, Group, Prompt
 from align.vocabulary.answer_text import AnswerText
 from align.vocabulary.continuation import Continuation
 from align.vocabulary.ends import closing
+from align.vocabulary.exported import refuse_damaged
 from align.vocabulary.files import load_tokenizer
 from align.vocabulary.model_folder import refuse_ids_without_rows
 
@@ -34,6 +35,7 @@ class LoadedScorer(Reward):
 
     def __init__(self, path: str, dtype: str, max_batch: int, gold: Reward | None):
         where = "reward learned: path"
+        refuse_damaged(path, where)
         self._model = model_loading.load_reward_model(path, Model(path=path, dtype=dtype), where, fresh=False).eval()
         self._tokenizer = load_tokenizer(path, where)
         config = self._model.config.get_text_config()

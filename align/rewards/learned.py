@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,10 @@ class Learned(Reward):
             raise ValueError(f"dtype must be float32 or bfloat16, not {self.dtype!r}")
         # A worker's working directory is another one.
         object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
+
+    @property
+    def required_fields(self) -> Collection[str]:
+        return () if self.gold is None else self.gold.required_fields
 
     def start(self) -> Reward:
         """Raises UserError where the folder holds no scorer, no tokenizer, or neither says what pads a batch."""

@@ -6,7 +6,9 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,10 @@ from align.workers import LearnerLike
 
 NEEDED = {DRIVER, f"learner/{PLAN}"}
 """Files without which a folder is no checkpoint, whatever its manifest says."""
+
+
+UNFINISHED = "unfinished_"
+"""Begins the name of a checkpoint that is being written or hashed."""
 
 
 class ResumePoint(NamedTuple):
@@ -103,22 +109,24 @@ def _verified(run_dir: Path, step: int) -> dict[str, Any]:
 def set_aside(run_dir: Path, found: ResumePoint) -> list[str]:
     """Rename the damaged checkpoints, so that the run can save those steps again, and remove what killed saves left.
 
-    Returns one line for each damaged checkpoint."""
-    remove_unfinished(run_dir)
-    lines = []
+    Returns one line for each of either."""
+    goes_on = f"and the run continues from step {found.step}"
+    lines = [f"checkpoint step_{name} was not finished when its run ended; it is removed, {goes_on}" for name in remove_unfinished(run_dir)]
     for name, reason in found.damaged.items():
         aside = run_dir / "checkpoints" / name.replace("step_", "damaged_")
         with writing(aside):
             _remove(aside)
             (run_dir / "checkpoints" / name).rename(aside)
-        lines.append(f"checkpoint {name} is damaged: {reason}; it is kept as {aside.name}, and the run continues from step {found.step}")
+        lines.append(f"checkpoint {name} is damaged: {reason}; it is kept as {aside.name}, {goes_on}")
     return lines
 
 
-def remove_unfinished(run_dir: Path) -> None:
-    """Remove what killed saves left."""
-    for left in (run_dir / "checkpoints").glob("unfinished_*"):
-        _remove(left)
+def remove_unfinished(run_dir: Path) -> list[str]:
+    """Remove what killed saves left. Returns the number of each, as it is written in its name."""
+    left = sorted((run_dir / "checkpoints").glob(f"{UNFINISHED}*"))
+    for path in left:
+        _remove(path)
+    return [path.name.removeprefix(UNFINISHED) for path in left]
 
 
 def continue_hint(run_dir: Path, command: str) -> str | None:
@@ -127,30 +135,56 @@ def continue_hint(run_dir: Path, command: str) -> str | None:
     return f"Kept: {folder_of(run_dir, there[-1])} and the metrics. To go on: {command}" if there else None
 
 
-def save(run_dir: Path, state: RunState, learner: LearnerLike, recipe: Recipe) -> None:
-    """Save the state of a run and keep the newest `checkpoint.keep` checkpoints.
+class Saver:
+    """Saves the checkpoints of a run and keeps the newest `checkpoint.keep`, one at a time.
 
-    It is written to a temporary folder, with its manifest last, and renamed when the disk has it: a run or a machine that dies leaves no
-    partial checkpoint. Raises WriteFailed if it cannot be written; the checkpoints before it stay.
+    The state is written at once. A thread then hashes the files, waits until the disk has them, writes the manifest and renames the folder,
+    while the run goes on: until then it is `unfinished_NNNNNN`, so a run or a machine that dies leaves no partial checkpoint.
     """
-    final = folder_of(run_dir, state.step)
-    if final.exists():
-        return
-    unfinished = final.with_name(f"unfinished_{state.step:06d}")
-    _remove(unfinished)
-    try:
-        with writing(f"the checkpoint {final}"):
+
+    def __init__(self, run_dir: Path, recipe: Recipe):
+        self._run_dir, self._recipe = run_dir, recipe
+        self._thread, self._pending = ThreadPoolExecutor(1, "checkpoint"), None
+
+    def save(self, state: RunState, learner: LearnerLike) -> None:
+        """Write the state, once the checkpoint before is finished. Raises WriteFailed if either cannot be written; those before stay."""
+        self.wait()
+        final = folder_of(self._run_dir, state.step)
+        if final.exists():
+            return
+        unfinished = final.with_name(f"{UNFINISHED}{state.step:06d}")
+        _remove(unfinished)
+        with _whole_or_nothing(unfinished, final):
             unfinished.mkdir(parents=True)
-            files = state.save(unfinished, learner)
-            facts = {"step": state.step, "version": versions()["align"], "recipe": digest(nodes.resolved(recipe))}
-            manifest.write(unfinished, files, **facts)
+            state.save(unfinished, learner)
+        facts = {"step": state.step, "version": versions()["align"], "recipe": digest(nodes.resolved(self._recipe))}
+        self._pending = self._thread.submit(self._finish, unfinished, final, facts)
+
+    def wait(self) -> None:
+        """Wait until the checkpoint that was saved last is finished. Raises WriteFailed if it cannot be, and then forgets it."""
+        if self._pending is not None:
+            wait([self._pending])
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def _finish(self, unfinished: Path, final: Path, facts: Mapping[str, Any]) -> None:
+        with _whole_or_nothing(unfinished, final):
+            manifest.write(unfinished, manifest.entries(unfinished), **facts)
             unfinished.rename(final)
             manifest.sync(final.parent)
+        for old in steps(self._run_dir)[: -self._recipe.checkpoint.keep]:
+            _remove(folder_of(self._run_dir, old))
+
+
+@contextmanager
+def _whole_or_nothing(unfinished: Path, final: Path) -> Iterator[None]:
+    """Removes the folder that is not finished if the block raises. Raises WriteFailed for an error of the file system."""
+    try:
+        with writing(f"the checkpoint {final}"):
+            yield
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    for old in steps(run_dir)[: -recipe.checkpoint.keep]:
-        _remove(folder_of(run_dir, old))
 
 
 def load(run_dir: Path, step: int, state: RunState, learner: LearnerLike) -> None:

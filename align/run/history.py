@@ -20,11 +20,13 @@ from align.config.schema import Recipe
 from align.disk import writing
 from align.errors import UserError
 from align.run.folder import HISTORY, PLUGINS
+from align.run.installed import packages
 from align.run.signals import Terminated
 from align.run.versions import versions
 from align.tasks import Example
 
 COMPARED = tuple(f.name for f in dataclasses.fields(Example) if f.compare)
+PACKAGES = ("packages", "package {}: {} -> {}")
 UNTOLD = "killed, or its machine died"
 
 
@@ -54,6 +56,7 @@ class Leg:
                 "versions": versions(),
                 "commit": {"align": _commit(Path(__file__).parent), "folder": _commit(Path.cwd())},
                 "plugins": _keep_plugins(recipe, run_dir / PLUGINS / f"leg_{self.number}"),
+                "packages": packages(recipe),
                 "data": None,
             }
             self._write()
@@ -63,7 +66,12 @@ class Leg:
         if self.before is None:
             return []
         found = []
-        for kind, each in (("versions", "{}: {} -> {}"), ("commit", "commit of {}: {} -> {}"), ("plugins", "plugin {}: {} -> {}")):
+        for kind, each in (
+            ("versions", "{}: {} -> {}"),
+            ("commit", "commit of {}: {} -> {}"),
+            ("plugins", "plugin {}: {} -> {}"),
+            PACKAGES,
+        ):
             old, new = self.before.get(kind) or {}, self.line[kind]
             found += [each.format(k, old.get(k), new.get(k)) for k in dict.fromkeys([*old, *new]) if old.get(k) != new.get(k)]
         return found

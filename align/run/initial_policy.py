@@ -25,6 +25,7 @@ from align.config.schema import Recipe
 from align.disk import writing
 from align.errors import RecipeError, UserError
 from align.vocabulary import generation
+from align.vocabulary.exported import refuse_damaged
 from align.vocabulary.files import load_config
 
 NOT_HASHED = {
@@ -37,6 +38,9 @@ NOT_HASHED = {
     "manifest.py",
     "lock.py",
     "history.py",
+    "installed.py",
+    "exported.py",
+    "judged_rows.py",
     "changes.py",
     "versions.py",
     "checkpoints.py",
@@ -95,6 +99,7 @@ def model_folder(recipe: Recipe, run_dir: Path, train: Callable[[Recipe, Path], 
                 f"there is no model folder {model.path} (no config.json in it), and no such id in the hub's local cache; give a folder "
                 f"that from_pretrained loads, or fetch the id first: hf download {model.path}",
             )
+        refuse_damaged(folder, "model.path")
         return str(folder.resolve())
     if model.config is not None:
         return str(_from_config(recipe, model.config, run_dir / "initial", note))

@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from align.errors import UserError
+from align.vocabulary.exported import refuse_damaged
 
 INDEX = "model.safetensors.index.json"
 REMEDY = "put back the file, or give another folder; a run writes its model again when its checkpoint is resumed without summary.json"
@@ -32,6 +33,7 @@ def check_files(folder: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file} is damaged ({error}): {REMEDY}") from error
+    refuse_damaged(folder, "--model")
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from align.config.docstrings import format_part
 from align.config.parts import location
 from align.config.schema import Recipe
 from align.errors import RecipeError, UserError
-from align.manifest import Entry, entry
 from align.regularizers import Regularizer
 from align.types import Stat, TokenBatch
 from align.workers import LearnerLike
@@ -100,12 +99,10 @@ class RunState:
                 )
         self.step, self.before, self.coefficients = state["step"], state["before"], dict(found)
 
-    def save(self, folder: Path, learner: LearnerLike) -> dict[str, Entry]:
-        """Save both halves. Returns the manifest's entry of each file."""
-        files = learner.save(str(folder / "learner"))
-        driver = folder / DRIVER
-        driver.write_text(json.dumps(self.state_dict(), indent=1))
-        return {DRIVER: entry(driver), **{f"learner/{name}": found for name, found in files.items()}}
+    def save(self, folder: Path, learner: LearnerLike) -> None:
+        """Save both halves."""
+        learner.save(str(folder / "learner"))
+        (folder / DRIVER).write_text(json.dumps(self.state_dict(), indent=1))
 
     def load(self, folder: Path, learner: LearnerLike) -> None:
         """Load both halves of a checkpoint that was verified. Raises UserError if it is not one of this recipe."""

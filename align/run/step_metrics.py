@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from align.config.schema import Recipe
 from align.core.segments import segment_sum
 from align.types import Group, Rewards, TokenBatch
 
@@ -58,6 +59,12 @@ def beta_metrics(batch: TokenBatch) -> dict[str, float]:
         own = batch.betas[name] * multipliers
         metrics |= {f"beta/{name}": own.mean().item(), f"beta/{name}/largest": own.max().item()}
     return metrics
+
+
+def weighting_metrics(recipe: Recipe, batch: TokenBatch) -> dict[str, float]:
+    """For each regularizer with a weighting: the share of tokens whose weight is not 0."""
+    weighed = [name for name, r in recipe.regularizers.items() if r.weighting is not None and r.weighting.recipe_name != "uniform"]
+    return {f"weighted/{name}": batch.penalty_weights[name].ne(0).float().mean().item() for name in weighed}
 
 
 def staleness_metrics(batch: TokenBatch, version: int) -> dict[str, float]:

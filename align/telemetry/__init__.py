@@ -75,10 +75,12 @@ class Telemetry:
         """
         # matplotlib takes a second to import, so import it only to draw.
         from align.telemetry.plots import draw  # noqa: PLC0415
-        from align.telemetry.report import table  # noqa: PLC0415
+        from align.telemetry.report import table, times  # noqa: PLC0415
 
         self.close(finished=True)
         write_summary(self._run_dir / "summary.json", summary)
         plot = draw(self._run_dir / "metrics.jsonl", self._run_dir / "plots" / "training.png")
         _console.print(table(summary))
+        if phases := summary.get("phases"):
+            note(times(phases))
         note(f"kept in {self._run_dir}: metrics.jsonl, summary.json, {plot.relative_to(self._run_dir)}")

@@ -25,7 +25,10 @@ UNITS = (
     (r"^kl/|^entropy|gap$", Unit("nats/token", "small")),
     (r"tokens/s$", Unit("tokens/s", "count")),
     (r"^time/|seconds$", Unit("s", "seconds")),
-    (r"pass@|coverage|solved|accuracy|clipped|^clamped/|^capped/|finished|share|truncated|no_signal|distinct", Unit("share", "share")),
+    (
+        r"pass@|coverage|solved|accuracy|clipped|^weighted/|^clamped/|^capped/|finished|share|truncated|no_signal|distinct",
+        Unit("share", "share"),
+    ),
     (r"staleness$", Unit("updates", "plain")),
     (r"^bytes/|/bytes$|^memory/", Unit("bytes", "count")),
     (r"length|longest", Unit("tokens", "plain")),

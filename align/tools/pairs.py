@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from align.config.nodes import build_part
 from align.config.schema import Recipe
 from align.errors import UserError
+from align.experience import judged_rows
 from align.experience.examples import example_indices, tokenize
 from align.run.initial_policy import model_folder
 from align.tasks import Example
@@ -142,7 +143,7 @@ def draw(
     if samples < 2:
         raise UserError("a single answer cannot be compared: give --samples 2 or more")
     recipe = _drawing(recipe, reward)
-    examples = _asked(list(recipe.task.examples()), prompts, seed)
+    examples = _asked(judged_rows.examples(recipe), prompts, seed)
     drawn, lines = Drawn(rankings=rankings), []
     unfinished = _reserve(out)
     try:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
 from align.config.schema import Recipe
 from align.errors import UserError
 from align.learner.token_penalties import TokenPenalties
-from align.manifest import Entry
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
 from align.weight_sync.flattening import Weights
 from align.workers.exchange import Exchange
@@ -47,9 +47,7 @@ class LearnerLike(Protocol):
 
     def weights(self) -> Weights: ...
 
-    def save(self, folder: str) -> dict[str, Entry]:
-        """Write the state; returns the manifest's entry of each file, by its name in `folder`."""
-        ...
+    def save(self, folder: str) -> None: ...
 
     def load(self, folder: str) -> None: ...
 
@@ -102,21 +100,30 @@ class Workers(Protocol):
         """End every process these workers started. May be called twice."""
 
 
-def open_workers(recipe: Recipe, model_dir: str, max_prompt_tokens: int, address: str | None = None, learns: bool = True) -> Workers:
+def open_workers(
+    recipe: Recipe,
+    model_dir: str,
+    max_prompt_tokens: int,
+    address: str | None = None,
+    learns: bool = True,
+    phase: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> Workers:
     """The workers of a recipe, with models loaded.
 
     Args: model_dir: a Hugging Face folder, readable on every node; max_prompt_tokens: length of the longest prompt of the run;
     address: a Ray cluster to attach to (`auto`, `HOST:PORT` or `ray://HOST:PORT`); None starts a private one; learns: False to only
-    generate and compute rewards: no learner is loaded, and no weights can be published.
+    generate and compute rewards: no learner is loaded, and no weights can be published; phase: entered around
+    what starts, with its name.
     Raises: UserError if the cluster cannot be reached or lacks the resources that the recipe needs.
     """
     # Import only the backend in use: Ray takes seconds to import, and a driver does not need the learner's libraries.
     if recipe.workers.backend == "local":
         if address is not None:
             raise UserError(f"--address {address} changes nothing with workers.backend: local; set workers.backend to ray, or drop it")
-        from align.workers.local import LocalWorkers  # noqa: PLC0415
-
-        return LocalWorkers(recipe, model_dir, max_prompt_tokens, learns)
-    from align.workers.cluster import RayWorkers  # noqa: PLC0415
-
-    return RayWorkers(recipe, model_dir, max_prompt_tokens, address, learns)
+        with phase("imports"):
+            from align.workers.local import LocalWorkers  # noqa: PLC0415
+        with phase("learner and engine" if learns else "engine"):
+            return LocalWorkers(recipe, model_dir, max_prompt_tokens, learns)
+    with phase("imports"):
+        from align.workers.cluster import RayWorkers  # noqa: PLC0415
+    return RayWorkers(recipe, model_dir, max_prompt_tokens, address, learns, phase)

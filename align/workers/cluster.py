@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,11 +21,12 @@ from align.config.nodes import plugins_of, resolved
 from align.config.schema import Recipe
 from align.errors import RunStopped, UserError
 from align.types import Group, Prompt, Rewards
+from align.workers import head
 from align.workers.actors import Job, LearnerActor, RewardActor, RolloutActor
 from align.workers.connect import connect
 from align.workers.pool import CallFailed, Pool
 from align.workers.processes import resident, write_stacks
-from align.workers.remote import DIED, RemoteLearner, death_reason, get_result
+from align.workers.remote import DIED, RemoteLearner, death_reason, finished, get_result
 from align.workers.resources import Need, needs, remedy, too_busy, too_large
 from align.workers.reward_runner import concatenate_rewards, failed_rewards
 from align.workers.shards import even_slices, group_chunks, groups_in_order, units
@@ -49,15 +50,28 @@ NO_ENGINES = Need("rollout", 0, 0.0, 0.0)
 class RayWorkers:
     """See `align.workers.Workers`. Raises UserError if the actors do not fit into the cluster, RunStopped if they do not start."""
 
-    def __init__(self, recipe: Recipe, model_dir: str, max_prompt_tokens: int, address: str | None, learns: bool = True):
+    def __init__(
+        self,
+        recipe: Recipe,
+        model_dir: str,
+        max_prompt_tokens: int,
+        address: str | None,
+        learns: bool = True,
+        phase: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    ):
         self.recipe = recipe
         self.pools: list[Pool] = []
         self.learner_actor: Any = None
-        self.joined = connect(address)
+        with phase("Ray"):
+            self.joined = connect(address)
+            if self.joined and not (address or "").startswith("ray://"):
+                patience = head.PRIVATE_SECONDS if address is None else head.ATTACHED_SECONDS
+                head.watch(ray.get_runtime_context().gcs_address, patience)
         self.stacks = TemporaryDirectory(prefix="align-stacks-")
         job = Job(resolved(recipe), plugins_of(recipe), os.path.abspath(model_dir), max_prompt_tokens, self.stacks.name)
         try:
-            self._place(job, learns)
+            with phase("learner and engines" if learns else "engines"):
+                self._place(job, learns)
         except BaseException:
             self.close()
             raise
@@ -95,7 +109,7 @@ class RayWorkers:
         starting |= {actor.start.remote(): pool.role for pool in self.pools for actor in pool.actors}
         deadline = time.monotonic() + self.recipe.workers.start_timeout
         while starting:
-            done, _ = ray.wait(list(starting), timeout=max(deadline - time.monotonic(), 0.0))
+            done, _ = finished(list(starting), 1, deadline - time.monotonic())
             if not done:
                 free = ray.available_resources()
                 raise RunStopped(
@@ -170,10 +184,12 @@ class RayWorkers:
 
     def close(self) -> None:
         # Of a cluster whose head is gone nothing can be ended, and the error that the run has met says more.
-        with suppress(RayError, ConnectionError, RuntimeError):
-            self._end_actors()
+        if not head.lost():
+            with suppress(RayError, ConnectionError, RuntimeError):
+                self._end_actors()
         if self.joined:
             self.joined = False
+            head.leave()
             ray.shutdown()
         self.stacks.cleanup()
 

@@ -47,8 +47,7 @@ def connect(address: str | None) -> bool:
             )
         _authenticate(USERS_AUTH_MODE or "token")
         with without_secrets(), _on_loopback():
-            # Without address="local" Ray joins any cluster that runs on the machine.
-            ray.init(address="local", include_dashboard=False, _node_ip_address=LOOPBACK, **QUIET)
+            _start()
         _protect_token()
         return True
     found = _running(address) if address == "auto" else address
@@ -62,6 +61,19 @@ def connect(address: str | None) -> bool:
             "token, is the token (~/.ray/auth_token or RAY_AUTH_TOKEN_PATH) the same on both sides?"
         ) from error
     return True
+
+
+def _start() -> None:
+    """Start a private cluster. Ray raises a bare Exception where one of its processes does not come up."""
+    try:
+        # Without address="local" Ray joins any cluster that runs on the machine.
+        ray.init(address="local", include_dashboard=False, _node_ip_address=LOOPBACK, **QUIET)
+    except Exception as error:
+        ray.shutdown()
+        raise UserError(
+            f"a private Ray cluster did not start ({' '.join(str(error).split())}): is the machine busy with other work? Try again when "
+            "it is not, or use workers.backend: local"
+        ) from error
 
 
 @contextmanager

@@ -13,7 +13,8 @@ import ray
 from ray.exceptions import ActorUnavailableError
 
 from align.errors import RunStopped
-from align.workers.remote import DIED, death_reason, get_result
+from align.workers import head
+from align.workers.remote import DIED, death_reason, finished, get_result
 
 log = logging.getLogger(__name__)
 KNOCK_SECONDS = 0.5
@@ -118,7 +119,7 @@ class Pool:
         Raises: RunStopped if an actor does not answer in time.
         """
         refs = {getattr(actor, method).remote(*args): actor for actor in self._idle}
-        done, late = ray.wait(list(refs), num_returns=len(refs), timeout=seconds) if refs else ([], [])
+        done, late = finished(list(refs), len(refs), seconds) if refs else ([], [])
         if late:
             raise RunStopped(
                 f"{len(late)} of {len(refs)} {self.role} actors did not finish `{method}` within {seconds:g} s (workers.start_timeout)"
@@ -147,11 +148,12 @@ class Pool:
         knocks = {recovering.ref: recovering for recovering in self._recovering if recovering.ref is not None}
         wake = [job.deadline for job in running.values()]
         wake += [recovering.knock_at if recovering.ref is None else recovering.deadline for recovering in self._recovering]
-        left = max(min(wake) - time.monotonic(), 0.0)
+        left = max(min(*wake, time.monotonic() + head.INTERVAL) - time.monotonic(), 0.0)
+        head.check()
         if not running and not knocks:
             time.sleep(left)
             return []
-        done, _ = ray.wait([*running, *knocks], timeout=None if left == float("inf") else left)
+        done, _ = ray.wait([*running, *knocks], timeout=left)
         for ref in done:
             if ref in knocks:
                 self._on_ready(knocks[ref], ref)

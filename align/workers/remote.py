@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -11,9 +13,9 @@ from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, Ray
 
 from align.errors import RunStopped, UserError
 from align.learner.token_penalties import TokenPenalties
-from align.manifest import Entry
 from align.types import Stat, TokenBatch
 from align.weight_sync.flattening import Weights
+from align.workers import head
 from align.workers.exchange import Exchange
 
 DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError)
@@ -21,9 +23,16 @@ DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError)
 
 
 def get_result(ref: ray.ObjectRef, seconds: float | None = None) -> Any:
-    """The result of a call. Raises the actor's own UserError, an error of `DIED` if the actor died, or RunStopped without a cluster."""
+    """The result of a call. Raises the actor's own UserError, an error of `DIED` if the actor died, RunStopped without a cluster, and
+    GetTimeoutError after so many seconds."""
+    deadline = float("inf") if seconds is None else time.monotonic() + seconds
     try:
-        return ray.get(ref, timeout=seconds)
+        head.check()
+        while not ray.wait([ref], timeout=max(min(head.INTERVAL, deadline - time.monotonic()), 0.0))[0]:
+            head.check()
+            if time.monotonic() >= deadline:
+                raise GetTimeoutError
+        return ray.get(ref)
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from None
@@ -31,7 +40,18 @@ def get_result(ref: ray.ObjectRef, seconds: float | None = None) -> Any:
     except (*DIED, GetTimeoutError):
         raise
     except RayError as error:
-        raise RunStopped("the cluster does not answer any more: its head or one of its nodes has ended") from error
+        raise RunStopped(head.LOST) from error
+
+
+def finished(refs: Sequence[ray.ObjectRef], count: int, seconds: float) -> tuple[list[ray.ObjectRef], list[ray.ObjectRef]]:
+    """The calls that have ended, and the others, once `count` have or the seconds have passed. Raises RunStopped without a cluster."""
+    deadline = time.monotonic() + seconds
+    while True:
+        head.check()
+        left = deadline - time.monotonic()
+        done, others = ray.wait(list(refs), num_returns=count, timeout=max(min(head.INTERVAL, left), 0.0))
+        if len(done) >= count or left <= 0:
+            return done, others
 
 
 REASONS = (
@@ -119,8 +139,8 @@ class RemoteLearner:
     def weights(self) -> Weights:
         return self._call("weights")
 
-    def save(self, folder: str) -> dict[str, Entry]:
-        return self._call("save", os.path.abspath(folder))
+    def save(self, folder: str) -> None:
+        self._call("save", os.path.abspath(folder))
 
     def load(self, folder: str) -> None:
         self._call("load", os.path.abspath(folder))

@@ -1,9 +1,10 @@
-"""Seeded mutations of recipes and rows: what users, editors, scripts and other programs write by mistake."""
+"""Seeded mutations of recipes, rows and folders: what users, editors, scripts and other programs write by mistake."""
 
 from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -84,3 +85,26 @@ def _damaged(random: Random, text: str) -> bytes:
     if kind == 3:
         return before + b"[" * random.choice((30, 3000)) + after
     return text.encode(random.choice(("utf-16", "utf-8-sig", "cp1252")), "replace")
+
+
+def damage(random: Random, folder: Path) -> str:
+    """Damage one file of a folder of files. Returns what was done, for messages."""
+    file = random.choice(sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"))
+    data, kind = (
+        file.read_bytes(),
+        random.choice(("delete", "cut", "empty", "bit", "text", "json", "list", "binary", "folder", "swap", "append")),
+    )
+    at = random.randrange(len(data) + 1)
+    if kind in ("delete", "folder"):
+        file.unlink()
+        if kind == "folder":
+            file.mkdir()
+    elif kind == "swap":
+        file.write_bytes(random.choice(sorted(path for path in folder.rglob("*") if path.is_file())).read_bytes())
+    else:
+        flipped = data[: at - 1] + bytes([data[at - 1] ^ 1 << random.randrange(8)]) + data[at:] if at else data[:-1]
+        file.write_bytes(
+            {"cut": data[:at], "empty": b"", "bit": flipped, "text": b"not what it was\n", "json": b"{}", "list": b"[1, null]\n",
+             "binary": bytes(random.randrange(256) for _ in range(64)), "append": data + b"\x00"}[kind]
+        )  # fmt: skip
+    return f"{kind} {file.relative_to(folder)}"

@@ -12,6 +12,7 @@ from align.run.diagnostics.kl_runaway import KLRunaway
 from align.run.diagnostics.no_signal import NoSignal
 from align.run.diagnostics.overfitting import Overfitting
 from align.run.diagnostics.truncated import Truncated
+from align.run.diagnostics.weightless import Weightless
 
 
 def diagnostics(recipe: Recipe, before: Iterable[Finding] = ()) -> Diagnostics:
@@ -22,4 +23,6 @@ def diagnostics(recipe: Recipe, before: Iterable[Finding] = ()) -> Diagnostics:
         Truncated(recipe.sampling.max_tokens),
         FailingRewards(),
     ]
-    return Diagnostics([*(sampling if recipe.algorithm.samples else []), KLRunaway(), Overfitting()], before)
+    return Diagnostics(
+        [*(sampling if recipe.algorithm.samples else []), KLRunaway(), Overfitting(), Weightless(recipe.regularizers)], before
+    )

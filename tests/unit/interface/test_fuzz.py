@@ -1,7 +1,12 @@
-"""Mutated recipes and rows give a result or one message: no traceback, no raw control character. ALIGN_FUZZ=N multiplies the numbers."""
+"""Mutated recipes, rows and folders of runs give a result or one message: no traceback, no raw control character.
+
+ALIGN_FUZZ=N multiplies the numbers: `ALIGN_FUZZ=4 python -m pytest tests/unit/interface/test_fuzz.py` tries 1,200 recipes, 800 rows, 64
+folders, and prints how each ended.
+"""
 
 import json
 import os
+import shutil
 from collections import Counter
 from functools import lru_cache
 from importlib import import_module
@@ -18,7 +23,7 @@ from helpers.mistakes import align
 from align.errors import UserError
 
 TIMES = float(os.environ.get("ALIGN_FUZZ", "1"))
-RECIPES, ROWS = round(300 * TIMES), round(200 * TIMES)
+RECIPES, ROWS, FOLDERS = round(300 * TIMES), round(200 * TIMES), round(16 * TIMES)
 NODES: list[dict[str, Any]] = [
     mistakes.RECIPE
     | {
@@ -65,7 +70,12 @@ def one_message(found, what: bytes) -> None:
     assert found.exit_code == 0 or (found.exit_code == 2 and found.stderr.strip()), (what, found.output)
 
 
-def test_mutated_recipes():
+def summary(capsys, what: str, ends: Counter[str]) -> None:
+    with capsys.disabled():
+        print(f"\n{sum(ends.values())} {what}: {', '.join(f'{count} {end}' for end, count in ends.most_common())}")
+
+
+def test_mutated_recipes(capsys):
     random = Random(0)
     codes = Counter[int]()
     for i in range(RECIPES):
@@ -75,6 +85,7 @@ def test_mutated_recipes():
         one_message(found, written)
         codes[found.exit_code] += 1
         assert found.exit_code == 0 or i >= len(NODES), found.output
+    summary(capsys, "mutated recipes", Counter({"explained": codes[0], "refused": codes[2]}))
     assert min(codes[0], codes[2]) > RECIPES / 20
 
 
@@ -82,17 +93,50 @@ class Reached(UserError):
     """The rows were read, and the models would be loaded."""
 
 
-def test_mutated_rows(monkeypatch):
+def test_mutated_rows(monkeypatch, capsys):
     def reached(*_: object) -> None:
         raise Reached("the rows were read")
 
     monkeypatch.setattr(import_module("align.train"), "open_workers", reached)
     random = Random(0)
-    outcomes = set()
+    outcomes = Counter[str]()
     for _ in range(ROWS):
         written = mutations.rows(random, GOOD)
         Path("rows.jsonl").write_bytes(written)
         found = align("train", "small.yaml", "--no-check", "--out", "fuzzed")
         one_message(found, written)
-        outcomes.add("the rows were read" in found.stderr)
-    assert outcomes == {True, False}
+        outcomes["read" if "the rows were read" in found.stderr else "refused"] += 1
+    summary(capsys, "files with mutated rows", outcomes)
+    assert outcomes.keys() == {"read", "refused"}
+
+
+COMMANDS = {
+    "train": ["train", "run.yaml", "steps=3", "--no-check", "--out", "damaged", "--resume"],
+    "eval": ["eval", "damaged", "--problems", "1", "--samples", "1"],
+    "explain": ["explain", "damaged/recipe.yaml", "--no-check"],
+}
+
+
+@pytest.fixture(scope="module")
+def finished(folder) -> Path:
+    """The folder of a run with two checkpoints and held-out rows."""
+    Path("held.jsonl").write_text('{"prompt": "3+3=", "answer": "6"}\n')
+    task = {"name": "jsonl", "path": str(folder / "rows.jsonl"), "eval_path": str(folder / "held.jsonl")}
+    mistakes.write(folder, "run", task=task, checkpoint={"every": 1}, model={"path": str(folder / "model")})
+    found = align("train", "run.yaml", "--no-check", "--out", "finished")
+    assert found.exit_code == 0, found.output
+    return folder / "finished"
+
+
+def test_damaged_folders(finished: Path, capsys):
+    random, outcomes = Random(0), Counter[str]()
+    for _ in range(FOLDERS):
+        shutil.rmtree("damaged", ignore_errors=True)
+        shutil.copytree(finished, "damaged")
+        what = mutations.damage(random, Path("damaged"))
+        for name in ("explain", "eval", "train"):
+            found = align(*COMMANDS[name])
+            one_message(found, f"{name}: {what}".encode())
+            outcomes[f"{name} {'worked' if found.exit_code == 0 else 'refused'}"] += 1
+    summary(capsys, "commands on damaged folders", outcomes)
+    assert {"eval worked", "eval refused", "train worked"} <= outcomes.keys()

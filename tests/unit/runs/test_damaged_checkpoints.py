@@ -164,9 +164,11 @@ def test_a_linked_checkpoint_is_used_and_removing_it_leaves_its_target(run: Path
     assert (run.parent / "step_000001" / "driver.json").is_file()
 
 
-def test_what_killed_saves_left_is_removed(run: Path):
+def test_what_killed_saves_left_is_told_and_removed(run: Path, capsys):
     (run / "checkpoints" / "unfinished_000003" / "learner").mkdir(parents=True)
     start(run.parent, resume=True, steps=3)
+    told = "checkpoint step_000003 was not finished when its run ended; it is removed, and the run continues from step 2\n"
+    assert told in capsys.readouterr().out
     assert kept(run.parent) == ["step_000002", "step_000003"]
 
 

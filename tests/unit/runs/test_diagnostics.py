@@ -20,6 +20,7 @@ from align.run.diagnostics.kl_runaway import KLRunaway
 from align.run.diagnostics.no_signal import NoSignal
 from align.run.diagnostics.overfitting import Overfitting
 from align.run.diagnostics.truncated import Truncated
+from align.run.diagnostics.weightless import Weightless
 from align.run.step_metrics import answer_metrics, reward_metrics, share_without_signal
 from align.tasks import Example
 from align.types import Rewards
@@ -67,6 +68,24 @@ def test_the_other_detectors_report_once_at_the_third_step_in_a_row():
     assert told(FailingRewards(), "reward/failed", [1.0, 1.0, 1.0], answers=11.0) == []
     assert told(KLRunaway(), "kl/ref/k3", [0.1, 1.1, 1.2, 1.3, 1.4]) == [3]
     assert told(KLRunaway(), "kl/ref/k3", [2.0] * 5) == []  # a reference that is another model
+
+
+def test_a_weighting_that_is_0_everywhere_is_told_by_its_name():
+    weighted = {"kl": {"coefficient": 0.1, "weighting": "difficulty"}, "plain": {"coefficient": 0.1}}
+    detector = Weightless(recipes.build(bandit_run.node(Path("model"), regularizers=weighted)).regularizers)
+    assert told(detector, "weighted/kl", [0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0]) == [5]
+    detector.after(7, {"weighted/kl": 1.0})
+    found = [detector.after(step, {"weighted/kl": 0.0}) for step in (8, 9, 10)][-1]
+    assert "of regularizers.kl was 0 on every token" in found.text and "uniform" in found.text
+
+
+def test_a_run_says_that_a_weighting_was_0(tmp_path: Path):
+    (tmp_path / "mine.py").write_text(
+        "class Zero:\n    needs = frozenset()\n    def weights(self, batch, name):\n        return 0.0 * batch.positions\n"
+    )
+    summary = bandit_run.start(tmp_path, regularizers={"kl": {"coefficient": 0.1, "weighting": f"{tmp_path}/mine.py:Zero"}})
+    assert any("regularizers.kl was 0 on every token" in text for text in summary["diagnostics"])
+    assert [line["weighted/kl"] for line in lines(tmp_path / "run")] == [0.0] * 4
 
 
 def test_a_rising_reward_with_a_falling_held_out_result():

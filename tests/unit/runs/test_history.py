@@ -49,6 +49,29 @@ def test_a_run_remembers_its_legs(tmp_path: Path, monkeypatch, capsys):
     assert [s.read_text().endswith("# edited\n") for s in sources] == [False, True]
 
 
+def test_an_installed_package_is_kept_by_its_version_and_hash(tmp_path: Path, monkeypatch, capsys):
+    """As an entry point, and by its module; one that no distribution has brought is kept by its hash."""
+    site = tmp_path / "site"
+    for name in ("guest", "alone"):
+        (site / name).mkdir(parents=True)
+        (site / name / "__init__.py").write_text("from .inner import judged\n")
+        (site / name / "inner.py").write_text(PLUGIN)
+    info = site / "guests-1.5.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: guests\nVersion: 1.5\n")
+    (info / "RECORD").write_text("guest/__init__.py,,\nguest/inner.py,,\n")
+    (info / "entry_points.txt").write_text("[align.rewards]\njudged = guest:judged\n")
+    monkeypatch.syspath_prepend(str(site))
+    start(tmp_path, steps=1, reward="judged")
+    (site / "guest" / "inner.py").write_text(PLUGIN + "# edited\n")
+    start(tmp_path, resume=True, steps=2, reward="judged")
+    old, new = (leg["packages"]["guest"] for leg in legs(tmp_path))
+    assert old.startswith("guests 1.5 (") and len(old) == len("guests 1.5 ()") + 16 and old != new
+    assert f"resuming with package guest: {old} -> {new}" in capsys.readouterr().out
+    start(tmp_path, resume=True, steps=3, reward="alone:judged")
+    assert legs(tmp_path)[2]["packages"].keys() == {"alone"} and legs(tmp_path)[2]["packages"]["alone"].startswith("no distribution (")
+
+
 def test_changed_data_rows_are_told(tmp_path: Path, capsys, monkeypatch):
     start(tmp_path, steps=1)
     rows = {"rows": 2, "sha256": "ffff"}

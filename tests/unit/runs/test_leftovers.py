@@ -27,7 +27,10 @@ def built(folder: Path, prompts: str) -> schema.Recipe:
 
 @pytest.mark.parametrize(
     ("prompts", "says"),
-    [('{"prompt": 3}\n', "prompts.jsonl, line 1: prompt must be a string"), ('{"prompt": "2+2="}\n', "there is no model folder")],
+    [
+        ('{"prompt": 3}\n', "prompts.jsonl, line 1: prompt must be a string"),
+        ('{"prompt": "2+2=", "answer": "4"}\n', "there is no model folder"),
+    ],
 )
 def test_a_start_that_fails_leaves_no_folder(tmp_path, prompts, says):
     with pytest.raises(UserError, match=says):

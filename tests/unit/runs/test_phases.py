@@ -1,6 +1,7 @@
 """Where the time of a command goes."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def test_a_summary_has_the_phases(tmp_path: Path, capsys):
     assert list(summary["phases"]) == [
         "data",
         "initial model",
+        "imports",
         "learner and engine",
         "first evaluation",
         "training",
@@ -37,7 +39,9 @@ def test_a_summary_has_the_phases(tmp_path: Path, capsys):
     ]
     assert 0 < sum(summary["phases"].values()) <= summary["wall_seconds"] <= took
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["phases"].keys() == summary["phases"].keys()
-    assert "learner and engine" not in capsys.readouterr().err, "which is no terminal"
+    printed = capsys.readouterr()
+    assert "learner and engine" not in printed.err, "which is no terminal"
+    assert re.search(r"^time: .*training \d+\.\d s", printed.out, re.M)
 
 
 def test_a_phase_is_shown_on_a_terminal(monkeypatch, capsys):

@@ -10,6 +10,7 @@ from helpers.bandit_run import kept, start
 from align.errors import RunStopped, UserError
 from align.learner.learner import Learner
 from align.run.changes import changes
+from align.telemetry import Telemetry
 from align.workers.local import LocalWorkers
 
 FAILING = """
@@ -127,6 +128,30 @@ def test_ctrl_c_waits_for_the_update_it_falls_into(tmp_path: Path, monkeypatch, 
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_step_that_was_learned_before_the_stop_has_its_metrics(tmp_path: Path, monkeypatch, listening):
+    """Ctrl-C falls into the update, or between it and the line of metrics."""
+    for number, (place, owner) in enumerate((("update", Learner), ("publish", LocalWorkers))):
+        method, calls = getattr(owner, place), []
+
+        def ring(self, *args, method=method, calls=calls):
+            found = method(self, *args)
+            calls.append(1)
+            if len(calls) == 2:
+                signal.raise_signal(signal.SIGINT)
+            return found
+
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, place, ring)
+            with pytest.raises(KeyboardInterrupt):
+                start(folder)
+        assert kept(folder) == ["step_000002"]
+        start(folder, resume=True)
+        lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [0, 1, 2, 3]
+
+
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path, monkeypatch, listening):
     monkeypatch.setattr(Learner, "update", pressed(2))
     with pytest.raises(KeyboardInterrupt):
@@ -150,6 +175,27 @@ def test_a_run_killed_before_its_export_is_finished_by_a_resume(tmp_path: Path, 
     assert (tmp_path / "run" / "model" / "config.json").is_file()
     with pytest.raises(UserError, match="has already done 4 of 4 steps"):
         start(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("stopped", ["before", "after"])
+def test_an_evaluation_between_steps_is_not_lost_at_a_resume(tmp_path: Path, monkeypatch, stopped: str):
+    """The run ends after two steps, before it writes the evaluation that is due then, or after."""
+    evaluation, write = {"every": 2, "problems": 1, "samples": 2}, Telemetry.evaluation
+
+    def stops(self: Telemetry, step: int, metrics):
+        if stopped == "after" or step == 0:
+            write(self, step, metrics)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(Telemetry, "evaluation", stops)
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path, evaluation=evaluation)
+    assert kept(tmp_path) == ["step_000002"]
+    start(tmp_path, resume=True, evaluation=evaluation)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if any(name.startswith("eval/") for name in line)] == [0, 2, 4]
 
 
 def failing(folder: Path, after: int, until: int) -> str:

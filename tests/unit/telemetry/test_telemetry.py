@@ -272,6 +272,23 @@ def test_the_report_has_before_after_and_change():
     ]
 
 
+def test_no_row_of_the_report_is_a_raw_key():
+    """Rows that are 0 in most runs are shown only where they are not."""
+
+    def labels(**changed) -> list[str]:
+        summary = {
+            "before": {"my_suite/exact_match": 0.5},
+            "steps": 3,
+            "resumed_from": 0,
+            "nothing_learned": 0,
+            "train_seconds": 1.0,
+        } | changed
+        return [str(cell) for cell in table(summary).columns[0]._cells]
+
+    assert labels() == ["my_suite/exact match", "steps", "training time"]
+    assert labels(nothing_learned=2, resumed_from=1)[2:] == ["steps before the resume", "steps that learned nothing", "training time"]
+
+
 def test_finish_writes_everything_and_says_where(tmp_path, screen):
     run = Telemetry(tmp_path / "run", steps=1)
     run.evaluation(0, {"sort/pass@1": 0.5})

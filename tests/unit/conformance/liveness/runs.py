@@ -49,7 +49,7 @@ def run(node: dict, places: dict[str, str]) -> str:
 
 def _run(built: Recipe, folder: Path) -> Any:
     sizes, threads = [], []
-    hidden, logits, save = Policy.hidden, Head.logits, checkpoints.save
+    hidden, logits, save = Policy.hidden, Head.logits, checkpoints.Saver.save
     kept: list[list[str]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -63,9 +63,11 @@ def _run(built: Recipe, folder: Path) -> Any:
         patch.setattr(Head, "logits", lambda self, x, *args: (sizes.append(len(x)), logits(self, x, *args))[1])
         patch.setattr(torch, "set_num_threads", threads.append)
         patch.setattr(
-            checkpoints,
+            checkpoints.Saver,
             "save",
-            lambda run_dir, *args: (save(run_dir, *args), kept.append(sorted(p.name for p in (run_dir / "checkpoints").iterdir())))[0],
+            lambda self, *args: (save(self, *args), self.wait(), kept.append(sorted(p.name for p in (folder / "checkpoints").iterdir())))[
+                0
+            ],
         )
         patch.setattr("align.telemetry.plots.draw", lambda metrics, plot: plot)
         summary = train(built, folder)
