@@ -77,7 +77,8 @@ def train(
 
     Example:
         >>> import align
-        >>> recipe = align.load("countdown_sft", ["steps=2", "optimizer.warmup_steps=0", "batch.prompts=8", "evaluation.every=-1"])
+        >>> small = ["steps=2", "optimizer.warmup_steps=0", "task.size=64", "batch.prompts=8", "evaluation.every=-1"]
+        >>> recipe = align.load("countdown_sft", small)
         >>> summary = align.train(recipe, "runs/tiny")  # doctest: +ELLIPSIS
         step  1/2 ...
         >>> summary["steps"], summary["model"]
@@ -119,7 +120,8 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: Opened, t
     transformers_logging.disable_progress_bar()
     # Report a bad row before a warm start is trained.
     with phases.of("data"):
-        given = [*task_data.examples(recipe.task), *task_data.rankings(recipe.task)]
+        rows = task_data.examples(recipe.task)
+        given = [*rows, *task_data.rankings(recipe.task)]
     for change in opened.leg.data(given):
         telemetry.note(f"resuming with {change}")
     with phases.of("initial model" if recipe.model.recipe is None else "warm start"):
@@ -128,7 +130,7 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: Opened, t
     for note in checked(model_dir, tokenizer, given):
         telemetry.note(note)
     longest_answer = recipe.sampling.max_tokens if recipe.algorithm.ranks else None
-    examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed, longest_answer)
+    examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed, longest_answer, rows)
     if not (recipe.algorithm.samples or recipe.algorithm.ranks):
         examples.demand_demonstrations()
     suites = Suites(recipe, tokenizer)
