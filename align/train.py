@@ -80,7 +80,8 @@ def train(
 
     Example:
         >>> import align
-        >>> recipe = align.load("countdown_sft", ["steps=2", "optimizer.warmup_steps=0", "batch.prompts=8", "evaluation.every=-1"])
+        >>> small = ["steps=2", "optimizer.warmup_steps=0", "task.size=64", "batch.prompts=8", "evaluation.every=-1"]
+        >>> recipe = align.load("countdown_sft", small)
         >>> summary = align.train(recipe, "runs/tiny")  # doctest: +ELLIPSIS
         step  1/2 ...
         >>> summary["steps"], summary["model"]
@@ -122,7 +123,8 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: OpenedRun
     transformers_logging.disable_progress_bar()
     # Report a bad row before a warm start is trained.
     with phases.of("data"):
-        given = [*judged_rows.examples(recipe), *task_data.rankings(recipe.task)]
+        rows = judged_rows.examples(recipe)
+        given = [*rows, *task_data.rankings(recipe.task)]
     for change in opened.leg.data(given):
         telemetry.note(f"resuming with {change}")
     with phases.of("initial model" if recipe.model.recipe is None else "warm start"):
@@ -131,7 +133,7 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: OpenedRun
     for note in checked(model_dir, tokenizer, given):
         telemetry.note(note)
     longest_answer = recipe.sampling.max_tokens if recipe.algorithm.ranks else None
-    examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed, longest_answer)
+    examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed, longest_answer, rows)
     if not (recipe.algorithm.samples or recipe.algorithm.ranks):
         examples.demand_demonstrations()
     suites = Suites(recipe, tokenizer)

@@ -103,10 +103,13 @@ def _permutation(epoch: int, total: int, seed: int) -> np.ndarray:
 class Examples:
     """The tokenized training examples of a task, step by step."""
 
-    def __init__(self, task: Task, tokenizer: Any, per_step: int, seed: int, max_tokens: int | None = None):
+    def __init__(
+        self, task: Task, tokenizer: Any, per_step: int, seed: int, max_tokens: int | None = None, examples: Sequence[Example] | None = None
+    ):
         """Args: max_tokens: longest ranked answer, end token included; used for `rankings`. With `task.too_long: drop`, longer examples
-        are left out and counted in `dropped`; otherwise they raise UserError, as does a task without examples left."""
-        self.examples = task_data.examples(task)
+        are left out and counted in `dropped`; otherwise they raise UserError, as does a task without examples left. examples: those that
+        `task_data.examples(task)` returned, which a task may take seconds to make; None: it is asked."""
+        self.examples = task_data.examples(task) if examples is None else list(examples)
         if not self.examples:
             raise RecipeError("task", "gives no examples to train on")
         self._tokenizer, self._per_step, self._seed = tokenizer, per_step, seed

@@ -68,7 +68,8 @@ def evaluate(
 
     Example:
         >>> import align
-        >>> recipe = align.load("countdown_sft", ["steps=2", "optimizer.warmup_steps=0", "batch.prompts=8", "evaluation.every=-1"])
+        >>> small = ["steps=2", "optimizer.warmup_steps=0", "task.size=64", "batch.prompts=8", "evaluation.every=-1"]
+        >>> recipe = align.load("countdown_sft", small)
         >>> summary = align.train(recipe, "runs/measured")  # doctest: +ELLIPSIS
         step  1/2 ...
         >>> metrics = align.evaluate("runs/measured", problems=4, samples=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -42,12 +44,20 @@ def batch() -> TokenBatch:
 
 
 def policies(model_dir: Path) -> Iterator[Policy]:
+    """New copies of the folder's policy, whole and with LoRA."""
+    config = model_dir / "config.json"
+    for rank in (0, 2):
+        yield copy.deepcopy(_policy(str(model_dir), config.stat().st_mtime_ns, rank))
+
+
+@functools.lru_cache(maxsize=2)
+def _policy(model_dir: str, changed: int, rank: int) -> Policy:
+    """Loaded once for all checks of a part: loading takes several times as long as copying."""
     from align.config.schema import Lora, Model  # noqa: PLC0415
     from align.learner.policy import Policy  # noqa: PLC0415  (the learner's libraries take seconds to import)
 
-    for lora in (Lora(), Lora(rank=2)):
-        torch.manual_seed(0)
-        yield Policy(str(model_dir), Model(path=str(model_dir), lora=lora))
+    torch.manual_seed(0)
+    return Policy(model_dir, Model(path=model_dir, lora=Lora(rank=rank)))
 
 
 @torch.no_grad()

@@ -17,13 +17,15 @@ HERE = Path(__file__).parent
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"OMP_NUM_THREADS": "1"}
 
 PROGRAM = f"""
-import json, sys
+import contextlib, io, json, sys
 sys.path.insert(0, {str(HERE)!r})
 import budgets
 from kernel_bench.aot import compilation, resources
 from kernel_bench import hand_written as by_hand
 from kernels.operations import EVERY_ONE
 
+with contextlib.redirect_stdout(io.StringIO()) as said:
+    budgets.main()
 fn, known, rows = budgets.fused(EVERY_ONE), budgets.fused(budgets.DIVERGENCES["pearson"]), budgets.Rows()
 found = dict(stats=budgets.stats(budgets.Rows("bf16"), 90), sum=budgets.sums(rows, 90, fn), grad=budgets.grad(rows, 90, known))
 found = dict((name, given.compile()) for name, given in found.items())
@@ -36,21 +38,25 @@ for kernel, config in ((by_hand.forward, by_hand.FORWARD), (by_hand.backward, by
     name = "by hand, " + kernel.__name__
     found[name] = compilation(kernel, types, config, arch=90, num_warps=warps).compile()
     spent[name] = resources(found[name], config.get("K", 1) * config["B"] / (32 * warps))
-print(json.dumps([dict((name, [k.asm["ttir"], k.asm["ptx"]]) for name, k in found.items()), spent]))
+print(json.dumps([dict((name, [k.asm["ttir"], k.asm["ptx"]]) for name, k in found.items()), spent, said.getvalue()]))
 """
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
+def compiled(tmp_path_factory):
+    """By kernel its text in Triton's and in the GPU's instructions; of those written by hand what they take; and what `budgets.py` says.
+
+    The sum is that of a function with every operation there is, its derivative beside it: each has a form that compiles.
+    """
     caches = {name: str(tmp_path_factory.mktemp(name.lower())) for name in ("TRITON_CACHE_DIR", "ALIGN_KERNELS_CACHE")}
-    return ENVIRONMENT | caches
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=ENVIRONMENT | caches, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
 
 
 @pytest.mark.timeout(900)  # minutes of computing, which a busy machine stretches
-def test_every_kernel_for_every_divergence_is_within_its_budget(environment):
-    done = subprocess.run([sys.executable, str(HERE / "budgets.py")], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert re.match(r"\d+ kernels within", done.stdout)
+def test_every_kernel_for_every_divergence_is_within_its_budget(compiled):
+    assert re.fullmatch(r"\d+ kernels within their budgets\n", compiled[2]), compiled[2]
 
 
 def test_no_pass_over_pairs_costs_more_than_reading_them_but_for_those_that_are_named():
@@ -69,17 +75,6 @@ def test_the_check_notices_what_costs_more():
     assert "registers" in excesses(found | {name: found[name]._replace(registers=96)}, budgets)[0]
     assert excesses(found | {"new": found[name]}, budgets)
     assert excesses({k: v for k, v in found.items() if k != name}, budgets) == [f"{name}: no such kernel any more"]
-
-
-@pytest.fixture(scope="module")
-def compiled(environment):
-    """By kernel its text in Triton's and in the GPU's instructions; and of those written by hand what they take.
-
-    The sum is that of a function with every operation there is, its derivative beside it: each has a form that compiles.
-    """
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
 
 
 def test_rows_are_found_with_64_bits_and_read_by_16_bytes(compiled):

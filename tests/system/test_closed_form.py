@@ -20,7 +20,7 @@ from align.train import train
 PLUGIN = PLUGINS / "systematic.py"
 SAMPLES = 512
 BETA = 1.0
-STEPS = 120
+STEPS = 80
 
 FORMS = {
     "reverse_kl exact": {"estimator": "exact"},
@@ -62,7 +62,7 @@ def run(regularizer: dict, steps: int, model: Path, out: Path) -> torch.Tensor:
                 "model": {"path": str(model)},
                 "batch": {"prompts": 1, "samples": SAMPLES},
                 "sampling": {"max_tokens": 1},
-                "optimizer": {"lr": 0.02, "betas": [0.9, 0.95], "schedule": "cosine", "final_fraction": 1e-4, "max_grad_norm": 100.0},
+                "optimizer": {"lr": 0.03, "betas": [0.8, 0.95], "schedule": "cosine", "final_fraction": 1e-4, "max_grad_norm": 100.0},
                 "workers": {"backend": "local"},
                 "evaluation": {"every": -1},
             }

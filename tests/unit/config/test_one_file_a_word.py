@@ -149,7 +149,7 @@ FORMULAS = {
 }
 WORDS = {kind: Path(file).stem for kind, file in zip(RECIPES, FILES, strict=True)}
 PROGRAM = """
-import io, json, sys
+import io, json, sys, types
 from pathlib import Path
 from rich.console import Console
 import align
@@ -160,6 +160,8 @@ from align.testing import check
 from align.testing.tiny import tiny_model
 from align.train import train
 
+# Drawing takes a second a run.
+sys.modules["align.telemetry.plots"] = types.SimpleNamespace(draw=lambda metrics, picture: picture)
 folder, found = Path(sys.argv[1]), {}
 model, other = tiny_model(folder / "model"), tiny_model(folder / "other", seed=1)
 for kind, (word, node) in json.loads((folder / "nodes.json").read_text().replace("OTHER", str(other))).items():
@@ -181,7 +183,7 @@ def found(tmp_path_factory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("tree")
     tree = folder / "tree"
     for name in ("align", "kernels/align_kernels", "recipes"):
-        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, tree / name)  # with what Python has compiled, which is valid in the copy
     for file, text in FILES.items():
         (tree / "align" / file).write_text(HEADER.replace("import torch\n\n", "" if "torch." not in text else "import torch\n\n") + text)
     rows = [{"prompt": f"{i},1,1,1={i + 3}:", "chosen": f"{i}+1+1+1", "rejected": f"{i}"} for i in range(4, 9)]
