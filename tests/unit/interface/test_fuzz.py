@@ -94,7 +94,7 @@ class Reached(UserError):
 
 
 def test_mutated_rows(monkeypatch, capsys):
-    def reached(*_: object) -> None:
+    def reached(*_: object, **__: object) -> None:
         raise Reached("the rows were read")
 
     monkeypatch.setattr(import_module("align.train"), "open_workers", reached)
