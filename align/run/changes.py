@@ -9,13 +9,18 @@ from typing import Any
 
 from align.config import nodes, yaml_files
 from align.config.schema import Optimizer, Recipe
+from align.errors import UserError
 from align.learner.optimizer import schedule
 from align.run.checkpoints import steps
 
 
 def changes(run_dir: Path, node: dict[str, Any]) -> list[str]:
-    """`KEY: OLD -> NEW` for each key that differs between the folder's recipe and the resolved recipe `node`."""
+    """`KEY: OLD -> NEW` for each key that differs between the folder's recipe and the resolved recipe `node`.
+
+    Raises UserError if the folder's recipe is damaged."""
     recipe = yaml_files.load(run_dir / "recipe.yaml")
+    if not isinstance(recipe.get("steps"), int):
+        raise UserError(f"{run_dir / 'recipe.yaml'} is damaged: it names no steps; put it back, or copy the recipe of this command there")
     before, now = (nodes.learned_from(Recipe, r) for r in (recipe, node))
     return [*_changes(before, now, ""), *_schedule_notes(recipe, node, max(steps(run_dir), default=recipe["steps"]))]
 

@@ -135,7 +135,8 @@ class Runs:
         return hits
 
     def _said(self, out: Path) -> str:
-        return Path(f"{out}_output", "stderr").read_text()
+        file = Path(f"{out}_output", "stderr")
+        return file.read_text() if file.is_file() else ""  # a process that ended before it began to write
 
     def _told(self, out: Path, hits: Sequence[tuple[Disturbance, bool]], code: int | None, began: bool) -> list[str]:
         """What is wrong with how a leg ended, which began to work in its folder or did not."""

@@ -1,6 +1,7 @@
 """Runs survive the end and the stop of their processes at random points.
 
-ALIGN_CHAOS_RUNS=N disturbs N runs in one process twice each, and N/4 runs on Ray four times each. ALIGN_CHAOS_SEED gives other points.
+ALIGN_CHAOS_RUNS=N disturbs N runs in one process twice each, and N/4 runs on Ray (at least one) four times each. ALIGN_CHAOS_SEED gives
+other points.
 """
 
 import os
@@ -12,8 +13,9 @@ from helpers import chaos
 
 from align.workers.connect import QUIET
 
-RUNS = int(os.environ.get("ALIGN_CHAOS_RUNS", "4"))
-SEED = int(os.environ.get("ALIGN_CHAOS_SEED", "0"))
+RUNS = int(os.environ.get("ALIGN_CHAOS_RUNS", "2"))
+# Of this seed the smallest size has each signal, and on Ray each role, with one resume.
+SEED = int(os.environ.get("ALIGN_CHAOS_SEED", "1546"))
 
 
 @pytest.fixture(scope="module")

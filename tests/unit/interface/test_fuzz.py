@@ -94,7 +94,7 @@ class Reached(UserError):
 
 
 def test_mutated_rows(monkeypatch, capsys):
-    def reached(*_: object) -> None:
+    def reached(*_: object, **__: object) -> None:
         raise Reached("the rows were read")
 
     monkeypatch.setattr(import_module("align.train"), "open_workers", reached)
@@ -120,8 +120,9 @@ COMMANDS = {
 @pytest.fixture(scope="module")
 def finished(folder) -> Path:
     """The folder of a run with two checkpoints and held-out rows."""
+    Path("trained.jsonl").write_text(mistakes.ROWS)
     Path("held.jsonl").write_text('{"prompt": "3+3=", "answer": "6"}\n')
-    task = {"name": "jsonl", "path": str(folder / "rows.jsonl"), "eval_path": str(folder / "held.jsonl")}
+    task = {"name": "jsonl", "path": str(folder / "trained.jsonl"), "eval_path": str(folder / "held.jsonl")}
     mistakes.write(folder, "run", task=task, checkpoint={"every": 1}, model={"path": str(folder / "model")})
     found = align("train", "run.yaml", "--no-check", "--out", "finished")
     assert found.exit_code == 0, found.output

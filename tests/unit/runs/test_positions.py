@@ -31,7 +31,7 @@ def folder(tmp_path_factory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("model"), kind="gpt2")
 
 
-def no_workers(*args) -> None:
+def no_workers(*args, **options) -> None:
     raise UserError("workers")
 
 

@@ -255,6 +255,13 @@ def test_steps_that_stretch_the_schedule_are_told(tmp_path: Path, schedule: str,
     assert found == [f"steps: 10 -> 50, which stretches the {schedule} schedule: lr is {lr} now, not 0.001" for lr in told]
 
 
+@pytest.mark.parametrize("left", ["{}", "steps: many", "steps:"])
+def test_a_damaged_recipe_of_the_folder_is_told(left: str, tmp_path: Path):
+    (tmp_path / "recipe.yaml").write_text(left)
+    with pytest.raises(UserError, match=r"recipe\.yaml is damaged: it names no steps; put it back"):
+        changes(tmp_path, {"steps": 3})
+
+
 def test_another_part_is_told_as_a_whole_and_what_is_gone_too(tmp_path: Path):
     (tmp_path / "recipe.yaml").write_text(
         "steps: 9\nalgorithm: {name: grpo, epochs: 1}\nregularizers: {kl: {coefficient: 0.1}}\nworkers: {backend: ray}\n"
