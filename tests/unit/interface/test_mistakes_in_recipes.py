@@ -147,7 +147,7 @@ ROWS = {
     "number": ('{"prompt": 3}\n', "line 1: prompt must be a string, not 3"),
     "no text": ('{"prompt": ""}\n', "line 1: prompt is empty"),
     "answer": ('{"prompt": "1", "answer": 3}\n', "line 1: answer must be a string, not 3"),
-    "no answer": ('{"prompt": "1"}\n', "prompt line-1 has no answer to match"),
+    "no answer": ('{"prompt": "1"}\n', "judges by the field answer, which 1 of 1 rows lack"),
     "second row": ('{"prompt": "1", "answer": "1"}\n{"promt": "1"}\n', "line 2: has no field 'prompt'"),
     "cut short": ('{"prompt": "1", "answer": "1"}\n{"prompt": "1"', "line 2: is not JSON"),
     "latin-1": (b'{"prompt": "\xe9"}\n', "line 1: is not JSON: 'utf-8' codec can't decode byte 0xe9"),

@@ -23,7 +23,7 @@ from align.types import Episode, Group, Prompt
 from align.vocabulary.continuation import Continuation
 from align.workers import local, open_workers
 from align.workers.reward_runner import run_rewards
-from align.workers.shards import evenly
+from align.workers.shards import even_slices
 
 LIMITS = RewardLimits(seconds=5.0)
 BOS, EOS = 1, 2
@@ -227,7 +227,7 @@ def test_a_reward_is_started_once_with_its_workers(folder, tmp_path):
 
 
 def test_groups_are_dealt_out_evenly():
-    assert evenly("abcdefg", 3) == ["ab", "cd", "efg"] and evenly("ab", 5) == ["a", "b"] and evenly("", 2) == []
+    assert even_slices("abcdefg", 3) == ["ab", "cd", "efg"] and even_slices("ab", 5) == ["a", "b"] and even_slices("", 2) == []
 
 
 @dataclass

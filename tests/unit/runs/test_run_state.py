@@ -263,7 +263,14 @@ def test_a_checkpoint_of_another_recipe_is_refused(models: Path, coefficients: d
 
 def test_what_changes_nothing_that_is_learned_says_so_itself(models: Path, tmp_path: Path):
     whole = nodes.resolved(recipes.build(node(models)))
-    assert whole.keys() - nodes.learned_from(schema.Recipe, whole).keys() == {"steps", "evaluation", "checkpoint", "writers", "workers"}
+    assert whole.keys() - nodes.learned_from(schema.Recipe, whole).keys() == {
+        "steps",
+        "evaluation",
+        "checkpoint",
+        "samples",
+        "writers",
+        "workers",
+    }
     (tmp_path / "recipe.yaml").write_text(json.dumps(whole))
     other = nodes.resolved(recipes.build(node(models, steps=9, evaluation={"every": -1}, workers={"backend": "ray", "reward": 2})))
     assert changes(tmp_path, other) == []
