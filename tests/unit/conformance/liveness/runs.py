@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from align.config.schema import Recipe
 from align.core.logprobs import Head
 from align.learner.policy import Policy
 from align.run import checkpoints
+from align.run.samples import FOLDER, SampleLog
 from align.train import train
 from liveness.nodes import START, filled, merged, text
 
@@ -48,7 +50,7 @@ def run(node: dict, places: dict[str, str]) -> str:
 
 
 def _run(built: Recipe, folder: Path) -> Any:
-    sizes, threads = [], []
+    sizes, threads, printed = [], [], []
     hidden, logits, save = Policy.hidden, Head.logits, checkpoints.Saver.save
     kept: list[list[str]] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -69,10 +71,13 @@ def _run(built: Recipe, folder: Path) -> Any:
                 0
             ],
         )
+        lines_of = SampleLog.lines
+        patch.setattr(SampleLog, "lines", lambda self, rows: (printed.append(len(found := list(lines_of(self, rows)))), found)[1])
         patch.setattr("align.telemetry.plots.draw", lambda metrics, plot: plot)
         summary = train(built, folder)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     numbers = [{k: v for k, v in line.items() if not k.startswith(("time/", "memory/", "tokens/s", "sync/"))} for line in lines]
     weights = hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
     written = sorted(path.name for path in (folder / "writers").glob("*"))
-    return [numbers, summary["before"], summary["after"], kept, sizes, threads, weights, written]
+    answers = [[path.name, pq.read_metadata(path).num_rows] for path in sorted((folder / FOLDER).glob("*"))]
+    return [numbers, summary["before"], summary["after"], kept, sizes, threads, weights, written, answers, printed]
