@@ -18,7 +18,7 @@ from torch import equal
 from align.config import recipes
 from align.config.schema import Recipe
 from align.run import watchdog
-from align.run.ending import ending
+from align.run.ending import report_ending
 from align.train import train
 
 
@@ -49,7 +49,7 @@ def test_a_learner_that_hangs_in_an_update_is_ended_and_the_run_resumed(model: P
 
     threading.Thread(target=hang, daemon=True).start()
     wanted = recipe(model, order, workers={"cpus": 0.1})
-    with pytest.raises(SystemExit) as end, ending(run, "align train mine --resume", told.append):
+    with pytest.raises(SystemExit) as end, report_ending(run, "align train mine --resume", told.append):
         train(wanted, run)
     assert end.value.code == 2 and not order.exists(), "it hung where it was to hang"
     reason, kept = told

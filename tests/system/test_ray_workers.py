@@ -247,7 +247,7 @@ def test_rewards_that_cannot_be_interrupted_cost_their_own_chunk(workers, local,
     lengths[4:16] = np.nan  # two answers a prompt, two prompts a chunk
     np.testing.assert_array_equal(rewards.values, lengths)
     assert rewards.failed == 12 and rewards.first_failure.startswith("prompt 2: KeyError")
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 200  # not the seconds of `start_timeout`, after which an actor is given up
     assert workers.compute_rewards(groups[8:]).failed == 0
 
 
