@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from align.errors import UserError
-from align.run.samples import FOLDER, HELD_OUT, TRAINING, Row, step_of
+from align.run.samples import FOLDER, HELD_OUT, TRAINING, Row, records
 from align.telemetry.units import show as number
 
 MAPS = ("reward_parts", "beta", "log_ratio", "divergence")
@@ -37,10 +37,10 @@ def recorded(run_dir: Path, kind: str) -> dict[int, Path]:
     folder = run_dir / FOLDER
     if not folder.is_dir():
         raise UserError(f"{run_dir} has no {FOLDER}: it is not the folder of a run, or the run was trained with samples.every=0")
-    found = {step_of(file): file for file in folder.glob(f"{kind}_*.parquet")}
+    found = records(folder, kind)
     if not found:
         raise UserError(f"{folder} has no {kind.replace('_', '-')} answers: the run stopped before its first record, or has none")
-    return dict(sorted(found.items()))
+    return found
 
 
 def read(file: Path) -> list[Row]:

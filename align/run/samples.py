@@ -64,12 +64,10 @@ class SampleLog:
         """Args: first_step: where the run starts or resumes; records from there on are deleted, because they are made again."""
         self._folder, self._recipe, self._text = run_dir / FOLDER, recipe, text
         with writing(self._folder):
-            for file in self._folder.glob(f"{TRAINING}_*.parquet"):
-                if step_of(file) >= first_step:
-                    file.unlink()
-            for file in self._folder.glob(f"{HELD_OUT}_*.parquet"):
-                if step_of(file) > first_step:
-                    file.unlink()
+            again = [file for step, file in records(self._folder, TRAINING).items() if step >= first_step]
+            again += [file for step, file in records(self._folder, HELD_OUT).items() if step > first_step]
+            for file in again:
+                file.unlink()
 
     def of_step(self, step: int, groups: Sequence[Group], rewards: Rewards | None, batch: TokenBatch, learner: LearnerLike) -> list[Row]:
         """Record a prepared batch before its update, if its step is one of those. Returns the rows, or none. Raises WriteFailed."""
@@ -157,6 +155,7 @@ def _short(text: str) -> str:
     return words if len(words) <= TEXT else f"{words[: TEXT // 2 - 2]} ... {words[-TEXT // 2 + 2 :]}"
 
 
-def step_of(file: Path) -> int:
-    """The step of a record's file."""
-    return int(file.stem.rpartition("_")[2])
+def records(folder: Path, kind: str) -> dict[int, Path]:
+    """The files of this kind by their step, ascending; files with other names are passed over."""
+    named = ((file.stem.removeprefix(f"{kind}_"), file) for file in folder.glob(f"{kind}_*.parquet"))
+    return dict(sorted((int(step), file) for step, file in named if step.isdecimal()))

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from align.disk import writing
 from align.telemetry.units import unit
 from align.telemetry.writers import read
 from align.terminal import printable
@@ -70,7 +71,7 @@ def smooth(values: Sequence[float]) -> np.ndarray:
 
 
 def draw(metrics: Path, picture: Path) -> Path:
-    """Write the PNG and return its path."""
+    """Write the PNG and return its path. Raises WriteFailed."""
     found = series(read(metrics))
     chosen = [(panel, [n for p in panel.metrics for n in found if fnmatch.fnmatchcase(n, p)]) for panel in PANELS]
     chosen = [(panel, names) for panel, names in chosen if names]
@@ -84,8 +85,9 @@ def draw(metrics: Path, picture: Path) -> Path:
         _draw_panel(axes[number], panel, {n: found[n] for n in names}, max(last, 1), headroom)
     for axis in axes[len(chosen) :]:
         axis.set_axis_off()
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture)
+    with writing(picture):
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(picture)
     return picture
 
 

@@ -116,8 +116,9 @@ def test_a_resumed_run_makes_later_records_again(tmp_path: Path):
     folder = tmp_path / "run" / FOLDER
     later = folder / f"{TRAINING}_000002.parquet"
     later.write_text("of a leg that was killed")
+    (folder / f"{TRAINING}_000000 (copy).parquet").write_text("of somebody else")
     train(recipe(tmp_path, steps=3), tmp_path / "run", resume=True)
-    assert len(samples.read(later)) == 12 and len(list(folder.iterdir())) == 3 + 3
+    assert len(samples.read(later)) == 12 and len(list(folder.iterdir())) == 3 + 3 + 1
 
 
 def test_texts_that_no_file_can_hold(tmp_path: Path, run: Path):
