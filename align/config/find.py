@@ -40,5 +40,7 @@ def find_recipe(name: str, folder: Path = Path()) -> Path:
             return file
     if wanted.is_dir():
         raise RecipeError("", f"{name} is a folder: give the YAML file of a recipe, or the name of one that comes with align")
-    hint = did_you_mean(str(bare[0].with_suffix("")), shipped_recipes())
+    shipped, called = shipped_recipes(), str(bare[0].with_suffix(""))
+    namesakes = [known for known in shipped if known.rpartition("/")[2] == called]
+    hint = did_you_mean(namesakes[0] if namesakes else called, shipped)
     raise RecipeError("", f"there is no recipe {name}; {hint}`align list recipes` lists those that come with align")

@@ -176,6 +176,15 @@ def test_tokens_without_probability_and_certain_ones_stay_finite_in_float32(like
         assert found.dtype == torch.float32 and found.isfinite().all() and gradient.isfinite().all()
 
 
+def test_a_power_that_overflows_goes_on_along_its_tangent():
+    logp = torch.tensor([-700.0, -800.0], requires_grad=True)
+    ctx = replace(Problem(2).context(torch.zeros(1, 2).double(), None, torch.zeros(1, 2).double()), logp=logp)
+    found = Power(alpha=-0.8).losses(ctx)
+    (gradient,) = torch.autograd.grad(found.sum(), logp)
+    assert gradient.tolist() == pytest.approx([-math.exp(80)] * 2, rel=1e-5)
+    assert (found[1] - found[0]).item() == pytest.approx(100 * math.exp(80), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("part", "keys", "says"),
     [

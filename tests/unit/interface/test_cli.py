@@ -300,6 +300,8 @@ def test_a_recipe_is_looked_for_here_and_then_among_the_shipped(tmp_path, monkey
     assert find.find_recipe("a") == ours / "a.yaml"
     with pytest.raises(RecipeError, match=r"there is no recipe papers/d; did you mean 'papers/c'\? `align list recipes` lists"):
         find.find_recipe("papers/d")
+    with pytest.raises(RecipeError, match=r"there is no recipe c; did you mean 'papers/c'\?"):
+        find.find_recipe("c")
 
 
 def test_the_shipped_recipes_are_found_from_anywhere(tmp_path, monkeypatch):
