@@ -56,9 +56,10 @@ sabotage: setup  ## do the tests notice? One bug after the other in a copy of th
 compare: setup  ## does a refactor change a number? Eight short runs in BASE=REF and in the working tree, bit for bit; ARGS=--help
 	PYTHONPATH=tests $(BIN)/python -m compare $(BASE) $(if $(EXPECT),--expect $(EXPECT)) $(ARGS)
 
-docs: setup  ## generate docs/regularizers.md and docs/objective.md again
+docs: setup  ## generate docs/regularizers.md, docs/objective.md and docs/methods.md again
 	$(BIN)/python -m align.tools.reference_page > docs/regularizers.md
 	$(BIN)/python -m align.tools.objective_page > docs/objective.md
+	$(BIN)/python -m align.tools.methods_page > docs/methods.md
 
 lock:  ## resolve the lock files again after a change of pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --overrides requirements/cpu-overrides.txt \

@@ -121,11 +121,11 @@ def explain(recipe: RecipeName, overrides: Overrides = None, check: Check = True
         show(_checked(load(file, overrides or []), check), out)
 
 
-@app.command("list", epilog=_example("align list", "align list coefficient", "align list recipe", "align list --json"))
+@app.command("list", epilog=_example("align list", "align list coefficient", "align list recipe", "align list recipes --json"))
 def list_parts(
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="KIND", help="One kind of part, with the meaning of its keys; or `recipe`, whose own keys are no part's."),
+        typer.Argument(metavar="KIND", help="A kind of part; `recipe`, for a recipe's own keys; or `recipes`, which come with align."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

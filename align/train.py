@@ -135,7 +135,7 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: OpenedRun
     longest_answer = recipe.sampling.max_tokens if recipe.algorithm.ranks else None
     examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed, longest_answer, rows)
     if not (recipe.algorithm.samples or recipe.algorithm.ranks):
-        examples.demand_demonstrations()
+        examples.demand_demonstrations(recipe.algorithm.row_fields)
     suites = Suites(recipe, tokenizer)
     for note in notes.data_notes(recipe, examples, suites):
         telemetry.note(note)
@@ -360,6 +360,8 @@ class Run:
             return (self.examples.rankings(step) if self.recipe.algorithm.ranks else self.examples.demonstrations(step)), None
         with self.timed("generate"):
             groups = self.workers.generate(self.examples.prompts(step), self.recipe.batch.samples, self.recipe.seed * 1_000_003 + step)
+        if not self.recipe.algorithm.rewarded:
+            return groups, None
         with self.timed("reward"):
             rewards = self.workers.compute_rewards(groups)
         if rewards.failed:

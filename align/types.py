@@ -9,7 +9,7 @@ the batch was drawn) and, inside the learner, `logp` (pi_theta).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from itertools import accumulate
 from typing import Any, Self
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from align.tensor_fields import each, moved, taken
 from align.undeclared import Undeclared, undeclared
 
 
@@ -220,6 +221,8 @@ class TokenBatch:
     """float32 [T], the part of an answer's reward that is paid at each of its tokens; None: all of it at the last."""
     sampler_logp: Tensor | None = by("T", None)
     """float32 [T]."""
+    teacher_logp: Tensor | None = by("T", None)
+    """float32 [T], nats, of a demonstration's tokens under the model that the data name as teacher; None where rows have no such field."""
     old_logp: Tensor | None = by("T", None)
     """float32 [T]; None when the first forward pass of the update is itself pi_old."""
     entropy: Tensor | None = by("T", None)
@@ -272,7 +275,7 @@ class TokenBatch:
         """The sub-batch of these sequences (int64 [s], increasing). Padding columns that none of them uses are cut."""
         of_axis = {"S": sequences, "T": self.tokens_of(sequences)}
         known = [(f.name, of_axis[f.metadata["axis"]]) for f in fields(self) if "axis" in f.metadata]
-        changes = {name: _each(lambda t, at=at: _taken(t, at), getattr(self, name)) for name, at in known}
+        changes = {name: each(lambda t, at=at: taken(t, at), getattr(self, name)) for name, at in known}
         width = int(self.totals[sequences].max())
         seq_ids = torch.arange(len(sequences)).repeat_interleave(self.lengths[sequences])
         return replace(self, input_ids=self.input_ids[sequences, :width], seq_ids=seq_ids, **changes)
@@ -287,7 +290,7 @@ class TokenBatch:
         """The same batch there; itself where it is there already."""
         if self.input_ids.device == device:
             return self
-        return replace(self, **{f.name: _each(lambda t: _moved(t, device), getattr(self, f.name)) for f in fields(self)})
+        return replace(self, **{f.name: each(lambda t: moved(t, device), getattr(self, f.name)) for f in fields(self)})
 
 
 class Columns(TokenBatch):
@@ -301,27 +304,6 @@ class Columns(TokenBatch):
     entropy: Tensor
     advantages: Tensor
     values: Tensor
-
-
-def _each(change: Callable[[Any], Any], value: Any) -> Any:
-    """A value with `change` applied to each tensor, or tuple of one entry a sequence, in it."""
-    if isinstance(value, Mapping):
-        return {name: _each(change, part) for name, part in value.items()}
-    if isinstance(value, RewardPenalty):
-        return replace(value, **{f.name: change(getattr(value, f.name)) for f in fields(value)})
-    return change(value) if isinstance(value, Tensor | tuple) else value
-
-
-def _taken(value: Tensor | tuple, at: Tensor) -> Tensor | tuple:
-    return value[at] if isinstance(value, Tensor) else tuple(value[i] for i in at.tolist()) if value else ()
-
-
-def _moved(value: Tensor | tuple, device: torch.device) -> Tensor | tuple:
-    if isinstance(value, tuple):
-        return value
-    # From memory that is not pinned a copy to a GPU waits for the device, whatever non_blocking says.
-    value = value.pin_memory() if device.type == "cuda" and value.device.type == "cpu" else value
-    return value.to(device, non_blocking=True)
 
 
 EARLY = frozenset({"old_logp", "entropy", "ref_logp", "rewards", "reward_parts", "advantages", "values"})
@@ -378,6 +360,8 @@ class TokenContext:
     """float32 [T], log pi of the sampled tokens; gradients flow through it, and through `exact`, `values` and `link.scores`."""
     entropy: Tensor
     """float32 [T], nats, detached."""
+    rescaled_logp: Tensor | None = None
+    """float32 [T], log pi at the temperature that a likelihood asks for in `rescaled`, differentiable; None where it asks for none."""
     exact: Mapping[str, Tensor] = field(default_factory=dict)
     """float32 [T] by regularizer: the full-vocabulary divergence at each visited state, differentiable."""
     values: Tensor | None = None

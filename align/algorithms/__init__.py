@@ -49,6 +49,8 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
     """That data are answers ranked by preference: a group's sequences stand best first, and no group is split. Else demonstrations."""
     links = False
     """Its loss is of `ctx.link`: exactly one regularizer is placed as the link."""
+    distils = False
+    """It has no loss of its own and asks for no reward: on the policy's own rollouts the regularizers alone are learned."""
     trains_reward_model = False
     """Trains a scorer, one number for a whole answer, instead of a policy: `loss` gets a RewardModelContext."""
     critic: Any = None
@@ -59,10 +61,17 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
     """A Surrogate, where the loss is one of `advantage`."""
     reduction: Any
     """A Reduction."""
+    row_fields = frozenset[str]()
+    """Fields that every demonstration must have."""
     epochs: int = 1
     """Passes over each batch."""
     minibatches: int = 1
     """Optimizer steps in one pass."""
+
+    @property
+    def rescaled(self) -> float | None:
+        """The temperature of `ctx.rescaled_logp`, as a factor on the recipe's own; None: there is none."""
+        return None
 
     def advantages(self, batch: Columns) -> Tensor | None:
         """float32 [T] from the rewards of the whole batch; None where the loss uses none."""
@@ -125,8 +134,15 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
         return None  # of its parts each has been asked
 
     @property
+    def rewarded(self) -> bool:
+        """Its samples are judged by a reward."""
+        return self.samples and not self.distils
+
+    @property
     def learns_from(self) -> str:
         """What its data are, in a word."""
+        if self.distils:
+            return "its regularizers alone"
         if self.samples:
             return "rollouts"
         return "rankings" if self.ranks else "demonstrations"

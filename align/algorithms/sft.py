@@ -35,6 +35,14 @@ class Sft(Algorithm[TokenContext, None]):
             return "likelihood_weight: 0 leaves nothing to learn: raise it, or add a regularizer with placement: loss"
         return None
 
+    @property
+    def rescaled(self) -> float | None:
+        return self.likelihood.rescaled
+
+    @property
+    def row_fields(self) -> frozenset[str]:
+        return self.likelihood.row_fields
+
     def formula(self) -> str:
         if self.likelihood_weight == 0:
             return "0"

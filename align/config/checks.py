@@ -22,7 +22,7 @@ def check(recipe: Recipe) -> None:
         algorithm.check()
     except ValueError as error:
         raise RecipeError("algorithm", f"{location(type(algorithm))}: {error}") from error
-    if algorithm.samples and recipe.reward is None:
+    if algorithm.rewarded and recipe.reward is None:
         raise RecipeError("reward", f"{algorithm.recipe_name} learns from rewards: name one")
     _refuse_dead_keys(recipe)
     _check_batch(recipe)
@@ -62,7 +62,7 @@ def _refuse_dead_keys(recipe: Recipe) -> None:
     switched_off = [
         (recipe.model.lora, "model.lora", "rank", recipe.model.lora.rank == 0, "rank: 0 trains every parameter"),
         (recipe.evaluation, "evaluation", "every", recipe.evaluation.every < 0, "every: -1 never evaluates"),
-        (recipe.reward_limits, "reward_limits", None, not recipe.algorithm.samples, offline),
+        (recipe.reward_limits, "reward_limits", None, not recipe.algorithm.rewarded, offline),
     ]
     for keys, where, switch, off, why in switched_off:
         for f in fields(keys):
@@ -78,11 +78,10 @@ def _refuse_dead_keys(recipe: Recipe) -> None:
             f"regularizers.{name}",
             f"changes nothing: {recipe.algorithm.recipe_name} trains a reward model, so there is no policy to regularize; delete it",
         )
-    if not recipe.algorithm.samples:
-        if recipe.reward is not None:
-            raise RecipeError("reward", f"changes nothing: {offline}")
-        if recipe.batch.samples != type(recipe.batch).samples:
-            raise RecipeError("batch.samples", f"changes nothing: {offline}")
+    if not recipe.algorithm.rewarded and recipe.reward is not None:
+        raise RecipeError("reward", f"changes nothing: {offline}")
+    if not recipe.algorithm.samples and recipe.batch.samples != type(recipe.batch).samples:
+        raise RecipeError("batch.samples", f"changes nothing: {offline}")
 
 
 def _check_batch(recipe: Recipe) -> None:

@@ -18,6 +18,13 @@ def shipped_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "recipes"
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """The files of the recipes that come with align, by name, sorted: `methods/ipo` is the file of that name in the folder `methods`."""
+    folder = shipped_folder()
+    names = {str(f.relative_to(folder).with_suffix("")): f for f in folder.rglob("*.yaml")}
+    return dict(sorted(names.items()))
+
+
 def find_recipe(name: str, folder: Path = Path()) -> Path:
     """`recipes/x.yaml`, `x.yaml` or `x`: looked for from `folder`, the working directory by default, then among the shipped recipes.
 
@@ -33,6 +40,7 @@ def find_recipe(name: str, folder: Path = Path()) -> Path:
             return file
     if wanted.is_dir():
         raise RecipeError("", f"{name} is a folder: give the YAML file of a recipe, or the name of one that comes with align")
-    shipped = sorted(str(f.relative_to(shipped_folder()).with_suffix("")) for f in shipped_folder().rglob("*.yaml"))
-    hint = did_you_mean(str(bare[0].with_suffix("")), shipped)
-    raise RecipeError("", f"there is no recipe {name}; {hint}With align come: {', '.join(shipped)}")
+    shipped, called = shipped_recipes(), str(bare[0].with_suffix(""))
+    namesakes = [known for known in shipped if known.rpartition("/")[2] == called]
+    hint = did_you_mean(namesakes[0] if namesakes else called, shipped)
+    raise RecipeError("", f"there is no recipe {name}; {hint}`align list recipes` lists those that come with align")

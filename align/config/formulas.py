@@ -33,7 +33,7 @@ class Formulated(Part):
                 f"{format_part(self)} needs the values of a critic, and {algorithm.recipe_name} trains none: use ppo, or another "
                 f"{setting.key}"
             )
-        if REWARDED & self.needs and not algorithm.samples:
+        if REWARDED & self.needs and not algorithm.rewarded:
             return f"{format_part(self)} looks at rewards, and {algorithm.learns_from} have none: use another {setting.key}"
         return None
 

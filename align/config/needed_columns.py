@@ -21,6 +21,6 @@ def missing_column(kind: str, part: Any, setting: Setting) -> str | None:
             f"{kind} {format_part(part)} needs the values of a critic, and {setting.recipe.algorithm.recipe_name} trains none: use ppo, or "
             "another"
         )
-    if part.needs & REWARDED and not setting.samples:
+    if part.needs & REWARDED and not setting.recipe.algorithm.rewarded:
         return f"{kind} {format_part(part)} looks at rewards, and this algorithm's data have none: use another"
     return None

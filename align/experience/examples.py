@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from align.errors import RecipeError, UserError
-from align.experience import chat_template, task_data
+from align.experience import chat_template, task_data, teacher_logp
 from align.tasks import Example, Task
 from align.types import Episode, Group, Prompt
 from align.vocabulary.continuation import Continuation
@@ -137,10 +137,20 @@ class Examples:
         shown = [(self.examples[i], self._prompts[i], _demonstrated_answer(self.examples[i])) for i in self._step_indices(step)]
         return [Group(prompt=p, episodes=(answer,)) for (_, p, _), answer in zip(shown, _answers(shown, self._tokenizer), strict=True)]
 
-    def demand_demonstrations(self) -> None:
-        """Raises UserError if any example has no answer, before a step deals it."""
+    def demand_demonstrations(self, row_fields: Collection[str] = ()) -> None:
+        """Raises UserError if any example has no answer, or lacks one of `row_fields`, before a step deals it."""
         for e in self.examples:
             _demonstrated_answer(e)
+            absent = next((name for name in sorted(row_fields) if name not in e.fields), None)
+            if absent is not None:
+                raise UserError(f"{e.place} has no field {absent!r}, which the likelihood reads; add it, or delete the row")
+        if teacher_logp.FIELD in row_fields:
+            for i in range(0, len(self.examples), CHUNK):
+                rows = [
+                    (e, p, _demonstrated_answer(e)) for e, p in zip(self.examples[i : i + CHUNK], self._prompts[i : i + CHUNK], strict=True)
+                ]
+                for (e, p, _), answer in zip(rows, _answers(rows, self._tokenizer), strict=True):
+                    teacher_logp.refuse(p, answer.length, e.place)
 
     def rankings(self, step: int) -> list[Group]:
         """The prompts of a step with their ranked answers, best first, with end tokens. Raises UserError for fewer than two."""

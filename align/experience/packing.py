@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from align.errors import UserError
+from align.experience import teacher_logp
 from align.experience.process_rewards import at_tokens
 from align.types import Episode, Group, Prompt, Rewards, TokenBatch
 
@@ -54,6 +55,7 @@ def pack(
     flat = np.concatenate([ids for _, prompt, episode in rows for ids in (prompt.token_ids, episode.response_ids)]).astype(np.int64)
     input_ids[torch.arange(input_ids.shape[1]) < totals[:, None]] = torch.from_numpy(flat)
     seq_ids = torch.repeat_interleave(torch.arange(len(rows)), lengths)
+    known = None if sampled else teacher_logp.of([(prompt, episode) for _, prompt, episode in rows])
     starts = torch.cumsum(lengths, 0) - lengths
     return TokenBatch(
         input_ids=input_ids,
@@ -65,6 +67,7 @@ def pack(
         group_ids=torch.unique(torch.tensor([i for i, _, _ in rows]), return_inverse=True)[1],
         versions=torch.from_numpy(np.concatenate([episode.versions for _, _, episode in rows])) if sampled else None,
         prompt_ids=tuple(prompt.id for _, prompt, _ in rows),
+        teacher_logp=known,
         sampler_logp=torch.from_numpy(np.concatenate(logp)) if sampled else None,
         **({} if rewards is None else _reward_fields(rewards, kept, [episode for _, _, episode in rows], decode)),
     )

@@ -1,4 +1,4 @@
-"""The data of `align list`: every part that a recipe can name, with its keys, and the keys of the recipe itself."""
+"""The data of `align list`: every part that a recipe can name, with its keys, the keys of the recipe itself, and the shipped recipes."""
 
 from __future__ import annotations
 
@@ -10,24 +10,33 @@ from rich.table import Table
 
 from align.config import registry
 from align.config.docstrings import keys, summary
+from align.config.find import shipped_recipes
 from align.config.parts import location
 from align.config.schema import Recipe
 from align.config.suggestions import did_you_mean
 from align.errors import RecipeError, UserError
+from align.inspect.headers import header
 
 RECIPE = "recipe"
 """Stands for the recipe's own keys; it is not a kind of part."""
+RECIPES = "recipes"
+"""Stands for the recipes that come with align."""
 
 
 def catalogue(kind: str | None) -> list[dict[str, Any]]:
-    """Parts of one kind, or of all kinds; for RECIPE, its sections. A plugin that cannot be imported is listed with its error.
+    """Parts of one kind, or of all kinds; for RECIPE, its sections; for RECIPES, each with its title.
+
+    A plugin that cannot be imported is listed with its error.
 
     Raises UserError for an unknown kind.
     """
     if kind == RECIPE:
         return list(_sections("", Recipe))
+    if kind == RECIPES:
+        found = shipped_recipes().items()
+        return [{"kind": RECIPES, "name": n, "origin": "align", "summary": header(f).title, "location": str(f)} for n, f in found]
     if kind is not None and kind not in registry.ROOMS:
-        kinds = (*registry.ROOMS, RECIPE)
+        kinds = (*registry.ROOMS, RECIPE, RECIPES)
         raise UserError(f"there is no kind of part called {kind}; {did_you_mean(kind, kinds)}Kinds: {', '.join(kinds)}")
     return [_entry(k, name) for k in ([kind] if kind else registry.ROOMS) for name in (*registry.shipped(k), *registry.installed(k))]
 

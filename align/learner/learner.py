@@ -159,9 +159,11 @@ class Learner:
         hidden = self.policy.hidden(micro)
         head, spelled = self.policy.head(), self.policy.spelled
         fresh = stats(self.recipe, self.budgets, spelled, hidden, head, micro, self._to_references(micro))
+        again = self.recipe.algorithm.rescaled
+        rescaled = None if again is None else stats(self.recipe, self.budgets, spelled, hidden, head, micro, rescaled=again).logp
         values = None if self.critic is None else values_of(self.critic, micro, hidden)
         micro = replace(micro, ref_logp={**micro.ref_logp, **fresh.ref_logp})
-        return TokenContext(batch=micro, logp=fresh.logp, entropy=fresh.entropy, exact=fresh.exact, values=values)
+        return TokenContext(batch=micro, logp=fresh.logp, entropy=fresh.entropy, rescaled_logp=rescaled, exact=fresh.exact, values=values)
 
     def _to_references(self, micro: TokenBatch) -> dict[str, Compared]:
         exact = [name for name in referenced(self.recipe.regularizers) if self.recipe.regularizers[name].full_vocabulary]

@@ -35,16 +35,17 @@ def stats(
     head: Head,
     micro: TokenBatch,
     compared: dict[str, Compared] | None = None,
+    rescaled: float = 1.0,
 ) -> TokenStats:
     """The head's statistics of a micro-batch, at the recipe's temperature and within the memory budgets.
 
-    `spelled`: of the policy, whose tokens every head has the rows of.
+    `spelled`: of the policy, whose tokens every head has the rows of; `rescaled`: a factor on the temperature.
     """
     return token_stats(
         hidden,
         head,
         spelled.places(micro.tokens),
-        temperature=recipe.sampling.temperature,
+        temperature=recipe.sampling.temperature * rescaled,
         compared=compared,
         elements=budgets.head_elements,
         backend=recipe.head.backend,

@@ -46,9 +46,11 @@ def view(a: Algorithm, drift: float = UPDATE) -> View:
     ctx, leaf = context(setting(TREE, drift), NAME, dtype=torch.float32)
     count, tokens = len(ctx.batch.lengths), len(ctx.batch.seq_ids)
     batch = replace(ctx.batch, advantages=None, ref_logp={}, penalty_weights={}, betas={})
+    if not a.rewarded:
+        batch = replace(batch, rewards=None)
     if not a.samples:
         uniform = torch.full((tokens,), 1 / count)  # a data set's answers are not samples of the policy
-        batch = replace(batch, rewards=None, sampler_logp=None, old_logp=None, loss_weights=uniform)
+        batch = replace(batch, sampler_logp=None, old_logp=None, loss_weights=uniform)
     if a.ranks:
         batch = replace(batch, group_ids=torch.repeat_interleave(torch.arange(count // 5 * 2), torch.tensor([2, 3] * (count // 5))))
     if a.trains_reward_model:
@@ -125,7 +127,7 @@ def _loss(a: Algorithm) -> str | None:
             if x.ndim != 1 or len(x) not in (tokens, answers, of_pairs) or not x.isfinite().all() or x.requires_grad:
                 return f"{name} is {list(x.shape)}, not finite or not detached, of {tokens} tokens in {answers} answers"
         for name, x in {"policy": leaf, "critic": values}.items():
-            if x is not None:
+            if x is not None and not a.distils:  # the regularizers have the gradients
                 (gradient,) = torch.autograd.grad(loss.sum(), x, retain_graph=True, allow_unused=True)
                 if gradient is None or not gradient.isfinite().all() or not gradient.abs().max() > 0:
                     return f"its gradient for the {'reward model' if a.trains_reward_model else name} is zero, or not finite"
@@ -134,7 +136,9 @@ def _loss(a: Algorithm) -> str | None:
 
 @KIT.check("direction", "return what is to be minimised: the negative of an objective")
 def _direction(a: Algorithm) -> str | None:
-    """on-policy, a step down the loss raises the probability of answers with a higher advantage or rank, and of demonstrations"""
+    """on-policy, a step down a loss of its own raises the probability of answers with a higher advantage or rank, and of demonstrations"""
+    if a.distils:
+        return None
     ctx, leaf, _, advantages = view(a, 0.0)
     loss, _ = a.loss(ctx, advantages)
     (gradient,) = torch.autograd.grad(expectation(ctx.batch, loss), leaf)

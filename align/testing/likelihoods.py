@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 from typing import Any
 
@@ -26,18 +27,22 @@ def check_likelihood(part: Any, /, **keys: Any) -> list[Finding]:
 def view(likelihood: Likelihood) -> tuple[TokenContext, Tensor]:
     """Forty demonstrations in float32, of one to three tokens, with only the columns that it needs; and the policy's logits."""
     ctx, leaf = context(setting(TREE), NAME, dtype=torch.float32)
+    known = ctx.batch.ref_logp[NAME]  # of whichever regularizer a likelihood names
     shown = replace(
         ctx.batch,
         rewards=None,
         advantages=None,
         sampler_logp=None,
         old_logp=ctx.logp.detach(),
-        ref_logp={},
+        teacher_logp=known,
+        ref_logp=defaultdict(lambda: known),
         penalty_weights={},
         betas={},
         loss_weights=torch.full((len(ctx.logp),), 1 / len(ctx.batch.lengths)),
     )
-    return replace(ctx, batch=shown.only(likelihood.needs, likelihood)), leaf
+    again = likelihood.rescaled
+    rescaled = None if again is None else TREE.token_logp(leaf / again)
+    return replace(ctx, batch=shown.only(likelihood.needs, likelihood), rescaled_logp=rescaled), leaf
 
 
 @KIT.check("losses", "return a float32 tensor of shape [T] from ctx.logp; read no part of the batch that `needs` does not name")
@@ -68,10 +73,12 @@ def _direction(likelihood: Likelihood) -> str | None:
 def _split(likelihood: Likelihood) -> str | None:
     """each token has the same loss in a micro-batch and in the whole batch"""
     ctx, _ = view(likelihood)
+    whole = likelihood.losses(ctx)
     sequences = torch.arange(len(ctx.batch.lengths))[::3]
     tokens = torch.isin(ctx.batch.seq_ids, sequences)
-    micro = TokenContext(batch=ctx.batch.select(sequences), logp=ctx.logp[tokens], entropy=ctx.entropy[tokens])
-    same = torch.allclose(likelihood.losses(micro), likelihood.losses(ctx)[tokens], atol=1e-6)
+    rescaled = None if ctx.rescaled_logp is None else ctx.rescaled_logp[tokens]
+    micro = TokenContext(batch=ctx.batch.select(sequences), logp=ctx.logp[tokens], entropy=ctx.entropy[tokens], rescaled_logp=rescaled)
+    same = torch.allclose(likelihood.losses(micro), whole[tokens], atol=1e-6)
     return None if same else "a micro-batch gives other numbers"
 
 

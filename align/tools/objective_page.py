@@ -42,7 +42,8 @@ PREFERENCES = """\
 two answers, the loss is the mean over its pairs, except for losses of whole rankings (`plackett_luce`)."""
 
 LIKELIHOODS = """\
-`likelihood:`, for `sft`, times `likelihood_weight`; at 0 only the regularizers are trained on."""
+`likelihood:`, for `sft`, times `likelihood_weight`; at 0 only the regularizers are trained on. `sel` reads a teacher's log-probs, of a
+regularizer's reference or of a field `teacher_logp` in each row; `ldr_kl` reads the head a second time, at its own temperature."""
 
 
 def page() -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from listed import control, experience, kernels, learner, objective, preferences
+from listed import control, demonstrations, experience, kernels, learner, objective, preferences
 from listed.mutant import Mutant
 
 MUTANTS: list[Mutant] = [
+    *demonstrations.MUTANTS,
     *objective.MUTANTS,
     *kernels.MUTANTS,
     *learner.MUTANTS,

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from align.config import nodes, recipes, yaml_files
 from align.errors import RecipeError
 
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)

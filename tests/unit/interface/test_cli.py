@@ -254,6 +254,14 @@ def test_list_of_the_recipes_own_keys_has_every_section_and_no_part():
     assert "Rollouts per prompt" in align("list", "recipe").stdout
 
 
+def test_list_of_the_shipped_recipes_has_the_title_of_each_file():
+    listed = {r["name"]: r for r in json.loads(align("list", "recipes", "--json").stdout)}
+    assert list(listed) == list(find.shipped_recipes()) and all(r["summary"] for r in listed.values())
+    one = listed["methods/ipo"]
+    assert one["summary"] == "IPO: a squared loss whose optimum has a finite margin" and Path(one["location"]).is_file()
+    assert "Paper" not in align("list", "recipes").stdout
+
+
 def test_list_of_an_unknown_kind():
     result = align("list", "divergance")
     assert result.exit_code == 2 and "did you mean 'divergence'?" in result.stderr
@@ -290,8 +298,10 @@ def test_a_recipe_is_looked_for_here_and_then_among_the_shipped(tmp_path, monkey
     assert find.find_recipe(str(ours / "b.yaml")) == ours / "b.yaml"
     (here / "a").mkdir()  # a folder is no recipe
     assert find.find_recipe("a") == ours / "a.yaml"
-    with pytest.raises(RecipeError, match=r"there is no recipe papers/d; did you mean 'papers/c'\? With align come: a, b, papers/c"):
+    with pytest.raises(RecipeError, match=r"there is no recipe papers/d; did you mean 'papers/c'\? `align list recipes` lists"):
         find.find_recipe("papers/d")
+    with pytest.raises(RecipeError, match=r"there is no recipe c; did you mean 'papers/c'\?"):
+        find.find_recipe("c")
 
 
 def test_the_shipped_recipes_are_found_from_anywhere(tmp_path, monkeypatch):

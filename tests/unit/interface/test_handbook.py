@@ -6,7 +6,8 @@ import pytest
 from helpers.paths import ROOT
 
 from align.config import registry
-from align.tools import objective_page
+from align.config.find import shipped_recipes
+from align.tools import methods_page, objective_page
 from align.tools.reference_page import page, prose
 
 COMMITTED = (ROOT / "docs" / "regularizers.md").read_text()
@@ -28,6 +29,13 @@ def test_the_page_is_what_the_command_makes_now():
 def test_the_page_of_the_objective_is_what_the_command_makes_now():
     committed = (ROOT / "docs" / "objective.md").read_text()
     assert objective_page.page() == committed, "run: python -m align.tools.objective_page > docs/objective.md"
+
+
+def test_the_page_of_methods_is_what_the_command_makes_now():
+    committed = (ROOT / "docs" / "methods.md").read_text()
+    assert methods_page.page() == committed, "run: python -m align.tools.methods_page > docs/methods.md"
+    named = {row[1].strip("`") for block in committed.split("\n\n") if block.startswith("|") for row in map(cells, block.splitlines()[2:])}
+    assert named == {name for name in shipped_recipes() if name.startswith("methods/")}
 
 
 def test_every_row_has_a_cell_for_every_column():

@@ -19,8 +19,13 @@ CHANGES = {
     ("sft", "likelihood"): Change("{folder}/unlikelihood.py:OneMinus"),
 }
 
+TEACHER = {NAME: {"estimator": "exact", "reference": {"name": "teacher", "path": "{other}"}, "coefficient": 1.0}}
+
 
 def probe(part: Any, places: dict[str, str], node: dict) -> Any:
+    if part.distils:
+        unjudged = {k: v for k, v in START.items() if k not in ("reward", "reward_limits")}
+        return updated(unjudged | {"algorithm": node, "optimizer": {"lr": 3e-2}, "regularizers": TEACHER}, places, fresh=True)
     if part.samples:
         return updated({"algorithm": node, "optimizer": {"lr": 3e-2}}, places)
     if part.ranks:
