@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from align.advantages import Advantage, charged
-from align.config.formulas import Formulated, formula
+from align.config.formulas import Formulated, formula, unknown_needs
+from align.config.needed_columns import GROUPS
 from align.config.parts import Setting
 from align.config.returned import LOSS, TOKEN, Returned
 from align.core.credit import Packing
@@ -122,7 +123,7 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
         return {key: part for key, part in held.items() if isinstance(part, Formulated)}
 
     def misfit(self, setting: Setting) -> str | None:
-        return None  # of its parts each has been asked
+        return unknown_needs(self)  # of its parts each has been asked
 
     @property
     def learns_from(self) -> str:
@@ -135,6 +136,11 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
     def reads(self) -> frozenset[str]:
         """What it and its parts read of the batch, of `types.EARLY`."""
         return self.needs.union(*(part.needs for part in self.parts().values()))
+
+    @property
+    def whole_groups(self) -> bool:
+        """No micro-batch splits a group."""
+        return self.ranks or GROUPS in self.reads
 
     @property
     def least_samples(self) -> int:

@@ -143,5 +143,5 @@ def _check_links(recipe: Recipe) -> None:
     if linked and not algorithm.links:
         raise RecipeError(
             f"regularizers.{linked[0]}.placement",
-            f"{algorithm.recipe_name} has no preference loss to link to: use placement: loss or reward",
+            f"{algorithm.recipe_name} has no loss of implicit rewards to link to: use placement: loss or reward",
         )

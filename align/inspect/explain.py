@@ -185,7 +185,7 @@ def _estimate(regularizer: Composed, algorithm: Algorithm) -> list[Row]:
     if regularizer.placement == "link":
         return [
             Row("placement", "link: the implicit reward of an answer is β (f'(u) − f'(1)) at u = π/ref of the whole of it"),
-            Row("optimum", "u = f'⁻¹((R − λ)/β), R the reward behind the preferences; for KL(π‖ref) that is ref exp(R/β)/Z"),
+            Row("optimum", "u = f'⁻¹((R − λ)/β), R the reward, or that behind the preferences; for KL(π‖ref) that is ref exp(R/β)/Z"),
             Row("value", f"{format_part(estimator)} measures the divergence at the answers' states; it is logged and not part of the loss"),
             Row("clamp", f"beyond |log π/ref| = {regularizer.largest_log_ratio:g} nats of an answer the score continues along its tangent"),
         ]

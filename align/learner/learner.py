@@ -172,7 +172,7 @@ class Learner:
         }
 
     def _micro_batches(self, batch: TokenBatch) -> Iterator[TokenBatch]:
-        for _, micro in micro_batches(batch, self.budgets.micro_tokens, whole_groups=self.recipe.algorithm.ranks):
+        for _, micro in micro_batches(batch, self.budgets.micro_tokens, whole_groups=self.recipe.algorithm.whole_groups):
             yield micro.to(self.policy.device)
 
     def _weighed(self, batch: TokenBatch) -> TokenBatch:

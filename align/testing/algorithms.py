@@ -153,7 +153,7 @@ def _split(a: Algorithm) -> str | None:
     ctx, _, _, advantages = view(a)
     whole, _ = a.loss(ctx, advantages)
     every = torch.arange(len(ctx.batch.lengths))
-    micro, tokens = select(ctx, every[ctx.batch.group_ids % 3 == 1] if a.ranks else every[::3])
+    micro, tokens = select(ctx, every[ctx.batch.group_ids % 3 == 1] if a.whole_groups else every[::3])
     part, _ = a.loss(micro, None if advantages is None else advantages[tokens])
     return None if torch.allclose(part, whole[tokens], atol=1e-6) else "a micro-batch gives other numbers"
 
@@ -163,11 +163,11 @@ def _beta(a: Algorithm) -> str | None:
     """with a link, another beta for one ranking changes the loss of that ranking, and of no other"""
     if not a.links:
         return None
-    ctx, *_ = view(a)
+    ctx, _, _, advantages = view(a)
     assert isinstance(ctx, TokenContext) and ctx.link is not None  # `view` makes one
     link = ctx.link
     first = ctx.batch.group_ids == 0
-    one, two = (a.loss(c, None)[0] for c in (ctx, replace(ctx, link=replace(link, beta=torch.where(first, 2.0, 0.5)))))
+    one, two = (a.loss(c, advantages)[0] for c in (ctx, replace(ctx, link=replace(link, beta=torch.where(first, 2.0, 0.5)))))
     of_first = first[ctx.batch.seq_ids]
     return None if not torch.allclose(one[of_first], two[of_first]) and torch.equal(one[~of_first], two[~of_first]) else "it does not"
 

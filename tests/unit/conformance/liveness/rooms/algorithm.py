@@ -22,7 +22,8 @@ CHANGES = {
 
 def probe(part: Any, places: dict[str, str], node: dict) -> Any:
     if part.samples:
-        return updated({"algorithm": node, "optimizer": {"lr": 3e-2}}, places)
+        linked = {"regularizers": {NAME: LINK}} if part.links else {}
+        return updated({"algorithm": node, "optimizer": {"lr": 3e-2}} | linked, places)
     if part.ranks:
         return updated(RANKED | {"algorithm": node, "regularizers": {NAME: LINK} if part.links else {}}, places, fresh=True)
     demonstrations = {
