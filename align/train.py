@@ -276,7 +276,7 @@ class Run:
             self.telemetry.note(f"step {step}: every answer was dropped, so nothing was learned from it")
             self.report(step, counted, began)
             return
-        batch, staleness = replace(batch, step=step, betas=self.state.betas(step)), staleness_metrics(batch, self.version)
+        batch, staleness = self.state.begin(batch, step), staleness_metrics(batch, self.version)
         with self.timed("score"):
             batch = self.workers.learner.compute_logprobs(batch)
         batch = prepare_batch(self.recipe, batch, self.state.coefficients)

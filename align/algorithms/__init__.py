@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Generic, TypeVar
 
@@ -21,6 +22,8 @@ from align.types import Columns, RewardModelContext, TokenBatch, TokenContext
 
 Context = TypeVar("Context", bound=TokenContext | RewardModelContext)
 """What a loss looks at: RewardModelContext where it trains a scorer."""
+State = Mapping[str, Any]
+"""What an algorithm remembers: JSON values."""
 Advantages = TypeVar("Advantages", bound=Tensor | None)
 """None where a loss uses none."""
 
@@ -54,6 +57,8 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
     """Trains a scorer, one number for a whole answer, instead of a policy: `loss` gets a RewardModelContext."""
     critic: Any = None
     """A Critic, trained beside the policy: `ctx.values`, `batch.values` and `targets`."""
+    reference: Any = None
+    """A Reference that the loss itself compares with, whatever the regularizers: `batch.ref_logp["algorithm"]`, [T], log ref."""
     advantage: Any = None
     """An Advantage, where the loss weighs tokens by one."""
     surrogate: Any = None
@@ -80,6 +85,18 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
         # A return is one of rewards, whatever the advantage is made of.
         targets = self.advantage.returns(batch.only(self.advantage.needs | {"rewards"}, self.advantage, "algorithm.advantage"))
         return Returned(self.advantage, "returns", "algorithm.advantage").finite(targets, len(batch.seq_ids), TOKEN)
+
+    def initial_state(self) -> State:
+        """What the algorithm remembers between batches, as the run begins: JSON values, which a checkpoint holds."""
+        return {}
+
+    def state_for(self, state: State, batch: TokenBatch) -> State:
+        """What this batch needs of the state: `batch.algorithm_state`. `batch`: as packed, with nothing computed."""
+        return state
+
+    def update_state(self, state: State, batch: Columns) -> State:
+        """The state after a step on this (prepared) batch; a new one, `state` is never written into."""
+        return state
 
     def measures(self, batch: Columns) -> dict[str, float]:
         """Metrics of the whole batch, shaped and scored."""

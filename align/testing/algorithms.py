@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from align.algorithms import Algorithm
 from align.core.ranking import pairs
 from align.core.segments import segment_sum
 from align.oracle.enumeration import TREE, UPDATE, context, expectation, setting
+from align.references import OF_ALGORITHM
 from align.testing.findings import Finding, Kit
 from align.testing.formulas import MEND, explained
 from align.types import EARLY, Link, RewardModelContext, TokenContext
@@ -45,7 +47,9 @@ def view(a: Algorithm, drift: float = UPDATE) -> View:
     """
     ctx, leaf = context(setting(TREE, drift), NAME, dtype=torch.float32)
     count, tokens = len(ctx.batch.lengths), len(ctx.batch.seq_ids)
-    batch = replace(ctx.batch, advantages=None, ref_logp={}, penalty_weights={}, betas={})
+    ref_logp = {} if a.reference is None else {OF_ALGORITHM: ctx.batch.ref_logp[NAME]}
+    batch = replace(ctx.batch, advantages=None, ref_logp=ref_logp, penalty_weights={}, betas={})
+    batch = replace(batch, algorithm_state=a.state_for(a.initial_state(), batch))
     if not a.samples:
         uniform = torch.full((tokens,), 1 / count)  # a data set's answers are not samples of the policy
         batch = replace(batch, rewards=None, sampler_logp=None, old_logp=None, loss_weights=uniform)
@@ -178,6 +182,19 @@ def _measures(a: Algorithm) -> str | None:
     found = a.measures(view(a).ctx.batch.only(EARLY, a))
     wrong = next((name for name, x in found.items() if not isinstance(name, str) or type(x) not in (int, float)), None)
     return None if wrong is None else f"{wrong} is a {type(found[wrong]).__name__}"
+
+
+@KIT.check("state", "return from `update_state` a new mapping of JSON values with the keys of `initial_state`; or leave both out")
+def _state(a: Algorithm) -> str | None:
+    """the state after a batch has JSON values and the keys of the initial one, which is not written into"""
+    state = a.initial_state()
+    if not a.samples:
+        return None if not state else "it learns from data that are the same every time"
+    before = json.dumps(state)
+    following = a.update_state(state, view(a).ctx.batch.only(EARLY, a))
+    if json.dumps(state) != before:
+        return "the initial state was written into"
+    return None if json.loads(json.dumps(following)).keys() == state.keys() else f"it has the keys {', '.join(following)}"
 
 
 @KIT.check("explained", MEND)

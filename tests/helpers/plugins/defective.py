@@ -299,6 +299,7 @@ DEFECTS = {
             return (ctx.link.scores * (~best * 1.0 - best * 1.0))[ctx.batch.seq_ids] * (ctx.batch.positions == 0), {}
         """),
     ("algorithm", "measures"): add("def measures(self, batch): return {'reward': batch.rewards.mean()}"),
+    ("algorithm", "state"): add("def update_state(self, state, batch): return {**state, 'seen': 1}"),
     ("algorithm", "explained"): add("def formula(self): return None"),
     ("shaping", "shapes"): swap("return advantages", "return advantages[:3]"),
     ("coefficient", "what it needs"): add("def multipliers(self, batch, name, state): return 1 + 0 * batch.rewards"),

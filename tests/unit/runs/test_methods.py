@@ -14,7 +14,10 @@ from align.config import recipes
 from align.inspect.explain import explain
 from align.train import train
 
-METHODS = ["log_variance", "copg", "trajectory_balance"]
+METHODS = [
+    *("log_variance", "copg", "trajectory_balance"),
+    *("fdpg_forward_kl", "fdpg_reverse_kl", "fdpg_jensen_shannon", "fdpg_total_variation", "fdpg_pearson", "fdpg_neyman"),
+]
 TINY = [
     "steps=2",
     "task={name: countdown, size: 8}",
