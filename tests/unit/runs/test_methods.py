@@ -17,6 +17,8 @@ from align.train import train
 METHODS = [
     *("log_variance", "copg", "trajectory_balance"),
     *("fdpg_forward_kl", "fdpg_reverse_kl", "fdpg_jensen_shannon", "fdpg_total_variation", "fdpg_pearson", "fdpg_neyman"),
+    *("rpg_fkl", "rpg_rkl", "rpg_ufkl", "rpg_urkl"),
+    *("rpg_fkl_reinforce", "rpg_rkl_reinforce", "rpg_ufkl_reinforce", "rpg_urkl_reinforce"),
 ]
 TINY = [
     "steps=2",
