@@ -19,6 +19,7 @@ METHODS = [
     *("fdpg_forward_kl", "fdpg_reverse_kl", "fdpg_jensen_shannon", "fdpg_total_variation", "fdpg_pearson", "fdpg_neyman"),
     *("rpg_fkl", "rpg_rkl", "rpg_ufkl", "rpg_urkl"),
     *("rpg_fkl_reinforce", "rpg_rkl_reinforce", "rpg_ufkl_reinforce", "rpg_urkl_reinforce"),
+    *("window_leverage", "window_staq", "mvi"),
 ]
 TINY = [
     "steps=2",
