@@ -197,6 +197,14 @@ DEFECTS = {
         def f(self, log_u): return (log_u / 2).expm1() ** 2 + log_u.expm1()
         def grad_weight(self, log_u): return self.f_prime(log_u)
         """),
+    ("divergence", "of state"): swap(
+        "class Part:",
+        "from align.divergences import StateFunctional\nclass Part(StateFunctional):",
+        "def f(self, log_u):",
+        "def of_state(self, logp, ref_logp):",
+        "(log_u * self.power).expm1() ** 2",
+        "(self.power * (logp.exp() - ref_logp.exp()) ** 2).sum(-1) + logp.mean() - logp.mean().detach() + logp.detach().mean()",
+    ),
     ("divergence", "bregman"): add("""
         def f(self, log_u): return (log_u / 2).expm1() ** 2 + log_u.expm1()
         def bregman(self, log_u): return self.f(log_u).abs()

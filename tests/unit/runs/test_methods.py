@@ -20,6 +20,7 @@ METHODS = [
     *("rpg_fkl", "rpg_rkl", "rpg_ufkl", "rpg_urkl"),
     *("rpg_fkl_reinforce", "rpg_rkl_reinforce", "rpg_ufkl_reinforce", "rpg_urkl_reinforce"),
     *("window_leverage", "window_staq", "mvi"),
+    *("cauchy_schwarz", "ra_dpo_cvar", "ra_dpo_entropic", "alphanet", "bdkd", "pld", "sce_ema"),
 ]
 TINY = [
     "steps=2",
