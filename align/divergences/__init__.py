@@ -126,9 +126,7 @@ class StateFunctional(Divergence, OfRows):
 
     @property
     def no_link(self) -> str | None:
-        return (
-            f"{type(self).__name__} is a function of whole distributions, so an answer has no score f'(u): use an f-divergence as the link"
-        )
+        return "the divergence is a function of whole distributions, so an answer has no score f'(u): use an f-divergence as the link"
 
     def f(self, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         raise TypeError(f"{type(self).__name__} is a function of whole distributions: no f of the ratio gives it")

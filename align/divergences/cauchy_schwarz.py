@@ -6,10 +6,10 @@ from align.divergences import StateFunctional
 
 
 class CauchySchwarz(StateFunctional):
-    """Cauchy-Schwarz divergence of a state, `-log[(sum pi ref)^2/(sum pi^2 sum ref^2)]` (Principe 2010; authors' code of CSD at m = 2).
+    """Cauchy-Schwarz divergence of a state, `-log[(sum pi ref)^2/(sum pi^2 sum ref^2)]` (CSD, JiahaoZhang666/CSD at m = 2).
 
     Symmetric, 0 where both agree alone, bounded by how far their supports overlap: finite where one side gives a token no probability.
-    Half of it is the generalised form of two distributions.
+    Twice the authors' generalised form of two distributions.
     """
 
     def of_state(self, logp: Float[Tensor, "*states V"], ref_logp: Float[Tensor, "*states V"]) -> Float[Tensor, "*states"]:

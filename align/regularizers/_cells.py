@@ -13,7 +13,7 @@ def meaningless(divergence: Divergence, estimator: Estimator, placement: str, cr
         return divergence.no_link or _idle_in_a_link(estimator, credit)
     word = word_of(estimator)
     if isinstance(divergence, StateFunctional) and (estimator.merges or not estimator.full_vocabulary):
-        return f"{type(divergence).__name__} is a function of both whole distributions at a state: use estimator: exact"
+        return "the divergence is a function of both whole distributions at a state: use estimator: exact"
     if not (divergence.is_f_divergence or estimator.full_vocabulary):
         return (
             f"{type(divergence).__name__} is a function of an expectation at each state, which one sampled token does not tell: use "

@@ -11,6 +11,7 @@ CHANGES = {
     ("cvar", "mu"): Change(0.5),
     ("pld", "k"): Change(3),
     ("alphanet", "clip"): Change(1.2),
+    ("alphanet", "high"): Change(2.0, {"low": -20.0}),
     ("symmetric_cross_entropy", "floor"): Change(-2.0),
 }
 
