@@ -246,6 +246,8 @@ class TokenBatch:
     """By regularizer: the coefficient of this batch."""
     multipliers: Mapping[str, Tensor] = by("S", dict)
     """float32 [S], >= 0, by regularizer whose coefficient has one for each prompt: beta times this is the coefficient of a sequence."""
+    algorithm_state: Mapping[str, Any] = field(default_factory=dict)
+    """What the algorithm remembers of the batches before (see Algorithm.state_for)."""
     step: int = 0
     """The batch's number in the run, from 0: what a schedule or a seed of a shaping goes by."""
     contexts: Mapping[str, Tensor] = by("T", dict)
@@ -294,10 +296,7 @@ class TokenBatch:
 
 
 class Columns(TokenBatch):
-    """What a part sees of a batch: of `EARLY` the columns in its `needs`, where another raises RecipeError; and every other column.
-
-    Its fields are those of TokenBatch: the annotations only narrow their types, so this is no dataclass of its own.
-    """
+    """What a part sees of a batch: of `EARLY` its `needs`, where another raises RecipeError. The annotations only narrow types."""
 
     rewards: Tensor
     old_logp: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Generic, TypeVar
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from align.advantages import Advantage, charged
-from align.config.formulas import Formulated, formula
+from align.config.formulas import Formulated, formula, unknown_needs
+from align.config.needed_columns import GROUPS
 from align.config.parts import Setting
 from align.config.returned import LOSS, TOKEN, Returned
 from align.core.credit import Packing
@@ -20,6 +22,8 @@ from align.types import Columns, RewardModelContext, TokenBatch, TokenContext
 
 Context = TypeVar("Context", bound=TokenContext | RewardModelContext)
 """What a loss looks at: RewardModelContext where it trains a scorer."""
+State = Mapping[str, Any]
+"""What an algorithm remembers: JSON values."""
 Advantages = TypeVar("Advantages", bound=Tensor | None)
 """None where a loss uses none."""
 
@@ -55,6 +59,8 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
     """Trains a scorer, one number for a whole answer, instead of a policy: `loss` gets a RewardModelContext."""
     critic: Any = None
     """A Critic, trained beside the policy: `ctx.values`, `batch.values` and `targets`."""
+    reference: Any = None
+    """A Reference that the loss itself compares with, whatever the regularizers: `batch.ref_logp["algorithm"]`, [T], log ref."""
     advantage: Any = None
     """An Advantage, where the loss weighs tokens by one."""
     surrogate: Any = None
@@ -88,6 +94,18 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
         # A return is one of rewards, whatever the advantage is made of.
         targets = self.advantage.returns(batch.only(self.advantage.needs | {"rewards"}, self.advantage, "algorithm.advantage"))
         return Returned(self.advantage, "returns", "algorithm.advantage").finite(targets, len(batch.seq_ids), TOKEN)
+
+    def initial_state(self) -> State:
+        """What the algorithm remembers between batches, as the run begins: JSON values, which a checkpoint holds."""
+        return {}
+
+    def state_for(self, state: State, batch: TokenBatch) -> State:
+        """What this batch needs of the state: `batch.algorithm_state`. `batch`: as packed, with nothing computed."""
+        return state
+
+    def update_state(self, state: State, batch: Columns) -> State:
+        """The state after a step on this (prepared) batch; a new one, `state` is never written into."""
+        return state
 
     def measures(self, batch: Columns) -> dict[str, float]:
         """Metrics of the whole batch, shaped and scored."""
@@ -131,7 +149,7 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
         return {key: part for key, part in held.items() if isinstance(part, Formulated)}
 
     def misfit(self, setting: Setting) -> str | None:
-        return None  # of its parts each has been asked
+        return unknown_needs(self)  # of its parts each has been asked
 
     @property
     def rewarded(self) -> bool:
@@ -151,6 +169,11 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
     def reads(self) -> frozenset[str]:
         """What it and its parts read of the batch, of `types.EARLY`."""
         return self.needs.union(*(part.needs for part in self.parts().values()))
+
+    @property
+    def whole_groups(self) -> bool:
+        """No micro-batch splits a group."""
+        return self.ranks or GROUPS in self.reads
 
     @property
     def least_samples(self) -> int:

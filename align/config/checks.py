@@ -12,6 +12,7 @@ from align.config.schema import Recipe
 from align.divergences import Divergence
 from align.errors import RecipeError
 from align.oracle.divergence_check import try_divergence
+from align.references import OF_ALGORITHM
 from align.writers import Writer
 
 
@@ -39,6 +40,10 @@ def check(recipe: Recipe) -> None:
             try_divergence(part, setting.where)
         if not isinstance(part, Writer):
             _ask(part, setting)
+    if recipe.algorithm.reference is not None and OF_ALGORITHM in recipe.regularizers:
+        raise RecipeError(
+            f"regularizers.{OF_ALGORITHM}", "is the name of the algorithm's own reference in metrics: call this regularizer otherwise"
+        )
     _check_alike(recipe)
     _check_links(recipe)
     _check_devices(recipe)
@@ -142,5 +147,5 @@ def _check_links(recipe: Recipe) -> None:
     if linked and not algorithm.links:
         raise RecipeError(
             f"regularizers.{linked[0]}.placement",
-            f"{algorithm.recipe_name} has no preference loss to link to: use placement: loss or reward",
+            f"{algorithm.recipe_name} has no loss of implicit rewards to link to: use placement: loss or reward",
         )

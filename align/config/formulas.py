@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from align.config.docstrings import format_part
+from align.config.needed_columns import GROUPS
 from align.config.parts import Part, Setting, location
-from align.types import REWARDED
+from align.types import EARLY, REWARDED
 
 
 class Formulated(Part):
     """Base of the contracts of the objective's parts: advantages, surrogates, reductions, preferences, likelihoods, algorithms."""
 
     needs = frozenset[str]()
-    """Batch columns that it reads, from `types.EARLY` (see Weighting.needs)."""
+    """Batch columns that it reads, from `types.EARLY` (see Weighting.needs); and `groups`, if a loss compares the answers to a prompt."""
     stated: tuple[str, ...] = ()
     """The methods that `formula` describes. The formula is not valid for a class that overrides one of them and not `formula`."""
 
@@ -28,6 +29,8 @@ class Formulated(Part):
 
     def misfit(self, setting: Setting) -> str | None:
         algorithm = setting.recipe.algorithm
+        if (reason := unknown_needs(self)) is not None:
+            return reason
         if "values" in self.needs and algorithm.critic is None:
             return (
                 f"{format_part(self)} needs the values of a critic, and {algorithm.recipe_name} trains none: use ppo, or another "
@@ -36,6 +39,17 @@ class Formulated(Part):
         if REWARDED & self.needs and not algorithm.rewarded:
             return f"{format_part(self)} looks at rewards, and {algorithm.learns_from} have none: use another {setting.key}"
         return None
+
+
+def unknown_needs(part: Formulated) -> str | None:
+    """Why an entry of its `needs` is none, or None."""
+    unknown = part.needs - EARLY - {GROUPS}
+    if not unknown:
+        return None
+    return (
+        f"{format_part(part)} needs {', '.join(sorted(unknown))}, which no column of a batch is called; there are: "
+        f"{', '.join(sorted(EARLY))}; and {GROUPS}, for whole groups in a micro-batch"
+    )
 
 
 def formula(part: Formulated) -> str:

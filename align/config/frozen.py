@@ -20,7 +20,8 @@ RUNNING = {
 }
 """By kind: the method that makes the running object, and that object's contract."""
 PLACES = {kind: f"in the object that `{method}` returns, an {name}" for kind, (method, name) in RUNNING.items()} | {
-    "coefficient": "in the state, which `initial_state` begins and `update` replaces"
+    "algorithm": "in the state, which `initial_state` begins and `update_state` replaces",
+    "coefficient": "in the state, which `initial_state` begins and `update` replaces",
 }
 """Where the parts of a kind keep their state."""
 

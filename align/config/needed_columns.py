@@ -8,6 +8,9 @@ from align.config.docstrings import format_part
 from align.config.parts import Setting
 from align.types import EARLY, REWARDED
 
+GROUPS = "groups"
+"""In `needs` of an algorithm or of its parts: no micro-batch splits a group, all answers to one prompt."""
+
 
 def missing_column(kind: str, part: Any, setting: Setting) -> str | None:
     """Why this recipe's batches lack a column of the part's `needs`, or None."""

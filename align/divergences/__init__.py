@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from align.config.parts import Part
+from align_kernels import OfRows
 from align_kernels.by_f import ByF
 
 FARTHEST = 300.0
@@ -64,7 +65,7 @@ class Divergence(Part, ABC):
 
     @property
     def is_f_divergence(self) -> bool:
-        """No `transform` of its own."""
+        """No `transform` of its own, and no StateFunctional."""
         return type(self).transform is Divergence.transform
 
     @property
@@ -107,3 +108,25 @@ class Divergence(Part, ABC):
         """khat(u) = k_f(u)/u >= 0; `E_pi[khat] = D_f`."""
         x = log_u.detach().double().clamp(-FARTHEST, FARTHEST)
         return (self.bregman(x) * torch.exp(-x)).to(log_u.dtype)
+
+
+class StateFunctional(Divergence, OfRows):
+    """The contract of what no f gives: a function of both whole distributions at a state. A user writes `of_state(logp, ref_logp)`.
+
+    Only an exact estimator over every token measures it, in the loss. It has no kernel: torch on whole rows, a chunk of tokens at a time.
+    """
+
+    full_support = False
+    zero_at_reference = True
+    """0 where policy and reference agree. False is for a loss of distillation with another minimum."""
+
+    @property
+    def is_f_divergence(self) -> bool:
+        return False
+
+    @property
+    def no_link(self) -> str | None:
+        return "the divergence is a function of whole distributions, so an answer has no score f'(u): use an f-divergence as the link"
+
+    def f(self, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        raise TypeError(f"{type(self).__name__} is a function of whole distributions: no f of the ratio gives it")

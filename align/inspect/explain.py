@@ -22,6 +22,7 @@ from align.config.schema import Recipe
 from align.inspect.rows import Row
 from align.inspect.sizes import arithmetic, memory_rows, rollouts
 from align.oracle import estimator_bias
+from align.references import of_recipe
 from align.regularizers import Regularizer
 from align.regularizers.composed import CREDITS, Composed
 from align.run.state import RunState
@@ -131,7 +132,8 @@ def objective(recipe: Recipe) -> list[Row]:
     rows += [Row(n, _penalty(r) + ("" if n in trained else f"; {MEASURED}")) for n, r in regularizers.items()]
     rows += [Row(f"β_{n}", format_part(r.coefficient)) for n, r in regularizers.items() if not _coefficient_is_constant(r, recipe)]
     parts = algorithm.parts() | {"reduction": algorithm.reduction}
-    return [*rows, part_row("algorithm", algorithm), *(part_row(key, part) for key, part in parts.items())]
+    own = {} if algorithm.reference is None else {"reference": algorithm.reference}
+    return [*rows, part_row("algorithm", algorithm), *(part_row(key, part) for key, part in (parts | own).items())]
 
 
 def _advantage(recipe: Recipe, penalties: list[str]) -> str:
@@ -185,7 +187,7 @@ def _estimate(regularizer: Composed, algorithm: Algorithm) -> list[Row]:
     if regularizer.placement == "link":
         return [
             Row("placement", "link: the implicit reward of an answer is β (f'(u) − f'(1)) at u = π/ref of the whole of it"),
-            Row("optimum", "u = f'⁻¹((R − λ)/β), R the reward behind the preferences; for KL(π‖ref) that is ref exp(R/β)/Z"),
+            Row("optimum", "u = f'⁻¹((R − λ)/β), R the reward, or that behind the preferences; for KL(π‖ref) that is ref exp(R/β)/Z"),
             Row("value", f"{format_part(estimator)} measures the divergence at the answers' states; it is logged and not part of the loss"),
             Row("clamp", f"beyond |log π/ref| = {regularizer.largest_log_ratio:g} nats of an answer the score continues along its tangent"),
         ]
@@ -273,9 +275,8 @@ def model_rows(recipe: Recipe) -> list[Row]:
     if recipe.algorithm.critic is not None:
         rows.append(part_row("critic", recipe.algorithm.critic))
     references = {}
-    for name, regularizer in recipe.regularizers.items():
-        if regularizer.reference is not None:
-            references.setdefault(format_part(regularizer.reference), (regularizer.reference, []))[1].append(name)
+    for name, reference in of_recipe(recipe).items():
+        references.setdefault(format_part(reference), (reference, []))[1].append(name)
     rows += [
         Row("reference", f"{word} for {', '.join(names)}: {reference.holds(model.lora.rank > 0)}")
         for word, (reference, names) in references.items()

@@ -13,7 +13,7 @@ from align.disk import writing
 from align.errors import UserError
 from align.learner import references, tensor_files
 from align.learner.mixed_precision_adamw import MasterAdamW
-from align.references import RunningReference
+from align.references import RunningReference, of_recipe
 
 
 class Checkpointed(Protocol):
@@ -93,5 +93,5 @@ def load_state_dict(learner: Checkpointed, state: dict[str, Any]) -> None:
     for name, p in learner.trained():
         learner.optimizer.assign(p, state["policy"][name])
         learner.optimizer.state[learner.optimizer.master(p)] = state["optimizer"][name]
-    references.restore(learner.references, learner.recipe.regularizers, state["references"])
+    references.restore(learner.references, of_recipe(learner.recipe), state["references"])
     learner.version, learner.updates = int(state["version"]), int(state["updates"])

@@ -29,7 +29,7 @@ from align.learner.policy import Policy
 from align.learner.reference_states import ReferenceStates
 from align.learner.reward_model import RewardModel
 from align.learner.token_penalties import TokenPenalties, token_penalties
-from align.references import OwnModel
+from align.references import OwnModel, of_recipe, place
 from align.regularizers import referenced
 from align.types import RewardModelContext, Stat, TokenBatch, TokenContext
 from align.weight_sync.flattening import Flattener, Weights
@@ -106,8 +106,8 @@ class Learner:
             self.version += self.updates > before
             raise
         self.version += 1
-        for name in referenced(self.recipe.regularizers):
-            tally.add(f"ref/{name}/version", self.references[name].version, 1)
+        for name, reference in self.references.items():
+            tally.add(f"ref/{name}/version", reference.version, 1)
         return tally.stats()
 
     def _one_update(self, mini: TokenBatch, step: int, tally: MetricAccumulator, first: bool) -> None:
@@ -124,9 +124,8 @@ class Learner:
         if first:
             self._stop_on_gap(mini, tally, step)
         if first and self.version == 0:
-            compared = referenced(self.recipe.regularizers)
-            parts = {name: self.recipe.regularizers[name].reference for name in compared}
-            references.stop_unless_initial(parts, self.recipe.model.dtype, compared, tally, step)
+            parts = of_recipe(self.recipe)
+            references.stop_unless_initial(parts, self.recipe.model.dtype, list(parts), tally, step)
         # Clip each model separately: the critic's gradient norm must not scale the policy's.
         models = [self.policy, *([self.critic] if self.critic is not None else [])]
         masters = [[self.optimizer.master(p) for _, p in model.trained()] for model in models]
@@ -174,7 +173,7 @@ class Learner:
         }
 
     def _micro_batches(self, batch: TokenBatch) -> Iterator[TokenBatch]:
-        for _, micro in micro_batches(batch, self.budgets.micro_tokens, whole_groups=self.recipe.algorithm.ranks):
+        for _, micro in micro_batches(batch, self.budgets.micro_tokens, whole_groups=self.recipe.algorithm.whole_groups):
             yield micro.to(self.policy.device)
 
     def _weighed(self, batch: TokenBatch) -> TokenBatch:
@@ -239,8 +238,8 @@ class Learner:
         return Stat(sum=total, count=len(batch.lengths))
 
     def reference_info(self) -> dict[str, dict[str, Any]]:
-        """By regularizer: its reference, how often the reference has changed, and the hash of the reference's parameters."""
-        return references.reference_info(self.references, self.recipe.regularizers)
+        """By name: the reference, how often it has changed, and the hash of the reference's parameters."""
+        return references.reference_info(self.references, of_recipe(self.recipe))
 
     def weights(self) -> Weights:
         """The policy's weights for an engine, under checkpoint names."""
@@ -266,8 +265,7 @@ class Learner:
         self._agreement.stop_unless_the_models_own()
         for name, reference in references.distinct_references(self.references).items():
             if isinstance(reference, OwnModel):
-                where = f"regularizers.{name}.reference"
-                Agreement(self.recipe, self.budgets, reference.model, rows, where).stop_unless_the_models_own()
+                Agreement(self.recipe, self.budgets, reference.model, rows, place(name)).stop_unless_the_models_own()
 
     def state_dict(self) -> dict[str, Any]:
         """The learner's half of `RunState`: tensors."""

@@ -19,8 +19,7 @@ from align.learner.micro_batches import micro_batches
 from align.learner.policy import Policy
 from align.learner.reference_states import ReferenceStates
 from align.learner.references import distinct_references
-from align.references import RunningReference
-from align.regularizers import referenced
+from align.references import OF_ALGORITHM, RunningReference, place
 from align.shapings import Shaping
 from align.types import TokenBatch
 from align.vocabulary.spelled import Spelled
@@ -69,7 +68,7 @@ class LogprobPass:
     recipe: Recipe
     policy: Policy
     references: dict[str, RunningReference]
-    """By regularizer."""
+    """By name, as `align.references.of_recipe`."""
     critic: RunningCritic | None
     states: ReferenceStates
     budgets: Budgets
@@ -81,7 +80,7 @@ class LogprobPass:
         needs anyway, unless a part reads it earlier.
         """
         refuse_unspelled(self.policy.spelled, batch)
-        names = [name for name in referenced(self.recipe.regularizers) if not self._left_to_the_update(name)]
+        names = [name for name in self.references if not self._left_to_the_update(name)]
         contexts = {
             name: other
             for name, s in self.recipe.shapings.items()
@@ -123,7 +122,10 @@ class LogprobPass:
         return samples_again or self.critic is not None or bool(asked & {"old_logp", "entropy"})
 
     def _left_to_the_update(self, name: str) -> bool:
-        return self.recipe.algorithm.on_policy and self.recipe.regularizers[name].full_vocabulary and not self._read_early(name)
+        return self.recipe.algorithm.on_policy and self._is_exact(name) and not self._read_early(name)
+
+    def _is_exact(self, name: str) -> bool:
+        return name != OF_ALGORITHM and self.recipe.regularizers[name].full_vocabulary
 
     def _read_early(self, name: str) -> bool:
         """Whether a part reads the reference's log-probs before the update."""
@@ -134,15 +136,15 @@ class LogprobPass:
         return "ref_logp" in self.recipe.algorithm.reads.union(*own)
 
     def _reference_logp(self, names: list[str], micro: TokenBatch, placed: TokenBatch) -> dict[str, Tensor]:
-        """Reference log-probs by regularizer, if a part reads them or the form is not exact. Keeps the hidden states of exact forms."""
+        """Reference log-probs by name, if a part reads them or the form is not exact. Keeps the hidden states of exact forms."""
         known = {name: logp for name in names if (logp := self.references[name].known(micro)) is not None}
         for name, logp in known.items():
-            returned = Returned(self.references[name], "known", f"regularizers.{name}.reference")
+            returned = Returned(self.references[name], "known", place(name))
             returned.numbers(logp, len(micro.seq_ids), "the log-prob of each trained token", detached=True)
         states = self.states.of([name for name in names if name not in known], placed)
         found: dict[int, Tensor] = {}
         for name, hidden in states.items():
-            exact = self.recipe.regularizers[name].full_vocabulary
+            exact = self._is_exact(name)
             if exact:
                 self.states.keep(name, micro, hidden)
             if id(hidden) not in found and (not exact or self._read_early(name)):

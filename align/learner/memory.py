@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from align.config.schema import Model, Recipe
+from align.references import of_recipe
 
 WIDTH = {"float32": 4, "bfloat16": 2}
 """Bytes of one value, by `model.dtype`."""
@@ -86,7 +87,7 @@ def permanent_memory(recipe: Recipe, shape: ModelShape) -> dict[str, int]:
     """The permanent memory of a learner, by kind."""
     width, lora = WIDTH[recipe.model.dtype], recipe.model.lora.rank > 0
     found = {"weights": shape.parameters * width, "gradients and optimizer": shape.trained * training_bytes(width)}
-    references = {repr(r.reference): r.reference for r in recipe.regularizers.values() if r.reference is not None}
+    references = {repr(reference): reference for reference in of_recipe(recipe).values()}
     held = sum(r.bytes_held(shape.trained, shape.parameters, width, lora) for r in references.values())
     if held:
         found["references"] = held

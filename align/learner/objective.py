@@ -11,7 +11,8 @@ from align.config.returned import LOSS, TOKEN, Returned
 from align.config.schema import Recipe
 from align.core.segments import segment_sum
 from align.learner.metric_accumulator import MetricAccumulator, reference_place
-from align.regularizers import Penalty, Regularizer, referenced
+from align.references import OF_ALGORITHM, of_recipe
+from align.regularizers import Penalty, Regularizer
 from align.types import Link, RewardModelContext, TokenBatch, TokenContext
 
 
@@ -25,7 +26,7 @@ def total(recipe: Recipe, ctx: TokenContext | RewardModelContext, losses: Metric
 def _of_policy(recipe: Recipe, ctx: TokenContext, losses: MetricAccumulator, tally: MetricAccumulator) -> Tensor:
     batch, advantages, weights = ctx.batch, ctx.batch.advantages, _weights(ctx.batch)
     ctx = replace(ctx, surrogate_log_ratio=recipe.algorithm.effective_log_ratio(ctx))
-    compared = referenced(recipe.regularizers)
+    compared = list(of_recipe(recipe))
     penalties = torch.zeros((), device=ctx.logp.device)
     for name, regularizer in recipe.regularizers.items():
         beta = batch.betas[name]
@@ -52,6 +53,8 @@ def _of_policy(recipe: Recipe, ctx: TokenContext, losses: MetricAccumulator, tal
         if name in compared:
             is_kl = name in ctx.exact and regularizer.divergence.is_reverse_kl and not regularizer.merges
             tally.add_references(name, ctx, reference_place(name, compared), ctx.exact[name] if is_kl else None)
+    if OF_ALGORITHM in compared:
+        tally.add_references(OF_ALGORITHM, ctx, reference_place(OF_ALGORITHM, compared), None)
     tally.add("entropy", ctx.entropy.sum(), len(ctx.entropy))
     tally.add_engine_gap(ctx)
     return penalties + _of_algorithm(recipe, ctx, advantages, losses, tally)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from align.config.returned import Returned
 from align.core.logprobs import Head
-from align.references import RunningReference
+from align.references import RunningReference, place
 from align.types import TokenBatch
 
 
@@ -65,5 +65,5 @@ class ReferenceStates:
         kept = self._kept.get(id(reference), {})
         if not kept or micro.rows[0] not in kept:
             found = reference.hidden(micro)
-            return Returned(reference, "hidden", f"regularizers.{name}.reference").states(found, len(micro.seq_ids))
+            return Returned(reference, "hidden", place(name)).states(found, len(micro.seq_ids))
         return torch.cat([kept[row].to(micro.input_ids.device, non_blocking=True) for row in micro.rows])

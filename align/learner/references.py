@@ -19,8 +19,7 @@ from align.errors import RunStopped, UserError
 from align.learner.metric_accumulator import MetricAccumulator, reference_place
 from align.learner.parameters import BASE, OWN
 from align.learner.policy import Policy
-from align.references import Reference, RunningReference
-from align.regularizers import Regularizer
+from align.references import Reference, RunningReference, of_recipe, owner, place
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-3}
 """Largest k3, in nats a token, that rounding explains, by precision; a different model gives 1e-2 or more."""
@@ -28,19 +27,18 @@ BLANK = "00" * 8
 
 
 def start_references(recipe: Recipe, policy: Policy) -> dict[str, RunningReference]:
-    """The running reference of each regularizer that has one. Equal configurations share one copy."""
+    """Each running reference of the recipe by name (see `align.references.of_recipe`). Equal configurations share one copy."""
     shared: dict[str, RunningReference] = {}
-    by_regularizer = {}
-    for name, regularizer in recipe.regularizers.items():
-        if regularizer.reference is not None:
-            key = json.dumps(resolved(regularizer.reference), sort_keys=True, default=str)
-            if key not in shared:
-                shared[key] = checked_instance(regularizer.reference, regularizer.reference.start(policy), RunningReference)
-                if regularizer.reference.precomputes:
-                    refuse_moved_methods("running reference", type(shared[key]), f"regularizers.{name}.reference")
-                _check_parameters(shared[key], f"regularizers.{name}.reference")
-            by_regularizer[name] = shared[key]
-    return by_regularizer
+    by_name = {}
+    for name, reference in of_recipe(recipe).items():
+        key = json.dumps(resolved(reference), sort_keys=True, default=str)
+        if key not in shared:
+            shared[key] = checked_instance(reference, reference.start(policy), RunningReference)
+            if reference.precomputes:
+                refuse_moved_methods("running reference", type(shared[key]), place(name))
+            _check_parameters(shared[key], place(name))
+        by_name[name] = shared[key]
+    return by_name
 
 
 def _check_parameters(reference: RunningReference, where: str) -> None:
@@ -72,18 +70,15 @@ def stop_unless_initial(
             if not abs(k3) <= TOLERANCE[dtype]:
                 raise RunStopped(
                     f"step {step}: before the first update the policy is {k3:.2e} nats a token away from the reference of "
-                    f"regularizers.{name} ({format_part(references[name])}), which is to be the policy itself; nothing was "
+                    f"{owner(name)} ({format_part(references[name])}), which is to be the policy itself; nothing was "
                     "applied. An adapter that the policy has on and the reference off, or anything random in the forward "
                     "pass, does this. Where another model is meant, name it: reference: {name: checkpoint, path: ...}"
                 )
 
 
-def reference_info(references: dict[str, RunningReference], regularizers: Mapping[str, Regularizer]) -> dict[str, dict[str, Any]]:
-    """By regularizer: its reference, how often the reference has changed, and the hash of its current parameters."""
-    return {
-        name: {"reference": format_part(regularizers[name].reference), "version": r.version, "hash": r.content_hash()}
-        for name, r in references.items()
-    }
+def reference_info(references: dict[str, RunningReference], parts: Mapping[str, Reference]) -> dict[str, dict[str, Any]]:
+    """By name: the reference, how often the reference has changed, and the hash of its current parameters."""
+    return {name: {"reference": format_part(parts[name]), "version": r.version, "hash": r.content_hash()} for name, r in references.items()}
 
 
 def states_to_save(references: dict[str, RunningReference]) -> dict[str, Any]:
@@ -100,7 +95,7 @@ def _of(reference: RunningReference) -> dict[str, Any]:
     return {"state": reference.state_dict(), "version": torch.tensor(reference.version)}
 
 
-def restore(references: dict[str, RunningReference], regularizers: Mapping[str, Regularizer], state: dict[str, Any]) -> None:
+def restore(references: dict[str, RunningReference], parts: Mapping[str, Reference], state: dict[str, Any]) -> None:
     """Raises UserError if a reference that is loaded anew at each start has changed."""
     for name, reference in distinct_references(references).items():
         reference.restore(int(state[name]["version"]), state[name]["state"])
@@ -108,7 +103,7 @@ def restore(references: dict[str, RunningReference], regularizers: Mapping[str, 
         if not torch.equal(_bytes(now), state[name]["hash"]):
             before = bytes(state[name]["hash"].tolist()).hex()
             raise UserError(
-                f"the reference of regularizers.{name} ({format_part(regularizers[name].reference)}) is not the one the run was "
+                f"the reference of {owner(name)} ({format_part(parts[name])}) is not the one the run was "
                 f"started with (hash {now}, was {before}): the folder it is taken from has changed. Put it back, or "
                 "start a new run"
             )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from align.config.parts import location
 from align.config.tracebacks import own_frames
-from align.divergences import Divergence
+from align.divergences import Divergence, StateFunctional
 from align.errors import RecipeError
 from align_kernels.by_f import ByF
 
@@ -53,6 +53,8 @@ def grid() -> Tensor:
 
 def fault(divergence: Divergence) -> Fault | None:
     """What is wrong with f or with a closed form of the divergence for |log u| <= 20 nats, or None."""
+    if isinstance(divergence, StateFunctional):
+        return None
     checks: list[Callable[[Divergence], Fault | None]] = [below_tangent, zero_at_one, falling_slope, not_elementwise]
     checks += [lambda d, name=name: mismatch(d, name) for name in FORMS]
     return next((found for check in checks if (found := check(divergence)) is not None), None)
@@ -156,21 +158,35 @@ def try_divergence(divergence: Divergence, where: str) -> None:
     """Raises RecipeError at `where` if f cannot be called on tensors or has no gradient, or for a `fault` of the divergence."""
     command = f"`align check {divergence.recipe_name}`"
     try:
+        if isinstance(divergence, StateFunctional):
+            _try_state(divergence)
+            return
         divergence.f(torch.tensor([-1.0, 0.0, 1.0]))
         untracked = _gradient_fault(divergence)
         found = None if untracked else fault(divergence)
     except (Exception, SystemExit) as error:
         frames = own_frames(error)
         place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else location(type(divergence))
-        raise RecipeError(
-            where,
-            f"{place}: {type(error).__name__}: {error}\nf(log_u) takes a tensor of any shape and returns one like it: "
-            f"write it with torch functions (log_u.exp(), not math.exp(log_u)); {command} tries all of it",
-        ) from error
+        raise RecipeError(where, f"{place}: {type(error).__name__}: {error}\n{_takes(divergence)}; {command} tries all of it") from error
     if untracked:
         raise RecipeError(where, f"{location(type(divergence))}: {untracked}; {command} tries all of it")
     if found is not None:
         raise RecipeError(where, f"{location(type(divergence))}: {found.text}; {command} tries all of it")
+
+
+def _takes(divergence: Divergence) -> str:
+    if isinstance(divergence, StateFunctional):
+        return "of_state(logp, ref_logp) takes log-probs [..., V] and returns [...], differentiable: write it with torch functions"
+    return "f(log_u) takes a tensor of any shape and returns one like it: write it with torch functions (log_u.exp(), not math.exp(log_u))"
+
+
+def _try_state(divergence: StateFunctional) -> None:
+    """Raises TypeError unless `of_state` gives one number a state, with a gradient."""
+    logp = torch.log_softmax(torch.tensor([[0.0, 1.0, -1.0], [0.3, 0.0, 2.0]], dtype=torch.float64), -1)
+    with torch.enable_grad():
+        found = divergence.of_state(logp.clone().requires_grad_(), logp.flip(0))
+    if not isinstance(found, Tensor) or found.shape != (2,) or not found.requires_grad:
+        raise TypeError(f"of_state returned {found!r:.60} for log-probs [2, 3]: it must be [2], with a gradient in logp")
 
 
 def _gradient_fault(divergence: Divergence) -> str | None:

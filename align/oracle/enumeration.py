@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from align.core.logprobs import Compared, Head, every_token, token_stats
-from align.divergences import Divergence
+from align.divergences import Divergence, StateFunctional
 from align.types import TokenBatch, TokenContext
 
 Outcomes = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -180,6 +180,8 @@ def objective(divergence: Divergence, credit: str, at: Policies, logits: Tensor,
 
 
 def _divergence(divergence: Divergence, logp: Tensor, ref_logp: Tensor) -> Tensor:
+    if isinstance(divergence, StateFunctional):
+        return divergence.of_state(logp, ref_logp)
     return divergence.transform((ref_logp.exp() * divergence.f(logp - ref_logp)).sum(-1))[0]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from align.config import registry
 from align.config.docstrings import keys
-from align.divergences import Divergence
+from align.divergences import Divergence, StateFunctional
 from align.estimators import Estimator
 from align.oracle.divergence_check import CLOSE, elementwise_fault, grid
 
@@ -30,6 +30,8 @@ def value_is(estimator: Estimator, divergence: Divergence) -> str:
     """Whether `E_pi[value] = D_f(pi||ref)`."""
     if estimator.merges:
         return "at most that of the divergence (tokens are merged), exact"
+    if isinstance(divergence, StateFunctional):
+        return "exact, of both whole distributions at a state (torch on whole rows; it has no kernel)"
     policy, reference, log_u = _pair()
     exact = (reference * divergence.bregman(log_u)).sum()
     estimate = (policy * estimator.value(divergence, log_u)).sum()
@@ -40,6 +42,8 @@ def gradient_is(estimator: Estimator, divergence: Divergence, placement: str) ->
     """Names the function with this expected on-policy gradient: this divergence, none (zero), a multiple of a shipped one, or unknown."""
     if estimator.merges:
         return f"{OWN} between the merged distributions"
+    if isinstance(divergence, StateFunctional):
+        return OWN
     _, _, log_u = _pair()
     weights = {"loss": estimator.grad_weight, "reward": estimator.reward}
     gradient = _score_mean(weights[placement](divergence, log_u))
@@ -60,9 +64,8 @@ def gradient_is(estimator: Estimator, divergence: Divergence, placement: str) ->
 def _shipped_gradients() -> dict[str, Tensor]:
     """By name, the gradient [V] of each shipped divergence that is complete without keys."""
     parts = {name: registry.resolve("divergence", name, "") for name in registry.shipped("divergence")}
-    return {
-        name: _score_mean(part().grad_weight(_pair()[2])) for name, part in parts.items() if not any(key.required for key in keys(part))
-    }
+    built = {name: part() for name, part in parts.items() if not any(key.required for key in keys(part))}
+    return {name: _score_mean(part.grad_weight(_pair()[2])) for name, part in built.items() if not isinstance(part, StateFunctional)}
 
 
 def far_fault(estimator: Estimator, divergence: Divergence, placement: str) -> str | None:

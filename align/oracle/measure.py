@@ -11,7 +11,7 @@ from torch import Tensor
 
 from align.core.credit import Packing
 from align.core.segments import segment_sum, suffix_sum
-from align.divergences import Divergence
+from align.divergences import Divergence, StateFunctional
 from align.oracle.enumeration import ONE_TOKEN, TREE, UPDATE, Policies, Problem, context, gradient, objective, setting
 from align.regularizers import Penalty, Regularizer
 from align.types import TokenContext
@@ -110,6 +110,8 @@ def _noise(divergence: Divergence | None, at: Policies) -> float:
     if divergence is None:
         return 0.0
     policy, reference = torch.log_softmax(at.policy, -1), torch.log_softmax(at.reference, -1)
+    if isinstance(divergence, StateFunctional):
+        return ROUNDING * divergence.of_state(policy, reference).abs().sum().item()
     log_u = policy - reference
     return ROUNDING * (reference.exp() * divergence.f(log_u).abs() + policy.exp() * ByF(divergence.f).f_prime(log_u).abs()).sum().item()
 

@@ -21,10 +21,30 @@ if TYPE_CHECKING:
     from align.learner.policy import Policy
     from align.types import TokenBatch
 
+OF_ALGORITHM = "algorithm"
+"""The name of the algorithm's own reference, beside those of regularizers: in `batch.ref_logp`, metrics and checkpoints."""
+
 CHARGED = (
     "changes nothing: with a critic the penalty is taken at pi_old, which is this reference, so it is 0 throughout; use placement: loss"
 )
 """Of a reference that is the policy at the begin of each batch."""
+
+
+def of_recipe(recipe: Any) -> dict[str, Reference]:
+    """Every reference of a recipe: by regularizer, and last the algorithm's own."""
+    found = {name: r.reference for name, r in recipe.regularizers.items() if r.reference is not None}
+    own = recipe.algorithm.reference
+    return found if own is None else found | {OF_ALGORITHM: own}
+
+
+def owner(name: str) -> str:
+    """The recipe key of what compares with the reference of this name."""
+    return name if name == OF_ALGORITHM else f"regularizers.{name}"
+
+
+def place(name: str) -> str:
+    """The recipe key of the reference of this name."""
+    return f"{owner(name)}.reference"
 
 
 class Reference(Part, ABC):
@@ -55,8 +75,9 @@ class Reference(Part, ABC):
         return 0 if lora else trained * width
 
     def misfit(self, setting: Setting) -> str | None:
-        algorithm = setting.recipe.algorithm
-        if not self.tokens_only or setting.regularizer.reference is not self:
+        algorithm, regularizer = setting.recipe.algorithm, setting.regularizer
+        owner = algorithm if regularizer is None else regularizer
+        if not self.tokens_only or owner.reference is not self:
             return None
         if self.precomputes and not algorithm.ranks:
             return (
@@ -65,7 +86,7 @@ class Reference(Part, ABC):
             )
         if not self.precomputes and not algorithm.samples:
             return f"{algorithm.recipe_name} learns from {algorithm.learns_from}, which no engine drew: use frozen"
-        if setting.regularizer.full_vocabulary:
+        if regularizer is not None and regularizer.full_vocabulary:
             return "keeps the log-probs of the answers alone, and estimator: exact looks at the whole vocabulary: use frozen"
         return None
 

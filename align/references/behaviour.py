@@ -34,7 +34,8 @@ class Behaviour(Reference):
         return 0
 
     def refuse(self, setting: Setting) -> str | None:
-        if setting.regularizer.reference is not self or not setting.on_policy:
+        regularizer = setting.regularizer
+        if regularizer is None or regularizer.reference is not self or not setting.on_policy:
             return None
         if not setting.recipe.algorithm.on_policy:
             return CHARGED

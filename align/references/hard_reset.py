@@ -36,7 +36,8 @@ class HardReset(Reference):
         return trained * width
 
     def refuse(self, setting: Setting) -> str | None:
-        if setting.regularizer.reference is not self or not setting.on_policy or self.every > 1:
+        regularizer = setting.regularizer
+        if regularizer is None or regularizer.reference is not self or not setting.on_policy or self.every > 1:
             return None
         if not setting.recipe.algorithm.on_policy:
             return CHARGED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from align.divergences import Divergence
+from align.divergences import Divergence, StateFunctional
 from align.estimators import Estimator
 from align.oracle import estimator_bias
 
@@ -12,6 +12,8 @@ def meaningless(divergence: Divergence, estimator: Estimator, placement: str, cr
     if placement == "link":
         return divergence.no_link or _idle_in_a_link(estimator, credit)
     word = word_of(estimator)
+    if isinstance(divergence, StateFunctional) and (estimator.merges or not estimator.full_vocabulary):
+        return "the divergence is a function of both whole distributions at a state: use estimator: exact"
     if not (divergence.is_f_divergence or estimator.full_vocabulary):
         return (
             f"{type(divergence).__name__} is a function of an expectation at each state, which one sampled token does not tell: use "

@@ -52,7 +52,7 @@ class Composed(Regularizer):
     reference: Any = part("reference", "frozen")
     placement: str = "loss"
     """`loss`: a term beside the policy's. `reward`: taken from the advantages; where the algorithm has a critic, from the token rewards it
-    learns. `link`: inside a preference loss, whose implicit reward is beta (f'(u) - f'(1)) of the whole answer."""
+    learns. `link`: inside a loss of implicit rewards (preferences, log-variance), which are beta (f'(u) - f'(1)) of the whole answer."""
     credit: str = "local"
     """`local`, `summed` or `sequence`: see core/credit.py."""
     ratio_to: str = "old"

@@ -8,7 +8,7 @@ from align.config.docstrings import format_part
 from align.config.schema import Recipe
 from align.experience.examples import Examples
 from align.learner.references import reference_place
-from align.regularizers import referenced
+from align.references import of_recipe, owner
 from align.run.evaluation import Suites
 from align.types import Stat
 
@@ -26,10 +26,8 @@ def data_notes(recipe: Recipe, examples: Examples, suites: Suites) -> Iterator[s
 
 def distance_notes(recipe: Recipe, stats: Mapping[str, Stat]) -> Iterator[str]:
     """The policy's distance on the first batch from each reference that is another model (0 for the others, as checked)."""
-    compared = referenced(recipe.regularizers)
-    for name in compared:
-        reference = recipe.regularizers[name].reference
+    compared = of_recipe(recipe)
+    for name, reference in compared.items():
         if not reference.starts_at_policy:
-            k3 = stats[f"{reference_place(name, compared)}/k3"].mean
-            place = f"the reference of regularizers.{name}"
-            yield f"step 0: the policy is {k3:.3g} nats a token (k3) away from {format_part(reference)}, {place}"
+            k3 = stats[f"{reference_place(name, list(compared))}/k3"].mean
+            yield f"step 0: the policy is {k3:.3g} nats a token (k3) away from {format_part(reference)}, the reference of {owner(name)}"

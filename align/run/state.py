@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from align.algorithms import Algorithm
 from align.coefficients import Coefficient, State
 from align.config.docstrings import format_part
 from align.config.parts import location
@@ -41,12 +43,19 @@ class RunState:
     """
 
     def __init__(self, recipe: Recipe):
-        self._regularizers = recipe.regularizers
+        self._regularizers, self._algorithm = recipe.regularizers, recipe.algorithm
         self.step = 0
         """The number of completed steps, and so the index of the next step."""
         self.before: dict[str, float] = {}
         """The evaluation before the first step."""
         self.coefficients = initial_states(recipe.regularizers)
+        self.algorithm = _state(
+            recipe.algorithm, "algorithm", "`initial_state`", recipe.algorithm.initial_state(), "the state at the start"
+        )
+
+    def begin(self, batch: TokenBatch, step: int) -> TokenBatch:
+        """The batch of this step with its number, its coefficients, and what its algorithm remembers."""
+        return replace(batch, step=step, betas=self.betas(step), algorithm_state=self._algorithm.state_for(self.algorithm, batch))
 
     def betas(self, step: int) -> dict[str, float]:
         """By regularizer: the coefficient at this step."""
@@ -55,7 +64,7 @@ class RunState:
         }
 
     def control(self, batch: TokenBatch, stats: Mapping[str, Stat]) -> None:
-        """Update the coefficients of the active regularizers from the statistics of a step on this (prepared) batch.
+        """Update the states of the algorithm and of the active regularizers' coefficients after a step on this (prepared) batch.
 
         All are updated, or none if one raises. Raises RecipeError for a state that is not a mapping of JSON values.
         """
@@ -68,11 +77,20 @@ class RunState:
                 if measured.by_prompt:
                     state = rule.update_prompts(state, {prompt: stat.mean for prompt, stat in measured.by_prompt.items()})
                 following[name] = _state(rule, f"regularizers.{name}.coefficient", "an update", state, "the state that follows")
+        algorithm = self._algorithm
+        remembered = algorithm.update_state(self.algorithm, batch.only(algorithm.reads, algorithm, "algorithm"))
+        self.algorithm = _state(algorithm, "algorithm", "`update_state`", remembered, "the state that follows")
         self.coefficients = following
 
     def state_dict(self) -> dict[str, Any]:
         """The loop's half, with JSON values only."""
-        return {"step": self.step, "coefficients": dict(self.coefficients), "rules": self._rules(), "before": self.before}
+        return {
+            "step": self.step,
+            "coefficients": dict(self.coefficients),
+            "rules": self._rules(),
+            "algorithm": dict(self.algorithm),
+            "before": self.before,
+        }
 
     def _rules(self) -> dict[str, str]:
         return {name: r.coefficient.recipe_name for name, r in self._regularizers.items()}
@@ -97,7 +115,13 @@ class RunState:
                     f"regularizers.{name}.coefficient: the checkpoint is of another one, whose state has no "
                     f"{', '.join(sorted(missing))}: resume with the recipe the run was started with"
                 )
-        self.step, self.before, self.coefficients = state["step"], state["before"], dict(found)
+        remembered = state.get("algorithm", {})
+        if missing := self.algorithm.keys() - remembered.keys():
+            raise UserError(
+                f"algorithm: the checkpoint is of another one, whose state has no {', '.join(sorted(missing))}: resume with the recipe the "
+                "run was started with"
+            )
+        self.step, self.before, self.coefficients, self.algorithm = state["step"], state["before"], dict(found), dict(remembered)
 
     def save(self, folder: Path, learner: LearnerLike) -> None:
         """Save both halves."""
@@ -110,8 +134,8 @@ class RunState:
         learner.load(str(folder / "learner"))
 
 
-def _state(rule: Coefficient, where: str, method: str, found: Any, what: str) -> dict[str, Any]:
-    """The state that a method of a coefficient returned, with which a checkpoint can be saved."""
+def _state(rule: Coefficient | Algorithm, where: str, method: str, found: Any, what: str) -> dict[str, Any]:
+    """The state that a method of a part returned, with which a checkpoint can be saved."""
     problem = f"{location(type(rule))}: {method} of {type(rule).__name__} returned {found!r:.60}: return {what}, as a new dictionary"
     if not isinstance(found, Mapping):
         raise RecipeError(where, problem)

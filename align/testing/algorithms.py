@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from align.algorithms import Algorithm
 from align.core.ranking import pairs
 from align.core.segments import segment_sum
 from align.oracle.enumeration import TREE, UPDATE, context, expectation, setting
+from align.references import OF_ALGORITHM
 from align.testing.findings import Finding, Kit
 from align.testing.formulas import MEND, explained
 from align.types import EARLY, Link, RewardModelContext, TokenContext
@@ -45,7 +47,9 @@ def view(a: Algorithm, drift: float = UPDATE) -> View:
     """
     ctx, leaf = context(setting(TREE, drift), NAME, dtype=torch.float32)
     count, tokens = len(ctx.batch.lengths), len(ctx.batch.seq_ids)
-    batch = replace(ctx.batch, advantages=None, ref_logp={}, penalty_weights={}, betas={})
+    ref_logp = {} if a.reference is None else {OF_ALGORITHM: ctx.batch.ref_logp[NAME]}
+    batch = replace(ctx.batch, advantages=None, ref_logp=ref_logp, penalty_weights={}, betas={})
+    batch = replace(batch, algorithm_state=a.state_for(a.initial_state(), batch))
     if not a.rewarded:
         batch = replace(batch, rewards=None)
     if not a.samples:
@@ -157,7 +161,7 @@ def _split(a: Algorithm) -> str | None:
     ctx, _, _, advantages = view(a)
     whole, _ = a.loss(ctx, advantages)
     every = torch.arange(len(ctx.batch.lengths))
-    micro, tokens = select(ctx, every[ctx.batch.group_ids % 3 == 1] if a.ranks else every[::3])
+    micro, tokens = select(ctx, every[ctx.batch.group_ids % 3 == 1] if a.whole_groups else every[::3])
     part, _ = a.loss(micro, None if advantages is None else advantages[tokens])
     return None if torch.allclose(part, whole[tokens], atol=1e-6) else "a micro-batch gives other numbers"
 
@@ -167,11 +171,11 @@ def _beta(a: Algorithm) -> str | None:
     """with a link, another beta for one ranking changes the loss of that ranking, and of no other"""
     if not a.links:
         return None
-    ctx, *_ = view(a)
+    ctx, _, _, advantages = view(a)
     assert isinstance(ctx, TokenContext) and ctx.link is not None  # `view` makes one
     link = ctx.link
     first = ctx.batch.group_ids == 0
-    one, two = (a.loss(c, None)[0] for c in (ctx, replace(ctx, link=replace(link, beta=torch.where(first, 2.0, 0.5)))))
+    one, two = (a.loss(c, advantages)[0] for c in (ctx, replace(ctx, link=replace(link, beta=torch.where(first, 2.0, 0.5)))))
     of_first = first[ctx.batch.seq_ids]
     return None if not torch.allclose(one[of_first], two[of_first]) and torch.equal(one[~of_first], two[~of_first]) else "it does not"
 
@@ -182,6 +186,19 @@ def _measures(a: Algorithm) -> str | None:
     found = a.measures(view(a).ctx.batch.only(EARLY, a))
     wrong = next((name for name, x in found.items() if not isinstance(name, str) or type(x) not in (int, float)), None)
     return None if wrong is None else f"{wrong} is a {type(found[wrong]).__name__}"
+
+
+@KIT.check("state", "return from `update_state` a new mapping of JSON values with the keys of `initial_state`; or leave both out")
+def _state(a: Algorithm) -> str | None:
+    """the state after a batch has JSON values and the keys of the initial one, which is not written into"""
+    state = a.initial_state()
+    if not a.samples:
+        return None if not state else "it learns from data that are the same every time"
+    before = json.dumps(state)
+    following = a.update_state(state, view(a).ctx.batch.only(EARLY, a))
+    if json.dumps(state) != before:
+        return "the initial state was written into"
+    return None if json.loads(json.dumps(following)).keys() == state.keys() else f"it has the keys {', '.join(following)}"
 
 
 @KIT.check("explained", MEND)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from align.algorithms import Algorithm
 from align.config import yaml_files
 from align.config.find import shipped_recipes
+from align.config.nodes import build_part
 from align.inspect.headers import header
 from align.tools.reference_page import code, prose, table
 
@@ -22,30 +24,30 @@ methods/NAME.yaml` puts a method under your own task, model and reward.
 *Deviations* are from the paper. *Oracle* is the test that compares the method's formula with exact enumeration, arithmetic by hand or
 independent code. *Measured* is the effect on the embedded task; "not measured" where no run over several seeds was made. What a method is
 expected to do, and what must be made before it, such as pairs or a teacher, is in the head of its recipe."""
-KINDS: Mapping[str, tuple[str, ...]] = {
-    "From rewards": ("grpo", "ppo"),
-    "From preferences": ("dpo", "reward_model"),
-    "From a teacher, on the policy's own answers": ("distill",),
-    "From demonstrations": ("sft",),
+SECTIONS: Mapping[str, str] = {
+    "rollouts": "From rewards",
+    "rankings": "From preferences",
+    "its regularizers alone": "From a teacher, on the policy's own answers",
+    "demonstrations": "From demonstrations",
 }
-"""Section by section, the algorithms of its recipes."""
+"""The title of the recipes whose algorithm learns from it."""
 HEADINGS = ("method", "recipe", "paper", "deviations", "oracle", "measured")
 
 
 def page() -> str:
     """The whole page, as Markdown."""
     methods = {name: file for name, file in shipped_recipes().items() if name.startswith(FOLDER)}
-    algorithms = {name: _algorithm(file) for name, file in methods.items()}
+    data = {name: _algorithm(file).learns_from for name, file in methods.items()}
     sections = [INTRODUCTION]
-    for title, kinds in KINDS.items():
-        rows = [_row(name, methods[name]) for name, algorithm in algorithms.items() if algorithm in kinds]
+    for kind, title in SECTIONS.items():
+        rows = [_row(name, methods[name]) for name in methods if data[name] == kind]
         sections += [f"## {title}", table(HEADINGS, rows)]
     return "\n\n".join(sections) + "\n"
 
 
-def _algorithm(recipe: Path) -> str:
+def _algorithm(recipe: Path) -> Algorithm:
     node = yaml_files.load(recipe)["algorithm"]
-    return node["name"] if isinstance(node, dict) else node
+    return build_part("algorithm", node["name"] if isinstance(node, dict) else node, "algorithm")
 
 
 def _row(name: str, recipe: Path) -> list[str]:

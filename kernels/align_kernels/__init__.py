@@ -12,7 +12,7 @@ from align_kernels.flat import TokenStats, linear_token_stats, token_stats
 from align_kernels.head import Compared, Head, every_token
 from align_kernels.linear import LinearStats, linear_stats
 from align_kernels.row import RowStats, merge
-from align_kernels.terms import exact_divergence, sampled
+from align_kernels.terms import OfRows, exact_divergence, sampled
 
 _OF_CODEGEN = ("DivergenceError", "Elementwise", "Fused", "fused")
 """Loaded when asked for: a closed form on the torch backend needs no tracer, and importing torch's takes a second."""
@@ -31,6 +31,7 @@ __all__ = [
     "Fused",
     "Head",
     "LinearStats",
+    "OfRows",
     "RowStats",
     "TokenStats",
     "every_token",

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from align_kernels import torch_rows
+from align_kernels.terms import OfRows
 
 BACKENDS = ("auto", "triton", "compile", "torch")
 RECOMPILATIONS = 64
@@ -45,6 +46,8 @@ class Rows(NamedTuple):
 
         Raises DivergenceError (a ValueError) for one that cannot become a kernel.
         """
+        if isinstance(divergence, OfRows):
+            return divergence
         if self.name == "torch" and all(hasattr(divergence, name) for name in ("bregman", "khat", "grad_weight")):
             return divergence
         from align_kernels.codegen import Fused, fused  # noqa: PLC0415 - the tracer takes a second to import

@@ -65,7 +65,7 @@ class Job:
 
     def __post_init__(self) -> None:
         if any(self.merged) and self.group is not None:
-            raise ValueError("merged outcomes (top-k) need the whole vocabulary on one rank: leave out group, or compare every token")
+            raise ValueError("merged outcomes (top-k) and divergences of whole rows need the whole vocabulary on one rank: leave out group")
 
     def statistics(self, z: Tensor, ref_zs: Sequence[Tensor], labels: Tensor) -> Statistics:
         """Of logits z [T, V] and the references' ref_zs; labels are global ids."""

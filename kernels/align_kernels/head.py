@@ -54,7 +54,8 @@ class Compared(NamedTuple):
     """The reference's side of one comparison."""
 
     divergence: Any
-    """Has `bregman`, `khat` and `grad_weight` (or `f` alone) of log u, perhaps `transform`; None asks for the reference's log-probs."""
+    """Has `bregman`, `khat` and `grad_weight` (or `f` alone) of log u, perhaps `transform`; or is an OfRows. None asks for the
+    reference's log-probs."""
     hidden: Tensor
     """[T, H'], taken as constant."""
     head: Head

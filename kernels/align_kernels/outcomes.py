@@ -1,4 +1,4 @@
-"""Divergences over merged outcomes (top-k and the rest, a user's own): value and gradient of whole rows, in torch.
+"""Divergences of whole rows, or over merged outcomes (top-k and the rest, a user's own): value and gradient in torch.
 
 The map from tokens to outcomes is any differentiable torch function of both log-probs, so it needs rows whole and its gradient is
 autograd's, a chunk of tokens at a time.
@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from align_kernels.head import Comparison, Scaling, every_token
-from align_kernels.terms import exact_divergence
+from align_kernels.terms import OfRows, exact_divergence
 from align_kernels.torch_rows import log_prob, scaled, unscaled
 
 
 def merges(compared: Comparison, vocabulary: int, like: Tensor) -> bool:
-    """Whether the outcomes are others than the tokens themselves, as one row of log-probs [1, V] shows, on the device and in the type of
-    `like`."""
+    """Whether the divergence needs whole rows: it is one of them, or its outcomes are others than the tokens themselves, as one row of
+    log-probs [1, V] shows, on the device and in the type of `like`."""
+    if isinstance(compared.divergence, OfRows):
+        return True
     if compared.divergence is None or compared.outcomes is every_token:
         return False
     logp = like.new_full((1, vocabulary), -math.log(vocabulary))

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class OfRows(ABC):
+    """A divergence that is no sum of terms of one outcome each, so that it has no kernel: torch on whole rows, and autograd."""
+
+    @abstractmethod
+    def of_state(self, logp: Tensor, ref_logp: Tensor) -> Tensor:
+        """log-probs [..., V] of both sides, nats -> [...], differentiable in `logp`. A row does not depend on the others."""
 
 
 class Outcomes(NamedTuple):
@@ -77,8 +86,10 @@ def exact_divergence(divergence: Any, logp: Tensor, ref_logp: Tensor) -> Tensor:
     """D_f(pi||ref) over the last axis: log-probs [..., K] in nats -> [...], differentiable in `logp`.
 
     The gradient is `sum pi c grad log pi` (grad D_f = E_pi[f'(u) grad log pi]), so f itself is never differentiated. Both go through
-    the divergence's `transform`.
+    the divergence's `transform`. One of whole rows is differentiated by autograd.
     """
+    if isinstance(divergence, OfRows):
+        return divergence.of_state(logp, ref_logp)
     with torch.no_grad():
         terms, pull = outcome_terms(divergence, logp, ref_logp, logp - ref_logp)
         value, slope = transformed(divergence, terms.sum(-1))

@@ -197,6 +197,14 @@ DEFECTS = {
         def f(self, log_u): return (log_u / 2).expm1() ** 2 + log_u.expm1()
         def grad_weight(self, log_u): return self.f_prime(log_u)
         """),
+    ("divergence", "of state"): swap(
+        "class Part:",
+        "from align.divergences import StateFunctional\nclass Part(StateFunctional):",
+        "def f(self, log_u):",
+        "def of_state(self, logp, ref_logp):",
+        "(log_u * self.power).expm1() ** 2",
+        "(self.power * (logp.exp() - ref_logp.exp()) ** 2).sum(-1) + logp.mean() - logp.mean().detach() + logp.detach().mean()",
+    ),
     ("divergence", "bregman"): add("""
         def f(self, log_u): return (log_u / 2).expm1() ** 2 + log_u.expm1()
         def bregman(self, log_u): return self.f(log_u).abs()
@@ -299,6 +307,7 @@ DEFECTS = {
             return (ctx.link.scores * (~best * 1.0 - best * 1.0))[ctx.batch.seq_ids] * (ctx.batch.positions == 0), {}
         """),
     ("algorithm", "measures"): add("def measures(self, batch): return {'reward': batch.rewards.mean()}"),
+    ("algorithm", "state"): add("def update_state(self, state, batch): return {**state, 'seen': 1}"),
     ("algorithm", "explained"): add("def formula(self): return None"),
     ("shaping", "shapes"): swap("return advantages", "return advantages[:3]"),
     ("coefficient", "what it needs"): add("def multipliers(self, batch, name, state): return 1 + 0 * batch.rewards"),

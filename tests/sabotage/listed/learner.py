@@ -4,8 +4,14 @@ from listed.mutant import LEARNER, ONE_FILE, PPO, RETURNS, VALUES, Mutant
 
 MUTANTS = [
     # The learner.
-    Mutant("the beta of the step before", "align/train.py", "replace(batch, step=step, betas=self.state.betas(step))",
-           "replace(batch, step=step, betas=self.state.betas(max(step - 1, 0)))", "unit/runs/test_betas.py"),
+    Mutant("the beta of the step before", "align/run/state.py", "replace(batch, step=step, betas=self.betas(step),",
+           "replace(batch, step=step, betas=self.betas(max(step - 1, 0)),", "unit/runs/test_betas.py"),
+    Mutant("groups torn apart by micro-batches", "align/algorithms/__init__.py", "return self.ranks or GROUPS in self.reads",
+           "return self.ranks", "unit/objective/test_implicit_reward_learner.py"),
+    Mutant("a state of the algorithm that stays as it began", "align/run/state.py", "algorithm.update_state(self.algorithm, batch",
+           "(lambda state, batch: state)(self.algorithm, batch", "unit/objective/test_f_dpg_learner.py"),
+    Mutant("the target without its normaliser", "align/algorithms/f_dpg.py", "(unnormalised.double() - log_z)",
+           "(unnormalised.double())", "golden/test_f_dpg.py"),
     Mutant("a controller one step late", "align/run/state.py", "        self.coefficients = following\n",
            "        self.coefficients, self.late = getattr(self, \"late\", self.coefficients), following\n", "unit/runs/test_betas.py"),
     Mutant("the KL to the initial policy at the policy's own states", "align/learner/learner.py", "initial.hidden(micro, parameters),",

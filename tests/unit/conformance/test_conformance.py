@@ -40,6 +40,7 @@ KEYS = {
     ("reference", "hard_reset"): {"every": 2},
     ("reference", "soup"): {"paths": ["OTHER"]},
     ("reference", "teacher"): {"path": "OTHER"},
+    ("reference", "window"): {"last": 2, "every": 1, "decay": 0.5},
     ("regularizer", "composed"): {"coefficient": 0.1},
     ("reward", "learned"): {"path": "SCORER", "gold": "countdown_exact", "max_batch": 5},
     ("shaping", "off_policy_mask"): {"threshold": 0.1},

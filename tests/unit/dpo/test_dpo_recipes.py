@@ -25,7 +25,7 @@ GRPO = {"algorithm": "grpo", "reward": "countdown_exact", "task": "countdown"}
         ),
         ({"regularizers": {"a": LINK, "b": LINK | {"divergence": "forward_kl"}}}, "regularizers", "there are 2"),
         ({"regularizers": {"kl": {"coefficient": 0.1, "estimator": "exact"}}}, "regularizers", "there are 0"),
-        ({"regularizers": {"kl": LINK}, **GRPO}, "regularizers.kl.placement", "grpo has no preference loss to link to"),
+        ({"regularizers": {"kl": LINK}, **GRPO}, "regularizers.kl.placement", "grpo has no loss of implicit rewards to link to"),
         (
             {"regularizers": {"kl": LINK | {"coefficient": 0.0}}},
             "regularizers.kl.coefficient",

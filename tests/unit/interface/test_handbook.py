@@ -7,6 +7,7 @@ from helpers.paths import ROOT
 
 from align.config import registry
 from align.config.find import shipped_recipes
+from align.divergences import StateFunctional
 from align.tools import methods_page, objective_page
 from align.tools.reference_page import page, prose
 
@@ -67,7 +68,8 @@ def test_what_may_be_a_link():
     """Where f' is constant there is no gradient, where it falls there is no minimum; f'(0) finite is warned of (2309.16240)."""
     divergences = next(table for table in tables() if table[0][0] == "divergence")
     link = {row[0].strip("`"): row[divergences[0].index("link")] for row in divergences[2:]}
-    assert {name for name, may in link.items() if may == "no"} == {"total_variation", "k2_functional", "renyi"}
+    of_states = {name for name in link if issubclass(registry.resolve("divergence", name, name), StateFunctional)}
+    assert of_states and {name for name, may in link.items() if may == "no"} == {"total_variation", "k2_functional", "renyi"} | of_states
     assert link["pearson"] == "warned" and link["reverse_kl"] == link["jensen_shannon"] == "yes"
     products = next(table for table in tables() if "link, local" in table[0])
     column = {row[0].strip("`"): row[products[0].index("link, local")] for row in products[2:]}

@@ -47,7 +47,11 @@ IN_REWARD = {"coefficient": 0.1, "placement": "reward"}
             for reference in ("behaviour", {"name": "hard_reset", "every": 1})
         ),
         ({"regularizers": {"kl": IN_REWARD | {"estimator": "k3"}}}, "regularizers.kl", "k3 in the reward does not have the gradient"),
-        ({"regularizers": {"kl": {"coefficient": 0.1, "placement": "link"}}}, "regularizers.kl.placement", "no preference loss to link to"),
+        (
+            {"regularizers": {"kl": {"coefficient": 0.1, "placement": "link"}}},
+            "regularizers.kl.placement",
+            "no loss of implicit rewards to link to",
+        ),
         ({"algorithm": {"value_clip": 0.5, "risk": 1.0}}, "algorithm", "value_clip changes nothing with risk"),
         ({"algorithm": {"value_clip": 0.0}}, "algorithm", "must be positive"),
         ({"algorithm": {"value_coefficient": 0.0}}, "algorithm", "must be positive"),

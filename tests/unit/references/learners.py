@@ -22,7 +22,7 @@ from align.types import Rewards, TokenBatch
 PLUGIN = PLUGINS / "systematic.py"
 WITH_STATES = [name for name in registry.shipped("reference") if not registry.resolve("reference", name, name).tokens_only]
 """Those an exact form can be measured against."""
-INITIAL = ["frozen", "ema", "hard_reset", "behaviour"]
+INITIAL = ["frozen", "ema", "hard_reset", "behaviour", "window"]
 """Those that begin as the policy."""
 
 
@@ -31,6 +31,7 @@ def reference(folder: Path, name: str) -> dict:
     return {"name": name} | {
         "ema": {"rate": 0.3, "every": 2},
         "hard_reset": {"every": 4},
+        "window": {"last": 3, "every": 1, "decay": 0.5},
         "soup": {"paths": [str(folder / "second")], "weights": [0.4]},
         "teacher": {"path": str(folder / "second")},
         "checkpoint": {"path": str(folder / "third")},

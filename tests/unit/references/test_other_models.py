@@ -139,6 +139,8 @@ def test_the_kl_to_a_soup_of_two_heads(folder: Path, tmp_path: Path):
         ({"name": "soup", "paths": ["a", "b"], "weights": [0.7, 0.7]}, "at most 1"),
         ({"name": "soup", "paths": ["a"], "weights": [0.0]}, "positive"),
         ({"name": "hard_reset", "every": 0}, "at least 1"),
+        ({"name": "window", "last": 1}, "hard_reset"),
+        ({"name": "window", "decay": 1.5}, r"decay must lie in \(0, 1\]"),
         ({"name": "ema", "rate": 1.0}, "hard_reset"),
         ({"name": "ema", "rate": 0.0}, "frozen"),
         ({"name": "ema", "every": 0}, "at least 1"),

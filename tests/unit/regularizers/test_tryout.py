@@ -7,6 +7,7 @@ import pytest
 
 from align.config import recipes, registry, schema
 from align.errors import RecipeError
+from align.inspect.explain import explain
 
 HEAD = """
     import math
@@ -122,3 +123,35 @@ def test_an_f_without_a_gradient_is_refused_and_not_with_an_error_of_torch(tmp_p
 @pytest.mark.parametrize("name", registry.shipped("divergence"))
 def test_every_shipped_divergence_is_accepted(name):
     build(name, estimator="exact")
+
+
+WHOLE = """
+from align.divergences import StateFunctional
+
+
+class Whole(StateFunctional):
+    def of_state(self, logp, ref_logp):
+        return {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("returned", "keys", "says"),
+    [
+        ("(logp - ref_logp).square().sum()", {"estimator": "exact"}, r"of_state returned .* must be \[2\]"),
+        ("(logp - ref_logp).square().detach().sum(-1)", {"estimator": "exact"}, "with a gradient in logp"),
+        ("(logp - ref_logp).square().sum(-1)", {"estimator": "sampled"}, "both whole distributions at a state: use estimator: exact"),
+        ("(logp - ref_logp).square().sum(-1)", {"estimator": "top_k"}, "both whole distributions at a state: use estimator: exact"),
+        ("(logp - ref_logp).square().sum(-1)", {"estimator": "exact", "placement": "reward"}, "constant without gradient"),
+    ],
+    ids=["one number", "no gradient", "sampled", "top_k", "reward"],
+)
+def test_a_function_of_whole_distributions_is_tried_and_refused(tmp_path, returned, keys, says):
+    (tmp_path / "whole.py").write_text(WHOLE.format(returned))
+    with pytest.raises(RecipeError, match=says):
+        build(f"{tmp_path}/whole.py:Whole", **keys)
+
+
+def test_a_function_of_whole_distributions_of_a_user_is_accepted(tmp_path):
+    (tmp_path / "whole.py").write_text(WHOLE.format("(logp.exp() - ref_logp.exp()).square().sum(-1)"))
+    assert "it has no kernel" in explain(build(f"{tmp_path}/whole.py:Whole", estimator="exact")).replace("\n", " ")

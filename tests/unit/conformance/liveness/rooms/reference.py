@@ -19,6 +19,9 @@ CHANGES = {
     ("context", "prepend"): Change("7"),
     ("context", "of"): Change("ema"),
     ("ema", "every"): Change(2),
+    ("window", "last"): Change(3, {"last": 2, "every": 1}),
+    ("window", "every"): Change(2, {"every": 1}),
+    ("window", "decay"): Change(0.5),
     ("hard_reset", "every"): Change(2, {"every": 1}),
 }
 
