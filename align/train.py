@@ -279,7 +279,7 @@ class Run:
         batch, staleness = replace(batch, step=step, betas=self.state.betas(step)), staleness_metrics(batch, self.version)
         with self.timed("score"):
             batch = self.workers.learner.compute_logprobs(batch)
-        batch = prepare_batch(self.recipe, batch, self.state.coefficients)
+        batch = prepare_batch(self.recipe, batch, self.state.coefficients, self.state.examples)
         self.updating = True
         with defer_stop():
             with self.timed("update"):
@@ -381,7 +381,7 @@ class Run:
             return {}
         batch = replace(pack(self.suites.rankings, None, self.pad_id), step=step, betas=self.state.betas(max(step - 1, 0)))
         stats = self.workers.learner.measure(
-            prepare_batch(self.recipe, self.workers.learner.compute_logprobs(batch), self.state.coefficients)
+            prepare_batch(self.recipe, self.workers.learner.compute_logprobs(batch), self.state.coefficients, self.state.examples)
         )
         return {f"rankings/{name}": stat.mean for name, stat in stats.items()}
 

@@ -9,8 +9,8 @@ the batch was drawn) and, inside the learner, `logp` (pi_theta).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from align.axes import RewardPenalty, by, each, moved, taken
 from align.undeclared import Undeclared, undeclared
 
 
@@ -168,23 +169,6 @@ class Rewards:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardPenalty:
-    """What a regularizer takes from token rewards, so that a critic learns it too."""
-
-    discounted: Tensor
-    """float32 [T], nats: taken from the reward of each token, for which that token and those before it answer."""
-    direct: Tensor
-    """float32 [T], nats: taken from each token's own advantage alone."""
-
-
-def by(axis: str, default: Any = MISSING) -> Any:
-    """A field of a batch with one entry for each trained token, `T`, or each sequence, `S`; `select` reads it. `dict`: tensors by name."""
-    if default is dict:
-        return field(default_factory=dict, metadata={"axis": axis})
-    return field(default=default, metadata={"axis": axis})
-
-
-@dataclass(frozen=True, kw_only=True)
 class TokenBatch:
     """A batch ready for the learner. Trained tokens, named by `columns`, are packed to [T]; inputs are right-padded [S, L].
 
@@ -237,6 +221,11 @@ class TokenBatch:
     """By reward-placed regularizer, where the algorithm has a critic: what it takes, beta included, at pi_old."""
     loss_weights: Tensor | None = by("T", None)
     """float32 [T], the reduction: the loss is sum_t loss_weights_t * loss_t, on any split of the batch."""
+    own_weights: Tensor | None = by("T", None)
+    """float32 [T], >= 0, the algorithm's loss weighting: it multiplies `loss_weights` for the algorithm's own loss; None: 1."""
+    examples: int = 0
+    """Sequences of the update that this is a part of, set with `loss_weights`: `examples` times a sequence's share of the loss is its
+    own loss."""
     penalty_weights: Mapping[str, Tensor] = by("T", dict)
     """float32 [T] by regularizer: its weighting, detached, >= 0."""
     betas: Mapping[str, float] = field(default_factory=dict)
@@ -272,7 +261,7 @@ class TokenBatch:
         """The sub-batch of these sequences (int64 [s], increasing). Padding columns that none of them uses are cut."""
         of_axis = {"S": sequences, "T": self.tokens_of(sequences)}
         known = [(f.name, of_axis[f.metadata["axis"]]) for f in fields(self) if "axis" in f.metadata]
-        changes = {name: _each(lambda t, at=at: _taken(t, at), getattr(self, name)) for name, at in known}
+        changes = {name: each(lambda t, at=at: taken(t, at), getattr(self, name)) for name, at in known}
         width = int(self.totals[sequences].max())
         seq_ids = torch.arange(len(sequences)).repeat_interleave(self.lengths[sequences])
         return replace(self, input_ids=self.input_ids[sequences, :width], seq_ids=seq_ids, **changes)
@@ -287,7 +276,7 @@ class TokenBatch:
         """The same batch there; itself where it is there already."""
         if self.input_ids.device == device:
             return self
-        return replace(self, **{f.name: _each(lambda t: _moved(t, device), getattr(self, f.name)) for f in fields(self)})
+        return replace(self, **{f.name: each(lambda t: moved(t, device), getattr(self, f.name)) for f in fields(self)})
 
 
 class Columns(TokenBatch):
@@ -301,27 +290,6 @@ class Columns(TokenBatch):
     entropy: Tensor
     advantages: Tensor
     values: Tensor
-
-
-def _each(change: Callable[[Any], Any], value: Any) -> Any:
-    """A value with `change` applied to each tensor, or tuple of one entry a sequence, in it."""
-    if isinstance(value, Mapping):
-        return {name: _each(change, part) for name, part in value.items()}
-    if isinstance(value, RewardPenalty):
-        return replace(value, **{f.name: change(getattr(value, f.name)) for f in fields(value)})
-    return change(value) if isinstance(value, Tensor | tuple) else value
-
-
-def _taken(value: Tensor | tuple, at: Tensor) -> Tensor | tuple:
-    return value[at] if isinstance(value, Tensor) else tuple(value[i] for i in at.tolist()) if value else ()
-
-
-def _moved(value: Tensor | tuple, device: torch.device) -> Tensor | tuple:
-    if isinstance(value, tuple):
-        return value
-    # From memory that is not pinned a copy to a GPU waits for the device, whatever non_blocking says.
-    value = value.pin_memory() if device.type == "cuda" and value.device.type == "cpu" else value
-    return value.to(device, non_blocking=True)
 
 
 EARLY = frozenset({"old_logp", "entropy", "ref_logp", "rewards", "reward_parts", "advantages", "values"})

@@ -14,6 +14,7 @@ from align.config.formulas import Formulated, formula
 from align.config.parts import Setting
 from align.config.returned import LOSS, TOKEN, Returned
 from align.core.credit import Packing
+from align.loss_weightings import LossWeighting
 from align.reductions import Reduction
 from align.surrogates import Surrogate
 from align.types import Columns, RewardModelContext, TokenBatch, TokenContext
@@ -59,6 +60,8 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
     """A Surrogate, where the loss is one of `advantage`."""
     reduction: Any
     """A Reduction."""
+    loss_weighting: Any = None
+    """A LossWeighting, where examples or tokens do not count alike in the loss."""
     epochs: int = 1
     """Passes over each batch."""
     minibatches: int = 1
@@ -104,10 +107,10 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
 
     def check(self) -> None:
         """Raises ValueError for a key every algorithm has in common; to be called by `__post_init__`."""
-        for key, held in (("reduction", Reduction), ("advantage", Advantage), ("surrogate", Surrogate)):
+        for key, held in (("reduction", Reduction), ("advantage", Advantage), ("surrogate", Surrogate), ("loss_weighting", LossWeighting)):
             found = getattr(self, key, None)
             if not isinstance(found, held) and (found is not None or key == "reduction"):
-                example = {"reduction": "token", "advantage": "group_standardised", "surrogate": "clipped"}[key]
+                example = {"reduction": "token", "advantage": "group_standardised", "surrogate": "clipped", "loss_weighting": "kl_dro"}[key]
                 raise ValueError(
                     f"{key} must be {'an' if key == 'advantage' else 'a'} {held.__name__}, not {found!r}: annotate the key as "
                     f'`{key}: Any = align.config.nodes.part("{key}", "{example}")`, which builds one'

@@ -12,15 +12,17 @@ from align.coefficients import State
 from align.config.returned import ANSWER, TOKEN, Returned
 from align.config.schema import Recipe
 from align.regularizers import Regularizer
-from align.run.state import initial_states
+from align.run.state import initial_states, initial_weighting_state
 from align.shapings import Shaping
 from align.types import RewardPenalty, TokenBatch
 
 
-def prepare_batch(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, State] | None = None) -> TokenBatch:
-    """The batch with advantages [T], the critic's targets, and the weights of each active regularizer.
+def prepare_batch(
+    recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, State] | None = None, examples: State | None = None
+) -> TokenBatch:
+    """The batch with advantages [T], the critic's targets, and the weights of the loss and of each active regularizer.
 
-    Args: coefficients: coefficient states by regularizer; None: the initial states.
+    Args: coefficients: coefficient states by regularizer; examples: the loss weighting's state. None: the initial ones.
     With a critic, penalties in the reward are computed before the advantages, so their weightings cannot read advantages.
     """
     rewards, metrics, algorithm, tokens = batch.rewards, {}, recipe.algorithm, len(batch.seq_ids)
@@ -53,7 +55,17 @@ def prepare_batch(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, 
     shaped = replace(judged, rewards=batch.rewards, advantages=advantages)
     measured = algorithm.measures(shaped.only(algorithm.reads | {"advantages"}, algorithm, "algorithm"))
     metrics |= Returned(algorithm, "measures", "algorithm").metrics(measured)
-    return _weighed(replace(shaped, shaped=metrics), penalties, states)
+    return _weighed(replace(shaped, shaped=metrics, own_weights=_own_weights(recipe, shaped, examples)), penalties, states)
+
+
+def _own_weights(recipe: Recipe, batch: TokenBatch, state: State | None) -> Tensor | None:
+    """The weights of the algorithm's own loss that are there before the update, [T]; None for 1."""
+    weighting, where = recipe.algorithm.loss_weighting, "algorithm.loss_weighting"
+    if weighting is None:
+        return None
+    state = initial_weighting_state(recipe.algorithm) if state is None else state
+    weights = weighting.of_batch(batch.only(weighting.needs, weighting, where), state)
+    return None if weights is None else Returned(weighting, "of_batch", where).not_negative(weights, len(batch.seq_ids), TOKEN)
 
 
 def _weighed(batch: TokenBatch, regularizers: dict[str, Regularizer], states: Mapping[str, State]) -> TokenBatch:

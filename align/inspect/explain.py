@@ -106,7 +106,9 @@ def objective(recipe: Recipe) -> list[Row]:
     in_loss = {n: r for n, r in trained.items() if r.placement == "loss"}
     in_reward = [_term(n, r, recipe) for n, r in trained.items() if r.placement == "reward"]
     links = {n: r for n, r in regularizers.items() if r.placement == "link"}
-    text, advantage = formula(algorithm), _advantage(recipe, in_reward)
+    text, advantage, weighting = formula(algorithm), _advantage(recipe, in_reward), algorithm.loss_weighting
+    if weighting is not None:
+        text = f"v ({text})"
     if algorithm.ranks:  # one loss per ranking, but regularizers in the loss stay per token
         beside = " + ".join(_term(n, r, recipe) for n, r in in_loss.items())
         rows = [Row("", f"J = E_r [ {text} ]" + (f" − E Σ_t w_t [ {beside} ]" if beside else ""))]
@@ -120,6 +122,9 @@ def objective(recipe: Recipe) -> list[Row]:
     if advantage:
         rows.append(Row("A", advantage))
     rows += [Row(symbol, meaning) for symbol, meaning in _symbols(algorithm).items() if symbol != "A"]
+    if weighting is not None:
+        rows.append(Row("v", formula(weighting)))
+        rows += [Row(symbol, meaning) for symbol, meaning in symbols(weighting).items()]
     if "σ(" in text:
         rows.append(Row("σ", "the logistic function, σ(x) = 1/(1 + e^−x)"))
     if in_loss or not algorithm.ranks:

@@ -28,6 +28,7 @@ from align.learner.optimizer import make_optimizer, schedule
 from align.learner.policy import Policy
 from align.learner.reference_states import ReferenceStates
 from align.learner.reward_model import RewardModel
+from align.loss_weightings import LossWeighting
 from align.manifest import Entry
 from align.references import OwnModel
 from align.regularizers import referenced
@@ -178,7 +179,24 @@ class Learner:
     def _weighed(self, batch: TokenBatch) -> TokenBatch:
         weights = self.recipe.algorithm.reduction.weights(batch.lengths, self.recipe.sampling.max_tokens)
         Returned(self.recipe.algorithm.reduction, "weights", "algorithm.reduction").positive(weights, len(batch.lengths), ANSWER)
-        return replace(batch, loss_weights=weights[batch.seq_ids])
+        batch = replace(batch, loss_weights=weights[batch.seq_ids], examples=len(batch.lengths))
+        weighting = self.recipe.algorithm.loss_weighting
+        return batch if weighting is None or not weighting.reads_losses else self._weighed_by_losses(batch, weighting)
+
+    @torch.no_grad()
+    def _weighed_by_losses(self, batch: TokenBatch, weighting: LossWeighting) -> TokenBatch:
+        losses = torch.zeros(len(batch.lengths))
+        for chosen, micro in micro_batches(batch, self.budgets.micro_tokens, whole_groups=self.recipe.algorithm.ranks):
+            found = objective.example_losses(self.recipe, self._context(micro.to(self.policy.device)))
+            losses[batch.seq_ids[chosen].unique()] = found.float().cpu()
+        if not losses.isfinite().all():
+            return batch  # the update then stops the run, and says which loss it is
+        weights = weighting.of_losses(losses)
+        if weights is None:
+            return batch
+        Returned(weighting, "of_losses", "algorithm.loss_weighting").not_negative(weights, len(losses), ANSWER)
+        own = weights[batch.seq_ids] * (1.0 if batch.own_weights is None else batch.own_weights)
+        return replace(batch, own_weights=own)
 
     @torch.no_grad()
     def measure(self, batch: TokenBatch) -> dict[str, Stat]:

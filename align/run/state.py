@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from align.algorithms import Algorithm
 from align.coefficients import Coefficient, State
 from align.config.docstrings import format_part
 from align.config.parts import location
 from align.config.schema import Recipe
 from align.errors import RecipeError, UserError
+from align.loss_weightings import LossWeighting
 from align.manifest import Entry, entry
 from align.regularizers import Regularizer
 from align.types import Stat, TokenBatch
@@ -19,6 +21,7 @@ from align.workers import LearnerLike
 
 DRIVER = "driver.json"
 """The file of the loop's half."""
+WEIGHTING = "algorithm.loss_weighting"
 LARGEST = 3e38
 """About the largest float32."""
 
@@ -33,6 +36,14 @@ def initial_states(regularizers: Mapping[str, Regularizer]) -> dict[str, State]:
     }
 
 
+def initial_weighting_state(algorithm: Algorithm) -> State:
+    """The initial state of the algorithm's loss weighting; empty without one. Raises RecipeError as `initial_states` does."""
+    weighting = algorithm.loss_weighting
+    if weighting is None:
+        return {}
+    return _state(weighting, WEIGHTING, "`initial_state`", weighting.initial_state(), "the state at the start")
+
+
 class RunState:
     """The state of one run, in two halves that are saved and restored together.
 
@@ -42,12 +53,14 @@ class RunState:
     """
 
     def __init__(self, recipe: Recipe):
-        self._regularizers = recipe.regularizers
+        self._regularizers, self._algorithm = recipe.regularizers, recipe.algorithm
         self.step = 0
         """The number of completed steps, and so the index of the next step."""
         self.before: dict[str, float] = {}
         """The evaluation before the first step."""
         self.coefficients = initial_states(recipe.regularizers)
+        self.examples = initial_weighting_state(recipe.algorithm)
+        """The state of the algorithm's loss weighting."""
 
     def betas(self, step: int) -> dict[str, float]:
         """By regularizer: the coefficient at this step."""
@@ -56,7 +69,7 @@ class RunState:
         }
 
     def control(self, batch: TokenBatch, stats: Mapping[str, Stat]) -> None:
-        """Update the coefficients of the active regularizers from the statistics of a step on this (prepared) batch.
+        """Update the active regularizers' coefficients and the loss weighting from the statistics of a step on this (prepared) batch.
 
         All are updated, or none if one raises. Raises RecipeError for a state that is not a mapping of JSON values.
         """
@@ -69,11 +82,21 @@ class RunState:
                 if measured.by_prompt:
                     state = rule.update_prompts(state, {prompt: stat.mean for prompt, stat in measured.by_prompt.items()})
                 following[name] = _state(rule, f"regularizers.{name}.coefficient", "an update", state, "the state that follows")
-        self.coefficients = following
+        examples, weighting = self.examples, self._algorithm.loss_weighting
+        if weighting is not None and weighting.has_state:
+            losses = {example: stat.mean for example, stat in stats["loss/example"].by_prompt.items()}
+            examples = _state(weighting, WEIGHTING, "an update", weighting.update(examples, losses), "the state that follows")
+        self.coefficients, self.examples = following, examples
 
     def state_dict(self) -> dict[str, Any]:
         """The loop's half, with JSON values only."""
-        return {"step": self.step, "coefficients": dict(self.coefficients), "rules": self._rules(), "before": self.before}
+        return {
+            "step": self.step,
+            "coefficients": dict(self.coefficients),
+            "rules": self._rules(),
+            "examples": dict(self.examples),
+            "before": self.before,
+        }
 
     def _rules(self) -> dict[str, str]:
         return {name: r.coefficient.recipe_name for name, r in self._regularizers.items()}
@@ -99,6 +122,7 @@ class RunState:
                     f"{', '.join(sorted(missing))}: resume with the recipe the run was started with"
                 )
         self.step, self.before, self.coefficients = state["step"], state["before"], dict(found)
+        self.examples = dict(state.get("examples", self.examples))
 
     def save(self, folder: Path, learner: LearnerLike) -> dict[str, Entry]:
         """Save both halves. Returns the manifest's entry of each file."""
@@ -113,8 +137,8 @@ class RunState:
         learner.load(str(folder / "learner"))
 
 
-def _state(rule: Coefficient, where: str, method: str, found: Any, what: str) -> dict[str, Any]:
-    """The state that a method of a coefficient returned, with which a checkpoint can be saved."""
+def _state(rule: Coefficient | LossWeighting, where: str, method: str, found: Any, what: str) -> dict[str, Any]:
+    """The state that a method of a coefficient or loss weighting returned, with which a checkpoint can be saved."""
     problem = f"{location(type(rule))}: {method} of {type(rule).__name__} returned {found!r:.60}: return {what}, as a new dictionary"
     if not isinstance(found, Mapping):
         raise RecipeError(where, problem)

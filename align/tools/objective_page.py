@@ -5,7 +5,7 @@ from __future__ import annotations
 from align.algorithms import Algorithm
 from align.config import registry
 from align.config.nodes import build_part
-from align.tools.reference_page import Fact, code, needs, prose, room, table
+from align.tools.reference_page import Fact, code, has, needs, prose, room, says, table
 
 INTRODUCTION = """\
 # Objectives
@@ -44,6 +44,11 @@ two answers, the loss is the mean over its pairs, except for losses of whole ran
 LIKELIHOODS = """\
 `likelihood:`, for `sft`, times `likelihood_weight`; at 0 only the regularizers are trained on."""
 
+LOSS_WEIGHTINGS = """\
+`loss_weighting:` of `sft`, `dpo`, `reward_model` and `grpo`, none by default: how much each example or token counts in the algorithm's own
+loss; regularizers are not weighed. l is the loss of an example. *Losses*: costs one forward pass without gradient before each update.
+*State*: one number for each example, in checkpoints. *Rollouts*: weighs tokens, so it has a meaning beside rollouts."""
+
 
 def page() -> str:
     """The whole page, as Markdown."""
@@ -54,6 +59,7 @@ def page() -> str:
         *room("reduction", REDUCTIONS, {}),
         *room("preference", PREFERENCES, {}),
         *room("likelihood", LIKELIHOODS, {}),
+        *room("loss_weighting", LOSS_WEIGHTINGS, {"losses": has("of_losses"), "state": has("update"), "rollouts": says("of_tokens")}),
     ]
     return "\n\n".join([INTRODUCTION, *algorithms(), *sections]) + "\n"
 

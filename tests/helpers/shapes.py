@@ -23,6 +23,7 @@ CHECKED = (
     "align.reductions",
     "align.preferences",
     "align.likelihoods",
+    "align.loss_weightings",
     "align.shapings",
     "align.coefficients.beta_dpo",
     "align.coefficients.feasible",

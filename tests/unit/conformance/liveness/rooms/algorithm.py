@@ -12,6 +12,8 @@ CHANGES = {
     ("*", "reduction"): Change("sequence_mean"),
     ("*", "surrogate"): Change("reinforce", {"epochs": 3}),
     ("*", "advantage"): Change("group_centred"),
+    ("*", "loss_weighting"): Change("kl_dro"),
+    ("grpo", "loss_weighting"): Change("top_entropy"),
     ("ppo", "critic"): Change("separate"),
     ("ppo", "value_clip"): Change(1e-4),
     ("ppo", "risk"): Change(0.5),
