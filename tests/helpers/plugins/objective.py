@@ -103,7 +103,7 @@ DEFECTS = {
     ("likelihood", "explained"): add("def symbols(self): return {'': 'nothing'}"),
     ("loss_weighting", "weights"): swap("return (losses", "return -(losses"),
     ("loss_weighting", "weighs"): swap("of_losses", "of_loss"),
-    ("loss_weighting", "what it needs"): add("def of_batch(self, batch, state): return batch.entropy"),
+    ("loss_weighting", "what it needs"): add("def of_batch(self, batch, state): return batch.entropy * 1"),
     ("loss_weighting", "order"): swap("losses / losses.mean()", "losses / losses[0]"),
     ("loss_weighting", "state"): swap('return {"steps": state["steps"] + 1}', 'state["steps"] += 1; return state'),
     ("loss_weighting", "explained"): add("def symbols(self): return {'': 'nothing'}"),

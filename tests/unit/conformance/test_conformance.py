@@ -42,6 +42,7 @@ KEYS = {
     ("reference", "teacher"): {"path": "OTHER"},
     ("regularizer", "composed"): {"coefficient": 0.1},
     ("reward", "learned"): {"path": "SCORER", "gold": "countdown_exact", "max_batch": 5},
+    ("reward", "sum"): {"rewards": {"exact": "countdown_exact", "wordy": "countdown_wordy"}, "weights": {"wordy": 0.5}},
     ("shaping", "off_policy_mask"): {"threshold": 0.1},
     ("shaping", "overlong"): {"limit": 3, "buffer": 2},
     ("shaping", "uncertainty_bonus"): {"steps": 5},
