@@ -127,9 +127,10 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: Opened, t
     tokenizer = load_tokenizer(model_dir)
     for note in checked(model_dir, tokenizer, given):
         telemetry.note(note)
-    longest_answer = recipe.sampling.max_tokens if recipe.algorithm.ranks else None
-    examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed, longest_answer)
-    if not (recipe.algorithm.samples or recipe.algorithm.ranks):
+    algorithm = recipe.algorithm
+    longest_answer = recipe.sampling.max_tokens if algorithm.ranks or algorithm.labels else None
+    examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed, longest_answer, algorithm.labels)
+    if algorithm.learns_from == "demonstrations":
         examples.demand_demonstrations()
     suites = Suites(recipe, tokenizer)
     for note in notes.of_data(recipe, examples, suites):
@@ -341,7 +342,7 @@ class Run:
 
     def experience(self, step: int) -> tuple[list[Group], Rewards | None]:
         if not self.recipe.algorithm.samples:
-            return (self.examples.rankings(step) if self.recipe.algorithm.ranks else self.examples.demonstrations(step)), None
+            return self.examples.data(step, self.recipe.algorithm), None
         with self.timed("generate"):
             groups = self.workers.generate(self.examples.prompts(step), self.recipe.batch.samples, self.recipe.seed * 1_000_003 + step)
         with self.timed("reward"):

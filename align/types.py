@@ -89,6 +89,8 @@ class Episode:
     """All of `segments`, decoded without special tokens: what a reward judges."""
     finished: bool = True
     """The last answer ended by the end token; False when cut at the length limit."""
+    label: bool | None = None
+    """What the data say of it, where they label answers: good or bad. None beside labelled ones: an answer to another prompt."""
 
     def __post_init__(self):
         if len({s.logp is None for s in self._trained}) > 1:
@@ -200,6 +202,10 @@ class TokenBatch:
     """float32 [S]."""
     reward_parts: Mapping[str, Tensor] = by("S", dict)
     """float32 [S] by name, what the reward says its value is made of; NaN where the reward of a sequence has no such part."""
+    labels: Tensor | None = by("S", None)
+    """int64 [S], of labelled answers: 1 good, 0 bad, -1 an answer to another prompt. None for other data."""
+    score_baselines: Tensor | None = by("S", None)
+    """float32 [S], detached, in units of the link's score: what the score of a labelled answer is compared with."""
     step_rewards: Tensor | None = by("T", None)
     """float32 [T], the part of an answer's reward that is paid at each of its tokens; None: all of it at the last."""
     sampler_logp: Tensor | None = by("T", None)

@@ -48,6 +48,10 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
     """Learns from the policy's own rollouts (needs an engine and a reward); else from what the task's data holds."""
     ranks = False
     """That data are answers ranked by preference: a group's sequences stand best first, and no group is split. Else demonstrations."""
+    labels = False
+    """Those data are labelled answers, good or bad: `batch.labels`, and `batch.score_baselines` from the method of that name."""
+    mismatched = False
+    """Beside the labelled answers a batch has as many to other prompts, which are scored and not trained."""
     links = False
     """Its loss is of `ctx.link`: exactly one regularizer is placed as the link."""
     trains_reward_model = False
@@ -74,6 +78,10 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
         advantages = self.advantage.advantages(batch.only(self.advantage.needs, self.advantage, "algorithm.advantage"))
         Returned(self.advantage, "advantages", "algorithm.advantage").finite(advantages, len(batch.seq_ids), TOKEN)
         return advantages if self.advantage.takes_charges or not batch.reward_penalties else advantages - charged(batch)
+
+    def score_baselines(self, batch: TokenBatch, scores: Tensor, name: str) -> Tensor:
+        """float32 [S], of a whole scored batch of labelled answers. Args: scores: [S], the link's at pi_old; name: the regularizer."""
+        return torch.zeros_like(scores)
 
     def targets(self, batch: Columns) -> Tensor | None:
         """float32 [T], what a critic is fitted to; None without one."""
@@ -132,7 +140,7 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
         """What its data are, in a word."""
         if self.samples:
             return "rollouts"
-        return "rankings" if self.ranks else "demonstrations"
+        return "rankings" if self.ranks else "labelled answers" if self.labels else "demonstrations"
 
     @property
     def reads(self) -> frozenset[str]:

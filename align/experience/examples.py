@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from align.algorithms import Algorithm
 from align.errors import RecipeError, UserError
 from align.experience import chat_template, task_data
 from align.tasks import Example, Task
@@ -103,9 +105,10 @@ def _permutation(epoch: int, total: int, seed: int) -> np.ndarray:
 class Examples:
     """The tokenized training examples of a task, step by step."""
 
-    def __init__(self, task: Task, tokenizer: Any, per_step: int, seed: int, max_tokens: int | None = None):
-        """Args: max_tokens: longest ranked answer, end token included; used for `rankings`. With `task.too_long: drop`, longer examples
-        are left out and counted in `dropped`; otherwise they raise UserError, as does a task without examples left."""
+    def __init__(self, task: Task, tokenizer: Any, per_step: int, seed: int, max_tokens: int | None = None, labels: bool = False):
+        """Args: max_tokens: longest ranked answer, end token included; used for `rankings` and, with `labels`, for `labelled`. With
+        `task.too_long: drop`, longer examples are left out and counted in `dropped`; otherwise they raise UserError, as does a task
+        without examples left."""
         self.examples = task_data.examples(task)
         if not self.examples:
             raise RecipeError("task", "gives no examples to train on")
@@ -113,7 +116,8 @@ class Examples:
         self._prompts = tokenize(self.examples, tokenizer)
         self.dropped = 0
         if max_tokens is not None:
-            fitting = fits(task, ranked(self.examples, self._prompts, tokenizer), self.examples, max_tokens)
+            groups = (labelled if labels else ranked)(self.examples, self._prompts, tokenizer)
+            fitting = fits(task, groups, self.examples, max_tokens)
             self.dropped = len(fitting) - sum(fitting)
             self.examples = [e for e, fit in zip(self.examples, fitting, strict=True) if fit]
             self._prompts = [p for p, fit in zip(self._prompts, fitting, strict=True) if fit]
@@ -143,6 +147,22 @@ class Examples:
         """The prompts of a step with their ranked answers, best first, with end tokens. Raises UserError for fewer than two."""
         dealt = self._deal(step)
         return ranked([self.examples[i] for i in dealt], [self._prompts[i] for i in dealt], self._tokenizer)
+
+    def labelled(self, step: int, mismatched: bool) -> list[Group]:
+        """The prompts of a step with their labelled answers. With `mismatched`, also the answers of the group before, without a label: the
+        mean of log pi/ref over them estimates KL(pi||ref) for KTO."""
+        dealt = self._deal(step)
+        groups = labelled([self.examples[i] for i in dealt], [self._prompts[i] for i in dealt], self._tokenizer)
+        if not mismatched:
+            return groups
+        others = [tuple(replace(e, label=None) for e in g.episodes) for g in [groups[-1], *groups[:-1]]]
+        return [replace(g, episodes=(*g.episodes, *other)) for g, other in zip(groups, others, strict=True)]
+
+    def data(self, step: int, algorithm: Algorithm) -> list[Group]:
+        """What an algorithm that does not sample learns from at a step."""
+        if algorithm.labels:
+            return self.labelled(step, algorithm.mismatched)
+        return self.rankings(step) if algorithm.ranks else self.demonstrations(step)
 
     def all_rankings(self, count: int) -> Iterator[list[Group]]:
         """Every ranking once, in the task's order, in lists of `count`."""
@@ -180,13 +200,35 @@ def ranked(examples: Sequence[Example], prompts: Sequence[Prompt], tokenizer: An
             f"{few.place} has {len(few.ranked)} answers in order of preference; preferences are learned from two or more (the "
             "task `preferences` reads them, `align pairs` draws them)"
         )
-    pairs = list(zip(examples, prompts, strict=True))
-    answers = iter(_answers([(e, p, answer) for e, p in pairs for answer in e.ranked], tokenizer))
-    groups = [Group(prompt=p, episodes=tuple(next(answers) for _ in e.ranked)) for e, p in pairs]
+    groups = _groups(examples, prompts, tokenizer)
     for e, group in zip(examples, groups, strict=True):
         if len({a.trained_ids.tobytes() for a in group.episodes}) < len(group.episodes):
             raise UserError(f"{e.place}: two answers become the same tokens, so neither can be preferred; delete the row")
     return groups
+
+
+def labelled(examples: Sequence[Example], prompts: Sequence[Prompt], tokenizer: Any) -> list[Group]:
+    """Groups with their labelled episodes. Of a ranking the best answer is good and the others are bad. Raises UserError for no answer."""
+    if (none := next((e for e in examples if not e.ranked), None)) is not None:
+        raise UserError(
+            f"{none.place} has no labelled answer; labelled answers are {{prompt, completion, label}} (the task `labelled` reads them) or "
+            "the rows of the task `preferences`"
+        )
+    return [
+        replace(g, episodes=tuple(replace(a, label=good) for a, good in zip(g.episodes, _goodness(e), strict=True)))
+        for e, g in zip(examples, _groups(examples, prompts, tokenizer), strict=True)
+    ]
+
+
+def _goodness(e: Example) -> tuple[bool, ...]:
+    return e.labels or (True, *(False for _ in e.ranked[1:]))
+
+
+def _groups(examples: Sequence[Example], prompts: Sequence[Prompt], tokenizer: Any) -> list[Group]:
+    """Each prompt with the answers in `ranked`."""
+    pairs = list(zip(examples, prompts, strict=True))
+    answers = iter(_answers([(e, p, answer) for e, p in pairs for answer in e.ranked], tokenizer))
+    return [Group(prompt=p, episodes=tuple(next(answers) for _ in e.ranked)) for e, p in pairs]
 
 
 def fits(task: Task, groups: Sequence[Group], examples: Sequence[Example], max_tokens: int) -> list[bool]:

@@ -66,8 +66,16 @@ def pack(
         versions=torch.from_numpy(np.concatenate([episode.versions for _, _, episode in rows])) if sampled else None,
         prompt_ids=tuple(prompt.id for _, prompt, _ in rows),
         sampler_logp=torch.from_numpy(np.concatenate(logp)) if sampled else None,
+        labels=_labels([episode for _, _, episode in rows]),
         **({} if rewards is None else _judged(rewards, kept, [episode for _, _, episode in rows], decode)),
     )
+
+
+def _labels(episodes: Sequence[Episode]) -> torch.Tensor | None:
+    """int64 [S]; None if no episode is labelled."""
+    if all(episode.label is None for episode in episodes):
+        return None
+    return torch.tensor([-1 if episode.label is None else int(episode.label) for episode in episodes])
 
 
 def _judged(

@@ -14,7 +14,7 @@ from align.config.schema import Recipe
 from align.regularizers import Regularizer
 from align.run.state import initial_states, initial_weighting_state
 from align.shapings import Shaping
-from align.types import RewardPenalty, TokenBatch
+from align.types import RewardPenalty, TokenBatch, TokenContext
 
 
 def prepare_batch(
@@ -55,7 +55,20 @@ def prepare_batch(
     shaped = replace(judged, rewards=batch.rewards, advantages=advantages)
     measured = algorithm.measures(shaped.only(algorithm.reads | {"advantages"}, algorithm, "algorithm"))
     metrics |= Returned(algorithm, "measures", "algorithm").metrics(measured)
-    return _weighed(replace(shaped, shaped=metrics, own_weights=_own_weights(recipe, shaped, examples)), penalties, states)
+    done = _weighed(replace(shaped, shaped=metrics, own_weights=_own_weights(recipe, shaped, examples)), penalties, states)
+    return _compared(recipe, done) if algorithm.labels else done
+
+
+def _compared(recipe: Recipe, batch: TokenBatch) -> TokenBatch:
+    """The labelled answers alone, each with what its score is compared with."""
+    name, regularizer = next((name, r) for name, r in recipe.regularizers.items() if r.placement == "link")
+    assert batch.labels is not None and batch.old_logp is not None and batch.entropy is not None  # of labelled data, which need them
+    exact = {name: torch.zeros_like(batch.old_logp)} if regularizer.full_vocabulary else {}
+    scores = regularizer.penalty(TokenContext(batch=batch, logp=batch.old_logp, entropy=batch.entropy, exact=exact), name).link
+    assert scores is not None  # of a link
+    baselines = recipe.algorithm.score_baselines(batch, scores, name)
+    Returned(recipe.algorithm, "score_baselines", "algorithm").finite(baselines, len(batch.lengths), ANSWER)
+    return replace(batch, score_baselines=baselines).select((batch.labels >= 0).nonzero().squeeze(-1))
 
 
 def _own_weights(recipe: Recipe, batch: TokenBatch, state: State | None) -> Tensor | None:

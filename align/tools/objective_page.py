@@ -70,8 +70,7 @@ def algorithms() -> list[str]:
         built: Algorithm = build_part("algorithm", name, name)
         axes = [f"`{key}: {part.recipe_name}`" for key, part in built.parts().items()]
         fixed = [] if "reduction" in built.parts() else [f"`reduction: {built.reduction.recipe_name}` (fixed)"]
-        data = "rollouts" if built.samples else "rankings" if built.ranks else "demonstrations"
-        rows.append([code(name), data, ", ".join([*axes, *fixed]), prose(built.formula())])
+        rows.append([code(name), built.learns_from, ", ".join([*axes, *fixed]), prose(built.formula())])
     return ["## Algorithms", ALGORITHMS, table(["algorithm", "learns from", "parts, by default", "maximises"], rows)]
 
 

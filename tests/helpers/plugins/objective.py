@@ -59,12 +59,12 @@ GOOD = {
         ''',
     "loss_weighting": '''
         class Part:
-            """The loss over its mean, and a count of the steps."""
+            """The distance of the loss from its mean, and a count of the steps."""
             power: float = 1.5
             def formula(self):
-                return "(l/mean)^p"
+                return "(1 + |l − mean|)^p"
             def of_losses(self, losses):
-                return (losses / losses.mean()).abs() ** self.power
+                return (1 + (losses - losses.mean()).abs()) ** self.power
             def initial_state(self):
                 return {"steps": 0}
             def update(self, state, losses):
@@ -101,10 +101,10 @@ DEFECTS = {
     ("likelihood", "direction"): swap("(1 - ctx.logp.exp())", "ctx.logp.exp()"),
     ("likelihood", "any split"): swap("(1 - ctx.logp.exp())", "(ctx.logp.mean().detach() - ctx.logp.exp())"),
     ("likelihood", "explained"): add("def symbols(self): return {'': 'nothing'}"),
-    ("loss_weighting", "weights"): swap("return (losses", "return -(losses"),
+    ("loss_weighting", "weights"): swap("return (1", "return -(1"),
     ("loss_weighting", "weighs"): swap("of_losses", "of_loss"),
     ("loss_weighting", "what it needs"): add("def of_batch(self, batch, state): return batch.entropy * 1"),
-    ("loss_weighting", "order"): swap("losses / losses.mean()", "losses / losses[0]"),
+    ("loss_weighting", "order"): swap("losses.mean()", "losses[0]"),
     ("loss_weighting", "state"): swap('return {"steps": state["steps"] + 1}', 'state["steps"] += 1; return state'),
     ("loss_weighting", "explained"): add("def symbols(self): return {'': 'nothing'}"),
 }

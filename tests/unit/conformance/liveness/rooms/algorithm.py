@@ -25,6 +25,8 @@ CHANGES = {
 def probe(part: Any, places: dict[str, str], node: dict) -> Any:
     if part.samples:
         return updated({"algorithm": node, "optimizer": {"lr": 3e-2}}, places)
+    if part.labels:
+        return updated(RANKED | {"algorithm": node, "regularizers": {NAME: LINK}}, places, fresh=True)
     if part.ranks:
         return updated(RANKED | {"algorithm": node, "regularizers": {NAME: LINK} if part.links else {}}, places, fresh=True)
     demonstrations = {
