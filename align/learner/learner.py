@@ -14,6 +14,7 @@ from align.config.schema import Recipe
 from align.core.logprobs import Compared
 from align.critics import RunningCritic, values_of
 from align.disk import writing
+from align.divergences._mirrored import Mirrored
 from align.divergences.reverse_kl import ReverseKl
 from align.errors import RunStopped
 from align.learner import budgets, checkpoint, objective, references
@@ -162,7 +163,18 @@ class Learner:
         fresh = stats(self.recipe, self.budgets, spelled, hidden, head, micro, self._to_references(micro))
         values = None if self.critic is None else values_of(self.critic, micro, hidden)
         micro = replace(micro, ref_logp={**micro.ref_logp, **fresh.ref_logp})
-        return TokenContext(batch=micro, logp=fresh.logp, entropy=fresh.entropy, exact=fresh.exact, values=values)
+        exact = {name: self._of_both_branches(name, micro, hidden, found) for name, found in fresh.exact.items()}
+        return TokenContext(batch=micro, logp=fresh.logp, entropy=fresh.entropy, exact=exact, values=values)
+
+    def _of_both_branches(self, name: str, micro: TokenBatch, hidden: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+        """The divergence [T] of a regularizer, whose gradient also flows through its reference if that is a branch of the policy."""
+        other = self.references[name].branch(micro)
+        if other is None:
+            return found
+        head = self.policy.head()
+        own = Compared(Mirrored(self.recipe.regularizers[name].divergence), hidden.detach(), head)
+        mirrored = stats(self.recipe, self.budgets, self.policy.spelled, self.policy.hidden(other), head, other, {name: own}).exact[name]
+        return found + mirrored - mirrored.detach()
 
     def _to_references(self, micro: TokenBatch) -> dict[str, Compared]:
         exact = [name for name in referenced(self.recipe.regularizers) if self.recipe.regularizers[name].full_vocabulary]

@@ -29,7 +29,8 @@ def made(folder: Path) -> dict[str, str]:
     for n, place in enumerate(("splits/train", "splits/test", "subsets/one/rows", "subsets/two/rows")):
         file = folder / f"{place}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(json.dumps({"prompt": f"{n}{i}=", "answer": "1", "chosen": "1", "rejected": "2"}) + "\n" for i in range(3)))
+        row = {"answer": "1", "chosen": "1", "rejected": "2", "completion": "1", "label": True}
+        file.write_text("".join(json.dumps({"prompt": f"{n}{i}="} | row) + "\n" for i in range(3)))
     configurations = "".join(f"- config_name: {n}\n  data_files: {n}/*.jsonl\n" for n in ("one", "two"))
     (folder / "subsets" / "README.md").write_text(f"---\nconfigs:\n{configurations}---\n")
     labelled = [
