@@ -12,6 +12,7 @@ import numpy as np
 from align.algorithms import Algorithm
 from align.errors import RecipeError, UserError
 from align.experience import chat_template, task_data
+from align.experience.drafts import with_drafts
 from align.tasks import Example, Task
 from align.types import Episode, Group, Prompt
 from align.vocabulary.continuation import Continuation
@@ -105,14 +106,23 @@ def _permutation(epoch: int, total: int, seed: int) -> np.ndarray:
 class Examples:
     """The tokenized training examples of a task, step by step."""
 
-    def __init__(self, task: Task, tokenizer: Any, per_step: int, seed: int, max_tokens: int | None = None, labels: bool = False):
+    def __init__(
+        self,
+        task: Task,
+        tokenizer: Any,
+        per_step: int,
+        seed: int,
+        max_tokens: int | None = None,
+        labels: bool = False,
+        revision: str | None = None,
+    ):
         """Args: max_tokens: longest ranked answer, end token included; used for `rankings` and, with `labels`, for `labelled`. With
         `task.too_long: drop`, longer examples are left out and counted in `dropped`; otherwise they raise UserError, as does a task
-        without examples left."""
+        without examples left. revision: see `revised`."""
         self.examples = task_data.examples(task)
         if not self.examples:
             raise RecipeError("task", "gives no examples to train on")
-        self._tokenizer, self._per_step, self._seed = tokenizer, per_step, seed
+        self._tokenizer, self._per_step, self._seed, self._revision = tokenizer, per_step, seed, revision
         self._prompts = tokenize(self.examples, tokenizer)
         self.dropped = 0
         if max_tokens is not None:
@@ -162,16 +172,23 @@ class Examples:
         """What an algorithm that does not sample learns from at a step."""
         if algorithm.labels:
             return self.labelled(step, algorithm.mismatched)
-        return self.rankings(step) if algorithm.ranks else self.demonstrations(step)
+        if not algorithm.ranks:
+            return self.demonstrations(step)
+        return revised(self.rankings(step), [self.examples[i] for i in self._deal(step)], self._tokenizer, self._revision)
 
     def all_rankings(self, count: int) -> Iterator[list[Group]]:
         """Every ranking once, in the task's order, in lists of `count`."""
         for i in range(0, len(self.examples), count):
-            yield ranked(self.examples[i : i + count], self._prompts[i : i + count], self._tokenizer)
+            examples = self.examples[i : i + count]
+            yield revised(ranked(examples, self._prompts[i : i + count], self._tokenizer), examples, self._tokenizer, self._revision)
 
     def longest_answered(self) -> tuple[int, str]:
         """Tokens of the longest prompt together with an answer from the data, its end token included, and its place; (0, "") for none."""
         longest, where = 0, ""
+        for shown in self.all_rankings(CHUNK) if self._revision is not None else ():
+            for g in shown:
+                tokens = len(g.prompt.token_ids) + max(len(e.response_ids) for e in g.episodes)
+                longest, where = max((longest, where), (tokens, f"the revisions of {g.prompt.id}"), key=lambda found: found[0])
         for i in range(0, len(self.examples), CHUNK):
             pairs = list(zip(self.examples[i : i + CHUNK], self._prompts[i : i + CHUNK], strict=True))
             rows = [(e, p, a) for e, p in pairs for a in (*e.ranked, *(() if e.answer is None else (e.answer,)))]
@@ -181,15 +198,20 @@ class Examples:
         return longest, where
 
 
-def held_out_rankings(task: Task, tokenizer: Any, max_tokens: int | None = None) -> list[Group]:
-    """The held-out rankings of a task, best first; empty if it has none. `max_tokens` works as in `Examples`."""
+def revised(groups: list[Group], examples: Sequence[Example], tokenizer: Any, revision: str | None) -> list[Group]:
+    """The pairs with their answers shown again after drafts and `revision`; None: the groups as they are."""
+    return groups if revision is None else with_drafts(groups, examples, tokenizer, _continuation(tokenizer), revision)
+
+
+def held_out_rankings(task: Task, tokenizer: Any, max_tokens: int | None = None, revision: str | None = None) -> list[Group]:
+    """The held-out rankings of a task, best first; empty if it has none. `max_tokens`, `revision`: as in `Examples`."""
     examples = task_data.rankings(task)
     if not examples:
         return []
     groups = ranked(examples, tokenize(examples, tokenizer), tokenizer)
-    if max_tokens is None:
-        return groups
-    return [group for group, fit in zip(groups, fits(task, groups, examples, max_tokens), strict=True) if fit]
+    fit = [True] * len(groups) if max_tokens is None else fits(task, groups, examples, max_tokens)
+    shown = revised(groups, examples, tokenizer, revision)
+    return [group for group, fits_in in zip(shown, fit, strict=True) if fits_in]
 
 
 def ranked(examples: Sequence[Example], prompts: Sequence[Prompt], tokenizer: Any) -> list[Group]:

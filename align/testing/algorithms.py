@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from align.algorithms import Algorithm
+from align.algorithms.srpo import SHOWN
 from align.core.ranking import pairs
 from align.core.segments import segment_sum
 from align.oracle.enumeration import TREE, UPDATE, context, expectation, setting
@@ -69,6 +70,10 @@ def view(a: Algorithm, drift: float = UPDATE) -> View:
         batch = replace(batch, values=old)
         batch = replace(batch, returns=a.targets(batch.only(EARLY, a)))
     batch = replace(batch, advantages=a.advantages(batch.only(EARLY, a)))
+    if a.revision is not None:
+        shown = torch.arange(count // SHOWN * SHOWN)
+        drafted, _ = select(replace(ctx, batch=replace(batch, group_ids=torch.arange(count) // SHOWN)), shown)
+        return View(drafted, leaf, None, None)
     return View(replace(ctx, batch=batch, values=values), leaf, values, batch.advantages)
 
 

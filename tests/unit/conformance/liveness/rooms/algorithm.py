@@ -14,6 +14,7 @@ CHANGES = {
     ("*", "advantage"): Change("group_centred"),
     ("*", "loss_weighting"): Change("kl_dro"),
     ("grpo", "loss_weighting"): Change("top_entropy"),
+    ("srpo", "revision"): Change("+9="),
     ("ppo", "critic"): Change("separate"),
     ("ppo", "value_clip"): Change(1e-4),
     ("ppo", "risk"): Change(0.5),

@@ -19,7 +19,7 @@ REQUIRED = {
 CHANGES = {
     ("*", "path"): Change("{third}"),
     ("disturbed", "gradient"): Change("both"),
-    ("disturbed", "mask_id"): Change(3),
+    ("disturbed", "mask_id"): Change(3, {"share": 0.5}),
     ("disturbed", "share"): Change(0.6),
     ("disturbed", "seed"): Change(7, {"share": 0.5}),
     ("soup", "paths"): Change(["{third}"]),
