@@ -38,12 +38,9 @@ class Gdpo(Advantage):
         return missing_part(setting, tuple(self.weights))
 
     def formula(self) -> str:
-        of = "Σ_k c_k z_k" if self.weights else "Σ_k z_k"
-        return f"(x − mean)/(std + {self.eps:g}) over the batch, x = {of}"
-
-    def symbols(self) -> dict[str, str]:
-        weights = {"c": ", ".join(f"{value:g} for {name}" for name, value in self.weights.items())} if self.weights else {}
-        return {"z_k": f"(r_k − mean)/(std + {self.eps:g}) of part k of the reward over its group"} | weights
+        terms = " + ".join(f"{weight:g} z[{name}]" for name, weight in self.weights.items()) or "Σ_k z[k]"
+        of_part = f"z[k] = (r_k − mean)/(std + {self.eps:g}) of part k over its group"
+        return f"(x − mean)/(std + {self.eps:g}) over the batch, x = {terms}, {of_part}"
 
     def advantages(self, batch: Columns) -> Float[Tensor, "T"]:
         names, parts = chosen_parts(batch.reward_parts, tuple(self.weights), "algorithm.advantage")
