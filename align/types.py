@@ -10,7 +10,7 @@ the batch was drawn) and, inside the learner, `logp` (pi_theta).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from itertools import accumulate
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from align.axes import RewardPenalty, by, each, moved, taken
+from align.tensor_fields import each, moved, taken
 from align.undeclared import Undeclared, undeclared
 
 
@@ -168,6 +168,23 @@ class Rewards:
     failed: int = 0
     """Samples whose reward raised or ran out of time."""
     first_failure: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardPenalty:
+    """What a regularizer takes from token rewards, so that a critic learns it too."""
+
+    discounted: Tensor
+    """float32 [T], nats: taken from the reward of each token, for which that token and those before it answer."""
+    direct: Tensor
+    """float32 [T], nats: taken from each token's own advantage alone."""
+
+
+def by(axis: str, default: Any = MISSING) -> Any:
+    """A field of a batch with one entry for each trained token, `T`, or each sequence, `S`; `select` reads it. `dict`: tensors by name."""
+    if default is dict:
+        return field(default_factory=dict, metadata={"axis": axis})
+    return field(default=default, metadata={"axis": axis})
 
 
 @dataclass(frozen=True, kw_only=True)
