@@ -185,8 +185,12 @@ class Learner:
         }
 
     def _micro_batches(self, batch: TokenBatch) -> Iterator[TokenBatch]:
-        for _, micro in micro_batches(batch, self.budgets.micro_tokens, whole_groups=self.recipe.algorithm.ranks):
-            yield micro.to(self.policy.device)
+        return (micro for _, micro in self._placed(batch))
+
+    def _placed(self, batch: TokenBatch) -> Iterator[tuple[torch.Tensor, TokenBatch]]:
+        """Each micro-batch on the policy's device, with the indices of its tokens in the batch."""
+        for chosen, micro in micro_batches(batch, self.budgets.micro_tokens, whole_groups=self.recipe.algorithm.ranks):
+            yield chosen, micro.to(self.policy.device)
 
     def _weighed(self, batch: TokenBatch) -> TokenBatch:
         weights = self.recipe.algorithm.reduction.weights(batch.lengths, self.recipe.sampling.max_tokens)
@@ -198,8 +202,8 @@ class Learner:
     @torch.no_grad()
     def _weighed_by_losses(self, batch: TokenBatch, weighting: LossWeighting) -> TokenBatch:
         losses = torch.zeros(len(batch.lengths))
-        for chosen, micro in micro_batches(batch, self.budgets.micro_tokens, whole_groups=self.recipe.algorithm.ranks):
-            found = objective.example_losses(self.recipe, self._context(micro.to(self.policy.device)))
+        for chosen, micro in self._placed(batch):
+            found = objective.example_losses(self.recipe, self._context(micro))
             losses[batch.seq_ids[chosen].unique()] = found.float().cpu()
         if not losses.isfinite().all():
             return batch  # the update then stops the run, and says which loss it is

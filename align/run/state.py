@@ -82,11 +82,16 @@ class RunState:
                 if measured.by_prompt:
                     state = rule.update_prompts(state, {prompt: stat.mean for prompt, stat in measured.by_prompt.items()})
                 following[name] = _state(rule, f"regularizers.{name}.coefficient", "an update", state, "the state that follows")
-        examples, weighting = self.examples, self._algorithm.loss_weighting
-        if weighting is not None and weighting.has_state:
-            losses = {example: stat.mean for example, stat in stats["loss/example"].by_prompt.items()}
-            examples = _state(weighting, WEIGHTING, "an update", weighting.update(examples, losses), "the state that follows")
-        self.coefficients, self.examples = following, examples
+        self.examples = self._weighting_after(stats)
+        self.coefficients = following
+
+    def _weighting_after(self, stats: Mapping[str, Stat]) -> State:
+        """The state of the loss weighting after a step."""
+        weighting = self._algorithm.loss_weighting
+        if weighting is None or not weighting.has_state:
+            return self.examples
+        losses = {example: stat.mean for example, stat in stats["loss/example"].by_prompt.items()}
+        return _state(weighting, WEIGHTING, "an update", weighting.update(self.examples, losses), "the state that follows")
 
     def state_dict(self) -> dict[str, Any]:
         """The loop's half, with JSON values only."""

@@ -14,6 +14,7 @@ CHECKED = (
     "align.core.logprobs",
     "align.core.ranking",
     "align.core.returns",
+    "align.core.reward_parts",
     "align.core.segments",
     "align.core.values",
     "align.estimators.top_k",
