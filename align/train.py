@@ -129,7 +129,7 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: Opened, t
         telemetry.note(note)
     algorithm = recipe.algorithm
     longest_answer = recipe.sampling.max_tokens if algorithm.ranks or algorithm.labels else None
-    examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed, longest_answer, algorithm.labels, algorithm.revision)
+    examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed, longest_answer, algorithm)
     if algorithm.learns_from == "demonstrations":
         examples.demand_demonstrations()
     suites = Suites(recipe, tokenizer)

@@ -52,8 +52,8 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
     """Those data are labelled answers, good or bad: `batch.labels`, and `batch.score_baselines` from the method of that name."""
     mismatched = False
     """Beside the labelled answers a batch has as many to other prompts, which are scored and not trained."""
-    revision: str | None = None
-    """Of rankings of two: each answer is shown again after each as a draft and this text, six episodes a pair (experience/drafts.py)."""
+    revision: Any = None
+    """A text, for rankings of two: each answer is shown again after each as a draft and this text (experience/drafts.py)."""
     links = False
     """Its loss is of `ctx.link`: exactly one regularizer is placed as the link."""
     trains_reward_model = False

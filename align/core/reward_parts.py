@@ -24,7 +24,8 @@ def worst_case_weights(
 
     The objective is convex with a Hessian of at most strength^2 max_i |V_i - mean|^2: accelerated projected gradients with that step.
     """
-    v, share = values.double(), torch.where(known, 0.0, -torch.inf).double()
+    counted = known | ~known.any(1, keepdim=True)  # a group without a known answer has some weights, which no reward takes
+    v, share = values.double(), torch.where(counted, 0.0, -torch.inf).double()
     n = known.sum(1).clamp_min(1)[:, None, None]
     v = torch.where(known[..., None], v, 0.0)
     spread = torch.where(known[..., None], v - v.sum(1, keepdim=True) / n, 0.0).square().sum(-1).amax(1)
@@ -37,6 +38,17 @@ def worst_case_weights(
         grown = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
         ahead, w, momentum = following + (momentum - 1) / grown * (following - w), following, grown
     return w
+
+
+def by_group(values: Float[Tensor, "S K"], group_ids: Int64[Tensor, "S"]) -> tuple[Float[Tensor, "G n K"], Int64[Tensor, "S"]]:
+    """The rows of each group, 0 after its last one, and the place of each row within its group."""
+    sizes = torch.bincount(group_ids)
+    order = group_ids.argsort(stable=True)
+    places = torch.empty_like(group_ids)
+    places[order] = torch.arange(len(group_ids)) - (sizes.cumsum(0) - sizes)[group_ids[order]]
+    rows = torch.zeros(len(sizes), int(sizes.max()), values.shape[1], dtype=values.dtype)
+    rows[group_ids, places] = values
+    return rows, places
 
 
 def on_simplex(x: Float[Tensor, "G K"]) -> Float[Tensor, "G K"]:

@@ -107,26 +107,21 @@ class Examples:
     """The tokenized training examples of a task, step by step."""
 
     def __init__(
-        self,
-        task: Task,
-        tokenizer: Any,
-        per_step: int,
-        seed: int,
-        max_tokens: int | None = None,
-        labels: bool = False,
-        revision: str | None = None,
+        self, task: Task, tokenizer: Any, per_step: int, seed: int, max_tokens: int | None = None, algorithm: Algorithm | None = None
     ):
-        """Args: max_tokens: longest ranked answer, end token included; used for `rankings` and, with `labels`, for `labelled`. With
-        `task.too_long: drop`, longer examples are left out and counted in `dropped`; otherwise they raise UserError, as does a task
-        without examples left. revision: see `revised`."""
+        """Args: max_tokens: longest ranked or labelled answer, end token included. With `task.too_long: drop`, longer examples are left out
+        and counted in `dropped`; otherwise they raise UserError, as does a task without examples left. algorithm: what `data` is for."""
         self.examples = task_data.examples(task)
         if not self.examples:
             raise RecipeError("task", "gives no examples to train on")
-        self._tokenizer, self._per_step, self._seed, self._revision = tokenizer, per_step, seed, revision
+        self._tokenizer, self._per_step, self._seed = tokenizer, per_step, seed
+        self._labels = algorithm is not None and algorithm.labels
+        self._mismatched = algorithm is not None and algorithm.mismatched
+        self._revision = None if algorithm is None else algorithm.revision
         self._prompts = tokenize(self.examples, tokenizer)
         self.dropped = 0
         if max_tokens is not None:
-            groups = (labelled if labels else ranked)(self.examples, self._prompts, tokenizer)
+            groups = (labelled if self._labels else ranked)(self.examples, self._prompts, tokenizer)
             fitting = fits(task, groups, self.examples, max_tokens)
             self.dropped = len(fitting) - sum(fitting)
             self.examples = [e for e, fit in zip(self.examples, fitting, strict=True) if fit]
@@ -158,12 +153,12 @@ class Examples:
         dealt = self._deal(step)
         return ranked([self.examples[i] for i in dealt], [self._prompts[i] for i in dealt], self._tokenizer)
 
-    def labelled(self, step: int, mismatched: bool) -> list[Group]:
-        """The prompts of a step with their labelled answers. With `mismatched`, also the answers of the group before, without a label: the
-        mean of log pi/ref over them estimates KL(pi||ref) for KTO."""
+    def labelled(self, step: int) -> list[Group]:
+        """The prompts of a step with their labelled answers. If the algorithm is `mismatched`, also with the answers of the group before,
+        without a label: the mean of log pi/ref over them estimates KL(pi||ref) for KTO."""
         dealt = self._deal(step)
         groups = labelled([self.examples[i] for i in dealt], [self._prompts[i] for i in dealt], self._tokenizer)
-        if not mismatched:
+        if not self._mismatched:
             return groups
         others = [tuple(replace(e, label=None) for e in g.episodes) for g in [groups[-1], *groups[:-1]]]
         return [replace(g, episodes=(*g.episodes, *other)) for g, other in zip(groups, others, strict=True)]
@@ -171,7 +166,7 @@ class Examples:
     def data(self, step: int, algorithm: Algorithm) -> list[Group]:
         """What an algorithm that does not sample learns from at a step."""
         if algorithm.labels:
-            return self.labelled(step, algorithm.mismatched)
+            return self.labelled(step)
         if not algorithm.ranks:
             return self.demonstrations(step)
         return revised(self.rankings(step), [self.examples[i] for i in self._deal(step)], self._tokenizer, self._revision)
@@ -184,7 +179,7 @@ class Examples:
 
     def longest_answered(self) -> tuple[int, str]:
         """Tokens of the longest prompt together with an answer from the data, its end token included, and its place; (0, "") for none."""
-        longest, where = 0, ""
+        longest, where, longest_answer = 0, "", 0
         for shown in self.all_rankings(CHUNK) if self._revision is not None else ():
             for g in shown:
                 tokens = len(g.prompt.token_ids) + max(len(e.response_ids) for e in g.episodes)
@@ -193,9 +188,10 @@ class Examples:
             pairs = list(zip(self.examples[i : i + CHUNK], self._prompts[i : i + CHUNK], strict=True))
             rows = [(e, p, a) for e, p in pairs for a in (*e.ranked, *(() if e.answer is None else (e.answer,)))]
             for (e, p, _), episode in zip(rows, _answers(rows, self._tokenizer), strict=True):
-                tokens = len(p.token_ids) + len(episode.response_ids)
+                tokens, longest_answer = len(p.token_ids) + len(episode.response_ids), max(longest_answer, len(episode.response_ids))
                 longest, where = max((longest, where), (tokens, e.place), key=lambda found: found[0])
-        return longest, where
+        across = (self.max_prompt_tokens + longest_answer, "the longest prompt with the longest answer to another one")
+        return max((longest, where), across, key=lambda found: found[0]) if self._mismatched else (longest, where)
 
 
 def revised(groups: list[Group], examples: Sequence[Example], tokenizer: Any, revision: str | None) -> list[Group]:

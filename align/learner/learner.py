@@ -171,6 +171,7 @@ class Learner:
         other = self.references[name].branch(micro)
         if other is None:
             return found
+        assert isinstance(self.policy, Policy)  # a reward model has no references
         head = self.policy.head()
         own = Compared(Mirrored(self.recipe.regularizers[name].divergence), hidden.detach(), head)
         mirrored = stats(self.recipe, self.budgets, self.policy.spelled, self.policy.hidden(other), head, other, {name: own}).exact[name]

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from align.config.ranges import Positive
+from align.core.reward_parts import by_group
 from align.shapings import Shaping
 from align.types import Columns
 
@@ -26,8 +27,11 @@ class WinRate(Shaping):
     """In units of reward: P = sigmoid((r_i - r_j)/temperature); null: the larger reward always wins."""
 
     def rewards(self, batch: Columns, rewards: Float[Tensor, "S"]) -> Float[Tensor, "S"]:
-        difference = rewards[:, None] - rewards[None, :]
+        rows, places = by_group(torch.stack([rewards, torch.ones_like(rewards)], 1), batch.group_ids)
+        values, present = rows.unbind(2)
+        difference = values[:, :, None] - values[:, None, :]
         wins = (difference.sign() + 1) / 2 if self.temperature is None else torch.sigmoid(difference / self.temperature)
-        others = (batch.group_ids[:, None] == batch.group_ids[None, :]) & ~torch.eye(len(rewards), dtype=torch.bool)
-        count = others.sum(1)
-        return torch.where(count > 0, (wins * others).sum(1) / count.clamp_min(1), 0.5).to(rewards.dtype)
+        others = present[:, None, :] * (1 - torch.eye(rows.shape[1]))
+        count = others.sum(2)
+        share = torch.where(count > 0, (wins * others).sum(2) / count.clamp_min(1), 0.5)
+        return share[batch.group_ids, places].to(rewards.dtype)

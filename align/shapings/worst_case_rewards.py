@@ -8,7 +8,7 @@ from torch import Tensor
 
 from align.config.parts import Setting
 from align.config.ranges import Positive
-from align.core.reward_parts import worst_case_weights
+from align.core.reward_parts import by_group, worst_case_weights
 from align.experience.reward_parts import chosen_parts, missing_part
 from align.shapings import Shaping
 from align.types import Columns
@@ -46,12 +46,7 @@ class WorstCaseRewards(Shaping):
         """Names; values [S, K]; weights [G, K]; which answers have every part [S]."""
         names, values = chosen_parts(batch.reward_parts, self.parts, "shapings")
         known, ids = ~values.isnan().any(1), batch.group_ids
-        groups = int(ids.max()) + 1
-        order = ids.argsort(stable=True)
-        sizes = torch.bincount(ids, minlength=groups)
-        places = torch.empty_like(ids)
-        places[order] = torch.arange(len(ids)) - (sizes.cumsum(0) - sizes)[ids[order]]
-        padded = torch.zeros(groups, int(sizes.max()), values.shape[1], dtype=values.dtype)
-        mask = torch.zeros(groups, int(sizes.max()), dtype=torch.bool)
-        padded[ids, places], mask[ids, places] = values.nan_to_num(0.0), known
-        return names, values, worst_case_weights(padded, mask, self.strength).to(values.dtype), known
+        rows, places = by_group(values.nan_to_num(0.0), ids)
+        mask = torch.zeros(rows.shape[:2], dtype=torch.bool)
+        mask[ids, places] = known
+        return names, values, worst_case_weights(rows, mask, self.strength).to(values.dtype), known

@@ -45,7 +45,7 @@ LIKELIHOODS = """\
 `likelihood:`, for `sft`, times `likelihood_weight`; at 0 only the regularizers are trained on."""
 
 LOSS_WEIGHTINGS = """\
-`loss_weighting:` of `sft`, `dpo`, `reward_model` and `grpo`, none by default: how much each example or token counts in the algorithm's own
+`loss_weighting:` of every algorithm but `ppo`, none by default: how much each example or token counts in the algorithm's own
 loss; regularizers are not weighed. l is the loss of an example. *Losses*: costs one forward pass without gradient before each update.
 *State*: one number for each example, in checkpoints. *Rollouts*: weighs tokens, so it has a meaning beside rollouts."""
 

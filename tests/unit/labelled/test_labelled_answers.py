@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from helpers.models import tiny_model, tiny_tokenizer
 
+from align.algorithms.bco import Bco
+from align.algorithms.kto import Kto
 from align.config import recipes
 from align.config.nodes import build_part
 from align.errors import RecipeError, UserError
@@ -42,7 +44,7 @@ def test_rows_become_labelled_answers(tmp_path: Path):
         ("1=", ("2+3",), (True,), "2+3"),
         ("1=", ("9",), (False,), None),
     ]
-    groups = Examples(task, tiny_tokenizer(), 4, 0, labels=True).labelled(0, mismatched=True)
+    groups = Examples(task, tiny_tokenizer(), 4, 0, algorithm=Kto()).labelled(0)
     batch = pack(groups, None)
     assert batch.labels is not None and sorted(batch.labels.tolist()) == [-1] * 4 + [0, 0, 1, 1]
     own = [g.episodes[0] for g in groups]
@@ -53,7 +55,7 @@ def test_rows_become_labelled_answers(tmp_path: Path):
 def test_pairs_are_read_as_labelled_answers_and_mismatched_across_prompts(tmp_path: Path):
     rows = [{"prompt": f"{i}=", "chosen": f"{i}+{i}", "rejected": f"{i}-"} for i in range(3)]
     task = build_part("task", {"name": "preferences", "path": written(tmp_path, rows)}, "task")
-    groups = Examples(task, tiny_tokenizer(), 3, 0, labels=True).labelled(0, mismatched=True)
+    groups = Examples(task, tiny_tokenizer(), 3, 0, algorithm=Kto()).labelled(0)
     for g in groups:
         assert [e.label for e in g.episodes] == [True, False, None, None]
         assert all(e.text[0] == g.prompt.text[0] for e in g.episodes[:2]) and all(e.text[0] != g.prompt.text[0] for e in g.episodes[2:])
@@ -80,7 +82,14 @@ def test_rows_that_are_no_labelled_answers(row: dict, says: str, tmp_path: Path)
 def test_demonstrations_are_no_labelled_answers(tmp_path: Path):
     task = build_part("task", {"name": "countdown", "size": 4, "demonstrations": True}, "task")
     with pytest.raises(UserError, match="has no labelled answer; labelled answers are"):
-        Examples(task, tiny_tokenizer(), 2, 0, labels=True).labelled(0, mismatched=False)
+        Examples(task, tiny_tokenizer(), 2, 0, algorithm=Bco()).labelled(0)
+
+
+def test_the_longest_sequence_may_be_a_prompt_with_the_answer_to_another(tmp_path: Path):
+    rows = [{"prompt": "1" * 9, "completion": "2", "label": True}, {"prompt": "4=", "completion": "7777777", "label": False}]
+    task = Labelled(path=written(tmp_path, rows))
+    found = [Examples(task, tiny_tokenizer(), 2, 0, algorithm=algorithm).longest_answered()[0] for algorithm in (Kto(), Bco())]
+    assert found == [9 + 8, 11]
 
 
 def node(model: Path, path: str, **changes) -> dict:

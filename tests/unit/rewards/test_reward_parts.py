@@ -152,6 +152,9 @@ def test_the_worst_case_of_dominated_parts_is_the_smaller_one():
     assert shaping.metrics(own, "x")["weight/bad"] == pytest.approx(1.0, abs=1e-4)
     lacking = replace(own, reward_parts={"good": parts["good"], "bad": torch.tensor([0.0, torch.nan, 0.5, -2.0])})
     assert shaping.rewards(lacking, own.rewards)[1] == own.rewards[1]
+    nothing = replace(own, reward_parts={name: torch.where(own.group_ids == 1, torch.nan, part) for name, part in parts.items()})
+    assert shaping.rewards(nothing, own.rewards)[[1, 3]].tolist() == own.rewards[[1, 3]].tolist()
+    assert shaping.metrics(nothing, "x")["weight/bad"] == pytest.approx(0.75, abs=1e-4)
 
 
 def test_on_simplex_is_the_nearest_point():
@@ -167,4 +170,6 @@ def test_win_rates_average_a_half_and_keep_the_order():
         assert torch.allclose(found.mean(1), torch.full((3,), 0.5), atol=1e-6)
         assert torch.equal(found.argsort(1), own.rewards.view(3, 4).argsort(1))
     assert WinRate().rewards(own, torch.zeros(12)).tolist() == [0.5] * 12
+    uneven = batch({"a": torch.tensor([3.0, 1.0, 2.0, 5.0])}, torch.tensor([0, 1, 0, 2]))
+    assert WinRate().rewards(uneven, uneven.rewards).tolist() == [1.0, 0.5, 0.0, 0.5]
     assert sorted(WinRate().rewards(own, own.rewards)[:4].tolist()) == pytest.approx([0, 1 / 3, 2 / 3, 1])

@@ -107,7 +107,7 @@ ROWS = [{"prompt": f"{i}=", "chosen": f"{i}+1", "rejected": f"{i}"} for i in ran
 def test_a_pair_is_shown_six_times(tmp_path: Path):
     tokenizer = tiny_tokenizer()
     task = build_part("task", {"name": "preferences", "path": written(tmp_path, ROWS[:1])}, "task")
-    (group,) = Examples(task, tokenizer, 1, 0, revision=":9:").data(0, Srpo(revision=":9:"))
+    (group,) = Examples(task, tokenizer, 1, 0, algorithm=Srpo(revision=":9:")).data(0, Srpo(revision=":9:"))
     texts = ["".join(tokenizer.convert_ids_to_tokens(e.response_ids.tolist())) for e in group.episodes]
     w, l = "1+1<eos>", "1<eos>"  # noqa: E741
     assert texts == [w, l, f"1:9:{w}", f"1:9:{l}", f"1+1:9:{w}", f"1+1:9:{l}"]
@@ -119,7 +119,7 @@ def test_a_conversation_has_the_draft_as_a_turn(tmp_path: Path):
     row = {"prompt": [{"role": "user", "content": "1="}], "chosen": "2+1", "rejected": "3"}
     task = build_part("task", {"name": "preferences", "path": written(tmp_path, [row])}, "task")
     tokenizer = byte_tokenizer(template=CHATML)
-    (group,) = Examples(task, tokenizer, 1, 0, revision="again").data(0, Srpo(revision="again"))
+    (group,) = Examples(task, tokenizer, 1, 0, algorithm=Srpo(revision="again")).data(0, Srpo(revision="again"))
     text = tokenizer.decode(group.episodes[2].response_ids.tolist())
     before, after = text.index("3"), text.index("2+1")
     assert before < text.index("again") < after and text[:before] == ""
@@ -129,7 +129,7 @@ def test_rankings_of_three_are_refused(tmp_path: Path):
     rows = [{"prompt": "1=", "all": ["1", "2", "3"]}]
     task = build_part("task", {"name": "preferences", "path": written(tmp_path, rows), "answers": "all"}, "task")
     with pytest.raises(UserError, match="has 3 answers in order of preference, and revisions are learned from pairs"):
-        Examples(task, tiny_tokenizer(), 1, 0, revision="x").data(0, Srpo(revision="x"))
+        Examples(task, tiny_tokenizer(), 1, 0, algorithm=Srpo(revision="x")).data(0, Srpo(revision="x"))
 
 
 def node(folder: Path, path: str, **link) -> dict:

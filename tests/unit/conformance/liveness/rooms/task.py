@@ -4,6 +4,7 @@ from typing import Any
 
 from helpers.own_tokenizers import CHATML, byte_tokenizer
 
+from align.algorithms.bco import Bco
 from align.experience.examples import Examples
 from align.tasks.countdown import Countdown
 from liveness import Change
@@ -47,6 +48,6 @@ CHANGES = {
 def probe(part: Any, **_) -> Any:
     ranked = part.examples()[0].ranked
     tokenizer = byte_tokenizer(template=TEMPLATE) if part.examples()[0].messages else Countdown().tokenizer()
-    labels = bool(part.examples()[0].labels)
-    dealt = [Examples(part, part.tokenizer() or tokenizer, 1, 0, 8, labels).dropped] if ranked else []
+    algorithm = Bco() if part.examples()[0].labels else None
+    dealt = [Examples(part, part.tokenizer() or tokenizer, 1, 0, 8, algorithm).dropped] if ranked else []
     return [part.examples(), part.rankings(), part.suites(2), dealt]
