@@ -131,10 +131,11 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: OpenedRun
     tokenizer = load_tokenizer(model_dir)
     for note in checked(model_dir, tokenizer, given):
         telemetry.note(note)
-    longest_answer = recipe.sampling.max_tokens if recipe.algorithm.ranks else None
-    examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed, longest_answer, rows)
-    if not (recipe.algorithm.samples or recipe.algorithm.ranks):
-        examples.demand_demonstrations(recipe.algorithm.row_fields)
+    algorithm = recipe.algorithm
+    longest_answer = recipe.sampling.max_tokens if algorithm.ranks or algorithm.labels else None
+    examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed, longest_answer, rows, algorithm)
+    if algorithm.learns_from == "demonstrations":
+        examples.demand_demonstrations(algorithm.row_fields)
     suites = Suites(recipe, tokenizer)
     for note in notes.data_notes(recipe, examples, suites):
         telemetry.note(note)
@@ -291,7 +292,7 @@ class Run:
         batch, staleness = self.state.begin(batch, step), staleness_metrics(batch, self.version)
         with self.timed("score"):
             batch = self.workers.learner.compute_logprobs(batch)
-        batch = prepare_batch(self.recipe, batch, self.state.coefficients)
+        batch = prepare_batch(self.recipe, batch, self.state.coefficients, self.state.loss_weighting)
         written = self.samples.of_step(step, groups, rewards, batch, self.workers.learner)
         self.updating = True
         with defer_stop():  # a step that was learned has its line of metrics
@@ -356,7 +357,7 @@ class Run:
 
     def experience(self, step: int) -> tuple[list[Group], Rewards | None]:
         if not self.recipe.algorithm.samples:
-            return (self.examples.rankings(step) if self.recipe.algorithm.ranks else self.examples.demonstrations(step)), None
+            return self.examples.data(step, self.recipe.algorithm), None
         with self.timed("generate"):
             groups = self.workers.generate(self.examples.prompts(step), self.recipe.batch.samples, self.recipe.seed * 1_000_003 + step)
         if not self.recipe.algorithm.rewarded:

@@ -89,6 +89,8 @@ class Episode:
     """All of `segments`, decoded without special tokens: what a reward judges."""
     finished: bool = True
     """The last answer ended by the end token; False when cut at the length limit."""
+    label: bool | None = None
+    """What the data say of it, where they label answers: good or bad. None beside labelled ones: an answer to another prompt."""
 
     def __post_init__(self):
         if len({s.logp is None for s in self._trained}) > 1:
@@ -217,6 +219,10 @@ class TokenBatch:
     """float32 [S]."""
     reward_parts: Mapping[str, Tensor] = by("S", dict)
     """float32 [S] by name, what the reward says its value is made of; NaN where the reward of a sequence has no such part."""
+    labels: Tensor | None = by("S", None)
+    """int64 [S], of labelled answers: 1 good, 0 bad, -1 an answer to another prompt. None for other data."""
+    score_baselines: Tensor | None = by("S", None)
+    """float32 [S], detached, in units of the link's score: what the score of a labelled answer is compared with."""
     step_rewards: Tensor | None = by("T", None)
     """float32 [T], the part of an answer's reward that is paid at each of its tokens; None: all of it at the last."""
     sampler_logp: Tensor | None = by("T", None)
@@ -240,6 +246,11 @@ class TokenBatch:
     """By reward-placed regularizer, where the algorithm has a critic: what it takes, beta included, at pi_old."""
     loss_weights: Tensor | None = by("T", None)
     """float32 [T], the reduction: the loss is sum_t loss_weights_t * loss_t, on any split of the batch."""
+    own_weights: Tensor | None = by("T", None)
+    """float32 [T], >= 0, the algorithm's loss weighting: it multiplies `loss_weights` for the algorithm's own loss; None: 1."""
+    examples: int = 0
+    """Sequences of the update that this is a part of, set with `loss_weights`: `examples` times a sequence's share of the loss is its
+    own loss."""
     penalty_weights: Mapping[str, Tensor] = by("T", dict)
     """float32 [T] by regularizer: its weighting, detached, >= 0."""
     betas: Mapping[str, float] = field(default_factory=dict)

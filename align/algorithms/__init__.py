@@ -16,6 +16,7 @@ from align.config.needed_columns import GROUPS
 from align.config.parts import Setting
 from align.config.returned import LOSS, TOKEN, Returned
 from align.core.credit import Packing
+from align.loss_weightings import LossWeighting
 from align.reductions import Reduction
 from align.surrogates import Surrogate
 from align.types import Columns, RewardModelContext, TokenBatch, TokenContext
@@ -51,6 +52,12 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
     """Learns from the policy's own rollouts (needs an engine and a reward); else from what the task's data holds."""
     ranks = False
     """That data are answers ranked by preference: a group's sequences stand best first, and no group is split. Else demonstrations."""
+    labels = False
+    """Those data are labelled answers, good or bad: `batch.labels`, and `batch.score_baselines` from the method of that name."""
+    mismatched = False
+    """Beside the labelled answers a batch has as many to other prompts, which are scored and not trained."""
+    revision: Any = None
+    """A text, for rankings of two: each answer is shown again after each as a draft and this text (experience/drafts.py)."""
     links = False
     """Its loss is of `ctx.link`: exactly one regularizer is placed as the link."""
     distils = False
@@ -69,6 +76,8 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
     """A Reduction."""
     row_fields = frozenset[str]()
     """Fields that every demonstration must have."""
+    loss_weighting: Any = None
+    """A LossWeighting, where examples or tokens do not count alike in the loss."""
     epochs: int = 1
     """Passes over each batch."""
     minibatches: int = 1
@@ -86,6 +95,10 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
         advantages = self.advantage.advantages(batch.only(self.advantage.needs, self.advantage, "algorithm.advantage"))
         Returned(self.advantage, "advantages", "algorithm.advantage").finite(advantages, len(batch.seq_ids), TOKEN)
         return advantages if self.advantage.takes_charges or not batch.reward_penalties else advantages - charged(batch)
+
+    def score_baselines(self, batch: TokenBatch, scores: Tensor, name: str) -> Tensor:
+        """float32 [S], of a whole scored batch of labelled answers. Args: scores: [S], the link's at pi_old; name: the regularizer."""
+        return torch.zeros_like(scores)
 
     def targets(self, batch: Columns) -> Tensor | None:
         """float32 [T], what a critic is fitted to; None without one."""
@@ -131,10 +144,10 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
 
     def check(self) -> None:
         """Raises ValueError for a key every algorithm has in common; to be called by `__post_init__`."""
-        for key, held in (("reduction", Reduction), ("advantage", Advantage), ("surrogate", Surrogate)):
+        for key, held in (("reduction", Reduction), ("advantage", Advantage), ("surrogate", Surrogate), ("loss_weighting", LossWeighting)):
             found = getattr(self, key, None)
             if not isinstance(found, held) and (found is not None or key == "reduction"):
-                example = {"reduction": "token", "advantage": "group_standardised", "surrogate": "clipped"}[key]
+                example = {"reduction": "token", "advantage": "group_standardised", "surrogate": "clipped", "loss_weighting": "kl_dro"}[key]
                 raise ValueError(
                     f"{key} must be {'an' if key == 'advantage' else 'a'} {held.__name__}, not {found!r}: annotate the key as "
                     f'`{key}: Any = align.config.nodes.part("{key}", "{example}")`, which builds one'
@@ -163,7 +176,7 @@ class Algorithm(Formulated, ABC, Generic[Context, Advantages]):
             return "its regularizers alone"
         if self.samples:
             return "rollouts"
-        return "rankings" if self.ranks else "demonstrations"
+        return "rankings" if self.ranks else "labelled answers" if self.labels else "demonstrations"
 
     @property
     def reads(self) -> frozenset[str]:

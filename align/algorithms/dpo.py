@@ -30,6 +30,7 @@ class Dpo(Algorithm[TokenContext, None]):
     preference: Any = part("preference", "sigmoid")
     per_token: bool = False
     """Divide each answer's score by its length, as TRL's ipo does; beta then weighs the mean token, not the answer."""
+    loss_weighting: Any = part("loss_weighting", optional=True)
     epochs: int = 1
     minibatches: int = 1
 

@@ -22,6 +22,7 @@ class Grpo(Algorithm[TokenContext, Tensor]):
     advantage: Any = part("advantage", "group_standardised")
     surrogate: Any = part("surrogate", "clipped")
     reduction: Any = part("reduction", "token")
+    loss_weighting: Any = part("loss_weighting", optional=True)
     epochs: int = 1
     minibatches: int = 1
 

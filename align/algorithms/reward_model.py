@@ -29,6 +29,7 @@ class RewardModel(Algorithm[RewardModelContext, None]):
     preference: Any = part("preference", "plackett_luce")
     centre: float = 0.0
     """Weight of the mean squared score (Eisenstein et al. 2312.09244), which fixes that constant near 0."""
+    loss_weighting: Any = part("loss_weighting", optional=True)
     epochs: int = 1
     minibatches: int = 1
 

@@ -24,6 +24,7 @@ class Sft(Algorithm[TokenContext, None]):
     likelihood_weight: float = 1.0
     """Of the likelihood, beside the regularizers."""
     reduction: Any = part("reduction", "token")
+    loss_weighting: Any = part("loss_weighting", optional=True)
 
     def __post_init__(self):
         self.check()

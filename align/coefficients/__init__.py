@@ -91,6 +91,9 @@ class Coefficient(Part, ABC):
             return None
         if of.placement != "link":
             return f"coefficient {format_part(self)} compares ranked answers: it goes with placement: link" if self.compares else None
+        if self.compares and not setting.recipe.algorithm.ranks:
+            whose = setting.recipe.algorithm.recipe_name
+            return f"coefficient {format_part(self)} compares ranked answers, and {whose} learns from single ones"
         if self.ascends:
             return (
                 f"coefficient {format_part(self)} raises beta until the divergence has fallen, and a link's beta scales the implicit "

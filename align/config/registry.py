@@ -36,6 +36,7 @@ ROOMS = {
     "engine": "align.engines",
     "estimator": "align.estimators",
     "likelihood": "align.likelihoods",
+    "loss_weighting": "align.loss_weightings",
     "preference": "align.preferences",
     "reduction": "align.reductions",
     "reference": "align.references",
@@ -53,7 +54,7 @@ OF_FUNCTION = {"reward": "align.rewards._function.reward_of"}
 
 def contract(kind: str) -> type:
     """The base class of every part of this kind: the class named like the kind in its room's `__init__`."""
-    return getattr(importlib.import_module(ROOMS[kind]), kind.capitalize())
+    return getattr(importlib.import_module(ROOMS[kind]), kind.title().replace("_", ""))
 
 
 @functools.cache

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from align.algorithms import Algorithm
 from align.errors import RecipeError, UserError
 from align.experience import chat_template, task_data, teacher_logp
+from align.experience.drafts import with_drafts
 from align.tasks import Example, Task
 from align.types import Episode, Group, Prompt
 from align.vocabulary.continuation import Continuation
@@ -104,19 +107,30 @@ class Examples:
     """The tokenized training examples of a task, step by step."""
 
     def __init__(
-        self, task: Task, tokenizer: Any, per_step: int, seed: int, max_tokens: int | None = None, examples: Sequence[Example] | None = None
+        self,
+        task: Task,
+        tokenizer: Any,
+        per_step: int,
+        seed: int,
+        max_tokens: int | None = None,
+        examples: Sequence[Example] | None = None,
+        algorithm: Algorithm | None = None,
     ):
-        """Args: max_tokens: longest ranked answer, end token included; used for `rankings`. With `task.too_long: drop`, longer examples
-        are left out and counted in `dropped`; otherwise they raise UserError, as does a task without examples left. examples: those that
-        `task_data.examples(task)` returned, which a task may take seconds to make; None: it is asked."""
+        """Args: max_tokens: longest ranked or labelled answer, end token included. With `task.too_long: drop`, longer examples are left out
+        and counted in `dropped`; otherwise they raise UserError, as does a task without examples left. examples: those that
+        `task_data.examples(task)` returned, which a task may take seconds to make; None: it is asked. algorithm: what `data` is for."""
         self.examples = task_data.examples(task) if examples is None else list(examples)
         if not self.examples:
             raise RecipeError("task", "gives no examples to train on")
         self._tokenizer, self._per_step, self._seed = tokenizer, per_step, seed
+        self._labels = algorithm is not None and algorithm.labels
+        self._mismatched = algorithm is not None and algorithm.mismatched
+        self._revision = None if algorithm is None else algorithm.revision
         self._prompts = tokenize(self.examples, tokenizer)
         self.dropped = 0
         if max_tokens is not None:
-            fitting = fit_max_tokens(task, ranked_groups(self.examples, self._prompts, tokenizer), self.examples, max_tokens)
+            groups = (labelled_groups if self._labels else ranked_groups)(self.examples, self._prompts, tokenizer)
+            fitting = fit_max_tokens(task, groups, self.examples, max_tokens)
             self.dropped = len(fitting) - sum(fitting)
             self.examples = [e for e, fit in zip(self.examples, fitting, strict=True) if fit]
             self._prompts = [p for p, fit in zip(self._prompts, fitting, strict=True) if fit]
@@ -157,32 +171,61 @@ class Examples:
         dealt = self._step_indices(step)
         return ranked_groups([self.examples[i] for i in dealt], [self._prompts[i] for i in dealt], self._tokenizer)
 
+    def labelled(self, step: int) -> list[Group]:
+        """The prompts of a step with their labelled answers. If the algorithm is `mismatched`, also with the answers of the group before,
+        without a label: the mean of log pi/ref over them estimates KL(pi||ref) for KTO."""
+        dealt = self._step_indices(step)
+        groups = labelled_groups([self.examples[i] for i in dealt], [self._prompts[i] for i in dealt], self._tokenizer)
+        if not self._mismatched:
+            return groups
+        others = [tuple(replace(e, label=None) for e in g.episodes) for g in [groups[-1], *groups[:-1]]]
+        return [replace(g, episodes=(*g.episodes, *other)) for g, other in zip(groups, others, strict=True)]
+
+    def data(self, step: int, algorithm: Algorithm) -> list[Group]:
+        """What an algorithm that does not sample learns from at a step."""
+        if algorithm.labels:
+            return self.labelled(step)
+        if not algorithm.ranks:
+            return self.demonstrations(step)
+        return revised(self.rankings(step), [self.examples[i] for i in self._step_indices(step)], self._tokenizer, self._revision)
+
     def all_rankings(self, count: int) -> Iterator[list[Group]]:
         """Every ranking once, in the task's order, in lists of `count`."""
         for i in range(0, len(self.examples), count):
-            yield ranked_groups(self.examples[i : i + count], self._prompts[i : i + count], self._tokenizer)
+            examples = self.examples[i : i + count]
+            yield revised(ranked_groups(examples, self._prompts[i : i + count], self._tokenizer), examples, self._tokenizer, self._revision)
 
     def longest_answered(self) -> tuple[int, str]:
         """Tokens of the longest prompt together with an answer from the data, its end token included, and its place; (0, "") for none."""
-        longest, where = 0, ""
+        longest, where, longest_answer = 0, "", 0
+        for shown in self.all_rankings(CHUNK) if self._revision is not None else ():
+            for g in shown:
+                tokens = len(g.prompt.token_ids) + max(len(e.response_ids) for e in g.episodes)
+                longest, where = max((longest, where), (tokens, f"the revisions of {g.prompt.id}"), key=lambda found: found[0])
         for i in range(0, len(self.examples), CHUNK):
             pairs = list(zip(self.examples[i : i + CHUNK], self._prompts[i : i + CHUNK], strict=True))
             rows = [(e, p, a) for e, p in pairs for a in (*e.ranked, *(() if e.answer is None else (e.answer,)))]
             for (e, p, _), episode in zip(rows, _answers(rows, self._tokenizer), strict=True):
-                tokens = len(p.token_ids) + len(episode.response_ids)
+                tokens, longest_answer = len(p.token_ids) + len(episode.response_ids), max(longest_answer, len(episode.response_ids))
                 longest, where = max((longest, where), (tokens, e.place), key=lambda found: found[0])
-        return longest, where
+        across = (self.max_prompt_tokens + longest_answer, "the longest prompt with the longest answer to another one")
+        return max((longest, where), across, key=lambda found: found[0]) if self._mismatched else (longest, where)
 
 
-def held_out_rankings(task: Task, tokenizer: Any, max_tokens: int | None = None) -> list[Group]:
-    """The held-out rankings of a task, best first; empty if it has none. `max_tokens` works as in `Examples`."""
+def revised(groups: list[Group], examples: Sequence[Example], tokenizer: Any, revision: str | None) -> list[Group]:
+    """The pairs with their answers shown again after drafts and `revision`; None: the groups as they are."""
+    return groups if revision is None else with_drafts(groups, examples, tokenizer, _continuation(tokenizer), revision)
+
+
+def held_out_rankings(task: Task, tokenizer: Any, max_tokens: int | None = None, revision: str | None = None) -> list[Group]:
+    """The held-out rankings of a task, best first; empty if it has none. `max_tokens`, `revision`: as in `Examples`."""
     examples = task_data.rankings(task)
     if not examples:
         return []
     groups = ranked_groups(examples, tokenize(examples, tokenizer), tokenizer)
-    if max_tokens is None:
-        return groups
-    return [group for group, fit in zip(groups, fit_max_tokens(task, groups, examples, max_tokens), strict=True) if fit]
+    fit = [True] * len(groups) if max_tokens is None else fit_max_tokens(task, groups, examples, max_tokens)
+    shown = revised(groups, examples, tokenizer, revision)
+    return [group for group, fits_in in zip(shown, fit, strict=True) if fits_in]
 
 
 def ranked_groups(examples: Sequence[Example], prompts: Sequence[Prompt], tokenizer: Any) -> list[Group]:
@@ -193,13 +236,35 @@ def ranked_groups(examples: Sequence[Example], prompts: Sequence[Prompt], tokeni
             f"{few.place} has {len(few.ranked)} answers in order of preference; preferences are learned from two or more (the "
             "task `preferences` reads them, `align pairs` draws them)"
         )
-    pairs = list(zip(examples, prompts, strict=True))
-    answers = iter(_answers([(e, p, answer) for e, p in pairs for answer in e.ranked], tokenizer))
-    groups = [Group(prompt=p, episodes=tuple(next(answers) for _ in e.ranked)) for e, p in pairs]
+    groups = _groups(examples, prompts, tokenizer)
     for e, group in zip(examples, groups, strict=True):
         if len({a.trained_ids.tobytes() for a in group.episodes}) < len(group.episodes):
             raise UserError(f"{e.place}: two answers become the same tokens, so neither can be preferred; delete the row")
     return groups
+
+
+def labelled_groups(examples: Sequence[Example], prompts: Sequence[Prompt], tokenizer: Any) -> list[Group]:
+    """Groups with their labelled episodes. Of a ranking the best answer is good and the others are bad. Raises UserError for no answer."""
+    if (none := next((e for e in examples if not e.ranked), None)) is not None:
+        raise UserError(
+            f"{none.place} has no labelled answer; labelled answers are {{prompt, completion, label}} (the task `labelled` reads them) or "
+            "the rows of the task `preferences`"
+        )
+    return [
+        replace(g, episodes=tuple(replace(a, label=good) for a, good in zip(g.episodes, _goodness(e), strict=True)))
+        for e, g in zip(examples, _groups(examples, prompts, tokenizer), strict=True)
+    ]
+
+
+def _goodness(e: Example) -> tuple[bool, ...]:
+    return e.labels or (True, *(False for _ in e.ranked[1:]))
+
+
+def _groups(examples: Sequence[Example], prompts: Sequence[Prompt], tokenizer: Any) -> list[Group]:
+    """Each prompt with the answers in `ranked`."""
+    pairs = list(zip(examples, prompts, strict=True))
+    answers = iter(_answers([(e, p, answer) for e, p in pairs for answer in e.ranked], tokenizer))
+    return [Group(prompt=p, episodes=tuple(next(answers) for _ in e.ranked)) for e, p in pairs]
 
 
 def fit_max_tokens(task: Task, groups: Sequence[Group], examples: Sequence[Example], max_tokens: int) -> list[bool]:

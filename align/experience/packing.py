@@ -69,6 +69,7 @@ def pack(
         prompt_ids=tuple(prompt.id for _, prompt, _ in rows),
         teacher_logp=known,
         sampler_logp=torch.from_numpy(np.concatenate(logp)) if sampled else None,
+        labels=_labels([episode for _, _, episode in rows]),
         **({} if rewards is None else _reward_fields(rewards, kept, [episode for _, _, episode in rows], decode)),
     )
 
@@ -76,6 +77,13 @@ def pack(
 def kept_episodes(count: int, rewards: Rewards | None) -> np.ndarray:
     """int64 [S], ascending: which of `count` episodes are in the batch, those whose reward is not NaN."""
     return np.arange(count) if rewards is None else np.flatnonzero(~np.isnan(rewards.values))
+
+
+def _labels(episodes: Sequence[Episode]) -> torch.Tensor | None:
+    """int64 [S]; None if no episode is labelled."""
+    if all(episode.label is None for episode in episodes):
+        return None
+    return torch.tensor([-1 if episode.label is None else int(episode.label) for episode in episodes])
 
 
 def _reward_fields(

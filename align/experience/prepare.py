@@ -12,15 +12,17 @@ from align.coefficients import State
 from align.config.returned import ANSWER, TOKEN, Returned
 from align.config.schema import Recipe
 from align.regularizers import Regularizer
-from align.run.state import initial_states
+from align.run.state import initial_states, initial_weighting_state
 from align.shapings import Shaping
-from align.types import RewardPenalty, TokenBatch
+from align.types import RewardPenalty, TokenBatch, TokenContext
 
 
-def prepare_batch(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, State] | None = None) -> TokenBatch:
-    """The batch with advantages [T], the critic's targets, and the weights of each active regularizer.
+def prepare_batch(
+    recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, State] | None = None, loss_weighting: State | None = None
+) -> TokenBatch:
+    """The batch with advantages [T], the critic's targets, and the weights of the loss and of each active regularizer.
 
-    Args: coefficients: coefficient states by regularizer; None: the initial states.
+    Args: coefficients: coefficient states by regularizer; loss_weighting: the loss weighting's state. None: the initial ones.
     With a critic, penalties in the reward are computed before the advantages, so their weightings cannot read advantages.
     """
     rewards, metrics, algorithm, tokens = batch.rewards, {}, recipe.algorithm, len(batch.seq_ids)
@@ -53,7 +55,30 @@ def prepare_batch(recipe: Recipe, batch: TokenBatch, coefficients: Mapping[str, 
     shaped = replace(judged, rewards=batch.rewards, advantages=advantages)
     measured = algorithm.measures(shaped.only(algorithm.reads | {"advantages"}, algorithm, "algorithm"))
     metrics |= Returned(algorithm, "measures", "algorithm").metrics(measured)
-    return _with_weights(replace(shaped, shaped=metrics), penalties, states)
+    done = _with_weights(replace(shaped, shaped=metrics, own_weights=_own_weights(recipe, shaped, loss_weighting)), penalties, states)
+    return _compared(recipe, done) if algorithm.labels else done
+
+
+def _compared(recipe: Recipe, batch: TokenBatch) -> TokenBatch:
+    """The labelled answers alone, each with what its score is compared with."""
+    name, regularizer = next((name, r) for name, r in recipe.regularizers.items() if r.placement == "link")
+    assert batch.labels is not None and batch.old_logp is not None and batch.entropy is not None  # of labelled data, which need them
+    exact = {name: torch.zeros_like(batch.old_logp)} if regularizer.full_vocabulary else {}
+    scores = regularizer.penalty(TokenContext(batch=batch, logp=batch.old_logp, entropy=batch.entropy, exact=exact), name).link
+    assert scores is not None  # of a link
+    baselines = recipe.algorithm.score_baselines(batch, scores, name)
+    Returned(recipe.algorithm, "score_baselines", "algorithm").finite(baselines, len(batch.lengths), ANSWER)
+    return replace(batch, score_baselines=baselines).select((batch.labels >= 0).nonzero().squeeze(-1))
+
+
+def _own_weights(recipe: Recipe, batch: TokenBatch, state: State | None) -> Tensor | None:
+    """The weights of the algorithm's own loss that are there before the update, [T]; None for 1."""
+    weighting, where = recipe.algorithm.loss_weighting, "algorithm.loss_weighting"
+    if weighting is None:
+        return None
+    state = initial_weighting_state(recipe.algorithm) if state is None else state
+    weights = weighting.of_batch(batch.only(weighting.needs, weighting, where), state)
+    return None if weights is None else Returned(weighting, "of_batch", where).not_negative(weights, len(batch.seq_ids), TOKEN)
 
 
 def _with_weights(batch: TokenBatch, regularizers: dict[str, Regularizer], states: Mapping[str, State]) -> TokenBatch:

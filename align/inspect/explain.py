@@ -107,23 +107,31 @@ def objective(recipe: Recipe) -> list[Row]:
     in_loss = {n: r for n, r in trained.items() if r.placement == "loss"}
     in_reward = [_term(n, r, recipe) for n, r in trained.items() if r.placement == "reward"]
     links = {n: r for n, r in regularizers.items() if r.placement == "link"}
-    text, advantage = formula(algorithm), _advantage(recipe, in_reward)
-    if algorithm.ranks:  # one loss per ranking, but regularizers in the loss stay per token
+    text, advantage, weighting = formula(algorithm), _advantage(recipe, in_reward), algorithm.loss_weighting
+    if weighting is not None:
+        text = f"v ({text})"
+    whole = algorithm.ranks or algorithm.labels
+    if whole:  # one loss per ranking or answer, but regularizers in the loss stay per token
         beside = " + ".join(_term(n, r, recipe) for n, r in in_loss.items())
         rows = [Row("", f"J = E_r [ {text} ]" + (f" − E Σ_t w_t [ {beside} ]" if beside else ""))]
-        rows.append(Row("E_r", "the mean over rankings, each weighed by its number of answers"))
+        rows.append(
+            Row("E_r", "the mean over " + ("rankings, each weighed by its number of answers" if algorithm.ranks else "labelled answers"))
+        )
     else:
         terms = "".join(f" − {_term(n, r, recipe)}" for n, r in in_loss.items())
         rows = [Row("", f"J = E Σ_t w_t [ {text}{terms} ]")]
-    if in_loss or not algorithm.ranks:
+    if in_loss or not whole:
         whose = f"the {algorithm.learns_from} of the data" if not algorithm.samples else "prompts of the task and answers drawn by π_old"
         rows.append(Row("E", f"the mean over {whose}"))
     if advantage:
         rows.append(Row("A", advantage))
     rows += [Row(symbol, meaning) for symbol, meaning in _symbols(algorithm).items() if symbol != "A"]
+    if weighting is not None:
+        rows.append(Row("v", formula(weighting)))
+        rows += [Row(symbol, meaning) for symbol, meaning in symbols(weighting).items()]
     if "σ(" in text:
         rows.append(Row("σ", "the logistic function, σ(x) = 1/(1 + e^−x)"))
-    if in_loss or not algorithm.ranks:
+    if in_loss or not whole:
         rows.append(Row("w_t", formula(algorithm.reduction)))
         rows += [Row(symbol, meaning) for symbol, meaning in symbols(algorithm.reduction).items()]
     if any(isinstance(r, Composed) for r in regularizers.values()):

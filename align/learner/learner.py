@@ -14,6 +14,7 @@ from align.config.schema import Recipe
 from align.core.logprobs import Compared
 from align.critics import RunningCritic, values_of
 from align.disk import writing
+from align.divergences._mirrored import Mirrored
 from align.divergences.reverse_kl import ReverseKl
 from align.errors import RunStopped
 from align.learner import budgets, checkpoint, objective, references
@@ -29,6 +30,7 @@ from align.learner.policy import Policy
 from align.learner.reference_states import ReferenceStates
 from align.learner.reward_model import RewardModel
 from align.learner.token_penalties import TokenPenalties, token_penalties
+from align.loss_weightings import LossWeighting
 from align.references import OwnModel, of_recipe, place
 from align.regularizers import referenced
 from align.types import RewardModelContext, Stat, TokenBatch, TokenContext
@@ -162,7 +164,19 @@ class Learner:
         rescaled = None if again is None else stats(self.recipe, self.budgets, spelled, hidden, head, micro, rescaled=again).logp
         values = None if self.critic is None else values_of(self.critic, micro, hidden)
         micro = replace(micro, ref_logp={**micro.ref_logp, **fresh.ref_logp})
-        return TokenContext(batch=micro, logp=fresh.logp, entropy=fresh.entropy, rescaled_logp=rescaled, exact=fresh.exact, values=values)
+        exact = {name: self._of_both_branches(name, micro, hidden, found) for name, found in fresh.exact.items()}
+        return TokenContext(batch=micro, logp=fresh.logp, entropy=fresh.entropy, rescaled_logp=rescaled, exact=exact, values=values)
+
+    def _of_both_branches(self, name: str, micro: TokenBatch, hidden: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+        """The divergence [T] of a regularizer, whose gradient also flows through its reference if that is a branch of the policy."""
+        other = self.references[name].branch(micro)
+        if other is None:
+            return found
+        assert isinstance(self.policy, Policy)  # a reward model has no references
+        head = self.policy.head()
+        own = Compared(Mirrored(self.recipe.regularizers[name].divergence), hidden.detach(), head)
+        mirrored = stats(self.recipe, self.budgets, self.policy.spelled, self.policy.hidden(other), head, other, {name: own}).exact[name]
+        return found + mirrored - mirrored.detach()
 
     def _to_references(self, micro: TokenBatch) -> dict[str, Compared]:
         exact = [name for name in referenced(self.recipe.regularizers) if self.recipe.regularizers[name].full_vocabulary]
@@ -173,13 +187,34 @@ class Learner:
         }
 
     def _micro_batches(self, batch: TokenBatch) -> Iterator[TokenBatch]:
-        for _, micro in micro_batches(batch, self.budgets.micro_tokens, whole_groups=self.recipe.algorithm.whole_groups):
-            yield micro.to(self.policy.device)
+        return (micro for _, micro in self._placed(batch))
+
+    def _placed(self, batch: TokenBatch) -> Iterator[tuple[torch.Tensor, TokenBatch]]:
+        """Each micro-batch on the policy's device, with the indices of its tokens in the batch."""
+        for chosen, micro in micro_batches(batch, self.budgets.micro_tokens, whole_groups=self.recipe.algorithm.whole_groups):
+            yield chosen, micro.to(self.policy.device)
 
     def _weighed(self, batch: TokenBatch) -> TokenBatch:
         weights = self.recipe.algorithm.reduction.weights(batch.lengths, self.recipe.sampling.max_tokens)
         Returned(self.recipe.algorithm.reduction, "weights", "algorithm.reduction").positive(weights, len(batch.lengths), ANSWER)
-        return replace(batch, loss_weights=weights[batch.seq_ids])
+        batch = replace(batch, loss_weights=weights[batch.seq_ids], examples=len(batch.lengths))
+        weighting = self.recipe.algorithm.loss_weighting
+        return batch if weighting is None or not weighting.reads_losses else self._weighed_by_losses(batch, weighting)
+
+    @torch.no_grad()
+    def _weighed_by_losses(self, batch: TokenBatch, weighting: LossWeighting) -> TokenBatch:
+        losses = torch.zeros(len(batch.lengths))
+        for chosen, micro in self._placed(batch):
+            found = objective.example_losses(self.recipe, self._context(micro))
+            losses[batch.seq_ids[chosen].unique()] = found.float().cpu()
+        if not losses.isfinite().all():
+            return batch  # the update then stops the run, and says which loss it is
+        weights = weighting.of_losses(losses)
+        if weights is None:
+            return batch
+        Returned(weighting, "of_losses", "algorithm.loss_weighting").not_negative(weights, len(losses), ANSWER)
+        own = weights[batch.seq_ids] * (1.0 if batch.own_weights is None else batch.own_weights)
+        return replace(batch, own_weights=own)
 
     @torch.no_grad()
     def measure(self, batch: TokenBatch) -> dict[str, Stat]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -11,6 +12,7 @@ from align.config.returned import LOSS, TOKEN, Returned
 from align.config.schema import Recipe
 from align.core.segments import segment_sum
 from align.learner.metric_accumulator import MetricAccumulator, reference_place
+from align.loss_weightings import LossWeighting
 from align.references import OF_ALGORITHM, of_recipe
 from align.regularizers import Penalty, Regularizer
 from align.types import Link, RewardModelContext, TokenBatch, TokenContext
@@ -18,12 +20,25 @@ from align.types import Link, RewardModelContext, TokenBatch, TokenContext
 
 def total(recipe: Recipe, ctx: TokenContext | RewardModelContext, losses: MetricAccumulator, tally: MetricAccumulator) -> Tensor:
     """The scalar to minimise: sum_t loss_weights_t * loss_t. Adds its parts to `losses` and statistics to `tally`."""
+    if isinstance(ctx, RewardModelContext):
+        return _of_algorithm(recipe, ctx, None, losses, tally)
+    ctx, advantages, penalties = _regularized(recipe, ctx, losses, tally)
+    return penalties + _of_algorithm(recipe, ctx, advantages, losses, tally)
+
+
+@torch.no_grad()
+def example_losses(recipe: Recipe, ctx: TokenContext | RewardModelContext) -> Tensor:
+    """The loss of each sequence of a micro-batch, [s], as a loss weighting reads it: their mean over the update is the algorithm's loss."""
+    unused, advantages = MetricAccumulator(), None
     if isinstance(ctx, TokenContext):
-        return _of_policy(recipe, ctx, losses, tally)
-    return _of_algorithm(recipe, ctx, None, losses, tally)
+        ctx, advantages, _ = _regularized(recipe, ctx, unused, unused)
+    return _by_example(ctx.batch, _losses(recipe, ctx, advantages)[0])
 
 
-def _of_policy(recipe: Recipe, ctx: TokenContext, losses: MetricAccumulator, tally: MetricAccumulator) -> Tensor:
+def _regularized(
+    recipe: Recipe, ctx: TokenContext, losses: MetricAccumulator, tally: MetricAccumulator
+) -> tuple[TokenContext, Tensor | None, Tensor]:
+    """The context with its link, the advantages less the penalties in the reward, and the sum of the penalties in the loss."""
     batch, advantages, weights = ctx.batch, ctx.batch.advantages, _weights(ctx.batch)
     ctx = replace(ctx, surrogate_log_ratio=recipe.algorithm.effective_log_ratio(ctx))
     compared = list(of_recipe(recipe))
@@ -57,21 +72,43 @@ def _of_policy(recipe: Recipe, ctx: TokenContext, losses: MetricAccumulator, tal
         tally.add_references(OF_ALGORITHM, ctx, reference_place(OF_ALGORITHM, compared), None)
     tally.add("entropy", ctx.entropy.sum(), len(ctx.entropy))
     tally.add_engine_gap(ctx)
-    return penalties + _of_algorithm(recipe, ctx, advantages, losses, tally)
+    return ctx, advantages, penalties
 
 
 def _of_algorithm(
     recipe: Recipe, ctx: TokenContext | RewardModelContext, advantages: Tensor | None, losses: MetricAccumulator, tally: MetricAccumulator
 ) -> Tensor:
+    batch, (per_token, statistics) = ctx.batch, _losses(recipe, ctx, advantages)
+    weights = _weights(batch) if batch.own_weights is None else _weights(batch) * batch.own_weights
+    loss = (weights * per_token).sum()
+    losses.add_sum("loss/policy", loss)
+    for key, value in statistics.items():
+        tally.add(key, value.sum(), len(value))
+    if recipe.algorithm.loss_weighting is not None:
+        _measure_weighting(recipe.algorithm.loss_weighting, batch, per_token.detach(), tally)
+    return loss
+
+
+def _losses(recipe: Recipe, ctx: TokenContext | RewardModelContext, advantages: Tensor | None) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """The algorithm's loss of each token, [T], and its statistics."""
     returned, tokens = Returned(recipe.algorithm, "loss", "algorithm"), len(ctx.batch.seq_ids)
     found = recipe.algorithm.loss(ctx, advantages)
     per_token, statistics = returned.pair(found, f"a pair: the loss, float32 [{tokens}], and a dict of statistics")
-    returned.numbers(per_token, tokens, LOSS)
-    loss = (_weights(ctx.batch) * per_token).sum()
-    losses.add_sum("loss/policy", loss)
-    for key, value in returned.statistics(statistics, "one number for each token, answer or pair").items():
-        tally.add(key, value.sum(), len(value))
-    return loss
+    return returned.numbers(per_token, tokens, LOSS), returned.statistics(statistics, "one number for each token, answer or pair")
+
+
+def _by_example(batch: TokenBatch, per_token: Tensor) -> Tensor:
+    return batch.examples * segment_sum(_weights(batch) * per_token, batch.seq_ids, len(batch.lengths))
+
+
+def _measure_weighting(weighting: LossWeighting, batch: TokenBatch, per_token: Tensor, tally: MetricAccumulator) -> None:
+    of_example = _by_example(batch, per_token)
+    tally.add("loss/example", of_example.sum(), len(of_example))
+    if weighting.has_state:
+        tally.add_by_prompt("loss/example", of_example, batch.prompt_ids)
+    if batch.own_weights is not None:
+        tally.add("loss_weighting/share", (batch.own_weights > 0).float().sum(), len(per_token))
+        tally.add("loss_weighting/mean_square", batch.own_weights.square().sum(), len(per_token))
 
 
 def _weights(batch: TokenBatch) -> Tensor:

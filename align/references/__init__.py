@@ -124,6 +124,10 @@ class RunningReference(ABC):
         """The layer that makes logits of `hidden`, of the moment it was taken."""
         return self.model.head(self.parameters())
 
+    def branch(self, micro: TokenBatch) -> TokenBatch | None:
+        """The answers after other prompts, where the reference is the policy itself and has a gradient too; None: it has none."""
+        return None
+
     def known(self, micro: TokenBatch) -> Tensor | None:
         """float32 [T], log ref of the sampled tokens where that is known without a forward pass; else None."""
         return None

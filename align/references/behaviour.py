@@ -7,6 +7,7 @@ from align.config.parts import Setting
 from align.core.logprobs import Head
 from align.learner.parameters import OWN, Override
 from align.references import CHARGED, Reference, RunningReference
+from align.references._policy_head import taken
 
 if TYPE_CHECKING:
     from align.learner.policy import Policy
@@ -48,16 +49,10 @@ class Behaviour(Reference):
 class _BatchBegin(RunningReference):
     def __init__(self, policy: Policy):
         super().__init__(policy)
-        self._head = self._taken()
-
-    def _taken(self) -> Head:
-        head = self.policy.head()
-        if not head.weight.requires_grad:
-            return head
-        return head._replace(weight=head.weight.detach().clone(), bias=None if head.bias is None else head.bias.detach().clone())
+        self._head = taken(self.policy)
 
     def before_batch(self) -> None:
-        self._head = self._taken()
+        self._head = taken(self.policy)
         self.version += 1
 
     def parameters(self) -> Override:

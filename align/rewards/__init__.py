@@ -74,6 +74,11 @@ class Reward(Part, ABC):
             return error
 
     @property
+    def part_names(self) -> tuple[str, ...] | None:
+        """Names of the parts that every answer's reward has; None: they are seen in what `score` returns."""
+        return None
+
+    @property
     def batched(self) -> bool:
         """It judges many answers together."""
         return type(self).score_groups is not Reward.score_groups

@@ -32,7 +32,8 @@ class Suites:
         self._task, algorithm = recipe.task, recipe.algorithm
         suites = {} if algorithm.trains_reward_model else task_data.suites(self._task, problems or recipe.evaluation.problems)
         self.prompts = {name: tokenize(examples, tokenizer) for name, examples in suites.items()}
-        self.rankings = held_out_rankings(self._task, tokenizer, recipe.sampling.max_tokens) if algorithm.ranks else []
+        longest, revision = recipe.sampling.max_tokens, algorithm.revision
+        self.rankings = held_out_rankings(self._task, tokenizer, longest, revision) if algorithm.ranks else []
         self.dropped = len(self._task.rankings()) - len(self.rankings) if algorithm.ranks else 0
 
     def evaluate(self, generate: Generate, samples: int, seed: int) -> tuple[dict[str, float], list[Group]]:

@@ -51,5 +51,5 @@ class HeldOut:
             return {}
         batch = replace(pack(self._suites.rankings, None, self._pad_id), step=step, betas=state.betas(max(step - 1, 0)))
         learner = self._workers.learner
-        stats = learner.measure(prepare_batch(self._recipe, learner.compute_logprobs(batch), state.coefficients))
+        stats = learner.measure(prepare_batch(self._recipe, learner.compute_logprobs(batch), state.coefficients, state.loss_weighting))
         return {f"rankings/{name}": stat.mean for name, stat in stats.items()}

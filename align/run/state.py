@@ -14,12 +14,14 @@ from align.config.docstrings import format_part
 from align.config.parts import location
 from align.config.schema import Recipe
 from align.errors import RecipeError, UserError
+from align.loss_weightings import LossWeighting
 from align.regularizers import Regularizer
 from align.types import Stat, TokenBatch
 from align.workers import LearnerLike
 
 DRIVER = "driver.json"
 """The file of the loop's half."""
+WEIGHTING = "algorithm.loss_weighting"
 LARGEST = 3e38
 """About the largest float32."""
 
@@ -32,6 +34,14 @@ def initial_states(regularizers: Mapping[str, Regularizer]) -> dict[str, State]:
         )
         for name, r in regularizers.items()
     }
+
+
+def initial_weighting_state(algorithm: Algorithm) -> State:
+    """The initial state of the algorithm's loss weighting; empty without one. Raises RecipeError as `initial_states` does."""
+    weighting = algorithm.loss_weighting
+    if weighting is None:
+        return {}
+    return _state(weighting, WEIGHTING, "`initial_state`", weighting.initial_state(), "the state at the start")
 
 
 class RunState:
@@ -52,6 +62,8 @@ class RunState:
         self.algorithm = _state(
             recipe.algorithm, "algorithm", "`initial_state`", recipe.algorithm.initial_state(), "the state at the start"
         )
+        self.loss_weighting = initial_weighting_state(recipe.algorithm)
+        """The state of the algorithm's loss weighting."""
 
     def begin(self, batch: TokenBatch, step: int) -> TokenBatch:
         """The batch of this step with its number, its coefficients, and what its algorithm remembers."""
@@ -64,7 +76,8 @@ class RunState:
         }
 
     def control(self, batch: TokenBatch, stats: Mapping[str, Stat]) -> None:
-        """Update the states of the algorithm and of the active regularizers' coefficients after a step on this (prepared) batch.
+        """Update the states of the algorithm, its loss weighting and the active regularizers' coefficients after a step on this batch,
+        which is prepared.
 
         All are updated, or none if one raises. Raises RecipeError for a state that is not a mapping of JSON values.
         """
@@ -80,7 +93,16 @@ class RunState:
         algorithm = self._algorithm
         remembered = algorithm.update_state(self.algorithm, batch.only(algorithm.reads, algorithm, "algorithm"))
         self.algorithm = _state(algorithm, "algorithm", "`update_state`", remembered, "the state that follows")
+        self.loss_weighting = self._weighting_after(stats)
         self.coefficients = following
+
+    def _weighting_after(self, stats: Mapping[str, Stat]) -> State:
+        """The state of the loss weighting after a step."""
+        weighting = self._algorithm.loss_weighting
+        if weighting is None or not weighting.has_state:
+            return self.loss_weighting
+        losses = {example: stat.mean for example, stat in stats["loss/example"].by_prompt.items()}
+        return _state(weighting, WEIGHTING, "an update", weighting.update(self.loss_weighting, losses), "the state that follows")
 
     def state_dict(self) -> dict[str, Any]:
         """The loop's half, with JSON values only."""
@@ -89,6 +111,7 @@ class RunState:
             "coefficients": dict(self.coefficients),
             "rules": self._rules(),
             "algorithm": dict(self.algorithm),
+            "loss_weighting": dict(self.loss_weighting),
             "before": self.before,
         }
 
@@ -122,6 +145,7 @@ class RunState:
                 "run was started with"
             )
         self.step, self.before, self.coefficients, self.algorithm = state["step"], state["before"], dict(found), dict(remembered)
+        self.loss_weighting = dict(state.get("loss_weighting", self.loss_weighting))
 
     def save(self, folder: Path, learner: LearnerLike) -> None:
         """Save both halves."""
@@ -134,7 +158,7 @@ class RunState:
         learner.load(str(folder / "learner"))
 
 
-def _state(rule: Coefficient | Algorithm, where: str, method: str, found: Any, what: str) -> dict[str, Any]:
+def _state(rule: Coefficient | Algorithm | LossWeighting, where: str, method: str, found: Any, what: str) -> dict[str, Any]:
     """The state that a method of a part returned, with which a checkpoint can be saved."""
     problem = f"{location(type(rule))}: {method} of {type(rule).__name__} returned {found!r:.60}: return {what}, as a new dictionary"
     if not isinstance(found, Mapping):

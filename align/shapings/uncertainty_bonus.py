@@ -1,4 +1,4 @@
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -6,6 +6,7 @@ from torch import Tensor
 
 from align.config.ranges import Count, Seed
 from align.divergences.jeffreys import Jeffreys
+from align.experience.disturbed_prompts import without
 from align.shapings import Shaping
 from align.shapings._bonus import bounded
 from align.types import Columns, TokenBatch
@@ -59,14 +60,7 @@ class UncertaintyBonus(Shaping):
         hit = hit[batch.group_ids] & (torch.arange(hit.shape[1]) < batch.first_columns[:, None] - 1)
         if not hit.any():
             return None
-        if self.mask_id is not None:
-            return replace(batch, input_ids=batch.input_ids.masked_fill(hit, self.mask_id))
-        # What is left out moves behind the answer, where no position looks at it.
-        order = torch.argsort(hit.long(), dim=1, stable=True)
-        out = hit.sum(1)
-        return replace(
-            batch, input_ids=batch.input_ids.gather(1, order), columns=batch.columns - out[batch.seq_ids], totals=batch.totals - out
-        )
+        return without(batch, hit, self.mask_id)
 
     def advantages(self, batch: Columns, advantages: Float[Tensor, "T"], name: str) -> Float[Tensor, "T"]:
         return (

@@ -24,6 +24,8 @@ class Example:
     """A demonstration, or None."""
     ranked: tuple[str, ...] = ()
     """Answers, best first; empty without a preference."""
+    labels: tuple[bool, ...] = ()
+    """Of each answer in `ranked`, where they are labelled and not ordered: whether it is good. Empty: the first is, the others are not."""
     ranked_names: tuple[str, ...] = field(default=(), compare=False)
     """The source's name for each answer of `ranked`, such as `chosen`, for messages."""
     messages: tuple[Mapping[str, Any], ...] = ()

@@ -19,6 +19,7 @@ from align.testing.engines import check_engine
 from align.testing.estimators import check_estimator
 from align.testing.findings import Finding
 from align.testing.likelihoods import check_likelihood
+from align.testing.loss_weightings import check_loss_weighting
 from align.testing.preferences import check_preference
 from align.testing.reductions import check_reduction
 from align.testing.references import check_reference
@@ -41,6 +42,7 @@ __all__ = [
     "check_engine",
     "check_estimator",
     "check_likelihood",
+    "check_loss_weighting",
     "check_preference",
     "check_reduction",
     "check_reference",

@@ -13,6 +13,7 @@ from align.oracle.enumeration import TREE, UPDATE, context, setting
 from align.testing.findings import Finding, Kit, again
 from align.testing.formulas import MEND, explained
 from align.types import Columns
+from align.undeclared import Undeclared
 
 KIT = Kit("advantage")
 NAME = "unused"
@@ -29,7 +30,13 @@ def batch(a: Advantage) -> Columns:
     values = 0.3 * torch.cos(torch.arange(len(ctx.batch.seq_ids)) ** 2.0)
     rewards = torch.sin(torch.arange(len(ctx.batch.lengths)) ** 2.0)
     whole = replace(ctx.batch, loss_weights=None, penalty_weights={}, betas={}, values=values, rewards=rewards, advantages=None)
-    return whole.only(a.needs | {"rewards"}, a)
+    return rewarded(whole.only(a.needs | {"rewards"}, a), rewards)
+
+
+def rewarded(b: Columns, rewards: Tensor) -> Columns:
+    """The batch with these rewards [S]; also as a part, beside another, if the advantage reads parts."""
+    parts = {"own": rewards, "other": torch.cos(torch.arange(len(rewards)) ** 2.0)}
+    return replace(b, rewards=rewards, **({} if isinstance(b.reward_parts, Undeclared) else {"reward_parts": parts}))
 
 
 def wrong(found: Tensor, tokens: int) -> str | None:
@@ -42,7 +49,7 @@ def wrong(found: Tensor, tokens: int) -> str | None:
 def _advantages(a: Advantage) -> str | None:
     """finite detached float32 numbers, one per token; also for equal rewards"""
     b = batch(a)
-    equal = replace(b, rewards=torch.full_like(b.rewards, 0.7))
+    equal = rewarded(b, torch.full_like(b.rewards, 0.7))
     return wrong(a.advantages(b), len(b.seq_ids)) or wrong(a.advantages(equal), len(b.seq_ids))
 
 
@@ -66,7 +73,7 @@ def _direction(a: Advantage) -> str | None:
     b, gained = batch(a), 0.0
     for answer in range(4):
         mine = b.seq_ids == answer
-        more = replace(b, rewards=torch.where(torch.arange(len(b.rewards)) == answer, b.rewards + 1.0, b.rewards))
+        more = rewarded(b, torch.where(torch.arange(len(b.rewards)) == answer, b.rewards + 1.0, b.rewards))
         change = (a.advantages(more) - a.advantages(b))[mine].sum().item()
         if change < -1e-4:
             return f"a reward larger by 1 changed it by {change:.3g}"

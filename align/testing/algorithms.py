@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from align.algorithms import Algorithm
+from align.algorithms.srpo import SHOWN
 from align.core.ranking import pairs
 from align.core.segments import segment_sum
 from align.oracle.enumeration import TREE, UPDATE, context, expectation, setting
@@ -57,6 +58,8 @@ def view(a: Algorithm, drift: float = UPDATE) -> View:
         batch = replace(batch, sampler_logp=None, old_logp=None, loss_weights=uniform)
     if a.ranks:
         batch = replace(batch, group_ids=torch.repeat_interleave(torch.arange(count // 5 * 2), torch.tensor([2, 3] * (count // 5))))
+    if a.labels:
+        batch = replace(batch, labels=torch.arange(count) // 2 % 2)
     if a.trains_reward_model:
         leaf = (4 * drift * torch.cos(torch.arange(count) ** 2.0)).requires_grad_()
         return View(RewardModelContext(batch=batch, scores=leaf), leaf, None, None)
@@ -64,12 +67,19 @@ def view(a: Algorithm, drift: float = UPDATE) -> View:
     if a.links:
         score = segment_sum(ctx.logp - (ctx.batch.ref_logp[NAME] if drift else ctx.logp.detach()), batch.seq_ids, count)
         ctx = replace(ctx, link=Link(scores=score, log_ratio=score.detach(), beta=torch.full((count,), 0.5)))
+        if a.labels:
+            scored = replace(batch, old_logp=ctx.logp.detach(), ref_logp={NAME: ctx.batch.ref_logp[NAME]})
+            batch = replace(batch, score_baselines=a.score_baselines(scored, score.detach(), NAME))
     if a.critic is not None:
         old = 0.3 * torch.cos(torch.arange(tokens) ** 2.0)
         values = (old + drift * torch.sin(old)).requires_grad_()
         batch = replace(batch, values=old)
         batch = replace(batch, returns=a.targets(batch.only(EARLY, a)))
     batch = replace(batch, advantages=a.advantages(batch.only(EARLY, a)))
+    if a.revision is not None:
+        shown = torch.arange(count // SHOWN * SHOWN)
+        drafted, _ = select(replace(ctx, batch=replace(batch, group_ids=torch.arange(count) // SHOWN)), shown)
+        return View(drafted, leaf, None, None)
     return View(replace(ctx, batch=batch, values=values), leaf, values, batch.advantages)
 
 
@@ -151,6 +161,9 @@ def _direction(a: Algorithm) -> str | None:
         better, worse = pairs(ctx.batch.group_ids)
         gained = following - leaf.detach() if a.trains_reward_model else TREE.answer_logp(following) - TREE.answer_logp(leaf.detach())
         return None if (gained[better] - gained[worse]).sum() > 0 else "the worse answers gain on the better ones"
+    if a.labels:
+        gained, good = TREE.answer_logp(following) - TREE.answer_logp(leaf.detach()), ctx.batch.labels == 1
+        return None if gained[good].sum() > gained[~good].sum() else "the bad answers gain on the good ones"
     moved = TREE.token_logp(following) - TREE.token_logp(leaf.detach())
     return None if expectation(ctx.batch, moved if advantages is None else advantages * moved) > 0 else "it makes them less likely"
 

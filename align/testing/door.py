@@ -19,6 +19,7 @@ QUICK = {
     "divergence": ("keys", "elementwise", "f(1) = 0", "convex", "not negative"),
     "estimator": ("keys", "elementwise", "finite", "outcomes"),
     "likelihood": ("keys", "losses", "any split"),
+    "loss_weighting": ("keys", "weights", "what it needs", "state"),
     "preference": ("keys", "losses", "pair by pair"),
     "reduction": ("keys", "weights", "leaves the lengths alone"),
     "regularizer": ("keys", "penalty", "any split", "its own entries", "repeats"),

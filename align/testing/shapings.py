@@ -26,8 +26,15 @@ def batch(s: Shaping) -> tuple[Columns, Tensor]:
     """Forty answers in float32, two per group, with rewards and the columns that `s` needs; and advantages [T] of both signs."""
     ctx, _ = context(setting(TREE, UPDATE), NAME, dtype=torch.float32)
     between = {NAME: ctx.entropy} if s.context_divergence is not None else {}
-    whole = replace(ctx.batch, loss_weights=None, penalty_weights={}, betas={}, contexts=between).only(EARLY, s)
+    whole = replace(ctx.batch, loss_weights=None, penalty_weights={}, betas={}, contexts=between, reward_parts=_parts(ctx.batch)).only(
+        EARLY, s
+    )
     return whole.only(s.needs - {"advantages", "ref_logp"} | {"rewards"}, s), whole.advantages
+
+
+def _parts(b: TokenBatch) -> dict[str, Tensor]:
+    n = torch.arange(len(b.lengths))
+    return {"first": torch.sin(n**2.0), "second": torch.cos(n**2.0)}
 
 
 def shaped(s: Shaping, b: Columns, advantages: Tensor) -> tuple[Tensor, Tensor]:

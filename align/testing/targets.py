@@ -15,7 +15,11 @@ from align.config.suggestions import did_you_mean
 from align.errors import RecipeError, UserError
 from align.testing.findings import must_define
 
-OPTIONAL = {"estimator": ("value", "grad_weight", "reward"), "shaping": ("rewards", "advantages")}
+OPTIONAL = {
+    "estimator": ("value", "grad_weight", "reward"),
+    "loss_weighting": ("of_losses", "of_batch"),
+    "shaping": ("rewards", "advantages"),
+}
 """Identifying methods of kinds without abstract methods, whose methods all have defaults."""
 
 DERIVED = ("critic", "reference")

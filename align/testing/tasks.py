@@ -52,7 +52,9 @@ def _problem(e: Example) -> str | None:
         return "its text is blank"
     if not isinstance(e.answer, str | None):
         return f"its answer is {e.answer!r}"
-    if len(e.ranked) == 1 or len(set(e.ranked)) < len(e.ranked) or not all(isinstance(r, str) and r for r in e.ranked):
+    if e.labels and (len(e.labels) != len(e.ranked) or not all(isinstance(label, bool) for label in e.labels)):
+        return f"its labels are {e.labels!r}"
+    if (len(e.ranked) == 1 and not e.labels) or len(set(e.ranked)) < len(e.ranked) or not all(isinstance(r, str) and r for r in e.ranked):
         return f"its ranked answers are {e.ranked!r}"
     return None if json.loads(json.dumps(dict(e.fields))) == dict(e.fields) else "its fields come back otherwise from JSON"
 

@@ -27,6 +27,7 @@ expected to do, and what must be made before it, such as pairs or a teacher, is 
 SECTIONS: Mapping[str, str] = {
     "rollouts": "From rewards",
     "rankings": "From preferences",
+    "labelled answers": "From answers labelled good or bad",
     "its regularizers alone": "From a teacher, on the policy's own answers",
     "demonstrations": "From demonstrations",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from align.algorithms import Algorithm
 from align.config import registry
 from align.config.nodes import build_part
-from align.tools.reference_page import Fact, code, needs, prose, room, table
+from align.tools.reference_page import Fact, code, has, needs, prose, room, says, table
 
 INTRODUCTION = """\
 # Objectives
@@ -45,6 +45,11 @@ LIKELIHOODS = """\
 `likelihood:`, for `sft`, times `likelihood_weight`; at 0 only the regularizers are trained on. `sel` reads a teacher's log-probs, of a
 regularizer's reference or of a field `teacher_logp` in each row; `ldr_kl` reads the head a second time, at its own temperature."""
 
+LOSS_WEIGHTINGS = """\
+`loss_weighting:` of every algorithm but `ppo`, none by default: how much each example or token counts in the algorithm's own
+loss; regularizers are not weighed. l is the loss of an example. *Losses*: costs one forward pass without gradient before each update.
+*State*: one number for each example, in checkpoints. *Rollouts*: weighs tokens, so it has a meaning beside rollouts."""
+
 
 def page() -> str:
     """The whole page, as Markdown."""
@@ -55,6 +60,7 @@ def page() -> str:
         *room("reduction", REDUCTIONS, {}),
         *room("preference", PREFERENCES, {}),
         *room("likelihood", LIKELIHOODS, {}),
+        *room("loss_weighting", LOSS_WEIGHTINGS, {"losses": has("of_losses"), "state": has("update"), "rollouts": says("of_tokens")}),
     ]
     return "\n\n".join([INTRODUCTION, *algorithms(), *sections]) + "\n"
 
@@ -65,8 +71,7 @@ def algorithms() -> list[str]:
         built: Algorithm = build_part("algorithm", name, name)
         axes = [f"`{key}: {part.recipe_name}`" for key, part in built.parts().items()]
         fixed = [] if "reduction" in built.parts() else [f"`reduction: {built.reduction.recipe_name}` (fixed)"]
-        data = "rollouts" if built.samples else "rankings" if built.ranks else "demonstrations"
-        rows.append([code(name), data, ", ".join([*axes, *fixed]), prose(built.formula())])
+        rows.append([code(name), built.learns_from, ", ".join([*axes, *fixed]), prose(built.formula())])
     return ["## Algorithms", ALGORITHMS, table(["algorithm", "learns from", "parts, by default", "maximises"], rows)]
 
 

@@ -238,7 +238,8 @@ def room(kind: str, text: str, facts: dict[str, Fact]) -> list[str]:
         # A part that scales another one has the needs and the state of the other.
         inner = next((f"as {code(key.name)}" for key in keys(cls) if key.type == kind), None)
         rows.append([*head(name, cls), *(inner or yes(fact(cls, kind)) for fact in facts.values())])
-    return [f"## {kind.capitalize()}s", text, table([kind, "what", "keys", *facts], rows)]
+    title = kind.capitalize().replace("_", " ")
+    return [f"## {title}s", text, table([kind, "what", "keys", *facts], rows)]
 
 
 def has(*methods: str) -> Fact:

@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from align.config.parts import Setting
 from align.config.ranges import Seed
 from align.types import Columns
 from align.weightings import Weighting
@@ -20,6 +21,11 @@ class Sampo(Weighting):
     """
 
     seed: Seed = 0
+
+    def refuse(self, setting: Setting) -> str | None:
+        if setting.recipe.algorithm.labels:
+            return "compares the lengths of a prompt's answers, and labelled answers are single: use uniform"
+        return None
 
     def weights(self, batch: Columns, name: str) -> Float[Tensor, "T"]:
         keys = torch.rand(len(batch.seq_ids), dtype=torch.float64, generator=torch.Generator().manual_seed(self._draw(batch)))

@@ -64,7 +64,7 @@ def tiny(recipe: Path) -> Recipe:
     node, own = yaml_files.load(recipe), []
     if "samples" in node["batch"]:
         own.append("batch.samples=2")
-    if node.get("reward"):
+    if isinstance(node.get("reward"), str):
         own.append("reward=./parity.py:parity")
     if "path" not in node["task"]:
         own.append("task.size=16")

@@ -46,7 +46,7 @@ def _repeated_examples(recipe: Recipe, examples: Sequence[Example]) -> Iterator[
             f"batch.prompts: a step takes {recipe.batch.prompts} prompts and the task has {count}, so each is in a step "
             f"{recipe.batch.prompts / count:.2g} times; set it to {count} or fewer and raise batch.samples, or give the task more prompts",
         )
-    repeated = Counter((e.text, e.answer, e.ranked) for e in examples)
+    repeated = Counter((e.text, e.answer, e.ranked, e.labels) for e in examples)
     # A task that draws its problems at random has some twice; what counts is a step that must hold one twice.
     if len(repeated) < count and len(repeated) < max(recipe.batch.prompts, 2):
         most, times = repeated.most_common(1)[0]

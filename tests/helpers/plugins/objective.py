@@ -57,6 +57,19 @@ GOOD = {
             def losses(self, ctx):
                 return self.scale * (1 - ctx.logp.exp())
         ''',
+    "loss_weighting": '''
+        class Part:
+            """The distance of the loss from its mean, and a count of the steps."""
+            power: float = 1.5
+            def formula(self):
+                return "(1 + |l − mean|)^p"
+            def of_losses(self, losses):
+                return (1 + (losses - losses.mean()).abs()) ** self.power
+            def initial_state(self):
+                return {"steps": 0}
+            def update(self, state, losses):
+                return {"steps": state["steps"] + 1}
+        ''',
 }
 DEFECTS = {
     ("advantage", "advantages"): swap("[batch.seq_ids]", ""),
@@ -88,4 +101,10 @@ DEFECTS = {
     ("likelihood", "direction"): swap("(1 - ctx.logp.exp())", "ctx.logp.exp()"),
     ("likelihood", "any split"): swap("(1 - ctx.logp.exp())", "(ctx.logp.mean().detach() - ctx.logp.exp())"),
     ("likelihood", "explained"): add("def symbols(self): return {'': 'nothing'}"),
+    ("loss_weighting", "weights"): swap("return (1", "return -(1"),
+    ("loss_weighting", "weighs"): swap("of_losses", "of_loss"),
+    ("loss_weighting", "what it needs"): add("def of_batch(self, batch, state): return batch.entropy * 1"),
+    ("loss_weighting", "order"): swap("losses.mean()", "losses[0]"),
+    ("loss_weighting", "state"): swap('return {"steps": state["steps"] + 1}', 'state["steps"] += 1; return state'),
+    ("loss_weighting", "explained"): add("def symbols(self): return {'': 'nothing'}"),
 }

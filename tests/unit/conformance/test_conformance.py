@@ -43,11 +43,13 @@ KEYS = {
     ("reference", "window"): {"last": 2, "every": 1, "decay": 0.5},
     ("regularizer", "composed"): {"coefficient": 0.1},
     ("reward", "learned"): {"path": "SCORER", "gold": "countdown_exact", "max_batch": 5},
+    ("reward", "sum"): {"rewards": {"exact": "countdown_exact", "wordy": "countdown_wordy"}, "weights": {"wordy": 0.5}},
     ("shaping", "off_policy_mask"): {"threshold": 0.1},
     ("shaping", "overlong"): {"limit": 3, "buffer": 2},
     ("shaping", "uncertainty_bonus"): {"steps": 5},
     ("task", "countdown"): {"size": 200, "demonstrations": True},
     ("task", "jsonl"): {"path": "ROWS", "eval_path": "HELD_OUT"},
+    ("task", "labelled"): {"path": "LABELS", "held_out": "countdown"},
     ("task", "preferences"): {"path": "PAIRS", "eval_path": "HELD_OUT_PAIRS", "held_out": "countdown"},
     ("weighting", "advantage_sign"): {"positive": 1.0, "negative": 2.0},
     ("weighting", "entropy_gate"): {"keep": "high", "quantile": 0.5},
@@ -67,7 +69,8 @@ def files(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("files")
     rows = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(30)]
     pairs = [{"prompt": f"{i},1,1,1={i + 3}:", "chosen": f"{i}+1+1+1", "rejected": f"{i}"} for i in range(4, 10)]
-    written = {"ROWS": rows[:20], "HELD_OUT": rows[20:], "PAIRS": pairs[:4], "HELD_OUT_PAIRS": pairs[4:]}
+    labels = [{"prompt": row["prompt"], "completion": row["chosen"], "label": i % 2 == 0} for i, row in enumerate(pairs)]
+    written = {"LABELS": labels, "ROWS": rows[:20], "HELD_OUT": rows[20:], "PAIRS": pairs[:4], "HELD_OUT_PAIRS": pairs[4:]}
     for name, part in written.items():
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in part))
     models = {"OTHER": str(tiny_model(folder / "other", seed=1)), "SCORER": str(tiny_scorer(folder / "scorer"))}

@@ -37,4 +37,4 @@ def test_keys_have_their_type_default_and_meaning():
 def test_written_is_what_a_recipe_would_say():
     assert format_part(registry.resolve("divergence", "tsallis", "")(q=0.5)) == "Tsallis(q=0.5)"
     built = build({"steps": 1, "task": "countdown", "algorithm": "sft", "engine": "transformers", "model": {"path": "x"}})
-    assert format_part(built.algorithm) == "sft(likelihood=nll, likelihood_weight=1.0, reduction=token)"
+    assert format_part(built.algorithm) == "sft(likelihood=nll, likelihood_weight=1.0, reduction=token, loss_weighting=None)"

@@ -70,6 +70,7 @@ def test_a_critics_advantage_pays_what_is_taken_from_the_token_rewards(name: str
     """PPO takes every advantage. The penalty of a token is its own part, and what the reward of it and of later tokens loses."""
     given = {"whiten": False, "lam": 1.0} if name == "gae" else {}
     b = batch()
+    b = replace(b, reward_parts={"whole": b.rewards})
     ppo, plain = algorithm("ppo", advantage={"name": name, **given}), part("advantage", name, **given)
     taken = plain.advantages(replace(b, reward_penalties={})) - ppo.advantages(b)
     expected = torch.tensor([1.75, 2.5, 3.0, 7.0, 7.0])

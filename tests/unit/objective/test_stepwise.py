@@ -129,7 +129,7 @@ def test_a_run_pays_the_tokens(algorithm: str, tmp_path: Path, monkeypatch):
     (tmp_path / "digits.py").write_text(REWARD)
     loop, folder, seen = import_module("align.train"), tiny_model(tmp_path / "model"), []
     prepare = loop.prepare_batch
-    monkeypatch.setattr(loop, "prepare_batch", lambda recipe, batch, states: (seen.append(batch), prepare(recipe, batch, states))[1])
+    monkeypatch.setattr(loop, "prepare_batch", lambda recipe, batch, *states: (seen.append(batch), prepare(recipe, batch, *states))[1])
     loop.train(
         recipes.build(
             {

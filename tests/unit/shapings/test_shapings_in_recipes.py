@@ -112,6 +112,8 @@ def test_every_shaping_and_key_is_listed_explained_and_tested():
         "munchausen": {"alpha", "tau", "floor", "q", "credit"},
         "off_policy_mask": {"threshold"},
         "importance": {"level", "cap", "beyond_cap"},
+        "win_rate": {"temperature"},
+        "worst_case_rewards": {"strength", "parts"},
     }, "the tests of shapings are of these"
     console = Console(file=io.StringIO(), width=300)
     show(recipes.build(node({"long": {"name": "overlong", "limit": 4, "buffer": 2}, "sure": "importance"})), console)

@@ -104,10 +104,11 @@ class Moved:
 
 def test_only_what_asks_for_the_policy_costs_a_forward_pass(tmp_path: Path):
     folder = tiny_model(tmp_path)
+    of_rewards = ("overlong", "length_complexity", "win_rate", "worst_case_rewards")
     required = {"overlong": {"limit": 4, "buffer": 2}, "uncertainty_bonus": {"steps": 3}, "off_policy_mask": {"threshold": 0.1}}
     for name in registry.shipped("shaping"):
         done = scored(learner(folder, {"x": {"name": name} | required.get(name, {})}))
-        assert (done.old_logp is None) == (name in ("overlong", "length_complexity")) == (done.entropy is None)
+        assert (done.old_logp is None) == (name in of_rewards) == (done.entropy is None)
 
 
 def test_a_weight_on_the_policy_term_is_none_on_a_penalty(tmp_path: Path):

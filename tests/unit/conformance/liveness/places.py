@@ -29,10 +29,17 @@ def made(folder: Path) -> dict[str, str]:
     for n, place in enumerate(("splits/train", "splits/test", "subsets/one/rows", "subsets/two/rows")):
         file = folder / f"{place}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(json.dumps({"prompt": f"{n}{i}=", "answer": "1", "chosen": "1", "rejected": "2"}) + "\n" for i in range(3)))
+        row = {"answer": "1", "chosen": "1", "rejected": "2", "completion": "1", "label": True}
+        file.write_text("".join(json.dumps({"prompt": f"{n}{i}="} | row) + "\n" for i in range(3)))
     configurations = "".join(f"- config_name: {n}\n  data_files: {n}/*.jsonl\n" for n in ("one", "two"))
     (folder / "subsets" / "README.md").write_text(f"---\nconfigs:\n{configurations}---\n")
+    labelled = [
+        row | {"completion": row["chosen"], "reply": row["best"], "label": i % 2 == 0, "good": i % 2 == 1} for i, row in enumerate(pairs)
+    ]
     for name, of in {
+        "labels": labelled,
+        "long_labels": [*labelled, labelled[0] | {"id": "long", "completion": "1" * 30}],
+        "labelled_chats": [row | {"prompt": [{"role": "user", "content": row["prompt"]}]} for row in labelled],
         "pairs": pairs,
         "held_out_pairs": [row | {"prompt": f"7{row['prompt']}"} for row in pairs],
         "long": [*pairs, pairs[0] | {"id": "long", "chosen": "1" * 30}],
@@ -46,5 +53,17 @@ def made(folder: Path) -> dict[str, str]:
         (folder / f"data{n}").write_text(json.dumps({"steps": n, "task": "countdown", "algorithm": "sft", "model": {"path": "nowhere"}}))
     models = {name: str(tiny_model(folder / name, seed=seed)) for seed, name in enumerate(("model", "other", "third"))}
     models |= {name: str(tiny_scorer(folder / name, seed=seed)) for seed, name in enumerate(("scorer", "other_scorer"))}
-    written = ("data", "held_out", "pairs", "held_out_pairs", "long", "chats", "splits", "subsets")
+    written = (
+        "labels",
+        "long_labels",
+        "labelled_chats",
+        "data",
+        "held_out",
+        "pairs",
+        "held_out_pairs",
+        "long",
+        "chats",
+        "splits",
+        "subsets",
+    )
     return models | {name: str(folder / name) for name in written} | {"folder": str(folder)}

@@ -8,7 +8,7 @@ import torch
 from liveness import Change
 from liveness.batch import context
 
-CHANGES = {("gae", "gamma"): Change(0.5), ("gae", "lam"): Change(0.5)}
+CHANGES = {("gdpo", "weights"): Change({"first": 2.0}), ("gae", "gamma"): Change(0.5), ("gae", "lam"): Change(0.5)}
 
 
 def probe(part: Any, **_) -> Any:

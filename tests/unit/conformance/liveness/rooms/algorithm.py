@@ -12,6 +12,9 @@ CHANGES = {
     ("*", "reduction"): Change("sequence_mean"),
     ("*", "surrogate"): Change("reinforce", {"epochs": 3}),
     ("*", "advantage"): Change("group_centred"),
+    ("*", "loss_weighting"): Change("kl_dro"),
+    ("grpo", "loss_weighting"): Change("top_entropy"),
+    ("srpo", "revision"): Change("+9="),
     ("ppo", "critic"): Change("separate"),
     ("ppo", "value_clip"): Change(1e-4),
     ("ppo", "risk"): Change(0.5),
@@ -41,6 +44,8 @@ def probe(part: Any, places: dict[str, str], node: dict) -> Any:
         # With a state, a third step shows a prompt again.
         more = {"steps": 3} if part.initial_state() else {}
         return updated({"algorithm": node, "optimizer": {"lr": 3e-2}} | linked | more, places)
+    if part.labels:
+        return updated(RANKED | {"algorithm": node, "regularizers": {NAME: LINK}}, places, fresh=True)
     if part.ranks:
         return updated(RANKED | {"algorithm": node, "regularizers": {NAME: LINK} if part.links else {}}, places, fresh=True)
     demonstrations = {

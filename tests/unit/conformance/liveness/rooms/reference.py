@@ -2,8 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from helpers.built import single_turn
+
 from align.config.schema import Model
 from align.learner.policy import Policy
+from align.types import TokenBatch
 from liveness import Change
 
 REQUIRED = {
@@ -14,6 +18,10 @@ REQUIRED = {
 }
 CHANGES = {
     ("*", "path"): Change("{third}"),
+    ("disturbed", "gradient"): Change("both"),
+    ("disturbed", "mask_id"): Change(3, {"share": 0.5}),
+    ("disturbed", "share"): Change(0.6),
+    ("disturbed", "seed"): Change(7, {"share": 0.5}),
     ("soup", "paths"): Change(["{third}"]),
     ("soup", "weights"): Change([0.25]),
     ("context", "prepend"): Change("7"),
@@ -36,4 +44,10 @@ def probe(part: Any, places: dict[str, str], node: dict) -> Any:
             p.data.mul_(1 + 0.1 * step)
         reference.after_step(step)
         seen.append(reference.content_hash())
-    return seen
+    ids = torch.arange(3, 19).repeat(2, 1)
+    micro = TokenBatch(
+        input_ids=ids, **single_turn(torch.tensor([12, 12]), torch.tensor([3, 2])), group_ids=torch.arange(2), prompt_ids=("a", "b")
+    )
+    other = reference.branch(micro)
+    branch = None if other is None else other.input_ids
+    return [*seen, None if part.tokens_only else reference.hidden(micro), branch]

@@ -7,11 +7,13 @@ import torch
 from align.types import Episode, Group, Prompt
 from liveness import Change
 
-REQUIRED = {"learned": {"path": "{scorer}"}}
+REQUIRED = {"learned": {"path": "{scorer}"}, "sum": {"rewards": {"exact": "countdown_exact", "long": "countdown_wordy"}}}
 CHANGES = {
     ("learned", "path"): Change("{other_scorer}"),
     ("learned", "gold"): Change("countdown_wordy"),
     ("learned", "max_batch"): Change(3),
+    ("sum", "rewards"): Change({"exact": "countdown_exact"}),
+    ("sum", "weights"): Change({"long": 0.5}),
     ("learned", "dtype"): Change("bfloat16"),
 }
 

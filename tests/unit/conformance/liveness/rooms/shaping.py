@@ -17,6 +17,8 @@ CHANGES = {
     ("munchausen", "alpha"): Change(0.5),
     ("munchausen", "credit"): Change("summed"),
     ("munchausen", "floor"): Change(-0.01),
+    ("win_rate", "temperature"): Change(0.5),
+    ("worst_case_rewards", "parts"): Change(["second"]),
     ("uncertainty_bonus", "mask_id"): Change(1),
 }
 

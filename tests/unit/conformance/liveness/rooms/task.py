@@ -4,12 +4,13 @@ from typing import Any
 
 from helpers.own_tokenizers import CHATML, byte_tokenizer
 
+from align.algorithms.bco import Bco
 from align.experience.examples import Examples
 from align.tasks.countdown import Countdown
 from liveness import Change
 
 TEMPLATE = CHATML.replace("assistant\n{% endif %}", "assistant\n{{ enable_thinking }}{% endif %}")
-REQUIRED = {"jsonl": {"path": "{data}"}, "preferences": {"path": "{pairs}"}}
+REQUIRED = {"jsonl": {"path": "{data}"}, "labelled": {"path": "{labels}"}, "preferences": {"path": "{pairs}"}}
 CHANGES = {
     ("countdown", "size"): Change(9, {"size": 8}),
     ("countdown", "sort_share"): Change(0.5, {"size": 8, "demonstrations": True}),
@@ -19,6 +20,14 @@ CHANGES = {
     ("*", "subset"): Change("two", {"path": "{subsets}", "subset": "one"}),
     ("*", "eval_split"): Change("test", {"path": "{splits}"}),
     ("*", "template"): Change({"enable_thinking": False}, {"path": "{chats}"}),
+    ("labelled", "path"): Change("{long_labels}", {"too_long": "drop"}),
+    ("labelled", "template"): Change({"enable_thinking": False}, {"path": "{labelled_chats}"}),
+    ("labelled", "prompt"): Change("question"),
+    ("labelled", "completion"): Change("reply"),
+    ("labelled", "label"): Change("good"),
+    ("labelled", "id"): Change("key"),
+    ("labelled", "too_long"): Change("drop", {"path": "{long_labels}"}, stops=True),
+    ("labelled", "held_out"): Change("countdown"),
     ("preferences", "path"): Change("{held_out_pairs}"),
     ("preferences", "eval_path"): Change("{held_out_pairs}"),
     ("preferences", "prompt"): Change("question"),
@@ -39,5 +48,6 @@ CHANGES = {
 def probe(part: Any, **_) -> Any:
     ranked = part.examples()[0].ranked
     tokenizer = byte_tokenizer(template=TEMPLATE) if part.examples()[0].messages else Countdown().tokenizer()
-    dealt = [Examples(part, part.tokenizer() or tokenizer, 1, 0, 8).dropped] if ranked else []
+    algorithm = Bco() if part.examples()[0].labels else None
+    dealt = [Examples(part, part.tokenizer() or tokenizer, 1, 0, 8, algorithm).dropped] if ranked else []
     return [part.examples(), part.rankings(), part.suites(2), dealt]

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from align.config.nodes import part
+from align.rewards import Answer, Reward, start_reward
+from align.rewards._summed import Summed, SummedTogether, combined
+from align.types import Prompt
+
+
+@dataclass(frozen=True)
+class Sum(Reward):
+    """A weighted sum of several rewards, each logged and kept by its name: `{rewards: {exact: countdown_exact}, weights: {exact: 2}}`.
+
+    The named rewards are `batch.reward_parts`, which `advantage: gdpo` and `worst_case_rewards` read; parts of a part are logged as
+    NAME/PART. Steps of process rewards are weighed as their reward is. An answer of which one reward fails has failed. The time limit of
+    an answer is that of all rewards together.
+    """
+
+    rewards: Any = part("reward", many=True)
+    """Rewards by names of your choice."""
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    """By name; 1 where none is given. With a weight of 0 a reward is measured alone."""
+
+    def __post_init__(self):
+        if not self.rewards:
+            raise ValueError("rewards must name at least one: rewards: {exact: countdown_exact}")
+        if unknown := self.weights.keys() - self.rewards.keys():
+            raise ValueError(f"weights names {', '.join(sorted(unknown))}, and the rewards are {', '.join(self.rewards)}")
+        if taken := {"total", "mean", "std", "failed"} & self.rewards.keys():
+            raise ValueError(f"rewards has one called {', '.join(sorted(taken))}, a metric of every run: choose another name")
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        return tuple(self.rewards)
+
+    def start(self) -> Reward:
+        running = {name: start_reward(reward) for name, reward in self.rewards.items()}
+        together = any(reward.batched for reward in running.values())
+        return (SummedTogether if together else Summed)(running, self._weights())
+
+    def score(self, prompt: Prompt, response: str) -> Answer:
+        """Starts its rewards for this call; what `start` returns keeps them."""
+        return combined({name: start_reward(r).score(prompt, response) for name, r in self.rewards.items()}, self._weights())
+
+    def _weights(self) -> Mapping[str, float]:
+        return {name: self.weights.get(name, 1.0) for name in self.rewards}
