@@ -15,7 +15,7 @@ from align.config.nodes import build_part
 from align.config.schema import RewardLimits
 from align.core.reward_parts import on_simplex, worst_case_weights
 from align.errors import RecipeError
-from align.rewards import started
+from align.rewards import start_reward
 from align.shapings.win_rate import WinRate
 from align.shapings.worst_case_rewards import WorstCaseRewards
 from align.types import Episode, Group, Prompt, TokenBatch
@@ -55,7 +55,7 @@ def group(*texts: str) -> Group:
 def test_a_sum_is_weighed_and_every_part_is_kept(own: str):
     rewards = {"long": f"{own}:length", "two": f"{own}:parts", "step": f"{own}:steps"}
     reward = build_part("reward", {"name": "sum", "rewards": rewards, "weights": {"long": 0.5, "step": 2.0}}, "reward")
-    found = run_rewards(started(reward), RewardLimits(), [group("abc", "a")])
+    found = run_rewards(start_reward(reward), RewardLimits(), [group("abc", "a")])
     assert found.values.tolist() == [5.5, 4.5]
     assert {name: part.tolist() for name, part in found.parts.items()} == {
         "long": [3.0, 1.0], "two": [2.0, 2.0], "two/inner": [0.5, 0.5], "step": [1.0, 1.0], "step/end": [0.75, 0.75],
@@ -65,7 +65,7 @@ def test_a_sum_is_weighed_and_every_part_is_kept(own: str):
 
 def test_an_answer_of_which_one_reward_fails_has_failed(own: str):
     reward = build_part("reward", {"name": "sum", "rewards": {"long": f"{own}:length", "bad": f"{own}:broken"}}, "reward")
-    found = run_rewards(started(reward), RewardLimits(), [group("abc")])
+    found = run_rewards(start_reward(reward), RewardLimits(), [group("abc")])
     assert found.failed == 1 and "no number" in str(found.first_failure)
 
 
