@@ -7,6 +7,7 @@ the standard library's: the tests of a GPU run where little else is installed.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from helpers import shapes
 # What is imported and collected lives to the end: the collector would go through its million objects again and again.
 gc.disable()
 shapes.check()
+# A thread for each tensor of a model of 26 takes longer than the tensors.
+os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
 
 ROOT = Path(__file__).parent
 FIRST = (
@@ -60,12 +63,13 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def without_plots() -> Iterator[None]:
-    """Drawing takes a second a run. tests/unit/telemetry draws."""
+    """Drawing takes a second a run. tests/unit/telemetry draws. Neither is a configuration written out."""
     if "align.train" not in sys.modules:
         yield
         return
-    from helpers import blank_plots
+    from helpers import blank_plots, quick_configs
 
+    quick_configs.install()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("align.telemetry.plots.draw", blank_plots.blank)
         yield

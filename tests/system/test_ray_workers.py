@@ -39,16 +39,19 @@ def prompts(*fields: dict) -> list[Prompt]:
 
 
 PLAIN = prompts({}, {}, {}, {})
+REAL = {"name": "transformers", "max_batch": 4}
+"""An engine whose batches decide its last bits."""
 
 
-def built(model: Path, plugin: Path, **workers) -> Recipe:
+def built(model: Path, plugin: Path, engine: dict | None = None, **workers) -> Recipe:
+    """With the plugin's engine, which starts soon."""
     return recipes.build(
         {
             "steps": 2,
             "task": "countdown",
             "algorithm": "grpo",
             "reward": f"{plugin}:Unreliable",
-            "engine": {"name": f"{plugin}:Mortal", "max_batch": 4},
+            "engine": engine or f"{plugin}:Mortal",
             "model": {"path": str(model)},
             "batch": {"prompts": 4, "samples": 2},
             "sampling": {"max_tokens": 6},
@@ -95,6 +98,16 @@ def workers(model: Path, tmp_path_factory):
     opened.close()
     opened.close()
     assert not ray.is_initialized()
+
+
+@pytest.fixture(scope="module")
+def twins(workers, model: Path):
+    """In one process, and on Ray with one actor a role; they join the cluster of `workers`."""
+    opened = [open_workers(built(model, PLUGIN, REAL, backend=backend), str(model), 3) for backend in ("local", "ray")]
+    yield opened
+    for one in opened:
+        one.close()
+    assert ray.is_initialized()  # the cluster was there before
 
 
 NOBODY, MALFORMED = "no Ray cluster answers there", "write auto, HOST:PORT or ray://HOST:PORT"
@@ -183,14 +196,14 @@ def _until_listening(port: int, head: subprocess.Popen) -> None:
     raise AssertionError("the head did not come up")
 
 
-def test_one_and_two_workers_and_one_process_draw_the_same_bits(workers, local, model: Path):
+def test_one_and_two_workers_and_one_process_draw_the_same_bits(workers, twins, model: Path):
     """Five units of prompts of three lengths, among them one prompt twice; evaluation and pairs are drawn by the same call."""
     asked = [Prompt(id=str(i % 8), text="1", token_ids=(3 + i % 8, 4, 5)[: 1 + i % 3]) for i in range(9)]
-    one = open_workers(built(model, PLUGIN, backend="ray"), str(model), 3, None, False)
+    two, (local, one) = open_workers(built(model, PLUGIN, REAL, backend="ray", rollout=2), str(model), 3, None, False), twins
     for chosen in (asked, asked[:1]):
         expected = local.generate(chosen, 2, seed=7)
-        assert same(workers.generate(chosen, 2, seed=7), expected) and same(one.generate(chosen, 2, seed=7), expected)
-    one.close()
+        assert same(two.generate(chosen, 2, seed=7), expected) and same(one.generate(chosen, 2, seed=7), expected)
+    two.close()
 
 
 def test_actors_have_their_environment(workers):
@@ -342,9 +355,8 @@ def test_a_plugin_of_several_files_needs_no_folder_on_the_workers(workers, model
     assert rewards.values.tolist() == [2 * len(e.text) for g in groups for e in g.episodes] and rewards.failed == 0
 
 
-def test_the_twins_go_through_a_step_alike_until_the_learner_dies(workers, model: Path, tmp_path):
+def test_the_twins_go_through_a_step_alike_until_the_learner_dies(twins, tmp_path):
     """Generate, reward, score, update, publish, generate: equal to the last bit; then the learner is killed."""
-    twins = [open_workers(built(model, PLUGIN, backend=backend), str(model), 3) for backend in ("local", "ray")]
     first, stats, second = zip(*(_step(twin) for twin in twins), strict=True)
     assert same(*first) and same(*second) and not same(first[0], second[0])
     assert stats[0] == stats[1] and stats[0]["loss/policy"].count > 0
@@ -358,8 +370,6 @@ def test_the_twins_go_through_a_step_alike_until_the_learner_dies(workers, model
     ray.kill(twins[1].learner_actor)
     with pytest.raises(RunStopped, match=r"the learner's process died \(it was killed\)\. What it learned .* is lost$"):
         remote.save(str(tmp_path / "checkpoint"))
-    twins[1].close()
-    assert ray.is_initialized()  # the cluster was there before
 
 
 def _stays_as_it_was(twin) -> None:
