@@ -56,7 +56,10 @@ def built(model: Path, plugin: Path, engine: dict | None = None, **workers) -> R
             "batch": {"prompts": 4, "samples": 2},
             "sampling": {"max_tokens": 6},
             "optimizer": {"lr": 1e-2},
-            "regularizers": {"kl": {"estimator": "exact", "coefficient": 0.1}},
+            "regularizers": {
+                "kl": {"estimator": "exact", "coefficient": 0.1},
+                "mine": {"divergence": f"{plugin}:Hellinger", "coefficient": 0.1},
+            },
             "workers": {"cpus": 0.1, **workers},
             "reward_limits": {"seconds": 0.3},
         }

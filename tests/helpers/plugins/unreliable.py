@@ -1,4 +1,4 @@
-"""A reward and an engine that fail when the prompt's field `do` says so."""
+"""A reward and an engine that fail when the prompt's field `do` says so, and a divergence that does not."""
 
 import itertools
 import os
@@ -91,3 +91,10 @@ class RunningMortal(RunningEngine):
             )
             for n in lengths
         )
+
+
+class Hellinger:
+    """Squared Hellinger distance: f(u) = (sqrt(u) - 1)^2."""
+
+    def f(self, log_u):
+        return (log_u / 2).expm1() ** 2
