@@ -34,6 +34,7 @@ FIRST = (
     "system/test_examples.py",
     "system/test_ppo_closed_form.py",
     "system/test_vllm_engine.py",
+    "system/test_ray_clusters.py",
     "system/test_closed_form.py",
     "system/test_gpu_placement.py",
     "unit/regularizer_oracles/test_unbiased_cells.py",
