@@ -14,6 +14,7 @@ PRELOADED = [
     "align.cli",
     "align.train",
     "helpers.blank_plots",
+    "helpers.quick_configs",
     "align.engines.transformers",
     "align.workers.cluster",
     "align.workers.local",
@@ -54,7 +55,8 @@ def _main(arguments: list[str], folder: Path, output: Path) -> None:
             os.dup2(file.fileno(), number)
     sys.argv = ["align", *arguments]
     from align.cli import main
-    from helpers import blank_plots
+    from helpers import blank_plots, quick_configs
 
     blank_plots.install()
+    quick_configs.install()
     main()

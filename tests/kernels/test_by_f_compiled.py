@@ -18,7 +18,7 @@ from align_kernels.codegen import fused
 for arch, names in ((80, list(BY_F)[:2]), (90, list(BY_F)[1:])):
     for name in names:
         print(name, arch, flush=True)
-        budgets.sums(budgets.Rows(), arch, fused(BY_F[name]))
+        budgets.sums(budgets.Rows(), arch, fused(BY_F[name])).compile()
 print("all")
 """
 

@@ -65,6 +65,7 @@ def run(regularizer: dict, steps: int, model: Path, out: Path) -> torch.Tensor:
                 "optimizer": {"lr": 0.03, "betas": [0.8, 0.95], "schedule": "cosine", "final_fraction": 1e-4, "max_grad_norm": 100.0},
                 "workers": {"backend": "local"},
                 "evaluation": {"every": -1},
+                "samples": {"every": 0},
             }
         ),
         out,

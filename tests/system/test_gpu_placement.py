@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import ray
 from helpers.models import tiny_model
+from helpers.paths import PLUGINS
 
 from align.config import recipes
 from align.config.schema import Recipe
@@ -32,6 +33,7 @@ def built(model: Path, **workers) -> Recipe:
             "task": "countdown",
             "algorithm": "grpo",
             "reward": "countdown_exact",
+            "engine": f"{PLUGINS}/unreliable.py:Mortal",  # which starts soon
             "model": {"path": str(model)},
             "batch": {"prompts": 6, "samples": 2},
             "sampling": {"max_tokens": 4},

@@ -42,6 +42,7 @@ def run(folder: Path, out: Path, **keys) -> None:
                 "optimizer": {"lr": 0.01, "betas": [0.9, 0.95], "schedule": "cosine", "final_fraction": 1e-4, "max_grad_norm": 100.0},
                 "workers": {"backend": "local"},
                 "evaluation": {"every": -1},
+                "samples": {"every": 0},
             }
             | keys
         ),

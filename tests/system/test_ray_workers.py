@@ -2,10 +2,6 @@
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -28,7 +24,6 @@ from align.experience.prepare import prepare_batch
 from align.run.state import RunState
 from align.types import Group, Prompt
 from align.workers import cluster, open_workers
-from align.workers.connect import connect
 from align.workers.local import LocalWorkers
 
 PLUGIN = PLUGINS / "unreliable.py"
@@ -39,21 +34,27 @@ def prompts(*fields: dict) -> list[Prompt]:
 
 
 PLAIN = prompts({}, {}, {}, {})
+REAL = {"name": "transformers", "max_batch": 4}
+"""An engine whose batches decide its last bits."""
 
 
-def built(model: Path, plugin: Path, **workers) -> Recipe:
+def built(model: Path, plugin: Path, engine: dict | None = None, **workers) -> Recipe:
+    """With the plugin's engine, which starts soon."""
     return recipes.build(
         {
             "steps": 2,
             "task": "countdown",
             "algorithm": "grpo",
             "reward": f"{plugin}:Unreliable",
-            "engine": {"name": f"{plugin}:Mortal", "max_batch": 4},
+            "engine": engine or f"{plugin}:Mortal",
             "model": {"path": str(model)},
             "batch": {"prompts": 4, "samples": 2},
             "sampling": {"max_tokens": 6},
             "optimizer": {"lr": 1e-2},
-            "regularizers": {"kl": {"estimator": "exact", "coefficient": 0.1}},
+            "regularizers": {
+                "kl": {"estimator": "exact", "coefficient": 0.1},
+                "mine": {"divergence": f"{plugin}:Hellinger", "coefficient": 0.1},
+            },
             "workers": {"cpus": 0.1, **workers},
             "reward_limits": {"seconds": 0.3},
         }
@@ -97,100 +98,24 @@ def workers(model: Path, tmp_path_factory):
     assert not ray.is_initialized()
 
 
-NOBODY, MALFORMED = "no Ray cluster answers there", "write auto, HOST:PORT or ray://HOST:PORT"
+@pytest.fixture(scope="module")
+def twins(workers, model: Path):
+    """In one process, and on Ray with one actor a role; they join the cluster of `workers`."""
+    opened = [open_workers(built(model, PLUGIN, REAL, backend=backend), str(model), 3) for backend in ("local", "ray")]
+    yield opened
+    for one in opened:
+        one.close()
+    assert ray.is_initialized()  # the cluster was there before
 
 
-@pytest.mark.parametrize(
-    ("address", "told"),
-    [
-        ("127.0.0.1:9", NOBODY),
-        ("nowhere.invalid:6379", NOBODY),
-        ("ray://127.0.0.1:9", NOBODY),
-        ("127.0.0.1:99999", NOBODY),
-        ("somewhere", MALFORMED),
-        ("host:port", MALFORMED),
-    ],
-)
-def test_a_wrong_address_is_told_within_seconds(address: str, told: str):
-    began = time.monotonic()
-    with pytest.raises(UserError, match=told) as error:
-        connect(address)
-    assert str(error.value).startswith(f"--address {address}: ") and time.monotonic() - began < 20
-
-
-def test_a_cluster_of_the_environment_is_not_joined_silently(monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with pytest.raises(UserError, match=r"give --address 10\.0\.0\.1:6379 to use that cluster"):
-        connect(None)
-
-
-def test_auto_tells_what_it_found(monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    with pytest.raises(UserError, match="--address auto: no Ray cluster answers there"):
-        connect("auto")
-    monkeypatch.setenv("RAY_ADDRESS", "local")
-    with pytest.raises(UserError, match="--address auto: finds no Ray cluster"):
-        connect("auto")
-    monkeypatch.setenv("RAY_ADDRESS", "somewhere")
-    with pytest.raises(UserError, match="--address auto: finds no Ray cluster"):
-        connect("auto")
-
-
-def test_attaching_ships_the_drivers_align():
-    """A cluster started by another program, which stays up when this one leaves it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tempfile.mkdtemp(prefix="ray")  # not pytest's: Ray's sockets need a short path
-    command = [
-        Path(sys.executable).parent / "ray",
-        "start",
-        "--head",
-        "--block",
-        f"--port={port}",
-        "--num-cpus=1",
-        f"--temp-dir={folder}",
-        "--include-dashboard=false",
-        "--disable-usage-stats",
-    ]
-    with open(Path(folder) / "out", "w") as out:
-        head = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        _until_listening(port, head)
-        assert connect(f"127.0.0.1:{port}")
-        path = ray.get(ray.remote(num_cpus=0.1)(lambda: sys.path).remote(), timeout=60)
-        assert [p for p in path if p.startswith(folder) and (Path(p) / "align" / "config" / "recipes.py").is_file()]
-        with pytest.raises(UserError, match="attached to a Ray cluster already"):
-            connect("auto")
-        with pytest.raises(UserError, match=r"wanted 12\.5 CPUs .* the cluster has 1; lower"):
-            cluster._check([cluster.Need("rollout", 25, 0.5, 0.0)])
-        ray.shutdown()
-        assert head.poll() is None
-    finally:
-        ray.shutdown()
-        head.terminate()
-        head.wait(30)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _until_listening(port: int, head: subprocess.Popen) -> None:
-    for _ in range(600):
-        assert head.poll() is None
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise AssertionError("the head did not come up")
-
-
-def test_one_and_two_workers_and_one_process_draw_the_same_bits(workers, local, model: Path):
+def test_one_and_two_workers_and_one_process_draw_the_same_bits(workers, twins, model: Path):
     """Five units of prompts of three lengths, among them one prompt twice; evaluation and pairs are drawn by the same call."""
     asked = [Prompt(id=str(i % 8), text="1", token_ids=(3 + i % 8, 4, 5)[: 1 + i % 3]) for i in range(9)]
-    one = open_workers(built(model, PLUGIN, backend="ray"), str(model), 3, None, False)
+    two, (local, one) = open_workers(built(model, PLUGIN, REAL, backend="ray", rollout=2), str(model), 3, None, False), twins
     for chosen in (asked, asked[:1]):
         expected = local.generate(chosen, 2, seed=7)
-        assert same(workers.generate(chosen, 2, seed=7), expected) and same(one.generate(chosen, 2, seed=7), expected)
-    one.close()
+        assert same(two.generate(chosen, 2, seed=7), expected) and same(one.generate(chosen, 2, seed=7), expected)
+    two.close()
 
 
 def test_actors_have_their_environment(workers):
@@ -342,9 +267,8 @@ def test_a_plugin_of_several_files_needs_no_folder_on_the_workers(workers, model
     assert rewards.values.tolist() == [2 * len(e.text) for g in groups for e in g.episodes] and rewards.failed == 0
 
 
-def test_the_twins_go_through_a_step_alike_until_the_learner_dies(workers, model: Path, tmp_path):
+def test_the_twins_go_through_a_step_alike_until_the_learner_dies(twins, tmp_path):
     """Generate, reward, score, update, publish, generate: equal to the last bit; then the learner is killed."""
-    twins = [open_workers(built(model, PLUGIN, backend=backend), str(model), 3) for backend in ("local", "ray")]
     first, stats, second = zip(*(_step(twin) for twin in twins), strict=True)
     assert same(*first) and same(*second) and not same(first[0], second[0])
     assert stats[0] == stats[1] and stats[0]["loss/policy"].count > 0
@@ -358,8 +282,6 @@ def test_the_twins_go_through_a_step_alike_until_the_learner_dies(workers, model
     ray.kill(twins[1].learner_actor)
     with pytest.raises(RunStopped, match=r"the learner's process died \(it was killed\)\. What it learned .* is lost$"):
         remote.save(str(tmp_path / "checkpoint"))
-    twins[1].close()
-    assert ray.is_initialized()  # the cluster was there before
 
 
 def _stays_as_it_was(twin) -> None:
@@ -378,19 +300,3 @@ def _step(twin):
     stats = twin.learner.update(batch, 0)
     twin.publish(1)
     return groups, stats, twin.generate(PLAIN, 2, seed=5)
-
-
-def test_a_private_cluster_listens_on_loopback_and_gets_no_secrets():
-    """In a process of its own, because this one has a cluster already."""
-    code = (
-        "import os, ray\n"
-        "from align.workers.connect import connect\n"
-        "connect(None)\n"
-        "env = ray.get(ray.remote(num_cpus=0.1)(lambda: dict(os.environ)).remote())\n"
-        "print([env.get(name) for name in ('SERVICE_API_KEY', 'HF_TOKEN', 'JUDGE', 'HF_HOME')], os.environ['HF_TOKEN'])\n"
-        "print({node['NodeManagerAddress'] for node in ray.nodes()})\n"
-        "ray.shutdown()\n"
-    )
-    secrets = {"SERVICE_API_KEY": "a", "HF_TOKEN": "b", "JUDGE": "c", "HF_HOME": "d", "ALIGN_PASS_ENV": "JUDGE"}
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | secrets, capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.splitlines() == ["[None, None, 'c', 'd'] b", "{'127.0.0.1'}"]

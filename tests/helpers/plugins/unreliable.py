@@ -1,17 +1,20 @@
-"""A reward and an engine that fail when the prompt's field `do` says so."""
+"""A reward and an engine that fail when the prompt's field `do` says so, and a divergence that does not."""
 
 import itertools
 import os
 import signal
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from align.engines import RunningEngine, Sampling
-from align.engines.transformers import RunningTransformers, Transformers
+import numpy as np
+
+from align.engines import Engine, RunningEngine, Sampling
 from align.errors import UserError
 from align.rewards import Reward
-from align.types import Group, Prompt
+from align.types import Episode, Group, Prompt
+from align.weight_sync.flattening import Weights
 
 
 class Unreliable(Reward):
@@ -41,16 +44,28 @@ class Unreliable(Reward):
             time.sleep(10)
 
 
-class Mortal(Transformers):
-    """Its process is killed in the middle of a call that finds the file `kill_once` names, which it takes with it."""
+class Mortal(Engine):
+    """Its process is killed in the middle of a call that finds the file `kill_once` names, which it takes with it.
+
+    Its answers follow from the seed and from every byte of the weights; it starts in half the time that transformers takes to import.
+    """
 
     environment = {"ALIGN_TEST_MARK": "seen"}  # noqa: RUF012
 
+    def units(self, lengths: Sequence[int], samples: int) -> list[list[int]]:
+        return [list(range(i, min(i + 2, len(lengths)))) for i in range(0, len(lengths), 2)]
+
     def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
-        return RunningMortal(self, model_dir, sampling, max_prompt_tokens)
+        return RunningMortal((Path(model_dir) / "model.safetensors").read_bytes(), sampling.max_tokens)
 
 
-class RunningMortal(RunningTransformers):
+class RunningMortal(RunningEngine):
+    def __init__(self, weights: bytes, most: int):
+        self.weights, self.most = zlib.crc32(weights), most
+
+    def load(self, version: int, weights: Weights) -> None:
+        self.weights, self.version = zlib.crc32(weights.buffer), version
+
     def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
         for prompt in prompts:
             order = Path(prompt.fields.get("kill_once", "/nonexistent"))
@@ -65,4 +80,21 @@ class RunningMortal(RunningTransformers):
                 raise UserError("no room for this prompt")
             if prompt.fields.get("do") == "kill always":
                 os.kill(os.getpid(), signal.SIGKILL)
-        return super().generate(prompts, samples, seeds)
+        return [Group(prompt=p, episodes=self._answers(p, samples, seed)) for p, seed in zip(prompts, seeds, strict=True)]
+
+    def _answers(self, prompt: Prompt, samples: int, seed: int) -> tuple[Episode, ...]:
+        drawn = np.random.default_rng([seed, self.weights, *prompt.token_ids])
+        lengths = drawn.integers(1, self.most, samples, endpoint=True).tolist()
+        return tuple(
+            Episode.single_turn(
+                drawn.integers(3, 26, n, dtype=np.int32), "1" * n, -drawn.random(n, dtype=np.float32), self.version, finished=n < self.most
+            )
+            for n in lengths
+        )
+
+
+class Hellinger:
+    """Squared Hellinger distance: f(u) = (sqrt(u) - 1)^2."""
+
+    def f(self, log_u):
+        return (log_u / 2).expm1() ** 2

@@ -268,17 +268,17 @@ def test_list_of_an_unknown_kind():
 
 
 def test_list_names_the_package_of_a_plugin_and_does_not_fall_over_a_broken_one(tmp_path, monkeypatch):
-    (tmp_path / "guest.py").write_text("class Guest:\n    '''A guest [of ours].'''\n    def f(self, log_u): ...\n")
+    (tmp_path / "caller.py").write_text("class Guest:\n    '''A guest [of ours].'''\n    def f(self, log_u): ...\n")
     info = tmp_path / "guest-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: guest\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[align.divergences]\nguest = guest:Guest\nlost = guest:CallFailed\n")
+    (info / "entry_points.txt").write_text("[align.divergences]\nguest = caller:Guest\nlost = caller:CallFailed\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     shown = align("list", "divergence").stdout
-    assert "A guest [of ours]. (entry point guest:Guest)" in shown
-    assert "AttributeError: module 'guest' has no attribute 'CallFailed' (entry point guest:CallFailed)" in shown
+    assert "A guest [of ours]. (entry point caller:Guest)" in shown
+    assert "AttributeError: module 'caller' has no attribute 'CallFailed' (entry point caller:CallFailed)" in shown
     lost = next(p for p in json.loads(align("list", "divergence", "--json").stdout) if p["name"] == "lost")
-    assert lost["error"].endswith("failed to import\nAttributeError: module 'guest' has no attribute 'CallFailed'")
+    assert lost["error"].endswith("failed to import\nAttributeError: module 'caller' has no attribute 'CallFailed'")
 
 
 # Which file a name means
