@@ -18,7 +18,7 @@ class ImplicitReward(OfAnswers):
     """The base: `h = beta s - R` of each answer, s the score of the link, R the shaped reward; 0 spread of h in a group is the optimum.
 
     The optimum of `E[R] - beta D_f(pi||ref)` over whole answers has `beta f'(u) = R - lambda` with one lambda a prompt (Wang et al.
-    2309.16240, theorem 1), so there h is constant in each group, and loss and gradient are 0 whichever policy drew the answers: no
+    2309.16240), so there h is constant in each group, and loss and gradient are 0 whichever policy drew the answers: no
     importance ratio enters. The regularizer placed as the link has beta, divergence, reference and weighting.
     """
 

@@ -14,7 +14,7 @@ class Bco(Labelled):
 
     The loss of a good answer is `-log sigmoid(beta (s - delta))`, of a bad one `-log sigmoid(beta (delta - s))`, with the reward shift
     delta the mean of the mean scores of the batch's good and of its bad answers, without a gradient. The paper's delta is an expectation
-    over the data, which its authors average over batches; its correction for prompts that differ between good and bad data is not here.
+    over the data, which TRL's trainer averages over batches; its correction for prompts that differ between good and bad data is not here.
     """
 
     def formula(self) -> str:

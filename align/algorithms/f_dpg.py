@@ -25,8 +25,8 @@ class FDpg(OfAnswers):
     """f-DPG (Go et al. 2302.08215): minimises D_f(pi||p) of whole answers to the target p = ref exp(R/beta)/Z of each prompt.
 
     The gradient is `E_q[(pi/q)(f'(t) - f'(1) - b) grad log pi]` at t = pi/p, q what drew the answers by the engine's log-probs; the value
-    logged is the unbiased `(pi/q) khat(t)`. forward_kl is GDC (Korbak et al. 2112.00791), reverse_kl KL-regularised RL divided by beta.
-    At p the gradient is 0 for every q, if log Z is right.
+    logged is the unbiased `(pi/q) khat(t)`. forward_kl is GDC (Khalifa et al. 2012.11635), whose form for prompts is CDPG (Korbak et al.
+    2112.00791); reverse_kl is KL-regularised RL divided by beta. At p the gradient is 0 for every q, if log Z is right.
 
     Z_x is the mean of `ref exp(R/beta)/q`: of the group, or of all answers to the prompt so far. With few answers log Z is biased
     downwards, and of the group it depends on the answer itself. b is the mean of the last f'(t) - f'(1) at q, before this batch.

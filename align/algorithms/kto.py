@@ -11,7 +11,7 @@ from align.types import TokenBatch
 
 @dataclass(frozen=True)
 class Kto(Labelled):
-    """Kahneman-Tversky optimisation of answers labelled good or bad (Ethayarajh et al. 2402.01306, equations 7 and 8).
+    """Kahneman-Tversky optimisation of answers labelled good or bad (Ethayarajh et al. 2402.01306, equation 7).
 
     The loss of a good answer is `good_weight (1 - sigmoid(beta (s - z)))`, of a bad one `bad_weight (1 - sigmoid(beta (z - s)))`. z is
     their estimate of KL(pi||ref), the mean log pi/ref of answers to other prompts of the batch, at least 0 and without a gradient: two

@@ -11,7 +11,7 @@ class LogVariance(ImplicitReward):
     """Half the unbiased variance over the group of `beta log pi/ref - R` (log-variance, VarGrad: Richter et al. 2010.10436).
 
     On-policy its gradient is `-beta` times that of `E[R] - beta KL(pi||ref)`: REINFORCE with the leave-one-out baseline of R less the
-    penalty. The divergence of the link may be any f (ours); the optimum is then that of `E[R] - beta D_f`.
+    penalty. The divergence of the link may be any f (not in the paper); the optimum is then that of `E[R] - beta D_f`.
     """
 
     epochs: int = 1

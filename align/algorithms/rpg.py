@@ -14,7 +14,7 @@ class Rpg(_rpg.Rpg):
     """Regularised policy gradient, fully differentiable losses (Zhang et al. 2505.17508): -rho A + beta g(rho), differentiated as it is.
 
     The paper's four are forward_kl, KL(pi_old||pi), and reverse_kl, KL(pi||pi_old), each unnormalised or not; its URKL lacks the constant
-    beta, with which the value is the divergence. Every other f is ours. `grpo` with surrogate reinforce and a sampled penalty against
+    beta, with which the value is the divergence. No other f is in the paper. `grpo` with surrogate reinforce and a sampled penalty against
     reference behaviour is the unnormalised loss. Nothing is clipped: see `rpg_reinforce`.
     """
 

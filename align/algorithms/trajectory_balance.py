@@ -8,7 +8,7 @@ from align.algorithms._implicit_reward import ImplicitReward
 
 @dataclass(frozen=True)
 class TrajectoryBalance(ImplicitReward):
-    """Trajectory balance of whole answers, `(h + beta log Z)^2/2`, the mean of the group as log Z (TBA, 2503.18929).
+    """Trajectory balance of whole answers, `(h + beta log Z)^2/2`, the mean of the group as log Z (TBA, Bartoldson et al. 2503.18929).
 
     Malkin et al. 2201.13259 learn log Z, and square without the half. With the mean of k answers in its place the gradient is (k - 1)/k
     of that of `log_variance`.

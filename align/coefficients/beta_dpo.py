@@ -13,11 +13,11 @@ from align.types import Columns
 
 @dataclass(frozen=True)
 class BetaDpo(Coefficient):
-    """beta-DPO (Wu et al. 2407.08639, equation 7): pairs that the policy tells apart more than usual weigh with a larger beta.
+    """beta-DPO (Wu et al. 2407.08639): pairs that the policy tells apart more than usual weigh with a larger beta.
 
     beta_i = value * (1 + sensitivity * (M_i - M_0)), M_i the implicit-reward margin value * (lr_w - lr_l) of the pair under the policy
     that scores the batch (of a ranking, the mean over its pairs), lr = log pi/ref of the answer in nats; M_0 its running mean over
-    batches, 0 at first. The authors' code has one beta a batch, `per: batch`, from the batch's mean margin, and filters pairs too, which
+    batches, 0 at first. The paper has one beta a batch, `per: batch`, from the batch's mean margin, and filters pairs too, which
     this does not. At least a hundredth of `value`.
     """
 

@@ -6,10 +6,10 @@ from align.divergences import StateFunctional
 
 
 class CauchySchwarz(StateFunctional):
-    """Cauchy-Schwarz divergence of a state, `-log[(sum pi ref)^2/(sum pi^2 sum ref^2)]` (CSD, JiahaoZhang666/CSD at m = 2).
+    """Cauchy-Schwarz divergence of a state, `-log[(sum pi ref)^2/(sum pi^2 sum ref^2)]` (Zhang et al. 2509.21339).
 
     Symmetric, 0 where both agree alone, bounded by how far their supports overlap: finite where one side gives a token no probability.
-    Twice the authors' generalised form of two distributions.
+    Twice the generalised form of the authors' code (metric.py) for two distributions.
     """
 
     def of_state(self, logp: Float[Tensor, "*states V"], ref_logp: Float[Tensor, "*states V"]) -> Float[Tensor, "*states"]:

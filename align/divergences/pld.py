@@ -12,7 +12,7 @@ class Pld(StateFunctional):
     """Plackett-Luce distillation from a teacher, the reference: the weighted likelihood of its ranking of the tokens (2506.12542).
 
     `-sum_k w_k [s_k - log sum_{l >= k} e^{s_l}]` over the teacher's k most likely tokens, most likely first, s the policy's logits and w
-    the softmax of the teacher's over a temperature. The paper puts the label first; here there is none, as the answers are not gold.
+    the softmax of the teacher's over a temperature. Bassam et al. put the label first; here there is none, as the answers are not gold.
     It is no divergence: its value is not 0 where the two agree. Only the policy's odds among these tokens enter.
     """
 

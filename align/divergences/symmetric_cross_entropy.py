@@ -12,8 +12,8 @@ class SymmetricCrossEntropy(StateFunctional):
     """Symmetric cross-entropy of a state with a teacher, the reference: `-forward sum ref log pi - reverse sum pi log ref`, nats.
 
     Wang et al. 1908.06112, whose labels are one-hot with log 0 := floor; with an `ema` reference the consistency loss of Robust Mean
-    Teacher. It is `forward KL(ref||pi) + reverse KL(pi||ref)` plus the entropies `forward H(ref) + reverse H(pi)`, so its value is not 0
-    at the reference, and the second term sharpens the policy.
+    Teacher (Doebler et al. 2211.13081). It is `forward KL(ref||pi) + reverse KL(pi||ref)` plus the entropies `forward H(ref) + reverse
+    H(pi)`, so its value is not 0 at the reference, and the second term sharpens the policy.
     """
 
     zero_at_reference = False

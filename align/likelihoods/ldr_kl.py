@@ -14,7 +14,7 @@ FARTHEST = 80.0
 
 @dataclass(frozen=True)
 class LdrKl(Likelihood):
-    """Label-distributionally robust loss, lam log sum_k exp(d_k/lam), d_k = margin [k != y] + s_k - s_y (Zhu et al., ICML 2023, LDR-KL).
+    """Label-distributionally robust loss, lam log sum_k exp(d_k/lam), d_k = margin [k != y] + s_k - s_y (LDR-KL, Zhu et al. 2112.14869).
 
     Up to the constant lam log K it is max_q <q, d> - lam KL(q||uniform): the worst distribution q over the K tokens, held near the uniform
     one. s are the logits over `sampling.temperature`. Without a margin it is lam times the cross entropy at temperature lam, and its
@@ -25,7 +25,7 @@ class LdrKl(Likelihood):
     """
 
     lam: float = 0.5
-    """Above 0; the published values are tuned, this default is ours."""
+    """Above 0; the paper tunes it, and this default is not from the paper."""
     margin: float = 0.0
     """Nats, at least 0: c of the paper, by how much the token's logit must exceed the others."""
 

@@ -17,7 +17,7 @@ class Power(Likelihood):
 
     One family under three names: the probability-based objectives of "Beyond Log Likelihood" (Li et al. 2510.00526, the authors'
     fsdp_sft_trainer.py), the generalised cross entropy with q = alpha in (0, 1] (Zhang and Sabuncu 1805.07836; q = 0.7) and
-    the comp-sum losses with tau = 1 + alpha (Mao, Mohri and Zhong, "Cross-Entropy Loss Functions", ICML 2023).
+    the comp-sum losses with tau = 1 + alpha (Mao et al. 2304.07288, "Cross-Entropy Loss Functions").
 
     Its gradient in the logit of the token is -p^alpha (1 - p): above 0 an unlikely token, perhaps a wrong label, is followed less than a
     likely one; below 0 more than by the likelihood. Where p^alpha exceeds e^80 the loss goes on along its tangent in log p. The minimiser

@@ -12,10 +12,10 @@ from align.types import TokenContext
 class Sel(Likelihood):
     """Squared-error logit loss 0.5 (log pi - log pi_T)^2 at given tokens: a teacher known at the demonstrated token alone.
 
-    "Towards the Fundamental Limits of Knowledge Transfer over Finite Domains" (ICLR 2024, section 4). On tokens that the teacher drew it
-    is 0 at the teacher alone, and learns faster than its labels do (1/n against 1/sqrt n). The other natural loss, the cross entropy
-    weighed by the teacher's probability, -pi_T log pi, is biased: its minimiser is proportional to the square of the teacher (Lemma 4.2).
-    On tokens of the policy itself its gradient is that of KL(pi||pi_T), which is KDRL's k2 regularizer.
+    Zhao and Zhu 2310.07838, section 4, "Towards the Fundamental Limits of Knowledge Transfer over Finite Domains". On tokens that the
+    teacher drew it is 0 at the teacher alone, and learns faster than its labels do (1/n against 1/sqrt n). The other natural loss, the
+    cross entropy weighed by the teacher's probability, -pi_T log pi, is biased: its minimiser is proportional to the square of the teacher
+    (Lemma 4.2). On tokens of the policy itself its gradient is that of KL(pi||pi_T), which is KDRL's k2 regularizer.
     """
 
     teacher: str | None = None

@@ -13,12 +13,12 @@ class SymmetricCe(Likelihood):
     """Symmetric cross entropy alpha CE + beta RCE against wrong labels: -alpha log p + beta |A| (1 - p) (Wang et al. 1908.06112).
 
     The reverse cross entropy -sum_k p_k log q_k of a one-hot q, with log 0 set to A, is |A| (1 - p). The parametrisation is the
-    paper's (alpha, beta, A). The code of "Label Distributionally Robust Losses" (Zhu et al., ICML 2023) writes the same family as
+    paper's (alpha, beta, A). The code of "Label Distributionally Robust Losses" (Zhu et al. 2112.14869) writes the same family as
     (1 - w) CE + w |A| (1 - p), which is alpha = 1 - w, beta = w. The gradient in the logit of the token is -(alpha + beta |A| p) (1 - p).
     """
 
     alpha: float = 0.1
-    """Of the cross entropy. 0.1 beside beta 1 is the paper's for CIFAR-10; for language models no value is published."""
+    """Of the cross entropy. 0.1 beside beta 1 is common in code for CIFAR-10; for language models no value is published."""
     beta: float = 1.0
     """Of the reverse cross entropy."""
     log_zero: float = -4.0

@@ -14,7 +14,7 @@ class KlDro(LossWeighting):
 
     `max_w <w, l> - tau KL(w||1/S)` has the maximiser `w = softmax(l/tau)`, with which the examples are weighed: the gradient of the
     objective is exactly theirs. Hard examples weigh more; a large tau is the plain mean, a small one the largest loss. The duality is
-    Gibbs's; for label-wise losses see Zhu et al. (ICML 2023), "Label Distributionally Robust Losses".
+    Gibbs's; for label-wise losses see Zhu et al. 2112.14869, "Label Distributionally Robust Losses".
     """
 
     temperature: Positive = 1.0

@@ -14,7 +14,7 @@ from align.types import Columns
 
 @dataclass(frozen=True)
 class WinRate(Shaping):
-    """The share of the other answers of its group that an answer beats: self-play, SPO (Swamy et al. 2401.04056, algorithm 1).
+    """The share of the other answers of its group that an answer beats: self-play, SPO (Swamy et al. 2401.04056).
 
     `r_i = mean over j != i of P(y_i > y_j)`, any policy update follows. Here P compares rewards: 1 for the larger, 1/2 for equal ones, or
     with a `temperature` the Bradley-Terry probability. A group of one gets 1/2. Only the order of rewards, or their differences within a

@@ -20,8 +20,8 @@ class WorstCaseRewards(Shaping):
 
     `max_pi min_w strength sum_k w_k E V_k - KL(pi||ref)`, w on the simplex: its inner problem is convex, w of a prompt minimises
     `log mean_i exp(strength w . V_i)` over its answers, and the reward becomes `w . V`. At the optimum the parts with weight have equal
-    expected values under the tilted answers. The paper decodes with these weights; training with them is ours. An answer that lacks
-    a part takes no share in this and keeps its reward.
+    expected values under the tilted answers. The paper decodes with these weights, or distils the decoder. An answer that lacks a part
+    takes no share in this and keeps its reward.
     """
 
     needs = frozenset({"reward_parts"})
