@@ -7,8 +7,20 @@ import torch
 from align.types import Episode, Group, Prompt
 from liveness import Change
 
-REQUIRED = {"learned": {"path": "{scorer}"}}
+REQUIRED = {"format": {"tags": ["think", "answer"]}, "learned": {"path": "{scorer}"}, "length": {"maximum": 10, "unit": "characters"}}
 CHANGES = {
+    ("exact_match", "extract"): Change("whole"),
+    ("exact_match", "expected"): Change("last_number", {"field": "solution"}),
+    ("exact_match", "field"): Change("solution", {"expected": "last_number"}),
+    ("exact_match", "numbers"): Change(False),
+    ("exact_match", "ignore_case"): Change(True, {"extract": "whole", "field": "word"}),
+    ("format", "pattern"): Change("12.*", {"tags": [], "pattern": ".*"}),
+    ("format", "tags"): Change(["think"]),
+    ("format", "prefix"): Change("<think>"),
+    ("length", "maximum"): Change(3),
+    ("length", "target"): Change(4, {"maximum": None, "target": 5, "buffer": 9}),
+    ("length", "buffer"): Change(6),
+    ("length", "unit"): Change("words"),
     ("learned", "path"): Change("{other_scorer}"),
     ("learned", "gold"): Change("countdown_wordy"),
     ("learned", "max_batch"): Change(3),
@@ -17,10 +29,11 @@ CHANGES = {
 
 
 def probe(part: Any, **_) -> Any:
-    prompt = Prompt(id="0", text="", token_ids=(1,), fields={"skill": "countdown", "numbers": [1, 2, 3, 4], "target": 10, "answer": "3"})
-    answers, sizes = ("1+2+3+4", "10", "3", "12=10"), []
+    fields = {"skill": "countdown", "numbers": [1, 2, 3, 4], "target": 10, "answer": "3", "solution": "so 10", "word": "Yes"}
+    prompt = Prompt(id="0", text="", token_ids=(1,), fields=fields)
+    answers, sizes = ("1+2+3+4", "10", "3", "3.0", "12=10", "yes", "1</think><answer>2</answer>"), []
     reward = part.start()
-    if reward.batched:
+    if part.recipe_name == "learned":
         reward._model.register_forward_pre_hook(lambda model, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True)
     group = Group(prompt=prompt, episodes=tuple(Episode.single_turn(torch.ones(1).int().numpy(), a) for a in answers))
     return [reward.score_groups([group]), sizes]
