@@ -44,6 +44,7 @@ KEYS = {
     ("reward", "format"): {"tags": ["think", "answer"]},
     ("reward", "learned"): {"path": "SCORER", "gold": "countdown_exact", "max_batch": 5},
     ("reward", "length"): {"maximum": 10, "buffer": 4, "unit": "characters"},
+    ("reward", "math"): {"seconds": 0.5},
     ("shaping", "off_policy_mask"): {"threshold": 0.1},
     ("shaping", "overlong"): {"limit": 3, "buffer": 2},
     ("shaping", "uncertainty_bonus"): {"steps": 5},
