@@ -17,6 +17,12 @@ CHANGES = {
     ("format", "pattern"): Change("12.*", {"tags": [], "pattern": ".*"}),
     ("format", "tags"): Change(["think"]),
     ("format", "prefix"): Change("<think>"),
+    ("code", "field"): Change("tests"),
+    ("code", "partial"): Change(True),
+    ("code", "isolation"): Change("limits", stops=True),
+    ("code", "seconds"): Change(1e-6),
+    ("code", "memory_mb"): Change(64),
+    ("code", "processes"): Change(1),
     ("math", "extract"): Change("hash_marks"),
     ("math", "field"): Change("solution"),
     ("math", "seconds"): Change(1e-6),
@@ -33,8 +39,13 @@ CHANGES = {
 
 def probe(part: Any, **_) -> Any:
     fields = {"skill": "countdown", "numbers": [1, 2, 3, 4], "target": 10, "answer": "3", "solution": "so 10", "word": "Yes"}
+    fields |= {
+        "tests": ["assert answer"],
+        # The program in the last answer passes the first, needs 100 MB for the second, and two processes for the third.
+        "hard_tests": ["assert answer", "assert len(bytearray(10**8))", "import os\nassert os.fork() >= 0", "assert not answer"],
+    }
     prompt = Prompt(id="0", text="", token_ids=(1,), fields=fields)
-    answers, sizes = ("1+2+3+4", "10", "3", "3.0", "12=10", "yes", "1</think><answer>2</answer>"), []
+    answers, sizes = ("1+2+3+4", "10", "3", "3.0", "12=10", "yes", "1</think><answer>2</answer>", "answer = 3"), []
     reward = part.start()
     if part.recipe_name == "learned":
         reward._model.register_forward_pre_hook(lambda model, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True)
