@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers.endpoint import Served
 from helpers.fakes import wandb
 from helpers.models import tiny_scorer
 from helpers.plugins.defective import DEFECTS, GOOD, source
@@ -42,6 +43,8 @@ KEYS = {
     ("reference", "teacher"): {"path": "OTHER"},
     ("regularizer", "composed"): {"coefficient": 0.1},
     ("reward", "format"): {"tags": ["think", "answer"]},
+    ("reward", "http"): {"url": "SERVER"},
+    ("reward", "judge"): {"url": "SERVER", "model": "m"},
     ("reward", "learned"): {"path": "SCORER", "gold": "countdown_exact", "max_batch": 5},
     ("reward", "length"): {"maximum": 10, "buffer": 4, "unit": "characters"},
     ("reward", "math"): {"seconds": 0.5},
@@ -74,7 +77,7 @@ def files(tmp_path_factory) -> dict[str, str]:
     for name, part in written.items():
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in part))
     models = {"OTHER": str(tiny_model(folder / "other", seed=1)), "SCORER": str(tiny_scorer(folder / "scorer"))}
-    return models | {name: str(folder / name) for name in written}
+    return models | {"SERVER": Served().url} | {name: str(folder / name) for name in written}
 
 
 def filled(value, files: dict[str, str]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from helpers.endpoint import Served
 from helpers.models import tiny_model, tiny_scorer
 
 
@@ -47,4 +48,4 @@ def made(folder: Path) -> dict[str, str]:
     models = {name: str(tiny_model(folder / name, seed=seed)) for seed, name in enumerate(("model", "other", "third"))}
     models |= {name: str(tiny_scorer(folder / name, seed=seed)) for seed, name in enumerate(("scorer", "other_scorer"))}
     written = ("data", "held_out", "pairs", "held_out_pairs", "long", "chats", "splits", "subsets")
-    return models | {name: str(folder / name) for name in written} | {"folder": str(folder)}
+    return models | {name: str(folder / name) for name in written} | {"folder": str(folder), "server": Served().url}
