@@ -58,6 +58,9 @@ class Code(Reward):
         self._sandbox().start()
         return self
 
+    def final_answer(self, response: str) -> str | None:
+        return program_of(response).strip() or None
+
     def score(self, prompt: Prompt, response: str) -> Answer:
         """Raises ValueError for a row without tests, and SandboxFailed."""
         try:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from align.rewards import Reward
-from align.rewards._answers import equal, extraction
+from align.rewards._answers import equal, extraction, number
 from align.types import Prompt
 
 
@@ -45,6 +45,11 @@ class ExactMatch(Reward):
             raise ValueError(f"prompt {prompt.id}: no answer is found in its field {self.field} by expected: {self.expected}")
         found = extraction(self.extract)(response)
         return {"total": float(bool(found) and self._same(found, wanted)), "answered": float(bool(found))}
+
+    def final_answer(self, response: str) -> str | None:
+        found = extraction(self.extract)(response)
+        value = number(found) if found and self.numbers else None
+        return found or None if value is None else str(value.normalize())
 
     def _same(self, found: str, wanted: str) -> bool:
         pair = (found.casefold(), wanted.casefold()) if self.ignore_case else (found, wanted)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from align.config.parts import Setting
 from align.config.ranges import Positive
 from align.rewards import Answer, Reward
-from align.rewards._answers import extraction
+from align.rewards._answers import boxed, extraction, last_number
 from align.rewards._math_process import MathProcess, MathReward
 from align.types import Prompt
 
@@ -48,6 +48,11 @@ class Math(Reward):
     def start(self) -> Reward:
         """Raises UserError where math-verify is not installed."""
         return MathReward(extraction(self.extract) if self.extract != "whole" else None, self.field, MathProcess(self.seconds))
+
+    def final_answer(self, response: str) -> str | None:
+        """As text: votes for `0.5` and `1/2` are two."""
+        found = (boxed(response) or last_number(response)) if self.extract == "whole" else extraction(self.extract)(response)
+        return found or None
 
     def score(self, prompt: Prompt, response: str) -> Answer:
         """Starts a process for this call; what `start` returns keeps it."""
