@@ -42,7 +42,9 @@ def show(
 
 def _table(compared: dict[str, Compared], one: str, other: str) -> Table:
     """Bold: the 95 % interval of the difference leaves out 0."""
-    table = Table("metric", Text(printable(one)), Text(printable(other)), "difference", "95 % interval", "problems", "unit")
+    table = Table()
+    for column in ("metric", printable(one), printable(other), "difference", "95 % interval", "problems", "unit"):
+        table.add_column(Text(column))
     for name, found in compared.items():
         row = [units.show(name, found.one), units.show(name, found.other), units.show(name, found.difference, signed=True)]
         half, interval = found.half_width, "-"
