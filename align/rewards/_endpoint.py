@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
 
 from align.errors import RunStopped, UserError
 
@@ -62,8 +63,8 @@ class Endpoint:
             return []
         over = threading.Event()
         client = requests.Session()
-        client.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=self.at_once))
-        client.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=self.at_once))
+        client.mount("http://", HTTPAdapter(pool_maxsize=self.at_once))
+        client.mount("https://", HTTPAdapter(pool_maxsize=self.at_once))
         pool = ThreadPoolExecutor(self.at_once, thread_name_prefix="reward-request")
         try:
             return list(pool.map(lambda body: self._post(client, body, over), bodies))

@@ -137,13 +137,14 @@ def _watched(launched: subprocess.Popen[bytes], stdin: bytes, deadline: float) -
             if remaining <= 0 or len(read[output]) > OUTPUT:
                 return Ended(read[output][:OUTPUT], None)
             for key, _ in ready.select(remaining):
-                pipe = key.fileobj
-                if pipe is given:
+                if key.fileobj is given:
                     stdin = _fed(given, stdin)
                     if not stdin:
                         ready.unregister(given)
                         given.close()
-                elif chunk := os.read(key.fd, 2**16):
+                    continue
+                pipe = output if key.fileobj is output else errors
+                if chunk := os.read(key.fd, 2**16):
                     read[pipe] += chunk
                 else:
                     ready.unregister(pipe)

@@ -24,7 +24,7 @@ class Http(Remote):
 
     def requests(self, asked: Sequence[Asked]) -> tuple[list[Mapping[str, Any]], Callable[[list[Any]], list[Answer | Exception]]]:
         parts = [asked[i : i + self.batch] for i in range(0, len(asked), self.batch)]
-        bodies = [{"samples": [_sample(prompt, response) for prompt, response in part]} for part in parts]
+        bodies: list[Mapping[str, Any]] = [{"samples": [_sample(prompt, response) for prompt, response in part]} for part in parts]
 
         def read(replies: list[Any]) -> list[Answer | Exception]:
             return [reward for part, reply in zip(parts, replies, strict=True) for reward in _rewards(self.url, reply, len(part))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from math import comb
+from statistics import fmean
 
 import numpy as np
 
@@ -57,8 +58,8 @@ def of_answers(groups: Sequence[Group], final: Callable[[str], str | None]) -> d
     """What needs no reward: `length` in tokens, `truncated` (share cut at the length limit), `distinct_answers` (final answers that
     differ, over the number of answers)."""
     return {
-        "length": _each(groups, lambda g: np.mean([e.length for e in g.episodes])),
-        "truncated": _each(groups, lambda g: np.mean([not e.finished for e in g.episodes])),
+        "length": _each(groups, lambda g: fmean(e.length for e in g.episodes)),
+        "truncated": _each(groups, lambda g: fmean(not e.finished for e in g.episodes)),
         "distinct_answers": _each(groups, lambda g: len({final(e.text) for e in g.episodes}) / len(g.episodes)),
     }
 

@@ -59,6 +59,7 @@ def test_what_is_no_test_raises_at_its_prompt(value):
 def test_asserts():
     assert score(f"Sure:\n```python\n{ADDS}```", ASSERTS) == {"total": 1, "passed": 1}
     assert score(ADDS, [*ASSERTS, "assert add(1, 1) == 3"], partial=True) == {"total": pytest.approx(2 / 3), "passed": pytest.approx(2 / 3)}
+    assert score(ADDS, [*ASSERTS, "assert add(1, 1) == 3"]) == {"total": 0, "passed": pytest.approx(2 / 3)}
     assert score(ADDS, ["assert add(1, 1) == 3", *ASSERTS]) == {"total": 0, "passed": 0}
     assert score("", ASSERTS) == {"total": 0, "passed": 0}
 
