@@ -19,6 +19,7 @@ MAY_BE_INFINITE = {"coefficient.feasible.resilience", "recipe.optimizer.max_grad
 MAY_BE_NEGATIVE = {
     "algorithm.ppo.risk",
     "divergence.cressie_read.power",
+    "recipe.evaluation.correct",
     "recipe.reward_limits.failure_score",
     "shaping.length_complexity.solved_at",
     "shaping.munchausen.floor",
