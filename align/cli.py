@@ -78,28 +78,22 @@ def train(
         run(built, run_dir, address, resume, began=BEGAN)
 
 
-@app.command(
-    "eval", epilog=_example("align eval runs/countdown_grpo", "align eval runs/countdown_grpo --model other/model --samples 16 --json")
-)
+@app.command("eval", epilog=_example("align eval runs/countdown_grpo", "align eval runs/countdown_grpo --samples 16 --against runs/other"))
 def evaluate(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run: its recipe names task, engine and sampling.")],
     model: Annotated[Path | None, typer.Option(help="A model folder.  [default: the run's final model]", show_default=False)] = None,
     problems: Annotated[int | None, typer.Option(min=1, help="Held-out problems.  [default: the recipe's]", show_default=False)] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Answers to each.  [default: the recipe's]", show_default=False)] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the answers.  [default: the recipe's]", show_default=False)] = None,
+    against: Annotated[Path | None, typer.Option(help="A run or model folder to compare with.", show_default=False)] = None,
     plugins: Plugins = True,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model on held-out problems."""
-    from align.run.evaluation import evaluate as measure
-    from align.run.evaluation import recipe_of
-    from align.telemetry.units import table
+    """Measure a model on held-out problems, or compare two."""
+    from align.inspect.measured import show
 
     with _watched(plugins, run_dir):
-        metrics = measure(model or run_dir, recipe_of(run_dir), problems=problems, samples=samples)
-    if as_json:
-        print(json.dumps(metrics, indent=2))
-        return
-    SafeConsole().print(table(metrics))
+        show(run_dir, model, against, problems, samples, temperature, as_json, _wide())
 
 
 @app.command(epilog=_example("align explain countdown_grpo regularizers.kl.divergence=forward_kl"))

@@ -191,6 +191,9 @@ class Evaluation:
     """Steps between evaluations; 0: before and after only. -1: never."""
     problems: AtLeastOne = 192
     samples: AtLeastOne = 8
+    correct: float | None = 1.0
+    """The least reward of a correct answer, for `pass@k` and `majority@k` of a task that has no `pass@k` of its own. null: no such
+    metrics, as for a learned reward."""
 
     def between(self, done: int, steps: int) -> bool:
         """Whether one comes after `done` of `steps` steps, besides those before and after training."""

@@ -41,7 +41,7 @@ def total(answer: Answer) -> float:
 
 
 class Reward(Part, ABC):
-    """The contract. Model output is data: a reward parses it, never executes it."""
+    """The contract. Model output is data: a reward parses it, and executes it in a sandbox or never."""
 
     def start(self) -> Reward:
         """What scores in this process: the reward itself, or an object that holds what it needs, loaded once.
@@ -54,6 +54,10 @@ class Reward(Part, ABC):
     def required_fields(self) -> Collection[str]:
         """Fields of a prompt without which it cannot judge. A run refuses rows that lack one, or have null, before it samples anything."""
         return ()
+
+    def final_answer(self, response: str) -> str | None:
+        """What a response answers, by which the evaluation counts votes and distinct answers; None for no answer. By default all of it."""
+        return response.strip() or None
 
     @abstractmethod
     def score(self, prompt: Prompt, response: str) -> Answer:

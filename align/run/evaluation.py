@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from align.config.guard import guarded
 from align.config.recipes import load
@@ -14,10 +17,13 @@ from align.engines import start_engine
 from align.errors import UserError
 from align.experience import task_data
 from align.experience.examples import held_out_rankings, tokenize
+from align.rewards import start_reward
+from align.run.answer_metrics import Values, judged, means
 from align.run.model_files import check_files
 from align.types import Group, Prompt
 from align.vocabulary.files import load_tokenizer
 from align.vocabulary.model_folder import checked
+from align.workers.reward_runner import run_rewards
 from align.workers.shards import generate
 
 RECIPE = "recipe.yaml"
@@ -46,8 +52,21 @@ class Suites:
         return metrics, first
 
 
+class Measured(NamedTuple):
+    """Metrics of a model on held-out problems."""
+
+    metrics: dict[str, float]
+    values: dict[str, Values]
+    """By problem, in the order of the suite; one value alone for a metric of a task that is no mean over problems."""
+
+
 def evaluate(
-    model: str | Path, recipe: Recipe | None = None, *, problems: int | None = None, samples: int | None = None
+    model: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    problems: int | None = None,
+    samples: int | None = None,
+    temperature: float | None = None,
 ) -> dict[str, float]:
     """Measure a model on the held-out problems of a recipe's task, in this process, with the recipe's engine and sampling.
 
@@ -58,6 +77,7 @@ def evaluate(
         recipe: Gives task, engine, sampling and seed. None: the recipe of the run.
         problems: Held-out problems of each suite. None: the recipe's `evaluation.problems`.
         samples: Answers to each. None: the recipe's `evaluation.samples`.
+        temperature: Of the answers. None: the recipe's `sampling.temperature`.
 
     Returns:
         `suite/metric` to its value: shares from 0 to 1 (`countdown/pass@1`), lengths in tokens (`countdown/length`).
@@ -65,7 +85,8 @@ def evaluate(
     Raises:
         UserError: For a folder without a model or a recipe, a damaged file of the model, and a recipe that trains a reward model.
 
-    `pass@k` is the unbiased estimate of Chen et al. 2107.03374.
+    The recipe's reward judges the answers to the first suite, in the main thread. `pass@k` is the unbiased estimate of Chen et al.
+    2107.03374.
 
     Example:
         >>> import align
@@ -77,8 +98,15 @@ def evaluate(
         >>> sorted(metrics)
         ['countdown/coverage', 'countdown/length', 'countdown/pass@1', 'countdown/pass@2', 'sort/pass@1']
     """
+    recipe = recipe_of(Path(model)) if recipe is None else recipe
+    return measure(model, recipe, problems=problems, samples=samples, temperature=temperature).metrics
+
+
+def measure(
+    model: str | Path, recipe: Recipe, *, problems: int | None = None, samples: int | None = None, temperature: float | None = None
+) -> Measured:
+    """What `evaluate` returns, with the values of the single problems. Raises UserError as `evaluate` does."""
     folder = Path(model)
-    recipe = recipe_of(folder) if recipe is None else recipe
     # A run saves its model in a subfolder; an unfinished run has none.
     folder = folder / "model" if (folder / RECIPE).is_file() else folder
     if not (folder / "config.json").is_file():
@@ -91,15 +119,35 @@ def evaluate(
     check_files(folder)
     tokenizer = load_tokenizer(str(folder), "--model")
     checked(str(folder), tokenizer)
+    if temperature is not None:
+        recipe = replace(recipe, sampling=replace(recipe.sampling, temperature=temperature))
     with guarded(recipe):
+        reward = None if recipe.reward is None else start_reward(recipe.reward)
         suites = Suites(recipe, tokenizer, problems)
         longest = max(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)
         engine = start_engine(recipe.engine, str(folder), recipe.sampling, longest)
         draw = partial(generate, recipe.engine, engine, workers=recipe.workers.rollout)
         try:
-            return suites.evaluate(draw, samples or recipe.evaluation.samples, recipe.seed)[0]
+            answers = {suite: draw(prompts, samples or recipe.evaluation.samples, recipe.seed) for suite, prompts in suites.prompts.items()}
         finally:
             engine.close()
+        metrics, values = {}, {}
+        for suite, groups in answers.items():
+            for name, value in task_data.checked_metrics(recipe.task, suite, groups).items():
+                metrics[f"{suite}/{name}"] = value
+                values[f"{suite}/{name}"] = _by_problem(recipe.task, suite, groups, name, value)
+        suite, groups = next(iter(answers.items()))
+        rewards = None if reward is None else run_rewards(reward, recipe.reward_limits, groups)
+        more = {f"{suite}/{name}": v for name, v in judged(recipe, suite, groups, rewards, metrics).items()}
+        more = {name: v for name, v in more.items() if name not in metrics}
+        return Measured(metrics | means(more), values | more)
+
+
+def _by_problem(task: Any, suite: str, groups: Sequence[Group], name: str, value: float) -> Values:
+    """A metric of the task by problem if it is a mean over problems; else the one value."""
+    values = np.array([task_data.checked_metrics(task, suite, [group]).get(name, np.nan) for group in groups])
+    is_mean = not np.isnan(values).all() and np.isclose(np.nanmean(values), value, rtol=1e-9, atol=1e-12)
+    return values if is_mean else np.array([float(value)])
 
 
 def recipe_of(run_dir: Path) -> Recipe:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-
-import numpy as np
 
 from align.config.schema import Recipe
 from align.experience.packing import pack
 from align.experience.prepare import prepare_batch
+from align.run.answer_metrics import judged, means
 from align.run.evaluation import Suites
 from align.run.samples import SampleLog
 from align.run.state import RunState
@@ -31,19 +30,17 @@ class HeldOut:
         if not recipe.algorithm.samples and step:
             self._workers.publish(step)  # an algorithm that samples has synced already
         metrics, groups = suites.evaluate(self._workers.generate, recipe.evaluation.samples, recipe.seed)
-        metrics |= self._judged(step, next(iter(suites.prompts)), groups)
+        suite = next(iter(suites.prompts))
+        metrics |= {name: value for name, value in self._judged(step, suite, groups, metrics).items() if name not in metrics}
         return metrics | {"kl/initial": self._workers.learner.exact_kl(pack(groups, None, self._pad_id)).mean}
 
-    def _judged(self, step: int, suite: str, groups: list[Group]) -> dict[str, float]:
-        """The recipe's reward of the answers, which are also recorded."""
+    def _judged(self, step: int, suite: str, groups: list[Group], own: Mapping[str, float]) -> dict[str, float]:
+        """Metrics of the answers by the recipe's reward; the answers are recorded. `own`: the task's metrics."""
         rewards = None if self._recipe.reward is None else self._workers.compute_rewards(groups)
         self._samples.held_out(step, suite, groups, rewards)
-        if rewards is None:
-            return {}
-        if rewards.failed:
+        if rewards is not None and rewards.failed:
             self._note(f"{suite}: {rewards.failed} rewards of held-out answers failed; the first: {rewards.first_failure}")
-        named = {f"{suite}/reward": rewards.values} | {f"{suite}/reward/{name}": part for name, part in rewards.parts.items()}
-        return {name: float(np.nanmean(values)) for name, values in named.items() if not np.isnan(values).all()}
+        return {f"{suite}/{name}": value for name, value in means(judged(self._recipe, suite, groups, rewards, own)).items()}
 
     def rankings(self, step: int, state: RunState) -> dict[str, float]:
         """Statistics of the loss on the held-out rankings, as `rankings/...`."""

@@ -28,7 +28,8 @@ class Panel(NamedTuple):
 
 PANELS = (
     Panel("reward", ("reward/mean",)),
-    Panel("held out", ("eval/*pass@*", "eval/*coverage*", "eval/*accuracy*")),
+    Panel("held out", ("eval/*pass@*", "eval/*majority@*", "eval/*coverage*", "eval/*accuracy*", "eval/*exact_match*")),
+    Panel("held-out reward", ("eval/*/reward",)),
     Panel("critic: explained variance", ("critic/explained_variance",)),
     Panel("KL to the reference", ("kl/ref/*",)),
     Panel("KL(policy || initial), exact, held out", ("eval/kl/*",)),

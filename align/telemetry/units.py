@@ -26,7 +26,7 @@ UNITS = (
     (r"tokens/s$", Unit("tokens/s", "count")),
     (r"^time/|seconds$", Unit("s", "seconds")),
     (
-        r"pass@|coverage|solved|accuracy|clipped|^weighted/|^clamped/|^capped/|finished|share|truncated|no_signal|distinct",
+        r"pass@|majority@|coverage|solved|accuracy|clipped|^weighted/|^clamped/|^capped/|finished|share|truncated|no_signal|distinct",
         Unit("share", "share"),
     ),
     (r"staleness$", Unit("updates", "plain")),

@@ -20,6 +20,7 @@ import torch
 
 from align.config import parts
 from align.config.schema import RewardLimits
+from align.errors import RunStopped
 from align.rewards import Reward, Stepwise
 from align.types import Group, Prompt, Rewards
 from align.workers import deadline as limit
@@ -43,7 +44,8 @@ def run_rewards(reward: Reward, limits: RewardLimits, groups: Sequence[Group]) -
 
     A batched reward gets all answers in one call, with the summed time limit. A reward may have time limits of its own within it, by any
     signal but `deadline.SIGNAL`. See `align.workers.deadline` for what the limit interrupts.
-    Raises UserError outside the main thread, because only the main thread gets signals.
+    Raises UserError outside the main thread, because only the main thread gets signals, and RunStopped where a reward raises it: what it
+    needs is gone for every answer.
     """
     with _own_alarms(), _own_settings(), deadlines() as deadline:
         judged = (
@@ -143,7 +145,7 @@ def _limited(call: Callable[[], Any], reward: Reward, seconds: float, deadline: 
         return answer, None
     except DeadlinePassed as error:
         return None, f"took longer than {seconds:g} s ({_place(error, reward)})"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RunStopped):
         raise
     except BaseException as error:  # libraries raise others than Exception: a panic of Rust code, a cancelled task
         return None, _failure_text(error, reward)

@@ -1,6 +1,6 @@
 """Bugs in engines, weights, experience, checkpoints, scorers, critics and learned rewards."""
 
-from listed.mutant import ENGINE, EPISODES, PACKING, SCORER, Mutant
+from listed.mutant import ENGINE, EPISODES, PACKING, REWARDS, SCORER, Mutant
 
 MUTANTS = [
     # Engines, weights, experience, checkpoints.
@@ -69,4 +69,31 @@ MUTANTS = [
            "unit/rewards/test_learned_reward.py"),
     Mutant("the gold reward trained on", "align/rewards/_scorer.py", '{"total": score,', '{"total": gold,',
            "unit/rewards/test_learned_reward.py"),
+    # Rewards that come with align, and metrics of held-out answers.
+    Mutant("a number without its sign's rule", "align/rewards/_answers.py", 'r"(?<!\\w)[-+]?', 'r"[-+]?', "unit/rewards/test_answers.py"),
+    Mutant("escaped braces counted", "align/rewards/_answers.py", r'r"\\.|[{}]"', 'r"[{}]"', "unit/rewards/test_answers.py"),
+    Mutant("the first box", "align/rewards/_answers.py", "for last in BOX.finditer(text):  # noqa: B007  (the last one)\n        pass",
+           "for last in BOX.finditer(text):\n        break", "unit/rewards/test_answers.py"),
+    Mutant("tags in any order", "align/rewards/format.py", "once and end <= begins < ends", "once and begins < ends", REWARDS),
+    Mutant("a punishment that starts at the maximum", "align/rewards/length.py", "length - (self.maximum - self.buffer)",
+           "length - self.maximum", REWARDS),
+    Mutant("an exit before the assert passes", "align/rewards/_code_tests.py", "ended.code == 0 and ended.output.endswith(mark.encode())",
+           "ended.code == 0", "unit/rewards/test_code_reward.py"),
+    Mutant("a share where all must pass", "align/rewards/code.py", "share if self.partial else float(share == 1)", "share",
+           "unit/rewards/test_code_reward.py"),
+    Mutant("a program with the network", "align/rewards/_sandbox_launcher.py", "CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC",
+           "CLONE_NEWPID | CLONE_NEWIPC", "unit/rewards/test_sandbox.py"),
+    Mutant("a program with any memory", "align/rewards/_sandbox.py", '"AS": self.memory', '"AS": 2**40', "unit/rewards/test_sandbox.py"),
+    Mutant("a program that stays root", "align/rewards/_sandbox_launcher.py", '    drop_root(settings["number"])\n', "",
+           "unit/rewards/test_sandbox.py"),
+    Mutant("an endpoint that fails gives 0", "align/rewards/_remote.py", "return [error for _ in asked]", "return [0.0 for _ in asked]",
+           "unit/rewards/test_remote_rewards.py"),
+    Mutant("the first rating of a judge", "align/rewards/judge.py", "float(found[-1])", "float(found[0])",
+           "unit/rewards/test_remote_rewards.py"),
+    Mutant("pass@k with replacement", "align/run/answer_metrics.py", "1 - comb(answers - correct, k) / comb(answers, k)",
+           "1 - (1 - correct / answers) ** k", "unit/runs/test_answer_metrics.py"),
+    Mutant("failed rewards are wrong answers", "align/run/answer_metrics.py", "strict=True) if not np.isnan(value)]", "strict=True)]",
+           "unit/runs/test_answer_metrics.py"),
+    Mutant("an unpaired interval", "align/run/compared.py", "float(differences.std(ddof=1))", "float(one.std(ddof=1) + other.std(ddof=1))",
+           "unit/runs/test_compared.py"),
 ]

@@ -20,6 +20,7 @@ MAY_BE_NEGATIVE = {
     "algorithm.ppo.risk",
     "divergence.cressie_read.power",
     "likelihood.symmetric_ce.log_zero",
+    "recipe.evaluation.correct",
     "recipe.reward_limits.failure_score",
     "shaping.length_complexity.solved_at",
     "shaping.munchausen.floor",

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from align.cli import app
 from align.config import find, registry
 from align.errors import RecipeError, RunStopped
+from align.run.evaluation import Measured
 
 ENGINE = """
 class Silent:
@@ -196,11 +197,12 @@ def test_a_stopped_run_says_why_and_how_to_go_on(recipe, loop):
 def measured(monkeypatch):
     calls = []
 
-    def evaluate(*arguments, **keys):
+    def measure(*arguments, **keys):
         calls.append((*arguments, *keys.values()))
-        return {"countdown/pass@1": 0.25}
+        return Measured({"countdown/pass@1": 0.25}, {})
 
-    monkeypatch.setitem(sys.modules, "align.run.evaluation", SimpleNamespace(evaluate=evaluate, recipe_of="recipe of {}".format))
+    monkeypatch.setattr("align.inspect.measured.measure", measure)
+    monkeypatch.setattr("align.inspect.measured.recipe_of", "recipe of {}".format)
     return calls
 
 
@@ -208,7 +210,7 @@ def test_eval_prints_a_table_or_json(measured):
     assert json.loads(align("eval", "run", "--json").stdout) == {"countdown/pass@1": 0.25}
     shown = align("eval", "run", "--model", "other", "--problems", "5", "--samples", "2").stdout
     assert "countdown/pass@1" in shown and "0.250" in shown
-    assert measured == [(Path("run"), "recipe of run", None, None), (Path("other"), "recipe of run", 5, 2)]
+    assert measured == [(Path("run"), "recipe of run", None, None, None), (Path("other"), "recipe of run", 5, 2, None)]
 
 
 def test_eval_of_what_is_no_run(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from helpers.endpoint import Served
 from helpers.models import tiny_model, tiny_scorer
 
 
@@ -66,4 +67,4 @@ def made(folder: Path) -> dict[str, str]:
         "splits",
         "subsets",
     )
-    return models | {name: str(folder / name) for name in written} | {"folder": str(folder)}
+    return models | {name: str(folder / name) for name in written} | {"folder": str(folder), "server": Served().url}

@@ -18,6 +18,12 @@ from liveness import Change
 from liveness.nodes import filled, text
 from liveness.runs import run
 
+JUDGED = {
+    "evaluation": {"every": 0, "problems": 1, "samples": 2},
+    "task": {"name": "jsonl", "path": "{data}", "eval_path": "{held_out}"},
+    "reward": "exact_match",
+    "batch": {"prompts": 1, "samples": 2},
+}
 EVALUATED = {"evaluation": {"every": 0, "problems": 2, "samples": 2}}
 LORA = {"model": {"path": "{model}", "lora": {"rank": 2}}}
 CONFIG = {
@@ -67,6 +73,7 @@ CHANGES = {
     ("reward_limits", "on_failure"): Change("score"),
     ("reward_limits", "failure_score"): Change(-1.0, {"reward_limits": {"seconds": 0.02, "on_failure": "score"}}),
     ("evaluation", "every"): Change(1, EVALUATED),
+    ("evaluation", "correct"): Change(None, JUDGED),
     ("evaluation", "*"): Change(..., EVALUATED),
     ("samples", "every"): Change(1),
     ("samples", "prompts"): Change(1),
