@@ -14,6 +14,7 @@ from align.engines import start_engine
 from align.errors import UserError
 from align.experience import task_data
 from align.experience.examples import held_out_rankings, tokenize
+from align.experience.limits import fit_prompts
 from align.run.model_files import check_files
 from align.types import Group, Prompt
 from align.vocabulary.files import load_tokenizer
@@ -31,7 +32,13 @@ class Suites:
     def __init__(self, recipe: Recipe, tokenizer: Any, problems: int | None = None):
         self._task, algorithm = recipe.task, recipe.algorithm
         suites = {} if algorithm.trains_reward_model else task_data.suites(self._task, problems or recipe.evaluation.problems)
-        self.prompts = {name: tokenize(examples, tokenizer) for name, examples in suites.items()}
+        fitted = {
+            name: fit_prompts(self._task, examples, tokenize(examples, tokenizer), tokenizer, f"prompts of {name}")
+            for name, examples in suites.items()
+        }
+        self.prompts = {name: found.prompts for name, found in fitted.items()}
+        self.notes = [note for found in fitted.values() for note in found.notes]
+        """What was left out, for the user."""
         self.rankings = held_out_rankings(self._task, tokenizer, recipe.sampling.max_tokens) if algorithm.ranks else []
         self.dropped = len(self._task.rankings()) - len(self.rankings) if algorithm.ranks else 0
 

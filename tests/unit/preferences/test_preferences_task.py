@@ -89,7 +89,7 @@ def test_errors_of_rankings(write, answers, message):
         ({}, r"task\.path: must be given"),
         ({"answers": "answers", "chosen": "best"}, r"task: chosen changes nothing beside answers"),
         ({"rejected": "chosen"}, r"task: prompt, answers and id must be different fields, not 'prompt', 'chosen', 'chosen', 'id'"),
-        ({"too_long": "cut"}, r"task: too_long must be stop or drop, not 'cut'"),
+        ({"too_long": "cut"}, r"task: too_long must be stop, drop or truncate_left, not 'cut'"),
         ({"eval_path": "x"}, r"task: the held-out rows would be those that are trained on, x"),
         ({"eval_split": "train"}, r"task: the held-out rows would be those that are trained on"),
         ({"eval_path": "x", "split": "a", "eval_split": "a"}, r"task: the held-out rows would be those that are trained on"),
