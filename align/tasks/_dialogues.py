@@ -2,7 +2,6 @@ r"""Dialogues that are one text, `\n\nHuman: ...\n\nAssistant: ...`, as in Anthr
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 
@@ -22,7 +21,8 @@ def divided(dialogues: Sequence[str]) -> tuple[str, list[str]] | None:
 
     None if they share none, or if one of them goes on after its answer.
     """
-    common = os.path.commonprefix(list(dialogues))
+    together = list(zip(*dialogues, strict=False))  # as far as the shortest
+    common = dialogues[0][: next((i for i, characters in enumerate(together) if len(set(characters)) > 1), len(together))]
     end = common.rfind(ASSISTANT) + len(ASSISTANT)
     if end < len(ASSISTANT):
         return None

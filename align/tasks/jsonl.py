@@ -72,8 +72,8 @@ class Jsonl(RowTask):
         final = None if answer is None else self._final(answer)
         if answer is not None and final is None:
             raise UserError(
-                f"{row.where}: task.extract: {self.extract} finds nothing in {self.answer}, {answer[-40:]!r}; correct the row, or leave such "
-                "rows out with task.bad_rows: drop"
+                f"{row.where}: task.extract: {self.extract} finds nothing in {self.answer}, {answer[-40:]!r}; correct the row, or leave "
+                "such rows out with task.bad_rows: drop"
             )
         travelling = others(row, (self.prompt, self.answer, self.id, "answer"))
         return Example(

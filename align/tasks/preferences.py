@@ -116,8 +116,8 @@ class Preferences(RowTask):
         found = _dialogues.divided(texts)
         if found is None:
             raise UserError(
-                f"{row.where}: {labels[0]} and {labels[-1]} do not begin alike up to their last {_dialogues.ASSISTANT.strip()!r}, so they are "
-                "no answers to one prompt; leave such rows out with task.bad_rows: drop"
+                f"{row.where}: {labels[0]} and {labels[-1]} do not begin alike up to their last {_dialogues.ASSISTANT.strip()!r}, so they "
+                "are no answers to one prompt; leave such rows out with task.bad_rows: drop"
             )
         asks, answers = found
         ranked = tuple(text(row, label, answer) for label, answer in zip(labels, answers, strict=True))

@@ -1,4 +1,4 @@
-"""A stand-in for the package reasoning_gym with one generator, `sums`: item i asks for seed + i + first."""
+"""A stand-in for the package reasoning_gym with two generators of sums: item i asks for seed + i + first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Sums:
         return 1.0 if answer == entry["answer"] else 0.01 if answer else 0.0
 
 
-factory = SimpleNamespace(DATASETS={"sums": Sums})
+factory = SimpleNamespace(DATASETS={"sums": Sums, "other_sums": lambda **options: Sums(**{"first": 2} | options)})
 
 
 def create_dataset(name: str, **options) -> Sums:

@@ -223,7 +223,7 @@ def test_or_is_dropped_and_counted(write):
     found = examples(Jsonl(write(*LONG), max_prompt_tokens=4, too_long="drop"))
     assert [e.text for e in found.examples] == ["ab", "x"] and found.max_prompt_tokens == 3
     assert found.notes == ["task: 1 of 3 prompts beyond task.max_prompt_tokens, 4, are left out"]
-    with pytest.raises(UserError, match="every one of 3 prompts is beyond task.max_prompt_tokens, 1; raise it"):
+    with pytest.raises(UserError, match=r"every one of 3 prompts is beyond task\.max_prompt_tokens, 1; raise it"):
         examples(Jsonl(write(*LONG), max_prompt_tokens=1, too_long="drop"))
 
 

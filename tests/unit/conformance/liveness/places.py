@@ -8,6 +8,13 @@ from pathlib import Path
 from helpers.models import tiny_model, tiny_scorer
 
 
+def read_by_all(question: str) -> dict[str, str]:
+    """A row that every task of rows can read."""
+    asked = dict.fromkeys(("prompt", "question", "problem"), question)
+    answers = {"answer": "\\boxed{7} #### 3", "solution": "\\boxed{3} #### 9", "reply": "\\boxed{4} #### 4"}
+    return asked | answers | {"chosen": "1", "rejected": "2", "key": f"key {question}"}
+
+
 def made(folder: Path) -> dict[str, str]:
     rows = [{"prompt": "1+2=", "question": "2+1=", "answer": "3", "reply": "4", "id": "a", "key": "b"}]
     (folder / "data").write_text("\n".join(map(json.dumps, rows)))
@@ -29,10 +36,15 @@ def made(folder: Path) -> dict[str, str]:
     for n, place in enumerate(("splits/train", "splits/test", "subsets/one/rows", "subsets/two/rows")):
         file = folder / f"{place}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(json.dumps({"prompt": f"{n}{i}=", "answer": "1", "chosen": "1", "rejected": "2"}) + "\n" for i in range(3)))
+        file.write_text("".join(json.dumps(read_by_all(f"{n}{i}=")) + "\n" for i in range(3)))
     configurations = "".join(f"- config_name: {n}\n  data_files: {n}/*.jsonl\n" for n in ("one", "two"))
     (folder / "subsets" / "README.md").write_text(f"---\nconfigs:\n{configurations}---\n")
+    many = [read_by_all("1" * i + "=") | {"n": i} for i in range(1, 6)]
     for name, of in {
+        "words": [read_by_all("2+1=") | {"prompt": "1+2="}],
+        "more_words": [read_by_all("9=")],
+        "many": many,
+        "bad": [*many, read_by_all(" ")],
         "pairs": pairs,
         "held_out_pairs": [row | {"prompt": f"7{row['prompt']}"} for row in pairs],
         "long": [*pairs, pairs[0] | {"id": "long", "chosen": "1" * 30}],
@@ -46,5 +58,5 @@ def made(folder: Path) -> dict[str, str]:
         (folder / f"data{n}").write_text(json.dumps({"steps": n, "task": "countdown", "algorithm": "sft", "model": {"path": "nowhere"}}))
     models = {name: str(tiny_model(folder / name, seed=seed)) for seed, name in enumerate(("model", "other", "third"))}
     models |= {name: str(tiny_scorer(folder / name, seed=seed)) for seed, name in enumerate(("scorer", "other_scorer"))}
-    written = ("data", "held_out", "pairs", "held_out_pairs", "long", "chats", "splits", "subsets")
+    written = ("data", "held_out", "pairs", "held_out_pairs", "long", "chats", "splits", "subsets", "words", "more_words", "many", "bad")
     return models | {name: str(folder / name) for name in written} | {"folder": str(folder)}
