@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from align.config.paths import absolute
 from align.config.ranges import AtLeastOne, BelowOne, Seed
 from align.errors import UserError
 from align.tasks import TOO_LONG, Example, Task
@@ -30,7 +32,7 @@ class RowTask(Task):
 
     path: str
     """Training data: a file (JSONL, Parquet), a folder that `datasets` loads, or the name of a dataset on the Hub, `owner/name`. A relative
-    path starts at the folder of the recipe that names it; on the command line, at the working directory."""
+    path starts at the folder of the recipe file; on the command line and in Python, at the working directory."""
     split: str | None = None
     """Split of a dataset, `train` by default; also `train[:1000]`."""
     subset: str | None = None
@@ -67,6 +69,9 @@ class RowTask(Task):
     """Keys that name a field which only some rows have; one that no row has is refused."""
 
     def __post_init__(self):
+        for key in ("path", "eval_path"):  # a run's recipe.yaml is read from other working directories
+            if (path := getattr(self, key)) is not None:
+                object.__setattr__(self, key, absolute(path, Path.cwd()))
         refuse_overlap(self.path, self.split, self.eval_path, self.eval_split)
         if self.eval_share and (self.eval_path is not None or self.eval_split is not None):
             raise ValueError("eval_share changes nothing beside eval_path or eval_split, which name the held-out rows: delete one of them")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from align.config.paths import paths_start
 from align.errors import UserError
 
 FILES = (".jsonl", ".json", ".parquet")
@@ -129,20 +130,13 @@ def _dataset(path: str, split: str, subset: str | None) -> list[Row]:
         raise UserError(
             f"{path}: cannot be fetched from the Hugging Face Hub: {_first_line(error)}; if this machine has no network, fetch it "
             f"on one that has (hf download --repo-type dataset {path} --local-dir FOLDER) and give the local folder or file: "
-            f"task.path=FOLDER ({_starts()})"
+            f"task.path=FOLDER ({paths_start()})"
         ) from error
 
 
 def _missing(path: str) -> UserError:
     return UserError(
-        f"{path}: there is no such file or folder of data ({_starts()}; a dataset of the Hugging Face Hub is named owner/name)"
-    )
-
-
-def _starts() -> str:
-    return (
-        "a relative path starts at the folder of the recipe that names it; on the command line and in Python, at the working directory, "
-        f"{Path.cwd()}"
+        f"{path}: there is no such file or folder of data ({paths_start()}; a dataset of the Hugging Face Hub is named owner/name)"
     )
 
 
