@@ -67,7 +67,7 @@ def extraction(name: str) -> Callable[[str], str | None]:
     if name in EXTRACTIONS:
         return EXTRACTIONS[name]
     try:
-        pattern = re.compile(name, re.DOTALL)
+        pattern = re.compile(name)
     except re.error as error:
         raise ValueError(f"{name!r} is no regular expression: {error}") from error
     if pattern.groups != 1:

@@ -9,9 +9,9 @@ from typing import Any
 
 from align.config.suggestions import did_you_mean
 from align.errors import RecipeError, UserError
-from align.tasks._extract import extractor
+from align.rewards._answers import extraction
 
-ANSWER = extractor("(?s)<answer>(.*?)</answer>")
+ANSWER = extraction("(?s)<answer>(.*?)</answer>")
 
 
 def generated(name: str, options: Mapping[str, Any], size: int, seed: int) -> Any:

@@ -6,8 +6,8 @@ from statistics import fmean
 from typing import ClassVar
 
 from align.errors import UserError
+from align.rewards._answers import equal, extraction
 from align.tasks import Example
-from align.tasks._extract import extractor
 from align.tasks._fields import missing, name, others, question, template
 from align.tasks._row_task import RowTask
 from align.tasks._rows import Row, shown
@@ -29,8 +29,8 @@ class Jsonl(RowTask):
     answer: str = "answer"
     """The field with the answer, a string; optional in each row."""
     extract: str | None = None
-    """Where the final answer is in the answer, which is what rewards get as `answer`; a demonstration stays whole. `hash_marks` (the number
-    behind `####`), `boxed` (the last `\\boxed{...}`), or a regular expression whose one group it is."""
+    """Where the final answer is in the answer, which is what rewards get as `answer`; a demonstration stays whole. `hash_marks` (after the
+    last `####`), `boxed` (the last `\\boxed{...}`), `last_number`, or a regular expression with one group: its last match."""
 
     optional: ClassVar = ("answer", "id")
     suite: ClassVar[str] = "eval"
@@ -41,7 +41,10 @@ class Jsonl(RowTask):
         if len({self.prompt, self.answer, self.id}) < 3:
             raise ValueError(f"prompt, answer and id must be three fields, not {self.prompt!r}, {self.answer!r} and {self.id!r}")
         if self.extract is not None:
-            extractor(self.extract)
+            try:
+                extraction(self.extract)
+            except ValueError as error:
+                raise ValueError(f"extract: {error}") from error
 
     def suites(self, problems: int) -> Mapping[str, Sequence[Example]]:
         held_out = self._held_out()
@@ -50,17 +53,23 @@ class Jsonl(RowTask):
     def judge(self, suite: str, groups: Sequence[Group]) -> dict[str, float]:
         """Means over responses.
 
-        `length`: tokens, end token included; `exact_match`, over the rows with an answer: the response, or what `extract` finds in it,
-        equals the answer, ignoring surrounding white space.
+        `length`: tokens, end token included; `exact_match`, over the rows with an answer: the response equals it, ignoring surrounding
+        white space; or with `extract`, what it finds in the response equals it, numbers by value.
         """
         answered = [(g.prompt.fields.get("answer"), e) for g in groups for e in g.episodes]
         metrics = {"length": fmean(e.length for _, e in answered)}
-        matches = [(self._final(e.text) or "").strip() == answer.strip() for answer, e in answered if answer is not None]
+        matches = [self._matches(e.text, answer) for answer, e in answered if answer is not None]
         return metrics | ({"exact_match": fmean(matches)} if matches else {})
+
+    def _matches(self, response: str, answer: str) -> bool:
+        if self.extract is None:
+            return response.strip() == answer.strip()
+        found = self._final(response)
+        return found is not None and equal(found, answer)
 
     def _final(self, text: str) -> str | None:
         """The final answer in a text, None if there is none."""
-        return text if self.extract is None else extractor(self.extract)(text)
+        return text if self.extract is None else extraction(self.extract)(text)
 
     def _example(self, row: Row) -> Example:
         if self.prompt not in row.values:

@@ -11,7 +11,6 @@ from helpers.own_tokenizers import CHATML, byte_tokenizer
 from align.config.nodes import build_part
 from align.errors import RecipeError, UserError
 from align.experience.examples import Examples, tokenize
-from align.tasks._extract import boxed, extractor, hash_marks
 from align.tasks.jsonl import Jsonl
 from align.tasks.preferences import Preferences
 
@@ -57,46 +56,10 @@ def test_a_key_of_conversations_alone_is_refused_for_plain_text(write, key, valu
 
 
 @pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("48/2 = <<48/2=24>>24\n#### 72", "72"),
-        ("#### 1,234,567", "1234567"),
-        ("#### -3.50.", "-3.50"),
-        ("#### $18", "18"),
-        ("first #### 1 then\n#### 2", "2"),
-        ("72", None),
-        ("#### many", None),
-    ],
-)
-def test_hash_marks(text, answer):
-    assert hash_marks(text) == answer
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        (r"so $\boxed{\frac{1}{2}}$.", r"\frac{1}{2}"),
-        (r"\boxed{1} or \boxed{2}", "2"),
-        (r"\fbox{3}", "3"),
-        (r"$\boxed 5$", "5"),
-        (r"\boxed{{a}{b}}", "{a}{b}"),
-        (r"\boxed{1", None),
-        ("5", None),
-    ],
-)
-def test_boxed(text, answer):
-    assert boxed(text) == answer
-
-
-def test_a_regular_expression_takes_its_group_of_the_last_match():
-    assert extractor(r"Answer: (\w+)")("Answer: a. Answer: b") == "b"
-
-
-@pytest.mark.parametrize(
     ("extract", "says"),
-    [("hash_mark", "has 0 groups; did you mean 'hash_marks'"), ("(a)(b)", "has 2 groups"), ("(", "is no regular expression")],
+    [("hash_mark", "extract: 'hash_mark' is none of whole, hash_marks"), ("(a)(b)", "is none of"), ("(", "is no regular expression")],
 )
-def test_what_is_no_extractor(extract, says):
+def test_what_is_no_extraction(extract, says):
     with pytest.raises(RecipeError, match=says):
         build_part("task", {"name": "jsonl", "path": "x", "extract": extract}, "task")
 

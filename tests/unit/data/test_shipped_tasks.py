@@ -53,7 +53,7 @@ def test_gsm8k_from_a_folder_as_on_the_hub(tmp_path):
     task = Gsm8k(str(folder))
     (example,) = task.examples()
     assert example.messages[-1] == {"role": "user", "content": "train?"} and "####" in example.messages[0]["content"]
-    assert (example.fields["answer"], example.answer) == ("1003", WORDS["answer"])
+    assert (example.fields["answer"], example.answer) == ("1,003", WORDS["answer"])
     assert {name: [e.messages[-1]["content"] for e in held] for name, held in task.suites(9).items()} == {"gsm8k": ["test?"]}
     judged = task.judge("gsm8k", [answered(example, "so\n#### 1003", "#### 1,003", "1003", "#### 1")])
     assert judged == {"length": 4.0, "exact_match": 0.5}
