@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping
 from functools import lru_cache
@@ -23,7 +24,7 @@ def generated(name: str, options: Mapping[str, Any], size: int, seed: int) -> An
 @lru_cache(maxsize=8)  # some generators read word lists or build tables
 def _dataset(name: str, options: str, size: int, seed: int) -> Any:
     try:
-        import reasoning_gym  # noqa: PLC0415  (an extra)
+        reasoning_gym = importlib.import_module("reasoning_gym")
     except ImportError as error:
         raise UserError(f"the task reasoning_gym needs the package reasoning-gym: pip install 'align[reasoning-gym]' ({error})") from error
     known = sorted(reasoning_gym.factory.DATASETS)
