@@ -46,7 +46,9 @@ def merged_adapter(adapter: Path, folder: Path, note: Callable[[str], None]) -> 
     name, revision = base_of(adapter)
     base = fetched_folder(name, None if Path(name).is_dir() else revision, WHERE)
     note(f"model.path: the adapter in {adapter} is merged into its base, {name}, in {folder}")
-    model = adapted(str(adapter), str(base), WHERE).to(load_config(str(base)).dtype or torch.float32)
+    model, saved = adapted(str(adapter), str(base), WHERE), load_config(str(base)).dtype
+    # Module's own `to`: type checkers cannot see transformers' decorated one as a method.
+    torch.nn.Module.to(model, saved if isinstance(saved, torch.dtype) else torch.float32)
     source = adapter if (adapter / "tokenizer_config.json").is_file() else base
     shutil.rmtree(folder, ignore_errors=True)
     with writing(f"the initial model {folder}"):
