@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from helpers.own_tokenizers import CHATML, byte_tokenizer
 
 from align.config.nodes import build_part
+from align.config.recipes import build
 from align.errors import RecipeError, UserError
+from align.experience import task_data
 from align.experience.examples import Examples, tokenize
+from align.run.evaluation import Suites
+from align.run.notes import data_notes
 from align.tasks.jsonl import Jsonl
 from align.tasks.preferences import Preferences
 
@@ -219,6 +224,25 @@ def test_a_demonstration_that_is_too_long_stops_the_run_or_is_dropped(write):
 def test_keys_that_say_nothing(keys, says):
     with pytest.raises(RecipeError, match=says):
         build_part("task", {"name": "jsonl", "path": "x", **keys}, "task")
+
+
+# What a run tells
+
+
+def test_a_run_tells_what_was_left_out_of_its_rows_and_of_its_held_out_prompts(write):
+    path, held, level = write(*ROWS), write(*({**row, "level": 4} for row in LONG), name="held.jsonl"), {"level": {"min": 4}}
+    task = Jsonl(path, filter=level, eval_path=held, max_prompt_tokens=4, too_long="drop")
+    recipe = build({"steps": 1, "task": "countdown", "algorithm": "sft", "model": {"path": "nowhere"}})
+    recipe = replace(recipe, task=task)
+    assert list(data_notes(recipe, examples(task), Suites(recipe, TEXT))) == [
+        f"{path}: task.filter.level leaves out 4 of 6 rows",
+        "task: 1 of 3 prompts of eval beyond task.max_prompt_tokens, 4, are left out",
+    ]
+
+
+def test_notes_are_lines():
+    with pytest.raises(RecipeError, match="a list of lines"):
+        task_data.notes(type("Wrong", (), {"notes": lambda self: "one text"})())
 
 
 # Dialogues in one text
