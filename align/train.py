@@ -135,7 +135,8 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: OpenedRun
     longest_answer = recipe.sampling.max_tokens if recipe.algorithm.ranks else None
     examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed, longest_answer, rows)
     if not (recipe.algorithm.samples or recipe.algorithm.ranks):
-        examples.demand_demonstrations(recipe.task, recipe.sampling.max_tokens)
+        examples.demand_demonstrations()
+        examples.fit_demonstrations(recipe.task, recipe.sampling.max_tokens)
     suites = Suites(recipe, tokenizer)
     for note in notes.data_notes(recipe, examples, suites):
         telemetry.note(note)

@@ -114,7 +114,8 @@ class Examples:
         if not self.examples:
             raise RecipeError("task", "gives no examples to train on")
         self._tokenizer, self._per_step, self._seed = tokenizer, per_step, seed
-        self.examples, self._prompts, cut = fit_prompts(task, self.examples, tokenize(self.examples, tokenizer), tokenizer)
+        self._prompts = tokenize(self.examples, tokenizer)
+        self.examples, self._prompts, cut = fit_prompts(task, self.examples, self._prompts, tokenizer)
         self.dropped = 0
         if max_tokens is not None:
             fitting = fit_max_tokens(task, ranked_groups(self.examples, self._prompts, tokenizer), self.examples, max_tokens)
@@ -137,9 +138,13 @@ class Examples:
         shown = [(self.examples[i], self._prompts[i], _demonstrated_answer(self.examples[i])) for i in self._step_indices(step)]
         return [Group(prompt=p, episodes=(answer,)) for (_, p, _), answer in zip(shown, _answers(shown, self._tokenizer), strict=True)]
 
-    def demand_demonstrations(self, task: Task, max_tokens: int) -> None:
-        """Raises UserError if any example has no answer, before a step deals it. Examples with an answer beyond `max_tokens` are left out
-        and noted with `task.too_long: drop`; otherwise they raise UserError."""
+    def demand_demonstrations(self) -> None:
+        """Raises UserError if any example has no answer, before a step deals it."""
+        for e in self.examples:
+            _demonstrated_answer(e)
+
+    def fit_demonstrations(self, task: Task, max_tokens: int) -> None:
+        """Leaves out and notes examples with an answer beyond `max_tokens` with `task.too_long: drop`; otherwise they raise UserError."""
         fitting = []
         for i in range(0, len(self.examples), CHUNK):
             rows = zip(self.examples[i : i + CHUNK], self._prompts[i : i + CHUNK], strict=True)

@@ -105,7 +105,7 @@ def test_an_end_token_inside_an_answer_is_refused(e: Example):
 def test_every_demonstration_is_demanded_before_a_step():
     examples = Examples(Few(*(Example(id=str(i), text="hi", answer=None if i == 99 else "x") for i in range(100))), byte_tokenizer(), 1, 0)
     with pytest.raises(UserError, match="has no answer; demonstrations are needed"):
-        examples.demand_demonstrations(Few(), 9)
+        examples.demand_demonstrations()
 
 
 @pytest.mark.parametrize(

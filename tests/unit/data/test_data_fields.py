@@ -207,14 +207,14 @@ def test_or_loses_its_first_tokens_behind_the_one_that_begins_a_text(write):
 def test_a_demonstration_that_is_too_long_stops_the_run_or_is_dropped(write):
     stop, drop = (Jsonl(write(*LONG), too_long=word) for word in ("stop", "drop"))
     with pytest.raises(UserError, match=r"line 3: the answer has 10 tokens, .*sampling\.max_tokens is 4; .*too_long: drop"):
-        examples(stop).demand_demonstrations(stop, 4)
+        examples(stop).fit_demonstrations(stop, 4)
     found = examples(drop)
-    found.demand_demonstrations(drop, 4)
+    found.fit_demonstrations(drop, 4)
     assert [e.text for e in found.examples] == ["ab", "abcdefgh"]
     assert found.notes == ["task: 1 of 3 demonstrations beyond sampling.max_tokens, 4, are left out"]
     assert {g.prompt.text for step in range(2) for g in found.demonstrations(step)} == {"ab", "abcdefgh"}
     with pytest.raises(UserError, match=r"every one of 3 demonstrations is beyond sampling\.max_tokens, 1"):
-        examples(drop).demand_demonstrations(drop, 1)
+        examples(drop).fit_demonstrations(drop, 1)
 
 
 @pytest.mark.parametrize(
