@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -96,6 +96,16 @@ def _read(folder: Path) -> dict[str, Any]:
     if not whole:
         raise Damaged(f"{FILE}: changed since it was written")
     return manifest
+
+
+def is_whole(folder: Path, what: str, note: Callable[[str], None]) -> bool:
+    """Whether a folder is as its manifest says; if not, what is wrong is noted."""
+    try:
+        verified(folder)
+    except Damaged as error:
+        note(f"{what} in {folder} is damaged: {error}; it is made again")
+        return False
+    return True
 
 
 def _own_digest(content: Mapping[str, Any]) -> str:

@@ -136,6 +136,7 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: OpenedRun
     examples = Examples(recipe.task, tokenizer, recipe.batch.prompts, recipe.seed, longest_answer, rows, algorithm)
     if algorithm.learns_from == "demonstrations":
         examples.demand_demonstrations(algorithm.row_fields)
+        examples.fit_demonstrations(recipe.task, recipe.sampling.max_tokens)
     suites = Suites(recipe, tokenizer)
     for note in notes.data_notes(recipe, examples, suites):
         telemetry.note(note)

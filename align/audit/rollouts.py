@@ -23,11 +23,12 @@ from align.learner.budgets import device_budgets
 from align.learner.micro_batches import micro_batches
 from align.learner.policy import Policy
 from align.run.evaluation import Suites
-from align.run.initial_policy import cache_folder, content_hash, stored_folder
+from align.run.initial_policy import cache_folder, content_hash
 from align.run.model_files import check_files
+from align.run.model_source import stored_folder
 from align.telemetry.writers import read
 from align.types import Group
-from align.vocabulary.files import load_tokenizer
+from align.vocabulary.files import is_adapter, load_tokenizer
 from align.workers.shards import generate
 
 LOGGED = re.compile(r"^(divergence|clamped|capped|beta)/|^kl/(?!initial)|^ratio/|^engine/gap$")
@@ -97,7 +98,8 @@ def estimates_of_fresh_answers(run_dir: Path) -> list[Estimated] | str:
 def _initial(recipe: Recipe, run_dir: Path) -> Path:
     path, source = recipe.model.path, recipe.model.recipe
     if path is not None:
-        return stored_folder(path) or Path(path)
+        stored = stored_folder(path, recipe.model.revision) or Path(path)
+        return run_dir / "initial" if is_adapter(str(stored)) else stored
     if source is not None:
         return cache_folder() / f"{Path(source).stem}-{content_hash(load(source))}" / "model"
     return run_dir / "initial"

@@ -21,9 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 from align import plugins
 from align.config import ranges, registry
 from align.config.parts import location
+from align.config.paths import absolute_files
 from align.config.suggestions import did_you_mean
 from align.config.tracebacks import own_frames
-from align.config.yaml_files import absolute_files
 from align.errors import RecipeError, UserError
 from align.plugins import Plugin
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Interval
 
 from align.config.nodes import part, section
+from align.config.paths import absolute
 from align.config.ranges import AtLeastOne, BelowOne, Count, Fraction, Infinite, NotNegative, Positive, Seed
 from align.engines import Sampling
 
@@ -38,7 +40,11 @@ class Model:
     """Where the initial policy comes from: exactly one of `path`, `recipe`, `config`."""
 
     path: str | None = None
-    """A Hugging Face model folder, or the id of a model that is in the hub's local cache; nothing is downloaded."""
+    """A Hugging Face model folder, the id of a model on the Hub (`owner/name`), which is fetched once into its cache, or the folder of a
+    peft adapter, which is merged into the base that its config names. A relative path starts at the folder of the recipe file; on the
+    command line and in Python, at the working directory. Code that comes with a model is never run."""
+    revision: str | None = None
+    """Branch, tag or commit of a model on the Hub; null: its main branch, or what the cache has of it."""
     recipe: str | None = None
     """Another recipe whose final model is the initial policy; it is run first, unless a run with the same content is cached."""
     config: dict[str, Any] | None = None
@@ -65,6 +71,10 @@ class Model:
                 "model at random: config='{model_type: qwen2, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, "
                 "num_attention_heads: 2, num_key_value_heads: 1}'"
             )
+        if self.path is not None:  # a run's recipe.yaml is read from other working directories
+            object.__setattr__(self, "path", absolute(self.path, Path.cwd()))
+        if self.revision is not None and self.path is None:
+            raise ValueError("revision changes nothing without path, the model of the Hub whose revision it is: delete the key")
         if self.dtype not in GAPS:
             raise ValueError(f"dtype must be float32 or bfloat16, not {self.dtype!r}")
         if self.device not in ("auto", "cpu", "cuda"):

@@ -5,7 +5,6 @@ With `base: other.yaml` a recipe contains only the differences from its base.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,17 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from align.config.find import find_recipe
+from align.config.find import find_recipe, shipped_folder
+from align.config.paths import absolute_files
 from align.errors import RecipeError
 
 DEEPEST = 50
 """Mappings and lists inside each other in a recipe."""
 TOO_DEEP = f"has mappings or lists nested deeper than {DEEPEST}: is a bracket repeated?"
-LOCAL_FILE = re.compile(r"^(?!/)[^:\n]*\.(py:\w+|yaml)$|^(\.{1,2}|~)/[^:\n]*:[^\W\d]\w*$")
-"""Matches a plugin (a file or `./folder:Class`) or a recipe whose path is relative to the folder of the naming recipe."""
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> dict:
-    """The recipe as plain data, with bases merged and overrides applied. Plugin paths become absolute.
+    """The recipe as plain data, with bases merged and overrides applied. Relative paths become absolute (`align.config.paths`).
 
     Args: path: of a YAML file; overrides: strings `key.path=value`.
     Raises: RecipeError for a missing or malformed file, a base that loops, or a malformed override.
@@ -66,7 +64,9 @@ def _load_file(path: Path, seen: tuple[Path, ...]) -> dict:
         raise RecipeError(str(path), "a recipe is a mapping of keys to values")
     _refuse_depth(node, str(path))
     base = node.pop("base", None)
-    node = absolute_files(node, path.parent)
+    # Users name a shipped recipe without its folder, and their data are in no folder of it.
+    shipped = path.is_relative_to(shipped_folder())
+    node = absolute_files(node, path.parent, Path.cwd() if shipped else path.parent)
     return node if base is None else _merge(_load_file(_base(base, path), (*seen, path)), node)
 
 
@@ -101,14 +101,3 @@ def _merge(base: Any, change: Any) -> Any:
     if "name" in change and change["name"] != base.get("name"):
         return change
     return base | {key: _merge(base[key], value) if key in base else value for key, value in change.items()}
-
-
-def absolute_files(node: Any, folder: Path) -> Any:
-    """The node with the relative paths of plugins and recipes resolved from `folder`."""
-    if isinstance(node, dict):
-        return {key: absolute_files(value, folder) for key, value in node.items()}
-    if isinstance(node, list):
-        return [absolute_files(value, folder) for value in node]
-    if isinstance(node, str) and LOCAL_FILE.match(node):
-        return str((folder / Path(node).expanduser()).resolve())
-    return node

@@ -30,8 +30,8 @@ class Separate(Critic):
     lr: float | None = None
     """None: the optimizer's."""
     path: str | None = None
-    """A scorer's or a causal language model's folder, of the policy's vocabulary; None: the initial policy. A relative one starts at
-    the working directory, as `model.path` does."""
+    """A scorer's or a causal language model's folder, of the policy's vocabulary; None: the initial policy. A relative one starts where
+    that of `model.path` does."""
 
     def __post_init__(self):
         self.check()

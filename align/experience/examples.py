@@ -13,6 +13,7 @@ from align.algorithms import Algorithm
 from align.errors import RecipeError, UserError
 from align.experience import chat_template, task_data, teacher_logp
 from align.experience.drafts import with_drafts
+from align.experience.limits import answer_fits, fit_prompts
 from align.tasks import Example, Task
 from align.types import Episode, Group, Prompt
 from align.vocabulary.continuation import Continuation
@@ -127,15 +128,15 @@ class Examples:
         self._mismatched = algorithm is not None and algorithm.mismatched
         self._revision = None if algorithm is None else algorithm.revision
         self._prompts = tokenize(self.examples, tokenizer)
+        self.examples, self._prompts, cut = fit_prompts(task, self.examples, self._prompts, tokenizer)
         self.dropped = 0
         if max_tokens is not None:
             groups = (labelled_groups if self._labels else ranked_groups)(self.examples, self._prompts, tokenizer)
             fitting = fit_max_tokens(task, groups, self.examples, max_tokens)
             self.dropped = len(fitting) - sum(fitting)
-            self.examples = [e for e, fit in zip(self.examples, fitting, strict=True) if fit]
-            self._prompts = [p for p, fit in zip(self._prompts, fitting, strict=True) if fit]
+            self._keep(fitting)
         self.conversations = any(e.messages for e in self.examples)
-        self.notes = _notes(self.examples, tokenizer)
+        self.notes = [*cut, *_notes(self.examples, tokenizer)]
         """Lines for the user."""
         self.max_prompt_tokens = max(len(p.token_ids) for p in self._prompts)
 
@@ -165,6 +166,25 @@ class Examples:
                 ]
                 for (e, p, _), answer in zip(rows, _answers(rows, self._tokenizer), strict=True):
                     teacher_logp.refuse(p, answer.length, e.place)
+
+    def fit_demonstrations(self, task: Task, max_tokens: int) -> None:
+        """Leaves out and notes examples with an answer beyond `max_tokens` with `task.too_long: drop`; otherwise they raise UserError."""
+        fitting = []
+        for i in range(0, len(self.examples), CHUNK):
+            rows = zip(self.examples[i : i + CHUNK], self._prompts[i : i + CHUNK], strict=True)
+            shown = [(e, p, _demonstrated_answer(e)) for e, p in rows]
+            for (e, _, _), answer in zip(shown, _answers(shown, self._tokenizer), strict=True):
+                fitting.append(answer_fits(task, e, "the answer", answer.length, max_tokens))
+        if not any(fitting):
+            raise UserError(f"task: every one of {len(fitting)} demonstrations is beyond sampling.max_tokens, {max_tokens}; raise it")
+        if not all(fitting):
+            count = len(fitting) - sum(fitting)
+            self.notes.append(f"task: {count:,} of {len(fitting):,} demonstrations beyond sampling.max_tokens, {max_tokens}, are left out")
+            self._keep(fitting)
+
+    def _keep(self, fitting: Sequence[bool]) -> None:
+        self.examples = [e for e, fit in zip(self.examples, fitting, strict=True) if fit]
+        self._prompts = [p for p, fit in zip(self._prompts, fitting, strict=True) if fit]
 
     def rankings(self, step: int) -> list[Group]:
         """The prompts of a step with their ranked answers, best first, with end tokens. Raises UserError for fewer than two."""
@@ -222,7 +242,8 @@ def held_out_rankings(task: Task, tokenizer: Any, max_tokens: int | None = None,
     examples = task_data.rankings(task)
     if not examples:
         return []
-    groups = ranked_groups(examples, tokenize(examples, tokenizer), tokenizer)
+    examples, prompts, _ = fit_prompts(task, examples, tokenize(examples, tokenizer), tokenizer, "held-out prompts")
+    groups = ranked_groups(examples, prompts, tokenizer)
     fit = [True] * len(groups) if max_tokens is None else fit_max_tokens(task, groups, examples, max_tokens)
     shown = revised(groups, examples, tokenizer, revision)
     return [group for group, fits_in in zip(shown, fit, strict=True) if fits_in]
@@ -271,15 +292,9 @@ def fit_max_tokens(task: Task, groups: Sequence[Group], examples: Sequence[Examp
     """Whether each ranking's answers fit `max_tokens`. Raises UserError for the first that does not, unless `task.too_long` is `drop`."""
     fitting = []
     for e, group in zip(examples, groups, strict=True):
-        over = [(i, a.length) for i, a in enumerate(group.episodes) if a.length > max_tokens]
-        if over and task.too_long != "drop":
-            index, length = over[0]
-            name = e.ranked_names[index] if e.ranked_names else f"answer {index + 1}"
-            raise UserError(
-                f"{e.place}: {name} has {length} tokens, its end token included; sampling.max_tokens is {max_tokens}; raise "
-                "it, shorten the answer, or leave such rows out whole with task.too_long: drop"
-            )
-        fitting.append(not over)
+        names = e.ranked_names or [f"answer {i + 1}" for i in range(len(group.episodes))]
+        fits = [answer_fits(task, e, name, a.length, max_tokens) for name, a in zip(names, group.episodes, strict=True)]
+        fitting.append(all(fits))
     if not any(fitting):
         raise UserError(f"task: every one of {len(fitting)} rankings has an answer beyond sampling.max_tokens, {max_tokens}; raise it")
     return fitting

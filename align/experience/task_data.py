@@ -17,6 +17,14 @@ def examples(task: Task) -> list[Example]:
     return _examples(task, "examples", task.examples())
 
 
+def notes(task: Task) -> list[str]:
+    """Lines for the user about the training data. Raises RecipeError for anything else."""
+    found = task.notes()
+    if isinstance(found, str) or not all(isinstance(line, str) for line in found):
+        Returned(task, "notes", WHERE).refuse(f"{found!r:.60}", "a list of lines")
+    return list(found)
+
+
 def rankings(task: Task) -> list[Example]:
     """The held-out rankings; empty if there are none."""
     return _examples(task, "rankings", task.rankings())

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from align.audit.default_recipe import default_recipe
 from align.config.nodes import build_part
+from align.config.paths import absolute_files
 from align.config.refusals import regularizer_refusal
-from align.config.yaml_files import absolute_files
 from align.core.logprobs import logits_stats
 from align.errors import RecipeError
 from align.integrations.plain_tensors import Rows, check_numbers, columns, kept, rows_of

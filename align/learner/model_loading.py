@@ -35,7 +35,7 @@ def load_causal_lm(folder: str, options: Model, where: str) -> PreTrainedModel:
         where,
         "no causal language model",
         lambda: AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, options.dtype), local_files_only=True, output_loading_info=True
+            folder, dtype=getattr(torch, options.dtype), local_files_only=True, trust_remote_code=False, output_loading_info=True
         ),
     )
     if missing := sorted(info["missing_keys"]):
@@ -100,7 +100,12 @@ def load_reward_model(folder: str, options: Model, where: str, *, fresh: bool) -
             where,
             "no reward model and no causal language model",
             lambda: AutoModelForSequenceClassification.from_pretrained(
-                folder, num_labels=1, dtype=getattr(torch, options.dtype), local_files_only=True, output_loading_info=True
+                folder,
+                num_labels=1,
+                dtype=getattr(torch, options.dtype),
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             ),
         )
     finally:
@@ -132,7 +137,7 @@ def whole_values(folder: str, base: str, like: Mapping[str, Tensor], where: str)
 
     Raises UserError if names or shapes differ from those of `like`.
     """
-    model = _adapted(folder, base, where) if is_adapter(folder) else load_causal_lm(folder, WHOLE, where)
+    model = adapted(folder, base, where) if is_adapter(folder) else load_causal_lm(folder, WHOLE, where)
     values = {n: p.detach() for n, p in model.named_parameters()}
     _must_fit(
         values,
@@ -143,7 +148,8 @@ def whole_values(folder: str, base: str, like: Mapping[str, Tensor], where: str)
     return values
 
 
-def _adapted(folder: str, base: str, where: str) -> torch.nn.Module:
+def adapted(folder: str, base: str, where: str) -> PreTrainedModel:
+    """The model in `base` in float32, with the adapter in `folder` merged into it. Raises UserError if it does not fit."""
     try:
         return PeftModel.from_pretrained(load_causal_lm(base, WHOLE, where), folder).merge_and_unload()
     except (OSError, ValueError, RuntimeError, KeyError) as error:

@@ -24,8 +24,8 @@ class Checkpoint(Reference):
     starts_at_policy = False
 
     path: str
-    """A Hugging Face model folder, or a peft adapter folder (`model/adapter` of a LoRA run). A relative one starts at the working
-    directory, as `model.path` does."""
+    """A Hugging Face model folder, or a peft adapter folder (`model/adapter` of a LoRA run). A relative one starts where that of
+    `model.path` does."""
 
     def __post_init__(self):
         object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))

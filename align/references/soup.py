@@ -22,8 +22,8 @@ class Soup(Reference):
     starts_at_policy = False
 
     paths: tuple[str, ...]
-    """Hugging Face model folders of the policy's architecture, or peft adapters on the model of the recipe. Relative ones start at the
-    working directory, as `model.path` does."""
+    """Hugging Face model folders of the policy's architecture, or peft adapters on the model of the recipe. Relative ones start where that
+    of `model.path` does."""
     weights: tuple[float, ...] = ()
     """Of each path; the initial policy has the rest. Empty: all alike, the initial policy too."""
 

@@ -23,7 +23,7 @@ class Teacher(Reference):
     starts_at_policy = False
 
     path: str
-    """A Hugging Face model folder with its tokenizer. A relative one starts at the working directory, as `model.path` does."""
+    """A Hugging Face model folder with its tokenizer. A relative one starts where that of `model.path` does."""
 
     def __post_init__(self):
         # A worker's working directory is another one.

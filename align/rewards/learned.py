@@ -20,8 +20,7 @@ class Learned(Reward):
     """
 
     path: str
-    """A folder that AutoModelForSequenceClassification loads, with one output. A relative one starts at the working directory, as
-    `model.path` does."""
+    """A folder that AutoModelForSequenceClassification loads, with one output. A relative one starts where that of `model.path` does."""
     gold: Any = part("reward", optional=True)
     """The true reward, measured beside the learned one and never trained on: `reward/gold` and `reward/learned` show the gap."""
     max_batch: int = 64

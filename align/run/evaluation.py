@@ -17,6 +17,7 @@ from align.engines import start_engine
 from align.errors import UserError
 from align.experience import task_data
 from align.experience.examples import held_out_rankings, tokenize
+from align.experience.limits import fit_prompts
 from align.rewards import start_reward
 from align.run.answer_metrics import Values, judged, means
 from align.run.model_files import check_files
@@ -37,7 +38,13 @@ class Suites:
     def __init__(self, recipe: Recipe, tokenizer: Any, problems: int | None = None):
         self._task, algorithm = recipe.task, recipe.algorithm
         suites = {} if algorithm.trains_reward_model else task_data.suites(self._task, problems or recipe.evaluation.problems)
-        self.prompts = {name: tokenize(examples, tokenizer) for name, examples in suites.items()}
+        fitted = {
+            name: fit_prompts(self._task, examples, tokenize(examples, tokenizer), tokenizer, f"prompts of {name}")
+            for name, examples in suites.items()
+        }
+        self.prompts = {name: found.prompts for name, found in fitted.items()}
+        self.notes = [note for found in fitted.values() for note in found.notes]
+        """What was left out, for the user."""
         longest, revision = recipe.sampling.max_tokens, algorithm.revision
         self.rankings = held_out_rankings(self._task, tokenizer, longest, revision) if algorithm.ranks else []
         self.dropped = len(self._task.rankings()) - len(self.rankings) if algorithm.ranks else 0

@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 import align_kernels
 from align import manifest
@@ -24,9 +22,11 @@ from align.config.recipes import load
 from align.config.schema import Recipe
 from align.disk import writing
 from align.errors import RecipeError, UserError
+from align.run.merged_adapter import base_of, merged_adapter
+from align.run.model_source import fetched_folder, stored_folder
 from align.vocabulary import generation
 from align.vocabulary.exported import refuse_damaged
-from align.vocabulary.files import load_config
+from align.vocabulary.files import is_adapter, load_config
 
 NOT_HASHED = {
     "cli.py",
@@ -36,6 +36,7 @@ NOT_HASHED = {
     "guard.py",
     "disk.py",
     "manifest.py",
+    "model_source.py",
     "lock.py",
     "history.py",
     "installed.py",
@@ -92,30 +93,15 @@ def model_folder(recipe: Recipe, run_dir: Path, train: Callable[[Recipe, Path], 
     """
     model = recipe.model
     if model.path is not None:
-        folder = stored_folder(model.path)
-        if folder is None:
-            raise RecipeError(
-                "model.path",
-                f"there is no model folder {model.path} (no config.json in it), and no such id in the hub's local cache; give a folder "
-                f"that from_pretrained loads, or fetch the id first: hf download {model.path}",
-            )
+        folder = fetched_folder(model.path, model.revision, "model.path")
         refuse_damaged(folder, "model.path")
+        if is_adapter(str(folder)):
+            folder = merged_adapter(folder, run_dir / "initial", note)
         return str(folder.resolve())
     if model.config is not None:
         return str(_from_config(recipe, model.config, run_dir / "initial", note))
     assert model.recipe is not None  # exactly one of the three is given
     return str(_warm_start(model.recipe, train, note))
-
-
-def stored_folder(path: str) -> Path | None:
-    """The folder of a model, given as a path or hub id; None if there is no such folder and it is not in the hub's local cache."""
-    folder = Path(path)
-    if not (folder / "config.json").is_file():
-        try:
-            folder = Path(snapshot_download(path, local_files_only=True))
-        except (HFValidationError, LocalEntryNotFoundError):
-            return None
-    return folder if (folder / "config.json").is_file() else None
 
 
 def config_of(recipe: Recipe) -> transformers.PretrainedConfig | None:
@@ -126,12 +112,14 @@ def config_of(recipe: Recipe) -> transformers.PretrainedConfig | None:
     if model.config is not None:
         return _configured(model.config, recipe.task.tokenizer())
     assert model.path is not None  # exactly one of the three is given
-    folder = stored_folder(model.path)
+    folder = stored_folder(model.path, model.revision)
+    if folder is not None and is_adapter(str(folder)):
+        folder = stored_folder(*base_of(folder))
     return None if folder is None else load_config(str(folder))
 
 
 def _from_config(recipe: Recipe, config: Mapping[str, Any], folder: Path, note: Callable[[str], None]) -> Path:
-    if folder.exists() and is_whole(folder, "the initial model", note):
+    if folder.exists() and manifest.is_whole(folder, "the initial model", note):
         return folder
     tokenizer = recipe.task.tokenizer()
     options = _configured(config, tokenizer)
@@ -145,16 +133,6 @@ def _from_config(recipe: Recipe, config: Mapping[str, Any], folder: Path, note: 
         tokenizer.save_pretrained(folder)
         manifest.write(folder, manifest.entries(folder))
     return folder
-
-
-def is_whole(folder: Path, what: str, note: Callable[[str], None]) -> bool:
-    """Whether a folder is as its manifest says; if not, what is wrong is noted."""
-    try:
-        manifest.verified(folder)
-    except manifest.Damaged as error:
-        note(f"{what} in {folder} is damaged: {error}; it is made again")
-        return False
-    return True
 
 
 def _configured(config: Mapping[str, Any], tokenizer: Any) -> transformers.PretrainedConfig:
@@ -187,7 +165,7 @@ def _recipe(path: str) -> Recipe:
 def _warm_start(path: str, train: Callable[[Recipe, Path], Any], note: Callable[[str], None]) -> Path:
     recipe = _recipe(path)
     folder = cache_folder() / f"{Path(path).stem}-{content_hash(recipe)}"
-    if folder.exists() and is_whole(folder, "the warm start", note):
+    if folder.exists() and manifest.is_whole(folder, "the warm start", note):
         return folder / "model"
     note(f"warm start: running {path} once; kept in {folder}")
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
@@ -208,7 +186,7 @@ def _move_into_cache(unfinished: Path, folder: Path) -> None:
     """Give a warm start its name in the cache, in place of a damaged one."""
     damaged = unfinished.with_name(f"{unfinished.name}.damaged")
     try:
-        if folder.exists() and not is_whole(folder, "the warm start", lambda text: None):
+        if folder.exists() and not manifest.is_whole(folder, "the warm start", lambda text: None):
             folder.rename(damaged)
         unfinished.rename(folder)
         manifest.sync(folder.parent)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from align.config.docstrings import format_part
 from align.config.schema import Recipe
+from align.experience import task_data
 from align.experience.examples import Examples
 from align.learner.references import reference_place
 from align.references import of_recipe, owner
@@ -15,7 +16,9 @@ from align.types import Stat
 
 def data_notes(recipe: Recipe, examples: Examples, suites: Suites) -> Iterator[str]:
     """Of the data and the recipe, before the workers start."""
+    yield from task_data.notes(recipe.task)
     yield from examples.notes
+    yield from suites.notes
     for count, which in ((examples.dropped, "rankings"), (suites.dropped, "held-out rankings")):
         if count:
             yield f"task: {count} {which} with an answer beyond sampling.max_tokens are left out"

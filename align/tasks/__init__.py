@@ -43,11 +43,18 @@ class Example:
         return self.where or f"task: example {self.id}"
 
 
+TOO_LONG = ("stop", "drop", "truncate_left")
+"""What a task may ask for where a prompt or an answer is too long."""
+
+
 class Task(Part, ABC):
     """The contract of a task. The same configuration gives the same examples, in the same order, in every process."""
 
+    max_prompt_tokens: int | None = None
+    """Tokens of the longest prompt; None: no limit of the task's own."""
     too_long: str = "stop"
-    """What to do with a ranking that has an answer longer than `sampling.max_tokens`: `stop` the run, or `drop` the ranking."""
+    """What to do with a prompt beyond `max_prompt_tokens`, or an answer in the data beyond `sampling.max_tokens`: `stop` the run, `drop`
+    the example, or `truncate_left`, which leaves the last tokens of a prompt of plain text."""
 
     @abstractmethod
     def examples(self) -> Sequence[Example]:
@@ -60,6 +67,10 @@ class Task(Part, ABC):
     @abstractmethod
     def judge(self, suite: str, groups: Sequence[Group]) -> dict[str, float]:
         """Metrics of one suite from a model's answers."""
+
+    def notes(self) -> Sequence[str]:
+        """Lines for the user about the training data, such as what was left out; printed once, before training."""
+        return ()
 
     def rankings(self) -> Sequence[Example]:
         """Held-out examples with ranked answers, to measure preference accuracy."""

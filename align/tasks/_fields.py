@@ -63,9 +63,20 @@ def _without_nulls(value: Any) -> Any:
 
 def used(given: Mapping[str, Any] | None, examples: Sequence[Example]) -> Sequence[Example]:
     """The examples. Raises RecipeError if the recipe gives options of the chat template and no example is a conversation."""
-    if given and not any(e.messages for e in examples):
-        raise RecipeError("task.template", "changes nothing: no prompt is a conversation (a list of turns); delete the key")
+    refuse_idle(examples, template=given)
     return examples
+
+
+def refuse_idle(
+    examples: Sequence[Example], *, chat: bool = False, system: str | None = None, template: Mapping[str, Any] | None = None
+) -> None:
+    """Raises RecipeError for a key of conversations where no example is one."""
+    given = {"system": system, "template": template}
+    idle = next((key for key, value in given.items() if value), None)
+    if idle is not None and not any(e.messages for e in examples):
+        raise RecipeError(
+            f"task.{idle}", "changes nothing: no prompt is a conversation (a list of turns); delete the key, or set task.chat: true"
+        )
 
 
 def turns(row: Row, field: str, value: Any) -> Turns:
@@ -93,7 +104,23 @@ def asked(row: Row, field: str, conversation: Turns) -> tuple[str, Turns]:
     text(row, f"the last turn of {field}", conversation[-1]["content"])
     if conversation[-1]["role"] == "assistant":
         raise UserError(f"{row.where}: {field} ends with a turn by the assistant, so there is nothing to answer; end it before")
-    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in conversation), conversation
+    return readable(conversation), conversation
+
+
+def readable(conversation: Turns) -> str:
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in conversation)
+
+
+def with_turns(asks: str, messages: Turns, *, chat: bool, system: str | None) -> tuple[str, Turns]:
+    """A prompt as readable text and as turns. Plain text stays what it is, or becomes the user's turn with `chat`; a conversation without
+    a system's turn gets `system`."""
+    if not messages:
+        if not chat:
+            return asks, ()
+        messages = ({"role": "user", "content": asks},)
+    if system and messages[0]["role"] != "system":
+        messages = ({"role": "system", "content": system}, *messages)
+    return readable(messages), messages
 
 
 def name(row: Row, field: str | None) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from align.config.paths import paths_start
 from align.errors import UserError
 
 FILES = (".jsonl", ".json", ".parquet")
@@ -114,24 +115,29 @@ def _parquet(path: str) -> list[Row]:
 
 
 def _dataset(path: str, split: str, subset: str | None) -> list[Row]:
-    if not Path(path).is_dir() and (path.endswith(FILES) or not HUB_NAME.fullmatch(path)):
-        raise UserError(
-            f"{path}: there is no such file or folder of data (a relative path starts at the working directory, {Path.cwd()}; "
-            "a dataset of the Hugging Face Hub is named owner/name)"
-        )
+    local = Path(path).is_dir()
+    if not local and (path.endswith(FILES) or not HUB_NAME.fullmatch(path)):
+        raise _missing(path)
     datasets = _library()
     try:
         return _plain(datasets.load_dataset(path, subset, split=split), f"{path} ({split})")
     except (datasets.exceptions.DataFilesNotFoundError, datasets.data_files.EmptyDatasetError) as error:
-        raise UserError(
-            f"{path}: there is no such file or folder of data (a relative path starts at the working directory, {Path.cwd()})"
-        ) from error
+        raise _missing(path) from error
     # Raised by `datasets` for an unreachable Hub, a missing split or subset, and files of other formats.
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        if local:
+            raise UserError(f"{path}: cannot be loaded as a dataset: {_first_line(error)}") from error
         raise UserError(
-            f"{path}: cannot be loaded as a dataset: {_first_line(error)}; it must be a file or folder (a relative path starts "
-            f"at the working directory, {Path.cwd()}) or a dataset of the Hugging Face Hub, its split named"
+            f"{path}: cannot be fetched from the Hugging Face Hub: {_first_line(error)}; if this machine has no network, fetch it "
+            f"on one that has (hf download --repo-type dataset {path} --local-dir FOLDER) and give the local folder or file: "
+            f"task.path=FOLDER ({paths_start()})"
         ) from error
+
+
+def _missing(path: str) -> UserError:
+    return UserError(
+        f"{path}: there is no such file or folder of data ({paths_start()}; a dataset of the Hugging Face Hub is named owner/name)"
+    )
 
 
 def _library() -> Any:

@@ -3,13 +3,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
-from typing import Any
+from typing import Any, ClassVar
 
 from align.config.nodes import part
 from align.errors import UserError
-from align.tasks import Example, Task
-from align.tasks._fields import Turns, asked, distinct, known, missing, name, others, question, template, text, turns, used
-from align.tasks._rows import Row, read, refuse_overlap, shown
+from align.tasks import Example, _dialogues
+from align.tasks._fields import Turns, asked, missing, name, others, question, template, text, turns
+from align.tasks._row_task import RowTask
+from align.tasks._rows import Row, shown
 from align.types import Group
 
 Answer = tuple[str, Any]
@@ -17,25 +18,17 @@ Answer = tuple[str, Any]
 
 
 @dataclass(frozen=True)
-class Preferences(Task):
+class Preferences(RowTask):
     """Answers in order of preference, from JSONL, Parquet or a Hugging Face dataset: `{"prompt": .., "chosen": .., "rejected": ..}`.
 
     With `answers`, a row has a list of any length, best first. Prompts and answers are texts, or conversations: lists of turns
     {role, content} for the model's chat template. An answer is then either the assistant's next turn, or a whole conversation that ends
-    with it; the prompt is then the common turns of the conversations (a `prompt` text is not read). The best answer also serves as
-    demonstration, and rewards get a row's other fields. Relative paths start at the working directory. Files are read when examples are
-    requested. Raises UserError naming file, line and field.
+    with it; the prompt is then the common turns of the conversations (a `prompt` text is not read). Two texts without a prompt that begin
+    alike, `\\n\\nHuman: ... \\n\\nAssistant: ...` (HH), are the prompt up to the last `Assistant:` and two answers. The best answer also
+    serves as demonstration, and rewards get a row's other fields. Held-out rows measure the preference accuracy. Files are read when
+    examples are requested. Raises UserError naming file, line and field.
     """
 
-    path: str
-    """Training data: a file, a folder that `datasets` loads, or the name of a dataset on the Hub."""
-    split: str | None = None
-    """Split of a dataset, `train` by default; also `train[:1000]`."""
-    subset: str | None = None
-    """Configuration of a dataset that has several; used for the held-out dataset too."""
-    eval_path: str | None = None
-    """Held-out rows, to measure accuracy. With only eval_split, `path` itself."""
-    eval_split: str | None = None
     prompt: str = "prompt"
     """The field with the question; optional in rows whose answers are whole conversations."""
     chosen: str = "chosen"
@@ -44,38 +37,22 @@ class Preferences(Task):
     """The field with the worse answer."""
     answers: str | None = None
     """The field with a list of answers, best first, instead of chosen and rejected."""
-    id: str | None = "id"
-    """The field with the row's id, a string or integer; a row without one is named by its line. null: name all rows by line."""
-    too_long: str = "stop"
-    """What to do if an answer is longer than `sampling.max_tokens`: `stop` the run, or `drop` the row and count it. Nothing is cut."""
-    template: dict[str, Any] | None = None
-    """Options of the chat template for every conversation, such as `{enable_thinking: false}`. A row's own come before them: its columns
-    `tools`, `chat_template_kwargs` (an object), and any other whose name the template reads."""
     held_out: Any = part("task", optional=True)
     """A task that gives the held-out problems for the trained model, and the tokenizer of a randomly initialised model."""
 
+    optional: ClassVar = ("prompt", "id")
+
     def __post_init__(self):
+        super().__post_init__()
         for f in fields(self):
             if self.answers is not None and f.name in ("chosen", "rejected") and getattr(self, f.name) != f.default:
                 raise ValueError(f"{f.name} changes nothing beside answers: give either the list or the two")
         used = [self.prompt, *self._sources(), *([] if self.id is None else [self.id])]
         if len(set(used)) < len(used):
             raise ValueError(f"prompt, answers and id must be different fields, not {', '.join(map(repr, used))}")
-        if self.too_long not in ("stop", "drop"):
-            raise ValueError(f"too_long must be stop or drop, not {self.too_long!r}")
-        refuse_overlap(self.path, self.split, self.eval_path, self.eval_split)
-
-    def examples(self) -> Sequence[Example]:
-        rows = read(self.path, self.split, self.subset)
-        for f in fields(self):
-            if f.name in ("prompt", "id") and getattr(self, f.name) not in (f.default, None):
-                known(self.path, rows, f.name, getattr(self, f.name))
-        return used(self.template, self._examples(rows))
 
     def rankings(self) -> Sequence[Example]:
-        if self.eval_path is None and self.eval_split is None:
-            return ()
-        return self._examples(read(self.eval_path or self.path, self.eval_split, self.subset))
+        return self._held_out()
 
     def suites(self, problems: int) -> Mapping[str, Sequence[Example]]:
         return {} if self.held_out is None else self.held_out.suites(problems)
@@ -90,16 +67,17 @@ class Preferences(Task):
     def _sources(self) -> list[str]:
         return [self.chosen, self.rejected] if self.answers is None else [self.answers]
 
-    def _examples(self, rows: Sequence[Row]) -> list[Example]:
-        return distinct([self._example(row) for row in rows], self.id)
-
     def _example(self, row: Row) -> Example:
         answers = self._answers(row)
         if {type(value) for _, value in answers} == {list}:
             asks, messages, ranked = self._conversation(row, [(label, turns(row, label, value)) for label, value in answers])
         else:
             ranked = tuple(text(row, label, value, "or each of them a list of turns") for label, value in answers)
-            asks, messages = question(row, self.prompt, self._prompt(row))
+            if self.prompt not in row.values and all(map(_dialogues.is_dialogue, ranked)):
+                asks, messages, ranked = self._dialogue(row, [label for label, _ in answers], ranked)
+            else:
+                asks, messages = question(row, self.prompt, self._prompt(row))
+        asks, messages = self._asked(asks, messages)
         for i, j in combinations(range(len(ranked)), 2):
             if ranked[i] == ranked[j]:
                 raise UserError(f"{row.where}: {answers[i][0]} and {answers[j][0]} are the same text, so neither is better; delete the row")
@@ -132,6 +110,20 @@ class Preferences(Task):
         if self.prompt not in row.values:
             raise missing(row, self.prompt, "question", "prompt")
         return row.values[self.prompt]
+
+    def _dialogue(self, row: Row, labels: Sequence[str], texts: Sequence[str]) -> tuple[str, Turns, tuple[str, ...]]:
+        """The prompt that dialogues in one text share, and each answer; as turns with `chat`."""
+        found = _dialogues.divided(texts)
+        if found is None:
+            raise UserError(
+                f"{row.where}: {labels[0]} and {labels[-1]} do not begin alike up to their last {_dialogues.ASSISTANT.strip()!r}, so they "
+                "are no answers to one prompt; leave such rows out with task.bad_rows: drop"
+            )
+        asks, answers = found
+        ranked = tuple(text(row, label, answer) for label, answer in zip(labels, answers, strict=True))
+        if not self.chat:
+            return asks, (), ranked
+        return *asked(row, "the dialogue", _dialogues.turns(asks)), tuple(answer.strip() for answer in ranked)
 
     def _conversation(self, row: Row, answers: Sequence[tuple[str, Turns]]) -> tuple[str, Turns, tuple[str, ...]]:
         """The prompt as readable text and as turns, and each answer's own turn."""

@@ -21,8 +21,9 @@ from transformers.utils import logging as transformers_logging
 from align.config.nodes import build_part
 from align.config.schema import Recipe
 from align.errors import UserError
-from align.experience import judged_rows
+from align.experience import judged_rows, task_data
 from align.experience.examples import example_indices, tokenize
+from align.experience.limits import fit_prompts
 from align.run.initial_policy import model_folder
 from align.tasks import Example
 from align.telemetry import note
@@ -207,9 +208,9 @@ def _answered(
     """Each example with its answers and their rewards (NaN for a failed one), in batches of the recipe's size."""
     transformers_logging.disable_progress_bar()
     tokenizer = load_tokenizer(model_dir)
-    for line in checked(model_dir, tokenizer):
+    examples, asked, cut = fit_prompts(recipe.task, examples, tokenize(examples, tokenizer), tokenizer)
+    for line in (*checked(model_dir, tokenizer), *task_data.notes(recipe.task), *cut):
         note(line)
-    asked = tokenize(examples, tokenizer)
     workers = open_workers(recipe, model_dir, max(len(p.token_ids) for p in asked), address, learns=False)
     columns = (TextColumn("prompts"), MofNCompleteColumn(), TextColumn("{task.fields[rows]} rows"), TimeRemainingColumn())
     try:

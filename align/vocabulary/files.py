@@ -22,12 +22,14 @@ def is_adapter(folder: str) -> bool:
 
 def load_config(folder: str, where: str = POLICY) -> PreTrainedConfig:
     """Raises UserError naming `where` for a folder whose config.json transformers does not read."""
-    return loaded(folder, where, "no model", lambda: AutoConfig.from_pretrained(folder, local_files_only=True))
+    return loaded(folder, where, "no model", lambda: AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
 
 
 def load_tokenizer(folder: str, where: str = POLICY) -> Any:
     """Raises UserError naming `where` for a folder without a tokenizer, for which transformers may construct an empty one."""
-    tokenizer = loaded(folder, where, "no tokenizer", lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    tokenizer = loaded(
+        folder, where, "no tokenizer", lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    )
     if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
         raise UserError(f"{where}: {folder} holds no tokenizer; put the model's tokenizer.json and tokenizer_config.json there")
     return tokenizer
@@ -44,4 +46,9 @@ def loaded(folder: str, where: str, otherwise: str, load: Callable[[], T]) -> T:
         return load()
     except Exception as error:  # a damaged file makes transformers, tokenizers and safetensors each raise their own
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{where}: {folder} needs Python code of its own (auto_map in its config), which is never run; use a model whose "
+                "architecture is in transformers, or a release of it that is"
+            ) from error
         raise UserError(f"{where}: {folder} holds {otherwise} that transformers loads: {reason}") from error

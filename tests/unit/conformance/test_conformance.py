@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from helpers.endpoint import Served
-from helpers.fakes import wandb
+from helpers.fakes import reasoning_gym, wandb
 from helpers.models import tiny_scorer
 from helpers.plugins.defective import DEFECTS, GOOD, source
 from typer.testing import CliRunner
@@ -22,6 +22,7 @@ from align.testing.targets import kind_of
 from align.testing.tiny import tiny_model
 from align.types import Prompt
 
+SUM = {"generator": "sums", "options": {}, "size": 4, "seed": 0, "index": 2}
 KEYS = {
     ("coefficient", "adaptive"): {"target": 0.1},
     ("coefficient", "constant"): {"value": 0.1},
@@ -54,9 +55,14 @@ KEYS = {
     ("shaping", "overlong"): {"limit": 3, "buffer": 2},
     ("shaping", "uncertainty_bonus"): {"steps": 5},
     ("task", "countdown"): {"size": 200, "demonstrations": True},
+    ("task", "gsm8k"): {"path": "WORDS"},
     ("task", "jsonl"): {"path": "ROWS", "eval_path": "HELD_OUT"},
     ("task", "labelled"): {"path": "LABELS", "held_out": "countdown"},
+    ("task", "math"): {"path": "WORDS"},
+    ("task", "mix"): {"sources": {"one": {"name": "jsonl", "path": "ROWS", "eval_path": "HELD_OUT"}, "other": "countdown"}},
     ("task", "preferences"): {"path": "PAIRS", "eval_path": "HELD_OUT_PAIRS", "held_out": "countdown"},
+    ("task", "reasoning_gym"): {"generator": "sums", "size": 4},
+    ("reward", "reasoning_gym"): {"prompts": [Prompt(id="sum", text="2+1=", token_ids=(1,), fields=SUM)]},
     ("weighting", "advantage_sign"): {"positive": 1.0, "negative": 2.0},
     ("weighting", "entropy_gate"): {"keep": "high", "quantile": 0.5},
     ("weighting", "log_ratio_sign"): {"above": 1.0, "below": 2.0},
@@ -77,7 +83,11 @@ def files(tmp_path_factory) -> dict[str, str]:
     rows = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(30)]
     pairs = [{"prompt": f"{i},1,1,1={i + 3}:", "chosen": f"{i}+1+1+1", "rejected": f"{i}"} for i in range(4, 10)]
     labels = [{"prompt": row["prompt"], "completion": row["chosen"], "label": i % 2 == 0} for i, row in enumerate(pairs)]
-    written = {"LABELS": labels, "ROWS": rows[:20], "HELD_OUT": rows[20:], "PAIRS": pairs[:4], "HELD_OUT_PAIRS": pairs[4:]}
+    words = [
+        {"question": row["prompt"], "problem": row["prompt"], "answer": f"#### {i}", "solution": f"\\boxed{{{i}}}"}
+        for i, row in enumerate(rows)
+    ]
+    written = {"LABELS": labels, "WORDS": words, "ROWS": rows[:20], "HELD_OUT": rows[20:], "PAIRS": pairs[:4], "HELD_OUT_PAIRS": pairs[4:]}
     for name, part in written.items():
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in part))
     models = {"OTHER": str(tiny_model(folder / "other", seed=1)), "SCORER": str(tiny_scorer(folder / "scorer"))}
@@ -87,12 +97,15 @@ def files(tmp_path_factory) -> dict[str, str]:
 def filled(value, files: dict[str, str]):
     if isinstance(value, list):
         return [filled(v, files) for v in value]
+    if isinstance(value, dict):
+        return {k: filled(v, files) for k, v in value.items()}
     return files.get(value, value) if isinstance(value, str) else value
 
 
 @pytest.mark.parametrize(("kind", "name"), PARTS, ids=lambda x: x)
 def test_every_part_conforms(kind, name, files, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setitem(sys.modules, "reasoning_gym", reasoning_gym)
     keys = {key: filled(value, files) for key, value in KEYS.get((kind, name), {}).items()}
     failed = {f.name: f.found for f in check(kind, name, **keys) if not f.passed}
     assert failed.keys() == KNOWN.get((kind, name), set()), failed

@@ -15,10 +15,12 @@ from align.config.nodes import build_part
 from align.config.schema import Recipe
 from align.errors import RecipeError
 
-MAY_BE_INFINITE = {"coefficient.feasible.resilience", "recipe.optimizer.max_grad_norm"}
+MAY_BE_INFINITE = {"coefficient.feasible.resilience", "loss_weighting.feasible.resilience", "recipe.optimizer.max_grad_norm"}
 MAY_BE_NEGATIVE = {
     "algorithm.ppo.risk",
+    "divergence.alphanet.low",
     "divergence.cressie_read.power",
+    "divergence.symmetric_cross_entropy.floor",
     "likelihood.symmetric_ce.log_zero",
     "recipe.evaluation.correct",
     "recipe.reward_limits.failure_score",

@@ -22,6 +22,8 @@ QWEN3 = (
 
 
 class Few:
+    max_prompt_tokens, too_long = None, "stop"
+
     def __init__(self, *examples: Example):
         self._examples = examples
 

@@ -11,6 +11,8 @@ TOKENIZER = Countdown().tokenizer()
 
 
 class Few:
+    max_prompt_tokens = None
+
     def __init__(self, *examples: Example):
         self._examples = examples
 

@@ -83,6 +83,14 @@ def test_a_pair_is_two_texts_whose_rewards_differ(recipe, tmp_path):
     assert list(found[0]) == ["id", "prompt", "chosen", "rejected", "chosen_reward", "rejected_reward", "level"]
 
 
+def test_prompts_that_are_too_long_are_left_out_and_told(recipe, tmp_path, capsys):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "1="}\n{"prompt": "1234567="}\n')
+    task = {"name": "jsonl", "path": "prompts.jsonl", "max_prompt_tokens": 4, "too_long": "drop"}
+    draw(recipe(engine=scripted("1", "22", "1", "3"), task=task), tmp_path / "pairs.jsonl")
+    assert [row["prompt"] for row in rows(tmp_path / "pairs.jsonl")] == ["1="]
+    assert "1 of 2 prompts beyond task.max_prompt_tokens, 4, are left out" in " ".join(capsys.readouterr().out.split())
+
+
 def test_no_learner_is_loaded(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(Learner, "__init__", None)
     with pytest.raises(TypeError):

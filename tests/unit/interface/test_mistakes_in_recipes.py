@@ -125,8 +125,9 @@ OVERRIDES = {
     "task.path=nothere.jsonl": "nothere.jsonl: there is no such file or folder of data",
     "task.path=model": "model: ",
     "model.path=nothere": "model.path: there is no model folder nothere",
-    "model.path=rows.jsonl": "model.path: there is no model folder rows.jsonl",
-    "model.path=.": "model.path: there is no model folder .",
+    "model.path=rows.jsonl": "rows.jsonl (a relative path starts at the folder of the recipe file",
+    "model.path=.": "holds no model: it has neither config.json nor adapter_config.json",
+    "model.revision=v1": "model.revision: changes nothing: ",
     "reward=./nothere.py:Mine": "reward: there is no plugin file ",
     "reward=./model:Mine": "reward: the folder ",
 }

@@ -89,7 +89,7 @@ def test_errors_of_rankings(write, answers, message):
         ({}, r"task\.path: must be given"),
         ({"answers": "answers", "chosen": "best"}, r"task: chosen changes nothing beside answers"),
         ({"rejected": "chosen"}, r"task: prompt, answers and id must be different fields, not 'prompt', 'chosen', 'chosen', 'id'"),
-        ({"too_long": "cut"}, r"task: too_long must be stop or drop, not 'cut'"),
+        ({"too_long": "cut"}, r"task: too_long must be stop, drop or truncate_left, not 'cut'"),
         ({"eval_path": "x"}, r"task: the held-out rows would be those that are trained on, x"),
         ({"eval_split": "train"}, r"task: the held-out rows would be those that are trained on"),
         ({"eval_path": "x", "split": "a", "eval_split": "a"}, r"task: the held-out rows would be those that are trained on"),
@@ -201,6 +201,8 @@ def test_the_hub_is_asked_for_split_and_subset(monkeypatch):
     monkeypatch.setattr(sys.modules["datasets"], "load_dataset", load_dataset)
     task = Preferences("owner/name", subset="main", eval_split="test")
     assert [e.where for e in task.rankings()] == ["owner/name (test), row 0"]
-    with pytest.raises(UserError, match=r"owner/name: cannot be loaded as a dataset: Couldn't reach 'owner/name' on the Hub; it must"):
+    with pytest.raises(
+        UserError, match=r"cannot be fetched from the Hugging Face Hub: Couldn't reach 'owner/name' on the Hub; .*task\.path=FOLDER"
+    ):
         task.examples()
     assert asked == [("owner/name", "main", "test"), ("owner/name", "main", "train")]

@@ -1,7 +1,5 @@
 """Where the initial policy comes from."""
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from align.config import recipes, schema
 from align.config.schema import Model
 from align.errors import RecipeError, UserError
 from align.learner.model_loading import load_causal_lm
-from align.run.initial_policy import config_of, content_hash, model_folder
+from align.run.initial_policy import content_hash, model_folder
 from align.train import train
 
 CONFIG = {
@@ -55,29 +53,6 @@ def test_a_model_that_cannot_be_had_is_named(model: dict, where: str, says: str,
     with pytest.raises(RecipeError) as refused:
         model_folder(build(model), tmp_path, train, print)
     assert refused.value.where == where and says in str(refused.value)
-
-
-def cached(cache: Path, name: str, files: Path) -> Path:
-    """The folder of a model in a cache laid out as huggingface_hub does."""
-    snapshot = cache / f"models--{name.replace('/', '--')}" / "snapshots" / "0123"
-    shutil.copytree(files, snapshot)
-    (snapshot.parents[1] / "refs").mkdir()
-    (snapshot.parents[1] / "refs" / "main").write_text("0123")
-    return snapshot
-
-
-def test_an_id_in_the_hubs_local_cache_is_a_model(tmp_path: Path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text(json.dumps(CONFIG))
-    there = cached(tmp_path / "hub", "some/model", tmp_path / "model")
-    recipe = build({"path": "some/model"})
-    assert Path(model_folder(recipe, tmp_path, train, print)) == there.resolve()
-    assert config_of(recipe).hidden_size == CONFIG["hidden_size"]
-    with pytest.raises(RecipeError, match="hf download some/other"):
-        model_folder(build({"path": "some/other"}), tmp_path, train, print)
-    assert config_of(build({"path": "some/other"})) is None
 
 
 def test_a_task_without_a_tokenizer_cannot_start_from_nothing(tmp_path: Path):

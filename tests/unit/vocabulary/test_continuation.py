@@ -23,6 +23,7 @@ TEXTS = [("2+2=", "4"), ("2+2=", "=4"), ("say", " a b"), ("x", "a b c"), ("one: 
 
 
 class Few:
+    max_prompt_tokens = None
     too_long = "stop"
 
     def __init__(self, *examples: Example):

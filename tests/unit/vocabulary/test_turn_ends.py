@@ -38,6 +38,7 @@ THINKING = CHATML.replace("{{ m['content'] }}", "{% if m.role == 'assistant' %}<
 
 
 class Few:
+    max_prompt_tokens = None
     too_long = "stop"
 
     def __init__(self, *examples: Example):

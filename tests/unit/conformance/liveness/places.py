@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from helpers.endpoint import Served
 from helpers.models import tiny_model, tiny_scorer
+
+
+def read_by_all(question: str) -> dict[str, Any]:
+    """A row that every task of rows can read."""
+    asked = dict.fromkeys(("prompt", "question", "problem"), question)
+    answers = {"answer": "\\boxed{7} #### 3", "solution": "\\boxed{3} #### 9", "reply": "\\boxed{4} #### 4"}
+    return asked | answers | {"chosen": "1", "rejected": "2", "completion": "1", "label": True, "key": f"key {question}"}
 
 
 def made(folder: Path) -> dict[str, str]:
@@ -30,14 +38,18 @@ def made(folder: Path) -> dict[str, str]:
     for n, place in enumerate(("splits/train", "splits/test", "subsets/one/rows", "subsets/two/rows")):
         file = folder / f"{place}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
-        row = {"answer": "1", "chosen": "1", "rejected": "2", "completion": "1", "label": True}
-        file.write_text("".join(json.dumps({"prompt": f"{n}{i}="} | row) + "\n" for i in range(3)))
+        file.write_text("".join(json.dumps(read_by_all(f"{n}{i}=")) + "\n" for i in range(3)))
     configurations = "".join(f"- config_name: {n}\n  data_files: {n}/*.jsonl\n" for n in ("one", "two"))
     (folder / "subsets" / "README.md").write_text(f"---\nconfigs:\n{configurations}---\n")
+    many = [read_by_all("1" * i + "=") | {"n": i} for i in range(1, 6)]
     labelled = [
         row | {"completion": row["chosen"], "reply": row["best"], "label": i % 2 == 0, "good": i % 2 == 1} for i, row in enumerate(pairs)
     ]
     for name, of in {
+        "words": [read_by_all("2+1=") | {"prompt": "1+2="}],
+        "more_words": [read_by_all("9=")],
+        "many": many,
+        "bad": [*many, read_by_all(" ")],
         "labels": labelled,
         "long_labels": [*labelled, labelled[0] | {"id": "long", "completion": "1" * 30}],
         "labelled_chats": [row | {"prompt": [{"role": "user", "content": row["prompt"]}]} for row in labelled],
@@ -66,5 +78,9 @@ def made(folder: Path) -> dict[str, str]:
         "chats",
         "splits",
         "subsets",
+        "words",
+        "more_words",
+        "many",
+        "bad",
     )
     return models | {name: str(folder / name) for name in written} | {"folder": str(folder), "server": Served().url}

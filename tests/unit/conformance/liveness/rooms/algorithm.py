@@ -52,6 +52,7 @@ def probe(part: Any, places: dict[str, str], node: dict) -> Any:
         "algorithm": node,
         "reward": None,
         "batch": {"prompts": 4},
+        "sampling": {"max_tokens": 24},
         "task": {"name": "countdown", "size": 8, "demonstrations": True},
     }
     return updated({k: v for k, v in START.items() if k != "reward_limits"} | demonstrations, places, fresh=True)

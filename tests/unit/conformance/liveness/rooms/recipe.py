@@ -44,6 +44,7 @@ CHANGES = {
     ("", "shapings"): Change({"long": {"name": "overlong", "limit": 6, "buffer": 5}}),
     ("", "writers"): Change({"board": "tensorboard"}),
     ("model", "path"): Change("{other}"),
+    ("model", "revision"): Change("main", stops=True),
     ("model", "config"): Change(CONFIG, {"model": {"path": None, "config": CONFIG | {"hidden_size": 8}}}),
     ("model", "recipe"): Change("{data}2", {"model": {"path": None, "recipe": "{data}1"}}),
     ("model", "dtype"): Change("bfloat16", {"max_engine_gap": 9.0}),

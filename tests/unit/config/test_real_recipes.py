@@ -1,0 +1,62 @@
+"""The recipes of `recipes/real`: explained, and their rows read, with a tiny model of the architecture and a row of the data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers.models import tiny_model
+from helpers.own_tokenizers import CHATML, byte_tokenizer
+from helpers.paths import RECIPES
+
+from align.config.recipes import load
+from align.experience.examples import Examples
+from align.inspect.explain import explain
+
+FILES = sorted((RECIPES / "real").glob("*.yaml"))
+ROWS = {
+    "gsm8k": {"question": "1+2?", "answer": "1+2=3\n#### 3"},
+    "math": {"problem": "Half of 1?", "solution": r"\boxed{\frac{1}{2}}", "level": "Level 4", "type": "Algebra"},
+    "HuggingFaceH4/ultrafeedback_binarized": {
+        "prompt": "Hi",
+        "prompt_id": "a",
+        "chosen": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}],
+        "rejected": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "No"}],
+        "score_chosen": 8.0,
+    },
+    "Anthropic/hh-rlhf": {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"},
+}
+"""A row in the layout of each dataset, by the name of the task or of the dataset."""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {kind: tiny_model(folder / kind, kind=kind) for kind in ("llama", "qwen2")}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_it_is_explained_and_its_rows_are_read(file: Path, models: dict[str, Path], tmp_path: Path):
+    shipped = load(file).task
+    row = ROWS.get(shipped.recipe_name) or ROWS[shipped.path]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    model = models["qwen2" if file.stem.startswith("qwen") else "llama"]
+    changes = [f"task.path={tmp_path}/rows.jsonl", "task.split=null", "task.eval_split=null", f"model.path={model}"]
+    recipe = load(file, changes)
+    text = explain(recipe)
+    assert "learner" in text and "unknown" not in text and "J = E" in text
+    tokenizer = byte_tokenizer(template=CHATML, eos="<|im_end|>")
+    longest = recipe.sampling.max_tokens if recipe.algorithm.ranks else None
+    (example,) = Examples(recipe.task, tokenizer, 1, 0, longest).examples
+    assert example.messages[-1]["role"] == "user" and (example.ranked if recipe.algorithm.ranks else example.fields["answer"])
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_its_header_says_what_it_needs_and_aims_at(file: Path):
+    header = "\n".join(line for line in file.read_text().splitlines() if line.startswith("#"))
+    assert all(word in header for word in ("# Resources: ", "# Aims at: ", "# Not run by us"))
+
+
+def test_there_are_recipes():
+    assert len(FILES) >= 5
