@@ -35,6 +35,7 @@ from align.run.opening import OpenedRun, open_run
 from align.run.phases import Phases
 from align.run.positions import check_positions
 from align.run.reward_failures import RewardFailures
+from align.run.rollouts import Drawn, Rollouts
 from align.run.samples import SampleLog
 from align.run.signals import defer_stop, stoppable
 from align.run.state import RunState
@@ -42,7 +43,6 @@ from align.run.step_metrics import answer_metrics, beta_metrics, reward_metrics,
 from align.run.watchdog import Watchdog
 from align.telemetry import Telemetry
 from align.telemetry.writers import read
-from align.types import Group, Rewards
 from align.vocabulary.exported import seal
 from align.vocabulary.files import load_tokenizer
 from align.vocabulary.model_folder import checked, name_turn_end
@@ -185,6 +185,7 @@ class Run:
         """Version of the published learner's weights: one more than the last trained step."""
         self.failures = RewardFailures()
         self.due, self.saver = Due(recipe.checkpoint), checkpoints.Saver(run_dir, recipe)
+        self.rollouts = Rollouts(recipe, workers, examples, self.timed, telemetry.note)
         self.held_out = HeldOut(recipe, suites, workers, samples, pad_id, telemetry.note)
         self.watchdog = Watchdog(workers, run_dir / "stacks", telemetry.note)
         self.diagnostics = diagnostics(recipe)
@@ -276,14 +277,15 @@ class Run:
         self.seconds = {}
         self.workers.learner.exchange.take()  # do not count the bytes of an evaluation
         began = time.perf_counter()
-        groups, rewards = self.experience(step)
-        batch = pack(groups, rewards, self.pad_id, self.words.text.one)
-        self.failures.check(step, rewards)
+        drawn = self.experience(step)
+        batch = pack(drawn.groups, drawn.rewards, self.pad_id, self.words.text.one)
+        self.failures.check(step, drawn.judged)
         recipe = self.recipe
         counted = {
-            **answer_metrics(groups, recipe.algorithm.samples),
-            **reward_metrics(batch, rewards, by_group=recipe.algorithm.least_samples > 1),
-            "epoch": (step + 1) * recipe.batch.prompts / len(self.examples.examples),
+            **answer_metrics(drawn.answered, recipe.algorithm.samples),
+            **reward_metrics(batch, drawn.judged, by_group=recipe.algorithm.least_samples > 1),
+            "epoch": self.state.rounds_before(step + 1) * recipe.batch.prompts / len(self.examples.examples),
+            **drawn.metrics,
         }
         if batch is None:
             self.nothing_learned += 1
@@ -294,7 +296,7 @@ class Run:
         with self.timed("score"):
             batch = self.workers.learner.compute_logprobs(batch)
         batch = prepare_batch(self.recipe, batch, self.state.coefficients, self.state.loss_weighting)
-        written = self.samples.of_step(step, groups, rewards, batch, self.workers.learner)
+        written = self.samples.of_step(step, drawn.groups, drawn.rewards, batch, self.workers.learner)
         self.updating = True
         with defer_stop():  # a step that was learned has its line of metrics
             with self.timed("update"):
@@ -356,18 +358,13 @@ class Run:
             else "references: the log-probs of all answers were kept from before"
         )
 
-    def experience(self, step: int) -> tuple[list[Group], Rewards | None]:
+    def experience(self, step: int) -> Drawn:
         if not self.recipe.algorithm.samples:
-            return self.examples.data(step, self.recipe.algorithm), None
-        with self.timed("generate"):
-            groups = self.workers.generate(self.examples.prompts(step), self.recipe.batch.samples, self.recipe.seed * 1_000_003 + step)
-        if not self.recipe.algorithm.rewarded:
-            return groups, None
-        with self.timed("reward"):
-            rewards = self.workers.compute_rewards(groups)
-        if rewards.failed:
-            self.telemetry.note(f"step {step}: {rewards.failed} rewards failed; the first: {rewards.first_failure}")
-        return groups, rewards
+            groups = self.examples.data(step, self.recipe.algorithm)
+            return Drawn(groups, None, groups, None, 1, {})
+        drawn = self.rollouts.of_step(step, self.state.rounds_before(step))
+        self.state.drew(step, drawn.rounds)
+        return drawn
 
     def checkpoint(self) -> None:
         with self.watchdog.phase("checkpoint"):
@@ -392,4 +389,4 @@ class Run:
         began = time.perf_counter()
         with self.watchdog.phase(name):
             yield
-        self.seconds[name] = time.perf_counter() - began
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began

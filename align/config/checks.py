@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from align.algorithms import Algorithm
 from align.config.docstrings import format_part
 from align.config.nodes import resolved
 from align.config.parts import Part, Setting, location
@@ -104,6 +105,24 @@ def _check_batch(recipe: Recipe) -> None:
             f"{batch.prompts} prompts do not divide into {algorithm.minibatches} minibatches (groups stay "
             "whole); change algorithm.minibatches or batch.prompts",
         )
+    if batch.refill is not None and (reason := _no_refill(algorithm)) is not None:
+        raise RecipeError("batch.refill", reason)
+
+
+def _no_refill(algorithm: Algorithm) -> str | None:
+    """Why groups of equal rewards cannot be left out of what this algorithm learns from, or None."""
+    if not algorithm.rewarded:
+        return f"changes nothing: {algorithm.recipe_name} learns from {algorithm.learns_from}; delete the key"
+    if algorithm.critic is not None:
+        return f"{algorithm.recipe_name} trains a critic, which learns from every answer, also of a group of equal rewards; delete the key"
+    if algorithm.advantage is None:
+        return f"{algorithm.recipe_name} learns also from a group whose answers all have the same reward; delete the key, or use grpo"
+    if algorithm.advantage.least_samples < 2:
+        return (
+            f"advantage {format_part(algorithm.advantage)} does not compare the answers of a group, so equal rewards teach something too: "
+            "delete the key, or use an advantage that does (group_standardised, group_centred, leave_one_out)"
+        )
+    return None
 
 
 def _check_alike(recipe: Recipe) -> None:

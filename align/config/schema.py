@@ -93,6 +93,11 @@ class Batch:
     """Prompts (or demonstrations) per step."""
     samples: AtLeastOne = 8
     """Rollouts per prompt."""
+    refill: Count | None = None
+    """DAPO's dynamic sampling: groups whose answers all have the same reward are left out, and up to this many further rounds of
+    `prompts` prompts are drawn until `prompts` groups are left; 0 leaves out and draws no more. The reward counts as judged, before
+    shapings and penalties. What is left out carries no penalty either. After the last round the batch may be smaller. null: every group
+    is in the batch."""
     micro_tokens: AtLeastOne | None = None
     """Padded input tokens in one forward pass; gradients are accumulated, and do not depend on it. null: 65,536 on a CPU; on a GPU as
     many as fit, up to that number (`align explain` estimates the memory per token)."""

@@ -24,7 +24,8 @@ def arithmetic(recipe: Recipe) -> list[Row]:
     algorithm, batch = recipe.algorithm, recipe.batch
     count, updates = rollouts(recipe), algorithm.epochs * algorithm.minibatches
     if algorithm.samples:
-        rows = [Row("step", f"{batch.prompts} prompts × {batch.samples} samples = {count:,} rollouts"), _rollout_unit(recipe)]
+        rows = [Row("step", f"{batch.prompts} prompts × {batch.samples} samples = {count:,} rollouts"), *_refill(recipe)]
+        rows.append(_rollout_unit(recipe))
     else:
         rows = [Row("step", f"{batch.prompts} {recipe.algorithm.learns_from}")]
     policy = (
@@ -44,6 +45,15 @@ def arithmetic(recipe: Recipe) -> list[Row]:
         ),
         Row("run", f"{recipe.steps:,} steps: {recipe.steps * updates:,} updates, {recipe.steps * count:,} {kind}, {most}"),
     ]
+
+
+def _refill(recipe: Recipe) -> list[Row]:
+    """What a step draws beyond its batch."""
+    batch = recipe.batch
+    if batch.refill is None:
+        return []
+    rest = f"; up to {batch.refill} further rounds, {rollouts(recipe) * (1 + batch.refill):,} rollouts at most" if batch.refill else ""
+    return [Row("refill", f"groups of equal rewards are left out{rest}")]
 
 
 def _rollout_unit(recipe: Recipe) -> Row:

@@ -56,6 +56,7 @@ class RunState:
         self._regularizers, self._algorithm = recipe.regularizers, recipe.algorithm
         self.step = 0
         """The number of completed steps, and so the index of the next step."""
+        self._rounds = {0: 0}
         self.before: dict[str, float] = {}
         """The evaluation before the first step."""
         self.coefficients = initial_states(recipe.regularizers)
@@ -68,6 +69,15 @@ class RunState:
     def begin(self, batch: TokenBatch, step: int) -> TokenBatch:
         """The batch of this step with its number, its coefficients, and what its algorithm remembers."""
         return replace(batch, step=step, betas=self.betas(step), algorithm_state=self._algorithm.state_for(self.algorithm, batch))
+
+    def rounds_before(self, step: int) -> int:
+        """Rounds of prompts that were drawn before this step: as many as steps, and more with `batch.refill`."""
+        return self._rounds.get(step, step)
+
+    def drew(self, step: int, rounds: int) -> None:
+        """This step drew so many rounds. They count once the step is completed: until then a checkpoint has those before it."""
+        kept = {earlier: before for earlier, before in self._rounds.items() if self.step <= earlier <= step}
+        self._rounds = kept | {step + 1: self.rounds_before(step) + rounds}
 
     def betas(self, step: int) -> dict[str, float]:
         """By regularizer: the coefficient at this step."""
@@ -108,6 +118,7 @@ class RunState:
         """The loop's half, with JSON values only."""
         return {
             "step": self.step,
+            "rounds": self.rounds_before(self.step),
             "coefficients": dict(self.coefficients),
             "rules": self._rules(),
             "algorithm": dict(self.algorithm),
@@ -146,6 +157,7 @@ class RunState:
             )
         self.step, self.before, self.coefficients, self.algorithm = state["step"], state["before"], dict(found), dict(remembered)
         self.loss_weighting = dict(state.get("loss_weighting", self.loss_weighting))
+        self._rounds = {self.step: state.get("rounds", self.step)}
 
     def save(self, folder: Path, learner: LearnerLike) -> None:
         """Save both halves."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from align.config.schema import Recipe
@@ -74,3 +75,24 @@ def staleness_metrics(batch: TokenBatch, version: int) -> dict[str, float]:
         return {}
     drawn = segment_sum(batch.versions.double(), batch.seq_ids, len(batch.lengths)) / batch.lengths
     return {"rollout/staleness": version - drawn.mean().item()}
+
+
+def drawn_metrics(groups: Sequence[Group], rewards: Rewards, signal: Sequence[bool], keep: Sequence[bool], rounds: int) -> dict[str, float]:
+    """Of everything that a step with `batch.refill` drew. `reward/mean` and `reward/std` are of it too: those of the batch alone would be
+    of groups chosen by their rewards.
+
+    Args: signal, keep: of each group, whether it has a signal and whether it is in the batch.
+    """
+    judged = rewards.values[~np.isnan(rewards.values)].astype(np.float64)
+    a_round = len(groups) // rounds
+    tokens = [sum(e.length for e in g.episodes) for g in groups]
+    earned = {"reward/mean": judged.mean(), "reward/std": judged.std()} if len(judged) else {}
+    return {name: float(value) for name, value in earned.items()} | {
+        "groups/no_signal": 1 - sum(signal) / len(groups),
+        "groups/kept": float(sum(keep)),
+        "groups/refilled": float(sum(keep[a_round:])),
+        "groups/surplus": float(sum(signal) - sum(keep)),
+        "groups/rounds": float(rounds),
+        "tokens/drawn": float(sum(tokens)),
+        "tokens/thrown_away": float(sum(n for n, kept in zip(tokens, keep, strict=True) if not kept)),
+    }

@@ -14,7 +14,8 @@ REMEDY = "a reward with partial credit, easier or harder prompts, or more batch.
 
 
 class NoSignal(Detector):
-    """Groups whose answers have equal rewards. It stops a run in which the gradient is 0 as well, so that nothing changes the policy."""
+    """Groups whose answers have equal rewards. It stops a run in which the gradient is 0 as well, or without a batch (`batch.refill`), so
+    that nothing changes the policy."""
 
     name = "no_signal"
 
@@ -29,7 +30,7 @@ class NoSignal(Detector):
         share = metrics["groups/no_signal"]
         none = self._none.reached(share == 1)
         most = self._most.reached(MOST <= share < 1)
-        if self._still.reached(share == 1 and metrics.get("grad/norm") == 0):
+        if self._still.reached(share == 1 and metrics.get("grad/norm", 0.0) == 0):
             return self.finding(
                 f"step {step}: in {STOP_STEPS} steps in a row {self._compared} had the same reward (on average "
                 f"{metrics['reward/mean']:.3g}) and the gradient was 0, so nothing is learned: {REMEDY}",

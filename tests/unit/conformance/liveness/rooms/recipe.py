@@ -53,6 +53,7 @@ CHANGES = {
     ("model.lora", "dropout"): Change(0.5, LORA, stops=True),
     ("model.lora", "targets"): Change("q_proj,v_proj", LORA),
     ("batch", "prompts"): Change(2),
+    ("batch", "refill"): Change(1),
     ("batch", "micro_tokens"): Change(32),
     ("batch", "head_elements"): Change(64),
     ("head", "backend"): Change("triton", stops=True),
