@@ -28,6 +28,7 @@ def check(recipe: Recipe) -> None:
         raise RecipeError("reward", f"{algorithm.recipe_name} learns from rewards: name one")
     _refuse_dead_keys(recipe)
     _check_batch(recipe)
+    check_held_out(recipe)
     if recipe.model.lora.dropout and recipe.regularizers:
         raise RecipeError("model.lora.dropout", "makes policy and reference differ by noise; set it to 0 with regularizers")
     if recipe.model.lora.dropout and algorithm.samples:
@@ -55,6 +56,26 @@ def check_writers(recipe: Recipe) -> None:
     for part, setting in parts_with_settings(recipe):
         if isinstance(part, Writer):
             _ask(part, setting)
+
+
+def check_held_out(recipe: Recipe) -> None:
+    """Raises RecipeError where held-out answers cannot be drawn as `evaluation.sampling` says."""
+    if recipe.drawing is None:
+        return
+    if recipe.algorithm.trains_reward_model:
+        raise RecipeError(
+            "evaluation.sampling", f"changes nothing: {recipe.algorithm.recipe_name} trains a reward model, which has no answers"
+        )
+    if not recipe.engine.draws_otherwise:
+        raise RecipeError(
+            "evaluation.sampling",
+            f"engine {format_part(recipe.engine)} draws every answer by `sampling`: delete the key, or use engine: transformers or vllm",
+        )
+    if recipe.drawing.temperature == 0 and recipe.evaluation.samples > 1:
+        raise RecipeError(
+            "evaluation.samples",
+            f"with evaluation.sampling.temperature: 0 the {recipe.evaluation.samples} answers to a problem are the same: set it to 1",
+        )
 
 
 def _ask(part: Part, setting: Setting) -> None:

@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Interval
 from align.config.nodes import part, section
 from align.config.paths import absolute
 from align.config.ranges import AtLeastOne, BelowOne, Count, Fraction, Infinite, NotNegative, Positive, Seed
-from align.engines import Sampling
+from align.engines import Drawing, HeldOutSampling, Sampling
 
 BACKENDS = ("auto", "triton", "compile", "torch")
 """Backends of the head, from align_kernels."""
@@ -209,6 +209,8 @@ class Evaluation:
     correct: float | None = 1.0
     """The least reward of a correct answer, for `pass@k` and `majority@k` of a task that has no `pass@k` of its own. null: no such
     metrics, as for a learned reward."""
+    sampling: HeldOutSampling = section(HeldOutSampling)
+    """With another than that of training `kl/initial` is not measured, which is a mean over answers of the policy itself."""
 
     def between(self, done: int, steps: int) -> bool:
         """Whether one comes after `done` of `steps` steps, besides those before and after training."""
@@ -275,6 +277,14 @@ class Recipe:
     def largest_engine_gap(self) -> float:
         """`max_engine_gap`, or its default for this dtype, in nats."""
         return GAPS[self.model.dtype] if self.max_engine_gap is None else self.max_engine_gap
+
+    @property
+    def drawing(self) -> Drawing | None:
+        """How held-out answers are drawn; None: as those that are learned from."""
+        own = self.evaluation.sampling
+        if own == HeldOutSampling():
+            return None
+        return Drawing(temperature=self.sampling.temperature if own.temperature is None else own.temperature, top_p=own.top_p)
 
     @property
     def answers(self) -> bool:

@@ -8,10 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Interval
 
 from align.config.frozen import checked_instance
 from align.config.parts import Part
-from align.config.ranges import AtLeastOne
+from align.config.ranges import AtLeastOne, NotNegative
 from align.types import Group, Prompt
 from align.weight_sync.flattening import Weights
 
@@ -20,7 +23,8 @@ from align.weight_sync.flattening import Weights
 class Sampling:
     """How tokens are drawn. Sampler, policy and reference use the same temperature, so their log-probs are comparable.
 
-    There is no top-p or top-k: a truncated sampler would normalise over a different support than the learner.
+    There is no top-p or top-k: a truncated sampler would normalise over a different support than the learner. Held-out answers may
+    have a top-p (`evaluation.sampling`).
     """
 
     temperature: float = 1.0
@@ -32,6 +36,29 @@ class Sampling:
             raise ValueError(f"temperature must be positive, not {self.temperature}: a greedy policy has no log-probs to compare")
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeldOutSampling:
+    """How the tokens of held-out answers are drawn, if not as those that are learned from."""
+
+    temperature: NotNegative | None = None
+    """0: the most probable token, always. null: `sampling.temperature`."""
+    top_p: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    """Only the most probable tokens are drawn that together have this probability, after temperature."""
+
+    def __post_init__(self):
+        if self.temperature == 0 and self.top_p != 1:
+            raise ValueError("top_p changes nothing with temperature: 0, which draws the most probable token")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """The distribution of a token, as a function of the logits of the ids that have a token."""
+
+    temperature: float
+    """0: all probability is at the largest logit."""
+    top_p: float = 1.0
+
+
 class Engine(Part, ABC):
     """The contract of the part: its keys, and `start`, which loads the model. Construction is cheap and imports nothing heavy."""
 
@@ -39,6 +66,9 @@ class Engine(Part, ABC):
     """A torch device, or `auto`: a GPU if its process sees one. An engine with a choice of devices declares this as a key."""
     dtype: str = "auto"
     """Precision of its model, or `auto`: the saved model's. An engine with a choice of precisions declares this as a key."""
+
+    draws_otherwise: bool = False
+    """The object that `start` returns has `generate_held_out`: `evaluation.sampling` may differ from `sampling`."""
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -86,6 +116,10 @@ class RunningEngine(ABC):
         comes from the prompt's seed (0 <= seed < 2**62), so the other prompts change them by rounding only. The same weights, prompts and
         seeds in the same order give the same rollouts, bit for bit.
         """
+
+    def generate_held_out(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int], drawing: Drawing) -> list[Group]:
+        """`generate` with another distribution, for an engine that declares `draws_otherwise`. Nothing is learned from these answers."""
+        raise NotImplementedError
 
     @abstractmethod
     def load(self, version: int, weights: Weights) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from align.engines import Drawing
 from align.engines._rows import RowCache
 
 
@@ -38,7 +39,7 @@ def sample(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     samples: int,
-    temperature: float,
+    drawing: Drawing,
     is_end: Tensor,
     uniforms: Tensor,
     allowed: Allowed = lambda logits: logits,
@@ -64,7 +65,7 @@ def sample(
     finished = torch.zeros(len(rows), dtype=torch.bool, device=device)
 
     for t in range(max_tokens):
-        logp = torch.log_softmax(allowed(logits).float() / temperature, -1)
+        logp = distribution(allowed(logits).float(), drawing)
         drawn = draw(logp, uniforms[t, rows])
         tokens[rows, t] = drawn.int()
         logps[rows, t] = logp.gather(1, drawn[:, None]).squeeze(1)
@@ -99,6 +100,22 @@ def score(
     logp = torch.log_softmax(allowed(logits.flatten(0, 1)).unflatten(0, logits.shape[:2]).float() / temperature, -1)
     sampled = logp.gather(2, ids[:, 1:, None]).squeeze(2).cpu()
     return [sampled[i, len(p) - 1 : len(p) + len(r) - 1] for i, (p, r) in enumerate(zip(prompts, responses, strict=True))]
+
+
+def distribution(logits: Tensor, drawing: Drawing) -> Tensor:
+    """Log-probs, float32 [N, V], of the tokens as they are drawn from logits, float32 [N, V].
+
+    With `top_p` below 1 a token is drawn if the more probable ones have less than `top_p` together: at least one is.
+    """
+    if drawing.temperature == 0:
+        return torch.full_like(logits, -torch.inf).scatter(-1, logits.argmax(-1, keepdim=True), 0.0)
+    logp = torch.log_softmax(logits / drawing.temperature, -1)
+    if drawing.top_p == 1:
+        return logp
+    falling, order = logp.double().sort(dim=-1, descending=True, stable=True)
+    before = falling.exp().cumsum(-1) - falling.exp()
+    outside = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= drawing.top_p)
+    return torch.log_softmax(logp.masked_fill(outside, -torch.inf), -1)
 
 
 def left_padded(prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, Tensor]:

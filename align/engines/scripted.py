@@ -22,6 +22,8 @@ class Scripted(Transformers):
     answers: tuple[str, ...]
     """Texts. Each gets the end token (in a conversation the one that ends a turn) and is cut at sampling.max_tokens."""
 
+    draws_otherwise = False
+
     def __post_init__(self):
         super().__post_init__()
         if not self.answers:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from align.engines import Engine, RunningEngine, Sampling
+from align.engines import Drawing, Engine, RunningEngine, Sampling
 from align.engines._responses import check_room, group
 from align.errors import UserError
 from align.types import Group, Prompt
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Transformers(Engine):
     """A batched sampler for causal language models of transformers. It reads each prompt once and drops finished rows."""
+
+    draws_otherwise = True
 
     max_batch: int = 512
     """Sequences sampled at once; the samples of a prompt stay together. A larger batch does not fit a CPU's caches."""
@@ -90,12 +92,15 @@ class RunningTransformers(RunningEngine):
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
         """A prompt's answers depend on the weights and the prompt's seed; the other prompts of its unit affect rounding only."""
+        return self.generate_held_out(prompts, samples, seeds, Drawing(temperature=self._sampling.temperature))
+
+    def generate_held_out(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int], drawing: Drawing) -> list[Group]:
         groups: dict[int, Group] = {}
         for places in self._part.units([len(p.token_ids) for p in prompts], samples):
-            groups |= zip(places, self._groups([prompts[i] for i in places], samples, [seeds[i] for i in places]), strict=True)
+            groups |= zip(places, self._groups([prompts[i] for i in places], samples, [seeds[i] for i in places], drawing), strict=True)
         return [groups[i] for i in range(len(prompts))]
 
-    def _groups(self, prompts: list[Prompt], samples: int, seeds: list[int]) -> list[Group]:
+    def _groups(self, prompts: list[Prompt], samples: int, seeds: list[int], drawing: Drawing) -> list[Group]:
         from align.engines._sampler import sample  # noqa: PLC0415
 
         uniforms = torch.cat(
@@ -106,7 +111,7 @@ class RunningTransformers(RunningEngine):
             1,
         )
         asked, words = [p.token_ids for p in prompts], self._words
-        draws = sample(self._model, asked, samples, self._sampling.temperature, self._is_end, uniforms, words.spelled.logits)
+        draws = sample(self._model, asked, samples, drawing, self._is_end, uniforms, words.spelled.logits)
         lengths, finished = draws.lengths.tolist(), draws.finished.tolist()
         tokens, logp = draws.tokens.numpy(), draws.logp.numpy()
         rollouts = [(tokens[r, :n], logp[r, :n], finished[r]) for r, n in enumerate(lengths)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from align.engines import Engine, RunningEngine, Sampling
+from align.engines import Drawing, Engine, RunningEngine, Sampling
 from align.engines._responses import check_room, group
 from align.errors import RecipeError, UserError
 from align.types import Group, Prompt
@@ -42,6 +42,8 @@ class Vllm(Engine):
 
     It needs `gpu_memory_utilization` if it shares its GPU (`workers.rollout_gpus` below 1, `workers.backend: local`).
     """
+
+    draws_otherwise = True
 
     max_sequences: int = 256
     """Most sequences sampled at once."""
@@ -141,6 +143,9 @@ class RunningVllm(RunningEngine):
 
         With another number of rollout workers the seeds are the same, but the last bits of log-probs and occasional tokens differ.
         """
+        return self.generate_held_out(prompts, samples, seeds, Drawing(temperature=self._sampling.temperature))
+
+    def generate_held_out(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int], drawing: Drawing) -> list[Group]:
         from vllm import SamplingParams, TokensPrompt  # noqa: PLC0415
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
@@ -148,7 +153,8 @@ class RunningVllm(RunningEngine):
         params = [
             SamplingParams(
                 n=samples,
-                temperature=self._sampling.temperature,
+                temperature=drawing.temperature,
+                top_p=drawing.top_p,
                 max_tokens=self._sampling.max_tokens,
                 seed=s,
                 stop_token_ids=self._words.ends,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from align.config.checks import check_held_out
 from align.config.guard import guarded
 from align.config.recipes import load
 from align.config.schema import Recipe
@@ -84,7 +85,7 @@ def evaluate(
         recipe: Gives task, engine, sampling and seed. None: the recipe of the run.
         problems: Held-out problems of each suite. None: the recipe's `evaluation.problems`.
         samples: Answers to each. None: the recipe's `evaluation.samples`.
-        temperature: Of the answers. None: the recipe's `sampling.temperature`.
+        temperature: Of the answers. None: the recipe's `evaluation.sampling.temperature`, or else its `sampling.temperature`.
 
     Returns:
         `suite/metric` to its value: shares from 0 to 1 (`countdown/pass@1`), lengths in tokens (`countdown/length`).
@@ -127,13 +128,14 @@ def measure(
     tokenizer = load_tokenizer(str(folder), "--model")
     checked(str(folder), tokenizer)
     if temperature is not None:
-        recipe = replace(recipe, sampling=replace(recipe.sampling, temperature=temperature))
+        recipe = _at_temperature(recipe, temperature)
+    check_held_out(replace(recipe, evaluation=replace(recipe.evaluation, samples=samples or recipe.evaluation.samples)))
     with guarded(recipe):
         reward = None if recipe.reward is None else start_reward(recipe.reward)
         suites = Suites(recipe, tokenizer, problems)
         longest = max(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)
         engine = start_engine(recipe.engine, str(folder), recipe.sampling, longest)
-        draw = partial(generate, recipe.engine, engine, workers=recipe.workers.rollout)
+        draw = partial(generate, recipe.engine, engine, drawing=recipe.drawing, workers=recipe.workers.rollout)
         try:
             answers = {suite: draw(prompts, samples or recipe.evaluation.samples, recipe.seed) for suite, prompts in suites.prompts.items()}
         finally:
@@ -148,6 +150,12 @@ def measure(
         more = {f"{suite}/{name}": v for name, v in judged(recipe, suite, groups, rewards, metrics).items()}
         more = {name: v for name, v in more.items() if name not in metrics}
         return Measured(metrics | means(more), values | more)
+
+
+def _at_temperature(recipe: Recipe, temperature: float) -> Recipe:
+    """The recipe with this temperature for held-out answers, also if it has one of their own."""
+    own = replace(recipe.evaluation, sampling=replace(recipe.evaluation.sampling, temperature=None))
+    return replace(recipe, sampling=replace(recipe.sampling, temperature=temperature), evaluation=own)
 
 
 def _by_problem(task: Any, suite: str, groups: Sequence[Group], name: str, value: float) -> Values:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from align.config.schema import Recipe
 from align.experience.packing import pack
@@ -23,15 +24,19 @@ class HeldOut:
         self._recipe, self._suites, self._workers, self._samples, self._pad_id, self._note = recipe, suites, workers, samples, pad_id, note
 
     def answers(self, step: int) -> dict[str, float]:
-        """Metrics of the policy's answers to held-out problems by suite; `kl/initial` is of the first suite, in nats per answer."""
+        """Metrics of the policy's answers to held-out problems by suite; `kl/initial` is of the first suite, in nats per answer, and only
+        of answers that are drawn as those that are learned from."""
         suites, recipe = self._suites, self._recipe
         if not suites.prompts:
             return {}
         if not recipe.algorithm.samples and step:
             self._workers.publish(step)  # an algorithm that samples has synced already
-        metrics, groups = suites.evaluate(self._workers.generate, recipe.evaluation.samples, recipe.seed)
+        generate = self._workers.generate if recipe.drawing is None else partial(self._workers.generate, drawing=recipe.drawing)
+        metrics, groups = suites.evaluate(generate, recipe.evaluation.samples, recipe.seed)
         suite = next(iter(suites.prompts))
         metrics |= {name: value for name, value in self._judged(step, suite, groups, metrics).items() if name not in metrics}
+        if recipe.drawing is not None:
+            return metrics
         return metrics | {"kl/initial": self._workers.learner.exact_kl(pack(groups, None, self._pad_id)).mean}
 
     def _judged(self, step: int, suite: str, groups: list[Group], own: Mapping[str, float]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from align.config.schema import Recipe
+from align.engines import Drawing
 from align.errors import UserError
 from align.learner.token_penalties import TokenPenalties
 from align.types import Group, Prompt, Rewards, Stat, TokenBatch
@@ -68,8 +69,9 @@ class Workers(Protocol):
     learner_on_gpu: bool
     """False without a learner."""
 
-    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
-        """`samples` episodes for each prompt, in the order of the prompts, from the weights published last.
+    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int, drawing: Drawing | None = None) -> list[Group]:
+        """`samples` episodes for each prompt, in the order of the prompts, from the weights published last. `drawing`: of held-out
+        answers, if not by the recipe's `sampling`.
 
         An episode's randomness depends on `seed`, its prompt's index in `prompts` and its own index among the samples.
         """

@@ -94,14 +94,20 @@ class RolloutActor(Process):
             engine.load(version, weights)
 
     def generate(
-        self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int], version: int, weights: Sequence[ray.ObjectRef]
+        self,
+        prompts: Sequence[Prompt],
+        samples: int,
+        seeds: Sequence[int],
+        version: int,
+        weights: Sequence[ray.ObjectRef],
+        drawing: engines.Drawing | None = None,
     ) -> list[Group]:
         """Generate with weights `version`. A restarted engine lacks them and loads them from `weights` ([] before the first publish)."""
         engine = self._started()
         with guarded(self.recipe):
             if engine.version != version:
                 engine.load(version, ray.get(weights[0]))
-            return checked_groups(engine, prompts, samples, seeds)
+            return checked_groups(engine, prompts, samples, seeds, drawing)
 
     def close(self) -> None:
         if self.engine is not None:

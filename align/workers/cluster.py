@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 
 from align.config.nodes import plugins_of, resolved
 from align.config.schema import Recipe
+from align.engines import Drawing
 from align.errors import RunStopped, UserError
 from align.types import Group, Prompt, Rewards
 from align.workers import head
@@ -123,9 +124,9 @@ class RayWorkers:
             except DIED as error:
                 raise RunStopped(f"the {role} actor died while it started ({death_reason(error)})") from error
 
-    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
+    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int, drawing: Drawing | None = None) -> list[Group]:
         cut = units(self.recipe.engine, prompts, samples, seed, self.recipe.workers.rollout)
-        calls = [(unit.prompts, samples, unit.seeds, self._version, self._weights) for unit in cut]
+        calls = [(unit.prompts, samples, unit.seeds, self._version, self._weights, drawing) for unit in cut]
         results = self.rollouts.run("generate", calls, attempts=ATTEMPTS)
         failed = next((r for r in results if isinstance(r, CallFailed)), None)
         if failed is not None:

@@ -54,9 +54,9 @@ class LocalWorkers:
             self.learner_on_gpu = self.learner.policy.device.type == "cuda"
         self.engine = engines.start_engine(recipe.engine, model_dir, recipe.sampling, max_prompt_tokens) if recipe.answers else None
 
-    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int) -> list[Group]:
+    def generate(self, prompts: Sequence[Prompt], samples: int, seed: int, drawing: engines.Drawing | None = None) -> list[Group]:
         assert self.engine is not None  # only a recipe that trains a reward model has none
-        return generate(self.recipe.engine, self.engine, prompts, samples, seed)
+        return generate(self.recipe.engine, self.engine, prompts, samples, seed, drawing)
 
     def compute_rewards(self, groups: Sequence[Group]) -> Rewards:
         assert self.reward is not None  # a recipe that scores answers names one

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from align.config.nodes import build_part
-from align.engines import Sampling
+from align.engines import Drawing, Sampling
 from align.engines._sampler import draw, sample
 from align.engines.transformers import RunningTransformers, Transformers
 from align.errors import RecipeError, UserError
@@ -65,7 +65,7 @@ def test_dropping_finished_rows_changes_no_token(folder):
     uniforms = torch.rand(40, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     ids, is_end, never = [p.token_ids for p in prompts(6)], torch.zeros(26, dtype=torch.bool), torch.zeros(26, dtype=torch.bool)
     is_end[2] = True
-    dropped, kept = (sample(model, ids, 4, 1.0, ends, uniforms) for ends in (is_end, never))
+    dropped, kept = (sample(model, ids, 4, Drawing(temperature=1.0), ends, uniforms) for ends in (is_end, never))
     assert len(set(dropped.lengths.tolist())) > 5 and (kept.lengths == 40).all()
     for row, length in enumerate(dropped.lengths.tolist()):
         assert torch.equal(dropped.tokens[row, :length], kept.tokens[row, :length])

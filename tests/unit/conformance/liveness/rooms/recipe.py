@@ -76,6 +76,8 @@ CHANGES = {
     ("reward_limits", "failure_score"): Change(-1.0, {"reward_limits": {"seconds": 0.02, "on_failure": "score"}}),
     ("evaluation", "every"): Change(1, EVALUATED),
     ("evaluation", "correct"): Change(None, JUDGED),
+    ("evaluation.sampling", "temperature"): Change(0.2, EVALUATED),
+    ("evaluation.sampling", "top_p"): Change(0.3, EVALUATED),
     ("evaluation", "*"): Change(..., EVALUATED),
     ("samples", "every"): Change(1),
     ("samples", "prompts"): Change(1),
