@@ -105,6 +105,27 @@ def explain(recipe: RecipeName, overrides: Overrides = None, check: Check = True
         show(checked(load(file, overrides or []), check), out)
 
 
+@app.command("cp", epilog=example("align cp methods/copg", "align cp countdown_grpo mine.yaml"))
+def copy_recipe(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="The name of a recipe that comes with align.", autocompletion=complete("recipes"))
+    ],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", show_default=False, help="A YAML file, or a folder.  [default: NAME.yaml]")
+    ] = None,
+) -> None:
+    """Copy a recipe that comes with align, to edit it.
+
+    Recipes that it builds on keep their names, so they need no copy. No file is overwritten.
+    """
+    from align.tools.recipe_copy import copy
+
+    written = copy(recipe, file)
+    print(f"written to {written}")
+    print(f"  align explain {shlex.quote(str(written))}")
+    print(f"  align train {shlex.quote(str(written))} --out {shlex.quote(f'runs/{written.stem}')}")
+
+
 @app.command("list", epilog=example("align list", "align list coefficient", "align list recipe", "align list recipes --json"))
 def list_parts(
     kind: Annotated[
