@@ -126,6 +126,22 @@ def copy_recipe(
     print(f"  align train {shlex.quote(str(written))} --out {shlex.quote(f'runs/{written.stem}')}")
 
 
+@app.command("new", epilog=example("align new reward my_reward", "align new divergence MyDivergence"))
+def write_part(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="A kind of part: one of `align list`.", autocompletion=complete("kinds"))],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the file and the class: my_reward or MyReward.")],
+) -> None:
+    """Write a part of your own to start from.
+
+    The file NAME.py of the working directory has a class that passes `align check` as it is, with keys, docstrings and the methods of its
+    kind. No file is overwritten.
+    """
+    from align.tools.new_part import new_part
+
+    written = new_part(kind, name)
+    print(f"written to {written.file}\n  align check {written.part}\nin a recipe:\n  {written.usage}")
+
+
 @app.command("list", epilog=example("align list", "align list coefficient", "align list recipe", "align list recipes --json"))
 def list_parts(
     kind: Annotated[
