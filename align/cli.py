@@ -86,23 +86,37 @@ def evaluate(
         show(run_dir, model, against, problems, samples, temperature, as_json, wide())
 
 
-@app.command(epilog=example("align explain countdown_grpo regularizers.kl.divergence=forward_kl"))
-def explain(recipe: RecipeName, overrides: Overrides = None, check: Check = True, plugins: Plugins = True) -> None:
-    """Print what a recipe optimises, as maths.
+@app.command(
+    epilog=example(
+        "align explain countdown_grpo regularizers.kl.divergence=forward_kl",
+        "align explain countdown_grpo countdown_k3",
+        "align explain --resolved countdown_grpo > mine.yaml",
+    )
+)
+def explain(
+    recipe: RecipeName,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE] KEY=VALUE",
+            help="A second recipe, to compare with; keys to change, of both.",
+            autocompletion=complete("second_or_overrides"),
+        ),
+    ] = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print the whole recipe instead, every default written out, as YAML.")
+    ] = False,
+    check: Check = True,
+    plugins: Plugins = True,
+) -> None:
+    """Print what a recipe optimises, as maths; or in what two recipes differ.
 
-    It also prints the coefficient, the sizes and what a run would load. It loads no model.
+    Of one recipe it also prints the coefficient, the sizes and what a run would load; of two, the keys whose values differ and the lines
+    of each objective that do. It loads no model.
     """
-    from align.config.find import find_recipe
+    from align.inspect import command
 
-    file = find_recipe(recipe)
-
-    from align.config.recipes import load
-    from align.inspect.explain import show
-
-    out = wide()
-    out.print(Text(f"{file}\n", style="dim"))
-    with watched(plugins, file):
-        show(checked(load(file, overrides or []), check), out)
+    command.explain(recipe, overrides or [], resolved, check, plugins)
 
 
 @app.command("cp", epilog=example("align cp methods/copg", "align cp countdown_grpo mine.yaml"))

@@ -37,6 +37,11 @@ def overrides(ctx: typer.Context, incomplete: str) -> list[str]:
     return [f"{key}=" for key in _flat("", node) if key.startswith(incomplete)]
 
 
+def second_or_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Keys of the recipe on the command line, and names of a second one."""
+    return [*overrides(ctx, incomplete), *(recipes(ctx, incomplete) if incomplete else [])]
+
+
 def kinds(ctx: typer.Context, incomplete: str) -> list[str]:
     """Kinds of parts that begin with `incomplete`."""
     return [kind for kind in ROOMS if kind.startswith(incomplete)]

@@ -51,6 +51,11 @@ def test_a_recipe_that_cannot_be_read_completes_nothing_or_what_it_writes(here, 
     assert completed("align train no_such_recipe s") == []
 
 
+def test_explain_takes_a_second_recipe():
+    assert completed("align explain countdown_grpo methods/cop") == ["methods/copg"]
+    assert "batch.samples=" in completed("align explain countdown_grpo b")
+
+
 def test_kinds():
     assert completed("align list re") == ["reduction", "reference", "regularizer", "reward"]
 
