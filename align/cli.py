@@ -5,44 +5,34 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from align.complaints import Commands, complain
 from align.errors import UserError
+from align.options import AsJson, Check, Overrides, Plugins, RecipeName, checked, complete, example, print_version, watched, wide
 from align.terminal import SafeConsole
 
 STOPPED_BY_HAND = 130  # the exit code that shells use for Ctrl-C
 BEGAN = time.monotonic()
 
 
-app = typer.Typer(
-    cls=Commands,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Align language models, with the regularizer as an object.",
-)
-
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that comes with align.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to change, by their path in the recipe.")]
-Check = Annotated[bool, typer.Option("--check/--no-check", help="Check the parts of your own first.")]
-Plugins = Annotated[bool, typer.Option("--plugins/--no-plugins", help="Load what the recipe names outside of align; it can run any code.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-def _example(*lines: str) -> str:
-    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """Align language models, with the regularizer as an object."""
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "align train countdown_grpo regularizers.kl.coefficient=0.03 --out runs/weak", "align train countdown_grpo --out runs/weak --resume"
     )
 )
@@ -71,14 +61,14 @@ def train(
     from align.run.ending import report_ending
     from align.train import train as run
 
-    built = _checked(load(file, overrides or []), check)
+    built = checked(load(file, overrides or []), check)
     where = ["--address", address] if address else []
     again = shlex.join(["align", "train", recipe, *(overrides or []), "--out", str(run_dir), *where, "--resume"])
     with report_ending(run_dir, again, complain):
         run(built, run_dir, address, resume, began=BEGAN)
 
 
-@app.command("eval", epilog=_example("align eval runs/countdown_grpo", "align eval runs/countdown_grpo --samples 16 --against runs/other"))
+@app.command("eval", epilog=example("align eval runs/countdown_grpo", "align eval runs/countdown_grpo --samples 16 --against runs/other"))
 def evaluate(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run: its recipe names task, engine and sampling.")],
     model: Annotated[Path | None, typer.Option(help="A model folder.  [default: the run's final model]", show_default=False)] = None,
@@ -92,34 +82,89 @@ def evaluate(
     """Measure a model on held-out problems, or compare two."""
     from align.inspect.measured import show
 
-    with _watched(plugins, run_dir):
-        show(run_dir, model, against, problems, samples, temperature, as_json, _wide())
+    with watched(plugins, run_dir):
+        show(run_dir, model, against, problems, samples, temperature, as_json, wide())
 
 
-@app.command(epilog=_example("align explain countdown_grpo regularizers.kl.divergence=forward_kl"))
-def explain(recipe: RecipeName, overrides: Overrides = None, check: Check = True, plugins: Plugins = True) -> None:
-    """Print what a recipe optimises, as maths.
+@app.command(
+    epilog=example(
+        "align explain countdown_grpo regularizers.kl.divergence=forward_kl",
+        "align explain countdown_grpo countdown_k3",
+        "align explain --resolved countdown_grpo > mine.yaml",
+    )
+)
+def explain(
+    recipe: RecipeName,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE] KEY=VALUE",
+            help="A second recipe, to compare with; keys to change, of both.",
+            autocompletion=complete("second_or_overrides"),
+        ),
+    ] = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print the whole recipe instead, every default written out, as YAML.")
+    ] = False,
+    check: Check = True,
+    plugins: Plugins = True,
+) -> None:
+    """Print what a recipe optimises, as maths; or in what two recipes differ.
 
-    It also prints the coefficient, the sizes and what a run would load. It loads no model.
+    Of one recipe it also prints the coefficient, the sizes and what a run would load; of two, the keys whose values differ and the lines
+    of each objective that do. It loads no model.
     """
-    from align.config.find import find_recipe
+    from align.inspect import command
 
-    file = find_recipe(recipe)
-
-    from align.config.recipes import load
-    from align.inspect.explain import show
-
-    out = _wide()
-    out.print(Text(f"{file}\n", style="dim"))
-    with _watched(plugins, file):
-        show(_checked(load(file, overrides or []), check), out)
+    command.explain(recipe, overrides or [], resolved, check, plugins)
 
 
-@app.command("list", epilog=_example("align list", "align list coefficient", "align list recipe", "align list recipes --json"))
+@app.command("cp", epilog=example("align cp methods/copg", "align cp countdown_grpo mine.yaml"))
+def copy_recipe(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="The name of a recipe that comes with align.", autocompletion=complete("recipes"))
+    ],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", show_default=False, help="A YAML file, or a folder.  [default: NAME.yaml]")
+    ] = None,
+) -> None:
+    """Copy a recipe that comes with align, to edit it.
+
+    Recipes that it builds on keep their names, so they need no copy. No file is overwritten.
+    """
+    from align.tools.recipe_copy import copy
+
+    written = copy(recipe, file)
+    print(f"written to {written}")
+    print(f"  align explain {shlex.quote(str(written))}")
+    print(f"  align train {shlex.quote(str(written))} --out {shlex.quote(f'runs/{written.stem}')}")
+
+
+@app.command("new", epilog=example("align new reward my_reward", "align new divergence MyDivergence"))
+def write_part(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="A kind of part: one of `align list`.", autocompletion=complete("kinds"))],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the file and the class: my_reward or MyReward.")],
+) -> None:
+    """Write a part of your own to start from.
+
+    The file NAME.py of the working directory has a class that passes `align check` as it is, with keys, docstrings and the methods of its
+    kind. No file is overwritten.
+    """
+    from align.tools.new_part import new_part
+
+    written = new_part(kind, name)
+    print(f"written to {written.file}\n  align check {written.part}\nin a recipe:\n  {written.usage}")
+
+
+@app.command("list", epilog=example("align list", "align list coefficient", "align list recipe", "align list recipes --json"))
 def list_parts(
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="KIND", help="A kind of part; `recipe`, for a recipe's own keys; or `recipes`, which come with align."),
+        typer.Argument(
+            metavar="KIND",
+            help="A kind of part; `recipe`, for a recipe's own keys; or `recipes`, which come with align.",
+            autocompletion=complete("kinds"),
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -134,13 +179,11 @@ def list_parts(
         print(json.dumps(parts, indent=2, default=str))
         return
     for table in tables(parts, with_keys=kind is not None):
-        _wide().print(table)
+        wide().print(table)
 
 
 @app.command(
-    epilog=_example(
-        "align show runs/demo", "align show runs/demo --step 80 --worst --count 2 --tokens kl", "align show runs/demo --changed"
-    )
+    epilog=example("align show runs/demo", "align show runs/demo --step 80 --worst --count 2 --tokens kl", "align show runs/demo --changed")
 )
 def show(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")],
@@ -157,11 +200,11 @@ def show(
     from align.inspect import samples
 
     orders = [word for word, given in (("best", best), ("worst", worst), ("changed", changed)) if given]
-    samples.show(run_dir, step, orders, count, tokens, _wide())
+    samples.show(run_dir, step, orders, count, tokens, wide())
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "align audit countdown_k3",
         "align audit tsallis q=0.5 placement=reward",
         "align audit ./mine.py:Mine --json",
@@ -190,30 +233,16 @@ def audit(
     """
     if table == (what is not None):
         raise UserError("give a recipe, a part or the folder of a run, or --table alone")
-    if what is not None and Path(what).is_dir():
-        if overrides:
-            raise UserError(f"{overrides[0]} changes nothing: a run has its recipe")
-        from align.audit.show import show_run
+    from align.audit.command import report
 
-        with _watched(plugins, Path(what)):
-            show_run(Path(what), as_json, _wide())
-        return
-
-    from align.audit import published, show
-    from align.audit.targets import certificates
-
-    with _watched(plugins, Path(what or "")):
-        found = published.forms() if what is None else certificates(what, overrides or [])
-    if as_json:
-        print(json.dumps(show.data(found), indent=2))
-    else:
-        (published.show if table else show.show)(found, _wide())
-    if not table and not all(c.passes for c in found):
+    with watched(plugins, Path(what or "")):
+        passed = report(what, overrides or [], table, as_json, wide())
+    if not passed:
         raise typer.Exit(1)
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "align check ./mine.py:Mine power=0.3",
         "align check ./mine.py:Judge --kind reward --prompts questions.jsonl",
         "align check tsallis --json",
@@ -242,13 +271,13 @@ def check(
     if as_json:
         print(json.dumps({"kind": found_kind, "part": what, "findings": [vars(f) for f in found]}, indent=2))
     else:
-        show(f"{found_kind} {what}", found, _wide())
+        show(f"{found_kind} {what}", found, wide())
     if not all(f.passed for f in found):
         raise typer.Exit(1)
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "align pairs countdown_grpo --samples 8 --prompts 2000 --out pairs.jsonl",
         "align pairs countdown_grpo --model runs/demo/model --rankings --out ranked.jsonl",
     )
@@ -295,12 +324,12 @@ def pairs(
         address=address,
     )
     for table in drawn.tables():
-        _wide().print(table)
+        wide().print(table)
     SafeConsole(soft_wrap=True).print(Text(f"written to {out}"))
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "align sweep countdown_grpo --over regularizers.kl.coefficient=0.03,0.1,0.3 --seeds 3 --out runs/strength",
         "align sweep countdown_grpo steps=80 --over 'regularizers.kl.divergence=reverse_kl,{name: tsallis, q: 0.5}' "
         "--over regularizers.kl.placement=loss,reward --out runs/grid",
@@ -337,51 +366,20 @@ def sweep(
     Every combination is checked before the first run. The same command again keeps finished runs and continues with the rest.
     Exits with 1 if a run failed.
     """
-    from align import sweep as sweeps
+    from align.sweep import command
 
     if report is not None:
         if recipe is not None or over or out is not None:
             raise UserError("--report DIR prints what is there: leave out the recipe, --over and --out")
-        sweeps.present(sweeps.report(report, metric or []), report, _wide())
+        command.report(report, metric or [], wide())
         return
-    if recipe is None or out is None:
-        raise UserError("give a RECIPE and the --out of the sweep, or --report DIR alone")
-
-    from align.config.find import find_recipe
-    from align.sweep.plan import Axis, Plan
-
-    axes = tuple(Axis.parse(text) for text in over or [])
-    plan = Plan(recipe, find_recipe(recipe).resolve(), tuple(overrides or []), axes, seeds, out)
     try:
-        found = sweeps.run(plan, jobs, address, metric or [], _wide())
+        finished = command.run(recipe, overrides or [], over or [], seeds, out, jobs, metric or [], address, wide())
     except KeyboardInterrupt:
         complain("Stopped by hand. The same command goes on from what was kept.")
         raise typer.Exit(STOPPED_BY_HAND) from None
-    sweeps.present(found, out, _wide())
-    if any(run["error"] for cell in found["cells"] for run in cell["runs"]):
+    if not finished:
         raise typer.Exit(1)
-
-
-def _checked(recipe: Any, check: bool) -> Any:
-    """The recipe, after the quick checks of its parts that do not come with align."""
-    if check:
-        from align.testing.door import check_own_parts
-
-        check_own_parts(recipe)
-    return recipe
-
-
-def _watched(plugins: bool, recipe: Path) -> Any:
-    """Refuses plugins, or says whose code a run's recipe, which may be a stranger's, loads."""
-    from align.config.outside_code import announce_loading
-
-    strange = recipe.is_dir() or recipe.name == "recipe.yaml"
-    return announce_loading(plugins, (lambda line: complain(line, "yellow")) if strange else lambda line: None)
-
-
-def _wide() -> SafeConsole:
-    """A console wide enough for prose if there is no terminal."""
-    return SafeConsole() if sys.stdout.isatty() else SafeConsole(width=140)
 
 
 def main() -> None:

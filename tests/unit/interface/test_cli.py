@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from align.cli import app
@@ -70,6 +71,8 @@ def test_help_loads_no_heavy_library():
         "for command in ([], ['train'], ['eval'], ['explain'], ['list']):\n"
         "    try: app([*command, '--help'])\n"
         "    except SystemExit as end: assert not end.code\n"
+        "from align.inspect import completion\n"
+        "assert completion.recipes(None, 'countdown') and completion.kinds(None, 'div')\n"
         "heavy = {'torch', 'ray', 'transformers', 'vllm', 'numpy', 'omegaconf', 'matplotlib', 'datasets'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
@@ -83,7 +86,7 @@ def test_the_console_script_is_installed():
     assert done.returncode == 0 and "Run a recipe into a folder." in done.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "explain", "list"])
+@pytest.mark.parametrize("command", get_command(app).list_commands(None))
 def test_every_command_shows_an_example_of_itself(command):
     shown = align(command, "--help").stdout
     assert f"\n  Example:\n    align {command}" in shown
