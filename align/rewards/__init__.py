@@ -59,6 +59,11 @@ class Reward(Part, ABC):
         """What a response answers, by which the evaluation counts votes and distinct answers; None for no answer. By default all of it."""
         return response.strip() or None
 
+    @property
+    def finds_answers(self) -> bool:
+        """Its `final_answer` looks for something in a response."""
+        return type(self).final_answer is not Reward.final_answer
+
     @abstractmethod
     def score(self, prompt: Prompt, response: str) -> Answer:
         """The reward of one answer; as `Stepwise` also where in the answer it is earned."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
 
 from align.errors import RunStopped, UserError
 
@@ -19,6 +22,8 @@ TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """Statuses after which a request may succeed when it is sent again."""
 LONGEST_WAIT = 30.0
 """Seconds between two attempts."""
+LARGEST_REPLY = 2**24
+"""Bytes, decompressed."""
 
 
 class RequestFailed(Exception):
@@ -79,25 +84,50 @@ class Endpoint:
             request.headers["Authorization"] = f"Bearer {self.key}"
         return request
 
+    def _answer(self, client: requests.Session, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and content. A redirect is not followed: it would turn a POST into a GET, or send the row somewhere else."""
+        ends = time.monotonic() + self.timeout
+        with client.post(self.url, json=dict(body), auth=self._sign, timeout=self.timeout, stream=True, allow_redirects=False) as answer:
+            content = bytearray()
+            # read1 returns what has come; other reads wait for more, each time for as long as `timeout`.
+            while chunk := answer.raw.read1(2**16, decode_content=True):
+                content += chunk
+                if time.monotonic() > ends:
+                    raise requests.Timeout(f"the reply took longer than {self.timeout:g} s")
+                if len(content) > LARGEST_REPLY:
+                    raise RequestFailed(f"{self.url} answered more than {LARGEST_REPLY:,} bytes")
+            return answer.status_code, answer.headers, bytes(content)
+
+    def _parsed(self, content: bytes) -> Any:
+        try:
+            return json.loads(content)
+        except (ValueError, RecursionError):
+            raise RequestFailed(f"{self.url} answered {_start(content, 60)}, which is no JSON") from None
+
     def _post(self, client: requests.Session, body: Mapping[str, Any], over: threading.Event) -> Any:
         reason, attempt = "", 0
         while attempt < self.attempts and not over.is_set():
             attempt += 1
             pause = min(self.wait * 2 ** (attempt - 1), LONGEST_WAIT)
             try:
-                answer = client.post(self.url, json=dict(body), auth=self._sign, timeout=self.timeout)
-            except requests.RequestException as error:
+                status, headers, content = self._answer(client, body)
+            except requests.exceptions.InvalidJSONError as error:
+                raise RequestFailed(
+                    f"{self.url} was not asked: a field of the row has a value that JSON does not have ({error})"
+                ) from error
+            except (requests.RequestException, HTTPError) as error:
                 reason = f"{type(error).__name__}: {error}"
             else:
-                if answer.ok:
-                    try:
-                        return answer.json()
-                    except requests.JSONDecodeError:
-                        raise RequestFailed(f"{self.url} answered {answer.text[:60]!r}, which is no JSON") from None
-                reason = f"status {answer.status_code}: {answer.text[:100]!r}"
-                if answer.status_code not in TRANSIENT:
+                if status < 300:
+                    return self._parsed(content)
+                if status < 400:
+                    raise RequestFailed(
+                        f"{self.url} redirects (status {status}) to {headers.get('location')!r:.200}: name that address as url"
+                    )
+                reason = f"status {status}: {_start(content, 100)}"
+                if status not in TRANSIENT:
                     break
-                pause = max(pause, _retry_after(answer))
+                pause = max(pause, _retry_after(headers))
             if attempt < self.attempts:
                 over.wait(min(pause, LONGEST_WAIT))
         over.set()
@@ -106,9 +136,13 @@ class Endpoint:
         )
 
 
-def _retry_after(answer: requests.Response) -> float:
+def _start(content: bytes, characters: int) -> str:
+    return repr(content.decode(errors="replace")[:characters])
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that the server asks for; 0 where it does not, or names a date."""
-    value = answer.headers.get("retry-after", "")
+    value = headers.get("retry-after", "")
     return float(value) if value.isdecimal() else 0.0
 
 

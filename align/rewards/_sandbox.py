@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from align.errors import UserError
+from align.rewards._sandbox_filter import instructions
 from align.rewards._sandbox_launcher import SETUP_FAILED
 
 LAUNCHER = Path(__file__).with_name("_sandbox_launcher.py")
@@ -58,7 +59,7 @@ class Sandbox:
         try:
             tried = self.run(["-c", "print(6 * 7)"], b"", PROBE_SECONDS)
             problem = None if tried.output == b"42\n" else f"a program that prints 42 wrote {tried.output!r}"
-        except SandboxFailed as error:
+        except (SandboxFailed, ValueError) as error:
             problem = str(error)
         if problem is None:
             return self
@@ -86,6 +87,7 @@ class Sandbox:
             "namespaces": self.isolation == "namespaces",
             "root": root,
             "libraries": [os.path.realpath(sys.base_prefix), os.path.realpath(sys.base_exec_prefix)],
+            "filter": instructions(os.uname().machine) if self.isolation == "namespaces" else [],
             "disk": self.memory,
             "number": os.getpid(),
             "limits": {

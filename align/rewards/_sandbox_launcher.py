@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import signal
+import struct
 import sys
 
 SETUP_FAILED = 97
@@ -19,12 +20,15 @@ CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWN
 )  # fmt: skip
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
 MNT_DETACH = 2
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
+PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
+SECCOMP_MODE_FILTER = 2
 SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 442, -100, 0x8000  # the number of a system call is the same on every architecture since 5.1
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 NOBODY = 65534
 INSIDE = 1000
 """The user in a user namespace. Not 0: a program of another user has no capabilities."""
+INODES = 16384
+"""Files and folders of a program."""
 READ_ONLY = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/dev/null", "/dev/zero", "/dev/urandom")
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -79,7 +83,8 @@ def mount_root(root, libraries, size):
         protect(inside, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | (0 if path.startswith("/dev/") else MOUNT_ATTR_NODEV))
         bound.append(path)
     os.mkdir(f"{root}/work", 0o755)
-    call("mount", "tmpfs", f"{root}/work", "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},mode=777")
+    # The kernel's memory for names and inodes is no part of `size`.
+    call("mount", "tmpfs", f"{root}/work", "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},nr_inodes={INODES},mode=777")
     os.symlink("/work", f"{root}/tmp")
     os.chdir(root)
     call("pivot_root", ".", ".")
@@ -117,6 +122,19 @@ def limit(settings):
     call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
+class Filter(ctypes.Structure):
+    """`struct sock_fprog`."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def refuse_calls(instructions):
+    """Take the filter of system calls. After PR_SET_NO_NEW_PRIVS, without which only root may."""
+    if instructions:
+        packed = b"".join(struct.pack("HBBI", *i) for i in instructions)
+        call("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(Filter(len(instructions), packed)), 0, 0)
+
+
 def become(settings, program):
     """Drop what this process may, and become the program."""
     os.setsid()
@@ -127,6 +145,7 @@ def become(settings, program):
     for number in range(1, signal.NSIG):
         if number not in (signal.SIGKILL, signal.SIGSTOP) and signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+    refuse_calls(settings["filter"])
     os.dup2(null, 2)
     try:
         os.execve(

@@ -40,6 +40,13 @@ class Learned(Reward):
     def required_fields(self) -> Collection[str]:
         return () if self.gold is None else self.gold.required_fields
 
+    @property
+    def finds_answers(self) -> bool:
+        return self.gold is not None and self.gold.finds_answers
+
+    def final_answer(self, response: str) -> str | None:
+        return super().final_answer(response) if self.gold is None else self.gold.final_answer(response)
+
     def start(self) -> Reward:
         """Raises UserError where the folder holds no scorer, no tokenizer, or neither says what pads a batch."""
         from align.rewards._scorer import LoadedScorer  # noqa: PLC0415  (transformers takes seconds to import)

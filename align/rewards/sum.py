@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ class Sum(Reward):
 
     The named rewards are `batch.reward_parts`, which `advantage: gdpo` and `worst_case_rewards` read; parts of a part are logged as
     NAME/PART. Steps of process rewards are weighed as their reward is. An answer of which one reward fails has failed. The time limit of
-    an answer is that of all rewards together.
+    an answer is that of all rewards together. The final answer of a response is what the first reward that looks for one finds.
     """
 
     rewards: Any = part("reward", many=True)
@@ -36,6 +36,19 @@ class Sum(Reward):
     @property
     def part_names(self) -> tuple[str, ...]:
         return tuple(self.rewards)
+
+    @property
+    def required_fields(self) -> Collection[str]:
+        """Of all its rewards."""
+        return tuple(dict.fromkeys(field for reward in self.rewards.values() for field in reward.required_fields))
+
+    @property
+    def finds_answers(self) -> bool:
+        return any(reward.finds_answers for reward in self.rewards.values())
+
+    def final_answer(self, response: str) -> str | None:
+        finder = next((reward for reward in self.rewards.values() if reward.finds_answers), None)
+        return super().final_answer(response) if finder is None else finder.final_answer(response)
 
     def start(self) -> Reward:
         running = {name: start_reward(reward) for name, reward in self.rewards.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ SLOW = 0.15
 
 class Served:
     """A server in a thread, which ends with the process. Its paths: / , /other, /slow, /flaky (the first time of each body), /broken
-    (status 503), /refusing (400), /nonsense (no reward), /text (no JSON)."""
+    (status 503), /refusing (400), /moved (302), /nonsense (no reward), /text and /deep (no JSON), /endless and /dripping (no end)."""
 
     running: ClassVar[dict[str, Served]] = {}
 
@@ -67,12 +68,29 @@ class Served:
             time.sleep(SLOW)
         with self.lock:
             self.under_way -= 1
-        status = {"broken": 503, "refusing": 400}.get(word, 503 if word == "flaky" and len(attempts) == 1 else 200)
+        if word in ("endless", "dripping"):
+            return _without_end(request, word == "dripping")
+        status = {"broken": 503, "refusing": 400, "moved": 302}.get(word, 503 if word == "flaky" and len(attempts) == 1 else 200)
         reply = b"sorry" if word == "text" or status != 200 else json.dumps(_reply(json.loads(text), word)).encode()
+        if word == "deep":
+            reply = b"[" * 100_000
         request.send_response(status)
+        if status == 302:
+            request.send_header("Location", "/elsewhere")
         request.send_header("Content-Length", str(len(reply)))
         request.end_headers()
         request.wfile.write(reply)
+
+
+def _without_end(request: BaseHTTPRequestHandler, slowly: bool) -> None:
+    """A reply in pieces, until the other side has enough."""
+    request.send_response(200)
+    request.send_header("Content-Length", str(2**40))
+    request.end_headers()
+    with suppress(OSError):
+        while True:
+            request.wfile.write(b" " if slowly else b" " * 2**20)
+            time.sleep(SLOW / 10 if slowly else 0)
 
 
 def _reply(body: dict, word: str) -> Any:

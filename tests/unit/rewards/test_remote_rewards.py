@@ -65,6 +65,9 @@ def test_an_endpoint_that_stays_broken_stops_the_run_with_one_line(server):
         ("refusing", r"failed after 1 attempt \(status 400"),
         ("nonsense", r"must be {\"rewards\": \[...\]} with 4 entries"),
         ("text", "which is no JSON"),
+        ("deep", "which is no JSON"),
+        ("moved", r"/moved redirects \(status 302\) to '/elsewhere': name that address as url"),
+        ("endless", "answered more than 16,777,216 bytes"),
     ],
 )
 def test_an_answer_that_will_not_improve_is_not_asked_for_again(server, path, message):
@@ -87,6 +90,21 @@ def test_where_nobody_listens(server):
 def test_a_slow_endpoint_is_left_at_its_timeout(server):
     rewards = run(reward(server, "http", "slow", timeout=SLOW / 3, attempts=1, on_error="fail"))
     assert rewards.failed == 4 and "Timeout" in rewards.first_failure
+
+
+def test_a_reply_that_comes_in_drops_is_left_at_the_timeout_too(server):
+    began = time.monotonic()
+    with pytest.raises(RunStopped, match=r"/dripping failed after 1 attempt \(Timeout: the reply took longer than 0\.1 s\)"):
+        run(reward(server, "http", "dripping", timeout=0.1, attempts=1))
+    assert time.monotonic() - began < 2
+
+
+def test_a_row_that_is_no_json_is_named_and_not_sent(server):
+    prompt = Prompt(id="p", text="", token_ids=(1,), fields={"level": float("nan")})
+    group = Group(prompt=prompt, episodes=(Episode.single_turn(np.ones(1, np.int32), "a"),))
+    with pytest.raises(RunStopped, match="a field of the row has a value that JSON does not have"):
+        run_rewards(reward(server, "http").start(), LIMITS, [group])
+    assert not server.bodies
 
 
 def test_the_time_limit_of_rewards_interrupts(server):

@@ -23,7 +23,15 @@ def rows(tmp_path: Path) -> dict:
     return {"task": {"name": "jsonl", "path": str(tmp_path / "rows.jsonl")}}
 
 
-@pytest.mark.parametrize("reward", ["match", {"name": "learned", "path": "nowhere", "gold": "match"}])
+@pytest.mark.parametrize(
+    "reward",
+    [
+        "match",
+        {"name": "learned", "path": "nowhere", "gold": "match"},
+        {"name": "sum", "rewards": {"short": "brevity", "all": {"name": "sum", "rewards": {"right": "match"}}}},
+    ],
+    ids=["match", "learned", "sum"],
+)
 def test_a_row_without_an_answer_to_match_is_refused_at_its_line(tmp_path: Path, rows: dict, reward, monkeypatch):
     monkeypatch.setattr(LocalWorkers, "__init__", lambda *_: pytest.fail("models were loaded"))
     with pytest.raises(

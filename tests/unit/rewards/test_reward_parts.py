@@ -63,6 +63,20 @@ def test_a_sum_is_weighed_and_every_part_is_kept(own: str):
     assert found.step_rewards == (((0, 0.5),), ((0, 0.5),))
 
 
+@pytest.mark.parametrize(
+    ("rewards", "found"),
+    [
+        ({"long": "brevity", "right": {"name": "exact_match", "extract": "boxed"}}, "7"),
+        ({"inner": {"name": "sum", "rewards": {"long": "brevity", "right": {"name": "exact_match", "extract": "boxed"}}}}, "7"),
+        ({"judged": {"name": "learned", "path": "x", "gold": {"name": "exact_match", "extract": "boxed"}}}, "7"),
+        ({"short": "brevity"}, "so \\boxed{7}"),
+    ],
+    ids=["sum", "sum of a sum", "gold", "none looks"],
+)
+def test_the_final_answer_of_a_sum_is_what_its_first_reward_that_looks_for_one_finds(rewards: dict, found: str):
+    assert build_part("reward", {"name": "sum", "rewards": rewards}, "reward").final_answer(" so \\boxed{7} ") == found
+
+
 def test_an_answer_of_which_one_reward_fails_has_failed(own: str):
     reward = build_part("reward", {"name": "sum", "rewards": {"long": f"{own}:length", "bad": f"{own}:broken"}}, "reward")
     found = run_rewards(start_reward(reward), RewardLimits(), [group("abc")])

@@ -225,3 +225,47 @@ def test_isolation_that_cannot_be_had_is_refused(monkeypatch):
     monkeypatch.setattr(Sandbox, "run", fail)
     with pytest.raises(UserError, match=r"\(unshare: Operation not permitted\).* isolation: limits"):
         BOX.start()
+
+
+X86 = os.uname().machine == "x86_64"
+LIBC = "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "os.memfd_create('a')",  # each file of it may be as large as memory_mb
+        "ctypes.set_errno(0); assert libc.shmget(0, 2**20, 0o1600) >= 0",
+        "assert libc.msgget(0, 0o1600) >= 0",
+        "assert libc.unshare(0x10000000) == 0",
+        f"assert libc.syscall({56 if X86 else 220}, 0x10000011, 0, 0, 0, 0) > 0",
+        f"assert libc.syscall({250 if X86 else 219}, 0, -3, 1) > 0",
+    ],
+    ids=["memfd", "shared memory", "messages", "unshare", "clone", "keys"],
+)
+def test_calls_that_reach_uncounted_memory_capabilities_or_keys_are_refused(code):
+    assert run(LIBC + code).code == 1
+
+
+def test_names_without_end_are_limited():
+    ended = run("""
+        import os
+        try:
+            for i in range(50_000): os.mkdir(str(i))
+        except OSError as error:
+            print(error.errno)
+        """)
+    assert ended.output == b"28\n"
+
+
+def test_threads_and_processes_start_without_the_call_whose_flags_no_filter_sees():
+    ended = run(
+        "import subprocess, threading; t = threading.Thread(target=subprocess.run, args=(['/bin/true'],)); t.start(); t.join(); print(1)"
+    )
+    assert ended.output == b"1\n"
+
+
+def test_a_machine_whose_calls_have_no_numbers_here_is_refused(monkeypatch):
+    monkeypatch.setattr(_sandbox, "instructions", lambda machine: (_ for _ in ()).throw(ValueError(f"no filter for {machine}")))
+    with pytest.raises(UserError, match="no filter for"):
+        BOX.start()
