@@ -31,6 +31,7 @@ from align.vocabulary.files import is_adapter, load_config
 NOT_HASHED = {
     "cli.py",
     "complaints.py",
+    "options.py",
     "outside_code.py",
     "find.py",
     "guard.py",

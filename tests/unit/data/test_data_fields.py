@@ -240,6 +240,15 @@ def test_a_run_tells_what_was_left_out_of_its_rows_and_of_its_held_out_prompts(w
     ]
 
 
+def test_a_run_without_held_out_problems_says_that_nothing_is_evaluated(write):
+    task = Jsonl(write(*ROWS))
+    recipe = replace(build({"steps": 1, "task": "countdown", "algorithm": "sft", "model": {"path": "nowhere"}}), task=task)
+    (note,) = data_notes(recipe, examples(task), Suites(recipe, TEXT))
+    assert note.startswith("task: has no held-out problems, so no answers of the model are evaluated and kl/initial is not measured")
+    silent = replace(recipe, evaluation=replace(recipe.evaluation, every=-1))
+    assert list(data_notes(silent, examples(task), Suites(silent, TEXT))) == []
+
+
 def test_notes_are_lines():
     with pytest.raises(RecipeError, match="a list of lines"):
         task_data.notes(type("Wrong", (), {"notes": lambda self: "one text"})())
