@@ -92,8 +92,9 @@ def _refuse_dead_keys(recipe: Recipe) -> None:
         (recipe.reward_limits, "reward_limits", None, not recipe.algorithm.rewarded, offline),
     ]
     for keys, where, switch, off, why in switched_off:
+        unset = type(keys)()
         for f in fields(keys):
-            if off and f.name != switch and getattr(keys, f.name) != f.default:
+            if off and f.name != switch and getattr(keys, f.name) != getattr(unset, f.name):
                 raise RecipeError(f"{where}.{f.name}", f"changes nothing: {why}")
     if recipe.algorithm.trains_reward_model and recipe.evaluation.samples != type(recipe.evaluation).samples:
         raise RecipeError(

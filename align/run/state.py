@@ -47,7 +47,8 @@ def initial_weighting_state(algorithm: Algorithm) -> State:
 class RunState:
     """The state of one run, in two halves that are saved and restored together.
 
-    This object is the loop's half, with JSON values only: completed steps, coefficient states and the evaluation before the first step.
+    This object is the loop's half, with JSON values only: completed steps, rounds of prompts drawn, coefficient states and the evaluation
+    before the first step.
     The learner's half (policy, critic, optimizer, references, counters) is tensors in the learner's process, maybe on another node:
     `Learner.state_dict`. `save` writes both halves into one folder, each from its own process: `driver.json` and `learner/`.
     """

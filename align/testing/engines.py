@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from align import engines
-from align.engines import Engine, RunningEngine, Sampling
+from align.engines import Drawing, Engine, RunningEngine, Sampling
 from align.testing.findings import Finding, Kit
 from align.testing.tiny import tiny_model
 from align.types import Episode, Group, Prompt
@@ -65,12 +65,22 @@ class Started:
         """The largest |log mu - log pi| of a token, in nats, with log pi from one forward pass over prompt and answer."""
         worst = 0.0
         for prompt, episode in ((g.prompt, e) for g in groups for e in g.episodes):
-            ids = torch.tensor([*prompt.token_ids, *episode.response_ids.tolist()])
-            columns = len(prompt.token_ids) + torch.from_numpy(episode.trained_at)
-            logits = self.spelled.logits(self.model(ids[None]).logits[0, columns - 1]).float()
-            logp = torch.log_softmax(logits / SAMPLING.temperature, -1).gather(1, ids[columns, None]).squeeze(1)
+            logits, tokens = self.logits(prompt, episode)
+            logp = torch.log_softmax(logits / SAMPLING.temperature, -1).gather(1, tokens[:, None]).squeeze(1)
             worst = max(worst, float(np.abs(reported(episode) - logp.numpy()).max()))
         return worst
+
+    @torch.no_grad()
+    def below_largest(self, groups: list[Group]) -> float:
+        """The most by which the logit of a drawn token is below the largest."""
+        found = [self.logits(g.prompt, e) for g in groups for e in g.episodes]
+        return max(float((logits.amax(1) - logits.gather(1, tokens[:, None]).squeeze(1)).max()) for logits, tokens in found)
+
+    def logits(self, prompt: Prompt, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
+        """float32 [n, V] from which each trained token of the answer was drawn, and the tokens, int64 [n]."""
+        ids = torch.tensor([*prompt.token_ids, *episode.response_ids.tolist()])
+        columns = len(prompt.token_ids) + torch.from_numpy(episode.trained_at)
+        return self.spelled.logits(self.model(ids[None]).logits[0, columns - 1]).float(), ids[columns]
 
     def changed(self) -> Any:
         """A model with other weights of similar size."""
@@ -263,6 +273,20 @@ def _refuses(e: Engine, model_dir: Path, tolerance: float) -> str | None:
         if (gap := s.gap(s.generate())) > tolerance:
             return f"after refusing, a token is off by {gap:.2e} nats from the old weights"
         return None if s.engine.version == 0 else f"after refusing, version is {s.engine.version}"
+
+
+@KIT.check("held-out answers", "draw by `drawing` alone, or leave `draws_otherwise` False")
+def _held_out(e: Engine, model_dir: Path, tolerance: float) -> str | None:
+    """an engine that declares `draws_otherwise` draws the most probable token at temperature 0, and by `sampling` after that"""
+    if not e.draws_otherwise:
+        return None
+    with started(e, model_dir) as s:
+        before = drawn(s.generate())
+        seeds = prompt_seeds(len(PROMPTS), 1)
+        greedy = s.engine.generate_held_out(PROMPTS, 1, seeds, Drawing(temperature=0.0))
+        if (short := s.below_largest(greedy)) > tolerance:
+            return f"at temperature 0 a token is {short:.2e} nats below the most probable one"
+        return None if drawn(s.generate()) == before else "what is drawn by `sampling` differs after held-out answers"
 
 
 @KIT.check("nothing to do", "return an empty list for no prompts")

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.engine_contract import LONGEST, SHAPE, EngineContract, ask, gap, prompts
+from helpers.engine_contract import LONGEST, SHAPE, EngineContract, ask, gap, log_distribution, prompts
 from helpers.models import tiny_model
 from helpers.own_tokenizers import saved, with_holes
 from transformers import AutoModelForCausalLM
 
-from align.engines import Sampling
+from align.engines import Drawing, Sampling
 from align.engines.vllm import DEFAULT_UTILIZATION, Vllm
 from align.errors import UserError
 from align.types import Prompt
@@ -28,7 +28,7 @@ class EngineProcess(BaseManager):
 
 
 EngineProcess.register("Vllm", Vllm, exposed=("start",), method_to_typeid={"start": "RunningVllm"})
-EngineProcess.register("RunningVllm", exposed=("generate", "load", "close"), create_method=False)
+EngineProcess.register("RunningVllm", exposed=("generate", "generate_held_out", "load", "close"), create_method=False)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,24 @@ def new_engine():
 
 class TestVllm(EngineContract):
     tolerance = 2e-5
+
+
+def test_held_out_answers_of_the_most_probable_tokens_and_of_a_nucleus(new_engine, tmp_path):
+    folder = tiny_model(tmp_path / "model", tied=False, **SHAPE)
+    model, engine = AutoModelForCausalLM.from_pretrained(folder), new_engine().start(str(folder), Sampling(max_tokens=8), LONGEST)
+    asked, below = prompts(4), 0
+    try:
+        for drawing, samples, most in ((Drawing(temperature=0.0), 1, 1e-6), (Drawing(temperature=1.0, top_p=0.5), 4, 0.5 + 1e-3)):
+            for group in engine.generate_held_out(asked, samples, list(range(len(asked))), drawing):
+                for episode in group.episodes:
+                    tokens, start = torch.from_numpy(episode.trained_ids).long(), len(group.prompt.token_ids)
+                    p = log_distribution(model, (*group.prompt.token_ids, *tokens.tolist()), 1.0)[start - 1 : -1].exp()
+                    above = (p * (p > p.gather(1, tokens[:, None]))).sum(1)
+                    assert above.max() < most
+                    below += int((above > 0).sum())
+    finally:
+        engine.close()
+    assert below > 0, "the nucleus has more than the most probable token"
 
 
 def test_long_prompts_that_share_their_beginning_in_the_cache(new_engine, tmp_path):

@@ -389,6 +389,9 @@ DEFECTS = {
                     self._tensors[name][: len(tensor)] = tensor
             self.version = version
         """),
+    ("engine", "held-out answers"): add(
+        "def generate_held_out(self, p, n, s, drawing): return super().generate_held_out(p, n, s, type(drawing)(temperature=0.7))"
+    ),
     ("engine", "nothing to do"): add("""
         def generate(self, prompts, samples, seeds):
             return super().generate(prompts or [None], samples, seeds or [0])
