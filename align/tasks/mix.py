@@ -6,6 +6,7 @@ from typing import Any
 
 from align.config.nodes import part
 from align.config.ranges import AtLeastOne
+from align.errors import RecipeError
 from align.tasks import TOO_LONG, Example, Task
 from align.types import Group
 
@@ -74,12 +75,29 @@ class Mix(Task):
         return next((t for source in self.sources.values() if (t := source.tokenizer()) is not None), None)
 
 
+LARGEST_EPOCH = 10**6
+"""Examples that an epoch may have, however few the sources have."""
+MOST_REPEATED = 100
+"""Times that an epoch may be as large as all sources together."""
+
+
 def _counts(sizes: Mapping[str, int], weights: Mapping[str, float] | None) -> dict[str, int]:
-    """How many examples each source gives an epoch: in proportion to the weights, and at least as many as it has."""
+    """How many examples each source gives an epoch: in proportion to the weights, and at least as many as it has.
+
+    Raises RecipeError for weights so unequal that an epoch would repeat its sources without measure.
+    """
     if weights is None:
         return dict(sizes)
     epoch = max(size / weights[name] for name, size in sizes.items())
-    return {name: round(epoch * weights[name]) for name in sizes}
+    counts = {name: round(epoch * weights[name]) for name in sizes}
+    if sum(counts.values()) > max(LARGEST_EPOCH, MOST_REPEATED * sum(sizes.values())):
+        most = max(counts, key=lambda name: counts[name] / sizes[name])
+        raise RecipeError(
+            "task.weights",
+            f"{most} with {sizes[most]:,} examples would be repeated {counts[most] / sizes[most]:,.0f} times in an epoch of "
+            f"{sum(counts.values()):,}: lower its weight, or take out a source of little weight",
+        )
+    return counts
 
 
 def _repeated(examples: Sequence[Example], count: int) -> list[tuple[int, Example]]:

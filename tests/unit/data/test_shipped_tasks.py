@@ -175,3 +175,10 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(UserError, match=r"pip install 'align\[reasoning-gym\]'"):
         ReasoningGym("unheard").examples()
+
+
+def test_weights_that_repeat_a_source_without_measure_are_refused(tmp_path):
+    rows = Jsonl(str(write(tmp_path / "a.jsonl", {"prompt": "1"}, {"prompt": "2"})))
+    with pytest.raises(RecipeError, match=r"task\.weights: b with 2 examples would be repeated 1,000,000,000 times"):
+        Mix({"a": rows, "b": rows}, weights={"a": 1.0, "b": 1e9}).examples()
+    assert len(Mix({"a": rows, "b": rows}, weights={"a": 1.0, "b": 200.0}).examples()) == 402
