@@ -44,6 +44,9 @@ class Sum(Reward):
         """Of all its rewards."""
         return tuple(dict.fromkeys(field for reward in self.rewards.values() for field in reward.required_fields))
 
+    def refuse_row(self, fields: Mapping[str, Any]) -> str | None:
+        return next((reason for reward in self.rewards.values() if (reason := reward.refuse_row(fields)) is not None), None)
+
     @property
     def finds_answers(self) -> bool:
         return any(reward.finds_answers for reward in self.rewards.values())

@@ -32,8 +32,10 @@ class Mix(Task):
     def __post_init__(self):
         if not self.sources:
             raise ValueError("sources must name at least one task: sources: {mine: {name: jsonl, path: rows.jsonl}, theirs: gsm8k}")
-        if bad := next((name for name in self.sources if "/" in name), None):
-            raise ValueError(f"sources: {bad!r} has a slash, which separates a source from its suite; use another name")
+        if bad := next((name for name in self.sources if "/" in name or "#" in name), None):
+            raise ValueError(
+                f"sources: {bad!r} has a slash, which separates a source from its suite, or #, which counts copies; use another name"
+            )
         if self.weights is not None and self.weights.keys() != self.sources.keys():
             raise ValueError(f"weights must have the names of the sources, {', '.join(self.sources)}, not {', '.join(self.weights)}")
         if bad := next((name for name, weight in (self.weights or {}).items() if not weight > 0), None):
@@ -106,4 +108,4 @@ def _repeated(examples: Sequence[Example], count: int) -> list[tuple[int, Exampl
 
 
 def _of(source: str, e: Example, copy: int = 0) -> Example:
-    return replace(e, id=f"{source}/{e.id}" + (f"#{copy + 1}" if copy else ""), fields={**e.fields, "source": source})
+    return replace(e, id=f"{source}#{copy + 1}/{e.id}" if copy else f"{source}/{e.id}", fields={**e.fields, "source": source})
