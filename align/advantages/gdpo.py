@@ -31,6 +31,8 @@ class Gdpo(Advantage):
     """Added to both standard deviations."""
 
     def __post_init__(self):
+        if self.weights and not any(self.weights.values()):
+            raise ValueError("weights must not all be 0: every advantage would be 0")
         if self.eps <= 0:
             raise ValueError(f"eps must be positive, not {self.eps}: among equal rewards the standard deviation is 0")
 

@@ -34,6 +34,11 @@ def at_first_tokens(of_answer: Tensor, batch: TokenBatch) -> Tensor:
     return torch.where(batch.positions == 0, of_answer[batch.seq_ids], 0.0)
 
 
+def trained_in_loss(recipe: Any) -> bool:
+    """Whether a regularizer of the recipe is in the loss, and not only measured there."""
+    return any(r.placement == "loss" and not r.coefficient.always_zero(recipe.steps) for r in recipe.regularizers.values())
+
+
 def policy_loss(surrogate: Surrogate, ctx: TokenContext, advantages: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """The surrogate's loss of each token, [T], and how far the policy has moved."""
     returned, tokens = Returned(surrogate, "loss", "algorithm.surrogate"), len(ctx.logp)

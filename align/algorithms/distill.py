@@ -1,10 +1,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from align.algorithms import Algorithm
+from align.algorithms import Algorithm, trained_in_loss
 from align.config.nodes import part
 from align.config.parts import Setting
 from align.types import TokenContext
@@ -30,10 +29,10 @@ class Distill(Algorithm[TokenContext, None]):
         self.check()
 
     def refuse(self, setting: Setting) -> str | None:
-        if all(r.placement != "loss" for r in setting.recipe.regularizers.values()):
+        if not trained_in_loss(setting.recipe):
             return (
-                "has no loss of its own, so it needs a regularizer with placement: loss, for example regularizers: {kd: {estimator: exact, "
-                "reference: {name: teacher, path: FOLDER}, coefficient: 1.0}}"
+                "has no loss of its own, so it needs a regularizer with placement: loss and a coefficient that is not always 0, for "
+                "example regularizers: {kd: {estimator: exact, reference: {name: teacher, path: FOLDER}, coefficient: 1.0}}"
             )
         return None
 
@@ -41,4 +40,4 @@ class Distill(Algorithm[TokenContext, None]):
         return "0"
 
     def loss(self, ctx: TokenContext, advantages: None) -> tuple[Tensor, dict[str, Tensor]]:
-        return torch.zeros_like(ctx.logp), {}
+        return 0.0 * ctx.logp, {}  # with a graph, for a step at which every coefficient is 0

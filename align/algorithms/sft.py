@@ -3,7 +3,7 @@ from typing import Any
 
 from torch import Tensor
 
-from align.algorithms import Algorithm
+from align.algorithms import Algorithm, trained_in_loss
 from align.config.formulas import formula, symbols
 from align.config.nodes import part
 from align.config.parts import Setting
@@ -32,8 +32,11 @@ class Sft(Algorithm[TokenContext, None]):
             raise ValueError(f"likelihood_weight must be >= 0, not {self.likelihood_weight:g}")
 
     def refuse(self, setting: Setting) -> str | None:
-        if self.likelihood_weight == 0 and all(r.placement != "loss" for r in setting.recipe.regularizers.values()):
-            return "likelihood_weight: 0 leaves nothing to learn: raise it, or add a regularizer with placement: loss"
+        if self.likelihood_weight == 0 and not trained_in_loss(setting.recipe):
+            return (
+                "likelihood_weight: 0 leaves nothing to learn: raise it, or add a regularizer with placement: loss and a coefficient that "
+                "is not always 0"
+            )
         return None
 
     @property

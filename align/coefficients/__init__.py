@@ -62,6 +62,11 @@ class Coefficient(Part, ABC):
     def beta(self, step: int, state: State) -> float:
         """The coefficient of the batch of this step (from 0), >= 0."""
 
+    def always_zero(self, steps: int) -> bool:
+        """Whether it has no state and is 0 at the first, middle and last of so many steps: the divergence is measured, not trained."""
+        state = self.initial_state()
+        return not state and all(self.beta(step, state) == 0 for step in (0, steps // 2, max(steps - 1, 0)))
+
     def multipliers(self, batch: Columns, name: str, state: State) -> Float[Tensor, "S"] | None:
         """A factor of beta for each sequence of a scored batch, float32, >= 0; None where beta is all there is.
 

@@ -119,7 +119,8 @@ def _check_batch(recipe: Recipe) -> None:
         raise RecipeError(
             "batch.samples",
             f"{of} compares at least {algorithm.least_samples} answers to a prompt, and every advantage of "
-            f"fewer is 0: set it to {algorithm.least_samples} or more, or use an advantage with its own baseline",
+            f"fewer is 0: set it to {algorithm.least_samples} or more"
+            + ("" if algorithm.advantage is None else ", or use an advantage with its own baseline"),
         )
     if batch.prompts % algorithm.minibatches:
         raise RecipeError(

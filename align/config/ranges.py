@@ -7,7 +7,7 @@ package `annotated_types`. `explain` and the documentation print them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, get_args, get_origin
 
 from annotated_types import BaseMetadata, Ge, Gt, Interval, Le, Lt
@@ -43,15 +43,24 @@ def constraints(hint: Any) -> list[BaseMetadata]:
     return found + [c for inner in get_args(hint) for c in constraints(inner)]
 
 
+def _maps_to_numbers(hint: Any) -> bool:
+    """Whether it is `dict[str, float]`, also inside a union; values of a `dict[str, Any]` are data and have no range."""
+    inner = get_args(hint)
+    return inner[-1] in (int, float) if get_origin(hint) is dict else any(_maps_to_numbers(i) for i in inner)
+
+
 def constraint_text(hint: Any) -> str:
     """The constraints in words, as in "at least 0, below 1"; empty without any."""
     return ", ".join(_word(c) for c in constraints(hint) if type(c) in _WORDS)
 
 
 def refusal(value: Any, hint: Any) -> str | None:
-    """Why a key with this annotation does not accept `value` (a number or a sequence of numbers), or None."""
+    """Why a key with this annotation does not accept `value` (a number, a sequence of numbers, or a mapping to them), or None."""
     allowed = constraints(hint)
-    values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if isinstance(value, Mapping):
+        values = list(value.values()) if _maps_to_numbers(hint) else []
+    else:
+        values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     return next((text for v in values if isinstance(v, int | float) and not isinstance(v, bool) if (text := _of(v, allowed))), None)
 
 

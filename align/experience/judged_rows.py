@@ -35,3 +35,5 @@ def check(reward: Any, rows: Sequence[Example]) -> None:
                     f"{format_part(reward)} judges by the field {name}, which {lacking} of {len(rows)} rows lack, the first at {row.place}"
                     ": give each row one, or use another reward",
                 )
+        if (reason := reward.refuse_row(row.fields)) is not None:
+            raise RecipeError("reward", f"{format_part(reward)} cannot judge {row.place}: {reason}")

@@ -340,7 +340,7 @@ def _coefficient_is_constant(regularizer: Regularizer, recipe: Recipe) -> bool:
 
 def _coefficient_is_zero(regularizer: Regularizer, recipe: Recipe) -> bool:
     """Whether its coefficient is always 0."""
-    return _coefficient_is_constant(regularizer, recipe) and _first_beta(regularizer) == 0
+    return regularizer.coefficient.always_zero(recipe.steps)
 
 
 def _first_beta(regularizer: Regularizer) -> float:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from align.config.frozen import checked_instance
 from align.config.parts import Part
@@ -54,6 +55,10 @@ class Reward(Part, ABC):
     def required_fields(self) -> Collection[str]:
         """Fields of a prompt without which it cannot judge. A run refuses rows that lack one, or have null, before it samples anything."""
         return ()
+
+    def refuse_row(self, fields: Mapping[str, Any]) -> str | None:
+        """Why it cannot judge answers to a prompt with these fields, all of `required_fields` among them, or None."""
+        return None
 
     def final_answer(self, response: str) -> str | None:
         """What a response answers, by which the evaluation counts votes and distinct answers; None for no answer. By default all of it."""

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Interval
 
@@ -51,6 +51,13 @@ class Code(Reward):
         limit = setting.recipe.reward_limits.seconds
         if self.seconds >= limit:
             return f"seconds {self.seconds:g} must be below reward_limits.seconds {limit:g}, or a slow answer fails instead of counting 0"
+        return None
+
+    def refuse_row(self, fields: Mapping[str, Any]) -> str | None:
+        try:
+            tests_of(fields[self.field])
+        except ValueError as error:
+            return f"its field {self.field}: {error}"
         return None
 
     def start(self) -> Reward:

@@ -93,9 +93,13 @@ class Judge(Remote):
 
 def _names(template: str) -> set[str]:
     """The fields that a template names. Raises ValueError for one that `str.format` cannot fill."""
-    names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    found = [(name, spec or "") for _, name, spec, _ in string.Formatter().parse(template) if name is not None]
+    names = {name for name, _ in found}
     if not all(name.isidentifier() for name in names):
         raise ValueError(f"template names {', '.join(sorted(names))}: write names of fields in braces, and {{{{ for a brace")
+    for name, spec in found:
+        if name in ("prompt", "response"):
+            format("", spec)  # these are texts; a field may be a number
     return names
 
 

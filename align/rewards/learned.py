@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,9 @@ class Learned(Reward):
     @property
     def required_fields(self) -> Collection[str]:
         return () if self.gold is None else self.gold.required_fields
+
+    def refuse_row(self, fields: Mapping[str, Any]) -> str | None:
+        return None if self.gold is None else self.gold.refuse_row(fields)
 
     @property
     def finds_answers(self) -> bool:

@@ -30,6 +30,8 @@ class Sum(Reward):
             raise ValueError("rewards must name at least one: rewards: {exact: countdown_exact}")
         if unknown := self.weights.keys() - self.rewards.keys():
             raise ValueError(f"weights names {', '.join(sorted(unknown))}, and the rewards are {', '.join(self.rewards)}")
+        if bad := next((name for name in self.rewards if "/" in name), None):
+            raise ValueError(f"rewards has one called {bad!r}, and a slash separates a reward from its own parts: choose another name")
         if taken := {"total", "mean", "std", "failed"} & self.rewards.keys():
             raise ValueError(f"rewards has one called {', '.join(sorted(taken))}, a metric of every run: choose another name")
 
@@ -41,6 +43,9 @@ class Sum(Reward):
     def required_fields(self) -> Collection[str]:
         """Of all its rewards."""
         return tuple(dict.fromkeys(field for reward in self.rewards.values() for field in reward.required_fields))
+
+    def refuse_row(self, fields: Mapping[str, Any]) -> str | None:
+        return next((reason for reward in self.rewards.values() if (reason := reward.refuse_row(fields)) is not None), None)
 
     @property
     def finds_answers(self) -> bool:

@@ -72,7 +72,7 @@ def _json_lines(path: str) -> list[Row]:
         where = f"{path}, line {line}"
         _refuse_depth(raw, where)
         try:
-            row = json.loads(raw)
+            row = json.loads(raw, parse_constant=_no_json_value)
         except (ValueError, RecursionError) as error:
             problem = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
             raise UserError(f"{where}: is not JSON: {problem}; write one object a line") from error
@@ -81,6 +81,11 @@ def _json_lines(path: str) -> list[Row]:
             raise UserError(f'{path}, line {line}: is not an object but {shown(row)}; write {{"prompt": ...}}')
         rows.append(Row(f"{path}, line {line}", f"line-{line}", row))
     return rows
+
+
+def _no_json_value(name: str) -> Any:
+    """For NaN and Infinity, which Python writes and no other reader of JSON takes: rewards and templates get JSON values only."""
+    raise ValueError(f"{name} is no value of JSON: write null")
 
 
 def _refuse_depth(raw: bytes, where: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from align.config.nodes import part
 from align.config.ranges import AtLeastOne
+from align.errors import RecipeError
 from align.tasks import TOO_LONG, Example, Task
 from align.types import Group
 
@@ -31,8 +32,10 @@ class Mix(Task):
     def __post_init__(self):
         if not self.sources:
             raise ValueError("sources must name at least one task: sources: {mine: {name: jsonl, path: rows.jsonl}, theirs: gsm8k}")
-        if bad := next((name for name in self.sources if "/" in name), None):
-            raise ValueError(f"sources: {bad!r} has a slash, which separates a source from its suite; use another name")
+        if bad := next((name for name in self.sources if "/" in name or "#" in name), None):
+            raise ValueError(
+                f"sources: {bad!r} has a slash, which separates a source from its suite, or #, which counts copies; use another name"
+            )
         if self.weights is not None and self.weights.keys() != self.sources.keys():
             raise ValueError(f"weights must have the names of the sources, {', '.join(self.sources)}, not {', '.join(self.weights)}")
         if bad := next((name for name, weight in (self.weights or {}).items() if not weight > 0), None):
@@ -74,12 +77,29 @@ class Mix(Task):
         return next((t for source in self.sources.values() if (t := source.tokenizer()) is not None), None)
 
 
+LARGEST_EPOCH = 10**6
+"""Examples that an epoch may have, however few the sources have."""
+MOST_REPEATED = 100
+"""Times that an epoch may be as large as all sources together."""
+
+
 def _counts(sizes: Mapping[str, int], weights: Mapping[str, float] | None) -> dict[str, int]:
-    """How many examples each source gives an epoch: in proportion to the weights, and at least as many as it has."""
+    """How many examples each source gives an epoch: in proportion to the weights, and at least as many as it has.
+
+    Raises RecipeError for weights so unequal that an epoch would repeat its sources without measure.
+    """
     if weights is None:
         return dict(sizes)
     epoch = max(size / weights[name] for name, size in sizes.items())
-    return {name: round(epoch * weights[name]) for name in sizes}
+    counts = {name: round(epoch * weights[name]) for name in sizes}
+    if sum(counts.values()) > max(LARGEST_EPOCH, MOST_REPEATED * sum(sizes.values())):
+        most = max(counts, key=lambda name: counts[name] / sizes[name])
+        raise RecipeError(
+            "task.weights",
+            f"{most} with {sizes[most]:,} examples would be repeated {counts[most] / sizes[most]:,.0f} times in an epoch of "
+            f"{sum(counts.values()):,}: lower its weight, or take out a source of little weight",
+        )
+    return counts
 
 
 def _repeated(examples: Sequence[Example], count: int) -> list[tuple[int, Example]]:
@@ -88,4 +108,4 @@ def _repeated(examples: Sequence[Example], count: int) -> list[tuple[int, Exampl
 
 
 def _of(source: str, e: Example, copy: int = 0) -> Example:
-    return replace(e, id=f"{source}/{e.id}" + (f"#{copy + 1}" if copy else ""), fields={**e.fields, "source": source})
+    return replace(e, id=f"{source}#{copy + 1}/{e.id}" if copy else f"{source}/{e.id}", fields={**e.fields, "source": source})

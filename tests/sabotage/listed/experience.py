@@ -84,6 +84,8 @@ MUTANTS = [
     Mutant("a program with the network", "align/rewards/_sandbox_launcher.py", "CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC",
            "CLONE_NEWPID | CLONE_NEWIPC", "unit/rewards/test_sandbox.py"),
     Mutant("a program with any memory", "align/rewards/_sandbox.py", '"AS": self.memory', '"AS": 2**40', "unit/rewards/test_sandbox.py"),
+    Mutant("a program with every system call", "align/rewards/_sandbox_launcher.py", '    refuse_calls(settings["filter"])\n', "",
+           "unit/rewards/test_sandbox.py"),
     Mutant("a program that stays root", "align/rewards/_sandbox_launcher.py", '    drop_root(settings["number"])\n', "",
            "unit/rewards/test_sandbox.py"),
     Mutant("an endpoint that fails gives 0", "align/rewards/_remote.py", "return [error for _ in asked]", "return [0.0 for _ in asked]",

@@ -125,6 +125,11 @@ def minimal(**changes) -> dict:
             "likelihood_weight: 0 leaves nothing to learn",
         ),
         (
+            {"algorithm": {"name": "sft", "likelihood_weight": 0.0}, "reward": None, "regularizers": {"kl": {"coefficient": 0.0}}},
+            "algorithm",
+            "a coefficient that is not always 0",
+        ),
+        (
             {"regularizers": {"kl": {"coefficient": 0.1}}, "model": {"path": "a", "lora": {"rank": 2, "dropout": 0.1}}},
             "model.lora.dropout",
             "set it to 0 with regularizers",

@@ -73,6 +73,7 @@ def test_relative_paths_start_at_the_working_directory(write, tmp_path, monkeypa
         ("\n \n", r"rows\.jsonl: has no rows"),
         ('{"prompt": "a"}\n{"prompt" "b"}\n', r"rows\.jsonl, line 2: is not JSON: Expecting ':' delimiter at column 11"),
         ('{"prompt": "a"}\n\n{"prompt": ', r"rows\.jsonl, line 3: is not JSON: Expecting value at column 12"),
+        ('{"prompt": "a", "x": NaN}\n', r"rows\.jsonl, line 1: is not JSON: NaN is no value of JSON: write null"),
         (b'{"prompt": "a"}\n{"prompt": "\xff"}\n', r"rows\.jsonl, line 2: is not JSON: 'utf-8' codec"),
         ('{"prompt": "a"}\n["b"]\n', r'rows\.jsonl, line 2: is not an object but \["b"\]'),
         ('"prompt"\n', r"rows\.jsonl, line 1: is not an object"),

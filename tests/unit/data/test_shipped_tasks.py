@@ -114,7 +114,7 @@ def test_a_mix_has_every_example_once_and_names_its_source(tmp_path):
 
 def test_weights_repeat_the_smaller_source(tmp_path):
     task = Mix(sources=sources(tmp_path), weights={"a": 2, "b": 1})
-    assert [e.id for e in task.examples()][4:] == ["b/line-1", "b/line-1#2"]
+    assert [e.id for e in task.examples()][4:] == ["b/line-1", "b#2/line-1"]
     assert [e.text for e in task.examples()][4:] == ["b0", "b0"]
     more = Mix(sources=sources(tmp_path), weights={"a": 0.5, "b": 1}).examples()
     assert (sum(e.fields["source"] == "a" for e in more), len(more)) == (4, 12)
@@ -175,3 +175,10 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(UserError, match=r"pip install 'align\[reasoning-gym\]'"):
         ReasoningGym("unheard").examples()
+
+
+def test_weights_that_repeat_a_source_without_measure_are_refused(tmp_path):
+    rows = Jsonl(str(write(tmp_path / "a.jsonl", {"prompt": "1"}, {"prompt": "2"})))
+    with pytest.raises(RecipeError, match=r"task\.weights: b with 2 examples would be repeated 1,000,000,000 times"):
+        Mix(sources={"a": rows, "b": rows}, weights={"a": 1.0, "b": 1e9}).examples()
+    assert len(Mix(sources={"a": rows, "b": rows}, weights={"a": 1.0, "b": 200.0}).examples()) == 402

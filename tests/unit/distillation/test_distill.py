@@ -87,6 +87,7 @@ def test_the_student_becomes_the_teacher(tmp_path: Path, monkeypatch: pytest.Mon
         ({"reward": "countdown_exact"}, "reward", "changes nothing: distill learns from its regularizers alone; delete the key"),
         ({"reward_limits": {"seconds": 1.0}}, "reward_limits.seconds", "distill learns from its regularizers alone"),
         ({"regularizers": {}}, "algorithm", "has no loss of its own, so it needs a regularizer with placement: loss"),
+        ({"regularizers": kd(Path("t"), coefficient=0.0)}, "algorithm", "a coefficient that is not always 0"),
         ({"regularizers": {"kl": {"coefficient": 0.1, "placement": "reward"}}}, "", "placement"),
         ({"regularizers": kd(Path("t"), weighting="difficulty")}, "regularizers.kd.weighting", "looks at rewards"),
         ({"shapings": {"stcr": "length_complexity"}}, "shapings.stcr", "looks at rewards"),
@@ -99,6 +100,12 @@ def test_what_makes_no_sense_is_refused_at_its_key(changes: dict, where: str, sa
     with pytest.raises(RecipeError) as refused:
         recipes.build(made | changes)
     assert refused.value.where.startswith(where) and says in str(refused.value)
+
+
+def test_a_coefficient_may_begin_at_0(tmp_path: Path):
+    rising = {"name": "linear", "start": 0.0, "end": 0.1, "steps": 1}
+    made = bandit(tiny_model(tmp_path / "start"), steps=2, reward=None, algorithm="distill", regularizers={"kl": {"coefficient": rising}})
+    assert train(recipes.build(made), tmp_path / "run")["steps"] == 2
 
 
 def test_an_algorithm_with_advantages_still_needs_a_reward():

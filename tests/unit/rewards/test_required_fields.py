@@ -7,6 +7,7 @@ import pytest
 from helpers.bandit_run import PLUGIN, start
 
 from align.config import recipes
+from align.config.nodes import build_part
 from align.errors import RecipeError
 from align.experience.judged_rows import check
 from align.tasks import Example
@@ -48,6 +49,15 @@ def test_a_reward_of_a_user_declares_its_fields(tmp_path: Path):
     check(reward, [Example(id="0", text="a", fields={"level": 0})])
     with pytest.raises(RecipeError, match="judges by the field level, which 1 of 1 rows lack, the first at task: example 7"):
         check(reward, [Example(id="7", text="a")])
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_tests_that_no_program_can_be_given_are_refused_at_their_row(inside: bool):
+    node = {"name": "sum", "rewards": {"runs": "code"}} if inside else "code"
+    reward = build_part("reward", node, "reward")
+    check(reward, [Example(id="0", text="a", fields={"tests": ["assert f()"]})])
+    with pytest.raises(RecipeError, match=r"cannot judge task: example 7: its field tests: .*a list of asserts"):
+        check(reward, [Example(id="7", text="a", fields={"tests": {"a": 1}})])
 
 
 def test_a_declaration_that_is_no_list_of_names_is_refused(tmp_path: Path):

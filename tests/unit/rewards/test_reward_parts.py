@@ -89,11 +89,19 @@ def test_an_answer_of_which_one_reward_fails_has_failed(own: str):
         ({}, "rewards must name at least one"),
         ({"rewards": {"exact": "countdown_exact"}, "weights": {"exakt": 1.0}}, "weights names exakt, and the rewards are exact"),
         ({"rewards": {"total": "countdown_exact"}}, "a metric of every run"),
+        ({"rewards": {"a/b": "countdown_exact"}}, "a slash separates a reward from its own parts"),
+        ({"rewards": {"a": "countdown_exact"}, "weights": {"a": float("nan")}}, r"reward\.weights: nan is not a number"),
+        ({"rewards": {"a": "countdown_exact"}, "weights": {"a": float("inf")}}, r"reward\.weights: must be finite, not inf"),
     ],
 )
 def test_a_sum_that_cannot_be(node: dict, says: str):
     with pytest.raises(RecipeError, match=says):
         build_part("reward", {"name": "sum", **node}, "reward")
+
+
+def test_advantages_of_no_part_are_refused():
+    with pytest.raises(ValueError, match="must not all be 0"):
+        Gdpo(weights={"exact": 0.0})
 
 
 def test_a_part_that_the_reward_lacks_is_refused_before_the_run():
