@@ -165,7 +165,7 @@ sys.modules["align.telemetry.plots"] = types.SimpleNamespace(draw=lambda metrics
 folder, found = Path(sys.argv[1]), {}
 model, other = tiny_model(folder / "model"), tiny_model(folder / "other", seed=1)
 for kind, (word, node) in json.loads((folder / "nodes.json").read_text().replace("OTHER", str(other))).items():
-    built = recipes.build(node | {"steps": 2, "model": {"path": str(model)}, "sampling": {"max_tokens": 8},
+    built = recipes.build(node | {"steps": 2, "model": {"path": str(model)}, "sampling": {"max_tokens": 24},
                                  "optimizer": {"lr": 1e-2}, "workers": {"backend": "local"}, "evaluation": {"every": -1}})
     console = Console(file=io.StringIO(), width=300)
     show(built, console)
