@@ -27,8 +27,9 @@ def paths_start() -> str:
 
 def absolute(path: str, folder: Path) -> str:
     """The path from `folder`. A word that may name a model or dataset on the Hub stays as it is, unless `folder` has such a file."""
-    found = Path(os.path.abspath(folder / Path(path).expanduser()))
-    return str(found) if path and (CERTAIN.search(path) or found.exists()) else path
+    # os.path and not Path, which raises for a name that is too long, and for the home of an unknown user.
+    found = os.path.abspath(os.path.join(folder, os.path.expanduser(path)))
+    return found if path and (CERTAIN.search(path) or os.path.exists(found)) else path
 
 
 def absolute_files(node: Any, plugins: Path, data: Path | None = None) -> Any:

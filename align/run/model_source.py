@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def fetched_folder(path: str, revision: str | None, where: str) -> Path:
 
     Raises RecipeError at the key `where` if it is neither here nor can be fetched.
     """
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         if not _holds_model(Path(path)):
             raise RecipeError(where, f"the folder {path} holds no model: it has neither config.json nor adapter_config.json")
         if revision is not None:

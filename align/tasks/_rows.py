@@ -7,6 +7,7 @@ cannot name the line that is not JSON.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ def read(path: str, split: str | None = None, subset: str | None = None) -> list
     Args: split: of a dataset, `train` by default, or a slice such as `train[:1000]`; subset: its configuration.
     Raises UserError if the data cannot be read, do not exist, or have no rows.
     """
-    if Path(path).is_file():
+    if os.path.isfile(path):  # Path raises for a name that is too long
         key = "split" if split is not None else "subset"
         if split is not None or subset is not None:
             raise UserError(f"{path}: is a file, which has no {key}s; delete the key that names one")
@@ -120,7 +121,7 @@ def _parquet(path: str) -> list[Row]:
 
 
 def _dataset(path: str, split: str, subset: str | None) -> list[Row]:
-    local = Path(path).is_dir()
+    local = os.path.isdir(path)
     if not local and (path.endswith(FILES) or not HUB_NAME.fullmatch(path)):
         raise _missing(path)
     datasets = _library()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -34,15 +35,15 @@ class Gsm8k(Jsonl):
 
     def _read(self, held_out: bool) -> list[Row]:
         path = self.eval_path or self.path if held_out else self.path
-        if Path(path).is_file():
+        if os.path.isfile(path):
             return read(path, self.eval_split if held_out else self.split, self.subset)
         split = (self.eval_split or ("test" if self.eval_path is None else None)) if held_out else self.split
         return read(path, split, self.subset or (self.whole if _has(path, self.whole) else None))
 
     def _holds_out(self) -> bool:
-        return super()._holds_out() or not Path(self.path).is_file()
+        return super()._holds_out() or not os.path.isfile(self.path)
 
 
 def _has(path: str, subset: str | None) -> bool:
     """Whether a dataset has a configuration: one of the Hub has its own; a folder needs a folder of that name."""
-    return subset is not None and (not Path(path).is_dir() or Path(path, subset).is_dir())
+    return subset is not None and (not os.path.isdir(path) or Path(path, subset).is_dir())

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from align.config import find, nodes, recipes, yaml_files
-from align.config.paths import absolute_files
+from align.config.paths import absolute, absolute_files
+from align.errors import UserError
+from align.tasks._rows import read
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def test_a_shipped_recipes_data_start_at_the_working_directory(folders, monkeypa
     ],
 )
 def test_which_words_are_paths(path, found, monkeypatch):
-    monkeypatch.setattr(Path, "exists", lambda self: str(self) == "/x/models/small")
+    monkeypatch.setattr("os.path.exists", lambda path: str(path) == "/x/models/small")
     assert absolute_files({"path": path}, Path("/x")) == {"path": found}
 
 
@@ -79,3 +81,10 @@ def test_a_resolved_recipe_means_the_same_elsewhere(folders, monkeypatch):
     node = nodes.resolved(recipes.load(here / "mine.yaml"))
     monkeypatch.chdir("/")
     assert nodes.resolved(recipes.build(node)) == node and node["task"]["path"] == str(here / "rows.jsonl")
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "~no-such-user/x", "a\0b"])
+def test_a_name_that_no_file_can_have_is_no_file(path, tmp_path):
+    assert absolute(path, tmp_path) == path
+    with pytest.raises(UserError, match="there is no such file or folder of data"):
+        read(path)
