@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import fsum
 from typing import Any
 
 from align.config.frozen import checked_instance
@@ -27,7 +28,8 @@ class Stepwise:
 
     @property
     def total(self) -> float:
-        return sum(reward for _, reward in self.steps) if self.answer is None else total(self.answer)
+        # Not `sum`, which in this module is the part of that name once it is imported.
+        return fsum(reward for _, reward in self.steps) if self.answer is None else total(self.answer)
 
 
 Answer = float | dict[str, float] | Stepwise

@@ -53,26 +53,32 @@ class MathProcess:
         if find_spec("math_verify") is None:
             raise UserError("reward math needs the package math-verify: pip install 'align[math]', on every node that scores answers")
         self._seconds = seconds
-        self._process = self._started()
+        self._launch()
+        self._wait_until_ready()
 
     def judge(self, expected: str, found: str) -> dict[str, bool] | None:
-        """What `_math_worker.judge` returns; None after the time limit, or when the process died (of its memory limit, say)."""
+        """What `_math_worker.judge` returns; None after the time limit, or when the process died (of its memory limit, say).
+
+        The caller's own time limit may interrupt it at any place: a process that was starting goes on, and the next call waits for it.
+        """
         if self._process.poll() is not None:
-            self._process = self._started()
+            self._launch()
+        self._wait_until_ready()
         finished = False
         try:
-            reply = self._reply(json.dumps({"expected": expected, "found": found}), self._seconds)
+            reply = self._reply(json.dumps({"expected": expected, "found": found}), time.monotonic() + self._seconds)
             finished = reply is not None
             return reply
         finally:
             if not finished:  # a late reply would answer the next question
                 _end(self._process)
+                self._launch()
 
     def __del__(self):
         with suppress(AttributeError):  # it never started
             _end(self._process)
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _launch(self) -> None:
         # -P: the folder of the script has files with names of the standard library, such as math.py.
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(WORKER)],
@@ -82,14 +88,17 @@ class MathProcess:
             start_new_session=True,
             bufsize=0,
         )
-        if self._reply(None, START_SECONDS) is None:
+        self._ready, self._latest_start = False, time.monotonic() + START_SECONDS
+
+    def _wait_until_ready(self) -> None:
+        """Raises UserError for a process that ends, or is not ready in START_SECONDS."""
+        if not self._ready and self._reply(None, self._latest_start) is None:
             _end(self._process)
             raise UserError(f"reward math: its process did not start; `{sys.executable} -P {WORKER}` shows why")
-        return self._process
+        self._ready = True
 
-    def _reply(self, request: str | None, seconds: float) -> dict[str, bool] | None:
-        """The next line, parsed; None if the process has ended or does not answer in time."""
-        deadline = time.monotonic() + seconds
+    def _reply(self, request: str | None, deadline: float) -> dict[str, bool] | None:
+        """The next line, parsed; None if the process has ended or does not answer before `deadline`, of the monotonic clock."""
         given, taken = self._process.stdin, self._process.stdout
         assert given is not None and taken is not None  # both are pipes
         left = b"" if request is None else request.encode() + b"\n"

@@ -1,6 +1,7 @@
 """The walls of the house: who may import whom, how long a file may be, and that every part says what it is."""
 
 import ast
+import builtins
 import dataclasses
 import inspect
 import itertools
@@ -97,6 +98,14 @@ def test_no_file_is_long(path: Path):
 
 def test_the_kernels_folder_does_not_shadow_a_package():
     assert not (ROOT / "kernels" / "__init__.py").exists()
+
+
+def test_no_part_hides_a_builtin_that_its_room_uses():
+    """Importing `align.rewards.sum` makes `sum` in `align/rewards/__init__.py` that module."""
+    for kind in registry.ROOMS:
+        contract = Path(inspect.getsourcefile(registry.contract(kind)))
+        used = {node.id for node in ast.walk(ast.parse(contract.read_text())) if isinstance(node, ast.Name)}
+        assert not used & vars(builtins).keys() & {file.stem for file in contract.parent.glob("*.py")}, contract
 
 
 @pytest.mark.parametrize(("kind", "name"), PARTS, ids=lambda x: x)

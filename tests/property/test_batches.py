@@ -64,7 +64,10 @@ class World:
             prompt_ids=tuple(str(s // 2) for s in order),
             rewards=self.reward[order],
             reward_parts={"r": self.reward[order] / 2},
+            labels=torch.tensor(order) % 2,
+            score_baselines=self.reward[order] / 3,
             sampler_logp=self.sampler[at],
+            teacher_logp=self.sampler[at] / 2,
             old_logp=self.old_logp[at],
             entropy=self.entropy[at],
             ref_logp={"r": self.ref_logp[at]},
@@ -72,6 +75,7 @@ class World:
             versions=at % 3,
             advantages=self.advantage[at],
             loss_weights=loss_weights,
+            own_weights=self.penalty_weight[at].abs() + 1,
             penalty_weights={"r": self.penalty_weight[at].abs()},
             betas={"r": 0.3},
             multipliers={"r": self.reward[order].abs()},
@@ -170,7 +174,7 @@ def test_select_takes_every_field_along(world, data):
             assert torch.equal(found["r"].discounted, expected["r"].discounted) and torch.equal(found["r"].direct, expected["r"].direct)
         elif field.name in ("ref_logp", "penalty_weights", "multipliers", "contexts", "reward_parts"):
             assert torch.equal(found["r"], expected["r"])
-        elif field.name in ("betas", "rows", "prompt_ids", "step", "shaped"):
+        elif field.name in ("betas", "rows", "prompt_ids", "step", "shaped", "examples", "algorithm_state"):
             assert found == expected
         else:
             assert torch.equal(found, expected), field.name
@@ -191,7 +195,7 @@ def test_a_batch_moves_whole():
         moved.reward_penalties["r"].direct,
     ]
     tensors = [t for t in tensors if isinstance(t, Tensor)]
-    assert len(tensors) == 24 and all(t.device.type == "meta" for t in tensors)
+    assert len(tensors) == 28 and all(t.device.type == "meta" for t in tensors)
     assert moved.betas == whole.betas and whole.to(torch.device("cpu")) is whole
 
 

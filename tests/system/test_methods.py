@@ -66,6 +66,8 @@ def tiny(recipe: Path) -> Recipe:
         own.append("batch.samples=2")
     if isinstance(node.get("reward"), str):
         own.append("reward=./parity.py:parity")
+    else:
+        own.append("sampling.max_tokens=24")  # as long as the demonstrations
     if "path" not in node["task"]:
         own.append("task.size=16")
     return load(recipe, [*COMMON, *own])

@@ -49,7 +49,7 @@ KEYS = {
     ("reward", "judge"): {"url": "SERVER", "model": "m"},
     ("reward", "learned"): {"path": "SCORER", "gold": "countdown_exact", "max_batch": 5},
     ("reward", "length"): {"maximum": 10, "buffer": 4, "unit": "characters"},
-    ("reward", "math"): {"seconds": 0.5},
+    ("reward", "math"): {"seconds": 0.9},
     ("reward", "sum"): {"rewards": {"exact": "countdown_exact", "wordy": "countdown_wordy"}, "weights": {"wordy": 0.5}},
     ("shaping", "off_policy_mask"): {"threshold": 0.1},
     ("shaping", "overlong"): {"limit": 3, "buffer": 2},

@@ -24,7 +24,8 @@ from align.weightings.normalized import Normalized
 FUNCTIONS = ("audit", "evaluate", "explain", "load", "penalty", "regularizer", "train")
 SIGNATURES = {
     "audit": "(what: 'Regularizer | Recipe') -> 'Certificate | dict[str, Certificate]'",
-    "evaluate": "(model: 'str | Path', recipe: 'Recipe | None' = None, *, problems: 'int | None' = None, samples: 'int | None' = None)"
+    "evaluate": "(model: 'str | Path', recipe: 'Recipe | None' = None, *, problems: 'int | None' = None, samples: 'int | None' = None, "
+    "temperature: 'float | None' = None)"
     " -> 'dict[str, float]'",
     "explain": "(recipe: 'Recipe', width: 'int' = 140) -> 'str'",
     "load": "(path: 'str | Path', overrides: 'Sequence[str]' = ()) -> 'Recipe'",

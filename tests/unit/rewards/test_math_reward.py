@@ -52,6 +52,16 @@ def test_an_answer_that_takes_too_long_is_wrong_and_the_next_is_judged(running):
     assert running.score(prompt("4"), "4")["total"] == 1
 
 
+def test_a_start_that_a_time_limit_interrupts_goes_on(running, monkeypatch):
+    """The limit of a reward is an exception at any place; what the starting process says then answers no later question."""
+    running._process._process.kill()
+    running._process._process.wait()
+    with monkeypatch.context() as patch, pytest.raises(TimeoutError):
+        patch.setattr(running._process, "_reply", lambda *_: (_ for _ in ()).throw(TimeoutError))
+        running.score(prompt("4"), "4")
+    assert [running.score(prompt("4"), text)["total"] for text in ("4", "5", "4")] == [1, 0, 1]
+
+
 def test_a_row_without_a_readable_answer_raises(running):
     with pytest.raises(ValueError, match="prompt p: its field answer holds no mathematical answer"):
         running.score(prompt(""), "4")
