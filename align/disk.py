@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from align.errors import UserError, WriteFailed
 
@@ -38,3 +39,14 @@ def _code(error: BaseException | None) -> int | None:
     if found := CODE.search(str(error)):
         return int(found[1])
     return _code(error.__cause__) or _code(error.__context__)
+
+
+def write_new(file: Path, text: str, remedy: str) -> None:
+    """Write a file that is not there yet. Raises UserError, with the remedy, for one that is, and for a place that cannot be written."""
+    try:
+        with file.open("x", encoding="utf-8") as out:
+            out.write(text)
+    except FileExistsError as error:
+        raise UserError(f"{file} exists and is not overwritten: {remedy}") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}") from error

@@ -119,7 +119,7 @@ class RunningEngine(ABC):
 
     def generate_held_out(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int], drawing: Drawing) -> list[Group]:
         """`generate` with another distribution, for an engine that declares `draws_otherwise`. Nothing is learned from these answers."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no generate_held_out, which draws_otherwise of its part promises")
 
     @abstractmethod
     def load(self, version: int, weights: Weights) -> None:

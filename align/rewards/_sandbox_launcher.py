@@ -99,7 +99,7 @@ def protect(path, attributes, flags=AT_RECURSIVE):
 
 
 def drop_root(number):
-    """Root becomes a user of its own, which shares the count of processes with no other; or `nobody`, where there is no such user."""
+    """Change from root to a user id that no other process has, so that its processes are counted alone; or to 65534."""
     if os.geteuid():
         return
     os.setgroups([])

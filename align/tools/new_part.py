@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from align.config.registry import ROOMS
 from align.config.suggestions import did_you_mean
+from align.disk import write_new
 from align.errors import UserError
 
 FOLDER = Path(__file__).parent / "skeletons"
@@ -45,13 +46,7 @@ def new_part(kind: str, name: str) -> Written:
     if not file.exists() and importlib.util.find_spec(module) is not None:
         # A part's file finds the files beside it first, so its own import of that module would import itself.
         raise UserError(f"{module} is the name of an installed module: call the part otherwise")
-    try:
-        with file.open("x", encoding="utf-8") as out:
-            out.write(text)
-    except FileExistsError as error:
-        raise UserError(f"{file} exists and is not overwritten: give another name") from error
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror}") from error
+    write_new(file, text, "give another name")
     usage = (ast.get_docstring(ast.parse(text)) or "").partition(IN_RECIPE)[2].strip()
     return Written(file, f"./{file}:{cls}", usage)
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from align.config.find import find_recipe, shipped_folder
+from align.disk import write_new
 from align.errors import RecipeError, UserError
 
 OTHER_RECIPE = re.compile(r"^([^#\n]*\b(?:base|recipe): *)([^\s,}#]+)\.yaml", re.MULTILINE)
@@ -36,13 +37,7 @@ def copy(name: str, file: Path | None = None) -> Path:
     if target.suffix not in (".yaml", ".yml"):
         raise UserError(f"{target} is no YAML file: a recipe's name ends in .yaml")
     text = OTHER_RECIPE.sub(lambda match: match[1] + _own_name(match[2], found, target), found.read_text(encoding="utf-8"))
-    try:
-        with target.open("x", encoding="utf-8") as out:
-            out.write(text)
-    except FileExistsError as error:
-        raise UserError(f"{target} exists and is not overwritten: give another file, align cp {name} FILE") from error
-    except OSError as error:
-        raise UserError(f"{target} cannot be written: {error.strerror}") from error
+    write_new(target, text, f"give another file, align cp {name} FILE")
     return target
 
 
