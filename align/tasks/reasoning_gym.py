@@ -18,7 +18,8 @@ class ReasoningGym(Task):
     """Problems of a generator of `reasoning_gym` (Stojanovski et al. 2025, 2505.24760), with its verifier as the reward `reasoning_gym`.
 
     Needs the extra `align[reasoning-gym]`. Problem i is drawn from `seed + i`; the held-out ones follow those of training, and none of them
-    has the text of one. Raises UserError without the package, RecipeError for an unknown generator.
+    has the text of one. Where the generator has an answer, it is in the field `answer`, for other rewards such as `exact_match`. Raises UserError
+    without the package, RecipeError for an unknown generator.
     """
 
     generator: str
@@ -62,10 +63,11 @@ class ReasoningGym(Task):
         options = dict(self.options or {})
         item = generated(self.generator, options, size, self.seed)[index]
         asks, messages = with_turns(item["question"], (), chat=self.chat, system=self.system)
+        answered = {} if item["answer"] is None else {"answer": str(item["answer"])}
         return Example(
             id=f"{self.generator}-{self.seed + index}",
             text=asks,
             messages=messages,
             answer=None if item["answer"] is None else f"<answer>{item['answer']}</answer>",
-            fields={"generator": self.generator, "options": options, "size": size, "seed": self.seed, "index": index},
+            fields={"generator": self.generator, "options": options, "size": size, "seed": self.seed, "index": index, **answered},
         )
