@@ -68,22 +68,30 @@ def train(
         run(built, run_dir, address, resume, began=BEGAN)
 
 
-@app.command("eval", epilog=example("align eval runs/countdown_grpo", "align eval runs/countdown_grpo --samples 16 --against runs/other"))
+@app.command(
+    "eval",
+    epilog=example("align eval runs/mine", "align eval runs/mine --against owner/model", "align eval owner/model --recipe mine.yaml"),
+)
 def evaluate(
-    run_dir: Annotated[Path, typer.Argument(help="Folder of a run: its recipe names task, engine and sampling.")],
-    model: Annotated[Path | None, typer.Option(help="A model folder.  [default: the run's final model]", show_default=False)] = None,
+    model: Annotated[
+        str, typer.Argument(help="A run, one of its checkpoints (RUN/checkpoints/step_N), a model folder, an adapter or a Hub id.")
+    ],
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Names task, engine and sampling.  [default: the run's]", show_default=False, autocompletion=complete("recipes")),
+    ] = None,
     problems: Annotated[int | None, typer.Option(min=1, help="Held-out problems.  [default: the recipe's]", show_default=False)] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Answers to each.  [default: the recipe's]", show_default=False)] = None,
     temperature: Annotated[float | None, typer.Option(help="Of the answers.  [default: the recipe's]", show_default=False)] = None,
-    against: Annotated[Path | None, typer.Option(help="A run or model folder to compare with.", show_default=False)] = None,
+    against: Annotated[str | None, typer.Option(help="A second model, of any of these kinds.", show_default=False)] = None,
     plugins: Plugins = True,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on held-out problems, or compare two."""
     from align.inspect.measured import show
 
-    with watched(plugins, run_dir):
-        show(run_dir, model, against, problems, samples, temperature, as_json, wide())
+    with watched(plugins, Path(recipe or model)):
+        show(model, recipe, against, problems, samples, temperature, as_json, wide())
 
 
 @app.command(

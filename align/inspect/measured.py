@@ -5,31 +5,34 @@ from __future__ import annotations
 import dataclasses
 import json
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from align.config.recipes import load
 from align.run.compared import Compared, compare
-from align.run.evaluation import measure, recipe_of
+from align.run.evaluation import measure
+from align.run.measured_model import recipe_of
 from align.telemetry import units
 from align.terminal import printable
 
 
 def show(
-    run_dir: Path,
-    model: Path | None,
-    against: Path | None,
+    model: str,
+    recipe: str | None,
+    against: str | None,
     problems: int | None,
     samples: int | None,
     temperature: float | None,
     as_json: bool,
     out: Console,
 ) -> None:
-    """Measure the run's model, or `model`, by the run's recipe; with `against` also that one, on the same problems."""
-    measured = partial(measure, recipe=recipe_of(run_dir), problems=problems, samples=samples, temperature=temperature)
-    found = measured(model or run_dir)
+    """Measure a model by a recipe, or else by that of its run; with `against` also that one, on the same problems."""
+    measured = partial(
+        measure, recipe=recipe_of(model) if recipe is None else load(recipe), problems=problems, samples=samples, temperature=temperature
+    )
+    found = measured(model)
     if against is None:
         print(json.dumps(found.metrics, indent=2)) if as_json else out.print(units.table(found.metrics))
         return
@@ -37,7 +40,7 @@ def show(
     if as_json:
         print(json.dumps({name: dataclasses.asdict(one) for name, one in compared.items()}, indent=2))
     else:
-        out.print(_table(compared, str(model or run_dir), str(against)))
+        out.print(_table(compared, model, against))
 
 
 def _table(compared: dict[str, Compared], one: str, other: str) -> Table:

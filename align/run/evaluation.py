@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from align.config.checks import check_held_out
 from align.config.guard import guarded
-from align.config.recipes import load
 from align.config.schema import Recipe
 from align.engines import start_engine
 from align.errors import UserError
@@ -21,6 +21,7 @@ from align.experience.examples import held_out_rankings, tokenize
 from align.experience.limits import fit_prompts
 from align.rewards import start_reward
 from align.run.answer_metrics import Values, judged, means
+from align.run.measured_model import measured_model, recipe_of
 from align.run.model_files import check_files
 from align.types import Group, Prompt
 from align.vocabulary.files import load_tokenizer
@@ -28,8 +29,6 @@ from align.vocabulary.model_folder import checked
 from align.workers.reward_runner import run_rewards
 from align.workers.shards import generate
 
-RECIPE = "recipe.yaml"
-"""The recipe's file in the folder of a run."""
 Generate = Callable[[Sequence[Prompt], int, int], list[Group]]
 
 
@@ -81,8 +80,9 @@ def evaluate(
     Seeds and units are those of a run, so a run's final model gives the numbers in its summary again.
 
     Args:
-        model: The folder of a run, whose final model is measured, or a Hugging Face model folder.
-        recipe: Gives task, engine, sampling and seed. None: the recipe of the run.
+        model: The folder of a run, whose final model is measured; one of its checkpoints (`runs/mine/checkpoints/step_000020`); a folder
+            with a Hugging Face model or a peft adapter; or an id of the Hugging Face Hub.
+        recipe: Gives task, engine, sampling and seed. None: the recipe of the run, which `model` must then be of.
         problems: Held-out problems of each suite. None: the recipe's `evaluation.problems`.
         samples: Answers to each. None: the recipe's `evaluation.samples`.
         temperature: Of the answers. None: the recipe's `evaluation.sampling.temperature`, or else its `sampling.temperature`.
@@ -91,7 +91,7 @@ def evaluate(
         `suite/metric` to its value: shares from 0 to 1 (`countdown/pass@1`), lengths in tokens (`countdown/length`).
 
     Raises:
-        UserError: For a folder without a model or a recipe, a damaged file of the model, and a recipe that trains a reward model.
+        UserError: For a folder without a model or a recipe, a damaged file or checkpoint, and a recipe that trains a reward model.
 
     The recipe's reward judges the answers to the first suite, in the main thread. `pass@k` is the unbiased estimate of Chen et al.
     2107.03374.
@@ -106,7 +106,7 @@ def evaluate(
         >>> sorted(metrics)
         ['countdown/coverage', 'countdown/length', 'countdown/pass@1', 'countdown/pass@2', 'sort/pass@1']
     """
-    recipe = recipe_of(Path(model)) if recipe is None else recipe
+    recipe = recipe_of(model) if recipe is None else recipe
     return measure(model, recipe, problems=problems, samples=samples, temperature=temperature).metrics
 
 
@@ -114,27 +114,23 @@ def measure(
     model: str | Path, recipe: Recipe, *, problems: int | None = None, samples: int | None = None, temperature: float | None = None
 ) -> Measured:
     """What `evaluate` returns, with the values of the single problems. Raises UserError as `evaluate` does."""
-    folder = Path(model)
-    # A run saves its model in a subfolder; an unfinished run has none.
-    folder = folder / "model" if (folder / RECIPE).is_file() else folder
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} holds no model (no config.json); the run has not finished, or give --model DIR")
     if recipe.algorithm.trains_reward_model:
         raise UserError(
             f"{recipe.algorithm.recipe_name} trained a reward model, which generates no answers: the accuracy on held-out "
             "rankings is in the metrics of its run"
         )
-    check_files(folder)
-    tokenizer = load_tokenizer(str(folder), "--model")
-    checked(str(folder), tokenizer)
     if temperature is not None:
         recipe = _at_temperature(recipe, temperature)
     check_held_out(replace(recipe, evaluation=replace(recipe.evaluation, samples=samples or recipe.evaluation.samples)))
-    with guarded(recipe):
+    with TemporaryDirectory() as scratch, guarded(recipe):
+        folder = str(measured_model(model, Path(scratch)))
+        check_files(Path(folder))
+        tokenizer = load_tokenizer(folder, "MODEL")
+        checked(folder, tokenizer)
         reward = None if recipe.reward is None else start_reward(recipe.reward)
         suites = Suites(recipe, tokenizer, problems)
         longest = max(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)
-        engine = start_engine(recipe.engine, str(folder), recipe.sampling, longest)
+        engine = start_engine(recipe.engine, folder, recipe.sampling, longest)
         draw = partial(generate, recipe.engine, engine, drawing=recipe.drawing, workers=recipe.workers.rollout)
         try:
             answers = {suite: draw(prompts, samples or recipe.evaluation.samples, recipe.seed) for suite, prompts in suites.prompts.items()}
@@ -163,10 +159,3 @@ def _by_problem(task: Any, suite: str, groups: Sequence[Group], name: str, value
     values = np.array([task_data.checked_metrics(task, suite, [group]).get(name, np.nan) for group in groups])
     is_mean = not np.isnan(values).all() and np.isclose(np.nanmean(values), value, rtol=1e-9, atol=1e-12)
     return values if is_mean else np.array([float(value)])
-
-
-def recipe_of(run_dir: Path) -> Recipe:
-    """The recipe of a run. Raises UserError if the folder is not of a run."""
-    if not (run_dir / RECIPE).is_file():
-        raise UserError(f"{run_dir} is not the folder of a run: it has no {RECIPE}")
-    return load(run_dir / RECIPE)

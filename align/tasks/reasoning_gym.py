@@ -18,8 +18,8 @@ class ReasoningGym(Task):
     """Problems of a generator of `reasoning_gym` (Stojanovski et al. 2025, 2505.24760), with its verifier as the reward `reasoning_gym`.
 
     Needs the extra `align[reasoning-gym]`. Problem i is drawn from `seed + i`; the held-out ones follow those of training, and none of them
-    has the text of one. Where the generator has an answer, it is in the field `answer`, for other rewards such as `exact_match`. Raises UserError
-    without the package, RecipeError for an unknown generator.
+    has the text of one. Where the generator has an answer, it is in the field `answer`, for other rewards such as `exact_match`. Raises
+    UserError without the package, RecipeError for an unknown generator.
     """
 
     generator: str

@@ -206,14 +206,15 @@ def measured(monkeypatch):
 
     monkeypatch.setattr("align.inspect.measured.measure", measure)
     monkeypatch.setattr("align.inspect.measured.recipe_of", "recipe of {}".format)
+    monkeypatch.setattr("align.inspect.measured.load", "recipe {}".format)
     return calls
 
 
 def test_eval_prints_a_table_or_json(measured):
     assert json.loads(align("eval", "run", "--json").stdout) == {"countdown/pass@1": 0.25}
-    shown = align("eval", "run", "--model", "other", "--problems", "5", "--samples", "2").stdout
+    shown = align("eval", "other", "--recipe", "small", "--problems", "5", "--samples", "2").stdout
     assert "countdown/pass@1" in shown and "0.250" in shown
-    assert measured == [(Path("run"), "recipe of run", None, None, None), (Path("other"), "recipe of run", 5, 2, None)]
+    assert measured == [("run", "recipe of run", None, None, None), ("other", "recipe small", 5, 2, None)]
 
 
 def test_eval_of_what_is_no_run(tmp_path, monkeypatch):
