@@ -14,10 +14,23 @@ from rich.text import Text
 
 from align.complaints import Commands, complain
 from align.errors import UserError
-from align.options import AsJson, Check, Overrides, Plugins, RecipeName, checked, complete, example, print_version, watched, wide
+from align.options import (
+    AsJson,
+    Check,
+    FirstRecipe,
+    MoreRecipes,
+    Overrides,
+    Plugins,
+    RecipeName,
+    checked,
+    complete,
+    example,
+    print_version,
+    watched,
+    wide,
+)
 from align.terminal import SafeConsole
 
-STOPPED_BY_HAND = 130  # the exit code that shells use for Ctrl-C
 BEGAN = time.monotonic()
 
 
@@ -108,7 +121,7 @@ def explain(
         typer.Argument(
             metavar="[RECIPE] KEY=VALUE",
             help="A second recipe, to compare with; keys to change, of both.",
-            autocompletion=complete("second_or_overrides"),
+            autocompletion=complete("recipes_or_overrides"),
         ),
     ] = None,
     resolved: Annotated[
@@ -339,16 +352,13 @@ def pairs(
 @app.command(
     epilog=example(
         "align sweep countdown_grpo --over regularizers.kl.coefficient=0.03,0.1,0.3 --seeds 3 --out runs/strength",
-        "align sweep countdown_grpo steps=80 --over 'regularizers.kl.divergence=reverse_kl,{name: tsallis, q: 0.5}' "
-        "--over regularizers.kl.placement=loss,reward --out runs/grid",
+        "align sweep countdown_grpo methods/gspo steps=80 --over 'regularizers.kl.divergence=reverse_kl,{name: tsallis, q: 0.5}' --out runs/x",
         "align sweep --report runs/strength",
     )
 )
 def sweep(
-    recipe: Annotated[
-        str | None, typer.Argument(metavar="RECIPE", show_default=False, help="A YAML file, or the name of a recipe that comes with align.")
-    ] = None,
-    overrides: Overrides = None,
+    recipe: FirstRecipe = None,
+    words: MoreRecipes = None,
     over: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=V1,V2,...", help="A key and its values. Given again: every combination.", show_default=False),
@@ -369,24 +379,15 @@ def sweep(
         Path | None, typer.Option(metavar="DIR", help="Only print the table of a sweep, as far as it has come.", show_default=False)
     ] = None,
 ) -> None:
-    """Run a recipe with many values and seeds, and compare.
+    """Run recipes with many values and seeds, and compare.
 
     Every combination is checked before the first run. The same command again keeps finished runs and continues with the rest.
     Exits with 1 if a run failed.
     """
-    from align.sweep import command
+    from align.sweep.command import show
 
-    if report is not None:
-        if recipe is not None or over or out is not None:
-            raise UserError("--report DIR prints what is there: leave out the recipe, --over and --out")
-        command.report(report, metric or [], wide())
-        return
-    try:
-        finished = command.run(recipe, overrides or [], over or [], seeds, out, jobs, metric or [], address, wide())
-    except KeyboardInterrupt:
-        complain("Stopped by hand. The same command goes on from what was kept.")
-        raise typer.Exit(STOPPED_BY_HAND) from None
-    if not finished:
+    given = [*([recipe] if recipe else []), *(words or [])]
+    if not show(given, over or [], seeds, out, jobs, metric or [], address, report):
         raise typer.Exit(1)
 
 

@@ -39,6 +39,23 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Keys to change, by their path in the recipe.", autocompletion=complete("overrides")),
 ]
+FirstRecipe = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RECIPE",
+        show_default=False,
+        help="A YAML file, or the name of a recipe that comes with align.",
+        autocompletion=complete("recipes"),
+    ),
+]
+MoreRecipes = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RECIPE]... [KEY=VALUE]...",
+        help="More recipes, to compare with; keys to change, of all.",
+        autocompletion=complete("recipes_or_overrides"),
+    ),
+]
 Check = Annotated[bool, typer.Option("--check/--no-check", help="Check the parts of your own first.")]
 Plugins = Annotated[bool, typer.Option("--plugins/--no-plugins", help="Load what the recipe names outside of align; it can run any code.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

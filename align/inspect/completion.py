@@ -37,8 +37,8 @@ def overrides(ctx: typer.Context, incomplete: str) -> list[str]:
     return [f"{key}=" for key in _flat("", node) if key.startswith(incomplete)]
 
 
-def second_or_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Keys of the recipe on the command line, and names of a second one."""
+def recipes_or_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Keys of the recipe on the command line, and names of other recipes."""
     return [*overrides(ctx, incomplete), *(recipes(ctx, incomplete) if incomplete else [])]
 
 

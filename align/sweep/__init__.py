@@ -1,4 +1,4 @@
-"""Runs one recipe with a grid of changes and several seeds, each run in its own process, and makes one table of all runs.
+"""Runs recipes with a grid of changes and several seeds, each run in its own process, and makes one table of all runs.
 
 In the sweep's folder, `CELL/seed_N` is a run and `CELL/seed_N.log` its output; `sweep.json` has the plan and every number; `table.md`
 and `sweep.png` present them.

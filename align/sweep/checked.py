@@ -18,19 +18,20 @@ def checked(plan: Plan) -> dict[Cell, Recipe]:
 
     Raises: UserError naming the first cell that cannot run.
     """
-    load(plan.file, [*plan.overrides, "seed=0"])  # report errors common to all cells without naming a cell
+    for file in plan.recipes.values():
+        load(file, [*plan.overrides, "seed=0"])  # report errors common to all cells without naming a cell
     recipes: dict[Cell, Recipe] = {}
     seen: dict[str, Cell] = {}
     for cell in plan.cells:
         try:
-            recipe = load(plan.file, [*plan.overrides, *cell.changes, "seed=0"])
+            recipe = load(cell.recipe, [*plan.overrides, *cell.changes, "seed=0"])
             if recipe.model.recipe is not None:
                 load(recipe.model.recipe)
         except RecipeError as error:
-            raise UserError(f"the cell {' '.join(cell.changes) or cell.name} cannot run, so none was started: {error}") from error
+            raise UserError(f"the cell {cell} cannot run, so none was started: {error}") from error
         same = seen.setdefault(repr(nodes.resolved(recipe)), cell)
         if same is not cell:
-            raise UserError(f"the cells {' '.join(same.changes)} and {' '.join(cell.changes)} are the same recipe; leave one out")
+            raise UserError(f"the cells {same} and {cell} are the same recipe; leave one out")
         recipes[cell] = recipe
     for run in plan.runs:
         _same_as_before(run, nodes.resolved(recipes[run.cell]) | {"seed": run.seed})

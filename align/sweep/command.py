@@ -5,39 +5,50 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
+import typer
 
 from align import sweep
+from align.complaints import complain
 from align.config.find import find_recipe
 from align.errors import UserError
+from align.options import wide
 from align.sweep.plan import Axis, Plan
 
-
-def report(out: Path, metrics: Sequence[str], console: Console) -> None:
-    """Print the table of a sweep as far as it has come. Raises UserError if `out` has no sweep."""
-    sweep.present(sweep.report(out, metrics), out, console)
+STOPPED_BY_HAND = 130
+"""The exit code that shells use for Ctrl-C."""
 
 
-def run(
-    recipe: str | None,
-    overrides: Sequence[str],
+def show(
+    words: Sequence[str],
     over: Sequence[str],
     seeds: int,
     out: Path | None,
     jobs: int,
     metrics: Sequence[str],
     address: str | None,
-    console: Console,
+    report: Path | None,
 ) -> bool:
-    """Run every cell with every seed, print the table, and return whether no run failed.
+    """Run every cell with every seed, or take the sweep in the folder `report` as far as it has come; print the table.
 
-    Args: recipe: a name or a YAML file; over: `KEY=V1,V2,...`; the others as `Plan` and `align.sweep.run` have them.
-    Raises: UserError before the first run. KeyboardInterrupt after Ctrl-C.
+    Args: words: recipes, by name or file, and overrides `KEY=VALUE` of all of them; over: `KEY=V1,V2,...`; the others as `Plan` and
+        `align.sweep.run` have them.
+    Returns: whether no run failed.
+    Raises: UserError before the first run; typer.Exit after Ctrl-C.
     """
-    if recipe is None or out is None:
+    if report is not None:
+        if words or over or out is not None:
+            raise UserError("--report DIR prints what is there: leave out the recipes, --over and --out")
+        sweep.present(sweep.report(report, metrics), report, wide())
+        return True
+    recipes = {word: find_recipe(word).resolve() for word in words if "=" not in word}
+    if not recipes or out is None:
         raise UserError("give a RECIPE and the --out of the sweep, or --report DIR alone")
-    axes = tuple(Axis.parse(text) for text in over)
-    plan = Plan(recipe, find_recipe(recipe).resolve(), tuple(overrides), axes, seeds, out)
-    found = sweep.run(plan, jobs, address, metrics, console)
-    sweep.present(found, out, console)
+    plan = Plan(recipes, tuple(word for word in words if "=" in word), tuple(Axis.parse(text) for text in over), seeds, out)
+    console = wide()
+    try:
+        found = sweep.run(plan, jobs, address, metrics, console)
+        sweep.present(found, out, console)
+    except KeyboardInterrupt:
+        complain("Stopped by hand. The same command goes on from what was kept.")
+        raise typer.Exit(STOPPED_BY_HAND) from None
     return not any(run["error"] for cell in found["cells"] for run in cell["runs"])

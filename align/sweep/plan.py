@@ -1,4 +1,4 @@
-"""The plan of a sweep: the product of its axes, each cell with every seed, and the folder and changes of each run."""
+"""The plan of a sweep: its recipes and axes multiplied, each cell with every seed, and the folder and changes of each run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,8 @@ from align.errors import UserError
 
 CLOSES = {"]": "[", "}": "{", ")": "("}
 LONGEST_NAME = 100
+RECIPE = "recipe"
+"""The column of the recipes, where a sweep has several."""
 
 
 def split(text: str) -> list[str]:
@@ -71,10 +73,14 @@ class Cell:
 
     name: str
     """The name of its folder."""
+    recipe: Path
     values: tuple[str, ...]
-    """One value of each axis."""
+    """One value of each column."""
     changes: tuple[str, ...]
     """The cell's own overrides, `key=value`, in addition to those of every cell."""
+
+    def __str__(self) -> str:
+        return " ".join([*self.values[: len(self.values) - len(self.changes)], *self.changes]) or self.name
 
 
 @dataclass(frozen=True)
@@ -105,10 +111,8 @@ class Run:
 class Plan:
     """A whole sweep."""
 
-    recipe: str
-    """As the user wrote it."""
-    file: Path
-    """Absolute path of that recipe."""
+    recipes: Mapping[str, Path]
+    """The absolute path of each recipe, by its name as the user wrote it."""
     overrides: tuple[str, ...]
     """Overrides of every cell."""
     axes: tuple[Axis, ...]
@@ -127,21 +131,27 @@ class Plan:
         if both:
             raise UserError(f"{both[0]} is given both as a change of every cell and by --over; keep one")
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What cells differ in: `recipe`, if there are several, and the key of each axis."""
+        return (*([RECIPE] if len(self.recipes) > 1 else []), *(axis.key for axis in self.axes))
+
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """The shortest suffix of each key that is unique among the axes."""
-        return tuple(_shortest(axis.key, [other.key for other in self.axes if other is not axis]) for axis in self.axes)
+        """The shortest suffix of each column that is unique among them."""
+        return tuple(_shortest(key, [other for other in self.columns if other != key]) for key in self.columns)
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
-        grid = list(itertools.product(*(axis.values for axis in self.axes)))
-        names = [self._name(values) for values in grid]
+        grid = list(itertools.product(self.recipes, *(axis.values for axis in self.axes)))
+        names = [self._name(recipe, values) for recipe, *values in grid]
         cells = []
-        for name, values in zip(names, grid, strict=True):
+        for name, (recipe, *values) in zip(names, grid, strict=True):
             changes = tuple(f"{axis.key}={value}" for axis, value in zip(self.axes, values, strict=True))
             if names.count(name) > 1 or len(name) > LONGEST_NAME:
-                name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(repr(changes).encode()).hexdigest()[:8]}"
-            cells.append(Cell(name, values, changes))
+                told_apart = repr(changes) if len(self.recipes) == 1 else repr((recipe, *changes))
+                name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(told_apart.encode()).hexdigest()[:8]}"
+            cells.append(Cell(name, self.recipes[recipe], (recipe, *values)[-len(self.columns) :] if self.columns else (), changes))
         return tuple(cells)
 
     @cached_property
@@ -152,8 +162,11 @@ class Plan:
     def changes(self, run: Run) -> list[str]:
         return [*self.overrides, *run.cell.changes, f"seed={run.seed}"]
 
-    def _name(self, values: Sequence[str]) -> str:
-        return ",".join(f"{label}={_plain(value)}" for label, value in zip(self.labels, values, strict=True)) or self.file.stem
+    def _name(self, recipe: str, values: Sequence[str]) -> str:
+        """`gspo,lr=0.001`: the recipe where there are several or no axis, and each axis."""
+        first = [] if len(self.recipes) == 1 and self.axes else [self.recipes[recipe].stem]
+        labels = self.labels[len(self.columns) - len(self.axes) :]
+        return ",".join([*first, *(f"{label}={_plain(value)}" for label, value in zip(labels, values, strict=True))])
 
 
 def _shortest(key: str, others: list[str]) -> str:

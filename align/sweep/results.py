@@ -40,7 +40,7 @@ def read(out: Path) -> tuple[Plan, dict[str, str]]:
     try:
         found = json.loads((out / FILE).read_text())
         axes = tuple(Axis(key, tuple(values)) for key, values in found["over"].items())
-        plan = Plan(found["recipe"], Path(found["file"]), tuple(found["overrides"]), axes, found["seeds"], out)
+        plan = Plan({name: Path(file) for name, file in found["recipes"].items()}, tuple(found["overrides"]), axes, found["seeds"], out)
         errors = {f"{cell['name']} seed {run['seed']}": run["error"] for cell in found["cells"] for run in cell["runs"] if run["error"]}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -57,17 +57,9 @@ def collect(plan: Plan, errors: Mapping[str, str], metrics: Sequence[str]) -> di
         runs = [_run(run, errors.get(str(run)), metrics) for run in plan.runs if run.cell == cell]
         names = dict.fromkeys(name for run in runs for name in run["metrics"])
         over_seeds = {name: statistics_of([run["metrics"].get(name) for run in runs]) for name in names}
-        cells.append(
-            {
-                "name": cell.name,
-                "changes": dict(zip([a.key for a in plan.axes], cell.values, strict=True)),
-                "metrics": over_seeds,
-                "runs": runs,
-            }
-        )
+        cells.append({"name": cell.name, "changes": dict(zip(plan.columns, cell.values, strict=True)), "metrics": over_seeds, "runs": runs})
     return {
-        "recipe": plan.recipe,
-        "file": str(plan.file),
+        "recipes": {name: str(file) for name, file in plan.recipes.items()},
         "overrides": list(plan.overrides),
         "over": {axis.key: list(axis.values) for axis in plan.axes},
         "labels": list(plan.labels),

@@ -114,7 +114,7 @@ class Runner:
             "-m",
             "align.cli",
             "train",
-            str(self._plan.file),
+            str(run.cell.recipe),
             *self._plan.changes(run),
             "--out",
             str(run.folder),

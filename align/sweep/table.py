@@ -45,7 +45,7 @@ def title(name: str) -> str:
 
 def _rows(found: Mapping[str, Any], names: Sequence[str]) -> list[tuple[list[str], str, list[list[str]]]]:
     """Per row: the left cells, the seeds, and the texts of each metric."""
-    axes, seeds = len(found["over"]) or 1, found["seeds"]
+    axes, seeds = len(found["labels"]) or 1, found["seeds"]
     rows = []
     before = {name: s for name, s in found["before"].items() if s is not None}
     if any(name in before for name in metric_names(found)):
@@ -111,7 +111,7 @@ def _line(texts: Sequence[str]) -> str:
 def command(found: Mapping[str, Any]) -> str:
     """The command of this sweep, without its folder."""
     over = [word for key, values in found["over"].items() for word in ("--over", f"{key}={','.join(values)}")]
-    return shlex.join(["align", "sweep", found["recipe"], *found["overrides"], *over, "--seeds", str(found["seeds"])])
+    return shlex.join(["align", "sweep", *found["recipes"], *found["overrides"], *over, "--seeds", str(found["seeds"])])
 
 
 def reading(found: Mapping[str, Any]) -> str:

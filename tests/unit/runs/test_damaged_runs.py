@@ -75,7 +75,7 @@ SUMMARY = {"before": {"a/pass@1": 0.1}, "after": {"a/pass@1": 0.2}, "train_secon
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     """The folder of a sweep of one run that has finished."""
-    plan = Plan("tiny", tmp_path / "tiny.yaml", (), (Axis("steps", ("2",)),), 1, tmp_path / "out")
+    plan = Plan({"tiny": tmp_path / "tiny.yaml"}, (), (Axis("steps", ("2",)),), 1, tmp_path / "out")
     (run,) = plan.runs
     run.folder.mkdir(parents=True)
     (run.folder / "summary.json").write_text(json.dumps(SUMMARY))

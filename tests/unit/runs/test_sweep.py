@@ -91,7 +91,7 @@ def stand_in(recipe, monkeypatch):
 
 
 def plan(*over: str, overrides: tuple[str, ...] = (), seeds: int = 1) -> Plan:
-    return Plan("tiny", Path("tiny.yaml"), overrides, tuple(Axis.parse(text) for text in over), seeds, Path("out"))
+    return Plan({"tiny": Path("tiny.yaml")}, overrides, tuple(Axis.parse(text) for text in over), seeds, Path("out"))
 
 
 # The plan
@@ -125,6 +125,22 @@ def test_cells_are_the_product_and_have_names_one_can_read():
     assert plan("a.kl.rate=1", "b.kl.rate=1", "rate=1").labels == ("a.kl.rate", "b.kl.rate", "rate")
 
 
+def test_several_recipes_are_a_column_of_their_own():
+    recipes = {"tiny": Path("/a/tiny.yaml"), "methods/other": Path("/b/other.yaml")}
+    found = Plan(recipes, (), (Axis.parse("x.recipe=1,2"),), 1, Path("out"))
+    assert found.labels == ("recipe", "x.recipe")
+    assert [c.name for c in found.cells] == ["tiny,x.recipe=1", "tiny,x.recipe=2", "other,x.recipe=1", "other,x.recipe=2"]
+    assert found.cells[2].recipe == Path("/b/other.yaml") and found.cells[2].changes == ("x.recipe=1",)
+    assert str(found.cells[2]) == "methods/other x.recipe=1"
+    alone = Plan(recipes, (), (), 1, Path("out")).cells
+    assert [(c.name, c.values, str(c)) for c in alone] == [("tiny", ("tiny",), "tiny"), ("other", ("methods/other",), "methods/other")]
+
+
+def test_recipes_of_one_file_name_have_folders_of_their_own():
+    recipes = {"a/tiny": Path("/a/tiny.yaml"), "b/tiny": Path("/b/tiny.yaml")}
+    assert len({c.name for c in Plan(recipes, (), (), 1, Path("out")).cells}) == 2
+
+
 def test_no_two_cells_share_a_folder_and_no_name_is_too_long():
     names = [c.name for c in plan("x=a/b,a b,a_b", f"y={'z' * 300}").cells]
     assert len(set(names)) == 3 and all(len(n) < 120 and "/" not in n for n in names)
@@ -155,6 +171,8 @@ def test_every_cell_has_its_first_seed_before_any_has_its_second():
         (["--over", "steps"], "is not of the form KEY=V1,V2,..."),
         (["--over", "model.config=null", "--over", "model.recipe=./nowhere.yaml"], "there is no recipe"),
         (["--report", "elsewhere"], "leave out the recipe"),
+        (["other"], "there is no recipe other"),
+        (["./tiny.yaml"], "the cells tiny.yaml and ./tiny.yaml are the same recipe"),
     ],
 )
 def test_a_mistake_is_told_before_the_first_run(stand_in, arguments, message):
@@ -194,6 +212,16 @@ def test_numbers_are_told_over_the_seeds(stand_in):
     assert Path("out/sweep.png").read_bytes().startswith(b"\x89PNG")
     again = align("sweep", "--report", "out", "--metric", "entropy")
     assert again.exit_code == 0 and "0.310 ± 0.010" in again.output and "no run has a training metric entropy" in again.output
+
+
+def test_two_recipes_are_compared_in_one_table(stand_in):
+    Path("other.yaml").write_text("base: tiny.yaml\noptimizer: {lr: 0.5}\n")
+    done = align("sweep", "tiny.yaml", "other.yaml", "steps=2", "--seeds", 1, "--out", "out")
+    assert done.exit_code == 0 and "2/2  done    other seed 0" in done.output, done.output
+    markdown = Path("out/table.md").read_text()
+    assert "`align sweep tiny.yaml other.yaml steps=2 --seeds 1`" in markdown
+    assert "| recipe | seeds |" in markdown and "| `other.yaml` | 1 |" in markdown
+    assert align("sweep", "--report", "out").exit_code == 0
 
 
 def test_a_failure_stops_nothing_else_and_is_tried_again(stand_in):
