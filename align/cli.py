@@ -352,7 +352,7 @@ def pairs(
 @app.command(
     epilog=example(
         "align sweep countdown_grpo --over regularizers.kl.coefficient=0.03,0.1,0.3 --seeds 3 --out runs/strength",
-        "align sweep countdown_grpo methods/gspo steps=80 --over 'regularizers.kl.divergence=reverse_kl,{name: tsallis, q: 0.5}' --out runs/x",
+        "align sweep countdown_grpo methods/gspo --over 'regularizers.kl.divergence=reverse_kl,{name: tsallis, q: 0.5}' --out runs/x",
         "align sweep --report runs/strength",
     )
 )
