@@ -11,10 +11,11 @@ from torch import Tensor
 from align.coefficients import State
 from align.config.returned import ANSWER, TOKEN, Returned
 from align.config.schema import Recipe
+from align.contexts import TokenContext
 from align.regularizers import Regularizer
 from align.run.state import initial_states, initial_weighting_state
 from align.shapings import Shaping
-from align.types import RewardPenalty, TokenBatch, TokenContext
+from align.types import RewardPenalty, TokenBatch
 
 
 def prepare_batch(

@@ -17,9 +17,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from align.contexts import TokenContext
 from align.core.logprobs import Compared, Head, every_token, token_stats
 from align.divergences import Divergence
-from align.types import TokenBatch, TokenContext
+from align.types import TokenBatch
 
 NAME = "kl"
 """The regularizer's entry in every batch made here."""

@@ -19,10 +19,11 @@ from torch import Tensor
 from align.coefficients import Coefficient
 from align.config import recipes
 from align.config.schema import Recipe
+from align.contexts import TokenContext
 from align.experience.prepare import prepare_batch
 from align.learner import objective
 from align.learner.metric_accumulator import MetricAccumulator
-from align.types import TokenBatch, TokenContext
+from align.types import TokenBatch
 
 TREE = Problem(4, 3, end=1)
 BETA = 0.375
