@@ -20,10 +20,10 @@ from align.vocabulary.continuation import Continuation
 from align.vocabulary.ends import turn_end
 
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
-"""What rows have for a chat template."""
+"""Columns of rows that are only read by a chat template."""
 
 CHUNK = 1024
-"""Rows that are tokenized at a time where all are looked at."""
+"""How many rows are tokenized at a time where all rows are checked."""
 
 
 def tokenize(examples: Sequence[Example], tokenizer: Any) -> list[Prompt]:
@@ -63,7 +63,7 @@ def _begins_twice(ids: Sequence[int], tokenizer: Any) -> bool:
 
 
 def _notes(examples: Sequence[Example], tokenizer: Any) -> list[str]:
-    """What the user should know of how these examples become prompts."""
+    """Notes for the user on how these examples become prompts."""
     notes, begin = [], tokenizer.bos_token
     begun = [e for e in examples if begin is not None and not e.messages and e.text.startswith(begin)]
     twice = sum(_begins_twice(ids, tokenizer) for ids in _encode(tokenizer, [e.text for e in begun]))
@@ -329,7 +329,7 @@ def _answers(asked: Sequence[tuple[Example, Prompt, str]], tokenizer: Any) -> li
 
 
 def _ended_once(ids: list[int], ends: Collection[int], place: str, tokenizer: Any) -> list[int]:
-    """An answer up to its first end token: rows often write one themselves. Raises UserError if more than end tokens follows it."""
+    """An answer up to its first end token, because rows often contain one. Raises UserError if anything but end tokens follows it."""
     first = next((i for i, token in enumerate(ids) if token in ends), len(ids) - 1)
     if any(token not in ends for token in ids[first + 1 :]):
         raise UserError(
@@ -347,5 +347,5 @@ def _demonstrated_answer(e: Example) -> str:
 
 @lru_cache(maxsize=4)
 def _continuation(tokenizer: Any) -> Continuation:
-    """Made once: for a large vocabulary it takes a second."""
+    """The continuation of a tokenizer, made once: for a large vocabulary it takes a second."""
     return Continuation(tokenizer)

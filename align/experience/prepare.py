@@ -73,7 +73,7 @@ def _compared(recipe: Recipe, batch: TokenBatch) -> TokenBatch:
 
 
 def _own_weights(recipe: Recipe, batch: TokenBatch, state: State | None) -> Tensor | None:
-    """The weights of the algorithm's own loss that are there before the update, [T]; None for 1."""
+    """The weights [T] of the algorithm's own loss that can be computed before the update; None for 1."""
     weighting, where = recipe.algorithm.loss_weighting, "algorithm.loss_weighting"
     if weighting is None:
         return None
