@@ -50,7 +50,9 @@ def expected(part: FDpg, ctx: TokenContext) -> Tensor:
 
 
 def made(name: str, **keys) -> FDpg:
-    return algorithm("f_dpg", divergence={"name": name} | KEYS.get(name, ({},))[0], beta=BETA, **keys)
+    built = algorithm("f_dpg", divergence={"name": name} | KEYS.get(name, ({},))[0], beta=BETA, **keys)
+    assert isinstance(built, FDpg)
+    return built
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)

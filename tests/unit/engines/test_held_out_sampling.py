@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -157,7 +157,7 @@ def test_it_is_refused_where_it_cannot_be_done(model: Path, changes: dict, where
 def test_a_part_that_draws_held_out_answers_starts_an_engine_that_does(model: Path):
     class Promises(HeldOutEngine):
         def start(self, model_dir, sampling, max_prompt_tokens):
-            return Scripted(answers=("1",)).start(model_dir, sampling, max_prompt_tokens)
+            return cast("Any", Scripted(answers=("1",)).start(model_dir, sampling, max_prompt_tokens))
 
     with pytest.raises(UserError, match=r"Promises\.start must return an object that derives from align\.engines\.RunningHeldOutEngine"):
         start_engine(Promises(), str(model), Sampling(max_tokens=6), 4)

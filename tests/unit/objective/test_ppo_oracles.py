@@ -109,7 +109,8 @@ def found(of: Recipe, batch: TokenBatch, logits: Tensor = POLICY) -> tuple[Tenso
     copies = len(batch.lengths) // len(TREE.answers)
     logp = TREE.token_logp(leaf).repeat(copies)
     ctx = TokenContext(batch=shaped, logp=logp, entropy=torch.zeros_like(logp), values=at_tokens(values).repeat(copies))
-    return torch.autograd.grad(objective.total(of, ctx, MetricAccumulator(), MetricAccumulator()), (leaf, values))
+    of_policy, of_values = torch.autograd.grad(objective.total(of, ctx, MetricAccumulator(), MetricAccumulator()), (leaf, values))
+    return of_policy, of_values
 
 
 def mean_reward(logits: Tensor) -> Tensor:
