@@ -1,4 +1,4 @@
-"""Algorithms: a kind of data, and the parts that make a loss of it. The regularizers are not an algorithm's business."""
+"""Algorithms: a kind of data, and the parts that make a loss of it. An algorithm has no regularizers: the recipe adds them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """Engines generate rollouts. A process runs one engine; under Ray each has its own rollout actor.
 
+After every update an engine gets the learner's weights by `RunningEngine.load`; `align/weight_sync` transfers them.
+
 `examples/custom_engine/my_engine.py` is a complete engine in sixty lines; test one with `align check ./my_engine.py:MyEngine`.
 """
 
