@@ -5,7 +5,7 @@ ACCEL ?= $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 TEST_PROCESSES ?= 3
 LOCK = requirements/$(ACCEL).lock
 BIN = .venv/bin
-# uv reads its own variables; whoever configured pip for a mirror has configured these.
+# uv reads its own variables, so pip's settings for a mirror are handed on.
 ifdef PIP_FIND_LINKS
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 endif

@@ -19,14 +19,16 @@ import torch
 from torch import Tensor
 
 from align.tensor_fields import each, moved, taken
-from align.undeclared import Undeclared, undeclared
+from align.undeclared import undeclared
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
     """One question, tokenized once; completions are never tokenized again.
 
-    Example: Prompt(id="7", text="1+1=", token_ids=(3, 5, 3, 9), fields={"answer": "2"})
+    Example:
+        >>> Prompt(id="7", text="1+1=", token_ids=(3, 5, 3, 9), fields={"answer": "2"}).fields["answer"]
+        '2'
     """
 
     id: str
@@ -45,7 +47,11 @@ class Prompt:
 class Segment:
     """Consecutive tokens of one role in an episode. Raises ValueError where log-probs or version spans do not fit the tokens.
 
-    Example: Segment(role="assistant", token_ids=np.int32([5, 2]), trained=True, logp=np.float32([-0.3, -0.1]), versions=((4, 2),))
+    Example:
+        >>> tool = Segment(role="tool", token_ids=np.int32([8, 8]), trained=False)
+        >>> Segment(role="assistant", token_ids=np.int32([5, 2]), trained=True, logp=np.float32([-0.3, -0.1]), versions=((4, 1),))
+        Traceback (most recent call last):
+        ValueError: the version spans of a segment cover 1 tokens, and it has 2 log-probs
     """
 
     role: str
@@ -80,7 +86,11 @@ class Episode:
     episodes whose rewards are compared cannot differ in it. A single-turn episode has one segment more, the answer.
 
     Raises ValueError where some trained segments have log-probs and others have none.
-    Example: Episode.single_turn(np.int32([5, 2]), "2", logp=np.float32([-0.3, -0.1]), version=4)
+
+    Example:
+        >>> episode = Episode.single_turn(np.int32([5, 2]), "2", logp=np.float32([-0.3, -0.1]), version=4)
+        >>> episode.length, episode.versions.tolist()
+        (2, [4, 4])
     """
 
     segments: tuple[Segment, ...]
@@ -149,7 +159,13 @@ def _joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """All episodes of one prompt in one batch, as Group(prompt=prompt, episodes=(right, wrong))."""
+    """All episodes of one prompt in one batch.
+
+    Example:
+        >>> right, wrong = (Episode.single_turn(np.int32([token, 2]), text) for token, text in ((5, "2"), (6, "3")))
+        >>> Group(prompt=Prompt(id="7", text="1+1=", token_ids=(3, 5, 3, 9)), episodes=(right, wrong)).episodes[1].text
+        '3'
+    """
 
     prompt: Prompt
     episodes: tuple[Episode, ...]
@@ -157,7 +173,13 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Rewards:
-    """What the reward workers answered for a list of groups, one entry an episode in their order, as Rewards(values=np.float32([1, 0]))."""
+    """What the reward workers answered for a list of groups, one entry an episode in their order.
+
+    Example: two answers; the first earns 0.25 of its reward at its third character, and the second is too long.
+        >>> parts = {"correct": np.float32([1, 1]), "length": np.float32([0, -0.5])}
+        >>> Rewards(values=np.float32([1, 0.5]), parts=parts, step_rewards=(((2, 0.25),), ())).values.tolist()
+        [1.0, 0.5]
+    """
 
     values: np.ndarray
     """float32 [S]; NaN where the sample is to be dropped."""
@@ -172,7 +194,12 @@ class Rewards:
 
 @dataclass(frozen=True, kw_only=True)
 class RewardPenalty:
-    """What a regularizer takes from token rewards, so that a critic learns it too."""
+    """What a regularizer takes from token rewards, so that a critic learns it too.
+
+    Example: a penalty of 0.1 nats at the second token: the first token's return has it too, and its own advantage has not.
+        >>> RewardPenalty(discounted=torch.tensor([0.0, 0.1]), direct=torch.zeros(2)).direct.tolist()
+        [0.0, 0.0]
+    """
 
     discounted: Tensor
     """float32 [T], nats: taken from the reward of each token, for which that token and those before it answer."""
@@ -191,8 +218,14 @@ def by(axis: str, default: Any = MISSING) -> Any:
 class TokenBatch:
     """A batch ready for the learner. Trained tokens, named by `columns`, are packed to [T]; inputs are right-padded [S, L].
 
-    Example: after prompts of 2 tokens an answer of 3 tokens, and one of 1 token, a tool's output of 2 and an answer of 1 more, give
-    T = 5, `seq_ids = [0, 0, 0, 1, 1]`, `positions = [0, 1, 2, 0, 1]`, `columns = [2, 3, 4, 2, 5]`, `lengths = [3, 2]`, `totals = [5, 6]`.
+    Example: after prompts of 2 tokens (7, 7) an answer of 3 tokens, and an answer of 1, a tool's output of 2 (8, 8) and 1 token more.
+        >>> batch = TokenBatch(
+        ...     input_ids=torch.tensor([[7, 7, 1, 2, 3, 0], [7, 7, 4, 8, 8, 5]]),
+        ...     totals=torch.tensor([5, 6]), lengths=torch.tensor([3, 2]), group_ids=torch.tensor([0, 1]),
+        ...     seq_ids=torch.tensor([0, 0, 0, 1, 1]), positions=torch.tensor([0, 1, 2, 0, 1]), columns=torch.tensor([2, 3, 4, 2, 5]),
+        ... )
+        >>> batch.tokens.tolist(), batch.select(torch.tensor([1])).tokens.tolist()
+        ([1, 2, 3, 4, 5], [4, 5])
     """
 
     input_ids: Tensor
@@ -307,7 +340,16 @@ class TokenBatch:
 
 
 class Columns(TokenBatch):
-    """What a part sees of a batch: of `EARLY` its `needs`, where another raises RecipeError. The annotations only narrow types."""
+    """What a part sees of a batch: of `EARLY` its `needs`, where another raises RecipeError. The annotations only narrow types.
+
+    Example: a weighting gets `batch: Columns`, made by `only`.
+        >>> class Mine:
+        ...     needs = frozenset({"rewards"})
+        >>> one = {name: torch.tensor([1]) for name in ("totals", "lengths", "positions", "columns", "group_ids", "rewards")}
+        >>> batch = TokenBatch(input_ids=torch.tensor([[7, 1]]), seq_ids=torch.tensor([0]), **one).only(Mine.needs, Mine(), "weighting")
+        >>> batch.rewards.tolist(), batch.advantages
+        ([1], <advantages, which is not declared>)
+    """
 
     rewards: Tensor
     old_logp: Tensor
@@ -324,7 +366,12 @@ REWARDED = frozenset({"rewards", "reward_parts", "advantages"})
 
 @dataclass(frozen=True, kw_only=True)
 class Stat:
-    """A mean that is added up over micro-batches and steps, then divided: (Stat(sum=3, count=2) + Stat(sum=1, count=2)).mean == 1."""
+    """A mean that is added up over micro-batches and steps, then divided.
+
+    Example:
+        >>> (Stat(sum=3, count=2) + Stat(sum=1, count=2)).mean
+        1.0
+    """
 
     sum: float
     count: float
@@ -338,56 +385,3 @@ class Stat:
     @property
     def mean(self) -> float:
         return self.sum / self.count if self.count else float("nan")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Link:
-    """The regularizer as the link of a preference loss: beta * scores is the implicit reward of each answer (up to its prompt)."""
-
-    scores: Tensor
-    """float32 [S], f'(u) - f'(1) at u = pi/ref of the whole answer, differentiable; for KL(pi||ref) the log-ratio itself."""
-    log_ratio: Tensor
-    """float32 [S], log pi/ref of the whole answer, nats, detached."""
-    beta: Tensor
-    """float32 [S]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RewardModelContext:
-    """What the loss of an algorithm that trains a scorer may look at: one micro-batch and its fresh scores."""
-
-    batch: TokenBatch
-    scores: Tensor
-    """float32 [S], one number an answer, differentiable."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenContext:
-    """What a loss may look at inside the learner: one micro-batch and the policy's fresh answer to it."""
-
-    batch: TokenBatch
-    logp: Tensor
-    """float32 [T], log pi of the sampled tokens; gradients flow through it, and through `exact`, `values` and `link.scores`."""
-    entropy: Tensor
-    """float32 [T], nats, detached."""
-    rescaled_logp: Tensor | None = None
-    """float32 [T], log pi at the temperature that a likelihood asks for in `rescaled`, differentiable; None where it asks for none."""
-    exact: Mapping[str, Tensor] = field(default_factory=dict)
-    """float32 [T] by regularizer: the full-vocabulary divergence at each visited state, differentiable."""
-    values: Tensor | None = None
-    """float32 [T], the critic's V of the state before each token, differentiable; None where there is no critic."""
-    link: Link | None = None
-    """Where a regularizer is placed as the link of a preference loss."""
-    surrogate_log_ratio: Tensor | None = None
-    """float32 [T], nats, detached: the log of what the algorithm's loss multiplies an advantage by; None: the token's own ratio."""
-
-    @property
-    def old_logp(self) -> Tensor:
-        """float32 [T], log pi_old; on-policy, and of a part that does not declare it, it is the policy's own log-prob, detached."""
-        known = self.batch.old_logp
-        return self.logp.detach() if known is None or isinstance(known, Undeclared) else known
-
-    @property
-    def log_rho(self) -> Tensor:
-        """float32 [T], log pi_theta/pi_old, gradient through pi_theta."""
-        return self.logp - self.old_logp

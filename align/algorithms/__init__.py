@@ -1,4 +1,4 @@
-"""Algorithms: a kind of data, and the parts that make a loss of it. The regularizers are not an algorithm's business."""
+"""Algorithms: a kind of data, and the parts that make a loss of it. An algorithm has no regularizers: the recipe adds them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from align.config.formulas import Formulated, formula, unknown_needs
 from align.config.needed_columns import GROUPS
 from align.config.parts import Setting
 from align.config.returned import LOSS, TOKEN, Returned
+from align.contexts import RewardModelContext, TokenContext
 from align.core.credit import Packing
 from align.loss_weightings import LossWeighting
 from align.reductions import Reduction
 from align.surrogates import Surrogate
-from align.types import Columns, RewardModelContext, TokenBatch, TokenContext
+from align.types import Columns, TokenBatch
 
 Context = TypeVar("Context", bound=TokenContext | RewardModelContext)
 """What a loss looks at: RewardModelContext where it trains a scorer."""

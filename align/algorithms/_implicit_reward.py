@@ -10,8 +10,8 @@ from torch import Tensor
 
 from align.algorithms import at_first_tokens
 from align.algorithms._of_answers import OfAnswers
+from align.contexts import TokenContext
 from align.core.segments import group_mean, segment_sum
-from align.types import TokenContext
 
 
 class ImplicitReward(OfAnswers):

@@ -12,7 +12,7 @@ from torch import Tensor
 from align.algorithms import Algorithm, at_first_tokens
 from align.config.nodes import build_part, part
 from align.config.ranges import Positive
-from align.types import TokenContext
+from align.contexts import TokenContext
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from align.config.docstrings import format_part
 from align.config.needed_columns import GROUPS
 from align.config.nodes import build_part
 from align.config.parts import Setting
+from align.contexts import TokenContext
 from align.shapings import Shaping
-from align.types import Columns, TokenContext
+from align.types import Columns
 
 
 class OfAnswers(Algorithm[TokenContext, Tensor]):

@@ -11,7 +11,7 @@ from torch import Tensor
 from align.algorithms import Algorithm
 from align.config.docstrings import format_part
 from align.config.parts import Setting
-from align.types import TokenContext
+from align.contexts import TokenContext
 
 
 class Rpg(Algorithm[TokenContext, Tensor]):

@@ -6,7 +6,7 @@ from torch import Tensor
 from align.algorithms import Algorithm, trained_in_loss
 from align.config.nodes import part
 from align.config.parts import Setting
-from align.types import TokenContext
+from align.contexts import TokenContext
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from torch import Tensor
 from align.algorithms import Algorithm, at_first_tokens
 from align.config.formulas import formula, symbols
 from align.config.nodes import build_part, part
+from align.contexts import TokenContext
 from align.core.links import accuracy
 from align.core.segments import segment_sum
 from align.preferences import Rankings
-from align.types import TokenContext
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from align.config.docstrings import format_part
 from align.config.needed_columns import GROUPS
 from align.config.nodes import part
 from align.config.parts import Setting
+from align.contexts import TokenContext
 from align.core import credit
 from align.core.segments import segment_sum
 from align.references import OF_ALGORITHM
-from align.types import Columns, TokenBatch, TokenContext
+from align.types import Columns, TokenBatch
 
 NORMALISERS = ("group", "prompt")
 

@@ -15,8 +15,9 @@ class Kto(Labelled):
 
     The loss of a good answer is `good_weight (1 - sigmoid(beta (s - z)))`, of a bad one `bad_weight (1 - sigmoid(beta (z - s)))`. z is
     their estimate of KL(pi||ref), the mean log pi/ref of answers to other prompts of the batch, at least 0 and without a gradient: two
-    forward passes more. Each answer of a batch is shown once more behind the prompt of the next group (the paper shifts by one answer,
-    which in paired data would be the same prompt). The rows of the task `preferences` are read as labelled answers.
+    forward passes more. Each answer of a batch is shown once more behind the prompt of the next group of another prompt (the paper
+    shifts by one answer, which in paired data would be the same prompt); in a batch with a single prompt z is 0, and data with a single
+    prompt are refused. The rows of the task `preferences` are read as labelled answers.
     """
 
     mismatched = True

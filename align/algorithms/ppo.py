@@ -8,8 +8,9 @@ from align.algorithms import Algorithm, policy_loss
 from align.config.docstrings import summary
 from align.config.formulas import formula, symbols
 from align.config.nodes import part
+from align.contexts import TokenContext
 from align.core.values import clipped_squared, explained_variance, itakura_saito
-from align.types import Columns, TokenContext
+from align.types import Columns
 
 
 @dataclass(frozen=True)

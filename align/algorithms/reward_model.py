@@ -7,9 +7,9 @@ from torch import Tensor
 from align.algorithms import Algorithm, at_first_tokens
 from align.config.formulas import formula, symbols
 from align.config.nodes import build_part, part
+from align.contexts import RewardModelContext
 from align.core.links import accuracy
 from align.preferences import Rankings
-from align.types import RewardModelContext
 
 
 @dataclass(frozen=True)

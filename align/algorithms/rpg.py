@@ -5,8 +5,8 @@ from torch import Tensor
 
 from align.algorithms import _rpg, policy_loss
 from align.config.nodes import build_part, part
+from align.contexts import TokenContext
 from align.core import closed_forms
-from align.types import TokenContext
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from torch import Tensor
 from align.algorithms import _rpg, policy_loss
 from align.config.formulas import formula, symbols
 from align.config.nodes import part
-from align.types import TokenContext
+from align.contexts import TokenContext
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from align.config.formulas import formula, symbols
 from align.config.nodes import part
 from align.config.parts import Setting
 from align.config.returned import LOSS, Returned
-from align.types import TokenContext
+from align.contexts import TokenContext
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from align.algorithms import Algorithm, at_first_tokens
 from align.config.nodes import build_part, part
 from align.config.parts import Setting
 from align.config.ranges import Fraction
-from align.types import TokenContext
+from align.contexts import TokenContext
 
 SHOWN = 6
 """Episodes of a pair, in the order of experience/drafts.py."""

@@ -1,4 +1,7 @@
-"""Coefficients: one rule for beta per file. The beta of a batch is fixed before its first update and travels with it."""
+"""Coefficients: one rule for beta per file. The beta of a batch is fixed before its first update and travels with it (`TokenBatch.betas`).
+
+A rule is pure functions of a state; `align/run/state.py` keeps the state of each rule, and a checkpoint saves it.
+"""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from align.config.parts import Part, Setting, location
 from align.config.refusals import parts_with_settings, refusal
 from align.config.schema import Recipe
 from align.divergences import Divergence
+from align.engines import HeldOutEngine
 from align.errors import RecipeError
 from align.oracle.divergence_check import try_divergence
 from align.references import OF_ALGORITHM
@@ -66,7 +67,7 @@ def check_held_out(recipe: Recipe) -> None:
         raise RecipeError(
             "evaluation.sampling", f"changes nothing: {recipe.algorithm.recipe_name} trains a reward model, which has no answers"
         )
-    if not recipe.engine.draws_otherwise:
+    if not isinstance(recipe.engine, HeldOutEngine):
         raise RecipeError(
             "evaluation.sampling",
             f"engine {format_part(recipe.engine)} draws every answer by `sampling`: delete the key, or use engine: transformers or vllm",

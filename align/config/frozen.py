@@ -113,8 +113,8 @@ def refuse_unfinished(cls: type, kind: str, where: str) -> None:
 def checked_instance(part: Any, made: Any, contract: type[T]) -> T:
     """`made`, which the part returned. Raises UserError if it is not an instance of `contract`."""
     if not isinstance(made, contract):
-        wanted = f"{contract.__module__}.{contract.__name__}"
-        kind, starts = next((kind, method) for kind, (method, path) in RUNNING.items() if path == wanted)
+        wanted, *bases = (f"{cls.__module__}.{cls.__name__}" for cls in contract.__mro__)
+        kind, starts = next((kind, method) for kind, (method, path) in RUNNING.items() if path in (wanted, *bases))
         place = _line(getattr(type(part), starts))
         raise UserError(
             f"{kind}: {place}: {type(part).__name__}.{starts} must return an object that derives from {wanted}, and returned "

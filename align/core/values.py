@@ -45,6 +45,6 @@ def itakura_saito(values: Float[Tensor, "T"], targets: Float[Tensor, "T"], alpha
 
 @torch.no_grad()
 def explained_variance(values: Float[Tensor, "T"], returns: Float[Tensor, "T"]) -> Float[Tensor, ""]:
-    """1 - Var(R - V)/Var(R): 1 is a perfect critic, 0 one that knows the mean alone. NaN where all returns are equal."""
+    """1 - Var(R - V)/Var(R): 1 for a perfect critic, 0 for one that predicts the mean. NaN where all returns are equal."""
     variance = returns.var(correction=0)
     return torch.where(variance > 0, 1 - (returns - values).var(correction=0) / variance, torch.nan)

@@ -1,4 +1,4 @@
-"""Critics: what is still to be expected of an answer at each of its tokens. Trained beside the policy, checkpointed with it."""
+"""Critics: estimates, at each token of an answer, of the return that is still to come. Trained beside the policy, checkpointed with it."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Divergence(Part, ABC):
     """The contract. A user writes `f(self, log_u)`; the rest follows by autograd, in float64.
 
     Every method is elementwise in `log_u = log pi - log ref`, nats, and returns its dtype.
-    A divergence overrides what it knows in closed form, for accuracy and range.
+    A divergence overrides the functions that it has in closed form, for accuracy and range.
 
     Far from u = 1, where float32 ends (|log u| > 81 at the earliest in the powers of u that a divergence has), `f_prime`, `grad_weight`,
     `bregman` and `khat` of the shipped divergences stay at their last finite value, with a derivative of 0: never infinite or NaN. `f` is a

@@ -1,5 +1,7 @@
 """Engines generate rollouts. A process runs one engine; under Ray each has its own rollout actor.
 
+After every update an engine gets the learner's weights by `RunningEngine.load`; `align/weight_sync` transfers them.
+
 `examples/custom_engine/my_engine.py` is a complete engine in sixty lines; test one with `align check ./my_engine.py:MyEngine`.
 """
 
@@ -67,9 +69,6 @@ class Engine(Part, ABC):
     dtype: str = "auto"
     """Precision of its model, or `auto`: the saved model's. An engine with a choice of precisions declares this as a key."""
 
-    draws_otherwise: bool = False
-    """The object that `start` returns has `generate_held_out`: `evaluation.sampling` may differ from `sampling`."""
-
     @property
     def environment(self) -> Mapping[str, str]:
         """Environment variables to set in the engine's process before any import."""
@@ -95,6 +94,13 @@ class Engine(Part, ABC):
         """
 
 
+class HeldOutEngine(Engine):
+    """An engine that can draw held-out answers by another distribution than `sampling`. Other engines refuse `evaluation.sampling`."""
+
+    @abstractmethod
+    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningHeldOutEngine: ...
+
+
 class RunningEngine(ABC):
     """The contract of the object that `start` returns: a loaded model, whose weights `load` replaces."""
 
@@ -117,10 +123,6 @@ class RunningEngine(ABC):
         seeds in the same order give the same rollouts, bit for bit.
         """
 
-    def generate_held_out(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int], drawing: Drawing) -> list[Group]:
-        """`generate` with another distribution, for an engine that declares `draws_otherwise`. Nothing is learned from these answers."""
-        raise NotImplementedError(f"{type(self).__name__} has no generate_held_out, which draws_otherwise of its part promises")
-
     @abstractmethod
     def load(self, version: int, weights: Weights) -> None:
         """Replace every weight, and set `version`. Raises ValueError if names or shapes are not those of the checkpoint in `model_dir`.
@@ -133,6 +135,18 @@ class RunningEngine(ABC):
         """Free memory and end processes."""
 
 
+class RunningHeldOutEngine(RunningEngine):
+    """The contract of the object that `start` of a `HeldOutEngine` returns."""
+
+    @abstractmethod
+    def generate_held_out(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int], drawing: Drawing) -> list[Group]:
+        """`generate`, with tokens drawn by `drawing` in place of `sampling.temperature`. Nothing is learned from these answers.
+
+        What `generate` returns later does not depend on these calls.
+        """
+
+
 def start_engine(part: Engine, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
-    """The running engine that `start` returns. Raises UserError if it is something else."""
-    return checked_instance(part, part.start(model_dir, sampling, max_prompt_tokens), RunningEngine)
+    """The running engine that `start` returns. Raises UserError if it does not derive from the contract of its part."""
+    contract = RunningHeldOutEngine if isinstance(part, HeldOutEngine) else RunningEngine
+    return checked_instance(part, part.start(model_dir, sampling, max_prompt_tokens), contract)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from align.engines import Drawing, Engine, RunningEngine, Sampling
+from align.engines import Drawing, HeldOutEngine, RunningHeldOutEngine, Sampling
 from align.engines._responses import check_room, group
 from align.errors import UserError
 from align.types import Group, Prompt
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transformers(Engine):
+class Transformers(HeldOutEngine):
     """A batched sampler for causal language models of transformers. It reads each prompt once and drops finished rows."""
-
-    draws_otherwise = True
 
     max_batch: int = 512
     """Sequences sampled at once; the samples of a prompt stay together. A larger batch does not fit a CPU's caches."""
@@ -49,12 +47,12 @@ class Transformers(Engine):
         order = np.argsort(lengths, kind="stable")
         return [part.tolist() for part in np.array_split(order, -(-len(order) // size))]
 
-    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
+    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningTransformers:
         """Raises UserError if the device is missing, or prompt and response exceed the model's positions."""
         return RunningTransformers(self, model_dir, sampling, max_prompt_tokens)
 
 
-class RunningTransformers(RunningEngine):
+class RunningTransformers(RunningHeldOutEngine):
     """The model and its tokenizer. `generate` uses the `units` of its part as batches."""
 
     def __init__(self, part: Transformers, model_dir: str, sampling: Sampling, max_prompt_tokens: int):
@@ -71,8 +69,8 @@ class RunningTransformers(RunningEngine):
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(f"engine.device: {device} was asked for, but torch sees no GPU; use auto or cpu")
         disable_progress_bar()
-        self._part, self._sampling = part, sampling
-        self._tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        self._part, self.sampling = part, sampling
+        self.tokenizer = AutoTokenizer.from_pretrained(model_dir)
         self._hold(AutoModelForCausalLM.from_pretrained(model_dir, dtype="auto"), torch.device(device))
         check_room(self._model.config, sampling, max_prompt_tokens)
         if self._model.config._attn_implementation == "sdpa":
@@ -80,9 +78,9 @@ class RunningTransformers(RunningEngine):
         if not any(isinstance(layer, RowLayer) for layer in RowCache(self._model.config).layers):
             raise UserError(f"engine: a {self._model.config.model_type} model keeps no keys and values to continue from; use engine: vllm")
         self._layout = Layout.of(self._model)
-        self._words = Words(model_dir, self._tokenizer)
-        self._is_end = torch.zeros(self._words.spelled.width, dtype=torch.bool)
-        self._is_end[self._words.ends] = True
+        self.words = Words(model_dir, self.tokenizer)
+        self._is_end = torch.zeros(self.words.spelled.width, dtype=torch.bool)
+        self._is_end[self.words.ends] = True
         self._is_end = self._is_end.to(device)
 
     def _hold(self, model: PreTrainedModel, device: torch.device) -> None:
@@ -92,7 +90,7 @@ class RunningTransformers(RunningEngine):
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
         """A prompt's answers depend on the weights and the prompt's seed; the other prompts of its unit affect rounding only."""
-        return self.generate_held_out(prompts, samples, seeds, Drawing(temperature=self._sampling.temperature))
+        return self.generate_held_out(prompts, samples, seeds, Drawing(temperature=self.sampling.temperature))
 
     def generate_held_out(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int], drawing: Drawing) -> list[Group]:
         groups: dict[int, Group] = {}
@@ -104,13 +102,10 @@ class RunningTransformers(RunningEngine):
         from align.engines._sampler import sample  # noqa: PLC0415
 
         uniforms = torch.cat(
-            [
-                torch.rand(self._sampling.max_tokens, samples, dtype=torch.float64, generator=torch.Generator().manual_seed(s))
-                for s in seeds
-            ],
+            [torch.rand(self.sampling.max_tokens, samples, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in seeds],
             1,
         )
-        asked, words = [p.token_ids for p in prompts], self._words
+        asked, words = [p.token_ids for p in prompts], self.words
         draws = sample(self._model, asked, samples, drawing, self._is_end, uniforms, words.spelled.logits)
         lengths, finished = draws.lengths.tolist(), draws.finished.tolist()
         tokens, logp = draws.tokens.numpy(), draws.logp.numpy()
@@ -120,6 +115,12 @@ class RunningTransformers(RunningEngine):
             group(p, rollouts[i * samples : (i + 1) * samples], texts[i * samples : (i + 1) * samples], self.version)
             for i, p in enumerate(prompts)
         ]
+
+    def logp(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        """log mu of given answers, by ids with the end token, after temperature: float32 [n] each, in nats, from one forward pass."""
+        from align.engines._sampler import score  # noqa: PLC0415
+
+        return score(self._model, prompts, answers, self.sampling.temperature, self.words.spelled.logits)
 
     def load(self, version: int, weights: Weights) -> None:
         """Copies in place, cast to the engine's dtype. Raises ValueError naming the tensors that do not fit."""

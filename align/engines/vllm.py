@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from align.engines import Drawing, Engine, RunningEngine, Sampling
+from align.engines import Drawing, HeldOutEngine, RunningHeldOutEngine, Sampling
 from align.engines._responses import check_room, group
 from align.errors import RecipeError, UserError
 from align.types import Group, Prompt
@@ -37,13 +37,11 @@ ROOM = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vllm(Engine):
+class Vllm(HeldOutEngine):
     """vLLM in this process. It takes over the process's default process group and thread settings.
 
     It needs `gpu_memory_utilization` if it shares its GPU (`workers.rollout_gpus` below 1, `workers.backend: local`).
     """
-
-    draws_otherwise = True
 
     max_sequences: int = 256
     """Most sequences sampled at once."""
@@ -83,12 +81,12 @@ class Vllm(Engine):
                 f"must be given, for example {ROOM * share:.2g}: {why}, and vLLM would take {DEFAULT_UTILIZATION:.0%} of its memory",
             )
 
-    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningEngine:
+    def start(self, model_dir: str, sampling: Sampling, max_prompt_tokens: int) -> RunningVllm:
         """Raises UserError if vLLM is not installed, was imported with other settings, or cannot load the model."""
         return RunningVllm(self, model_dir, sampling, max_prompt_tokens)
 
 
-class RunningVllm(RunningEngine):
+class RunningVllm(RunningHeldOutEngine):
     """The `vllm.LLM` of this process."""
 
     def __init__(self, part: Vllm, model_dir: str, sampling: Sampling, max_prompt_tokens: int):

@@ -65,7 +65,7 @@ def _has(text: str, part: str) -> bool:
 
 
 def closer_of(tokenizer: Any) -> Closer:
-    """What ends the tokens of an answer in a conversation."""
+    """The `Closer` that ends the tokens of an answer in a conversation."""
     return Closer(turn_end(tokenizer), special_ids(tokenizer), tokenizer.eos_token_id)
 
 

@@ -20,10 +20,10 @@ from align.vocabulary.continuation import Continuation
 from align.vocabulary.ends import turn_end
 
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
-"""What rows have for a chat template."""
+"""Columns of rows that are only read by a chat template."""
 
 CHUNK = 1024
-"""Rows that are tokenized at a time where all are looked at."""
+"""How many rows are tokenized at a time where all rows are checked."""
 
 
 def tokenize(examples: Sequence[Example], tokenizer: Any) -> list[Prompt]:
@@ -63,7 +63,7 @@ def _begins_twice(ids: Sequence[int], tokenizer: Any) -> bool:
 
 
 def _notes(examples: Sequence[Example], tokenizer: Any) -> list[str]:
-    """What the user should know of how these examples become prompts."""
+    """Notes for the user on how these examples become prompts."""
     notes, begin = [], tokenizer.bos_token
     begun = [e for e in examples if begin is not None and not e.messages and e.text.startswith(begin)]
     twice = sum(_begins_twice(ids, tokenizer) for ids in _encode(tokenizer, [e.text for e in begun]))
@@ -135,6 +135,12 @@ class Examples:
             fitting = fit_max_tokens(task, groups, self.examples, max_tokens)
             self.dropped = len(fitting) - sum(fitting)
             self._keep(fitting)
+        if self._mismatched and len({p.token_ids for p in self._prompts}) < 2:
+            raise RecipeError(
+                "task",
+                "every example has the same prompt, and the algorithm estimates KL(pi||ref) by answers to other prompts: add examples of "
+                "another prompt, or use algorithm: bco, which compares with none",
+            )
         self.conversations = any(e.messages for e in self.examples)
         self.notes = [*cut, *_notes(self.examples, tokenizer)]
         """Lines for the user."""
@@ -192,14 +198,14 @@ class Examples:
         return ranked_groups([self.examples[i] for i in dealt], [self._prompts[i] for i in dealt], self._tokenizer)
 
     def labelled(self, step: int) -> list[Group]:
-        """The prompts of a step with their labelled answers. If the algorithm is `mismatched`, also with the answers of the group before,
-        without a label: the mean of log pi/ref over them estimates KL(pi||ref) for KTO."""
+        """The prompts of a step with their labelled answers. If the algorithm is `mismatched`, also with the answers of the last group
+        before that has another prompt, without a label: the mean of log pi/ref over them estimates KL(pi||ref) for KTO. The first group
+        follows the last one. In a step with a single prompt there are none."""
         dealt = self._step_indices(step)
         groups = labelled_groups([self.examples[i] for i in dealt], [self._prompts[i] for i in dealt], self._tokenizer)
         if not self._mismatched:
             return groups
-        others = [tuple(replace(e, label=None) for e in g.episodes) for g in [groups[-1], *groups[:-1]]]
-        return [replace(g, episodes=(*g.episodes, *other)) for g, other in zip(groups, others, strict=True)]
+        return [replace(g, episodes=(*g.episodes, *_unlabelled(_before(groups, i)))) for i, g in enumerate(groups)]
 
     def data(self, step: int, algorithm: Algorithm) -> list[Group]:
         """What an algorithm that does not sample learns from at a step."""
@@ -230,6 +236,16 @@ class Examples:
                 longest, where = max((longest, where), (tokens, e.place), key=lambda found: found[0])
         across = (self.max_prompt_tokens + longest_answer, "the longest prompt with the longest answer to another one")
         return max((longest, where), across, key=lambda found: found[0]) if self._mismatched else (longest, where)
+
+
+def _before(groups: Sequence[Group], i: int) -> Group | None:
+    """The last group before group i, around the end of the list, that has another prompt."""
+    asked = groups[i].prompt.token_ids
+    return next((g for g in [*groups[:i][::-1], *groups[:i:-1]] if g.prompt.token_ids != asked), None)
+
+
+def _unlabelled(group: Group | None) -> tuple[Episode, ...]:
+    return () if group is None else tuple(replace(e, label=None) for e in group.episodes)
 
 
 def revised(groups: list[Group], examples: Sequence[Example], tokenizer: Any, revision: str | None) -> list[Group]:
@@ -313,7 +329,7 @@ def _answers(asked: Sequence[tuple[Example, Prompt, str]], tokenizer: Any) -> li
 
 
 def _ended_once(ids: list[int], ends: Collection[int], place: str, tokenizer: Any) -> list[int]:
-    """An answer up to its first end token: rows often write one themselves. Raises UserError if more than end tokens follows it."""
+    """An answer up to its first end token, because rows often contain one. Raises UserError if anything but end tokens follows it."""
     first = next((i for i, token in enumerate(ids) if token in ends), len(ids) - 1)
     if any(token not in ends for token in ids[first + 1 :]):
         raise UserError(
@@ -331,5 +347,5 @@ def _demonstrated_answer(e: Example) -> str:
 
 @lru_cache(maxsize=4)
 def _continuation(tokenizer: Any) -> Continuation:
-    """Made once: for a large vocabulary it takes a second."""
+    """The continuation of a tokenizer, made once: for a large vocabulary it takes a second."""
     return Continuation(tokenizer)

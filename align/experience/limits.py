@@ -15,7 +15,7 @@ class Fitted(NamedTuple):
     examples: list[Example]
     prompts: list[Prompt]
     notes: list[str]
-    """How many were left out or cut."""
+    """Lines for the user: how many were left out or cut."""
 
 
 def fit_prompts(task: Task, examples: Sequence[Example], prompts: Sequence[Prompt], tokenizer: Any, what: str = "prompts") -> Fitted:

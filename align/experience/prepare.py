@@ -11,10 +11,11 @@ from torch import Tensor
 from align.coefficients import State
 from align.config.returned import ANSWER, TOKEN, Returned
 from align.config.schema import Recipe
+from align.contexts import TokenContext
 from align.regularizers import Regularizer
 from align.run.state import initial_states, initial_weighting_state
 from align.shapings import Shaping
-from align.types import RewardPenalty, TokenBatch, TokenContext
+from align.types import RewardPenalty, TokenBatch
 
 
 def prepare_batch(
@@ -72,7 +73,7 @@ def _compared(recipe: Recipe, batch: TokenBatch) -> TokenBatch:
 
 
 def _own_weights(recipe: Recipe, batch: TokenBatch, state: State | None) -> Tensor | None:
-    """The weights of the algorithm's own loss that are there before the update, [T]; None for 1."""
+    """The weights [T] of the algorithm's own loss that can be computed before the update; None for 1."""
     weighting, where = recipe.algorithm.loss_weighting, "algorithm.loss_weighting"
     if weighting is None:
         return None

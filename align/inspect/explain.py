@@ -136,6 +136,7 @@ def objective(recipe: Recipe) -> list[Row]:
         rows += [Row(symbol, meaning) for symbol, meaning in symbols(algorithm.reduction).items()]
     if any(isinstance(r, Composed) for r in regularizers.values()):
         rows.append(Row("u", "π/ref, ref the reference: of a token at its state; of the answer in a link or with credit sequence"))
+    rows += [Row("log u", f"of the link: {weighted}") for r in links.values() if (weighted := _link_log_ratio(r))]
     rows += [Row("β", _beta(n, r, recipe)) for n, r in links.items()]
     rows += [Row(n, _penalty(r) + ("" if n in trained else f"; {MEASURED}")) for n, r in regularizers.items()]
     rows += [Row(f"β_{n}", format_part(r.coefficient)) for n, r in regularizers.items() if not _coefficient_is_constant(r, recipe)]
@@ -314,10 +315,21 @@ def _name(part: Any) -> str:
     return getattr(part, "recipe_name", type(part).__name__)
 
 
-def _term(name: str, regularizer: Regularizer, recipe: Recipe) -> str:
+def _weight(regularizer: Regularizer) -> str:
+    """The name of a weighting that is not uniform, or an empty text."""
     weighting = regularizer.weighting
-    weight = "" if weighting is None or _name(weighting) == "uniform" else f" · {_name(weighting)}"
-    return f"{_beta(name, regularizer, recipe)}{weight} · {name}_t"
+    return "" if weighting is None or _name(weighting) == "uniform" else _name(weighting)
+
+
+def _link_log_ratio(regularizer: Regularizer) -> str:
+    """log u of an answer as a weighting changes it, or an empty text."""
+    weight = _weight(regularizer)
+    return weight and f"Σ_t {weight}_t log(π/ref) over the tokens of the answer, {weight}_t the weight of its token t by the weighting"
+
+
+def _term(name: str, regularizer: Regularizer, recipe: Recipe) -> str:
+    weight = _weight(regularizer)
+    return f"{_beta(name, regularizer, recipe)}{weight and f' · {weight}'} · {name}_t"
 
 
 def _beta(name: str, regularizer: Regularizer, recipe: Recipe) -> str:

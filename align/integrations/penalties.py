@@ -17,13 +17,14 @@ from align.audit.default_recipe import default_recipe
 from align.config.nodes import build_part
 from align.config.paths import absolute_files
 from align.config.refusals import regularizer_refusal
+from align.contexts import TokenContext
 from align.core.logprobs import logits_stats
 from align.errors import RecipeError
 from align.integrations.plain_tensors import Rows, check_numbers, columns, kept, rows_of
 from align.oracle.divergence_check import try_divergence
 from align.regularizers import Penalty
 from align.regularizers.composed import Composed
-from align.types import TokenBatch, TokenContext
+from align.types import TokenBatch
 
 NAME = "penalty"
 """The regularizer's name in the batch."""

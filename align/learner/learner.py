@@ -11,6 +11,7 @@ import torch
 from align.config.frozen import checked_instance
 from align.config.returned import ANSWER, Returned, values_checked
 from align.config.schema import Recipe
+from align.contexts import RewardModelContext, TokenContext
 from align.core.logprobs import Compared
 from align.critics import RunningCritic, values_of
 from align.disk import writing
@@ -33,7 +34,7 @@ from align.learner.token_penalties import TokenPenalties, token_penalties
 from align.loss_weightings import LossWeighting
 from align.references import OwnModel, of_recipe, place
 from align.regularizers import referenced
-from align.types import RewardModelContext, Stat, TokenBatch, TokenContext
+from align.types import Stat, TokenBatch
 from align.weight_sync.flattening import Flattener, Weights
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from align.types import Stat, TokenContext
+from align.contexts import TokenContext
+from align.types import Stat
 
 
 def reference_place(name: str, referenced: Sequence[str]) -> str:

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from align.config.returned import LOSS, TOKEN, Returned
 from align.config.schema import Recipe
+from align.contexts import Link, RewardModelContext, TokenContext
 from align.core.segments import segment_sum
 from align.learner.metric_accumulator import MetricAccumulator, reference_place
 from align.loss_weightings import LossWeighting
 from align.references import OF_ALGORITHM, of_recipe
 from align.regularizers import Penalty, Regularizer
-from align.types import Link, RewardModelContext, TokenBatch, TokenContext
+from align.types import TokenBatch
 
 
 def total(recipe: Recipe, ctx: TokenContext | RewardModelContext, losses: MetricAccumulator, tally: MetricAccumulator) -> Tensor:

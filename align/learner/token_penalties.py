@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from align.config.schema import Recipe
+from align.contexts import RewardModelContext, TokenContext
 from align.learner.objective import checked_penalty
-from align.types import RewardModelContext, TokenBatch, TokenContext
+from align.types import TokenBatch
 
 
 @dataclass(frozen=True, kw_only=True)

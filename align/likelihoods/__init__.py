@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from align.config.formulas import Formulated
-from align.types import TokenContext
+from align.contexts import TokenContext
 
 
 class Likelihood(Formulated, ABC):

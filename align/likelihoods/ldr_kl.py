@@ -5,8 +5,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from align.contexts import TokenContext
 from align.likelihoods import Likelihood
-from align.types import TokenContext
 
 FARTHEST = 80.0
 """Largest margin/lam, whose exponential float32 holds."""

@@ -3,8 +3,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from align.contexts import TokenContext
 from align.likelihoods import Likelihood
-from align.types import TokenContext
 
 
 @dataclass(frozen=True)

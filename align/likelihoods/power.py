@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from align.contexts import TokenContext
 from align.likelihoods import Likelihood
-from align.types import TokenContext
 
 LARGEST = 80.0
 """Of log p^alpha, for alpha < 0: e^80 is within float32."""

@@ -4,8 +4,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from align.config.parts import Setting
+from align.contexts import TokenContext
 from align.likelihoods import Likelihood
-from align.types import TokenContext
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from align.contexts import TokenContext
 from align.likelihoods import Likelihood
-from align.types import TokenContext
 
 
 @dataclass(frozen=True)

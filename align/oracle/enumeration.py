@@ -15,9 +15,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from align.contexts import TokenContext
 from align.core.logprobs import Compared, Head, every_token, token_stats
 from align.divergences import Divergence, StateFunctional
-from align.types import TokenBatch, TokenContext
+from align.types import TokenBatch
 
 Outcomes = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Maps (log pi, log ref) [..., V] to the outcomes [..., K] of the divergence."""

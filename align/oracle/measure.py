@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from align.contexts import TokenContext
 from align.core.credit import Packing
 from align.core.segments import segment_sum, suffix_sum
 from align.divergences import Divergence, StateFunctional
 from align.oracle.enumeration import ONE_TOKEN, TREE, UPDATE, Policies, Problem, context, gradient, objective, setting
 from align.regularizers import Penalty, Regularizer
-from align.types import TokenContext
 from align_kernels.by_f import ByF
 
 NAME = "audited"

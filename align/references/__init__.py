@@ -1,4 +1,4 @@
-"""References: against whom a regularizer measures. Versioned, hashed, checkpointed.
+"""References: the distributions that a regularizer compares the policy with. Versioned, hashed, checkpointed.
 
 Most references are parameters that stand in for the policy's own during one forward pass, so they cost the memory of the
 trained parameters only, and nothing with LoRA: there the frozen reference is the model with the adapter off. A reference of

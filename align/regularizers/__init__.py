@@ -16,9 +16,10 @@ from torch import Tensor
 
 from align.coefficients import Coefficient
 from align.config.parts import Part, Setting
+from align.contexts import TokenContext
 from align.core.logprobs import every_token
 from align.references import Reference
-from align.types import RewardPenalty, TokenBatch, TokenContext
+from align.types import RewardPenalty, TokenBatch
 from align.weightings import Weighting
 
 ALLOW = ", or set allow_biased: true to run it as published"

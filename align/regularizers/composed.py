@@ -10,13 +10,14 @@ from align.config.docstrings import format_part
 from align.config.nodes import part
 from align.config.parts import Setting
 from align.config.returned import Returned
+from align.contexts import TokenContext
 from align.core import credit
 from align.core.credit import Packing, Ratio
 from align.core.links import link
 from align.core.segments import segment_sum
 from align.regularizers import Penalty, Regularizer
 from align.regularizers._cells import bias_of, meaningless, word_of
-from align.types import RewardPenalty, TokenBatch, TokenContext
+from align.types import RewardPenalty, TokenBatch
 
 CREDITS = {"local": credit.local, "summed": credit.summed, "sequence": credit.sequence}
 CLAMPS = {"local": 20.0, "summed": 20.0, "sequence": 40.0}

@@ -90,6 +90,11 @@ class Reward(Part, ABC):
             return error
 
     @property
+    def own_seconds(self) -> float:
+        """Wall time after which the reward itself ends with an answer, which counts 0 in place of failing; 0: it has no such limit."""
+        return 0.0
+
+    @property
     def part_names(self) -> tuple[str, ...] | None:
         """Names of the parts that every answer's reward has; None: they are seen in what `score` returns."""
         return None

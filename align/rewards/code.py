@@ -47,6 +47,10 @@ class Code(Reward):
     def required_fields(self) -> Collection[str]:
         return (self.field,)
 
+    @property
+    def own_seconds(self) -> float:
+        return self.seconds
+
     def refuse(self, setting: Setting) -> str | None:
         limit = setting.recipe.reward_limits.seconds
         if self.seconds >= limit:

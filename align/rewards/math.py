@@ -37,6 +37,10 @@ class Math(Reward):
     def required_fields(self) -> Collection[str]:
         return (self.field,)
 
+    @property
+    def own_seconds(self) -> float:
+        return self.seconds
+
     def refuse(self, setting: Setting) -> str | None:
         limit = setting.recipe.reward_limits.seconds
         if self.seconds >= limit:

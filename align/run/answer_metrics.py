@@ -17,7 +17,7 @@ Values = np.ndarray
 
 
 def judged(recipe: Recipe, suite: str, groups: Sequence[Group], rewards: Rewards | None, own: Iterable[str]) -> dict[str, Values]:
-    """Metrics by problem of answers to a suite. Without a reward none are correct or wrong; `pass@k` is left to a task that has it."""
+    """Metrics of the answers to a suite, by problem; empty without a reward. A task that has its own `pass@k` keeps it."""
     if rewards is None:
         return {}
     final, least = recipe.reward.final_answer, recipe.evaluation.correct
@@ -36,7 +36,7 @@ def pass_at_k(k: int, answers: int, correct: int) -> float:
 
 
 def ks(samples: int) -> list[int]:
-    """1, 2, 4, ... and the number of answers itself."""
+    """The k of `pass@k`: 1, 2, 4, ... and the number of answers."""
     return sorted({2**i for i in range(samples.bit_length()) if 2**i <= samples} | {samples})
 
 
@@ -55,8 +55,8 @@ def majority(finals: Sequence[str | None], correct: Sequence[bool]) -> float:
 
 
 def of_answers(groups: Sequence[Group], final: Callable[[str], str | None]) -> dict[str, Values]:
-    """What needs no reward: `length` in tokens, `truncated` (share cut at the length limit), `distinct_answers` (final answers that
-    differ, over the number of answers)."""
+    """The metrics that need no reward: `length` in tokens, `truncated` (share cut at the length limit), `distinct_answers` (number of
+    different final answers over the number of answers)."""
     return {
         "length": _each(groups, lambda g: fmean(e.length for e in g.episodes)),
         "truncated": _each(groups, lambda g: fmean(not e.finished for e in g.episodes)),
@@ -87,7 +87,7 @@ def of_verdicts(groups: Sequence[Group], rewards: Rewards, least: float, final: 
 
 
 def means(values: Mapping[str, Values]) -> dict[str, float]:
-    """Over the problems that have a value; without a metric of which none has one."""
+    """The mean of each metric over the problems that have a value. A metric without any value is left out."""
     return {name: float(np.nanmean(found)) for name, found in values.items() if not np.isnan(found).all()}
 
 

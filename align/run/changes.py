@@ -1,4 +1,4 @@
-"""What a resumed run changes against its recipe before."""
+"""How the recipe of a resumed run differs from the recipe in the folder of the run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def changes(run_dir: Path, node: dict[str, Any]) -> list[str]:
 
 
 def _schedule_notes(old: dict[str, Any], new: dict[str, Any], step: int) -> Iterator[str]:
-    """Tells that another number of steps moves the learning rate of a schedule, which reaches its end at the last step."""
+    """A note if another number of steps changes the learning rate: a schedule reaches its end at the last step."""
     optimizer = nodes.build(Optimizer, new.get("optimizer", {}), "optimizer")
     rates = [optimizer.lr * schedule(optimizer, min(step, recipe["steps"] - 1), recipe["steps"]) for recipe in (old, new)]
     if old["steps"] != new["steps"] and rates[0] != rates[1]:

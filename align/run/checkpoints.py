@@ -28,7 +28,7 @@ NEEDED = {DRIVER, f"learner/{PLAN}"}
 
 
 UNFINISHED = "unfinished_"
-"""Begins the name of a checkpoint that is being written or hashed."""
+"""Prefix of the name of a checkpoint that is being written or hashed."""
 
 
 class ResumePoint(NamedTuple):
@@ -107,9 +107,9 @@ def _verified(run_dir: Path, step: int) -> dict[str, Any]:
 
 
 def set_aside(run_dir: Path, found: ResumePoint) -> list[str]:
-    """Rename the damaged checkpoints, so that the run can save those steps again, and remove what killed saves left.
+    """Rename the damaged checkpoints, so that the run can save those steps again, and remove the unfinished ones.
 
-    Returns one line for each of either."""
+    Returns one line for each checkpoint."""
     goes_on = f"and the run continues from step {found.step}"
     lines = [f"checkpoint step_{name} was not finished when its run ended; it is removed, {goes_on}" for name in remove_unfinished(run_dir)]
     for name, reason in found.damaged.items():
@@ -122,7 +122,7 @@ def set_aside(run_dir: Path, found: ResumePoint) -> list[str]:
 
 
 def remove_unfinished(run_dir: Path) -> list[str]:
-    """Remove what killed saves left. Returns the number of each, as it is written in its name."""
+    """Remove the checkpoints that killed processes left unfinished. Returns the step of each, as its name has it."""
     left = sorted((run_dir / "checkpoints").glob(f"{UNFINISHED}*"))
     for path in left:
         _remove(path)

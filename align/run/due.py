@@ -21,5 +21,5 @@ class Due:
         return late or bool(self._options.every and done % self._options.every == 0)
 
     def saved(self) -> None:
-        """The time starts again. The time that saving takes does not count."""
+        """Restart the clock. Called after a checkpoint is written, so the time that saving takes does not count."""
         self._last = self._clock()

@@ -16,7 +16,7 @@ STOPPED_BY_HAND = 130
 
 @contextmanager
 def report_ending(run_dir: Path, command: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Says what a run in the block has kept when it stops, and ends the program: with 2 for an error of the user.
+    """If a run in the block stops, print what it has kept and end the program: with exit code 2 for an error of the user.
 
     An exception that is a defect keeps its traceback.
     """

@@ -13,7 +13,7 @@ from align.run.lock import LOCK
 
 HISTORY, PLUGINS = "history.jsonl", "plugins"
 EARLIER = "earlier_"
-"""Begins the names of folders with what runs without a checkpoint left."""
+"""Prefix of the folders to which the files of runs without a checkpoint are moved."""
 
 
 def check_folder(run_dir: Path, resume: bool) -> None:
@@ -63,7 +63,7 @@ def _belongs_to_folder(path: Path) -> bool:
 
 
 def set_aside(run_dir: Path) -> list[str]:
-    """Move what a run that ended before its first checkpoint left into a folder `earlier_N`. Returns one line that tells so, or none."""
+    """Move the files of a run that ended before its first checkpoint into a folder `earlier_N`. Returns one line that says so, or none."""
     left = [path for path in run_dir.iterdir() if not _belongs_to_folder(path)]
     if not left:
         return []

@@ -24,8 +24,11 @@ class HeldOut:
         self._recipe, self._suites, self._workers, self._samples, self._pad_id, self._note = recipe, suites, workers, samples, pad_id, note
 
     def answers(self, step: int) -> dict[str, float]:
-        """Metrics of the policy's answers to held-out problems by suite; `kl/initial` is of the first suite, in nats per answer, and only
-        of answers that are drawn as those that are learned from."""
+        """Metrics of the policy's answers to held-out problems, by suite.
+
+        `kl/initial`, in nats per answer, is that of the first suite; it is left out if held-out answers are drawn otherwise than those
+        that are learned from.
+        """
         suites, recipe = self._suites, self._recipe
         if not suites.prompts:
             return {}

@@ -77,14 +77,14 @@ class Leg:
         return found
 
     def data(self, rows: Iterable[Example]) -> list[str]:
-        """Keep the hash of the task's rows. Returns one line if the leg that is resumed had others."""
+        """Write the hash of the task's rows. Returns one line if the rows of the leg before were others."""
         self.line["data"] = data_digest(rows)
         self._write()
         old = self.before and self.line["resumed"] and self.before.get("data")
         return [f"other data rows: {_data_text(old)} -> {_data_text(self.line['data'])}"] if old and old != self.line["data"] else []
 
     def ended(self, stop: BaseException | None) -> None:
-        """Keep the end and its reason. A full disk does not hide the exception that ended the run."""
+        """Write the end and its reason. An error of the disk is ignored, so that it does not hide the exception that ended the run."""
         self.line |= {"end": _now(), "reason": reason(stop)}
         try:
             self._write()

@@ -1,4 +1,4 @@
-"""What a run says once: what was left out of its data, what its regularizers warn of, and how far the references are."""
+"""Notes that a run prints once: rows that are left out, warnings of regularizers, and the distance of each reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from align.types import Stat
 
 
 def data_notes(recipe: Recipe, examples: Examples, suites: Suites) -> Iterator[str]:
-    """Of the data and the recipe, before the workers start."""
+    """The notes on the data and the recipe, before the workers start."""
     yield from task_data.notes(recipe.task)
     yield from examples.notes
     yield from suites.notes

@@ -1,4 +1,4 @@
-"""Opens the folder of a run for a new leg: what is continued, what is set aside, and what is told."""
+"""Opens the folder of a run for a new leg: finds the checkpoint to continue from, and moves damaged ones out of the way."""
 
 from __future__ import annotations
 

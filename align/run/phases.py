@@ -31,7 +31,7 @@ class Phases:
 
     @contextmanager
     def of(self, name: str) -> Iterator[None]:
-        """The block is this phase; phases do not overlap."""
+        """Time the block as this phase. Phases do not overlap."""
         self._show(f"{self.wall():6.1f} s  {name}")
         began = self._clock()
         try:

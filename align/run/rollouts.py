@@ -21,17 +21,17 @@ class Drawn:
     """What was drawn in a step."""
 
     groups: Sequence[Group]
-    """Of the batch."""
+    """The groups of the batch, which is learned from."""
     rewards: Rewards | None
-    """Of the batch; None for an algorithm without rewards."""
+    """The rewards of `groups`; None for an algorithm without rewards."""
     answered: Sequence[Group]
-    """Everything that was drawn."""
+    """All groups that were drawn, also those that `batch.refill` left out."""
     judged: Rewards | None
-    """The rewards of everything that was drawn."""
+    """The rewards of `answered`."""
     rounds: int
-    """Rounds of `batch.prompts` prompts."""
+    """The number of rounds, each of `batch.prompts` prompts."""
     metrics: dict[str, float]
-    """Empty without `batch.refill`."""
+    """Metrics of `batch.refill`; empty without it."""
 
 
 class Rollouts:
@@ -49,7 +49,7 @@ class Rollouts:
         self._short = False
 
     def of_step(self, step: int, first: int) -> Drawn:
-        """Args: first: the rounds that the steps before drew."""
+        """The rollouts of a step. Args: first: the number of rounds that the earlier steps drew."""
         groups, rewards = self._round(step, first)
         if self._recipe.batch.refill is None or rewards is None:
             return Drawn(groups, rewards, groups, rewards, 1, {})

@@ -70,7 +70,7 @@ class SampleLog:
                 file.unlink()
 
     def of_step(self, step: int, groups: Sequence[Group], rewards: Rewards | None, batch: TokenBatch, learner: LearnerLike) -> list[Row]:
-        """Record a prepared batch before its update, if its step is one of those. Returns the rows, or none. Raises WriteFailed."""
+        """Record a prepared batch before its update, if `samples.every` names its step. Returns the rows, or none. Raises WriteFailed."""
         every = self._recipe.samples.every
         if not every or step % every:
             return []
@@ -156,6 +156,6 @@ def _short(text: str) -> str:
 
 
 def records(folder: Path, kind: str) -> dict[int, Path]:
-    """The files of this kind by their step, ascending; files with other names are passed over."""
+    """The files of this kind by their step, ascending; files with other names are ignored."""
     named = ((file.stem.removeprefix(f"{kind}_"), file) for file in folder.glob(f"{kind}_*.parquet"))
     return dict(sorted((int(step), file) for step, file in named if step.isdecimal()))

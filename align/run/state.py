@@ -20,7 +20,7 @@ from align.types import Stat, TokenBatch
 from align.workers import LearnerLike
 
 DRIVER = "driver.json"
-"""The file of the loop's half."""
+"""Name of the file in a checkpoint with the loop's half of the state."""
 WEIGHTING = "algorithm.loss_weighting"
 LARGEST = 3e38
 """About the largest float32."""
@@ -76,7 +76,7 @@ class RunState:
         return self._rounds.get(step, step)
 
     def drew(self, step: int, rounds: int) -> None:
-        """This step drew so many rounds. They count once the step is completed: until then a checkpoint has those before it."""
+        """Record how many rounds this step drew. They count once the step is completed: a checkpoint before that has the earlier ones."""
         kept = {earlier: before for earlier, before in self._rounds.items() if self.step <= earlier <= step}
         self._rounds = kept | {step + 1: self.rounds_before(step) + rounds}
 
@@ -172,7 +172,7 @@ class RunState:
 
 
 def _state(rule: Coefficient | Algorithm | LossWeighting, where: str, method: str, found: Any, what: str) -> dict[str, Any]:
-    """The state that a method of a part returned, with which a checkpoint can be saved."""
+    """The state that a method of a part returned, checked to be JSON values, which a checkpoint can hold."""
     problem = f"{location(type(rule))}: {method} of {type(rule).__name__} returned {found!r:.60}: return {what}, as a new dictionary"
     if not isinstance(found, Mapping):
         raise RecipeError(where, problem)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Protocol, Self
 
 SLOW, HANGS = 3.0, 10.0
-"""Times the longest of the last phases of this name after which a line is printed, and after which the phase is taken to hang."""
+"""A line is printed, and a phase counts as hanging, after so many times the longest recent phase of its name."""
 SLOW_SECONDS, HANGS_SECONDS = 10.0, 60.0
-"""Below these neither happens: short phases vary much."""
+"""The least seconds of either limit: the times of short phases vary much."""
 REMEMBERED = 20
-"""Phases of a name that are compared."""
+"""How many recent phases of a name are compared."""
 INTERVAL = 1.0
 """Seconds between two checks."""
 
@@ -38,7 +38,7 @@ class Phase:
     name: str
     began: float
     since: float
-    """`began`, or when what hung in it was ended last."""
+    """When its limit began: at `began`, or when a hanging process in it was last ended."""
     told: bool = False
 
 
@@ -46,7 +46,7 @@ class Watchdog:
     """A thread that compares the running phase with earlier ones of its name. The first of a name (compilation) has no limit."""
 
     def __init__(self, watched: Watched, folder: Path, note: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
-        """Args: folder: for files of stacks, made with the first of them."""
+        """Args: folder: where files of stacks are written; made with the first file."""
         self._watched, self._folder, self._note, self._clock = watched, folder, note, clock
         self._past: dict[str, deque[float]] = {}
         self._phase: Phase | None = None
@@ -54,7 +54,7 @@ class Watchdog:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Watch the block. A phase inside another one replaces it: its end is a sign of life of the outer one."""
+        """Watch the block. A phase inside another one replaces it, and its end restarts the limit of the outer one."""
         outer, now = self._phase, self._clock()
         with self._lock:
             self._phase = Phase(name, now, now)

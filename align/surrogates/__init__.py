@@ -1,4 +1,7 @@
-"""Surrogates: losses whose gradient is a policy gradient. Per token, to be minimised."""
+"""Surrogates: losses of log pi/pi_old and the advantage whose gradient is a policy gradient. Per token, to be minimised.
+
+`policy_loss` in `align/algorithms/__init__.py` calls them, for `grpo` and `ppo`.
+"""
 
 from __future__ import annotations
 

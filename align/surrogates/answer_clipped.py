@@ -5,7 +5,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from align.core.credit import Packing, sequence_sum
-from align.surrogates import Surrogate, _clipping
+from align.surrogates import Surrogate
+from align.surrogates.clipped import check_clips, clip_formula, clipped
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,10 @@ class AnswerClipped(Surrogate):
     clip_high: float = 0.2
 
     def __post_init__(self):
-        _clipping.check_clips(self.clip_low, self.clip_high)
+        check_clips(self.clip_low, self.clip_high)
 
     def formula(self) -> str:
-        return _clipping.formula("ρ_y", self.clip_low, self.clip_high)
+        return clip_formula("ρ_y", self.clip_low, self.clip_high)
 
     def symbols(self) -> dict[str, str]:
         return {"ρ_y": "π/π_old of the whole answer"}
@@ -31,7 +32,7 @@ class AnswerClipped(Surrogate):
         self, log_rho: Float[Tensor, "T"], advantages: Float[Tensor, "T"], at: Packing
     ) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
         log_ratio = sequence_sum(log_rho.detach(), at) + (log_rho - log_rho.detach())
-        loss, cut = _clipping.clipped(log_ratio, advantages, self.clip_low, self.clip_high)
+        loss, cut = clipped(log_ratio, advantages, self.clip_low, self.clip_high)
         return loss - torch.where(at.positions == 0, 0.0, loss.detach()), cut
 
     def effective_log_ratio(self, log_rho: Float[Tensor, "T"], at: Packing) -> Float[Tensor, "T"]:

@@ -6,7 +6,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from align.core.credit import Packing
-from align.surrogates import Surrogate, _clipping, token_symbols
+from align.surrogates import Surrogate, token_symbols
+from align.surrogates.clipped import check_clips
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Cispo(Surrogate):
     clip_high: float = 0.2
 
     def __post_init__(self):
-        _clipping.check_clips(self.clip_low, self.clip_high)
+        check_clips(self.clip_low, self.clip_high)
 
     def formula(self) -> str:
         return f"sg(clip(ρ, 1−{self.clip_low:g}, 1+{self.clip_high:g})) A log π"

@@ -5,7 +5,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from align.core.credit import Packing
-from align.surrogates import Surrogate, _clipping, token_symbols
+from align.surrogates import Surrogate, token_symbols
+from align.surrogates.clipped import check_clips, clip_formula, clipped
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class DualClip(Surrogate):
     """Above 1 + clip_high: the largest ratio that a token of negative advantage is pushed down by."""
 
     def __post_init__(self):
-        _clipping.check_clips(self.clip_low, self.clip_high)
+        check_clips(self.clip_low, self.clip_high)
         if self.ceiling <= 1 + self.clip_high:
             raise ValueError(
                 f"ceiling must be above 1 + clip_high, {1 + self.clip_high:g}, not {self.ceiling:g}: the clip would never be "
@@ -29,7 +30,7 @@ class DualClip(Surrogate):
             )
 
     def formula(self) -> str:
-        return f"max({_clipping.formula('ρ', self.clip_low, self.clip_high)}, c A)"
+        return f"max({clip_formula('ρ', self.clip_low, self.clip_high)}, c A)"
 
     def symbols(self) -> dict[str, str]:
         return token_symbols() | {"c": f"{self.ceiling:g} where A < 0; where A >= 0 the minimum alone"}
@@ -37,7 +38,7 @@ class DualClip(Surrogate):
     def loss(
         self, log_rho: Float[Tensor, "T"], advantages: Float[Tensor, "T"], at: Packing
     ) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
-        loss, cut = _clipping.clipped(log_rho, advantages, self.clip_low, self.clip_high)
+        loss, cut = clipped(log_rho, advantages, self.clip_low, self.clip_high)
         most = torch.where(advantages < 0, -self.ceiling * advantages, torch.inf)
         return torch.minimum(loss, most), cut | (most < loss).detach()
 

@@ -42,6 +42,8 @@ def applied(filters: Sequence[Filter], rows: list[Row], path: str) -> tuple[list
 
 
 def _accepts(field: str, wanted: Any) -> Accepts:
+    if wanted != wanted:
+        raise ValueError(f"filter.{field}: no value equals nan: write null for the rows without {field}")
     if isinstance(wanted, Mapping):
         conditions = [_condition(field, name, value) for name, value in wanted.items()]
         return lambda value: all(condition(value) for condition in conditions)
@@ -53,7 +55,7 @@ def _condition(field: str, name: str, limit: Any) -> Accepts:
     if name not in CONDITIONS:
         raise ValueError(f"{where}: no such condition; {did_you_mean(name, CONDITIONS)}There are: {', '.join(CONDITIONS)}")
     kind, make = CONDITIONS[name]
-    if not isinstance(limit, kind) or isinstance(limit, bool):
+    if not isinstance(limit, kind) or isinstance(limit, bool) or limit != limit:
         raise ValueError(f"{where} must be {'a regular expression' if kind is str else 'a number'}, not {limit!r}")
     try:
         return make(limit)

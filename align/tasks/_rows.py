@@ -32,7 +32,7 @@ class Row:
     number: str
     """`line-3` or `row-3`: the id of a row without one."""
     values: dict[str, Any]
-    """JSON values only."""
+    """JSON values only; None for a missing value, which a table may hold as NaN."""
 
 
 def read(path: str, split: str | None = None, subset: str | None = None) -> list[Row]:
@@ -167,11 +167,19 @@ def _plain(dataset: Iterable[dict[str, Any]], source: str) -> list[Row]:
         plain = {}
         for name, value in values.items():
             try:
-                plain[name] = json.loads(json.dumps(value, default=_dated))
+                plain[name] = json.loads(json.dumps(value, default=_dated), parse_constant=_of_table)
             except TypeError as error:
                 raise UserError(f"{where}: {name} holds a {error}, which JSON cannot hold; remove the column") from error
+            except OverflowError as error:
+                raise UserError(f"{where}: {name} holds {error}, which JSON cannot hold; write a number, or null") from error
         rows.append(Row(where, f"row-{i}", plain))
     return rows
+
+
+def _of_table(constant: str) -> None:
+    """A number of a table that is no value of JSON: NaN is how a table marks a missing value. Raises OverflowError for an infinity."""
+    if constant != "NaN":
+        raise OverflowError(constant)
 
 
 def _dated(value: Any) -> str:

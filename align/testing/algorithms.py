@@ -11,13 +11,14 @@ from torch import Tensor
 
 from align.algorithms import Algorithm
 from align.algorithms.srpo import SHOWN
+from align.contexts import Link, RewardModelContext, TokenContext
 from align.core.ranking import pairs
 from align.core.segments import segment_sum
 from align.oracle.enumeration import TREE, UPDATE, context, expectation, setting
 from align.references import OF_ALGORITHM
 from align.testing.findings import Finding, Kit
 from align.testing.formulas import MEND, explained
-from align.types import EARLY, Link, RewardModelContext, TokenContext
+from align.types import EARLY
 
 KIT = Kit("algorithm")
 NAME = "unused"

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from align import engines
-from align.engines import Drawing, Engine, RunningEngine, Sampling
+from align.engines import Drawing, Engine, RunningEngine, RunningHeldOutEngine, Sampling
 from align.testing.findings import Finding, Kit
 from align.testing.tiny import tiny_model
 from align.types import Episode, Group, Prompt
@@ -275,12 +275,12 @@ def _refuses(e: Engine, model_dir: Path, tolerance: float) -> str | None:
         return None if s.engine.version == 0 else f"after refusing, version is {s.engine.version}"
 
 
-@KIT.check("held-out answers", "draw by `drawing` alone, or leave `draws_otherwise` False")
+@KIT.check("held-out answers", "draw by `drawing` alone, or derive from Engine and not from HeldOutEngine")
 def _held_out(e: Engine, model_dir: Path, tolerance: float) -> str | None:
-    """an engine that declares `draws_otherwise` draws the most probable token at temperature 0, and by `sampling` after that"""
-    if not e.draws_otherwise:
-        return None
+    """a HeldOutEngine draws the most probable token at temperature 0, and by `sampling` after that"""
     with started(e, model_dir) as s:
+        if not isinstance(s.engine, RunningHeldOutEngine):
+            return None
         before = drawn(s.generate())
         seeds = prompt_seeds(len(PROMPTS), 1)
         greedy = s.engine.generate_held_out(PROMPTS, 1, seeds, Drawing(temperature=0.0))

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from align.contexts import TokenContext
 from align.likelihoods import Likelihood
 from align.oracle.enumeration import TREE, context, setting
 from align.testing.findings import Finding, Kit
 from align.testing.formulas import MEND, explained
-from align.types import TokenContext
 
 KIT = Kit("likelihood")
 NAME = "unused"

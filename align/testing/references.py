@@ -171,7 +171,7 @@ def _known(r: Reference, model_dir: Path) -> str | None:
         move(policy)
         found = fresh.known(answers)
         if found is not None and (found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-5)):
-            return "it knows other log-probs than it would compute"
+            return "its stored log-probs are not those that it would compute"
     return None
 
 

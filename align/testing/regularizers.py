@@ -10,12 +10,12 @@ from torch import Tensor
 
 from align.audit import audit
 from align.audit.default_recipe import default_recipe
+from align.contexts import TokenContext
 from align.oracle.enumeration import TREE, UPDATE, context, expectation, setting
 from align.oracle.measure import claimed_divergence
 from align.regularizers import ALLOW, Penalty, Regularizer
 from align.testing.divergences import first
 from align.testing.findings import Finding, Kit, shown
-from align.types import TokenContext
 
 KIT = Kit("regularizer")
 NAME = "checked"

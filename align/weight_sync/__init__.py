@@ -1,4 +1,4 @@
-"""Transfers the learner's weights to the engines.
+"""Transfers the learner's weights to the engines. `Workers.publish` does it after every step.
 
 After an update the learner flattens the whole model into one buffer (`flattening.Flattener`), with adapters merged and under the names
 of its Hugging Face checkpoint. Each engine receives the buffer in `RunningEngine.load(version, weights)`: the object itself in one

@@ -1,6 +1,8 @@
 """Weightings: how much a regularizer counts for each token. Computed once for the whole batch, detached, >= 0.
 
-`rewards` is what the reward said; `advantages` come after the shapings, and before the reward-placed penalties.
+A weighting may look at the columns of the batch that it declares in `needs` (of `align.types.EARLY`), and at all columns that are not in
+`EARLY`, such as tokens and lengths. `rewards` is what the reward said; `advantages` come after the shapings, and before the reward-placed
+penalties.
 """
 
 from __future__ import annotations

@@ -90,12 +90,12 @@ class Workers(Protocol):
         ...
 
     def write_stacks(self, file: Path) -> None:
-        """Write where every thread is, of this process and of the workers on its machine. Raises OSError."""
+        """Write the stack of every thread of this process and of the workers on its machine. Raises OSError."""
         ...
 
     def end_hanging(self, reason: str) -> str:
-        """End the processes that hang, and return in a clause what follows. An engine is restarted; without the learner the run stops
-        with this reason. Called from another thread than the loop's."""
+        """End the processes that hang, and return a clause that says what happens then. An engine is restarted; without the learner the
+        run stops with this reason. Called from another thread than the loop's."""
         ...
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ class Job:
 
 
 class Process:
-    """What every actor answers about its process."""
+    """The calls that every actor has: memory and stacks of its process."""
 
     role = ""
 

@@ -37,7 +37,7 @@ ATTEMPTS = 3
 REWARD_ATTEMPTS = 2
 """Number of reward actors that may die on one chunk before its rewards count as failed: the chunk is then the likely cause."""
 ANSWER_SECONDS = 2.0
-"""Wait for the memory of processes that have nothing else to do."""
+"""Seconds to wait for the answers about memory."""
 CHUNK = 32
 """Answers in one call of a reward actor, unless the reward is batched. An answer that cannot be interrupted costs the whole call."""
 MARGIN = 10.0

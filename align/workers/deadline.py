@@ -66,7 +66,7 @@ class Deadline:
         self._timer, self.passed = timer, False
 
     def start(self, seconds: float) -> None:
-        """Begin a limit, or begin it anew. It rings again each time it has passed, until `stop`."""
+        """Start a limit, or restart it. Its signal is sent again each time that it has passed, until `stop`."""
         self.passed = False
         signal.signal(SIGNAL, self._ring)  # each time, because the code under the limit may set handlers
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})

@@ -12,13 +12,13 @@ PASSED = re.compile(
     r"(ALIGN|ALIGN_TEST|CUDA|NVIDIA|NCCL|GLOO|ROCM|HIP|OMP|MKL|OPENBLAS|KMP|GOMP|TORCH|TORCHINDUCTOR|PYTORCH|TRITON|VLLM|HF|HUGGINGFACE|"
     r"TRANSFORMERS|TOKENIZERS|DATASETS|SAFETENSORS|RAY|MALLOC|SLURM|COVERAGE|COV|PYTEST)_\w*"
 )
-"""Names that Python, torch, CUDA, transformers, vLLM and Ray read, whole."""
+"""Whole names of variables that Python, torch, CUDA, transformers, vLLM and Ray read."""
 SECRET = re.compile(r"TOKEN(?!IZERS)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|PRIVATE_?KEY|ACCESS_?KEY", re.IGNORECASE)
-"""Parts of names that are not passed, though the whole name is of a library."""
+"""A name with one of these parts is not passed, even if it matches PASSED."""
 OWN_SECRETS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-"""With these the processes of the cluster find each other."""
+"""Passed although they match SECRET: the processes of the cluster authenticate to each other with them."""
 MORE = "ALIGN_PASS_ENV"
-"""A variable with the names of others that are passed too, joined by commas: what a reward reads, such as the key of a service."""
+"""The variable that lists further names to pass, joined by commas, such as the key of a service that a reward uses."""
 
 
 def passed(environment: Mapping[str, str]) -> dict[str, str]:
@@ -33,7 +33,7 @@ def passed(environment: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def without_secrets() -> Iterator[None]:
-    """The environment has only the passed variables in the block, so that the processes that it starts inherit no other."""
+    """Within the block the environment has the passed variables alone, so that the processes it starts inherit no other."""
     before = dict(os.environ)
     hidden = before.keys() - passed(before).keys()
     for name in hidden:

@@ -15,9 +15,9 @@ from align.errors import RunStopped
 
 LOST = "the cluster does not answer any more: its head or one of its nodes has ended"
 PRIVATE_SECONDS, ATTACHED_SECONDS = 5.0, 25.0
-"""For so long nothing may listen at the head's address. The head of a private cluster never comes back, that of another one may."""
+"""Seconds without an answer after which the head counts as lost. A private cluster's head never comes back; another one's may."""
 LAST_SECONDS = 15.0
-"""For so long the workers of a lost cluster are still asked, to keep a checkpoint. With `ATTACHED_SECONDS` it is less than Ray's minute."""
+"""Seconds in which the workers of a lost cluster may still save a checkpoint. With `ATTACHED_SECONDS` it is below Ray's minute."""
 INTERVAL = 1.0
 
 
@@ -41,7 +41,7 @@ class Head:
         self._ended.set()
 
     def check(self) -> None:
-        """Raises RunStopped: see the class."""
+        """Raises RunStopped when the head is lost, and again after `LAST_SECONDS`."""
         if not self.lost:
             return
         if self._told is None:

@@ -43,7 +43,7 @@ class Recovering:
     deadline: float
     knock_at: float = 0.0
     ref: ray.ObjectRef | None = None
-    """The running call of its `start`, if there is one."""
+    """The call of its `start` that is running, or None."""
 
 
 class Pool:

@@ -13,7 +13,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 STACKS = signal.SIGRTMIN + 8
 """The signal that makes a process write its stacks, also where it runs C code. `deadline.SIGNAL` is another."""
 WRITE_SECONDS = 2.0
-"""Wait for the stacks of the processes."""
+"""Seconds to wait for the stacks of the processes."""
 
 
 def resident() -> float:
@@ -29,7 +29,7 @@ def offer_stacks(folder: str, role: str) -> None:
 
 
 def write_stacks(offered: Path | None, file: Path) -> None:
-    """The stacks of this process, and of those that offered theirs in the folder `offered`, written to `file`. Raises OSError."""
+    """Write to `file` the stacks of this process, and of those that called `offer_stacks` with the folder `offered`. Raises OSError."""
     asked = [] if offered is None else [path for path in sorted(offered.iterdir()) if _holds(path)]
     for path in asked:
         with suppress(ProcessLookupError):

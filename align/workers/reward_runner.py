@@ -75,7 +75,7 @@ def concatenate_rewards(shards: Sequence[Rewards]) -> Rewards:
 
 @contextmanager
 def _own_alarms() -> Iterator[None]:
-    """SIGALRM is the rewards' in the block. The host program's own alarm goes on behind it, where it was."""
+    """Lets rewards use SIGALRM in the block, and then restores the host program's own alarm with its remaining time."""
     if threading.current_thread() is not threading.main_thread():
         yield  # `deadlines` refuses it
         return
@@ -93,8 +93,8 @@ def _own_alarms() -> Iterator[None]:
 
 @contextmanager
 def _own_settings() -> Iterator[None]:
-    """What a reward sets for the whole process and the learner in it reads, as it was: working directory, torch's default type, gradients,
-    and random state. A run writes to a relative folder, and the learner may be in this process."""
+    """Restores what a reward may set for the whole process: working directory, torch's default type, gradients and random state. A run
+    writes to a relative folder, and the learner may be in this process."""
     folder, dtype, gradients, threads, drawn = (
         os.getcwd(),
         torch.get_default_dtype(),

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from align.config.returned import Returned
-from align.engines import Drawing, Engine, RunningEngine
+from align.engines import Drawing, Engine, RunningEngine, RunningHeldOutEngine
 from align.types import Episode, Group, Prompt
 
 T = TypeVar("T")
@@ -55,8 +55,10 @@ def checked_groups(
     """What the engine generates, checked. Raises RecipeError unless it is `samples` episodes for each prompt, in order."""
     if drawing is None:
         groups, returned = engine.generate(prompts, samples, seeds), Returned(engine, "generate", "engine")
-    else:
+    elif isinstance(engine, RunningHeldOutEngine):
         groups, returned = engine.generate_held_out(prompts, samples, seeds, drawing), Returned(engine, "generate_held_out", "engine")
+    else:
+        raise TypeError(f"{type(engine).__name__} draws every answer by `sampling`: a recipe with another drawing must be refused before")
     wanted = f"a list of {len(prompts)} align.types.Group, one for each prompt in order, of {samples} episodes each"
     if not isinstance(groups, list | tuple) or not all(isinstance(g, Group) for g in groups):
         returned.refuse(f"{groups!r:.60}", wanted)

@@ -1,4 +1,4 @@
-"""Writers: where a run's numbers go beside `metrics.jsonl`, which is always written. Only the driver opens them."""
+"""Writers: where a run's metrics go beside `metrics.jsonl`, which is always written. Only the driver opens them."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from align.regularizers import Penalty
 class Wasserstein:
     """Earth mover's distance between pi and ref at each state: sum_k |F_pi(k) - F_ref(k)|, F the mass of the first k tokens in order.
 
-    Tokens that are neighbours cost one step to exchange, which no f-divergence knows. Every token that `order` leaves out stands one
-    step behind its last. In steps, not nats, per visited state; the states are taken as given, so the gradient is exact whoever drew
-    them.
+    Tokens that are neighbours cost one step to exchange, which no f-divergence can express. Every token that `order` leaves out stands one
+    step behind its last. In steps, not nats, per visited state; the states are taken as given, so the gradient is exact whichever policy
+    drew them.
     """
 
     coefficient: Any = part("coefficient")

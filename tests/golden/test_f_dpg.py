@@ -14,8 +14,9 @@ from helpers.enumeration import NAME, Problem
 from torch import Tensor
 
 from align.algorithms.f_dpg import FDpg
+from align.contexts import TokenContext
 from align.references import OF_ALGORITHM
-from align.types import EARLY, TokenContext
+from align.types import EARLY
 
 TREE = Problem(3, 2, end=0)
 POLICY, OLD, REFERENCE = (TREE.random(seed) for seed in (1, 2, 3))
@@ -49,7 +50,9 @@ def expected(part: FDpg, ctx: TokenContext) -> Tensor:
 
 
 def made(name: str, **keys) -> FDpg:
-    return algorithm("f_dpg", divergence={"name": name} | KEYS.get(name, ({},))[0], beta=BETA, **keys)
+    built = algorithm("f_dpg", divergence={"name": name} | KEYS.get(name, ({},))[0], beta=BETA, **keys)
+    assert isinstance(built, FDpg)
+    return built
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)

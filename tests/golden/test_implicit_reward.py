@@ -17,6 +17,7 @@ from helpers.optima import INVERSES, REF, REWARDS, optimum
 from torch import Tensor
 
 from align.coefficients.constant import Constant
+from align.contexts import TokenContext
 from align.divergences import Divergence
 from align.divergences.reverse_kl import ReverseKl
 from align.estimators.sampled import Sampled
@@ -24,7 +25,7 @@ from align.learner.metric_accumulator import MetricAccumulator
 from align.learner.objective import total
 from align.references.frozen import Frozen
 from align.regularizers.composed import Composed
-from align.types import TokenBatch, TokenContext
+from align.types import TokenBatch
 from align.weightings.uniform import Uniform
 
 TREE = Problem(3, 2, end=0)

@@ -10,7 +10,7 @@ from helpers.built import algorithm
 from helpers.enumeration import Problem
 from torch import Tensor
 
-from align.types import TokenContext
+from align.contexts import TokenContext
 
 FIVE = Problem(5)
 POLICY, OLD = FIVE.random(1), FIVE.random(2)

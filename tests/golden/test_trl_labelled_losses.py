@@ -18,10 +18,11 @@ from helpers import built
 from torch import Tensor
 
 from align.config import recipes
+from align.contexts import TokenContext
 from align.experience.prepare import prepare_batch
 from align.learner.metric_accumulator import MetricAccumulator
 from align.learner.objective import total
-from align.types import TokenBatch, TokenContext
+from align.types import TokenBatch
 
 LONGEST, PROMPT, BETA, COUNT = 7, 3, 0.5, 8
 

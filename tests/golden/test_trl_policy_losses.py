@@ -19,6 +19,7 @@ from helpers import built
 from torch import Tensor
 
 from align.coefficients.constant import Constant
+from align.contexts import TokenContext
 from align.core.credit import Packing
 from align.divergences.reverse_kl import ReverseKl
 from align.estimators import Estimator
@@ -28,7 +29,7 @@ from align.learner.metric_accumulator import MetricAccumulator
 from align.learner.objective import total
 from align.references.frozen import Frozen
 from align.regularizers.composed import Composed
-from align.types import TokenBatch, TokenContext
+from align.types import TokenBatch
 from align.weightings.uniform import Uniform
 
 LONGEST, MAX_TOKENS = 9, 12

@@ -18,6 +18,7 @@ from helpers import built
 from torch import Tensor
 
 from align.coefficients.constant import Constant
+from align.contexts import TokenContext
 from align.divergences import Divergence
 from align.divergences.alpha import Alpha
 from align.divergences.forward_kl import ForwardKl
@@ -28,7 +29,7 @@ from align.learner.metric_accumulator import MetricAccumulator
 from align.learner.objective import total
 from align.references.frozen import Frozen
 from align.regularizers.composed import Composed
-from align.types import TokenBatch, TokenContext
+from align.types import TokenBatch
 from align.weightings.uniform import Uniform
 
 LONGEST, PROMPT, BETA = 8, 3, 0.5

@@ -30,7 +30,7 @@ class Served:
             def do_POST(self):
                 owner.answer(self)
 
-            def log_message(self, *_):
+            def log_message(self, format: str, *args: object):
                 pass
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

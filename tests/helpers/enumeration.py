@@ -13,13 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from align.contexts import TokenContext
 from align.core.logprobs import Compared, Head, every_token, token_stats
 from align.divergences import Divergence
-from align.types import TokenBatch, TokenContext
+from align.types import TokenBatch
 
 NAME = "kl"
 """The regularizer's entry in every batch made here."""
@@ -129,6 +131,13 @@ Generator = Callable[[Tensor], Tensor]
 """f of the ratio u = pi/ref."""
 
 
+@runtime_checkable
+class OfMean(Protocol):
+    """A generator whose divergence is a function of E_ref[f(u)]."""
+
+    def of_mean(self, mean: Tensor) -> Tensor: ...
+
+
 def state_divergence(f: Generator, logits: Tensor, ref: Tensor, k: int | None = None) -> Tensor:
     """D_f(pi||ref) at each prefix, [P]: E_ref[f(u)], or the function `f.of_mean` of it.
 
@@ -139,7 +148,7 @@ def state_divergence(f: Generator, logits: Tensor, ref: Tensor, k: int | None = 
         order = base.argsort(-1, descending=True)
         pi, base = (torch.cat([p.gather(-1, order)[:, :k], p.gather(-1, order)[:, k:].sum(-1, keepdim=True)], -1) for p in (pi, base))
     mean = (base * f(pi / base)).sum(-1)
-    return f.of_mean(mean) if hasattr(f, "of_mean") else mean
+    return f.of_mean(mean) if isinstance(f, OfMean) else mean
 
 
 def local_objective(f: Generator, problem: Problem, logits: Tensor, behaviour: Tensor, ref: Tensor, k: int | None = None) -> Tensor:

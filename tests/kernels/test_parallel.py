@@ -4,8 +4,8 @@ import itertools
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from kernels.heads import H, T, V, make_head, normal
+from torch.multiprocessing.spawn import spawn
 
 from align.divergences.jensen_shannon import JensenShannon
 from align.divergences.renyi import Renyi
@@ -59,7 +59,7 @@ def worker(rank: int, store: str, whole: list[torch.Tensor]) -> None:
 
 
 def test_two_processes_hold_half_the_vocabulary_each(tmp_path):
-    torch.multiprocessing.spawn(worker, (str(tmp_path / "store"), measured(slice(0, V))), nprocs=2)
+    spawn(worker, (str(tmp_path / "store"), measured(slice(0, V))), nprocs=2)
 
 
 def test_statistics_of_shards_merge():

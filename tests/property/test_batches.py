@@ -13,13 +13,14 @@ from property.divergences import QUICK, normal
 from torch import Tensor
 
 from align.coefficients.constant import Constant
+from align.contexts import TokenContext
 from align.core.logprobs import Compared, Head, token_stats
 from align.core.segments import prefix_sum, segment_sum, suffix_sum
 from align.divergences.jensen_shannon import JensenShannon
 from align.estimators.exact import Exact
 from align.estimators.sampled import Sampled
 from align.regularizers.composed import Composed
-from align.types import RewardPenalty, TokenBatch, TokenContext
+from align.types import RewardPenalty, TokenBatch
 from align.weightings.uniform import Uniform
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from align.algorithms import Algorithm
 from align.config.nodes import part
+from align.contexts import TokenContext
 from align.core.segments import group_mean
-from align.types import Columns, TokenContext
+from align.types import Columns
 
 
 class Skeleton(Algorithm[TokenContext, Tensor]):

@@ -7,8 +7,8 @@ Check it with `align check ./skeleton.py:Skeleton`. In a recipe:
 
 from torch import Tensor
 
+from align.contexts import TokenContext
 from align.likelihoods import Likelihood
-from align.types import TokenContext
 
 
 class Skeleton(Likelihood):

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from align.config.nodes import part
+from align.contexts import TokenContext
 from align.regularizers import Penalty, Regularizer
-from align.types import TokenContext
 
 
 class Skeleton(Regularizer):

@@ -7,7 +7,8 @@ from helpers.built import single_turn, weights
 from helpers.enumeration import NAME
 from torch import Tensor
 
-from align.types import TokenBatch, TokenContext
+from align.contexts import TokenContext
+from align.types import TokenBatch
 
 
 def random_tokens(count: int = 50) -> tuple[Tensor, Tensor, Tensor]:

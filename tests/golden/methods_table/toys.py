@@ -13,6 +13,7 @@ from torch import Tensor
 
 from align.coefficients.constant import Constant
 from align.config.registry import _complete
+from align.contexts import TokenContext
 from align.divergences import Divergence
 from align.divergences.alpha import Alpha
 from align.divergences.chi_squared_kl import ChiSquaredKl
@@ -27,7 +28,6 @@ from align.divergences.reverse_kl import ReverseKl
 from align.divergences.total_variation import TotalVariation
 from align.divergences.tsallis import Tsallis
 from align.regularizers.composed import Composed
-from align.types import TokenContext
 from align.weightings.uniform import Uniform
 
 G5 = (torch.tensor([0.40, 0.25, 0.20, 0.10, 0.05], dtype=torch.float64), torch.tensor([0.10, 0.30, 0.20, 0.15, 0.25], dtype=torch.float64))

@@ -53,8 +53,8 @@ class Simulated(torch.Tensor):
         made.inner = inner
         return made
 
-    is_cuda = property(lambda self: True)
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    is_cuda = property(lambda self: True)  # pyright: ignore[reportAssignmentType]  # torch's stubs have a plain bool
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]  # as torch documents
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:

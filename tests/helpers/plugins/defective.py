@@ -353,7 +353,7 @@ DEFECTS = {
     ("engine", "ids without a token"): add("""
         def __init__(self, *args):
             super().__init__(*args)
-            self._words.spelled.logits = lambda logits: logits
+            self.words.spelled.logits = lambda logits: logits
             self._is_end = torch.nn.functional.pad(self._is_end, (0, 99))
         """),
     ("engine", "seeds"): add("""

@@ -50,7 +50,9 @@ class Mortal(Engine):
     Its answers follow from the seed and from every byte of the weights; it starts in half the time that transformers takes to import.
     """
 
-    environment = {"ALIGN_TEST_MARK": "seen"}  # noqa: RUF012
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"ALIGN_TEST_MARK": "seen"}
 
     def units(self, lengths: Sequence[int], samples: int) -> list[list[int]]:
         return [list(range(i, min(i + 2, len(lengths)))) for i in range(0, len(lengths), 2)]

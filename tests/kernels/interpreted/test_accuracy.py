@@ -57,8 +57,8 @@ class Rows(torch.autograd.Function):
         return stats.logp, stats.entropy, div
 
     @staticmethod
-    def backward(ctx, w_logp, w_entropy, w_div):
-        *rows, slope = ctx.saved_tensors
+    def backward(ctx, *pulled):
+        (w_logp, w_entropy, w_div), (*rows, slope) = pulled, ctx.saved_tensors
         return triton_rows.row_grad(*rows, w_logp, w_entropy, w_div * slope, scale=0.5, ref_scale=0.5, fn=ctx.fn), None, None, None
 
 

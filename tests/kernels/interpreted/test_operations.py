@@ -1,5 +1,7 @@
 """Every operation of the table, and the functions that Triton lacks."""
 
+# pyright: reportGeneralTypeIssues=false
+# Triton annotates a jitted function as one that never returns to its caller.
 import pytest
 import torch
 import triton

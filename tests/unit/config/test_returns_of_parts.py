@@ -12,6 +12,7 @@ from helpers.models import tiny_model
 from helpers.rollouts import groups
 
 from align.config.recipes import build
+from align.contexts import Link, TokenContext
 from align.errors import RecipeError, UserError
 from align.experience.packing import pack
 from align.experience.prepare import prepare_batch
@@ -22,7 +23,6 @@ from align.learner.metric_accumulator import MetricAccumulator
 from align.oracle.enumeration import TREE, UPDATE, context, setting
 from align.testing import check
 from align.testing.targets import kind_of
-from align.types import Link, TokenContext
 
 UNSTATED = {
     "likelihood": """

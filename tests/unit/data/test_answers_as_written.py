@@ -44,7 +44,9 @@ def trained(e: Example, content: str = CONTENT) -> str:
     examples = Examples(Few(e), tokenizer, 1, 0)
     (demonstration,), (ranking,) = examples.demonstrations(0), examples.rankings(0)
     assert demonstration.episodes[0].trained_ids.tolist() == ranking.episodes[0].trained_ids.tolist()
-    return tokenizer.decode(demonstration.episodes[0].trained_ids.tolist())
+    text = tokenizer.decode(demonstration.episodes[0].trained_ids.tolist())
+    assert isinstance(text, str)
+    return text
 
 
 @pytest.mark.parametrize(

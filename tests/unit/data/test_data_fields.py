@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf, nan
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from helpers.own_tokenizers import CHATML, byte_tokenizer
 
@@ -110,6 +113,8 @@ def test_each_filter_tells_its_count(write):
     [
         ({"level": {"minimum": 2}}, r"filter\.level\.minimum: no such condition; did you mean 'min'"),
         ({"level": {"min": "2"}}, r"filter\.level\.min must be a number, not '2'"),
+        ({"level": {"min": float("nan")}}, r"filter\.level\.min must be a number, not nan"),
+        ({"level": float("nan")}, r"filter\.level: no value equals nan: write null for the rows without level"),
         ({"level": {"matches": "("}}, r"filter\.level\.matches: '\(' is no regular expression"),
     ],
 )
@@ -133,6 +138,22 @@ def test_rows_that_cannot_be_used_stop_the_run_or_are_counted(write):
     assert [e.text for e in task.examples()] == ["q0", "q1"]
     (note,) = task.notes()
     assert "2 of 4 rows cannot be used and are left out; the first:" in note and "line 3: prompt is empty" in note
+
+
+def test_nan_in_a_table_is_a_missing_value_and_an_infinity_is_refused(tmp_path):
+    table = {"prompt": ["q0", "q1", "q2"], "answer": ["1", "2", None], "level": [1.0, nan, 3.0], "marks": [[1.0, nan], [], []]}
+    pyarrow.parquet.write_table(pyarrow.table(table), path := str(tmp_path / "rows.parquet"))
+    rows = Jsonl(path).examples()
+    assert [(e.fields["level"], e.fields["marks"]) for e in rows] == [(1.0, [1.0, None]), (None, []), (3.0, [])]
+    assert [e.text for e in Jsonl(path, filter={"level": None}).examples()] == ["q1"]
+    task = Jsonl(path, prompt="level", bad_rows="drop")
+    with pytest.raises(UserError, match="3 of 3 rows cannot be used"):
+        task.examples()
+    with pytest.raises(UserError, match=r"rows\.parquet, row 1: level must be a string, not null"):
+        Jsonl(path, prompt="level", filter={"level": None}).examples()
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["q0"], "level": [-inf]}), path)
+    with pytest.raises(UserError, match="row 0: level holds -Infinity, which JSON cannot hold; write a number, or null"):
+        Jsonl(path).examples()
 
 
 # Which are held out

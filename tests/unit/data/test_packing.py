@@ -177,8 +177,8 @@ def test_a_gpus_tensors_go_through_pinned_memory_and_are_waited_for_once(monkeyp
 class Elsewhere(torch.Tensor):
     """Values on the CPU, under the name of a GPU."""
 
-    device = property(lambda self: torch.device("cuda:0"))
-    is_cuda = property(lambda self: True)
+    device = property(lambda self: torch.device("cuda:0"))  # pyright: ignore[reportAssignmentType]  # torch's stubs have no property
+    is_cuda = property(lambda self: True)  # pyright: ignore[reportAssignmentType]  # likewise
 
     @staticmethod
     def __new__(cls, values):

@@ -88,7 +88,9 @@ def test_sel_of_log_probs_that_the_data_bring(model: Path, tmp_path: Path):
 
 
 def _text(batch: TokenBatch, sequence: int) -> str:
-    return tiny_tokenizer().decode(batch.tokens[batch.seq_ids == sequence], skip_special_tokens=True)
+    text = tiny_tokenizer().decode(batch.tokens[batch.seq_ids == sequence], skip_special_tokens=True)
+    assert isinstance(text, str)
+    return text
 
 
 def test_sel_of_a_teacher(model: Path, tmp_path: Path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,10 +13,11 @@ from transformers import AutoModelForCausalLM
 
 from align.config import recipes
 from align.config.schema import Recipe
-from align.engines import Drawing, Sampling
+from align.engines import Drawing, HeldOutEngine, Sampling, start_engine
 from align.engines._sampler import distribution
+from align.engines.scripted import Scripted
 from align.engines.transformers import RunningTransformers, Transformers
-from align.errors import RecipeError
+from align.errors import RecipeError, UserError
 from align.run.evaluation import evaluate
 from align.train import train
 from align.types import Prompt
@@ -71,7 +72,7 @@ def test_an_engine_draws_either_way_by_request(model: Path):
     for group, limit in (*((g, 1e-12) for g in greedy), *((g, 0.3 + 1e-5) for g in nucleus)):
         for episode in group.episodes:
             ids, start = [*group.prompt.token_ids, *episode.trained_ids.tolist()], len(group.prompt.token_ids)
-            logits = engine._words.spelled.logits(loaded(torch.tensor([ids])).logits[0])[start - 1 : -1].float()
+            logits = engine.words.spelled.logits(loaded(torch.tensor([ids])).logits[0])[start - 1 : -1].float()
             for row, token in zip(logits.softmax(-1), ids[start:], strict=True):
                 before = row[row > row[token]].sum()
                 assert before < limit
@@ -151,3 +152,12 @@ def test_it_is_refused_where_it_cannot_be_done(model: Path, changes: dict, where
     with pytest.raises(RecipeError, match=says) as refused:
         recipe(model, **changes)
     assert refused.value.where == where
+
+
+def test_a_part_that_draws_held_out_answers_starts_an_engine_that_does(model: Path):
+    class Promises(HeldOutEngine):
+        def start(self, model_dir, sampling, max_prompt_tokens):
+            return cast("Any", Scripted(answers=("1",)).start(model_dir, sampling, max_prompt_tokens))
+
+    with pytest.raises(UserError, match=r"Promises\.start must return an object that derives from align\.engines\.RunningHeldOutEngine"):
+        start_engine(Promises(), str(model), Sampling(max_tokens=6), 4)

@@ -168,6 +168,13 @@ def test_a_link_is_told_as_what_it_makes_optimal(parts):
     assert "of the whole answer over its length" in per_token["objective, maximised"]["s"]
 
 
+def test_the_objective_of_a_link_has_its_weighting(parts):
+    link = {"placement": "link", "coefficient": 0.1}
+    weighted = preferences(parts, {"name": "dpo"}, regularizers={"kl": {**link, "weighting": "sampo"}})["objective, maximised"]
+    assert weighted["log u"].startswith("of the link: Σ_t sampo_t log(π/ref) over the tokens of the answer")
+    assert "log u" not in preferences(parts, {"name": "dpo"}, regularizers={"kl": link})["objective, maximised"]
+
+
 def test_a_link_that_may_give_up_answers_is_warned_of(parts):
     regularizers = {"kl": {"divergence": "pearson", "placement": "link", "coefficient": 0.1}}
     assert "f'(0) is finite" in preferences(parts, {"name": "dpo"}, regularizers=regularizers)["regularizer kl"]["warning"]

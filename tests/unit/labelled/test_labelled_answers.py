@@ -47,9 +47,22 @@ def test_rows_become_labelled_answers(tmp_path: Path):
     groups = Examples(task, tiny_tokenizer(), 4, 0, algorithm=Kto()).labelled(0)
     batch = pack(groups, None)
     assert batch.labels is not None and sorted(batch.labels.tolist()) == [-1] * 4 + [0, 0, 1, 1]
-    own = [g.episodes[0] for g in groups]
-    for g, before in zip(groups, [own[-1], *own[:-1]], strict=True):
-        assert g.episodes[1].label is None and g.episodes[1].trained_ids.tolist() == before.trained_ids.tolist()
+    for i, g in enumerate(groups):
+        own, other = g.episodes
+        before = [groups[i - k] for k in range(1, 4) if groups[i - k].prompt.token_ids != g.prompt.token_ids]
+        assert own.label is not None and other.label is None
+        assert other.trained_ids.tolist() == before[0].episodes[0].trained_ids.tolist()
+
+
+def test_kto_of_a_single_prompt_is_refused_and_a_step_of_one_has_no_answers_to_others(tmp_path: Path):
+    same = [{"prompt": "1=", "completion": str(i), "label": i % 2 == 0} for i in range(3)]
+    task = Labelled(path=written(tmp_path, same))
+    with pytest.raises(RecipeError, match=r"every example has the same prompt, and the algorithm estimates .*: add examples of another"):
+        Examples(task, tiny_tokenizer(), 2, 0, algorithm=Kto())
+    assert len(Examples(task, tiny_tokenizer(), 2, 0, algorithm=Bco()).labelled(0)) == 2
+    examples = Examples(Labelled(path=written(tmp_path, [*same, ROWS[2]])), tiny_tokenizer(), 2, 0, algorithm=Kto())
+    found = {len({g.prompt.text for g in groups}): [len(g.episodes) for g in groups] for groups in map(examples.labelled, range(2))}
+    assert found == {1: [1, 1], 2: [2, 2]}
 
 
 def test_pairs_are_read_as_labelled_answers_and_mismatched_across_prompts(tmp_path: Path):

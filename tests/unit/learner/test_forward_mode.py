@@ -95,7 +95,7 @@ def test_dropout_follows_from_the_seed_and_the_step(model: Path):
 
 
 def test_attention_is_that_of_the_key_or_the_best_that_the_architecture_has(model: Path):
-    def attention(name: str | None) -> str:
+    def attention(name: str | None) -> str | None:
         return Policy(str(model), Model(path=str(model), attn_implementation=name)).config._attn_implementation
 
     assert [attention(name) for name in (None, "sdpa", "eager")] == ["sdpa", "sdpa", "eager"]

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from align.config import recipes
 from align.config.schema import Recipe
+from align.contexts import TokenContext
 from align.learner import objective
 from align.learner.metric_accumulator import MetricAccumulator
-from align.types import Stat, TokenBatch, TokenContext
+from align.types import Stat, TokenBatch
 
 TREE = Problem(3, 2, end=1)
 """Seven answers of one or two tokens."""

@@ -15,9 +15,10 @@ from unit.links.rankings import BETA, TREE, built, rankings, ratio, total
 
 from align.algorithms.dpo import Dpo
 from align.algorithms.reward_model import RewardModel
+from align.contexts import Link, TokenContext
 from align.errors import RecipeError
 from align.experience.packing import pack
-from align.types import Episode, Group, Link, Prompt, TokenContext
+from align.types import Episode, Group, Prompt
 from align.weightings.sampo import Sampo
 
 

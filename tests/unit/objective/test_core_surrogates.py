@@ -30,7 +30,7 @@ def one(name: str, rho: float, advantage: float, **keys: Any) -> tuple[float, fl
     """Loss, its slope in log rho, and whether it was cut, of a single token."""
     log_rho = number([rho]).log().requires_grad_()
     loss, cut = surrogate(name, log_rho, number([advantage]), Packing(torch.tensor([0]), torch.tensor([0])), **keys)
-    return loss.item(), torch.autograd.grad(loss.sum(), log_rho)[0].item(), cut.item()
+    return loss.item(), torch.autograd.grad(loss.sum(), log_rho)[0].item(), bool(cut)
 
 
 # TG: TRL's toy of methods.md, two answers of four and three tokens.

@@ -46,7 +46,8 @@ def gradients(made: RunningCritic, beside: Policy) -> tuple[dict, dict]:
     """Of the squared values plus one: the critic's and the policy's, where there are any."""
     beside.module.zero_grad()
     (values(made, beside) + 1).square().sum().backward()
-    return tuple({n: p.grad for n, p in x.trained() if p.grad is not None} for x in (made, beside))
+    own, policy = ({n: p.grad for n, p in x.trained() if p.grad is not None} for x in (made, beside))
+    return own, policy
 
 
 @torch.no_grad()

@@ -19,10 +19,11 @@ from torch import Tensor
 from align.coefficients import Coefficient
 from align.config import recipes
 from align.config.schema import Recipe
+from align.contexts import TokenContext
 from align.experience.prepare import prepare_batch
 from align.learner import objective
 from align.learner.metric_accumulator import MetricAccumulator
-from align.types import TokenBatch, TokenContext
+from align.types import TokenBatch
 
 TREE = Problem(4, 3, end=1)
 BETA = 0.375
@@ -108,7 +109,8 @@ def found(of: Recipe, batch: TokenBatch, logits: Tensor = POLICY) -> tuple[Tenso
     copies = len(batch.lengths) // len(TREE.answers)
     logp = TREE.token_logp(leaf).repeat(copies)
     ctx = TokenContext(batch=shaped, logp=logp, entropy=torch.zeros_like(logp), values=at_tokens(values).repeat(copies))
-    return torch.autograd.grad(objective.total(of, ctx, MetricAccumulator(), MetricAccumulator()), (leaf, values))
+    of_policy, of_values = torch.autograd.grad(objective.total(of, ctx, MetricAccumulator(), MetricAccumulator()), (leaf, values))
+    return of_policy, of_values
 
 
 def mean_reward(logits: Tensor) -> Tensor:

@@ -78,8 +78,8 @@ def shaped(made: Learner) -> TokenBatch:
     return prepare_batch(made.recipe, scored(made))
 
 
-def gradients(made: Learner) -> tuple[dict[str, Tensor], dict]:
-    """Of the first update, by name, and the statistics; nothing is moved."""
+def gradients(made: Learner) -> tuple[list[dict[str, Tensor]], dict]:
+    """Of each step of an update, by name, and the statistics; nothing is moved."""
     found: list[dict[str, Tensor]] = []
     made.optimizer.step = lambda: found.append({n: p.grad.clone() for n, p in made.trained() if p.grad is not None})
     return found, made.update(shaped(made), 0)

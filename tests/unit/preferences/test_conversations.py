@@ -96,4 +96,4 @@ def test_prompts_of_a_jsonl_file_may_be_conversations_too(write):
     prompts = tokenize(task.examples(), tokenizer)
     assert [tokenizer.decode(list(p.token_ids)) for p in prompts] == ["<|im_start|>user\nask<|im_end|>\n<|im_start|>assistant\n", "plain"]
     groups = Examples(task, tokenizer, 2, 0).demonstrations(0)
-    assert {tokenizer.decode(g.episodes[0].trained_ids.tolist()) for g in groups} == {"good<|im_end|>", "a<|im_end|>"}
+    assert sorted(tokenizer.decode(g.episodes[0].trained_ids.tolist()) for g in groups) == ["a<|im_end|>", "good<|im_end|>"]

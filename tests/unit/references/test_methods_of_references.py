@@ -12,7 +12,7 @@ from torch import Tensor
 from unit.references.learners import batch, hf, logp_of, make, sampled
 
 from align.config.nodes import build_part
-from align.types import TokenContext
+from align.contexts import TokenContext
 
 
 def dpo(ctx: TokenContext, beta: float) -> Tensor:

@@ -20,6 +20,7 @@ from align.audit.default_recipe import default_recipe
 from align.coefficients.constant import Constant
 from align.config.refusals import Refusal, regularizer_refusal
 from align.config.registry import _complete
+from align.contexts import TokenContext
 from align.estimators.abs import Abs
 from align.estimators.exact import Exact
 from align.estimators.k1 import K1
@@ -30,7 +31,6 @@ from align.estimators.straight_through import StraightThrough
 from align.estimators.top_k import TopK
 from align.regularizers import Penalty
 from align.regularizers.composed import Composed
-from align.types import TokenContext
 from align.weightings.uniform import Uniform
 
 

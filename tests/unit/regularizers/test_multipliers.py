@@ -73,7 +73,9 @@ def packed(drop: int | None = None) -> TokenBatch:
     values = rng.random(6).astype(np.float32)
     if drop is not None:
         values[drop] = np.nan
-    return pack(groups, Rewards(values=values))
+    batch = pack(groups, Rewards(values=values))
+    assert batch is not None
+    return batch
 
 
 def scored(made: Learner, **multipliers: float) -> TokenBatch:

@@ -87,8 +87,8 @@ def drawn(rows: int, columns: int, seed: int, vocabulary: int | None = None) -> 
     """log pi, log ref, log old, float64."""
     draw = torch.Generator().manual_seed(seed)
     shape = (rows, columns, 7 if vocabulary is None else vocabulary)
-    found = (torch.log_softmax(torch.randn(shape, generator=draw, dtype=torch.float64), -1) for _ in range(3))
-    return tuple(found) if vocabulary else tuple(x[..., 0] for x in found)
+    pi, ref, old = (torch.log_softmax(torch.randn(shape, generator=draw, dtype=torch.float64), -1) for _ in range(3))
+    return (pi, ref, old) if vocabulary else (pi[..., 0], ref[..., 0], old[..., 0])
 
 
 @settings(deadline=None, max_examples=60)

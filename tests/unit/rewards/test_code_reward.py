@@ -1,6 +1,7 @@
 """Programs in responses, judged by asserts and by what they print."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ ADDS = "def add(a, b):\n    return a + b\n"
 ASSERTS = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]
 
 
-def score(program: str, tests: object, **keys) -> dict:
+def score(program: str, tests: object, **keys) -> Any:
     return Code(**keys).score(Prompt(id="p", text="", token_ids=(1,), fields={"tests": tests}), program)
 
 

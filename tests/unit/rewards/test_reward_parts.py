@@ -88,6 +88,7 @@ def test_an_answer_of_which_one_reward_fails_has_failed(own: str):
     [
         ({}, "rewards must name at least one"),
         ({"rewards": {"exact": "countdown_exact"}, "weights": {"exakt": 1.0}}, "weights names exakt, and the rewards are exact"),
+        ({"rewards": {"a": "countdown_exact", "b": "match"}, "weights": {"a": 0, "b": 0}}, "weights are all 0, so every answer has the"),
         ({"rewards": {"total": "countdown_exact"}}, "a metric of every run"),
         ({"rewards": {"a/b": "countdown_exact"}}, "a slash separates a reward from its own parts"),
         ({"rewards": {"a": "countdown_exact"}, "weights": {"a": float("nan")}}, r"reward\.weights: nan is not a number"),
@@ -114,6 +115,15 @@ def test_a_part_that_the_reward_lacks_is_refused_before_the_run():
     }
     with pytest.raises(RecipeError, match=r"algorithm\.advantage: the reward has no part called exakt; its parts are: exact"):
         recipes.build(node)
+
+
+def test_rewards_with_time_limits_fit_together_into_that_of_an_answer():
+    rewards = {"tests": {"name": "code", "seconds": 3.0}, "style": {"name": "code", "seconds": 3.0, "field": "lint"}, "exact": "match"}
+    node = {"steps": 1, "task": "countdown", "model": {"path": "x"}, "algorithm": "grpo", "reward": {"name": "sum", "rewards": rewards}}
+    says = r"reward: the time limits of its rewards \(tests 3 \+ style 3\) must together be below reward_limits.seconds 5.*above 6"
+    with pytest.raises(RecipeError, match=says):
+        recipes.build(node)
+    assert recipes.build(node | {"reward_limits": {"seconds": 7.0}}).reward.own_seconds == 6.0
 
 
 def batch(parts: dict[str, Tensor], group_ids: Tensor) -> TokenBatch:

@@ -53,7 +53,7 @@ def forever() -> float:
         time.sleep(5)
 
 
-def stubborn() -> float:
+def stubborn() -> float | None:
     """Swallows the time-out, as a bare `except:` does, and answers as if nothing had happened."""
     try:
         time.sleep(5)
@@ -61,7 +61,7 @@ def stubborn() -> float:
         return 1.0
 
 
-def caught() -> float:
+def caught() -> float | None:
     try:
         time.sleep(5)
     except Exception:

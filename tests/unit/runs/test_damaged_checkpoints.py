@@ -44,7 +44,7 @@ def flipped(file: str, place: float) -> Callable[[Path], None]:
     return damage
 
 
-def cut(file: str, size: int) -> Callable[[Path], None]:
+def cut(file: str, size: int) -> Callable[[Path], object]:
     return lambda newest: (newest / file).write_bytes((newest / file).read_bytes()[:size])
 
 

@@ -16,12 +16,13 @@ from torch import Tensor
 from align.algorithms.srpo import Srpo
 from align.config import recipes
 from align.config.nodes import build_part
+from align.contexts import Link, TokenContext
 from align.errors import RecipeError, UserError
 from align.experience.examples import Examples
 from align.experience.packing import pack
 from align.inspect.explain import explain
 from align.train import train
-from align.types import Link, TokenBatch, TokenContext
+from align.types import TokenBatch
 
 N, BETA = 5, 0.4
 

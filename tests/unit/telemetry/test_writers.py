@@ -56,9 +56,9 @@ class Listener(Writer, RunningWriter):
 
 @pytest.fixture
 def screen(monkeypatch) -> io.StringIO:
-    console = Console(file=io.StringIO(), width=120, highlight=False, soft_wrap=True)
-    monkeypatch.setattr(telemetry, "_console", console)
-    return console.file
+    shown = io.StringIO()
+    monkeypatch.setattr(telemetry, "_console", Console(file=shown, width=120, highlight=False, soft_wrap=True))
+    return shown
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from functools import cache
 import torch
 from helpers.enumeration import NAME, Problem
 
+from align.contexts import TokenContext
 from align.divergences.reverse_kl import ReverseKl
-from align.types import TokenContext
 
 
 @cache

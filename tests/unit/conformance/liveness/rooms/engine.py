@@ -11,6 +11,7 @@ import align.engines._sampler
 import align.weight_sync
 from align.config import registry
 from align.engines import Sampling
+from align.engines.scripted import RunningScripted
 from align.types import Prompt
 from liveness import Change
 
@@ -38,7 +39,8 @@ def probe(part: Any, places: dict[str, str], node: dict) -> Any:
                 lambda model, prompts, *args, _real=real: (widths.append(len(prompts)), _real(model, prompts, *args))[1],
             )
         engine = part.start(places["model"], Sampling(max_tokens=4), 8)
-        device = str(engine._model.device)
+        model = engine._scorer._model if isinstance(engine, RunningScripted) else engine._model
+        device = str(model.device)
         prompts = [Prompt(id=str(i), text="", token_ids=(3, 4 + i)) for i in range(4)]
         groups = [] if device == "meta" else engine.generate(prompts, 2, range(4))
     return [device, widths, [e.trained_ids for g in groups for e in g.episodes]]
