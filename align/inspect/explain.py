@@ -236,7 +236,7 @@ def _ratio(regularizer: Composed, algorithm: Algorithm) -> str:
 
 def effective_betas(recipe: Recipe) -> list[Row]:
     """The factor on the mean nats after the reduction, computed by the reduction itself for answers of equal length."""
-    limit, sequences = recipe.sampling.max_tokens, rollouts(recipe)
+    limit, sequences = recipe.trained_tokens, rollouts(recipe)
     rows = []
     for name, regularizer in recipe.regularizers.items():
         if regularizer.placement == "link":
