@@ -14,6 +14,7 @@ from align.errors import RecipeError, UserError
 from align.experience import chat_template, task_data, teacher_logp
 from align.experience.drafts import with_drafts
 from align.experience.limits import answer_fits, fit_prompts
+from align.experience.turn_tokens import TurnTokens
 from align.tasks import Example, Task
 from align.types import Episode, Group, Prompt
 from align.vocabulary.continuation import Continuation
@@ -139,6 +140,14 @@ class Examples:
         self.notes = [*cut, *_notes(self.examples, tokenizer)]
         """Lines for the user."""
         self.max_prompt_tokens = max(len(p.token_ids) for p in self._prompts)
+
+    def turn_note(self, role: str) -> str:
+        """How the turns of an environment with this role are written. Raises UserError where the chat template writes none."""
+        chat = next((p for p in self._prompts if p.messages), None)
+        if chat is None:
+            return "environment: the prompts are plain text, so its turns are added as they are; an assistant turn ends with the end token"
+        opening, closes = TurnTokens(self._tokenizer, role).markers(chat)
+        return f"environment: the chat template writes its turns as {opening.text + '...' + closes.text!r}"
 
     def _step_indices(self, step: int) -> list[int]:
         return example_indices(step, self._per_step, len(self.examples), self._seed)
