@@ -13,7 +13,7 @@ class Every(Environment):
     most: int = 9
     pays: bool = False
     fails: str = ""
-    """What goes wrong in the second turn: raise, hang, nan, blank, type, text (no token for it), close; in `reset`: start, object."""
+    """What goes wrong in the second turn: raise, hang, slow, nan, blank, type, text (no token for it), close; in `reset`: start, object."""
     which: str = ""
     """Only of this prompt; empty: of every one."""
 
@@ -37,6 +37,8 @@ class RunningEvery(RunningEnvironment):
             raise ValueError("no such move")
         while fails == "hang":
             time.sleep(0.001)
+        if fails == "slow":
+            time.sleep(0.03)
         if fails == "type":
             return {"text": "1"}  # type: ignore[return-value]
         reward = float("nan") if fails == "nan" else self.turns / 4 if self.part.pays else None
