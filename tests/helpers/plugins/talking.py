@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helpers.plugins.changes import add, swap
+from helpers.plugins.changes import swap
 
 GOOD = {
     "environment": '''
@@ -18,7 +18,7 @@ GOOD = {
             most: int = 3
             def reset(self, prompt, seed):
                 return Running(self, prompt, seed)
-        ''',
+        '''
 }
 DEFECTS = {
     ("environment", "turns"): swap("return Turn(", "return dict("),

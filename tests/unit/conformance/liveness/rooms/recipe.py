@@ -49,7 +49,9 @@ CHANGES = {
     ("", "environment"): Change(EVERY_TURN, PLAYED | {"environment": None, "episode": {}}),
     ("episode", "max_turns"): Change(3, PLAYED),
     ("episode", "max_tokens"): Change(24, PLAYED | {"episode": {"max_turns": 3}}),
-    ("episode", "seconds"): Change(0.02, PLAYED | {"environment": {"name": EVERY_TURN, "fails": "slow"}, "episode": {"max_turns": 2, "seconds": 9.0}}),
+    ("episode", "seconds"): Change(
+        0.02, PLAYED | {"environment": {"name": EVERY_TURN, "fails": "slow"}, "episode": {"max_turns": 2, "seconds": 9.0}}
+    ),
     ("model", "path"): Change("{other}"),
     ("model", "revision"): Change("main", stops=True),
     ("model", "config"): Change(CONFIG, {"model": {"path": None, "config": CONFIG | {"hidden_size": 8}}}),
