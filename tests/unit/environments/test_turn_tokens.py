@@ -15,7 +15,8 @@ from align.types import Prompt
 AS_USER = (
     "{% for m in messages %}{% if m.role == 'tool' %}<|im_start|>user\n<tool_response>\n{{ m.content }}\n</tool_response><|im_end|>\n"
     "{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if think is defined and not think %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if think is defined and not think %}<think>\n\n</think>\n\n{% endif %}"
+    "{% endif %}"
 )
 """As Qwen writes a tool's turn, and a prefix of the assistant's that an option asks for."""
 ASKED = ({"role": "user", "content": "2+3?"},)
