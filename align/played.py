@@ -10,7 +10,7 @@ class Played:
     """Beside the segments of an episode that had an environment, as Played(rewards=(None, 1.0))."""
 
     rewards: tuple[float | None, ...]
-    """One for each assistant turn; None where the environment gave none, as for a turn that the length limit cut."""
+    """One for each assistant turn, 0 for one that the length limit cut; None where the environment pays nothing (`pays`)."""
     failure: str | None = None
     """Why the environment failed, which ended the episode; its reward has then failed too."""
     limited: bool = False

@@ -28,15 +28,15 @@ class Turn:
     """What the policy reads before its next turn, without the markers of a chat template. Unused where the episode ends."""
     done: bool = False
     """The episode ends with the assistant turn."""
-    reward: float | None = None
-    """Of the assistant turn, paid at its last token; None: the environment gives none."""
+    reward: float = 0.0
+    """Of the assistant turn, paid at its last token."""
 
     def __post_init__(self):
         if not isinstance(self.text, str):
             raise ValueError(f"the text of a Turn is a str, not {self.text!r:.60}")
         if not self.done and not self.text:
             raise ValueError("a Turn has a text, or ends the episode (done=True)")
-        if self.reward is not None and not isfinite(self.reward):
+        if not isfinite(self.reward):
             raise ValueError(f"the reward of a Turn is finite, not {self.reward}")
 
 
@@ -58,6 +58,8 @@ class RunningEnvironment(ABC):
 class Environment(Part, ABC):
     """The contract of the part: its keys, and `reset`, which begins an episode."""
 
+    pays: bool = True
+    """Its turns have rewards, which are added to the recipe's reward. False: their reward is always 0, and is no part of it."""
     role: str = "tool"
     """Of the environment's turns in a conversation: tool, user or system. An environment with a choice declares this as a key."""
 

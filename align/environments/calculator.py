@@ -16,6 +16,8 @@ class Calculator(Environment):
     It evaluates numbers joined by + - * / with parentheses, exactly, in at most 64 characters, and gives no reward.
     """
 
+    pays = False
+
     opens: str = "<calc>"
     """Text before an expression; the last one in the turn counts. Empty: the expression begins with the turn."""
     closes: str = "</calc>"

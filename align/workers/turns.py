@@ -146,7 +146,7 @@ class PlayingEngine(RunningEngine):
     def _answer(self, episode: Playing, last: bool, deadline: Deadline) -> None:
         """Let the environment answer the newest turn, and end the episode where that ends it."""
         turn = self._said(episode, deadline)
-        episode.rewards.append(None if turn is None else turn.reward)
+        episode.rewards.append(None if not self._environment.pays else 0.0 if turn is None else turn.reward)
         episode.goes_on = turn is not None and not turn.done and self._continues(episode, turn, last, deadline)
         if not episode.goes_on and episode.running is not None:
             self._call(episode, episode.running.close, deadline)
@@ -164,6 +164,8 @@ class PlayingEngine(RunningEngine):
         turn = self._call(episode, partial(episode.running.step, episode.said), deadline)
         if episode.failure is None and not isinstance(turn, Turn):
             raise UserError(f"environment: {type(episode.running).__name__}.step returned {turn!r:.60}, must be an align.environments.Turn")
+        if turn is not None and turn.reward and not self._environment.pays:
+            raise UserError(f"environment: {type(episode.running).__name__}.step gave a reward, and the environment declares pays = False")
         return turn
 
     def _continues(self, episode: Playing, turn: Turn, last: bool, deadline: Deadline) -> bool:

@@ -13,7 +13,7 @@ class Every(Environment):
     most: int = 9
     pays: bool = False
     fails: str = ""
-    """What goes wrong in the second turn: raise, hang, slow, nan, blank, type, text (no token for it), close; in `reset`: start, object."""
+    """What goes wrong in the second turn: raise, hang, slow, nan, blank, paid, type, close; in `reset`: start, object."""
     which: str = ""
     """Only of this prompt; empty: of every one."""
 
@@ -41,8 +41,8 @@ class RunningEvery(RunningEnvironment):
             time.sleep(0.03)
         if fails == "type":
             return {"text": "1"}  # type: ignore[return-value]
-        reward = float("nan") if fails == "nan" else self.turns / 4 if self.part.pays else None
-        said = {"blank": "", "text": "\u4e2d"}.get(fails, f"{self.random.randrange(10)}=")
+        reward = float("nan") if fails == "nan" else self.turns / 4 if self.part.pays or fails == "paid" else 0.0
+        said = "" if fails == "blank" else f"{self.random.randrange(10)}="
         return Turn(text=said, done=self.turns == self.part.most, reward=reward)
 
     def close(self) -> None:

@@ -151,7 +151,14 @@ def test_a_failure_ends_its_episode_alone(folder: Path, fails: str):
     assert len(one.played.rewards) == (1 if fails == "start" else 3 if fails == "close" else 2) and one.length > 0
 
 
-@pytest.mark.parametrize(("fails", "says"), [("type", "step returned {'text': '1'}"), ("object", "Every.reset must return an object that")])
+@pytest.mark.parametrize(
+    ("fails", "says"),
+    [
+        ("type", "step returned {'text': '1'}"),
+        ("paid", "step gave a reward, and the environment declares pays = False"),
+        ("object", "Every.reset must return an object that"),
+    ],
+)
 def test_another_type_is_a_mistake_and_stops_the_run(folder: Path, fails: str, says: str):
     with pytest.raises(UserError, match=says):
         playing(folder, lambda p, s: "12", environment={"name": EVERY, "fails": fails}).generate(PROMPTS[:1], 1, [3])
