@@ -109,7 +109,6 @@ class PlayingEngine(RunningEngine):
         self._environment, self._engine, self._limits = environment, engine, recipe.episode
         self._turn_tokens, self._most = recipe.sampling.max_tokens, recipe.response_tokens
         self._turns = TurnTokens(load_tokenizer(model_dir), environment.role)
-        self.version = engine.version
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
         return self._played(partial(checked_groups, self._engine), prompts, samples, seeds)
