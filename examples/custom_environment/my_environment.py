@@ -9,7 +9,7 @@ class SecondTry(Environment):
     price: float = 0.1
 
     def reset(self, prompt, seed):
-        return RunningSecondTry(self.price, prompt.fields["target"])
+        return RunningSecondTry(self.price, prompt.fields.get("target"))
 
 
 class RunningSecondTry(RunningEnvironment):
@@ -17,7 +17,7 @@ class RunningSecondTry(RunningEnvironment):
         self.price, self.target = price, target
 
     def step(self, text):
-        if not re.fullmatch(r"\d+([+-]\d+)*", text) or len(text) > 64:
+        if self.target is None or len(text) > 64 or not re.fullmatch(r"[0-9]+([+-][0-9]+)*", text):
             return Turn(done=True)
-        value = sum(map(int, re.findall(r"[+-]?\d+", text)))
+        value = sum(map(int, re.findall(r"[+-]?[0-9]+", text)))
         return Turn(done=True) if value == self.target else Turn(text=f"={value}:", reward=-self.price)

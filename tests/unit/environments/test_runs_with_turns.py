@@ -9,14 +9,19 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from helpers.own_tokenizers import CHATML, byte_tokenizer, saved
+from helpers.paths import ROOT
 from unit.environments.playing import EVERY, recipe
 
 import align
+from align.config.nodes import build_part
+from align.environments import Turn
 from align.errors import RecipeError, UserError
 from align.inspect.explain import explain
 from align.run.samples import FOLDER
+from align.testing import check
 from align.tools.pairs import _drawing
 from align.train import train
+from align.types import Prompt
 
 KL = {"kl": {"estimator": "exact", "coefficient": 0.1}}
 
@@ -118,3 +123,37 @@ def test_a_template_without_tools_stops_a_run_before_it_loads_a_model(tmp_path: 
 def test_a_model_without_the_positions_is_refused(tmp_path: Path, folder: Path):
     with pytest.raises(UserError, match=r"episode.max_tokens: a prompt of \d+ tokens and 600 more"):
         train(recipe(folder, episode={"max_tokens": 600}), tmp_path / "run")
+
+
+EXAMPLE = ROOT / "examples" / "custom_environment"
+
+
+def test_the_example_conforms_and_trains(folder: Path, tmp_path: Path):
+    part = str(EXAMPLE / "my_environment.py:SecondTry")
+    assert {f.name: f.found for f in check("environment", part) if not f.passed} == {}
+    small = ["steps=2", "optimizer.warmup_steps=0", "task.size=64", "batch.prompts=4", "batch.samples=4", "evaluation.every=-1"]
+    local = ["workers.backend=local", "workers.rollout=1", "model.recipe=null", f"model.path={folder}", "sampling.temperature=4"]
+    train(align.load(EXAMPLE / "recipe.yaml", [*small, *local]), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["environment/failures"] for line in lines if "turns/mean" in line] == [0.0, 0.0]
+
+
+def test_an_expression_that_misses_is_answered_with_its_value(folder: Path):
+    environment = build_part("environment", {"name": str(EXAMPLE / "my_environment.py:SecondTry"), "price": 0.5}, "environment")
+    running = environment.reset(Prompt(id="0", text="", token_ids=(1,), fields={"target": 14}), 1)
+    assert running.step("9-7+3") == Turn(text="=5:", reward=-0.5)
+    assert running.step("9+7+3-5") == Turn(done=True) and running.step("9+") == Turn(done=True)
+
+
+def test_the_page_has_a_plugin_that_conforms(tmp_path: Path):
+    page = (ROOT / "docs" / "environments.md").read_text()
+    (tmp_path / "countdown.py").write_text(page.split("```python\n")[1].split("```")[0])
+    prompts = [Prompt(id="0", text="", token_ids=(1,), fields={"target": 14})]
+    assert {f.name: f.found for f in check("environment", f"{tmp_path}/countdown.py:SecondTry", prompts=prompts) if not f.passed} == {}
+
+
+@pytest.mark.parametrize("name", ["countdown_calculator_sft", "countdown_calculator"])
+def test_the_recipes_of_the_calculator_run(name: str, folder: Path, tmp_path: Path):
+    small = ["steps=2", "optimizer.warmup_steps=0", "batch.prompts=4", "task.size=64", "evaluation.every=-1", "workers.backend=local"]
+    own = ["model.config=null"] if name.endswith("sft") else ["batch.samples=4", "workers.rollout=1", "model.recipe=null"]
+    train(align.load(name, [*small, *own, f"model.path={folder}"]), tmp_path / "run")
