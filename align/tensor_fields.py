@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,3 +32,8 @@ def moved(value: Tensor | tuple, device: torch.device) -> Tensor | tuple:
     # From memory that is not pinned a copy to a GPU waits for the device, whatever non_blocking says.
     value = value.pin_memory() if device.type == "cuda" and value.device.type == "cpu" else value
     return value.to(device, non_blocking=True)
+
+
+def joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:
+    """The arrays end to end; the array itself where there is one, and no entries of `dtype` where there is none."""
+    return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, dtype), *parts])

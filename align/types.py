@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from align.tensor_fields import each, moved, taken
+from align.played import Played
+from align.tensor_fields import each, joined, moved, taken
 from align.undeclared import undeclared
 
 
@@ -96,11 +97,13 @@ class Episode:
     segments: tuple[Segment, ...]
     """Behind the prompt, in order."""
     text: str
-    """All of `segments`, decoded without special tokens: what a reward judges."""
+    """What a reward judges: all of `segments`, decoded without special tokens; with `played` the last answer alone."""
     finished: bool = True
     """The last answer ended by the end token; False when cut at the length limit."""
     label: bool | None = None
     """What the data say of it, where they label answers: good or bad. None beside labelled ones: an answer to another prompt."""
+    played: Played | None = None
+    """What its environment made of it; None without one."""
 
     def __post_init__(self):
         if len({s.logp is None for s in self._trained}) > 1:
@@ -127,34 +130,30 @@ class Episode:
     @property
     def response_ids(self) -> np.ndarray:
         """int32, every token behind the prompt, trained or not."""
-        return _joined([s.token_ids for s in self.segments], np.int32)
+        return joined([s.token_ids for s in self.segments], np.int32)
 
     @property
     def trained_ids(self) -> np.ndarray:
         """int32 [length]."""
-        return _joined([s.token_ids for s in self._trained], np.int32)
+        return joined([s.token_ids for s in self._trained], np.int32)
 
     @property
     def trained_at(self) -> np.ndarray:
         """int64 [length], the index of each trained token in `response_ids`."""
         ends = accumulate(len(s.token_ids) for s in self.segments)
-        return _joined([np.arange(end - len(s.token_ids), end) for s, end in zip(self.segments, ends, strict=True) if s.trained], np.int64)
+        return joined([np.arange(end - len(s.token_ids), end) for s, end in zip(self.segments, ends, strict=True) if s.trained], np.int64)
 
     @property
     def sampler_logp(self) -> np.ndarray | None:
         """float32 [length], log mu of the trained tokens in nats; None for a demonstration."""
         logp = [s.logp for s in self._trained if s.logp is not None]
-        return None if len(logp) < len(self._trained) else _joined(logp, np.float32)
+        return None if len(logp) < len(self._trained) else joined(logp, np.float32)
 
     @property
     def versions(self) -> np.ndarray:
         """int64 [length], the version of the weights that drew each trained token; empty for a demonstration."""
         spans = np.array([span for s in self._trained for span in s.versions], np.int64).reshape(-1, 2)
         return np.repeat(spans[:, 0], spans[:, 1])
-
-
-def _joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:
-    return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, dtype), *parts])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +186,8 @@ class Rewards:
     """Named components, float32 [S] each."""
     step_rewards: tuple[tuple[tuple[int, float], ...], ...] = ()
     """Of each episode the parts of its value that are paid inside the answer: (character, reward). Empty: all is paid at the last token."""
+    turn_rewards: tuple[tuple[float, ...], ...] = ()
+    """Of each episode the parts of its value that its environment paid, each at the end of a turn. Empty: it paid none."""
     failed: int = 0
     """Samples whose reward raised or ran out of time."""
     first_failure: str | None = None

@@ -16,7 +16,6 @@ from align.config.schema import Lora, Recipe
 from align.core.logprobs import Compared, token_stats
 from align.divergences import Divergence
 from align.divergences.reverse_kl import ReverseKl
-from align.engines import start_engine
 from align.errors import UserError
 from align.experience.packing import pack
 from align.learner.budgets import device_budgets
@@ -30,6 +29,7 @@ from align.telemetry.writers import read
 from align.types import Group
 from align.vocabulary.files import is_adapter, load_tokenizer
 from align.workers.shards import generate
+from align.workers.turns import start_rollouts
 
 LOGGED = re.compile(r"^(divergence|clamped|capped|beta)/|^kl/(?!initial)|^ratio/|^engine/gap$")
 PROBLEMS, SAMPLES = 16, 4
@@ -87,7 +87,7 @@ def estimates_of_fresh_answers(run_dir: Path) -> list[Estimated] | str:
     if not suites:
         return "the task has no held-out problems"
     prompts = next(iter(suites.values()))
-    engine = start_engine(recipe.engine, str(model), recipe.sampling, max(len(p.token_ids) for p in prompts))
+    engine = start_rollouts(recipe, str(model), max(len(p.token_ids) for p in prompts))
     try:
         groups = generate(recipe.engine, engine, prompts, SAMPLES, recipe.seed)
     finally:

@@ -47,6 +47,12 @@ def check(recipe: Recipe) -> None:
         raise RecipeError(
             f"regularizers.{OF_ALGORITHM}", "is the name of the algorithm's own reference in metrics: call this regularizer otherwise"
         )
+    if recipe.environment is not None and recipe.response_tokens < 2 * recipe.sampling.max_tokens:
+        raise RecipeError(
+            "episode.max_tokens",
+            f"{recipe.response_tokens} tokens have no room for a second turn of sampling.max_tokens {recipe.sampling.max_tokens}: give at "
+            f"least {2 * recipe.sampling.max_tokens}, or lower sampling.max_tokens",
+        )
     _check_alike(recipe)
     _check_links(recipe)
     _check_devices(recipe)
@@ -91,6 +97,7 @@ def _refuse_dead_keys(recipe: Recipe) -> None:
         (recipe.model.lora, "model.lora", "rank", recipe.model.lora.rank == 0, "rank: 0 trains every parameter"),
         (recipe.evaluation, "evaluation", "every", recipe.evaluation.every < 0, "every: -1 never evaluates"),
         (recipe.reward_limits, "reward_limits", None, not recipe.algorithm.rewarded, offline),
+        (recipe.episode, "episode", None, recipe.environment is None, "without an environment an answer is one turn"),
     ]
     for keys, where, switch, off, why in switched_off:
         unset = type(keys)()

@@ -14,6 +14,7 @@ T = TypeVar("T")
 RUNNING = {
     "critic": ("start", "align.critics.RunningCritic"),
     "engine": ("start", "align.engines.RunningEngine"),
+    "environment": ("reset", "align.environments.RunningEnvironment"),
     "reference": ("start", "align.references.RunningReference"),
     "reward": ("start", "align.rewards.Reward"),
     "writer": ("open", "align.writers.RunningWriter"),

@@ -34,6 +34,7 @@ ROOMS = {
     "critic": "align.critics",
     "divergence": "align.divergences",
     "engine": "align.engines",
+    "environment": "align.environments",
     "estimator": "align.estimators",
     "likelihood": "align.likelihoods",
     "loss_weighting": "align.loss_weightings",

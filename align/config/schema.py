@@ -199,6 +199,20 @@ class RewardLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EpisodeLimits:
+    """Limits of an episode with an environment."""
+
+    max_turns: Annotated[int, Ge(2)] = 4
+    """Assistant turns. The last one is judged as it is: what the environment says to it is not read."""
+    max_tokens: AtLeastOne | None = None
+    """Tokens of all turns, those of the environment included. An assistant turn begins where `sampling.max_tokens` more fit. null:
+    `max_turns` times `sampling.max_tokens`, of which the environment has what the assistant's turns leave."""
+    seconds: Positive = 5.0
+    """Time limit for each call of the environment. One that takes longer, or raises, ends the episode, whose reward counts as failed:
+    `reward_limits.on_failure` says what becomes of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Held-out problems, answered before and after training and every few steps."""
 
@@ -258,6 +272,8 @@ class Recipe:
     algorithm: Any = part("algorithm")
     reward: Any = part("reward", optional=True)
     engine: Any = part("engine", "transformers")
+    environment: Any = part("environment", optional=True)
+    """What answers the policy between its turns. null: an answer is one turn."""
     regularizers: Any = part("regularizer", many=True)
     shapings: Any = part("shaping", many=True)
     writers: Any = part("writer", many=True, learns=False)
@@ -269,6 +285,7 @@ class Recipe:
     optimizer: Optimizer = section(Optimizer)
     workers: Workers = section(Workers, learns=False)
     reward_limits: RewardLimits = section(RewardLimits)
+    episode: EpisodeLimits = section(EpisodeLimits)
     evaluation: Evaluation = section(Evaluation, learns=False)
     samples: Samples = section(Samples, learns=False)
     checkpoint: Checkpoint = section(Checkpoint, learns=False)
@@ -277,6 +294,20 @@ class Recipe:
     def largest_engine_gap(self) -> float:
         """`max_engine_gap`, or its default for this dtype, in nats."""
         return GAPS[self.model.dtype] if self.max_engine_gap is None else self.max_engine_gap
+
+    @property
+    def response_tokens(self) -> int:
+        """The most tokens behind a prompt."""
+        turn, episode = self.sampling.max_tokens, self.episode
+        if self.environment is None:
+            return turn
+        return episode.max_turns * turn if episode.max_tokens is None else episode.max_tokens
+
+    @property
+    def trained_tokens(self) -> int:
+        """The most trained tokens of an answer: those of its assistant turns."""
+        turns = 1 if self.environment is None else self.episode.max_turns
+        return min(self.response_tokens, turns * self.sampling.max_tokens)
 
     @property
     def drawing(self) -> Drawing | None:

@@ -12,8 +12,10 @@ import numpy as np
 from align.algorithms import Algorithm
 from align.errors import RecipeError, UserError
 from align.experience import chat_template, task_data, teacher_logp
+from align.experience.demonstrated_turns import before_the_answer, longest_turn
 from align.experience.drafts import with_drafts
 from align.experience.limits import answer_fits, fit_prompts
+from align.experience.turn_tokens import TurnTokens
 from align.tasks import Example, Task
 from align.types import Episode, Group, Prompt
 from align.vocabulary.continuation import Continuation
@@ -146,6 +148,14 @@ class Examples:
         """Lines for the user."""
         self.max_prompt_tokens = max(len(p.token_ids) for p in self._prompts)
 
+    def turn_note(self, role: str) -> str:
+        """How the turns of an environment with this role are written. Raises UserError where the chat template writes none."""
+        chat = next((p for p in self._prompts if p.messages), None)
+        if chat is None:
+            return "environment: the prompts are plain text, so its turns are added as they are; an assistant turn ends with the end token"
+        opening, closes = TurnTokens(self._tokenizer, role).markers(chat)
+        return f"environment: the chat template writes its turns as {opening.text + '...' + closes.text!r}"
+
     def _step_indices(self, step: int) -> list[int]:
         return example_indices(step, self._per_step, len(self.examples), self._seed)
 
@@ -180,7 +190,7 @@ class Examples:
             rows = zip(self.examples[i : i + CHUNK], self._prompts[i : i + CHUNK], strict=True)
             shown = [(e, p, _demonstrated_answer(e)) for e, p in rows]
             for (e, _, _), answer in zip(shown, _answers(shown, self._tokenizer), strict=True):
-                fitting.append(answer_fits(task, e, "the answer", answer.length, max_tokens))
+                fitting.append(answer_fits(task, e, "the answer", longest_turn(answer), max_tokens))
         if not any(fitting):
             raise UserError(f"task: every one of {len(fitting)} demonstrations is beyond sampling.max_tokens, {max_tokens}; raise it")
         if not all(fitting):
@@ -325,7 +335,13 @@ def _answers(asked: Sequence[tuple[Example, Prompt, str]], tokenizer: Any) -> li
         _ended_once(close(ids) if close is not None and e.messages else [*ids, tokenizer.eos_token_id], ends, e.place, tokenizer)
         for (e, _, _), ids in zip(asked, encoded, strict=True)
     )
-    return [Episode.single_turn(np.array(ids, dtype=np.int32), answer) for (_, _, answer), ids in zip(asked, closed, strict=True)]
+    return [_demonstrated(e, p, answer, ids, tokenizer) for (e, p, answer), ids in zip(asked, closed, strict=True)]
+
+
+def _demonstrated(e: Example, prompt: Prompt, answer: str, ids: list[int], tokenizer: Any) -> Episode:
+    """An answer of these tokens, behind the turns that the example has before it."""
+    episode = Episode.single_turn(np.array(ids, dtype=np.int32), answer)
+    return replace(episode, segments=(*before_the_answer(e, prompt, tokenizer), *episode.segments)) if e.turns else episode
 
 
 def _ended_once(ids: list[int], ends: Collection[int], place: str, tokenizer: Any) -> list[int]:

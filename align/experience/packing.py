@@ -10,7 +10,7 @@ import torch
 
 from align.errors import UserError
 from align.experience import teacher_logp
-from align.experience.process_rewards import at_tokens
+from align.experience.process_rewards import at_tokens, at_turn_ends
 from align.types import Episode, Group, Prompt, Rewards, TokenBatch
 
 
@@ -90,13 +90,14 @@ def _reward_fields(
     rewards: Rewards, kept: np.ndarray, episodes: Sequence[Episode], decode: Callable[[Sequence[int]], str] | None
 ) -> dict[str, Any]:
     """Batch fields with the rewards of `episodes`, whose indices among all episodes are `kept` (int64 [S])."""
-    step_rewards = None
+    inside = []
     if any(rewards.step_rewards):
         if decode is None:
             raise ValueError("rewards are paid inside answers: their tokens are found by `decode`")
-        step_rewards = torch.from_numpy(
-            np.concatenate([at_tokens(episode, rewards.step_rewards[i], decode) for i, episode in zip(kept, episodes, strict=True)])
-        )
+        inside.append([at_tokens(episode, rewards.step_rewards[i], decode) for i, episode in zip(kept, episodes, strict=True)])
+    if any(rewards.turn_rewards):
+        inside.append([at_turn_ends(episode, rewards.turn_rewards[i]) for i, episode in zip(kept, episodes, strict=True)])
+    step_rewards = torch.from_numpy(sum(map(np.concatenate, inside))) if inside else None
     return {
         "rewards": torch.from_numpy(rewards.values[kept].astype(np.float32)),
         "reward_parts": {name: torch.from_numpy(part[kept].astype(np.float32)) for name, part in rewards.parts.items()},

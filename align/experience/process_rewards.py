@@ -17,9 +17,19 @@ def at_tokens(episode: Episode, steps: Sequence[tuple[int, float]], decode: Call
     The reward of a step that ends in a tool's output goes to the last trained token before it, or else to the first trained token.
     """
     paid, trained_at, ids = np.zeros(episode.length, dtype=np.float32), episode.trained_at, episode.response_ids.tolist()
+    first = 0 if episode.played is None else len(ids) - len(episode.segments[-1].token_ids)  # where the text begins
     for character, reward in steps:
-        written = _first_token_of(ids, episode.text[: character + 1], decode)
+        written = first + _first_token_of(ids[first:], episode.text[: character + 1], decode)
         paid[max(np.searchsorted(trained_at, written, side="right") - 1, 0)] += reward
+    return paid
+
+
+def at_turn_ends(episode: Episode, rewards: Sequence[float]) -> np.ndarray:
+    """The reward of each trained token, float32 [n]: those of the assistant's turns, each at the last token of its turn, or none."""
+    paid = np.zeros(episode.length, dtype=np.float32)
+    if rewards:
+        ends = np.cumsum([len(segment.token_ids) for segment in episode.segments if segment.trained])
+        paid[ends - 1] = rewards
     return paid
 
 

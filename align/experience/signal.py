@@ -33,4 +33,5 @@ def chosen(groups: Sequence[Group], rewards: Rewards, keep: Sequence[bool]) -> t
         values=rewards.values[answers],
         parts={name: part[answers] for name, part in rewards.parts.items()},
         step_rewards=tuple(compress(rewards.step_rewards, answers)),
+        turn_rewards=tuple(compress(rewards.turn_rewards, answers)),
     )

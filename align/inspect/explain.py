@@ -19,6 +19,7 @@ from align.config.guard import guarded
 from align.config.parts import Setting
 from align.config.refusals import bias
 from align.config.schema import Recipe
+from align.inspect.environment_rows import environment_rows
 from align.inspect.rows import Row
 from align.inspect.sizes import arithmetic, memory_rows, rollouts
 from align.oracle import estimator_bias
@@ -79,6 +80,8 @@ def _sections(recipe: Recipe) -> dict[str, list[Row]]:
         sections["effective β"] = betas
     if recipe.shapings:
         sections["shapings, in this order"] = [part_row(name, shaping) for name, shaping in recipe.shapings.items()]
+    if rows := environment_rows(recipe):
+        sections["environment"] = rows
     sections |= {
         "batch": arithmetic(recipe),
         "what is loaded": model_rows(recipe),
@@ -237,7 +240,7 @@ def _ratio(regularizer: Composed, algorithm: Algorithm) -> str:
 
 def effective_betas(recipe: Recipe) -> list[Row]:
     """The factor on the mean nats after the reduction, computed by the reduction itself for answers of equal length."""
-    limit, sequences = recipe.sampling.max_tokens, rollouts(recipe)
+    limit, sequences = recipe.trained_tokens, rollouts(recipe)
     rows = []
     for name, regularizer in recipe.regularizers.items():
         if regularizer.placement == "link":

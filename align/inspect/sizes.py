@@ -33,7 +33,7 @@ def arithmetic(recipe: Recipe) -> list[Row]:
         if not algorithm.samples and algorithm.on_policy
         else ("on-policy" if algorithm.on_policy else "the later updates of a batch are off-policy")
     )
-    kind, most = recipe.algorithm.learns_from, f"at most {recipe.steps * count * recipe.sampling.max_tokens:,} tokens"
+    kind, most = recipe.algorithm.learns_from, f"at most {recipe.steps * count * recipe.trained_tokens:,} tokens"
     if algorithm.ranks:  # rankings have two or more answers, as in the data
         most = f"each answer at most {recipe.sampling.max_tokens} tokens"
     return [

@@ -62,7 +62,7 @@ def budgets_within(recipe: Recipe, shape: ModelShape, device_bytes: float) -> Bu
         )
     forward, head = activations(recipe, shape, 1), logits(recipe, shape, 1)
     tokens = batch.micro_tokens or _micro_tokens(room, forward, head)
-    needed = batch.micro_tokens or min(recipe.sampling.max_tokens, MULTIPLE)
+    needed = batch.micro_tokens or min(recipe.response_tokens, MULTIPLE)
     if (most := max(tokens, needed)) * forward > room:
         raise UserError(
             f"batch.micro_tokens: a forward pass over {most:,} tokens keeps {gigabytes(most * forward)} for its backward pass, and "

@@ -196,7 +196,7 @@ class Learner:
             yield chosen, micro.to(self.policy.device)
 
     def _weighed(self, batch: TokenBatch) -> TokenBatch:
-        weights = self.recipe.algorithm.reduction.weights(batch.lengths, self.recipe.sampling.max_tokens)
+        weights = self.recipe.algorithm.reduction.weights(batch.lengths, self.recipe.trained_tokens)
         Returned(self.recipe.algorithm.reduction, "weights", "algorithm.reduction").positive(weights, len(batch.lengths), ANSWER)
         batch = replace(batch, loss_weights=weights[batch.seq_ids], examples=len(batch.lengths))
         weighting = self.recipe.algorithm.loss_weighting

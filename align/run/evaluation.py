@@ -14,7 +14,6 @@ import numpy as np
 from align.config.checks import check_held_out
 from align.config.guard import guarded
 from align.config.schema import Recipe
-from align.engines import start_engine
 from align.errors import UserError
 from align.experience import task_data
 from align.experience.examples import held_out_rankings, tokenize
@@ -28,6 +27,7 @@ from align.vocabulary.files import load_tokenizer
 from align.vocabulary.model_folder import checked
 from align.workers.reward_runner import run_rewards
 from align.workers.shards import generate
+from align.workers.turns import start_rollouts
 
 Generate = Callable[[Sequence[Prompt], int, int], list[Group]]
 
@@ -130,7 +130,7 @@ def measure(
         reward = None if recipe.reward is None else start_reward(recipe.reward)
         suites = Suites(recipe, tokenizer, problems)
         longest = max(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)
-        engine = start_engine(recipe.engine, folder, recipe.sampling, longest)
+        engine = start_rollouts(recipe, folder, longest)
         draw = partial(generate, recipe.engine, engine, drawing=recipe.drawing, workers=recipe.workers.rollout)
         try:
             answers = {suite: draw(prompts, samples or recipe.evaluation.samples, recipe.seed) for suite, prompts in suites.prompts.items()}

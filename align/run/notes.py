@@ -22,6 +22,8 @@ def data_notes(recipe: Recipe, examples: Examples, suites: Suites) -> Iterator[s
     for count, which in ((examples.dropped, "rankings"), (suites.dropped, "held-out rankings")):
         if count:
             yield f"task: {count} {which} with an answer beyond sampling.max_tokens are left out"
+    if recipe.environment is not None:
+        yield examples.turn_note(recipe.environment.role)
     if recipe.answers and recipe.evaluation.every >= 0 and not suites.prompts:
         yield (
             "task: has no held-out problems, so no answers of the model are evaluated and kl/initial is not measured: name some with a key "

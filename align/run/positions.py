@@ -31,10 +31,11 @@ def check_positions(recipe: Recipe, model_dir: str, longest_prompt: int, example
     positions = positions_of(load_config(model_dir))
     if positions is None:
         return
-    if recipe.algorithm.samples and (wanted := longest_prompt + recipe.sampling.max_tokens) > positions:
+    if recipe.algorithm.samples and (wanted := longest_prompt + recipe.response_tokens) > positions:
+        key = "sampling.max_tokens" if recipe.environment is None else "episode.max_tokens"
         raise UserError(
-            f"sampling.max_tokens: a prompt of {longest_prompt} tokens and {recipe.sampling.max_tokens} more are {wanted}, but the model "
-            f"has {positions} positions; lower sampling.max_tokens or shorten the prompts"
+            f"{key}: a prompt of {longest_prompt} tokens and {recipe.response_tokens} more are {wanted}, but the model "
+            f"has {positions} positions; lower {key} or shorten the prompts"
         )
     if recipe.algorithm.samples:
         return

@@ -19,6 +19,7 @@ from align.config.schema import Recipe
 from align.disk import writing
 from align.experience.packing import kept_episodes
 from align.learner.token_penalties import TokenPenalties
+from align.run.transcript import transcript
 from align.telemetry.units import show
 from align.types import Group, Rewards, TokenBatch
 from align.vocabulary.answer_text import AnswerText
@@ -36,7 +37,7 @@ SCHEMA = pa.schema(
         ("prompt_id", pa.string()),
         ("answer", pa.int64()),  # index among the prompt's answers; of a ranking 0 is the best
         ("prompt", pa.string()),
-        ("response", pa.string()),
+        ("response", pa.string()),  # of an episode every turn, each behind its role in brackets
         ("finished", pa.bool_()),  # False: cut at the length limit
         ("length", pa.int64()),  # trained tokens
         ("version", pa.int64()),  # of the weights that drew the first token; null for data
@@ -75,7 +76,7 @@ class SampleLog:
         if not every or step % every:
             return []
         groups = groups[: self._recipe.samples.prompts]
-        rows = list(_answers(step, TRAINING, groups, rewards))
+        rows = list(_answers(step, TRAINING, groups, rewards, self._text))
         kept = [rows[i] for i in kept_episodes(len(batch.lengths) if rewards is None else len(rewards.values), rewards) if i < len(rows)]
         if kept:
             part = batch.select(torch.arange(len(kept)))
@@ -86,7 +87,7 @@ class SampleLog:
     def held_out(self, step: int, suite: str, groups: Sequence[Group], rewards: Rewards | None) -> None:
         """Record all answers to a suite of held-out problems, after `step` updates. Raises WriteFailed."""
         if self._recipe.samples.every:
-            self._write(HELD_OUT, step, list(_answers(step, suite, groups, rewards)))
+            self._write(HELD_OUT, step, list(_answers(step, suite, groups, rewards, self._text)))
 
     def _add_tokens(self, rows: Sequence[Row], batch: TokenBatch, found: TokenPenalties | None) -> None:
         """Add the columns by token. Args: rows: of the sequences of `batch`."""
@@ -123,7 +124,7 @@ class SampleLog:
             pq.write_table(table, self._folder / f"{kind}_{step:06d}.parquet")
 
 
-def _answers(step: int, split: str, groups: Sequence[Group], rewards: Rewards | None) -> Iterator[Row]:
+def _answers(step: int, split: str, groups: Sequence[Group], rewards: Rewards | None, text: AnswerText) -> Iterator[Row]:
     """A row for each episode, without the columns by token."""
     at = 0
     for group in groups:
@@ -135,7 +136,7 @@ def _answers(step: int, split: str, groups: Sequence[Group], rewards: Rewards | 
                 "prompt_id": group.prompt.id,
                 "answer": number,
                 "prompt": _utf8(group.prompt.text),
-                "response": _utf8(episode.text),
+                "response": _utf8(transcript(episode, text)),
                 "finished": episode.finished,
                 "length": episode.length,
                 "version": int(episode.versions[0]) if len(episode.versions) else None,

@@ -9,7 +9,7 @@ import torch
 
 from align.config.schema import Recipe
 from align.core.segments import segment_sum
-from align.types import Group, Rewards, TokenBatch
+from align.types import Episode, Group, Rewards, TokenBatch
 
 
 def answer_metrics(groups: Sequence[Group], sampled: bool) -> dict[str, float]:
@@ -24,6 +24,21 @@ def answer_metrics(groups: Sequence[Group], sampled: bool) -> dict[str, float]:
         "answers": float(len(episodes)),
         "answers/distinct": distinct / len(episodes),
         "response/truncated": sum(not e.finished for e in episodes) / len(episodes),
+        **turn_metrics(episodes),
+    }
+
+
+def turn_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Of episodes with an environment: assistant turns, tokens that it wrote, how often it failed, and the share of episodes that it would
+    have continued."""
+    played = [(e, e.played) for e in episodes if e.played is not None]
+    if not played:
+        return {}
+    return {
+        "turns/mean": sum(len(p.rewards) for _, p in played) / len(played),
+        "turns/limited": sum(p.limited for _, p in played) / len(played),
+        "environment/tokens": sum(len(e.response_ids) - e.length for e, _ in played) / len(played),
+        "environment/failures": float(sum(p.failure is not None for _, p in played)),
     }
 
 

@@ -31,10 +31,11 @@ class Overlong(Shaping):
         return rewards - self.factor * torch.clamp(excess / self.buffer, 0, 1)
 
     def refuse(self, setting: Setting) -> str | None:
-        max_tokens = setting.recipe.sampling.max_tokens
-        if max_tokens <= self.limit - self.buffer:
+        recipe = setting.recipe
+        most = "sampling.max_tokens" if recipe.environment is None else "the turns'"
+        if (max_tokens := recipe.trained_tokens) <= self.limit - self.buffer:
             return (
-                f"changes nothing: no answer has more than sampling.max_tokens {max_tokens}, and the punishment starts above "
+                f"changes nothing: no answer has more than {most} {max_tokens}, and the punishment starts above "
                 f"limit - buffer = {self.limit - self.buffer}"
             )
         return None

@@ -22,6 +22,8 @@ class Example:
     """Data for the reward (JSON values only)."""
     answer: str | None = None
     """A demonstration, or None."""
+    turns: tuple[tuple[str, str], ...] = ()
+    """Before the answer of a demonstration: (role, text) of assistant turns, which are trained, each followed by what answers it."""
     ranked: tuple[str, ...] = ()
     """Answers, best first; empty without a preference."""
     labels: tuple[bool, ...] = ()

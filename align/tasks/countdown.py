@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 
 from align.config.ranges import Seed
 from align.tasks import Example, Task
-from align.tasks._arithmetic import right, solution, valid_answers
+from align.tasks._arithmetic import evaluate, right, solution, valid_answers
 from align.types import Group
 
 VOCABULARY = ("<pad>", "<bos>", "<eos>", *"0123456789+-*=:,s")
@@ -43,11 +43,14 @@ class Countdown(Task):
     """Share of sorting among the demonstrations."""
     echo_chance: float = 0.4
     """Probability that a demonstrated countdown answer has an echo of the target, and that an echo is followed by another."""
+    calls: float = 0.0
+    """Share of the countdown demonstrations that have a turn before the answer: a random expression of the numbers and `:`, which a
+    calculator answers with its value, as in `3,5,7,9=14:` -> `9-7+3+5:` -> `=10:` -> `9+7+3-5`."""
 
     def __post_init__(self):
         if self.size < 1:
             raise ValueError(f"size must be at least 1, not {self.size}")
-        shares = [f for f in fields(self) if f.name in ("sort_share", "echo_chance")]
+        shares = [f for f in fields(self) if f.name in ("sort_share", "echo_chance", "calls")]
         for f in shares:
             value = getattr(self, f.name)
             if not 0 <= value <= 1:
@@ -63,6 +66,7 @@ class Countdown(Task):
         if not self.demonstrations:
             text, asked, _ = countdown_problem(rng, False)
             return Example(id=f"train-{i}", text=text, fields=asked)
+        turns: tuple[tuple[str, str], ...] = ()
         if int((i + 1) * self.sort_share) > int(i * self.sort_share):
             text, asked, answer = sort_problem(rng, False)
         else:
@@ -71,7 +75,9 @@ class Countdown(Task):
                 if rng.random() >= self.echo_chance:
                     break
                 answer += f"={asked['target']}"
-        return Example(id=f"train-{i}", text=text, fields=asked, answer=answer)
+            # Not `rng`, so that the other demonstrations are the same for every share.
+            turns = draft(asked["numbers"], random.Random(f"{self.seed} call {i}"), self.calls)
+        return Example(id=f"train-{i}", text=text, fields=asked, answer=answer, turns=turns)
 
     def suites(self, problems: int) -> Mapping[str, Sequence[Example]]:
         return {
@@ -142,6 +148,15 @@ def countdown_problem(rng: random.Random, test: bool) -> Problem:
     answer = str(numbers[0]) + "".join(f"{o}{n}" for o, n in zip(operators, numbers[1:], strict=True))
     numbers.sort()
     return f"{','.join(map(str, numbers))}={target}:", {"skill": "countdown", "numbers": numbers, "target": target}, answer
+
+
+def draft(numbers: Sequence[int], rng: random.Random, chance: float) -> tuple[tuple[str, str], ...]:
+    """With this probability an assistant's turn with an expression of the numbers and `:`, and the calculator's answer; else no turn."""
+    if rng.random() >= chance:
+        return ()
+    first, *rest = rng.sample(numbers, len(numbers))
+    expression = str(first) + "".join(f"{rng.choice('+-')}{n}" for n in rest)
+    return ("assistant", f"{expression}:"), ("tool", f"={evaluate(expression)}:")
 
 
 def sort_problem(rng: random.Random, test: bool) -> Problem:

@@ -26,12 +26,12 @@ UNITS = (
     (r"tokens/s$", Unit("tokens/s", "count")),
     (r"^time/|seconds$", Unit("s", "seconds")),
     (
-        r"pass@|majority@|coverage|solved|accuracy|clipped|^weighted/|^clamped/|^capped/|finished|share|truncated|no_signal|distinct",
+        r"pass@|majority@|coverage|solved|accuracy|clipped|^weighted/|^clamped/|^capped/|finished|share|truncated|limited|no_signal|distinct",
         Unit("share", "share"),
     ),
     (r"staleness$", Unit("updates", "plain")),
     (r"^bytes/|/bytes$|^memory/", Unit("bytes", "count")),
-    (r"length|longest", Unit("tokens", "plain")),
+    (r"length|longest|^environment/tokens", Unit("tokens", "plain")),
     (r"^lr$|^beta/|^loss", Unit("", "small")),
 )
 """The first matching pattern gives the unit; any other metric is a plain number."""

@@ -16,6 +16,7 @@ from align.testing.coefficients import check_coefficient
 from align.testing.critics import check_critic
 from align.testing.divergences import check_divergence
 from align.testing.engines import check_engine
+from align.testing.environments import check_environment
 from align.testing.estimators import check_estimator
 from align.testing.findings import Finding
 from align.testing.likelihoods import check_likelihood
@@ -40,6 +41,7 @@ __all__ = [
     "check_critic",
     "check_divergence",
     "check_engine",
+    "check_environment",
     "check_estimator",
     "check_likelihood",
     "check_loss_weighting",

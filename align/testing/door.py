@@ -29,7 +29,8 @@ QUICK = {
 }
 """By kind: the checks whose failure means that training goes wrong or stops. They take milliseconds.
 
-Kinds that load a model, read data or open files (critic, engine, reference, reward, task, writer) are checked where a run uses them.
+Kinds that load a model, read data, open files or answer a policy (critic, engine, environment, reference, reward, task, writer) are
+checked where a run uses them.
 """
 BEYOND = "IndexError"
 """A part with token ids of its model reaches beyond the few tokens of these checks; whether it is right, the run itself shows."""

@@ -179,6 +179,8 @@ def _drawing(recipe: Recipe, reward: str | None) -> Recipe:
     judge = recipe.reward if reward is None else build_part("reward", reward, "--reward")
     if judge is None:
         raise UserError("the recipe names no reward to compare answers by: give --reward NAME")
+    if recipe.environment is not None:
+        raise UserError("environment: a pair has answers of one turn, and no place for what an environment says: set environment=null")
     return replace(recipe, reward=judge, regularizers={}, shapings={}, algorithm=build_part("algorithm", "grpo", "algorithm"))
 
 

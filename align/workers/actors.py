@@ -25,6 +25,7 @@ from align.workers.precision import set_precision
 from align.workers.processes import offer_stacks, resident
 from align.workers.reward_runner import run_rewards
 from align.workers.shards import checked_groups
+from align.workers.turns import start_rollouts
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class RolloutActor(Process):
         if self.engine is None:
             self.recipe = self.job.recipe()
             with guarded(self.recipe):
-                self.engine = engines.start_engine(self.recipe.engine, self.job.model_dir, self.recipe.sampling, self.job.max_prompt_tokens)
+                self.engine = start_rollouts(self.recipe, self.job.model_dir, self.job.max_prompt_tokens)
         return self.engine
 
     def load(self, version: int, weights: Weights) -> None:

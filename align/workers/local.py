@@ -18,6 +18,7 @@ from align.workers.precision import set_precision
 from align.workers.processes import resident, write_stacks
 from align.workers.reward_runner import run_rewards
 from align.workers.shards import generate
+from align.workers.turns import start_rollouts
 
 
 class LocalLearner(Learner):
@@ -52,7 +53,7 @@ class LocalWorkers:
         if learns:
             self.learner = LocalLearner(recipe, model_dir)
             self.learner_on_gpu = self.learner.policy.device.type == "cuda"
-        self.engine = engines.start_engine(recipe.engine, model_dir, recipe.sampling, max_prompt_tokens) if recipe.answers else None
+        self.engine = start_rollouts(recipe, model_dir, max_prompt_tokens) if recipe.answers else None
 
     def generate(self, prompts: Sequence[Prompt], samples: int, seed: int, drawing: engines.Drawing | None = None) -> list[Group]:
         assert self.engine is not None  # only a recipe that trains a reward model has none

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import numbers
-import os
-import signal
-import sys
-import threading
-import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from math import fsum
 from typing import Any
 
 import numpy as np
-import torch
 
 from align.config import parts
 from align.config.schema import RewardLimits
-from align.errors import RunStopped
 from align.rewards import Reward, Stepwise
-from align.types import Group, Prompt, Rewards
-from align.workers import deadline as limit
-from align.workers.deadline import Deadline, DeadlinePassed, deadlines
+from align.types import Episode, Group, Prompt, Rewards
+from align.workers.deadline import Deadline
+from align.workers.limited import failure_text, limited, limited_calls
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -36,6 +28,7 @@ class Outcome:
     value: float | None = None
     parts: dict[str, float] = field(default_factory=dict)
     step_rewards: tuple[tuple[int, float], ...] = ()
+    turn_rewards: tuple[float, ...] = ()
     failure: str | None = None
 
 
@@ -44,16 +37,19 @@ def run_rewards(reward: Reward, limits: RewardLimits, groups: Sequence[Group]) -
 
     A batched reward gets all answers in one call, with the summed time limit. A reward may have time limits of its own within it, by any
     signal but `deadline.SIGNAL`. See `align.workers.deadline` for what the limit interrupts.
+    What an environment gave for the turns of an episode is added. An episode whose environment failed is not judged: its reward failed.
     Raises UserError outside the main thread, because only the main thread gets signals, and RunStopped where a reward raises it: what it
     needs is gone for every answer.
     """
-    with _own_alarms(), _own_settings(), deadlines() as deadline:
-        judged = (
-            _together(reward, limits, deadline, groups)
+    with limited_calls() as deadline:
+        sound = _without_failed(groups)
+        judged = iter(
+            _together(reward, limits, deadline, sound)
             if reward.batched
-            else [_judge(reward, limits, deadline, g.prompt, e.text) for g in groups for e in g.episodes]
+            else [_judge(reward, limits, deadline, g.prompt, e.text) for g in sound for e in g.episodes]
         )
-    return _collect(judged, limits)
+    rows = [(g.prompt.id, e, _environment_failure(e)) for g in groups for e in g.episodes]
+    return _collect([_with_turns(next(judged), e) if why is None else Outcome(failure=f"prompt {i}: {why}") for i, e, why in rows], limits)
 
 
 def failed_rewards(groups: Sequence[Group], limits: RewardLimits, reason: str) -> Rewards:
@@ -68,53 +64,36 @@ def concatenate_rewards(shards: Sequence[Rewards]) -> Rewards:
         values=np.concatenate([np.zeros(0, np.float32), *(s.values for s in shards)]),
         parts={n: np.concatenate([s.parts.get(n, np.full(len(s.values), np.nan, np.float32)) for s in shards]) for n in names},
         step_rewards=tuple(chain.from_iterable(s.step_rewards for s in shards)),
+        turn_rewards=tuple(chain.from_iterable(s.turn_rewards for s in shards)),
         failed=sum(s.failed for s in shards),
         first_failure=next((s.first_failure for s in shards if s.first_failure is not None), None),
     )
 
 
-@contextmanager
-def _own_alarms() -> Iterator[None]:
-    """Lets rewards use SIGALRM in the block, and then restores the host program's own alarm with its remaining time."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # `deadlines` refuses it
-        return
-    began = time.monotonic()
-    remaining, interval = signal.setitimer(signal.ITIMER_REAL, 0)
-    handler = signal.getsignal(signal.SIGALRM)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-        if remaining:
-            signal.setitimer(signal.ITIMER_REAL, max(remaining - (time.monotonic() - began), 1e-3), interval)
+def _environment_failure(episode: Episode) -> str | None:
+    return None if episode.played is None else episode.played.failure
 
 
-@contextmanager
-def _own_settings() -> Iterator[None]:
-    """Restores what a reward may set for the whole process: working directory, torch's default type, gradients and random state. A run
-    writes to a relative folder, and the learner may be in this process."""
-    folder, dtype, gradients, threads, drawn = (
-        os.getcwd(),
-        torch.get_default_dtype(),
-        torch.is_grad_enabled(),
-        torch.get_num_threads(),
-        torch.get_rng_state(),
-    )
-    try:
-        yield
-    finally:
-        os.chdir(folder)
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(gradients)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-        torch.set_rng_state(drawn)
+def _without_failed(groups: Sequence[Group]) -> Sequence[Group]:
+    """The groups without the episodes whose environment failed."""
+    if all(_environment_failure(e) is None for g in groups for e in g.episodes):
+        return groups
+    left = (replace(g, episodes=tuple(e for e in g.episodes if _environment_failure(e) is None)) for g in groups)
+    return [g for g in left if g.episodes]
+
+
+def _with_turns(outcome: Outcome, episode: Episode) -> Outcome:
+    """The outcome of an answer with what its environment gave added to it."""
+    given = () if episode.played is None else episode.played.rewards
+    if outcome.value is None or all(reward is None for reward in given):
+        return outcome
+    paid = tuple(reward or 0.0 for reward in given)
+    own = outcome.parts or {"outcome": outcome.value}
+    return replace(outcome, value=outcome.value + fsum(paid), parts=own | {ENVIRONMENT: fsum(paid)}, turn_rewards=paid)
 
 
 def _judge(reward: Reward, limits: RewardLimits, deadline: Deadline, prompt: Prompt, response: str) -> Outcome:
-    answer, problem = _limited(lambda: reward.score(prompt, response), reward, limits.seconds, deadline)
+    answer, problem = limited(lambda: reward.score(prompt, response), reward, limits.seconds, deadline)
     return _outcome(answer, reward, prompt, response) if problem is None else Outcome(failure=f"prompt {prompt.id}: {problem}")
 
 
@@ -122,33 +101,12 @@ def _together(reward: Reward, limits: RewardLimits, deadline: Deadline, groups: 
     asked = [(g.prompt, e.text) for g in groups for e in g.episodes]
     if not asked:
         return []
-    answers, problem = _limited(lambda: list(reward.score_groups(groups)), reward, limits.seconds * len(asked), deadline)
+    answers, problem = limited(lambda: list(reward.score_groups(groups)), reward, limits.seconds * len(asked), deadline)
     if problem is None and len(answers) != len(asked):
         problem = f"score_groups returned {len(answers)} rewards for {len(asked)} answers ({parts.location(type(reward))})"
     if problem is not None:
         return [Outcome(failure=f"prompt {p.id}: {problem}, and with it {len(asked)} answers") for p, _ in asked]
     return [_outcome(answer, reward, *one) for answer, one in zip(answers, asked, strict=True)]
-
-
-def _limited(call: Callable[[], Any], reward: Reward, seconds: float, deadline: Deadline) -> tuple[Any, str | None]:
-    """What a reward returned, or how it failed."""
-    try:
-        # The limit may pass until the inner `finally` has finished, so the outer `try` catches its exception.
-        try:
-            deadline.start(seconds)
-            answer = call()
-        finally:
-            deadline.stop()
-            signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm that the reward left would ring in another answer
-        if deadline.passed:
-            raise DeadlinePassed
-        return answer, None
-    except DeadlinePassed as error:
-        return None, f"took longer than {seconds:g} s ({_place(error, reward)})"
-    except (KeyboardInterrupt, RunStopped):
-        raise
-    except BaseException as error:  # libraries raise others than Exception: a panic of Rust code, a cancelled task
-        return None, _failure_text(error, reward)
 
 
 def _outcome(answer: Any, reward: Reward, prompt: Prompt, response: str) -> Outcome:
@@ -159,7 +117,7 @@ def _outcome(answer: Any, reward: Reward, prompt: Prompt, response: str) -> Outc
     except BadAnswer as error:
         problem = f"{error} ({parts.location(type(reward))})"
     except Exception as error:
-        problem = _failure_text(error, reward)
+        problem = failure_text(error, reward)
     return Outcome(failure=f"prompt {prompt.id}: {problem}")
 
 
@@ -167,7 +125,9 @@ class BadAnswer(Exception):
     """A reward returned something that is not a reward."""
 
 
-OURS = {"mean", "std", "failed"}
+ENVIRONMENT = "environment"
+"""The part of a reward that an environment gave."""
+OURS = {"mean", "std", "failed", ENVIRONMENT}
 """Names of the run's own `reward/...` metrics."""
 
 
@@ -200,23 +160,6 @@ def _number(value: Any, what: str) -> float:
     return float(value)
 
 
-def _failure_text(error: BaseException, reward: Reward) -> str:
-    return f"{type(error).__name__}: {_one_line(str(error))} ({_place(error, reward)})"
-
-
-def _one_line(text: str) -> str:
-    line = text.strip().splitlines()[0] if text.strip() else "(no message)"
-    return line if len(line) <= 200 else line[:200] + "..."
-
-
-def _place(error: BaseException, reward: Reward) -> str:
-    """`file:line` of the error or timeout: the deepest frame in the reward's own file, else the deepest of all."""
-    own = getattr(sys.modules.get(type(reward).__module__), "__file__", None)
-    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    file, line = next((f for f in reversed(frames) if f[0] == own), frames[-1])
-    return parts.location(type(reward)) if file in (__file__, limit.__file__) else f"{file}:{line}"
-
-
 def _collect(outcomes: Sequence[Outcome], limits: RewardLimits) -> Rewards:
     instead = np.nan if limits.on_failure == "drop" else limits.failure_score
     names = sorted({name for o in outcomes for name in o.parts})
@@ -225,6 +168,7 @@ def _collect(outcomes: Sequence[Outcome], limits: RewardLimits) -> Rewards:
         values=np.array([instead if o.value is None else o.value for o in outcomes], dtype=np.float32),
         parts={n: np.array([o.parts.get(n, np.nan) for o in outcomes], dtype=np.float32) for n in names},
         step_rewards=tuple(o.step_rewards for o in outcomes),
+        turn_rewards=tuple(o.turn_rewards for o in outcomes),
         failed=len(failures),
         first_failure=failures[0] if failures else None,
     )

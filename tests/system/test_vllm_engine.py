@@ -13,12 +13,15 @@ from helpers.engine_contract import LONGEST, SHAPE, EngineContract, ask, gap, lo
 from helpers.models import tiny_model
 from helpers.own_tokenizers import saved, with_holes
 from transformers import AutoModelForCausalLM
+from unit.environments.playing import recipe
 
 from align.engines import Drawing, Sampling
 from align.engines.vllm import DEFAULT_UTILIZATION, Vllm
+from align.environments import start_environment
 from align.errors import UserError
 from align.types import Prompt
 from align.weight_sync.flattening import flatten
+from align.workers.turns import PlayingEngine
 
 PADDED = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": False}
 
@@ -66,6 +69,26 @@ def test_held_out_answers_of_the_most_probable_tokens_and_of_a_nucleus(new_engin
     finally:
         engine.close()
     assert below > 0, "the nucleus has more than the most probable token"
+
+
+def test_episodes_with_an_environment(new_engine, tmp_path):
+    """log mu of every turn is of the whole context, and the same seeds play the same episodes."""
+    folder = tiny_model(tmp_path / "model", tied=False, **SHAPE)
+    built = recipe(folder, engine="vllm", sampling={"max_tokens": 30, "temperature": 2.0})
+    engine = new_engine().start(str(folder), built.sampling, 4 + built.response_tokens - built.sampling.max_tokens)
+    playing = PlayingEngine(built, start_environment(built.environment), engine, str(folder))
+    try:
+        one, two = (ask(playing, prompts(6), 3, 5) for _ in range(2))
+    finally:
+        playing.close()
+    model, episodes = AutoModelForCausalLM.from_pretrained(folder), [(g.prompt, e) for g in one for e in g.episodes]
+    assert sum(len(e.played.rewards) > 1 for _, e in episodes) > 4
+    assert [e.response_ids.tolist() for _, e in episodes] == [e.response_ids.tolist() for g in two for e in g.episodes]
+    for prompt, e in episodes:
+        ids = torch.tensor([*prompt.token_ids, *e.response_ids.tolist()])
+        at = torch.from_numpy(e.trained_at) + len(prompt.token_ids)
+        logp = log_distribution(model, tuple(ids.tolist()), built.sampling.temperature)[at - 1, ids[at]]
+        assert np.abs(logp.numpy() - e.sampler_logp).max() < TestVllm.tolerance
 
 
 def test_long_prompts_that_share_their_beginning_in_the_cache(new_engine, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 
-from helpers.plugins import objective
+from helpers.plugins import talking
 from helpers.plugins.changes import add, swap
 
 
@@ -181,7 +181,7 @@ GOOD = {
             def open(self, folder, run, recipe, done):
                 return Lines(folder, recipe)
         ''',
-} | objective.GOOD
+} | talking.GOOD
 """One method each beyond what its kind must define, at most."""
 DEFECTS = {
     ("divergence", "docstring"): swap('"""Squared Hellinger distance."""', "pass"),
@@ -396,5 +396,5 @@ DEFECTS = {
         def generate(self, prompts, samples, seeds):
             return super().generate(prompts or [None], samples, seeds or [0])
         """),
-} | objective.DEFECTS
+} | talking.DEFECTS
 """By kind and the check that must find it."""

@@ -16,7 +16,7 @@ from align.cli import app
 from align.config import registry
 from align.config.schema import RewardLimits
 from align.errors import UserError
-from align.testing import CHECKS, check, check_divergence, check_reward, rewards
+from align.testing import CHECKS, check, check_divergence, check_reward, environments, rewards
 from align.testing.findings import Kit
 from align.testing.targets import kind_of
 from align.testing.tiny import tiny_model
@@ -163,6 +163,7 @@ def kit(kind: str) -> Kit:
 @pytest.mark.parametrize(("kind", "name"), DEFECTS, ids=lambda x: x)
 def test_a_defect_is_found(kind, name, plugin, monkeypatch):
     monkeypatch.setattr(rewards, "LIMITS", RewardLimits(seconds=0.05))
+    monkeypatch.setattr(environments, "SECONDS", 0.05)
     monkeypatch.setattr(kit(kind), "checks", [c for c in kit(kind).checks if c.name == name])
     found = {f.name: f for f in check(kind, plugin(kind, DEFECTS[kind, name]))}
     assert not found[name].passed

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.paths import PLUGINS
 
 from align.config import nodes, recipes
 from align.config.schema import Recipe, RewardLimits
@@ -26,6 +27,8 @@ JUDGED = {
 }
 EVALUATED = {"evaluation": {"every": 0, "problems": 2, "samples": 2}}
 LORA = {"model": {"path": "{model}", "lora": {"rank": 2}}}
+EVERY_TURN = f"{PLUGINS}/turns.py:Every"
+PLAYED = {"environment": EVERY_TURN, "episode": {"max_turns": 2}, "sampling": {"max_tokens": 12, "temperature": 9.0}, "steps": 1}
 CONFIG = {
     "model_type": "qwen2",
     "hidden_size": 16,
@@ -43,6 +46,12 @@ CHANGES = {
     ("", "regularizers"): Change({"kl": {"coefficient": 0.5}}),
     ("", "shapings"): Change({"long": {"name": "overlong", "limit": 6, "buffer": 5}}),
     ("", "writers"): Change({"board": "tensorboard"}),
+    ("", "environment"): Change(EVERY_TURN, PLAYED | {"environment": None, "episode": {}}),
+    ("episode", "max_turns"): Change(3, PLAYED),
+    ("episode", "max_tokens"): Change(24, PLAYED | {"episode": {"max_turns": 3}}),
+    ("episode", "seconds"): Change(
+        0.02, PLAYED | {"environment": {"name": EVERY_TURN, "fails": "slow"}, "episode": {"max_turns": 2, "seconds": 9.0}}
+    ),
     ("model", "path"): Change("{other}"),
     ("model", "revision"): Change("main", stops=True),
     ("model", "config"): Change(CONFIG, {"model": {"path": None, "config": CONFIG | {"hidden_size": 8}}}),

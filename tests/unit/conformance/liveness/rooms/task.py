@@ -29,6 +29,7 @@ MIXED = {"sources": {"one": {"name": "jsonl", **MANY}}}
 CHANGES = {
     ("countdown", "size"): Change(9, {"size": 8}),
     ("countdown", "sort_share"): Change(0.5, {"size": 8, "demonstrations": True}),
+    ("countdown", "calls"): Change(0.9, {"size": 8, "demonstrations": True}),
     ("countdown", "echo_chance"): Change(0.9, {"size": 8, "demonstrations": True}),
     ("countdown", "*"): Change(..., {"size": 8}),
     ("*", "split"): Change("test", {"path": "{splits}", "split": "train"}),
