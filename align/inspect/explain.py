@@ -19,6 +19,7 @@ from align.config.guard import guarded
 from align.config.parts import Setting
 from align.config.refusals import bias
 from align.config.schema import Recipe
+from align.inspect.curriculum_rows import curriculum_rows
 from align.inspect.rows import Row
 from align.inspect.sizes import arithmetic, memory_rows, rollouts
 from align.oracle import estimator_bias
@@ -80,7 +81,7 @@ def _sections(recipe: Recipe) -> dict[str, list[Row]]:
     if recipe.shapings:
         sections["shapings, in this order"] = [part_row(name, shaping) for name, shaping in recipe.shapings.items()]
     sections |= {
-        "batch": arithmetic(recipe),
+        "batch": [*arithmetic(recipe), *curriculum_rows(recipe)],
         "what is loaded": model_rows(recipe),
         "memory, estimated": memory_rows(recipe),
         "other parts": other_parts(recipe),
