@@ -14,7 +14,7 @@ def curriculum_rows(recipe: Recipe) -> list[Row]:
     if part is None:
         return []
     return [
-        Row("curriculum", f"{format_part(part)}: {summary(type(part))}", place(type(part))),
+        Row("rule", f"{format_part(part)}: {summary(type(part))}", place(type(part))),
         Row("p", f"the probability that a prompt is drawn next is proportional to {formula(part)}; without replacement in a round"),
         *(Row(symbol, meaning) for symbol, meaning in symbols(part).items()),
         Row("passes", f"an answer with a reward of {recipe.evaluation.correct:g} or more (evaluation.correct)"),

@@ -190,4 +190,5 @@ def test_explain_prints_the_rule(places: Path):
     text = " ".join(explain(recipe(places, {"name": "success_gap", "least": 0.125})).split())
     assert "is proportional to max(1 − s, 0.125); without replacement in a round" in text
     assert "an answer with a reward of 1 or more (evaluation.correct)" in text
+    assert "E the mean over prompts drawn by the curriculum and answers drawn by π_old" in text
     assert "is drawn next" not in explain(recipe(places, None))
