@@ -362,9 +362,7 @@ class Run:
         if not self.recipe.algorithm.samples:
             groups = self.examples.data(step, self.recipe.algorithm)
             return Drawn(groups, None, groups, None, 1, {})
-        drawn = self.rollouts.of_step(step, self.state.rounds_before(step))
-        self.state.drew(step, drawn.rounds)
-        return drawn
+        return self.rollouts.of_step(step, self.state)
 
     def checkpoint(self) -> None:
         with self.watchdog.phase("checkpoint"):

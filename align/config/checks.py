@@ -102,7 +102,8 @@ def _refuse_dead_keys(recipe: Recipe) -> None:
     for keys, where, switch, off, why in switched_off:
         unset = type(keys)()
         for f in fields(keys):
-            if off and f.name != switch and getattr(keys, f.name) != getattr(unset, f.name):
+            read = recipe.curriculum is not None and (where, f.name) == ("evaluation", "correct")
+            if off and not read and f.name != switch and getattr(keys, f.name) != getattr(unset, f.name):
                 raise RecipeError(f"{where}.{f.name}", f"changes nothing: {why}")
     if recipe.algorithm.trains_reward_model and recipe.evaluation.samples != type(recipe.evaluation).samples:
         raise RecipeError(

@@ -32,6 +32,7 @@ ROOMS = {
     "algorithm": "align.algorithms",
     "coefficient": "align.coefficients",
     "critic": "align.critics",
+    "curriculum": "align.curricula",
     "divergence": "align.divergences",
     "engine": "align.engines",
     "environment": "align.environments",

@@ -221,8 +221,8 @@ class Evaluation:
     problems: AtLeastOne = 192
     samples: AtLeastOne = 8
     correct: float | None = 1.0
-    """The least reward of a correct answer, for `pass@k` and `majority@k` of a task that has no `pass@k` of its own. null: no such
-    metrics, as for a learned reward."""
+    """The least reward of a correct answer, for `pass@k` and `majority@k` of a task that has no `pass@k` of its own, and for the pass
+    rates of a curriculum. null: no such metrics, as for a learned reward."""
     sampling: HeldOutSampling = section(HeldOutSampling)
     """With another than that of training `kl/initial` is not measured, which is a mean over answers of the policy itself."""
 
@@ -271,6 +271,8 @@ class Recipe:
     task: Any = part("task")
     algorithm: Any = part("algorithm")
     reward: Any = part("reward", optional=True)
+    curriculum: Any = part("curriculum", optional=True)
+    """Which prompts a step draws, by the pass rates of their answers so far. null: consecutive permutations of the data."""
     engine: Any = part("engine", "transformers")
     environment: Any = part("environment", optional=True)
     """What answers the policy between its turns. null: an answer is one turn."""

@@ -16,6 +16,7 @@ from align.experience.demonstrated_turns import before_the_answer, longest_turn
 from align.experience.drafts import with_drafts
 from align.experience.limits import answer_fits, fit_prompts
 from align.experience.turn_tokens import TurnTokens
+from align.experience.weighted_draws import weighted_indices
 from align.tasks import Example, Task
 from align.types import Episode, Group, Prompt
 from align.vocabulary.continuation import Continuation
@@ -159,9 +160,16 @@ class Examples:
     def _step_indices(self, step: int) -> list[int]:
         return example_indices(step, self._per_step, len(self.examples), self._seed)
 
-    def prompts(self, step: int) -> list[Prompt]:
-        """The prompts of a step, from 0."""
-        return [self._prompts[i] for i in self._step_indices(step)]
+    @property
+    def prompt_ids(self) -> list[str]:
+        """The ids of all prompts."""
+        return [p.id for p in self._prompts]
+
+    def prompts(self, number: int, weights: np.ndarray | None = None) -> list[Prompt]:
+        """The prompts of a round, from 0. Args: weights: float64 [all prompts], by which they are drawn; None: consecutive permutations."""
+        if weights is None:
+            return [self._prompts[i] for i in self._step_indices(number)]
+        return [self._prompts[i] for i in weighted_indices(number, self._per_step, weights, self._seed)]
 
     def demonstrations(self, step: int) -> list[Group]:
         """The prompts of a step with their demonstrated answers and the end token. Raises UserError if an example has no answer."""

@@ -19,6 +19,7 @@ from align.config.guard import guarded
 from align.config.parts import Setting
 from align.config.refusals import bias
 from align.config.schema import Recipe
+from align.inspect.curriculum_rows import curriculum_rows
 from align.inspect.environment_rows import environment_rows
 from align.inspect.rows import Row
 from align.inspect.sizes import arithmetic, memory_rows, rollouts
@@ -74,6 +75,8 @@ def _sections(recipe: Recipe) -> dict[str, list[Row]]:
     for step in (0, recipe.steps // 2, max(recipe.steps - 1, 0)):
         state.betas(step)  # raises RecipeError for what is no coefficient
     sections = {"objective, maximised": objective(recipe)}
+    if rows := curriculum_rows(recipe):
+        sections["curriculum"] = rows
     for name, regularizer in recipe.regularizers.items():
         sections[f"regularizer {name}"] = regularizer_rows(name, regularizer, recipe)
     if betas := effective_betas(recipe):
@@ -124,7 +127,8 @@ def objective(recipe: Recipe) -> list[Row]:
         terms = "".join(f" − {_term(n, r, recipe)}" for n, r in in_loss.items())
         rows = [Row("", f"J = E Σ_t w_t [ {text}{terms} ]")]
     if in_loss or not whole:
-        whose = f"the {algorithm.learns_from} of the data" if not algorithm.samples else "prompts of the task and answers drawn by π_old"
+        prompts = "prompts of the task" if recipe.curriculum is None else "prompts drawn by the curriculum"
+        whose = f"the {algorithm.learns_from} of the data" if not algorithm.samples else f"{prompts} and answers drawn by π_old"
         rows.append(Row("E", f"the mean over {whose}"))
     if advantage:
         rows.append(Row("A", advantage))

@@ -22,7 +22,14 @@ def changes(run_dir: Path, node: dict[str, Any]) -> list[str]:
     if not isinstance(recipe.get("steps"), int):
         raise UserError(f"{run_dir / 'recipe.yaml'} is damaged: it names no steps; put it back, or copy the recipe of this command there")
     before, now = (nodes.learned_from(Recipe, r) for r in (recipe, node))
-    return [*_changes(before, now, ""), *_schedule_notes(recipe, node, max(steps(run_dir), default=recipe["steps"]))]
+    completed = max(steps(run_dir), default=recipe["steps"])
+    return [*_changes(before, now, ""), *_verdict_changes(recipe, node), *_schedule_notes(recipe, node, completed)]
+
+
+def _verdict_changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """`evaluation.correct`, where a curriculum draws prompts by it."""
+    if all(recipe.get("curriculum") is not None for recipe in (old, new)):
+        yield from _changes(*((recipe.get("evaluation") or {}).get("correct") for recipe in (old, new)), "evaluation.correct")
 
 
 def _schedule_notes(old: dict[str, Any], new: dict[str, Any], step: int) -> Iterator[str]:

@@ -58,7 +58,13 @@ def _number(name: str) -> int | None:
 
 def digest(node: Mapping[str, Any]) -> str:
     """16 hex digits of a resolved recipe, without the keys that cannot change what is learned."""
-    return hashlib.sha256(json.dumps(nodes.learned_from(Recipe, dict(node)), sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(_learned(node), sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _learned(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a resolved recipe that can change what is learned; with a curriculum, also which answers pass."""
+    found = nodes.learned_from(Recipe, dict(node))
+    return found if node.get("curriculum") is None else found | {"evaluation": {"correct": node["evaluation"]["correct"]}}
 
 
 def newest(run_dir: Path, recipe: Recipe) -> ResumePoint:

@@ -16,6 +16,7 @@ from align.config.schema import Recipe
 from align.errors import RecipeError, UserError
 from align.loss_weightings import LossWeighting
 from align.regularizers import Regularizer
+from align.run.pass_rates import PassRates
 from align.types import Stat, TokenBatch
 from align.workers import LearnerLike
 
@@ -47,8 +48,8 @@ def initial_weighting_state(algorithm: Algorithm) -> State:
 class RunState:
     """The state of one run, in two halves that are saved and restored together.
 
-    This object is the loop's half, with JSON values only: completed steps, rounds of prompts drawn, coefficient states and the evaluation
-    before the first step.
+    This object is the loop's half, with JSON values only: completed steps, rounds of prompts drawn, pass rates of prompts, coefficient
+    states and the evaluation before the first step.
     The learner's half (policy, critic, optimizer, references, counters) is tensors in the learner's process, maybe on another node:
     `Learner.state_dict`. `save` writes both halves into one folder, each from its own process: `driver.json` and `learner/`.
     """
@@ -66,6 +67,9 @@ class RunState:
         )
         self.loss_weighting = initial_weighting_state(recipe.algorithm)
         """The state of the algorithm's loss weighting."""
+        curriculum = recipe.curriculum
+        self.pass_rates = None if curriculum is None else PassRates(curriculum.memory, recipe.evaluation.correct)
+        """The pass rates of the prompts; None without a curriculum."""
 
     def begin(self, batch: TokenBatch, step: int) -> TokenBatch:
         """The batch of this step with its number, its coefficients, and what its algorithm remembers."""
@@ -125,6 +129,7 @@ class RunState:
             "algorithm": dict(self.algorithm),
             "loss_weighting": dict(self.loss_weighting),
             "before": self.before,
+            "pass_rates": {} if self.pass_rates is None else self.pass_rates.state_dict(self.step),
         }
 
     def _rules(self) -> dict[str, str]:
@@ -159,6 +164,8 @@ class RunState:
         self.step, self.before, self.coefficients, self.algorithm = state["step"], state["before"], dict(found), dict(remembered)
         self.loss_weighting = dict(state.get("loss_weighting", self.loss_weighting))
         self._rounds = {self.step: state.get("rounds", self.step)}
+        if self.pass_rates is not None:
+            self.pass_rates.load_state_dict(self.step, state.get("pass_rates", {}))
 
     def save(self, folder: Path, learner: LearnerLike) -> None:
         """Save both halves."""

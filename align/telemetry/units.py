@@ -29,6 +29,8 @@ UNITS = (
         r"pass@|majority@|coverage|solved|accuracy|clipped|^weighted/|^clamped/|^capped/|finished|share|truncated|limited|no_signal|distinct",
         Unit("share", "share"),
     ),
+    (r"^curriculum/(pass_rate|tried)$", Unit("share", "share")),
+    (r"^curriculum/effective_prompts$", Unit("prompts", "plain")),
     (r"staleness$", Unit("updates", "plain")),
     (r"^bytes/|/bytes$|^memory/", Unit("bytes", "count")),
     (r"length|longest|^environment/tokens", Unit("tokens", "plain")),

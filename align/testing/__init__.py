@@ -14,6 +14,7 @@ from align.testing.advantages import check_advantage
 from align.testing.algorithms import check_algorithm
 from align.testing.coefficients import check_coefficient
 from align.testing.critics import check_critic
+from align.testing.curricula import check_curriculum
 from align.testing.divergences import check_divergence
 from align.testing.engines import check_engine
 from align.testing.environments import check_environment
@@ -39,6 +40,7 @@ __all__ = [
     "check_algorithm",
     "check_coefficient",
     "check_critic",
+    "check_curriculum",
     "check_divergence",
     "check_engine",
     "check_environment",

@@ -16,6 +16,7 @@ QUICK = {
     "advantage": ("advantages", "returns", "what it needs", "least samples", "repeats", "leaves the batch alone"),
     "algorithm": ("keys", "advantages", "targets", "loss", "any split", "measures"),
     "coefficient": ("keys", "beta", "updates", "pure", "multipliers", "what it needs", "state"),
+    "curriculum": ("keys", "weights", "repeats", "order"),
     "divergence": ("keys", "elementwise", "f(1) = 0", "convex", "not negative"),
     "estimator": ("keys", "elementwise", "finite", "outcomes"),
     "likelihood": ("keys", "losses", "any split"),

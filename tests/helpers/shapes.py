@@ -29,6 +29,7 @@ CHECKED = (
     "align.coefficients.beta_dpo",
     "align.coefficients.feasible",
     "align.critics",
+    "align.curricula",
 )
 """Modules, and what is in them.
 

@@ -42,6 +42,7 @@ CHANGES = {
     ("", "task"): Change({"name": "countdown", "size": 8, "seed": 1}),
     ("", "algorithm"): Change({"name": "grpo", "advantage": "group_centred"}),
     ("", "reward"): Change("countdown_loose"),
+    ("", "curriculum"): Change("learnability"),
     ("", "engine"): Change({"name": "scripted", "answers": ["1+2"]}),
     ("", "regularizers"): Change({"kl": {"coefficient": 0.5}}),
     ("", "shapings"): Change({"long": {"name": "overlong", "limit": 6, "buffer": 5}}),
