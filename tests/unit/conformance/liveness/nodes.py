@@ -33,7 +33,7 @@ START = {
     "sampling": {"max_tokens": 6},
     "optimizer": {"lr": 1e-2},
     "workers": {"backend": "local"},
-    "evaluation": {"every": -1, "problems": 2},
+    "evaluation": {"every": -1},
     "reward_limits": {"seconds": 0.02},
 }
 

@@ -29,7 +29,7 @@ RANKED = {
     "sampling": {"max_tokens": 6},
     "optimizer": {"lr": 3e-2},
     "workers": {"backend": "local"},
-    "evaluation": {"every": -1, "problems": 2},
+    "evaluation": {"every": -1},
 }
 
 LINK = {"placement": "link", "coefficient": 0.1}
