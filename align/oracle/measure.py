@@ -15,7 +15,6 @@ from align.divergences import Divergence, StateFunctional
 from align.oracle.enumeration import ONE_TOKEN, TREE, UPDATE, Policies, Problem, context_by_token, gradient, objective, setting
 from align.regularizers import Penalty, Regularizer
 from align.types import TokenContext
-from align_kernels.by_f import ByF
 
 NAME = "audited"
 """The regularizer's name in the batch."""
@@ -109,7 +108,7 @@ def _noise(divergence: Divergence | None, at: Policies) -> float:
     if isinstance(divergence, StateFunctional):
         return ROUNDING * divergence.of_state(policy, reference).abs().sum().item()
     log_u = policy - reference
-    return ROUNDING * (reference.exp() * divergence.f(log_u).abs() + policy.exp() * ByF(divergence.f).f_prime(log_u).abs()).sum().item()
+    return ROUNDING * (reference.exp() * divergence.f(log_u).abs() + policy.exp() * divergence.by_f.f_prime(log_u).abs()).sum().item()
 
 
 def _through_surrogate(regularizer: Regularizer, penalty: Penalty, ctx: TokenContext, algorithm: Any, cut: bool) -> Tensor:
