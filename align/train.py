@@ -137,7 +137,7 @@ def _train(recipe: Recipe, run_dir: Path, address: str | None, opened: OpenedRun
     if algorithm.learns_from == "demonstrations":
         examples.demand_demonstrations(algorithm.row_fields)
         examples.fit_demonstrations(recipe.task, recipe.sampling.max_tokens)
-    suites = Suites(recipe, tokenizer)
+    suites = Suites(recipe, tokenizer, recipe.evaluation.problems if recipe.evaluation.every >= 0 else 0)
     for note in notes.data_notes(recipe, examples, suites):
         telemetry.note(note)
     longest = max([examples.max_prompt_tokens, *(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)])

@@ -74,13 +74,17 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def without_plots() -> Iterator[None]:
-    """Drawing takes a second a run. tests/unit/telemetry draws. Neither is a configuration written out."""
+    """Drawing takes a second a run. tests/unit/telemetry draws. Neither is a configuration written out, nor a command made twice."""
     if "align.train" not in sys.modules:
         yield
         return
     from helpers import blank_plots, quick_configs
 
     quick_configs.install()
+    if "typer.testing" in sys.modules:
+        from helpers import quick_commands
+
+        quick_commands.install()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("align.telemetry.plots.draw", blank_plots.blank)
         yield

@@ -46,11 +46,14 @@ def freeze(cls: type, kind: str, where: str) -> type:
             f"{_line(vars(inits[0])['__init__'])}: {inits[0].__name__} has an __init__, which a part cannot have: annotate its keys in the "
             "class (`bonus: float = 1.0`), and check or complete them in __post_init__",
         )
-    place = location(cls)
     if "name" in inspect.get_annotations(cls):
-        raise RecipeError(where, f"{place}: {cls.__name__} has a key `name`, which in a recipe is the name of the part: call it otherwise")
+        raise RecipeError(
+            where, f"{location(cls)}: {cls.__name__} has a key `name`, which in a recipe is the name of the part: call it otherwise"
+        )
     if not isinstance(getattr(cls, "needs", frozenset()), set | frozenset):
-        raise RecipeError(where, f"{place}: needs of {cls.__name__} is {cls.needs!r:.60}: write a set of names, frozenset({{'rewards'}})")
+        raise RecipeError(
+            where, f"{location(cls)}: needs of {cls.__name__} is {cls.needs!r:.60}: write a set of names, frozenset({{'rewards'}})"
+        )
     if "__dataclass_fields__" not in vars(cls):
         try:
             # The keys of a base class are keys too, as if it were a dataclass.
@@ -61,7 +64,7 @@ def freeze(cls: type, kind: str, where: str) -> type:
                     dataclasses.dataclass(frozen=True)(base)
             cls = dataclasses.dataclass(frozen=True)(cls)
         except (TypeError, ValueError) as error:
-            raise RecipeError(where, f"{place}: the fields of {cls.__name__} are its keys, and {error}") from error
+            raise RecipeError(where, f"{location(cls)}: the fields of {cls.__name__} are its keys, and {error}") from error
 
     def refuse(self: Any, name: str, *value: Any) -> None:
         raise PartIsFrozen(

@@ -16,6 +16,7 @@ with `c = f'(u) - f'(1)` and the Bregman form `k_f(u) = f(u) - f(1) - f'(1)(u - 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -89,9 +90,14 @@ class Divergence(Part, ABC):
             )
         return None
 
+    @cached_property
+    def by_f(self) -> ByF:
+        """What follows from f alone. Kept, because its slope at u = 1 takes as long as f of a batch."""
+        return ByF(self.f)
+
     def f_prime(self, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """df/du at u = exp(log_u); at a kink of f at u = 1 the mean of the slopes on both sides."""
-        return ByF(self.f).f_prime(log_u.double().clamp(-FARTHEST, FARTHEST)).to(log_u.dtype)
+        return self.by_f.f_prime(log_u.double().clamp(-FARTHEST, FARTHEST)).to(log_u.dtype)
 
     def grad_weight(self, log_u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """c(u) = f'(u) - f'(1): what multiplies the score of the sampled token. Differentiable, as a preference link needs it."""

@@ -15,7 +15,6 @@ from align.config.parts import location
 from align.config.tracebacks import own_frames
 from align.divergences import Divergence, StateFunctional
 from align.errors import RecipeError
-from align_kernels.by_f import ByF
 
 FAR = 20.0
 """Largest |log u| that is tested, in nats: a run clamps its samples' log-ratios to it."""
@@ -89,7 +88,7 @@ def falling_slope(divergence: Divergence) -> Fault | None:
     if not divergence.convex:
         return None
     x = grid()
-    slope = ByF(divergence.f).f_prime(x)
+    slope = divergence.by_f.f_prime(x)
     size = RELATIVE * slope.abs() + _cancellation_error(divergence, x)
     highest, at_highest = slope.cummax(0)  # a slow fall shows over many steps
     falls = highest - slope > size + size[at_highest]
@@ -205,7 +204,7 @@ def _gradient_fault(divergence: Divergence) -> str | None:
 
 def _by_f(divergence: Divergence, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
     """What f gives for a closed form at log u = x, and the size of the terms it is a difference of."""
-    by_f = ByF(divergence.f)
+    by_f = divergence.by_f
     if name in ("f_prime", "grad_weight"):
         slope, at_one = by_f.f_prime(x), by_f.at_one.slope
         return (slope if name == "f_prime" else slope - at_one), slope.abs() + abs(at_one) + _cancellation_error(divergence, x) / ROUNDING
@@ -221,7 +220,7 @@ def _cancellation_error(divergence: Divergence, x: Tensor) -> Tensor:
 
 def _line(divergence: Divergence, x: Tensor) -> Tensor:
     """f'(1)(u - 1)."""
-    return ByF(divergence.f).at_one.slope * torch.expm1(x)
+    return divergence.by_f.at_one.slope * torch.expm1(x)
 
 
 def _overflown(f: Tensor, x: Tensor) -> Tensor:

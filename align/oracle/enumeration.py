@@ -124,6 +124,14 @@ def context(
 
     Args: name: of the regularizer, for its entries in the batch; exact: fills `ctx.exact` with this divergence over the outcomes.
     """
+    ctx, leaf, _ = context_by_token(at, name, exact, outcomes, dtype)
+    return ctx, leaf
+
+
+def context_by_token(
+    at: Policies, name: str, exact: Divergence | None = None, outcomes: Outcomes = every_token, dtype: torch.dtype = torch.float64
+) -> tuple[TokenContext, Tensor, Tensor]:
+    """The same, and the rows of the leaf that the tokens read, [T, V]: each token has its own, so one pass gives the gradients of all."""
     problem, leaf, reference = at.problem, at.policy.to(dtype, copy=True).requires_grad_(), at.reference.to(dtype)
     seq_ids, positions, prefix, tokens = problem.steps.clone()  # a part that writes into the batch changes only this copy
     count = len(problem.answers)
@@ -134,9 +142,9 @@ def context(
     totals, columns = prompt_lengths + apart * lengths, (prompt_lengths - 1)[seq_ids] + apart[seq_ids] * (positions + 1)
     input_ids = torch.full((count, 2 * problem.depth + 4), -(10**6))
     input_ids[seq_ids, columns] = tokens
-    states = torch.eye(len(problem.prefixes), dtype=dtype)[prefix]
-    compared = {} if exact is None else {name: Compared(exact, states, Head(reference.T), outcomes)}
-    stats = token_stats(states, Head(leaf.T), tokens, compared=compared)
+    rows, states = leaf[prefix], torch.eye(len(prefix), dtype=dtype)
+    compared = {} if exact is None else {name: Compared(exact, states, Head(reference[prefix].T), outcomes)}
+    stats = token_stats(states, Head(rows.T), tokens, compared=compared)
     behaviour = problem.token_logp(at.behaviour).to(dtype)
     signs = torch.where(torch.arange(count) % 2 == 0, 1.0, -1.0).to(dtype)
     batch = TokenBatch(
@@ -158,7 +166,7 @@ def context(
         penalty_weights={name: torch.ones(len(seq_ids), dtype=dtype)},
         betas={name: 1.0},
     )
-    return TokenContext(batch=batch, logp=stats.logp, entropy=stats.entropy, exact=stats.exact), leaf
+    return TokenContext(batch=batch, logp=stats.logp, entropy=stats.entropy, exact=stats.exact), leaf, rows
 
 
 def expectation(batch: TokenBatch, x: Tensor) -> Tensor:

@@ -13,9 +13,8 @@ from align.contexts import TokenContext
 from align.core.credit import Packing
 from align.core.segments import segment_sum, suffix_sum
 from align.divergences import Divergence, StateFunctional
-from align.oracle.enumeration import ONE_TOKEN, TREE, UPDATE, Policies, Problem, context, gradient, objective, setting
+from align.oracle.enumeration import ONE_TOKEN, TREE, UPDATE, Policies, Problem, context_by_token, gradient, objective, setting
 from align.regularizers import Penalty, Regularizer
-from align_kernels.by_f import ByF
 
 NAME = "audited"
 """The regularizer's name in the batch."""
@@ -57,7 +56,7 @@ def measure(
     """
     at = setting(problem, drift)
     divergence = claimed_divergence(regularizer)
-    ctx, leaf = context(at, NAME, divergence if regularizer.full_vocabulary else None, regularizer.outcomes)
+    ctx, leaf, rows = context_by_token(at, NAME, divergence if regularizer.full_vocabulary else None, regularizer.outcomes)
     if algorithm is not None:
         ctx = replace(ctx, surrogate_log_ratio=algorithm.effective_log_ratio(ctx))
     penalty = regularizer.penalty(ctx, NAME)
@@ -65,13 +64,9 @@ def measure(
     assert loss is not None  # `measure_links` measures links
     probability, value = problem.answer_logp(at.behaviour).exp(), _by_answer(ctx, problem, penalty.value)
     mean_value = (probability * value).sum()
-    if variance:
-        gradients = _gradients(ctx, problem, loss, leaf)
-        mean = probability @ gradients
-        covariance = probability @ ((gradients - mean) ** 2).sum(-1)
-    else:
-        mean = torch.autograd.grad((probability * _by_answer(ctx, problem, loss)).sum(), leaf)[0].flatten()
-        covariance = torch.tensor(math.nan)
+    answers = _by_answer(ctx, problem, loss)
+    mean = torch.autograd.grad((probability * answers).sum(), leaf, retain_graph=variance)[0].flatten()
+    covariance = probability @ ((_gradients(problem, answers, rows) - mean) ** 2).sum(-1) if variance else torch.tensor(math.nan)
     spread = (probability * (value - mean_value) ** 2).sum().sqrt() / mean_value
     exact_value, exact = _exact(regularizer, divergence, at)
     size, noise = exact.norm(), _noise(divergence, at)
@@ -113,7 +108,7 @@ def _noise(divergence: Divergence | None, at: Policies) -> float:
     if isinstance(divergence, StateFunctional):
         return ROUNDING * divergence.of_state(policy, reference).abs().sum().item()
     log_u = policy - reference
-    return ROUNDING * (reference.exp() * divergence.f(log_u).abs() + policy.exp() * ByF(divergence.f).f_prime(log_u).abs()).sum().item()
+    return ROUNDING * (reference.exp() * divergence.f(log_u).abs() + policy.exp() * divergence.by_f.f_prime(log_u).abs()).sum().item()
 
 
 def _through_surrogate(regularizer: Regularizer, penalty: Penalty, ctx: TokenContext, algorithm: Any, cut: bool) -> Tensor:
@@ -154,7 +149,9 @@ def _by_answer(ctx: TokenContext, problem: Problem, x: Tensor) -> Tensor:
     return segment_sum(x.double(), ctx.batch.seq_ids, len(problem.answers))
 
 
-def _gradients(ctx: TokenContext, problem: Problem, loss: Tensor, leaf: Tensor) -> Tensor:
-    """The gradient of each answer's loss, [S, P * V]."""
-    losses = _by_answer(ctx, problem, loss)
-    return torch.stack([torch.autograd.grad(one, leaf, retain_graph=True)[0].flatten() for one in losses])
+def _gradients(problem: Problem, losses: Tensor, rows: Tensor) -> Tensor:
+    """The gradient of each answer's loss [S], [S, P * V]: an answer's tokens alone matter to its loss, and each has another prefix."""
+    answer, _, prefix, _ = problem.steps
+    found = torch.zeros(len(problem.answers), len(problem.prefixes), problem.vocabulary, dtype=rows.dtype)
+    found[answer, prefix] = torch.autograd.grad(losses.sum(), rows)[0]
+    return found.flatten(1)

@@ -35,9 +35,10 @@ Generate = Callable[[Sequence[Prompt], int, int], list[Group]]
 class Suites:
     """A task's held-out data, tokenized once: problems by suite (none for a reward model), and rankings if the algorithm uses them."""
 
-    def __init__(self, recipe: Recipe, tokenizer: Any, problems: int | None = None):
+    def __init__(self, recipe: Recipe, tokenizer: Any, problems: int):
+        """`problems`: of each suite. 0: none is read, as in a run that never evaluates."""
         self._task, algorithm = recipe.task, recipe.algorithm
-        suites = {} if algorithm.trains_reward_model else task_data.suites(self._task, problems or recipe.evaluation.problems)
+        suites = {} if algorithm.trains_reward_model or not problems else task_data.suites(self._task, problems)
         fitted = {
             name: fit_prompts(self._task, examples, tokenize(examples, tokenizer), tokenizer, f"prompts of {name}")
             for name, examples in suites.items()
@@ -128,7 +129,7 @@ def measure(
         tokenizer = load_tokenizer(folder, "MODEL")
         checked(folder, tokenizer)
         reward = None if recipe.reward is None else start_reward(recipe.reward)
-        suites = Suites(recipe, tokenizer, problems)
+        suites = Suites(recipe, tokenizer, problems or recipe.evaluation.problems)
         longest = max(len(p.token_ids) for prompts in suites.prompts.values() for p in prompts)
         engine = start_rollouts(recipe, folder, longest)
         draw = partial(generate, recipe.engine, engine, drawing=recipe.drawing, workers=recipe.workers.rollout)

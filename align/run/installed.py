@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -33,7 +35,14 @@ def _parts(built: Any) -> Iterator[Part]:
 
 
 def _distribution(package: str) -> str:
-    return ", ".join(f"{name} {version(name)}" for name in sorted(set(packages_distributions().get(package, ())))) or "no distribution"
+    found = _distributions(tuple(sys.path)).get(package, ())
+    return ", ".join(f"{name} {version(name)}" for name in sorted(set(found))) or "no distribution"
+
+
+@functools.lru_cache(maxsize=1)
+def _distributions(path: tuple[str, ...]) -> Mapping[str, list[str]]:
+    """Of each top-level package on `sys.path`, which has this value. Reading the lists of all distributions takes 0.4 s."""
+    return packages_distributions()
 
 
 def _hash(package: str) -> str:

@@ -180,14 +180,17 @@ class RunState:
 
 def _state(rule: Coefficient | Algorithm | LossWeighting, where: str, method: str, found: Any, what: str) -> dict[str, Any]:
     """The state that a method of a part returned, checked to be JSON values, which a checkpoint can hold."""
-    problem = f"{location(type(rule))}: {method} of {type(rule).__name__} returned {found!r:.60}: return {what}, as a new dictionary"
+
+    def problem() -> str:  # reads the part's source, so not at each step
+        return f"{location(type(rule))}: {method} of {type(rule).__name__} returned {found!r:.60}: return {what}, as a new dictionary"
+
     if not isinstance(found, Mapping):
-        raise RecipeError(where, problem)
+        raise RecipeError(where, problem())
     try:
-        json.dumps(found := dict(found))
+        json.dumps(state := dict(found))
     except (TypeError, ValueError) as error:
-        raise RecipeError(where, f"{problem} of JSON values ({error})") from error
-    return found
+        raise RecipeError(where, f"{problem()} of JSON values ({error})") from error
+    return state
 
 
 def beta_of(regularizer: Regularizer, where: str, step: int, state: State) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = ("align", "torch", "transformers")
@@ -13,6 +14,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: _of(name) for name in PACKAGES}}
 
 
+@cache
 def _of(package: str) -> str:
     try:
         return version(package)

@@ -4,7 +4,7 @@ import random
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, lru_cache
 from statistics import fmean
 from typing import Any
 
@@ -81,7 +81,7 @@ class Countdown(Task):
 
     def suites(self, problems: int) -> Mapping[str, Sequence[Example]]:
         return {
-            name: _suite(draw, name, problems, random.Random(f"{self.seed} {name}"))
+            name: _suite(draw, name, problems, f"{self.seed} {name}")
             for name, draw in (("countdown", countdown_problem), ("sort", sort_problem))
         }
 
@@ -169,12 +169,13 @@ def sort_problem(rng: random.Random, test: bool) -> Problem:
     return text, {"skill": "sort", "numbers": numbers}, ",".join(map(str, sorted(numbers)))
 
 
-def _suite(draw: Callable[[random.Random, bool], Problem], name: str, problems: int, rng: random.Random) -> list[Example]:
+@lru_cache(maxsize=8)
+def _suite(draw: Callable[[random.Random, bool], Problem], name: str, problems: int, seed: str) -> tuple[Example, ...]:
     """Distinct held-out problems, of which there are thousands. A shorter suite is a prefix of a longer one."""
-    found: dict[str, Example] = {}
+    rng, found = random.Random(seed), dict[str, Example]()
     for _ in range(20 * problems):
         if len(found) == problems:
             break
         text, asked, _ = draw(rng, True)
         found.setdefault(text, Example(id=f"{name}-{len(found)}", text=text, fields=asked))
-    return list(found.values())
+    return tuple(found.values())

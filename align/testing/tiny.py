@@ -10,7 +10,7 @@ from align.tasks.countdown import Countdown
 
 SHAPE = {
     "hidden_size": 64,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "intermediate_size": 48,

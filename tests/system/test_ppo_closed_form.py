@@ -61,7 +61,7 @@ def assert_reached(logp: torch.Tensor, optimum: torch.Tensor) -> None:
 
 @pytest.fixture(scope="module")
 def bandit(tmp_path_factory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("bandit"), tied=False, spread=0.15)
+    return tiny_model(tmp_path_factory.mktemp("bandit"), tied=False, spread=0.15, num_hidden_layers=1)
 
 
 def log_policy(folder: Path) -> torch.Tensor:

@@ -59,7 +59,9 @@ KEYS = {
     ("task", "jsonl"): {"path": "ROWS", "eval_path": "HELD_OUT"},
     ("task", "labelled"): {"path": "LABELS", "held_out": "countdown"},
     ("task", "math"): {"path": "WORDS"},
-    ("task", "mix"): {"sources": {"one": {"name": "jsonl", "path": "ROWS", "eval_path": "HELD_OUT"}, "other": "countdown"}},
+    ("task", "mix"): {
+        "sources": {"one": {"name": "jsonl", "path": "ROWS", "eval_path": "HELD_OUT"}, "other": {"name": "countdown", "size": 64}}
+    },
     ("task", "preferences"): {"path": "PAIRS", "eval_path": "HELD_OUT_PAIRS", "held_out": "countdown"},
     ("task", "reasoning_gym"): {"generator": "sums", "size": 4},
     ("reward", "reasoning_gym"): {"prompts": [Prompt(id="sum", text="2+1=", token_ids=(1,), fields=SUM)]},

@@ -18,7 +18,7 @@ from liveness import Change
 from liveness.leaves import CHANGES, LEAVES, REQUIRED, ROOMS, changed, parts, seen
 from liveness.nodes import text
 from liveness.places import made
-from liveness.runs import LINK, RANKED, RUNS, updated
+from liveness.runs import LINK, RANKED, updated
 
 from align.config import registry
 from align.errors import UserError
@@ -57,8 +57,9 @@ def test_the_tables_name_what_there_is():
 def test_nothing_is_seen_to_change_by_itself(kind: str, part: str, places: dict[str, str]):
     node = changed(kind, part, "*", 0)[0]
     first = seen(kind, part, "", node, places)
-    RUNS.clear()
-    assert seen(kind, part, "", node, places) == first
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("liveness.runs.RUNS", {})
+        assert seen(kind, part, "", node, places) == first
 
 
 @pytest.mark.parametrize(("kind", "part", "field", "default"), LEAVES, ids=[".".join(filter(None, leaf[:3])) for leaf in LEAVES])

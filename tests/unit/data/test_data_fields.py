@@ -255,7 +255,7 @@ def test_a_run_tells_what_was_left_out_of_its_rows_and_of_its_held_out_prompts(w
     task = Jsonl(path, filter=level, eval_path=held, max_prompt_tokens=4, too_long="drop")
     recipe = build({"steps": 1, "task": "countdown", "algorithm": "sft", "model": {"path": "nowhere"}})
     recipe = replace(recipe, task=task)
-    assert list(data_notes(recipe, examples(task), Suites(recipe, TEXT))) == [
+    assert list(data_notes(recipe, examples(task), Suites(recipe, TEXT, recipe.evaluation.problems))) == [
         f"{path}: task.filter.level leaves out 4 of 6 rows",
         "task: 1 of 3 prompts of eval beyond task.max_prompt_tokens, 4, are left out",
     ]
@@ -264,10 +264,10 @@ def test_a_run_tells_what_was_left_out_of_its_rows_and_of_its_held_out_prompts(w
 def test_a_run_without_held_out_problems_says_that_nothing_is_evaluated(write):
     task = Jsonl(write(*ROWS))
     recipe = replace(build({"steps": 1, "task": "countdown", "algorithm": "sft", "model": {"path": "nowhere"}}), task=task)
-    (note,) = data_notes(recipe, examples(task), Suites(recipe, TEXT))
+    (note,) = data_notes(recipe, examples(task), Suites(recipe, TEXT, recipe.evaluation.problems))
     assert note.startswith("task: has no held-out problems, so no answers of the model are evaluated and kl/initial is not measured")
     silent = replace(recipe, evaluation=replace(recipe.evaluation, every=-1))
-    assert list(data_notes(silent, examples(task), Suites(silent, TEXT))) == []
+    assert list(data_notes(silent, examples(task), Suites(silent, TEXT, 0))) == []
 
 
 def test_notes_are_lines():

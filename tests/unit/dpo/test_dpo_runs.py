@@ -87,7 +87,7 @@ def test_held_out_rankings_are_measured_before_and_after(model: Path, tmp_path: 
     trained, initial = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model"), hf(model)
     made = recipes.build(node(model, task=preferences))
     # The exported model gives the last figures, by transformers alone.
-    packed = pack(Suites(made, tiny_tokenizer()).rankings, None)
+    packed = pack(Suites(made, tiny_tokenizer(), made.evaluation.problems).rankings, None)
     x = log_ratios(trained, initial, packed).detach()
     d = x[::2] - x[1::2]
     assert held_out[-1]["rankings/preference/accuracy"] == pytest.approx((d > 0).float().mean().item())

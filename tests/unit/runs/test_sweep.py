@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import blank_plots
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
@@ -16,7 +17,7 @@ from align.cli import app
 from align.config import nodes
 from align.config.recipes import load
 from align.errors import UserError
-from align.sweep import runner
+from align.sweep import plot, runner
 from align.sweep.plan import Axis, Plan, split
 from align.sweep.progress import latest
 from align.sweep.results import statistics_of, training
@@ -65,6 +66,14 @@ time.sleep(float(keys.get("optimizer.lr", 0)))
 summary = {"before": {"pass@1": seed / 8}, "after": {"pass@1": steps / 10 + seed / 100}, "train_seconds": 1.0, "tokens/s": None}
 (out / "summary.json").write_text(json.dumps(summary))
 """
+
+DRAWN = plot.draw
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch):
+    """Drawing takes a second."""
+    monkeypatch.setattr("align.sweep.plot.draw", lambda found, picture: blank_plots.blank(picture, picture))
 
 
 def align(*arguments: str):
@@ -198,7 +207,8 @@ def test_a_folder_that_holds_other_runs_is_refused(stand_in):
 # Running
 
 
-def test_numbers_are_told_over_the_seeds(stand_in):
+def test_numbers_are_told_over_the_seeds(stand_in, monkeypatch):
+    monkeypatch.setattr("align.sweep.plot.draw", DRAWN)
     done = align("sweep", "tiny.yaml", "--over", "steps=2,3", "--out", "out")
     assert done.exit_code == 0 and "6/6  done    steps=3 seed 2" in done.output
     found = json.loads(Path("out/sweep.json").read_text())

@@ -64,8 +64,10 @@ def made(folder: Path) -> dict[str, str]:
     )
     for n in (1, 2):  # a warm start, that is not run here
         (folder / f"data{n}").write_text(json.dumps({"steps": n, "task": "countdown", "algorithm": "sft", "model": {"path": "nowhere"}}))
-    models = {name: str(tiny_model(folder / name, seed=seed)) for seed, name in enumerate(("model", "other", "third"))}
-    models |= {name: str(tiny_scorer(folder / name, seed=seed)) for seed, name in enumerate(("scorer", "other_scorer"))}
+    models = {name: str(tiny_model(folder / name, seed=seed, num_hidden_layers=1)) for seed, name in enumerate(("model", "other", "third"))}
+    models |= {
+        name: str(tiny_scorer(folder / name, seed=seed, num_hidden_layers=1)) for seed, name in enumerate(("scorer", "other_scorer"))
+    }
     written = (
         "labels",
         "long_labels",

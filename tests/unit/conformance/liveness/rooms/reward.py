@@ -66,6 +66,10 @@ CHANGES = {
     ("learned", "dtype"): Change("bfloat16"),
 }
 
+ANSWERS = ("1+2+3+4", "10", "3", "3.0", "12=10", "yes", "1</think><answer>2</answer>", "answer = 3")
+OF_A_PROCESS = {"code": ("1", "answer = 3"), "math": ("10", "3")}
+"""A process for each answer, or for each that is beyond its time, takes a second: two answers show every key."""
+
 
 def probe(part: Any, *, places: dict[str, str], **_) -> Any:
     fields = {"skill": "countdown", "numbers": [1, 2, 3, 4], "target": 10, "answer": "3", "solution": "so 10", "word": "Yes"}
@@ -75,7 +79,7 @@ def probe(part: Any, *, places: dict[str, str], **_) -> Any:
         "hard_tests": ["assert answer", "assert len(bytearray(10**8))", "import os\nassert os.fork() >= 0", "assert not answer"],
     }
     prompt = Prompt(id="0", text="", token_ids=(1,), fields=fields)
-    answers, sizes = ("1+2+3+4", "10", "3", "3.0", "12=10", "yes", "1</think><answer>2</answer>", "answer = 3"), []
+    answers, sizes = OF_A_PROCESS.get(part.recipe_name, ANSWERS), []
     reward = part.start()
     if part.recipe_name == "learned":
         reward._model.register_forward_pre_hook(lambda model, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True)
