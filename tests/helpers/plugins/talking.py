@@ -1,11 +1,10 @@
-"""An environment that conforms, and what one mistake makes of it, beside the parts of an objective (see defective.py)."""
+"""An environment that conforms, and what one mistake makes of it (see defective.py)."""
 
 from __future__ import annotations
 
-from helpers.plugins import objective
 from helpers.plugins.changes import swap
 
-GOOD = objective.GOOD | {
+GOOD = {
     "environment": '''
         from align.environments import RunningEnvironment, Turn
         class Running(RunningEnvironment):
@@ -21,7 +20,7 @@ GOOD = objective.GOOD | {
                 return Running(self, prompt, seed)
         '''
 }
-DEFECTS = objective.DEFECTS | {
+DEFECTS = {
     ("environment", "turns"): swap("return Turn(", "return dict("),
     ("environment", "soon"): swap("self.turns += 1", "self.turns += 1\n        while text == 'nan': pass"),
     ("environment", "repeats"): swap("self.seed % 10", "__import__('time').perf_counter()"),
