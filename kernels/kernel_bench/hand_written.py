@@ -2,7 +2,7 @@
 
 Forward in one reading of both rows, with the streaming sums `s = sum e^(x - m_p)` and `t = sum e^(x - m_p) ((x - m_p) - (y - m_q))`:
 `D = t/s - log s_p + log s_q`, nats. Backward one reading more: `dD/dx = p (d - D)` with `d = log p - log q`. It leaves the same [T] numbers
-as the generated passes, entropy and the label's log-probs too. It knows a scale but no soft cap, and no gradient but the divergence's.
+as the generated passes, entropy and the label's log-probs too. It has a scale but no soft cap, and no gradient but the divergence's.
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ def row_grad(
 
 
 @triton.jit
-def _load(X, cols, mask, scale):
+def _load(LOGITS, cols, mask, scale):
     if mask is None:  # noqa: SIM108 - a choice at compile time
-        x = tl.load(X + cols).to(tl.float32)
+        x = tl.load(LOGITS + cols).to(tl.float32)
     else:
-        x = tl.load(X + cols, mask=mask, other=-float("inf")).to(tl.float32)
+        x = tl.load(LOGITS + cols, mask=mask, other=-float("inf")).to(tl.float32)
     return tl.maximum(x * scale, NOTHING)
 
 
@@ -107,12 +107,14 @@ def _absorb(x, y, m_p, s_p, e_p, t, m_q, s_q):
 
 
 @triton.jit(do_not_specialize=["stride_out", "first"])
-def forward(Z, U, LABELS, OUT, V, stride_z, stride_u, stride_out, first, scale_z, scale_u, K: tl.constexpr, B: tl.constexpr):
-    """One program a row; OUT [8, T]: the statistics in RowStats' order, and D."""
+def forward(
+    LOGITS, REF_LOGITS, LABELS, STATS, V, stride, stride_ref, stride_out, first, scale, ref_scale, K: tl.constexpr, B: tl.constexpr
+):
+    """One program a row; STATS [8, T]: the statistics in RowStats' order, and D."""
     row = tl.program_id(0).to(tl.int64)
-    Z += row * stride_z
-    U += row * stride_u
-    OUT += row
+    LOGITS += row * stride
+    REF_LOGITS += row * stride_ref
+    STATS += row
     m_p = tl.full([B], NOTHING, tl.float32)
     s_p = tl.zeros([B], tl.float32)
     e_p = tl.zeros([B], tl.float32)
@@ -122,11 +124,11 @@ def forward(Z, U, LABELS, OUT, V, stride_z, stride_u, stride_out, first, scale_z
     cols = tl.arange(0, K)[:, None] * B + tl.arange(0, B)[None, :]
     whole = V - V % (K * B)
     for start in range(0, whole, K * B):
-        x, y = _load(Z, start + cols, None, scale_z), _load(U, start + cols, None, scale_u)
+        x, y = _load(LOGITS, start + cols, None, scale), _load(REF_LOGITS, start + cols, None, ref_scale)
         m_p, s_p, e_p, t, m_q, s_q = _absorb(x, y, m_p, s_p, e_p, t, m_q, s_q)
     if whole < V:
         cols += whole
-        x, y = _load(Z, cols, cols < V, scale_z), _load(U, cols, cols < V, scale_u)
+        x, y = _load(LOGITS, cols, cols < V, scale), _load(REF_LOGITS, cols, cols < V, ref_scale)
         m_p, s_p, e_p, t, m_q, s_q = _absorb(x, y, m_p, s_p, e_p, t, m_q, s_q)
 
     top_p = tl.max(m_p, axis=0)
@@ -138,40 +140,40 @@ def forward(Z, U, LABELS, OUT, V, stride_z, stride_u, stride_out, first, scale_z
     sum_q = tl.sum(s_q * lib.exp(down_q), axis=0)
     label = tl.load(LABELS + row) - first
     here = (label >= 0) & (label < V)
-    OUT = put(OUT, top_p, stride_out)
-    OUT = put(OUT, sum_p, stride_out)
-    OUT = put(OUT, tl.sum((e_p + s_p * down_p) * rescale, axis=0), stride_out)
-    OUT = put(OUT, _load(Z, label, here, scale_z), stride_out)
-    OUT = put(OUT, top_q, stride_out)
-    OUT = put(OUT, sum_q, stride_out)
-    OUT = put(OUT, _load(U, label, here, scale_u), stride_out)
+    STATS = put(STATS, top_p, stride_out)
+    STATS = put(STATS, sum_p, stride_out)
+    STATS = put(STATS, tl.sum((e_p + s_p * down_p) * rescale, axis=0), stride_out)
+    STATS = put(STATS, _load(LOGITS, label, here, scale), stride_out)
+    STATS = put(STATS, top_q, stride_out)
+    STATS = put(STATS, sum_q, stride_out)
+    STATS = put(STATS, _load(REF_LOGITS, label, here, ref_scale), stride_out)
     t = tl.sum((t + s_p * (down_p - down_q)) * rescale, axis=0)
-    put(OUT, t / sum_p - (tl.log(sum_p) - tl.log(sum_q)), stride_out)
+    put(STATS, t / sum_p - (tl.log(sum_p) - tl.log(sum_q)), stride_out)
 
 
 @triton.jit
-def _slope(Z, U, G, cols, mask, lse, shift, w, scale_z, scale_u):
-    x, y = _load(Z, cols, mask, scale_z), _load(U, cols, mask, scale_u)
+def _slope(LOGITS, REF_LOGITS, GRAD, cols, mask, lse, shift, w, scale, ref_scale):
+    x, y = _load(LOGITS, cols, mask, scale), _load(REF_LOGITS, cols, mask, ref_scale)
     g = w * lib.exp(x - lse) * ((x - y) - shift)
-    tl.store(G + cols, g.to(G.dtype.element_ty), mask=mask)
+    tl.store(GRAD + cols, g.to(GRAD.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def backward(Z, U, LSE_P, LSE_Q, D, W, G, V, stride_z, stride_u, stride_g, scale_z, scale_u, B: tl.constexpr):
+def backward(LOGITS, REF_LOGITS, LSE_P, LSE_Q, DIV, W_DIV, GRAD, V, stride, stride_ref, stride_grad, scale, ref_scale, B: tl.constexpr):
     """One program a row."""
     row = tl.program_id(0).to(tl.int64)
-    Z += row * stride_z
-    U += row * stride_u
-    G += row * stride_g
+    LOGITS += row * stride
+    REF_LOGITS += row * stride_ref
+    GRAD += row * stride_grad
     lse = tl.load(LSE_P + row)
     # Of the two normalisers the difference is taken first, in whatever they come.
-    shift = (lse - tl.load(LSE_Q + row)).to(tl.float32) + tl.load(D + row)
+    shift = (lse - tl.load(LSE_Q + row)).to(tl.float32) + tl.load(DIV + row)
     lse = lse.to(tl.float32)
-    w = tl.load(W + row) * scale_z
+    w = tl.load(W_DIV + row) * scale
     cols = tl.arange(0, B)
     whole = V - V % B
     for start in range(0, whole, B):
-        _slope(Z, U, G, start + cols, None, lse, shift, w, scale_z, scale_u)
+        _slope(LOGITS, REF_LOGITS, GRAD, start + cols, None, lse, shift, w, scale, ref_scale)
     if whole < V:
         cols += whole
-        _slope(Z, U, G, cols, cols < V, lse, shift, w, scale_z, scale_u)
+        _slope(LOGITS, REF_LOGITS, GRAD, cols, cols < V, lse, shift, w, scale, ref_scale)

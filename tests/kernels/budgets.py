@@ -58,14 +58,22 @@ class Rows(NamedTuple):
 
 def _compilation(kernel: Any, table: dict[int, dict[str, int]], rows: Rows, arch: int, absent: str = "", **constants: Any) -> Compilation:
     """`absent`: arguments that are None."""
-    types = dict.fromkeys(["OUT", "H", "S", "W_LOGP", "W_ENTROPY", "W_DIV"], "*fp32") | dict.fromkeys(["LSE_P", "LSE_Q"], "*fp64")
-    types |= {} if kernel is row_sum_kernel else {"OUT": "*fp64"}
-    types |= dict.fromkeys(["V", "stride_z", "stride_u", "stride_out", "stride_g", "first"], "i32")
-    types |= dict.fromkeys(["scale_z", "scale_u", "cap_z", "cap_u", "power"], "fp32")
-    types |= {"Z": f"*{rows.logits}", "U": f"*{rows.logits}", "G": "*bf16", "LABELS": "*i64", "numbers": ()}
+    types = dict.fromkeys(["SUMS", "ENTROPY", "PULLS", "W_LOGP", "W_ENTROPY", "W_DIV"], "*fp32") | dict.fromkeys(
+        ["LSE_P", "LSE_Q"], "*fp64"
+    )
+    types |= dict.fromkeys(["V", "stride", "stride_ref", "stride_out", "stride_grad", "first"], "i32")
+    types |= dict.fromkeys(["scale", "ref_scale", "cap", "ref_cap", "power"], "fp32")
+    types |= {
+        "LOGITS": f"*{rows.logits}",
+        "REF_LOGITS": f"*{rows.logits}",
+        "GRAD": "*bf16",
+        "STATS": "*fp64",
+        "LABELS": "*i64",
+        "numbers": (),
+    }
     config = dict(table[BYTES[rows.logits]])
     warps = config.pop("num_warps")
-    none = dict.fromkeys([*([] if rows.cap else ["cap_z", "cap_u"]), *absent.split()])
+    none = dict.fromkeys([*([] if rows.cap else ["cap", "ref_cap"]), *absent.split()])
     return compilation(kernel, types, config | {"ACC": tl.float32} | none | constants, arch=arch, num_warps=warps, aligned=rows.aligned)
 
 
@@ -116,10 +124,17 @@ def kernels() -> Iterator[Entry]:
     for arch in ARCHITECTURES:
         for logits in BYTES:
             rows, name = Rows(logits), f"sm_{arch} {logits}"
-            yield Entry(f"{name} stats", stats(rows, arch, "U"), _per_turn(STATS, rows), None)
+            yield Entry(f"{name} stats", stats(rows, arch, "REF_LOGITS"), _per_turn(STATS, rows), None)
             yield Entry(f"{name} stats with reference", stats(rows, arch), _per_turn(STATS, rows), None)
-            yield Entry(f"{name} grad log-prob", grad(rows, arch, None, "U LSE_Q H S W_ENTROPY W_DIV"), _per_turn(GRAD, rows), None)
-            yield Entry(f"{name} grad log-prob entropy", grad(rows, arch, None, "U LSE_Q S W_DIV"), _per_turn(GRAD, rows), None)
+            yield Entry(
+                f"{name} grad log-prob",
+                grad(rows, arch, None, "REF_LOGITS LSE_Q ENTROPY PULLS W_ENTROPY W_DIV"),
+                _per_turn(GRAD, rows),
+                None,
+            )
+            yield Entry(
+                f"{name} grad log-prob entropy", grad(rows, arch, None, "REF_LOGITS LSE_Q PULLS W_DIV"), _per_turn(GRAD, rows), None
+            )
         if arch != NEWEST:
             for name in REPRESENTATIVE:
                 yield from _of_a_divergence(f"sm_{arch} fp32 * {name}", Rows(), arch, fused(DIVERGENCES[name]))

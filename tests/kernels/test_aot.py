@@ -30,8 +30,9 @@ fn, known, rows = budgets.fused(EVERY_ONE), budgets.fused(budgets.DIVERGENCES["p
 found = dict(stats=budgets.stats(budgets.Rows("bf16"), 90), sum=budgets.sums(rows, 90, fn), grad=budgets.grad(rows, 90, known))
 found = dict((name, given.compile()) for name, given in found.items())
 spent = dict()
-types = dict.fromkeys(["Z", "U", "OUT", "D", "W"], "*fp32") | dict.fromkeys(["LSE_P", "LSE_Q"], "*fp64") | dict(G="*bf16", LABELS="*i64")
-types |= dict.fromkeys(["V", "stride_z", "stride_u", "stride_out", "stride_g", "first"], "i32") | dict(scale_z="fp32", scale_u="fp32")
+types = dict.fromkeys(["LOGITS", "REF_LOGITS", "STATS", "DIV", "W_DIV"], "*fp32") | dict.fromkeys(["LSE_P", "LSE_Q"], "*fp64")
+types |= dict.fromkeys(["V", "stride", "stride_ref", "stride_out", "stride_grad", "first"], "i32")
+types |= dict(scale="fp32", ref_scale="fp32", GRAD="*bf16", LABELS="*i64")
 for kernel, config in ((by_hand.forward, by_hand.FORWARD), (by_hand.backward, by_hand.BACKWARD)):
     config = dict(config)
     warps = config.pop("num_warps")

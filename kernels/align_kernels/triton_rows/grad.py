@@ -11,9 +11,9 @@ from align_kernels.triton_rows.load import load_logits, load_pair, log_prob
 
 @triton.jit
 def _tile(
-    Z,
-    U,
-    G,
+    LOGITS,
+    REF_LOGITS,
+    GRAD,
     cols,
     mask,
     label,
@@ -23,10 +23,10 @@ def _tile(
     w_entropy,
     w_div,
     shared,
-    scale_z,
-    scale_u,
-    cap_z,
-    cap_u,
+    scale,
+    ref_scale,
+    cap,
+    ref_cap,
     numbers,
     PULL: tl.constexpr,
     ADD: tl.constexpr,
@@ -34,53 +34,53 @@ def _tile(
 ):
     """dz = scale [ w_div pull + w_logp 1[y] - p (shared + w_entropy log p) ]: every weight of p alone is in `shared`."""
     if PULL is not None:
-        a, b, d, p, q = load_pair(Z, U, cols, mask, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, ACC)
+        a, b, d, p, q = load_pair(LOGITS, REF_LOGITS, cols, mask, lse_p, lse_q, scale, ref_scale, cap, ref_cap, ACC)
         g = w_div * PULL(a, b, d, p, q, numbers)
     else:
-        a = log_prob(load_logits(Z, cols, mask, scale_z, cap_z, ACC), lse_p, ACC)
+        a = log_prob(load_logits(LOGITS, cols, mask, scale, cap, ACC), lse_p, ACC)
         p = lib.exp(a)
         g = tl.zeros_like(p)
     if w_entropy is not None:
         # p log p is 0 where p is, but 0 * -inf is not.
         shared += w_entropy * tl.maximum(a, -1e30)
-    g = scale_z * (g + tl.where(cols == label, w_logp, 0.0) - p * shared)
-    if cap_z is not None:
-        t = (a + lse_p.to(ACC)) / (scale_z * cap_z)
+    g = scale * (g + tl.where(cols == label, w_logp, 0.0) - p * shared)
+    if cap is not None:
+        t = (a + lse_p.to(ACC)) / (scale * cap)
         g *= 1.0 - t * t
     if ADD:
-        g += tl.load(G + cols, mask=mask).to(ACC)
-    tl.store(G + cols, g.to(G.dtype.element_ty), mask=mask)
+        g += tl.load(GRAD + cols, mask=mask).to(ACC)
+    tl.store(GRAD + cols, g.to(GRAD.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["first"])
 def row_grad_kernel(
-    Z,
-    U,
+    LOGITS,
+    REF_LOGITS,
     LSE_P,
     LSE_Q,
     LABELS,
-    H,
-    S,
+    ENTROPY,
+    PULLS,
     W_LOGP,
     W_ENTROPY,
     W_DIV,
-    G,
+    GRAD,
     V,
-    stride_z,
-    stride_u,
-    stride_g,
+    stride,
+    stride_ref,
+    stride_grad,
     first,
-    scale_z,
-    scale_u,
-    cap_z,
-    cap_u,
+    scale,
+    ref_scale,
+    cap,
+    ref_cap,
     numbers,
     PULL: tl.constexpr,
     ADD: tl.constexpr,
     B: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """One program a row. PULL None: no divergence, U, LSE_Q, S and W_DIV are None."""
+    """One program a row. PULL None: no divergence, REF_LOGITS, LSE_Q, PULLS and W_DIV are None."""
     row = tl.program_id(0).to(tl.int64)
     lse_p = tl.load(LSE_P + row)
     lse_q = lse_p
@@ -96,22 +96,22 @@ def row_grad_kernel(
         shared += w_logp
     if W_ENTROPY is not None:
         w_entropy = tl.load(W_ENTROPY + row).to(ACC)
-        shared += w_entropy * tl.load(H + row)
+        shared += w_entropy * tl.load(ENTROPY + row)
     if PULL is not None:
-        U += row * stride_u
+        REF_LOGITS += row * stride_ref
         lse_q = tl.load(LSE_Q + row)
         w_div = tl.load(W_DIV + row).to(ACC)
-        shared += w_div * tl.load(S + row)
-    Z += row * stride_z
-    G += row * stride_g
+        shared += w_div * tl.load(PULLS + row)
+    LOGITS += row * stride
+    GRAD += row * stride_grad
 
     cols = tl.arange(0, B)
     whole = V - V % B
     for start in range(0, whole, B):
         _tile(
-            Z,
-            U,
-            G,
+            LOGITS,
+            REF_LOGITS,
+            GRAD,
             start + cols,
             None,
             label,
@@ -121,10 +121,10 @@ def row_grad_kernel(
             w_entropy,
             w_div,
             shared,
-            scale_z,
-            scale_u,
-            cap_z,
-            cap_u,
+            scale,
+            ref_scale,
+            cap,
+            ref_cap,
             numbers,
             PULL,
             ADD,
@@ -133,9 +133,9 @@ def row_grad_kernel(
     if whole < V:
         cols += whole
         _tile(
-            Z,
-            U,
-            G,
+            LOGITS,
+            REF_LOGITS,
+            GRAD,
             cols,
             cols < V,
             label,
@@ -145,10 +145,10 @@ def row_grad_kernel(
             w_entropy,
             w_div,
             shared,
-            scale_z,
-            scale_u,
-            cap_z,
-            cap_u,
+            scale,
+            ref_scale,
+            cap,
+            ref_cap,
             numbers,
             PULL,
             ADD,

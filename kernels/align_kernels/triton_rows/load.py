@@ -7,13 +7,13 @@ from align_kernels.codegen import lib
 
 
 @triton.jit
-def load_logits(Z, cols, mask, scale, cap, ACC: tl.constexpr):
+def load_logits(LOGITS, cols, mask, scale, cap, ACC: tl.constexpr):
     """scale * cap * tanh(z / cap) in ACC, -inf where masked out."""
     # At once in the accumulator's type: 16-bit arithmetic is never meant, and the interpreter has none for bfloat16.
     if mask is None:  # noqa: SIM108 - a choice at compile time
-        x = tl.load(Z + cols).to(ACC)
+        x = tl.load(LOGITS + cols).to(ACC)
     else:
-        x = tl.load(Z + cols, mask=mask, other=-float("inf")).to(ACC)
+        x = tl.load(LOGITS + cols, mask=mask, other=-float("inf")).to(ACC)
     if cap is not None:
         x = cap * lib.tanh(x / cap)
         if mask is not None:
@@ -22,10 +22,10 @@ def load_logits(Z, cols, mask, scale, cap, ACC: tl.constexpr):
 
 
 @triton.jit
-def load_pair(Z, U, cols, mask, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, ACC: tl.constexpr):
+def load_pair(LOGITS, REF_LOGITS, cols, mask, lse_p, lse_q, scale, ref_scale, cap, ref_cap, ACC: tl.constexpr):
     """A tile of both distributions: a = log p, b = log q, the accurate d = log p/q, p and q."""
-    x = load_logits(Z, cols, mask, scale_z, cap_z, ACC)
-    y = load_logits(U, cols, mask, scale_u, cap_u, ACC)
+    x = load_logits(LOGITS, cols, mask, scale, cap, ACC)
+    y = load_logits(REF_LOGITS, cols, mask, ref_scale, ref_cap, ACC)
     a = log_prob(x, lse_p, ACC)
     b = log_prob(y, lse_q, ACC)
     # Not a - b: their rounding, that of a logit, is no smaller than d itself is near the reference.

@@ -58,19 +58,19 @@ def _absorb(x, y, centre, m_p, s_p, e_p, m_q, s_q, excess, terms, numbers, TERM:
 
 @triton.jit(do_not_specialize=["stride_out", "first"])
 def one_pass_kernel(
-    Z,
-    U,
+    LOGITS,
+    REF_LOGITS,
     LABELS,
-    OUT,
+    STATS,
     V,
-    stride_z,
-    stride_u,
+    stride,
+    stride_ref,
     stride_out,
     first,
-    scale_z,
-    scale_u,
-    cap_z,
-    cap_u,
+    scale,
+    ref_scale,
+    cap,
+    ref_cap,
     numbers,
     power,
     TERM: tl.constexpr,
@@ -79,15 +79,15 @@ def one_pass_kernel(
     B: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """One program a row; OUT [8, T] float64: the statistics in RowStats' order, and the sum of the divergence's terms."""
+    """One program a row; STATS [8, T] float64: the statistics in RowStats' order, and the sum of the divergence's terms."""
     row = tl.program_id(0).to(tl.int64)
-    Z += row * stride_z
-    U += row * stride_u
-    OUT += row
+    LOGITS += row * stride
+    REF_LOGITS += row * stride_ref
+    STATS += row
     label = tl.load(LABELS + row) - first
     here = (label >= 0) & (label < V)
-    z_y = load_logits(Z, label, here, scale_z, cap_z, ACC)
-    u_y = load_logits(U, label, here, scale_u, cap_u, ACC)
+    z_y = load_logits(LOGITS, label, here, scale, cap, ACC)
+    u_y = load_logits(REF_LOGITS, label, here, ref_scale, ref_cap, ACC)
     centre = tl.where((z_y > NOTHING) & (u_y > NOTHING), z_y - u_y, 0.0)
 
     m_p = tl.full([B], NOTHING, ACC)
@@ -100,29 +100,29 @@ def one_pass_kernel(
     cols = tl.arange(0, K)[:, None] * B + tl.arange(0, B)[None, :]
     whole = V - V % (K * B)
     for start in range(0, whole, K * B):
-        x = load_logits(Z, start + cols, None, scale_z, cap_z, ACC)
-        y = load_logits(U, start + cols, None, scale_u, cap_u, ACC)
+        x = load_logits(LOGITS, start + cols, None, scale, cap, ACC)
+        y = load_logits(REF_LOGITS, start + cols, None, ref_scale, ref_cap, ACC)
         m_p, s_p, e_p, m_q, s_q, excess, terms = _absorb(x, y, centre, m_p, s_p, e_p, m_q, s_q, excess, terms, numbers, TERM)
     if whole < V:
         cols += whole
-        x = load_logits(Z, cols, cols < V, scale_z, cap_z, ACC)
-        y = load_logits(U, cols, cols < V, scale_u, cap_u, ACC)
+        x = load_logits(LOGITS, cols, cols < V, scale, cap, ACC)
+        y = load_logits(REF_LOGITS, cols, cols < V, ref_scale, ref_cap, ACC)
         m_p, s_p, e_p, m_q, s_q, excess, terms = _absorb(x, y, centre, m_p, s_p, e_p, m_q, s_q, excess, terms, numbers, TERM)
 
     top_p = tl.max(m_p, axis=0)
     down = m_p - top_p
     rescale = lib.exp(down)
     sum_p = tl.sum((s_p * rescale).to(tl.float64), axis=0)
-    OUT = put(OUT, top_p, stride_out)
-    OUT = put(OUT, sum_p, stride_out)
-    OUT = put(OUT, tl.sum((e_p + s_p * down) * rescale, axis=0), stride_out)
-    OUT = put(OUT, z_y, stride_out)
+    STATS = put(STATS, top_p, stride_out)
+    STATS = put(STATS, sum_p, stride_out)
+    STATS = put(STATS, tl.sum((e_p + s_p * down) * rescale, axis=0), stride_out)
+    STATS = put(STATS, z_y, stride_out)
     top_q = tl.max(m_q, axis=0)
     rescale = lib.exp(m_q - top_q)
     sum_q = tl.sum((s_q * rescale).to(tl.float64), axis=0)
-    OUT = put(OUT, top_q, stride_out)
-    OUT = put(OUT, sum_q, stride_out)
-    OUT = put(OUT, u_y, stride_out)
+    STATS = put(STATS, top_q, stride_out)
+    STATS = put(STATS, sum_q, stride_out)
+    STATS = put(STATS, u_y, stride_out)
 
     one = sum_q.to(ACC)
     L = lib.log1p(tl.sum(excess * rescale, axis=0) / one)
@@ -133,5 +133,5 @@ def one_pass_kernel(
     if not ((tl.abs(L) < FARTHEST) & (own <= gap * CANCELLED) & (mean < LARGE)):
         lse_p = top_p + tl.log(sum_p)
         lse_q = top_q + tl.log(sum_q)
-        D, _ = row_sums(Z, U, V, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, numbers, TERMS, B, ACC)
-    put(OUT, D, stride_out)
+        D, _ = row_sums(LOGITS, REF_LOGITS, V, lse_p, lse_q, scale, ref_scale, cap, ref_cap, numbers, TERMS, B, ACC)
+    put(STATS, D, stride_out)

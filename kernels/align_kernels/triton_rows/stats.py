@@ -27,7 +27,7 @@ def _absorb(x, m, s, e, ENTROPY: tl.constexpr):
 
 
 @triton.jit
-def _row(Z, V, scale, cap, ENTROPY: tl.constexpr, K: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr):
+def _row(LOGITS, V, scale, cap, ENTROPY: tl.constexpr, K: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr):
     """(max x, sum e^(x - max), sum e^(x - max) (x - max)) of a row of V logits."""
     m = tl.full([B], NOTHING, ACC)
     s = tl.zeros([B], ACC)
@@ -35,10 +35,10 @@ def _row(Z, V, scale, cap, ENTROPY: tl.constexpr, K: tl.constexpr, B: tl.constex
     cols = tl.arange(0, K)[:, None] * B + tl.arange(0, B)[None, :]
     whole = V - V % (K * B)
     for start in range(0, whole, K * B):
-        m, s, e = _absorb(load_logits(Z, start + cols, None, scale, cap, ACC), m, s, e, ENTROPY)
+        m, s, e = _absorb(load_logits(LOGITS, start + cols, None, scale, cap, ACC), m, s, e, ENTROPY)
     if whole < V:
         cols += whole
-        m, s, e = _absorb(load_logits(Z, cols, cols < V, scale, cap, ACC), m, s, e, ENTROPY)
+        m, s, e = _absorb(load_logits(LOGITS, cols, cols < V, scale, cap, ACC), m, s, e, ENTROPY)
     highest = tl.max(m, axis=0)
     down = m - highest
     rescale = lib.exp(down)
@@ -46,46 +46,46 @@ def _row(Z, V, scale, cap, ENTROPY: tl.constexpr, K: tl.constexpr, B: tl.constex
 
 
 @triton.jit
-def put(OUT, value, stride):
+def put(STATS, value, stride):
     """The place of the row's next number."""
-    tl.store(OUT, value)
-    return OUT + stride
+    tl.store(STATS, value)
+    return STATS + stride
 
 
 @triton.jit(do_not_specialize=["stride_out", "first"])
 def row_stats_kernel(
-    Z,
-    U,
+    LOGITS,
+    REF_LOGITS,
     LABELS,
-    OUT,
+    STATS,
     V,
-    stride_z,
-    stride_u,
+    stride,
+    stride_ref,
     stride_out,
     first,
-    scale_z,
-    scale_u,
-    cap_z,
-    cap_u,
+    scale,
+    ref_scale,
+    cap,
+    ref_cap,
     K: tl.constexpr,
     B: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """One program a row; OUT [7, T] float64 in RowStats' order."""
+    """One program a row; STATS [7, T] float64 in RowStats' order."""
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(LABELS + row) - first
     here = (label >= 0) & (label < V)
 
-    Z += row * stride_z
-    OUT += row
-    m, s, e = _row(Z, V, scale_z, cap_z, True, K, B, ACC)
-    OUT = put(OUT, m, stride_out)
-    OUT = put(OUT, s, stride_out)
-    OUT = put(OUT, e, stride_out)
-    OUT = put(OUT, load_logits(Z, label, here, scale_z, cap_z, ACC), stride_out)
-    if U is not None:
-        U += row * stride_u
-        m, s, e = _row(U, V, scale_u, cap_u, False, K, B, ACC)
-        OUT = put(OUT, m, stride_out)
-        OUT = put(OUT, s, stride_out)
-        OUT = put(OUT, load_logits(U, label, here, scale_u, cap_u, ACC), stride_out)
+    LOGITS += row * stride
+    STATS += row
+    m, s, e = _row(LOGITS, V, scale, cap, True, K, B, ACC)
+    STATS = put(STATS, m, stride_out)
+    STATS = put(STATS, s, stride_out)
+    STATS = put(STATS, e, stride_out)
+    STATS = put(STATS, load_logits(LOGITS, label, here, scale, cap, ACC), stride_out)
+    if REF_LOGITS is not None:
+        REF_LOGITS += row * stride_ref
+        m, s, e = _row(REF_LOGITS, V, ref_scale, ref_cap, False, K, B, ACC)
+        STATS = put(STATS, m, stride_out)
+        STATS = put(STATS, s, stride_out)
+        STATS = put(STATS, load_logits(REF_LOGITS, label, here, ref_scale, ref_cap, ACC), stride_out)

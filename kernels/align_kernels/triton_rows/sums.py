@@ -17,20 +17,22 @@ def _terms(a, b, d, p, q, numbers, TERMS: tl.constexpr):
 
 
 @triton.jit
-def row_sums(Z, U, V, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, numbers, TERMS: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr):
+def row_sums(
+    LOGITS, REF_LOGITS, V, lse_p, lse_q, scale, ref_scale, cap, ref_cap, numbers, TERMS: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr
+):
     """(sum of terms, sum of pulls) of a row of V pairs."""
     terms = tl.zeros([B], ACC)
     pulls = tl.zeros([B], ACC)
     cols = tl.arange(0, B)
     whole = V - V % B
     for start in range(0, whole, B):
-        a, b, d, p, q = load_pair(Z, U, start + cols, None, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, ACC)
+        a, b, d, p, q = load_pair(LOGITS, REF_LOGITS, start + cols, None, lse_p, lse_q, scale, ref_scale, cap, ref_cap, ACC)
         term, pull = _terms(a, b, d, p, q, numbers, TERMS)
         terms += term
         pulls += pull
     if whole < V:
         cols += whole
-        a, b, d, p, q = load_pair(Z, U, cols, cols < V, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, ACC)
+        a, b, d, p, q = load_pair(LOGITS, REF_LOGITS, cols, cols < V, lse_p, lse_q, scale, ref_scale, cap, ref_cap, ACC)
         term, pull = _terms(a, b, d, p, q, numbers, TERMS)
         terms += tl.where(cols < V, term, 0.0)
         pulls += tl.where(cols < V, pull, 0.0)
@@ -39,31 +41,31 @@ def row_sums(Z, U, V, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, numbers, TER
 
 @triton.jit(do_not_specialize=["stride_out"])
 def row_sum_kernel(
-    Z,
-    U,
+    LOGITS,
+    REF_LOGITS,
     LSE_P,
     LSE_Q,
-    OUT,
+    SUMS,
     V,
-    stride_z,
-    stride_u,
+    stride,
+    stride_ref,
     stride_out,
-    scale_z,
-    scale_u,
-    cap_z,
-    cap_u,
+    scale,
+    ref_scale,
+    cap,
+    ref_cap,
     numbers,
     TERMS: tl.constexpr,
     B: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """One program a row; OUT [2, T]: sum of terms, sum of pulls."""
+    """One program a row; SUMS [2, T]: sum of terms, sum of pulls."""
     row = tl.program_id(0).to(tl.int64)
-    Z += row * stride_z
-    U += row * stride_u
+    LOGITS += row * stride
+    REF_LOGITS += row * stride_ref
     lse_p = tl.load(LSE_P + row)
     lse_q = tl.load(LSE_Q + row)
 
-    terms, pulls = row_sums(Z, U, V, lse_p, lse_q, scale_z, scale_u, cap_z, cap_u, numbers, TERMS, B, ACC)
-    tl.store(OUT + row, terms)
-    tl.store(OUT + stride_out + row, pulls)
+    terms, pulls = row_sums(LOGITS, REF_LOGITS, V, lse_p, lse_q, scale, ref_scale, cap, ref_cap, numbers, TERMS, B, ACC)
+    tl.store(SUMS + row, terms)
+    tl.store(SUMS + stride_out + row, pulls)

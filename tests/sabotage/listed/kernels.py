@@ -27,7 +27,7 @@ MUTANTS = [
     B: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    \"\"\"One program a row. PULL None: no divergence, U, LSE_Q, S and W_DIV are None.\"\"\"
+    \"\"\"One program a row. PULL None: no divergence, REF_LOGITS, LSE_Q, PULLS and W_DIV are None.\"\"\"
     row =""",
            """    params,
     PULL: tl.constexpr,
@@ -52,8 +52,8 @@ MUTANTS = [
     Mutant("no pull of pi where the label lies outside the shard", "kernels/align_kernels/triton_rows/grad.py",
            "        shared += w_logp\n", "        shared += tl.where((label >= 0) & (label < V), w_logp, 0.0)\n", CASES),
     Mutant("a soft cap without its slope", "kernels/align_kernels/triton_rows/grad.py", "g *= 1.0 - t * t", "g *= 1.0", CASES),
-    Mutant("both rows with the policy's stride", "kernels/align_kernels/triton_rows/sums.py", "U += row * stride_u", "U += row * stride_z",
-           CASES),
+    Mutant("both rows with the policy's stride", "kernels/align_kernels/triton_rows/sums.py",
+           "REF_LOGITS += row * stride_ref", "REF_LOGITS += row * stride", CASES),
     Mutant("the normaliser's rounding left out", "kernels/align_kernels/triton_rows/load.py", "a -= (lse - high).to(ACC)", "a -= 0.0",
            "kernels/interpreted/test_accuracy.py"),
     Mutant("the gap of one reading at the wrong scale", "kernels/align_kernels/triton_rows/one_pass.py",
