@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from listed import control, demonstrations, experience, kernels, learner, objective, preferences
+from listed import control, demonstrations, environments, experience, kernels, learner, objective, preferences
 from listed.mutant import Mutant
 
 MUTANTS: list[Mutant] = [
@@ -12,5 +12,6 @@ MUTANTS: list[Mutant] = [
     *learner.MUTANTS,
     *control.MUTANTS,
     *experience.MUTANTS,
+    *environments.MUTANTS,
     *preferences.MUTANTS,
 ]
