@@ -17,9 +17,10 @@ from helpers.enumeration import NAME, gradient, state_divergence
 from torch import Tensor
 from unit.regularizer_oracles.cells import DIVERGENCES, ESTIMATORS, UNBIASED, assert_close, composed, expected_gradient
 
+from align.contexts import TokenContext
 from align.core.logprobs import Compared, Head, token_stats
 from align.experience.packing import pack
-from align.types import Episode, Group, Prompt, Rewards, Segment, TokenContext
+from align.types import Episode, Group, Prompt, Rewards, Segment
 
 V, ANSWERS = 3, 2
 STATES = [(), *product(range(V), range(ANSWERS))]
