@@ -151,6 +151,13 @@ def test_a_failure_ends_its_episode_alone(folder: Path, fails: str):
     assert len(one.played.rewards) == (1 if fails == "start" else 3 if fails == "close" else 2) and one.length > 0
 
 
+@pytest.mark.timeout(20)
+def test_a_limit_that_no_call_can_keep_fails_every_episode_and_no_more(folder: Path):
+    engine = playing(folder, lambda p, s: "12", episode={"max_turns": 3, "seconds": 1e-9})
+    found = [g.episodes[0].played.failure for g in engine.generate(PROMPTS, 1, [1] * 6)]
+    assert all(failure is not None and "took longer than 1e-09 s" in failure for failure in found)
+
+
 @pytest.mark.parametrize(
     ("fails", "says"),
     [
