@@ -22,6 +22,8 @@ SIGNAL = signal.SIGRTMIN + 7
 CLOCK_MONOTONIC = 1
 SIGEV_THREAD_ID = 4
 NANO = 1_000_000_000
+LEAST_AGAIN = 0.01
+"""Seconds between two rings: with fewer than their handler takes, nothing else in the process would run."""
 
 
 class _Event(ctypes.Structure):
@@ -80,9 +82,9 @@ class Deadline:
         raise DeadlinePassed
 
     def _set(self, seconds: float) -> None:
-        whole, fraction = divmod(round(seconds * NANO), NANO)
-        time = _Time(whole, fraction)
-        if _libc.timer_settime(self._timer, 0, ctypes.byref(_Timer(time, time)), None):
+        again = max(seconds, LEAST_AGAIN) if seconds else 0.0
+        time = _Timer(*(_Time(*divmod(round(s * NANO), NANO)) for s in (again, seconds)))
+        if _libc.timer_settime(self._timer, 0, ctypes.byref(time), None):
             raise OSError(ctypes.get_errno(), "timer_settime")
 
 

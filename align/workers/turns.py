@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-
-import numpy as np
 
 from align.config.frozen import checked_instance
 from align.config.schema import Recipe
 from align.engines import Drawing, RunningEngine, start_engine
 from align.environments import Environment, RunningEnvironment, Turn, start_environment
 from align.errors import UserError
-from align.experience.turn_tokens import Marked, TurnTokens
-from align.played import Played
-from align.types import Episode, Group, Prompt, Segment
+from align.experience.turn_tokens import TurnTokens
+from align.types import Group, Prompt
 from align.vocabulary.files import load_tokenizer
 from align.weight_sync.flattening import Weights
 from align.workers.deadline import Deadline
 from align.workers.limited import limited, limited_calls
+from align.workers.playing_episode import PlayingEpisode
 from align.workers.shards import checked_groups
 
 Draw = Callable[[Sequence[Prompt], int, Sequence[int]], list[Group]]
@@ -46,60 +43,6 @@ def start_rollouts(recipe: Recipe, model_dir: str, max_prompt_tokens: int) -> Ru
 def turn_seed(seed: int, sample: int, turn: int) -> int:
     """The seed of a turn, from that of its prompt, so that it is the same for any number of processes. Turn 0 is the environment's."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{sample}/{turn}".encode()).digest()[:8]) >> 2
-
-
-@dataclass
-class Playing:
-    """An episode that goes on."""
-
-    prompt: Prompt
-    seed: int
-    """Of the prompt."""
-    sample: int
-    segments: list[Segment] = field(default_factory=list)
-    written: str = ""
-    """The text behind the prompt, without end tokens."""
-    said: str = ""
-    """The last assistant turn."""
-    finished: bool = True
-    """Whether it ended by an end token."""
-    running: RunningEnvironment | None = None
-    rewards: list[float | None] = field(default_factory=list)
-    failure: str | None = None
-    limited: bool = False
-    goes_on: bool = True
-
-    @property
-    def tokens(self) -> int:
-        """Behind the prompt."""
-        return sum(len(s.token_ids) for s in self.segments)
-
-    def asked(self, turn: int) -> Prompt:
-        """Prompt and episode so far, as a prompt for the next turn."""
-        ids = (*self.prompt.token_ids, *(int(i) for s in self.segments for i in s.token_ids))
-        p = self.prompt
-        return Prompt(
-            id=f"{p.id}/{self.sample}/{turn}",
-            text=p.text + self.written,
-            token_ids=ids,
-            fields=p.fields,
-            messages=p.messages,
-            template=p.template,
-        )
-
-    def takes(self, turn: Episode) -> None:
-        """Add an assistant turn, as the engine drew it."""
-        self.segments += turn.segments
-        self.said, self.finished, self.written = turn.text, turn.finished, self.written + turn.text
-
-    def hears(self, role: str, marked: Marked) -> None:
-        """Add a turn of the environment."""
-        self.segments.append(Segment(role=role, token_ids=np.array(marked.ids, dtype=np.int32), trained=False))
-        self.written += marked.text
-
-    def done(self) -> Episode:
-        played = Played(rewards=tuple(self.rewards), failure=self.failure, limited=self.limited)
-        return Episode(segments=tuple(self.segments), text=self.said, finished=self.finished, played=played)
 
 
 class PlayingEngine(RunningEngine):
@@ -125,12 +68,12 @@ class PlayingEngine(RunningEngine):
         self._engine.close()
 
     def _played(self, draw: Draw, prompts: Sequence[Prompt], samples: int, seeds: Sequence[int]) -> list[Group]:
-        episodes = [Playing(prompt, seed, sample) for prompt, seed in zip(prompts, seeds, strict=True) for sample in range(samples)]
+        episodes = [PlayingEpisode(prompt, seed, sample) for prompt, seed in zip(prompts, seeds, strict=True) for sample in range(samples)]
         answers = iter([e for group in draw(prompts, samples, seeds) for e in group.episodes])
         going = episodes
         for turn in range(1, self._limits.max_turns + 1):
             for episode, answer in zip(going, answers, strict=True):
-                episode.takes(answer)
+                episode.add_assistant_turn(answer)
             with limited_calls() as deadline:
                 for episode in going:
                     self._answer(episode, turn == self._limits.max_turns, deadline)
@@ -142,15 +85,15 @@ class PlayingEngine(RunningEngine):
         done = [episode.done() for episode in episodes]
         return [Group(prompt=p, episodes=tuple(done[i * samples : (i + 1) * samples])) for i, p in enumerate(prompts)]
 
-    def _answer(self, episode: Playing, last: bool, deadline: Deadline) -> None:
+    def _answer(self, episode: PlayingEpisode, last: bool, deadline: Deadline) -> None:
         """Let the environment answer the newest turn, and end the episode where that ends it."""
-        turn = self._said(episode, deadline)
+        turn = self._step(episode, deadline)
         episode.rewards.append(None if not self._environment.pays else 0.0 if turn is None else turn.reward)
         episode.goes_on = turn is not None and not turn.done and self._continues(episode, turn, last, deadline)
         if not episode.goes_on and episode.running is not None:
             self._call(episode, episode.running.close, deadline)
 
-    def _said(self, episode: Playing, deadline: Deadline) -> Turn | None:
+    def _step(self, episode: PlayingEpisode, deadline: Deadline) -> Turn | None:
         """The environment's turn; None where it failed, or was not asked because the length limit cut the assistant's turn."""
         if not episode.finished:
             return None
@@ -160,14 +103,14 @@ class PlayingEngine(RunningEngine):
             if episode.failure is not None:
                 return None
             episode.running = checked_instance(self._environment, made, RunningEnvironment)
-        turn = self._call(episode, partial(episode.running.step, episode.said), deadline)
+        turn = self._call(episode, partial(episode.running.step, episode.last_text), deadline)
         if episode.failure is None and not isinstance(turn, Turn):
             raise UserError(f"environment: {type(episode.running).__name__}.step returned {turn!r:.60}, must be an align.environments.Turn")
         if turn is not None and turn.reward and not self._environment.pays:
             raise UserError(f"environment: {type(episode.running).__name__}.step gave a reward, and the environment declares pays = False")
         return turn
 
-    def _continues(self, episode: Playing, turn: Turn, last: bool, deadline: Deadline) -> bool:
+    def _continues(self, episode: PlayingEpisode, turn: Turn, last: bool, deadline: Deadline) -> bool:
         """Whether another assistant turn follows, for which the environment's text is then added."""
         if last:
             episode.limited = True
@@ -179,11 +122,11 @@ class PlayingEngine(RunningEngine):
         if episode.tokens + len(marked.ids) + self._turn_tokens > self._most:
             episode.limited, episode.finished = True, False
             return False
-        episode.hears(self._environment.role, marked)
+        episode.add_environment_turn(self._environment.role, marked)
         return True
 
-    def _call(self, episode: Playing, call: Callable[[], Any], deadline: Deadline) -> Any:
-        """What a call returns; None where it fails, which the episode notes."""
+    def _call(self, episode: PlayingEpisode, call: Callable[[], Any], deadline: Deadline) -> Any:
+        """What a call returns; None where it fails: the episode has the reason."""
         answer, problem = limited(call, self._environment, self._limits.seconds, deadline)
         if problem is not None and episode.failure is None:
             episode.failure = f"its environment failed in turn {len(episode.rewards) + 1}: {problem}"

@@ -7,7 +7,7 @@ EARNED = "unit/environments/test_turn_rewards.py"
 TOKENS = "unit/environments/test_turn_tokens.py"
 
 MUTANTS = [
-    Mutant("what a tool says is trained", "align/workers/turns.py", "dtype=np.int32), trained=False)",
+    Mutant("what a tool says is trained", "align/workers/playing_episode.py", "dtype=np.int32), trained=False)",
            "dtype=np.int32), trained=True, logp=np.zeros(len(marked.ids), np.float32), versions=((0, len(marked.ids)),))", TURNS),
     Mutant("one seed for later turns of all samples", "align/workers/turns.py", "{seed}/{sample}/{turn}", "{seed}/{turn}", TURNS),
     Mutant("a turn that does not fit begins", "align/workers/turns.py", "len(marked.ids) + self._turn_tokens", "len(marked.ids)", TURNS),

@@ -14,6 +14,7 @@ from unit.environments.playing import EVERY, PROMPTS, playing, recipe, turns
 
 from align.engines import start_engine
 from align.errors import UserError
+from align.experience.packing import pack
 from align.types import Episode, Group
 from align.workers.shards import generate, prompt_seeds
 from align.workers.turns import PlayingEngine, start_rollouts, turn_seed
@@ -67,6 +68,27 @@ def test_log_mu_is_of_the_whole_context(folder: Path, drawn: list[Group]):
                 logp = torch.log_softmax(model(ids).logits[0].float() / 8.0, -1)
             at = torch.from_numpy(e.trained_at) + len(group.prompt.token_ids)
             assert np.abs(logp[at - 1, ids[0, at]].numpy() - e.sampler_logp).max() < 1e-5
+
+
+def test_what_the_environment_says_is_context_and_no_target(folder: Path, drawn: list[Group]):
+    """The loss of the trained tokens has no gradient at the logits that predict its tokens, and one at the embeddings of its tokens."""
+    batch = pack(drawn, None)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    embedded = model.get_input_embeddings()(batch.input_ids).detach().requires_grad_()
+    logits = model(inputs_embeds=embedded).logits
+    logits.retain_grad()
+    torch.log_softmax(logits, -1)[batch.seq_ids, batch.columns - 1, batch.tokens].sum().backward()
+    episodes = [(len(g.prompt.token_ids), e) for g in drawn for e in g.episodes]
+    answers = 0
+    for row, (start, e) in enumerate(episodes):
+        for segment, end in zip(e.segments, start + np.cumsum([len(s.token_ids) for s in e.segments]), strict=True):
+            first, targets = end - len(segment.token_ids), logits.grad[row, end - len(segment.token_ids) - 1 : end - 1]
+            assert batch.input_ids[row, first:end].tolist() == segment.token_ids.tolist()
+            assert (targets != 0).any(-1).tolist() == [segment.trained] * len(segment.token_ids)
+            if not segment.trained:
+                answers += 1
+                assert (embedded.grad[row, first:end] != 0).any(-1).all()
+    assert answers > 4
 
 
 def test_the_first_turns_are_those_of_an_engine_without_an_environment(folder: Path, drawn: list[Group]):
@@ -149,6 +171,13 @@ def test_a_failure_ends_its_episode_alone(folder: Path, fails: str):
     assert one.played.failure.startswith(f"its environment failed in {where}: ") and why in one.played.failure
     assert "turns.py:" in one.played.failure or "environments/__init__.py:" in one.played.failure
     assert len(one.played.rewards) == (1 if fails == "start" else 3 if fails == "close" else 2) and one.length > 0
+
+
+@pytest.mark.timeout(20)
+def test_a_limit_that_no_call_can_keep_fails_every_episode_and_no_more(folder: Path):
+    engine = playing(folder, lambda p, s: "12", episode={"max_turns": 3, "seconds": 1e-9})
+    found = [g.episodes[0].played.failure for g in engine.generate(PROMPTS, 1, [1] * 6)]
+    assert all(failure is not None and "took longer than 1e-09 s" in failure for failure in found)
 
 
 @pytest.mark.parametrize(
