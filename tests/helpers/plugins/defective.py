@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 
-from helpers.plugins import drawing, objective
+from helpers.plugins import objective
 from helpers.plugins.changes import add, swap
 
 
@@ -13,23 +13,22 @@ def source(kind: str, change: Callable[[str], str] = str) -> str:
     return change(textwrap.dedent(GOOD[kind]).lstrip("\n"))
 
 
-GOOD = (
-    {
-        "divergence": '''
+GOOD = {
+    "divergence": '''
         class Part:
             """Squared Hellinger distance."""
             power: float = 0.5
             def f(self, log_u):
                 return (log_u * self.power).expm1() ** 2
         ''',
-        "estimator": '''
+    "estimator": '''
         class Part:
             """Sampled, written out."""
             weighted = True
             def value(self, divergence, log_u):
                 return divergence.khat(log_u)
         ''',
-        "coefficient": '''
+    "coefficient": '''
         class Part:
             """Doubles where the divergence is large."""
             first: float = 0.1
@@ -40,7 +39,7 @@ GOOD = (
             def update(self, state, divergence, rollouts):
                 return {"beta": min(state["beta"] * (2.0 if divergence > 1 else 1.0), 10.0)}
         ''',
-        "critic": '''
+    "critic": '''
         import torch
         from align.critics import Critic, RunningCritic
         class Head(RunningCritic):
@@ -58,7 +57,7 @@ GOOD = (
             def start(self, policy):
                 return Head(policy, self.power)
         ''',
-        "weighting": '''
+    "weighting": '''
         import torch
         class Part:
             """The second half of an answer weighs more."""
@@ -66,7 +65,7 @@ GOOD = (
             def weights(self, batch, name):
                 return torch.where(batch.positions * 2 >= batch.lengths[batch.seq_ids], self.more, 1.0)
         ''',
-        "regularizer": '''
+    "regularizer": '''
         from typing import Any
         import torch
         from align.config.nodes import part
@@ -84,14 +83,14 @@ GOOD = (
                 loss = weights * (rho.detach() * self.divergence.khat(log_u) + (rho - rho.detach()) * log_u)
                 return Penalty(value=loss.detach(), loss=loss)
         ''',
-        "reward": '''
+    "reward": '''
         class Part:
             """Length."""
             scale: float = 0.01
             def score(self, prompt, response):
                 return {"total": self.scale * len(response), "length": float(len(response))}
         ''',
-        "task": '''
+    "task": '''
         from align.tasks import Example
         class Part:
             """Sums."""
@@ -103,7 +102,7 @@ GOOD = (
             def judge(self, suite, groups):
                 return {"length": sum(len(e.text) for g in groups for e in g.episodes) / len(groups)}
         ''',
-        "algorithm": '''
+    "algorithm": '''
         from typing import Any
         from align.algorithms import Algorithm
         from align.config.nodes import part
@@ -119,7 +118,7 @@ GOOD = (
             def loss(self, ctx, advantages):
                 return -ctx.log_rho.exp() * advantages, {"ratio/mean": ctx.log_rho.detach().exp()}
         ''',
-        "shaping": '''
+    "shaping": '''
         class Part:
             """Short answers are worth more."""
             per_token: float = 0.1
@@ -128,7 +127,7 @@ GOOD = (
             def advantages(self, batch, advantages, name):
                 return advantages
         ''',
-        "reference": '''
+    "reference": '''
         from align.references import Reference, RunningReference
         class Copy(RunningReference):
             def __init__(self, policy, every):
@@ -154,7 +153,7 @@ GOOD = (
             def start(self, policy):
                 return Copy(policy, self.every)
         ''',
-        "engine": '''
+    "engine": '''
         import torch
         from align.engines.transformers import RunningTransformers, Transformers
         class Part(Transformers):
@@ -167,7 +166,7 @@ GOOD = (
             def load(self, version, weights):
                 super().load(version, weights)
         ''',
-        "writer": '''
+    "writer": '''
         from align.writers import RunningWriter
         class Lines(RunningWriter):
             def __init__(self, folder, recipe):
@@ -182,132 +181,124 @@ GOOD = (
             def open(self, folder, run, recipe, done):
                 return Lines(folder, recipe)
         ''',
-    }
-    | objective.GOOD
-    | drawing.GOOD
-)
+} | objective.GOOD
 """One method each beyond what its kind must define, at most."""
-DEFECTS = (
-    {
-        ("divergence", "docstring"): swap('"""Squared Hellinger distance."""', "pass"),
-        ("divergence", "keys"): add("def __post_init__(self): object.__setattr__(self, 'power', self.power / 2 + 0.2)"),
-        ("divergence", "is built"): swap("def f(", "def g("),
-        ("divergence", "elementwise"): swap("** 2", "** 2 - log_u.mean() * 1e-9"),
-        ("divergence", "f(1) = 0"): swap("** 2", "** 2 + 1"),
-        ("divergence", "convex"): swap("return", "return -"),
-        ("divergence", "not negative"): add("def khat(self, log_u): return -self.bregman(log_u) * (-log_u).exp()"),
-        ("divergence", "finite"): swap("(log_u * self.power).expm1() ** 2", "(7 * log_u).exp() - 1"),
-        ("divergence", "f_prime"): add("def f_prime(self, log_u): return (log_u / 2).exp() * (log_u / 2).expm1()"),
-        ("divergence", "grad_weight"): add("""
+DEFECTS = {
+    ("divergence", "docstring"): swap('"""Squared Hellinger distance."""', "pass"),
+    ("divergence", "keys"): add("def __post_init__(self): object.__setattr__(self, 'power', self.power / 2 + 0.2)"),
+    ("divergence", "is built"): swap("def f(", "def g("),
+    ("divergence", "elementwise"): swap("** 2", "** 2 - log_u.mean() * 1e-9"),
+    ("divergence", "f(1) = 0"): swap("** 2", "** 2 + 1"),
+    ("divergence", "convex"): swap("return", "return -"),
+    ("divergence", "not negative"): add("def khat(self, log_u): return -self.bregman(log_u) * (-log_u).exp()"),
+    ("divergence", "finite"): swap("(log_u * self.power).expm1() ** 2", "(7 * log_u).exp() - 1"),
+    ("divergence", "f_prime"): add("def f_prime(self, log_u): return (log_u / 2).exp() * (log_u / 2).expm1()"),
+    ("divergence", "grad_weight"): add("""
         def f(self, log_u): return (log_u / 2).expm1() ** 2 + log_u.expm1()
         def grad_weight(self, log_u): return self.f_prime(log_u)
         """),
-        ("divergence", "of state"): swap(
-            "class Part:",
-            "from align.divergences import StateFunctional\nclass Part(StateFunctional):",
-            "def f(self, log_u):",
-            "def of_state(self, logp, ref_logp):",
-            "(log_u * self.power).expm1() ** 2",
-            "(self.power * (logp.exp() - ref_logp.exp()) ** 2).sum(-1) + logp.mean() - logp.mean().detach() + logp.detach().mean()",
-        ),
-        ("divergence", "bregman"): add("""
+    ("divergence", "of state"): swap(
+        "class Part:",
+        "from align.divergences import StateFunctional\nclass Part(StateFunctional):",
+        "def f(self, log_u):",
+        "def of_state(self, logp, ref_logp):",
+        "(log_u * self.power).expm1() ** 2",
+        "(self.power * (logp.exp() - ref_logp.exp()) ** 2).sum(-1) + logp.mean() - logp.mean().detach() + logp.detach().mean()",
+    ),
+    ("divergence", "bregman"): add("""
         def f(self, log_u): return (log_u / 2).expm1() ** 2 + log_u.expm1()
         def bregman(self, log_u): return self.f(log_u).abs()
         """),
-        ("divergence", "khat"): add("def khat(self, log_u): return self.bregman(log_u)"),
-        ("divergence", "digits"): add("def khat(self, log_u): return (-log_u).exp() - 2 * (-log_u / 2).exp() + 1"),
-        ("divergence", "full_support"): swap("(log_u * self.power).expm1() ** 2", "log_u.expm1() ** 2"),
-        ("divergence", "transform"): add("def transform(self, mean): return mean ** 2 + mean, 1 + mean"),
-        ("divergence", "gradient"): add("def grad_weight(self, log_u): return log_u"),
-        ("estimator", "elementwise"): swap("divergence.khat(log_u)", "divergence.khat(log_u) - log_u.mean()"),
-        ("estimator", "finite"): swap("divergence.khat(log_u)", "(6 * log_u).expm1()"),
-        ("estimator", "digits"): swap("divergence.khat(log_u)", "(-log_u).exp() - 1 + log_u"),
-        ("estimator", "gradient"): swap("weighted = True", "weighted = False"),
-        ("estimator", "outcomes"): add("""
+    ("divergence", "khat"): add("def khat(self, log_u): return self.bregman(log_u)"),
+    ("divergence", "digits"): add("def khat(self, log_u): return (-log_u).exp() - 2 * (-log_u / 2).exp() + 1"),
+    ("divergence", "full_support"): swap("(log_u * self.power).expm1() ** 2", "log_u.expm1() ** 2"),
+    ("divergence", "transform"): add("def transform(self, mean): return mean ** 2 + mean, 1 + mean"),
+    ("divergence", "gradient"): add("def grad_weight(self, log_u): return log_u"),
+    ("estimator", "elementwise"): swap("divergence.khat(log_u)", "divergence.khat(log_u) - log_u.mean()"),
+    ("estimator", "finite"): swap("divergence.khat(log_u)", "(6 * log_u).expm1()"),
+    ("estimator", "digits"): swap("divergence.khat(log_u)", "(-log_u).exp() - 1 + log_u"),
+    ("estimator", "gradient"): swap("weighted = True", "weighted = False"),
+    ("estimator", "outcomes"): add("""
         def outcomes(self, logp, ref_logp):
             kept = logp.topk(3, -1).indices
             return logp.gather(-1, kept), ref_logp.gather(-1, kept)
         """),
-        ("coefficient", "beta"): add("def beta(self, step, state): return state['beta'] - step / 100"),
-        ("coefficient", "updates"): swap('min(state["beta"] * (2.0 if divergence > 1 else 1.0), 10.0)', 'state["beta"] * divergence'),
-        ("coefficient", "pure"): swap('return {"beta": min(', 'state["beta"] += 0.01; return {"beta": min('),
-        ("coefficient", "multipliers"): add("def multipliers(self, batch, name, state): return [1.0] * len(set(batch.prompt_ids))"),
-        ("coefficient", "state"): swap(
-            'return {"beta": self.first}', 'return {"beta": self.first, 1: 0.0}', 'return {"beta": min(', 'return {**state, "beta": min('
-        ),
-        ("critic", "values"): swap(".squeeze(-1)", ".squeeze(-1).double()"),
-        ("critic", "trained"): swap(
-            "torch.nn.Linear(policy.head().weight.shape[1], 1)",
-            "torch.nn.Linear(*policy.head().weight.T.shape)",
-            ".squeeze(-1)",
-            ".mean(-1)",
-            "self._head.named_parameters()",
-            "[('w', self._policy.head().weight)]",
-        ),
-        ("critic", "learns"): swap("self._head(hidden", "self._head.requires_grad_(False)(hidden"),
-        ("critic", "before the token"): swap(
-            "self._head(hidden", "self._head(policy.hidden(__import__('dataclasses').replace(micro, columns=micro.columns + 1))"
-        ),
-        ("critic", "any split"): swap(".squeeze(-1)", ".squeeze(-1) - hidden.mean()"),
-        ("critic", "repeats"): swap("self._head(hidden", "torch.rand(()) * self._head(hidden"),
-        ("weighting", "weights"): swap("return torch.where", "return -torch.where"),
-        ("weighting", "what it needs"): swap("return torch.where", "return batch.advantages.exp() * torch.where"),
-        ("weighting", "its own reference"): swap("return torch.where", "return next(iter(batch.ref_logp.values())).exp() * torch.where"),
-        ("weighting", "repeats"): swap("return torch.where", "return torch.rand(len(batch.seq_ids)) * torch.where"),
-        ("weighting", "leaves the batch alone"): swap("return torch.where", "batch.positions.clamp_(max=1); return torch.where"),
-        ("weighting", "tokens, not padding"): swap(
-            "return torch.where", "return (batch.input_ids.sum(1) < 0)[batch.seq_ids] * torch.where"
-        ),
-        ("weighting", "one answer"): swap(
-            "return torch.where", "return batch.lengths[batch.seq_ids].float().log().reciprocal() * torch.where"
-        ),
-        ("regularizer", "penalty"): swap("value=loss.detach()", "value=loss"),
-        ("regularizer", "finite"): swap(".clamp(-20, 20)", "; log_u = log_u + 0 * (2 * log_u).exp()"),
-        ("regularizer", "digits"): swap("rho = ctx.log_rho.exp()", "rho = ctx.log_rho.exp() * (1 + torch.finfo(log_u.dtype).eps * 1e5)"),
-        ("regularizer", "any split"): swap("return Penalty", "loss = loss - loss.mean(); return Penalty"),
-        ("regularizer", "weighed"): swap("weights = ctx.batch.penalty_weights[name]", "weights = 1"),
-        ("regularizer", "its own entries"): swap("ctx.batch.ref_logp[name]", "next(iter(ctx.batch.ref_logp.values()))"),
-        ("regularizer", "repeats"): swap("return Penalty", "loss = loss * (1 + torch.rand(())); return Penalty"),
-        ("regularizer", "gradient"): swap("(rho - rho.detach()) * log_u", "(ctx.logp - ctx.logp.detach())"),
-        ("reward", "a number"): swap("return {", "return None if not response else {"),
-        ("reward", "soon"): add("""
+    ("coefficient", "beta"): add("def beta(self, step, state): return state['beta'] - step / 100"),
+    ("coefficient", "updates"): swap('min(state["beta"] * (2.0 if divergence > 1 else 1.0), 10.0)', 'state["beta"] * divergence'),
+    ("coefficient", "pure"): swap('return {"beta": min(', 'state["beta"] += 0.01; return {"beta": min('),
+    ("coefficient", "multipliers"): add("def multipliers(self, batch, name, state): return [1.0] * len(set(batch.prompt_ids))"),
+    ("coefficient", "state"): swap(
+        'return {"beta": self.first}', 'return {"beta": self.first, 1: 0.0}', 'return {"beta": min(', 'return {**state, "beta": min('
+    ),
+    ("critic", "values"): swap(".squeeze(-1)", ".squeeze(-1).double()"),
+    ("critic", "trained"): swap(
+        "torch.nn.Linear(policy.head().weight.shape[1], 1)",
+        "torch.nn.Linear(*policy.head().weight.T.shape)",
+        ".squeeze(-1)",
+        ".mean(-1)",
+        "self._head.named_parameters()",
+        "[('w', self._policy.head().weight)]",
+    ),
+    ("critic", "learns"): swap("self._head(hidden", "self._head.requires_grad_(False)(hidden"),
+    ("critic", "before the token"): swap(
+        "self._head(hidden", "self._head(policy.hidden(__import__('dataclasses').replace(micro, columns=micro.columns + 1))"
+    ),
+    ("critic", "any split"): swap(".squeeze(-1)", ".squeeze(-1) - hidden.mean()"),
+    ("critic", "repeats"): swap("self._head(hidden", "torch.rand(()) * self._head(hidden"),
+    ("weighting", "weights"): swap("return torch.where", "return -torch.where"),
+    ("weighting", "what it needs"): swap("return torch.where", "return batch.advantages.exp() * torch.where"),
+    ("weighting", "its own reference"): swap("return torch.where", "return next(iter(batch.ref_logp.values())).exp() * torch.where"),
+    ("weighting", "repeats"): swap("return torch.where", "return torch.rand(len(batch.seq_ids)) * torch.where"),
+    ("weighting", "leaves the batch alone"): swap("return torch.where", "batch.positions.clamp_(max=1); return torch.where"),
+    ("weighting", "tokens, not padding"): swap("return torch.where", "return (batch.input_ids.sum(1) < 0)[batch.seq_ids] * torch.where"),
+    ("weighting", "one answer"): swap("return torch.where", "return batch.lengths[batch.seq_ids].float().log().reciprocal() * torch.where"),
+    ("regularizer", "penalty"): swap("value=loss.detach()", "value=loss"),
+    ("regularizer", "finite"): swap(".clamp(-20, 20)", "; log_u = log_u + 0 * (2 * log_u).exp()"),
+    ("regularizer", "digits"): swap("rho = ctx.log_rho.exp()", "rho = ctx.log_rho.exp() * (1 + torch.finfo(log_u.dtype).eps * 1e5)"),
+    ("regularizer", "any split"): swap("return Penalty", "loss = loss - loss.mean(); return Penalty"),
+    ("regularizer", "weighed"): swap("weights = ctx.batch.penalty_weights[name]", "weights = 1"),
+    ("regularizer", "its own entries"): swap("ctx.batch.ref_logp[name]", "next(iter(ctx.batch.ref_logp.values()))"),
+    ("regularizer", "repeats"): swap("return Penalty", "loss = loss * (1 + torch.rand(())); return Penalty"),
+    ("regularizer", "gradient"): swap("(rho - rho.detach()) * log_u", "(ctx.logp - ctx.logp.detach())"),
+    ("reward", "a number"): swap("return {", "return None if not response else {"),
+    ("reward", "soon"): add("""
         def score(self, prompt, response):
             while response.startswith("(("):
                 pass
             return 1.0
         """),
-        ("reward", "repeats"): swap("self.scale * len(response)", "__import__('time').perf_counter()"),
-        ("reward", "runs no answer"): add("""
+    ("reward", "repeats"): swap("self.scale * len(response)", "__import__('time').perf_counter()"),
+    ("reward", "runs no answer"): add("""
         def score(self, prompt, response):
             try:
                 return float(eval(response) == prompt.fields["target"])
             except Exception:
                 return 0.0
         """),
-        ("reward", "leaves the prompt alone"): swap("return {", "prompt.fields['seen'] = prompt.fields.get('seen', 0) + 1; return {"),
-        ("reward", "together"): add("""
+    ("reward", "leaves the prompt alone"): swap("return {", "prompt.fields['seen'] = prompt.fields.get('seen', 0) + 1; return {"),
+    ("reward", "together"): add("""
         def score_groups(self, groups):
             return [self.score(g.prompt, e.text) for g in groups for e in reversed(g.episodes)]
         """),
-        ("task", "examples"): swap('id=f"train-{i}"', 'id=f"train-{i // 2}"'),
-        ("task", "repeats"): swap("range(self.size)]", "__import__('random').sample(range(50), self.size)]"),
-        ("task", "suites"): swap("range(100, 100 + problems)", "range(100, 101 + problems)"),
-        ("task", "held out"): swap('text=f"{i}+1="', 'text=f"{i - 95}+{i - 95}="'),
-        ("task", "judge"): add("def judge(self, suite, groups): return {'length': float('nan')}"),
-        ("task", "tokenizer"): add("""
+    ("task", "examples"): swap('id=f"train-{i}"', 'id=f"train-{i // 2}"'),
+    ("task", "repeats"): swap("range(self.size)]", "__import__('random').sample(range(50), self.size)]"),
+    ("task", "suites"): swap("range(100, 100 + problems)", "range(100, 101 + problems)"),
+    ("task", "held out"): swap('text=f"{i}+1="', 'text=f"{i - 95}+{i - 95}="'),
+    ("task", "judge"): add("def judge(self, suite, groups): return {'length': float('nan')}"),
+    ("task", "tokenizer"): add("""
         def tokenizer(self):
             from align.tasks.countdown import Countdown
             found = Countdown().tokenizer()
             found.pad_token = None
             return found
         """),
-        ("algorithm", "keys"): swap('reduction: Any = part("reduction", "token")', "reduction: str = 'mean'", "self.check()", "pass"),
-        ("algorithm", "advantages"): swap("batch.rewards - batch.rewards.mean()", "batch.rewards / batch.rewards.std()"),
-        ("algorithm", "loss"): swap("-ctx.log_rho.exp()", "-ctx.log_rho.detach().exp()"),
-        ("algorithm", "direction"): swap("-ctx.log_rho.exp()", "ctx.log_rho.exp()"),
-        ("algorithm", "any split"): swap("-ctx.log_rho.exp() * advantages", "-ctx.log_rho.exp() * (advantages - ctx.logp.detach().mean())"),
-        ("algorithm", "targets"): add("def targets(self, batch): return batch.rewards[batch.seq_ids]"),
-        ("algorithm", "beta"): add("""
+    ("algorithm", "keys"): swap('reduction: Any = part("reduction", "token")', "reduction: str = 'mean'", "self.check()", "pass"),
+    ("algorithm", "advantages"): swap("batch.rewards - batch.rewards.mean()", "batch.rewards / batch.rewards.std()"),
+    ("algorithm", "loss"): swap("-ctx.log_rho.exp()", "-ctx.log_rho.detach().exp()"),
+    ("algorithm", "direction"): swap("-ctx.log_rho.exp()", "ctx.log_rho.exp()"),
+    ("algorithm", "any split"): swap("-ctx.log_rho.exp() * advantages", "-ctx.log_rho.exp() * (advantages - ctx.logp.detach().mean())"),
+    ("algorithm", "targets"): add("def targets(self, batch): return batch.rewards[batch.seq_ids]"),
+    ("algorithm", "beta"): add("""
         samples, ranks, links = False, True, True
         def advantages(self, batch):
             return None
@@ -315,82 +306,82 @@ DEFECTS = (
             best = ctx.batch.group_ids.diff(prepend=ctx.batch.group_ids[:1] - 1) > 0
             return (ctx.link.scores * (~best * 1.0 - best * 1.0))[ctx.batch.seq_ids] * (ctx.batch.positions == 0), {}
         """),
-        ("algorithm", "measures"): add("def measures(self, batch): return {'reward': batch.rewards.mean()}"),
-        ("algorithm", "state"): add("def update_state(self, state, batch): return {**state, 'seen': 1}"),
-        ("algorithm", "explained"): add("def formula(self): return None"),
-        ("shaping", "shapes"): swap("return advantages", "return advantages[:3]"),
-        ("coefficient", "what it needs"): add("def multipliers(self, batch, name, state): return 1 + 0 * batch.rewards"),
-        ("shaping", "what it needs"): add("def metrics(self, batch, name): return {'least': batch.rewards.min().item()}"),
-        ("shaping", "repeats"): swap("return rewards - ", "return __import__('torch').rand(len(rewards)) - "),
-        ("shaping", "leaves the batch alone"): add("def rewards(self, batch, rewards): return rewards.sub_(1)"),
-        ("shaping", "other prompts"): add("def other_context(self, batch): return batch"),
-        ("shaping", "metrics"): add("def metrics(self, batch, name): return {'longest': batch.lengths.max()}"),
-        ("writer", "refuse"): add("def refuse(self, setting): return False"),
-        ("writer", "any number"): swap("{value:g}", "{round(value)}"),
-        ("writer", "goes on"): swap('open("a")', 'open("x")'),
-        ("writer", "leaves what it is given alone"): swap(
-            "for name, value in metrics.items():", "while metrics:", "self.file.write", "name, value = metrics.popitem(); self.file.write"
-        ),
-        ("writer", "no random numbers"): swap("self.file = ", "self.id = __import__('random').random(); self.file = "),
-        ("reference", "scores"): swap(
-            "    def parameters(self):",
-            """\
+    ("algorithm", "measures"): add("def measures(self, batch): return {'reward': batch.rewards.mean()}"),
+    ("algorithm", "state"): add("def update_state(self, state, batch): return {**state, 'seen': 1}"),
+    ("algorithm", "explained"): add("def formula(self): return None"),
+    ("shaping", "shapes"): swap("return advantages", "return advantages[:3]"),
+    ("coefficient", "what it needs"): add("def multipliers(self, batch, name, state): return 1 + 0 * batch.rewards"),
+    ("shaping", "what it needs"): add("def metrics(self, batch, name): return {'least': batch.rewards.min().item()}"),
+    ("shaping", "repeats"): swap("return rewards - ", "return __import__('torch').rand(len(rewards)) - "),
+    ("shaping", "leaves the batch alone"): add("def rewards(self, batch, rewards): return rewards.sub_(1)"),
+    ("shaping", "other prompts"): add("def other_context(self, batch): return batch"),
+    ("shaping", "metrics"): add("def metrics(self, batch, name): return {'longest': batch.lengths.max()}"),
+    ("writer", "refuse"): add("def refuse(self, setting): return False"),
+    ("writer", "any number"): swap("{value:g}", "{round(value)}"),
+    ("writer", "goes on"): swap('open("a")', 'open("x")'),
+    ("writer", "leaves what it is given alone"): swap(
+        "for name, value in metrics.items():", "while metrics:", "self.file.write", "name, value = metrics.popitem(); self.file.write"
+    ),
+    ("writer", "no random numbers"): swap("self.file = ", "self.id = __import__('random').random(); self.file = "),
+    ("reference", "scores"): swap(
+        "    def parameters(self):",
+        """\
     def hidden(self, micro):
         return self.policy.hidden(micro, self._copy) * float('nan')
     def parameters(self):""",
-        ),
-        ("reference", "starts at the policy"): swap("p.detach().clone()", "p.detach() * 1.1"),
-        ("reference", "scored once"): swap("p.detach().clone()", "p.detach()"),
-        ("reference", "version"): swap("self.version += 1", "pass"),
-        ("reference", "resumes"): swap("self._copy = {name: state[name] for name in self._copy}", "pass"),
-        ("reference", "runs apart"): swap("self._copy", "Copy._copy"),
-        ("reference", "known"): swap(
-            "    def parameters(self):",
-            """\
+    ),
+    ("reference", "starts at the policy"): swap("p.detach().clone()", "p.detach() * 1.1"),
+    ("reference", "scored once"): swap("p.detach().clone()", "p.detach()"),
+    ("reference", "version"): swap("self.version += 1", "pass"),
+    ("reference", "resumes"): swap("self._copy = {name: state[name] for name in self._copy}", "pass"),
+    ("reference", "runs apart"): swap("self._copy", "Copy._copy"),
+    ("reference", "known"): swap(
+        "    def parameters(self):",
+        """\
     def known(self, micro):
         return -1.0 - micro.positions
     def parameters(self):""",
-        ),
-        ("reference", "refuse"): add("def refuse(self, setting): return setting.absent"),
-        ("engine", "log-probs"): add("""
+    ),
+    ("reference", "refuse"): add("def refuse(self, setting): return setting.absent"),
+    ("engine", "log-probs"): add("""
         def generate(self, prompts, samples, seeds):
             found = super().generate(prompts, samples, seeds)
             found[0].episodes[0].sampler_logp[0] += 1e-3
             return found
         """),
-        ("engine", "episodes"): add("def generate(self, prompts, samples, seeds): return super().generate(prompts, samples, seeds)[::-1]"),
-        ("engine", "ids without a token"): add("""
+    ("engine", "episodes"): add("def generate(self, prompts, samples, seeds): return super().generate(prompts, samples, seeds)[::-1]"),
+    ("engine", "ids without a token"): add("""
         def __init__(self, *args):
             super().__init__(*args)
             self._words.spelled.logits = lambda logits: logits
             self._is_end = torch.nn.functional.pad(self._is_end, (0, 99))
         """),
-        ("engine", "seeds"): add("""
+    ("engine", "seeds"): add("""
         def generate(self, prompts, samples, seeds):
             self.calls = getattr(self, "calls", 0) + 1
             return super().generate(prompts, samples, [seed + self.calls for seed in seeds])
         """),
-        ("engine", "samples"): add("""
+    ("engine", "samples"): add("""
         def generate(self, prompts, samples, seeds):
             return super().generate(prompts, samples, [0] * len(prompts))
         """),
-        ("engine", "company"): add("""
+    ("engine", "company"): add("""
         def generate(self, prompts, samples, seeds):
             return super().generate(prompts, samples, [seed + place for place, seed in enumerate(seeds)])
         """),
-        ("engine", "units"): swap(
-            "    def start(",
-            """\
+    ("engine", "units"): swap(
+        "    def start(",
+        """\
     def units(self, lengths, samples):
         return super().units(lengths, samples)[1:]
     def start(""",
-        ),
-        ("engine", "load"): add("""
+    ),
+    ("engine", "load"): add("""
         def load(self, version, weights):
             self._layout.check(weights)
             self.version = version
         """),
-        ("engine", "wrong weights"): add("""
+    ("engine", "wrong weights"): add("""
         def load(self, version, weights):
             from align.weight_sync.flattening import unpack
             for name, tensor in unpack(weights):
@@ -398,15 +389,12 @@ DEFECTS = (
                     self._tensors[name][: len(tensor)] = tensor
             self.version = version
         """),
-        ("engine", "held-out answers"): add(
-            "def generate_held_out(self, p, n, s, drawing): return super().generate_held_out(p, n, s, type(drawing)(temperature=0.7))"
-        ),
-        ("engine", "nothing to do"): add("""
+    ("engine", "held-out answers"): add(
+        "def generate_held_out(self, p, n, s, drawing): return super().generate_held_out(p, n, s, type(drawing)(temperature=0.7))"
+    ),
+    ("engine", "nothing to do"): add("""
         def generate(self, prompts, samples, seeds):
             return super().generate(prompts or [None], samples, seeds or [0])
         """),
-    }
-    | objective.DEFECTS
-    | drawing.DEFECTS
-)
+} | objective.DEFECTS
 """By kind and the check that must find it."""
