@@ -123,7 +123,7 @@ def test_a_run_stopped_between_rounds_and_resumed_draws_the_same(places: Path, w
 
 def test_without_one_the_prompts_are_dealt_from_permutations(places: Path):
     built = recipe(places, None)
-    examples = Examples(built.task, load_tokenizer(places / "model"), PROMPTS, built.seed)
+    examples = Examples(built.task, load_tokenizer(str(places / "model")), PROMPTS, built.seed)
     for number in range(2 * SIZE):
         dealt = example_indices(number, PROMPTS, SIZE, built.seed)
         assert [p.id for p in examples.prompts(number)] == [examples.examples[i].id for i in dealt]
