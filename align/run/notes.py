@@ -22,12 +22,6 @@ def data_notes(recipe: Recipe, examples: Examples, suites: Suites) -> Iterator[s
     for count, which in ((examples.dropped, "rankings"), (suites.dropped, "held-out rankings")):
         if count:
             yield f"task: {count} {which} with an answer beyond sampling.max_tokens are left out"
-    drawn, prompts = recipe.steps * recipe.batch.prompts, len(examples.examples)
-    if recipe.curriculum is not None and drawn < 2 * prompts:
-        yield (
-            f"curriculum: the run draws {drawn:,} prompts, and the task has {prompts:,}: most are met at most once, so their pass rates "
-            "have little effect; give more steps, or fewer prompts"
-        )
     if recipe.answers and recipe.evaluation.every >= 0 and not suites.prompts:
         yield (
             "task: has no held-out problems, so no answers of the model are evaluated and kl/initial is not measured: name some with a key "
@@ -36,6 +30,12 @@ def data_notes(recipe: Recipe, examples: Examples, suites: Suites) -> Iterator[s
     for name, regularizer in recipe.regularizers.items():
         if regularizer.warning:
             yield f"regularizers.{name}: {regularizer.warning}"
+    drawn, prompts = recipe.steps * recipe.batch.prompts, len(examples.examples)
+    if recipe.curriculum is not None and drawn < 2 * prompts:
+        yield (
+            f"curriculum: the run draws {drawn:,} prompts, and the task has {prompts:,}: most are met at most once, so their pass rates "
+            "have little effect; give more steps, or fewer prompts"
+        )
 
 
 def distance_notes(recipe: Recipe, stats: Mapping[str, Stat]) -> Iterator[str]:
