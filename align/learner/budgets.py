@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -39,9 +40,12 @@ def device_budgets(recipe: Recipe, policy: Policy | RewardModel) -> Budgets:
     if policy.device.type != "cuda":
         return cpu_budgets(recipe.batch)
     size = torch.cuda.get_device_properties(policy.device).total_memory
-    # The learner gets a part of the device: an engine in the same process, or other actors, use the rest.
-    share = 0.5 if recipe.workers.backend == "local" and recipe.answers else min(1.0, recipe.workers.learner_gpus or 1.0)
-    return budgets_within(recipe, shape_of(policy.module, policy.config), size * share)
+    return budgets_within(recipe, shape_of(policy.module, policy.config), size * share_of_device(recipe))
+
+
+def share_of_device(recipe: Recipe) -> float:
+    """The learner's share of its device: an engine in the same process, or other actors, use the rest."""
+    return 0.5 if recipe.workers.backend == "local" and recipe.answers else min(1.0, recipe.workers.learner_gpus or 1.0)
 
 
 def cpu_budgets(batch: Batch) -> Budgets:
@@ -50,15 +54,15 @@ def cpu_budgets(batch: Batch) -> Budgets:
 
 
 def budgets_within(recipe: Recipe, shape: ModelShape, device_bytes: float) -> Budgets:
-    """The budgets for `device_bytes` of a device. Raises UserError with the memory needed, the memory there is, and the remedies."""
+    """The budgets for `device_bytes`, the learner's share of a device. Raises UserError with the memory needed, the memory there is, and
+    the remedies."""
     holds, batch = permanent_memory(recipe, shape), recipe.batch
     room = USABLE * device_bytes - sum(holds.values())
     if room <= 0:
         raise UserError(
-            f"the learner does not fit into {gigabytes(device_bytes)} of device memory: "
+            f"the learner does not fit into {gigabytes(device_bytes)} of device memory{_of_share(recipe)}: "
             + ", ".join(f"{name} {gigabytes(held)}" for name, held in holds.items())
-            + ". Train adapters (model.lora.rank), hold the model in bfloat16 "
-            "(model.dtype), or use a smaller model"
+            + f". {_remedies(recipe, shape)}"
         )
     forward, head = activations(recipe, shape, 1), logits(recipe, shape, 1)
     tokens = batch.micro_tokens or _micro_tokens(room, forward, head)
@@ -76,6 +80,26 @@ def budgets_within(recipe: Recipe, shape: ModelShape, device_bytes: float) -> Bu
         chunk = max(ON_HOST["head_elements"], min(MOST_RECOMPUTED, int(rest / 8)))
         elements = tokens * shape.vocabulary * models_with_logits(recipe) if kept else chunk
     return Budgets(tokens, elements, int(max(0, rest - 6 * elements) / 2))
+
+
+def _of_share(recipe: Recipe) -> str:
+    """Why the learner has a part of its device, after the size of that part; empty if it has the whole."""
+    if share_of_device(recipe) == 1:
+        return ""
+    if recipe.workers.backend == "local":
+        return " (half of the device: with workers.backend local the engine is in the same process)"
+    return f" (its share is workers.learner_gpus, {recipe.workers.learner_gpus:g})"
+
+
+def _remedies(recipe: Recipe, shape: ModelShape) -> str:
+    """What makes the permanent memory smaller than this recipe's."""
+    narrow = replace(recipe, model=replace(recipe.model, dtype="bfloat16"))
+    remedies = ["train adapters (model.lora.rank)"] if recipe.model.lora.rank == 0 else []
+    # Trained values take 18 bytes in bfloat16, with a float32 master, and 16 in float32.
+    if sum(permanent_memory(narrow, shape).values()) < sum(permanent_memory(recipe, shape).values()):
+        remedies.append("hold the model in bfloat16 (model.dtype)")
+    said = "".join(f"{remedy}, " for remedy in remedies) + ("or " if remedies else "") + "use a smaller model or a larger device"
+    return said[0].upper() + said[1:]
 
 
 def _micro_tokens(room: float, forward: int, head: int) -> int:

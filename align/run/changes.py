@@ -29,7 +29,8 @@ def changes(run_dir: Path, node: dict[str, Any]) -> list[str]:
 def _verdict_changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
     """`evaluation.correct`, where a curriculum draws prompts by it."""
     if all(recipe.get("curriculum") is not None for recipe in (old, new)):
-        yield from _changes(*((recipe.get("evaluation") or {}).get("correct") for recipe in (old, new)), "evaluation.correct")
+        before, now = ((recipe.get("evaluation") or {}).get("correct") for recipe in (old, new))
+        yield from _changes(before, now, "evaluation.correct")
 
 
 def _schedule_notes(old: dict[str, Any], new: dict[str, Any], step: int) -> Iterator[str]:

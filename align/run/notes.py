@@ -32,6 +32,12 @@ def data_notes(recipe: Recipe, examples: Examples, suites: Suites) -> Iterator[s
     for name, regularizer in recipe.regularizers.items():
         if regularizer.warning:
             yield f"regularizers.{name}: {regularizer.warning}"
+    drawn, prompts = recipe.steps * recipe.batch.prompts, len(examples.examples)
+    if recipe.curriculum is not None and drawn < 2 * prompts:
+        yield (
+            f"curriculum: the run draws {drawn:,} prompts, and the task has {prompts:,}: most are met at most once, so their pass rates "
+            "have little effect; give more steps, or fewer prompts"
+        )
 
 
 def distance_notes(recipe: Recipe, stats: Mapping[str, Stat]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from align.config.schema import Recipe
 from align.types import Group, Rewards
 
 Rates = Mapping[str, tuple[int, float]]
@@ -57,3 +58,9 @@ class PassRates:
     def load_state_dict(self, completed: int, state: Mapping[str, Sequence[Any]]) -> None:
         """The rates of a checkpoint of so many completed steps."""
         self._before = {completed: {prompt: (int(tried), float(rate)) for prompt, (tried, rate) in state.items()}}
+
+
+def pass_rates_of(recipe: Recipe) -> PassRates | None:
+    """The pass rates of a run that has drawn nothing; None without a curriculum, which refuses `evaluation.correct: null`."""
+    curriculum, correct = recipe.curriculum, recipe.evaluation.correct
+    return None if curriculum is None or correct is None else PassRates(curriculum.memory, correct)

@@ -65,10 +65,11 @@ class Rollouts:
             passed, tried = rates.before(step, self._examples.prompt_ids)
             weights = checked_weights(curriculum, passed, tried)
             drawn = self._drawn(step, state.rounds_before(step), partial(self._examples.prompts, weights=weights))
-            assert drawn.judged is not None  # a curriculum refuses an algorithm without rewards
+            judged = drawn.judged
+            assert judged is not None  # a curriculum refuses an algorithm without rewards
             had, _ = rates.before(step, [g.prompt.id for g in drawn.answered])
             drawn = replace(drawn, metrics=drawn.metrics | curriculum_metrics(weights, tried, had))
-            rates.record(step, state.step, drawn.answered, drawn.judged)
+            rates.record(step, state.step, drawn.answered, judged)
         state.drew(step, drawn.rounds)
         return drawn
 

@@ -16,7 +16,7 @@ from align.config.schema import Recipe
 from align.errors import RecipeError, UserError
 from align.loss_weightings import LossWeighting
 from align.regularizers import Regularizer
-from align.run.pass_rates import PassRates
+from align.run.pass_rates import pass_rates_of
 from align.types import Stat, TokenBatch
 from align.workers import LearnerLike
 
@@ -67,8 +67,7 @@ class RunState:
         )
         self.loss_weighting = initial_weighting_state(recipe.algorithm)
         """The state of the algorithm's loss weighting."""
-        curriculum = recipe.curriculum
-        self.pass_rates = None if curriculum is None else PassRates(curriculum.memory, recipe.evaluation.correct)
+        self.pass_rates = pass_rates_of(recipe)
         """The pass rates of the prompts; None without a curriculum."""
 
     def begin(self, batch: TokenBatch, step: int) -> TokenBatch:

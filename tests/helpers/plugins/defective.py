@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 
-from helpers.plugins import drawing, objective, starting, talking
+from helpers.plugins import objective, starting, talking
 from helpers.plugins.changes import add, swap
 
 
@@ -131,7 +131,6 @@ GOOD = (
     }
     | objective.GOOD
     | starting.GOOD
-    | drawing.GOOD
     | talking.GOOD
 )
 """One method each beyond what its kind must define, at most."""
@@ -276,7 +275,6 @@ DEFECTS = (
     }
     | objective.DEFECTS
     | starting.DEFECTS
-    | drawing.DEFECTS
     | talking.DEFECTS
 )
 """By kind and the check that must find it."""

@@ -70,6 +70,16 @@ GOOD = {
             def update(self, state, losses):
                 return {"steps": state["steps"] + 1}
         ''',
+    "curriculum": '''
+        import numpy as np
+        class Part:
+            """The distance from always solved."""
+            power: float = 2.0
+            def formula(self):
+                return "(1.01 − s)^p"
+            def weights(self, passed, tried):
+                return (1.01 - np.where(tried > 0, passed, 0.5)) ** self.power
+        ''',
 }
 DEFECTS = {
     ("advantage", "advantages"): swap("[batch.seq_ids]", ""),
@@ -107,4 +117,8 @@ DEFECTS = {
     ("loss_weighting", "order"): swap("losses.mean()", "losses[0]"),
     ("loss_weighting", "state"): swap('return {"steps": state["steps"] + 1}', 'state["steps"] += 1; return state'),
     ("loss_weighting", "explained"): add("def symbols(self): return {'': 'nothing'}"),
+    ("curriculum", "weights"): swap("np.where(tried > 0, passed, 0.5)", "passed"),
+    ("curriculum", "repeats"): swap("** self.power", "** self.power * np.random.default_rng().random()"),
+    ("curriculum", "order"): swap("** self.power", "** self.power * np.arange(1.0, len(tried) + 1)"),
+    ("curriculum", "explained"): add("def symbols(self): return {'': 'nothing'}"),
 }

@@ -21,6 +21,8 @@ from align.experience.weighted_draws import weighted_indices
 from align.inspect.explain import explain
 from align.run.changes import changes
 from align.run.checkpoints import digest
+from align.run.evaluation import Suites
+from align.run.notes import data_notes
 from align.run.state import RunState
 from align.train import train
 from align.vocabulary.files import load_tokenizer
@@ -123,7 +125,7 @@ def test_a_run_stopped_between_rounds_and_resumed_draws_the_same(places: Path, w
 
 def test_without_one_the_prompts_are_dealt_from_permutations(places: Path):
     built = recipe(places, None)
-    examples = Examples(built.task, load_tokenizer(places / "model"), PROMPTS, built.seed)
+    examples = Examples(built.task, load_tokenizer(str(places / "model")), PROMPTS, built.seed)
     for number in range(2 * SIZE):
         dealt = example_indices(number, PROMPTS, SIZE, built.seed)
         assert [p.id for p in examples.prompts(number)] == [examples.examples[i].id for i in dealt]
@@ -167,6 +169,21 @@ def test_it_is_refused_without_verdicts(places: Path, changed: dict, says: str):
     with pytest.raises(RecipeError, match=says) as refused:
         recipe(places, **changed, batch=batch, regularizers=link | loss)
     assert refused.value.where == "curriculum"
+
+
+@pytest.mark.parametrize(
+    ("curriculum", "steps", "says"),
+    [
+        ("learnability", 4, ["curriculum: the run draws 16 prompts, and the task has 10: most are met at most once"]),
+        ("learnability", 5, []),
+        (None, 4, []),
+    ],
+)
+def test_too_few_visits_are_said_before_the_run(places: Path, curriculum: str | None, steps: int, says: list[str]):
+    built = recipe(places, curriculum, steps=steps)
+    examples = Examples(built.task, load_tokenizer(str(places / "model")), PROMPTS, built.seed)
+    found = [note for note in data_notes(built, examples, Suites(built, load_tokenizer(str(places / "model")))) if "curriculum" in note]
+    assert [note.partition(", so")[0] for note in found] == says
 
 
 @pytest.mark.parametrize("memory", [1.0, -0.5])

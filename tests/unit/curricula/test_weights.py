@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import permutations
 from math import sqrt
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,9 +91,9 @@ def test_weight_zero_is_drawn_where_nothing_else_is_left():
 class Given(Curriculum):
     """Returns what it is given."""
 
-    found: object = None
+    found: Any = None
 
-    def weights(self, passed, tried):
+    def weights(self, passed, tried) -> Any:
         return self.found
 
 
