@@ -26,6 +26,7 @@ FIRST = (
     "system/test_ray_workers.py",
     "kernels/test_interpreter.py",
     "system/test_runs.py",
+    "system/test_methods.py",
     "unit/conformance/test_liveness.py",
     "system/test_chaos.py",
     "unit/conformance/test_conformance.py",

@@ -45,7 +45,7 @@ def room(path: Path) -> str:
     ("room_name", "may_import"), [("core", ("align.core",)), ("divergences", ("align.core", "align.divergences", "align.config.parts"))]
 )
 def test_the_maths_imports_torch_and_its_shapes_only(room_name: str, may_import: tuple[str, ...]):
-    standard = {"__future__", "abc", "collections", "dataclasses", "math", "typing"}
+    standard = {"__future__", "abc", "collections", "dataclasses", "functools", "math", "typing"}
     for path in (p for p in FILES if room(p) == room_name):
         assert packages(path) <= standard | {"torch", "jaxtyping", "align", "align_kernels"}, path
         assert not [name for name in imported(path) if name.startswith("align.") and not name.startswith(may_import)], path

@@ -28,7 +28,7 @@ MUTANTS = [
     Mutant("short wrong answers punished", "align/shapings/length_complexity.py", "(lengths - total / count.clamp_min(1)).clamp_min(0)",
            "(total / count.clamp_min(1) - lengths).clamp_min(0)", LENGTHS),
     # Keys that land dead.
-    Mutant("weight decay ignored", "align/learner/optimizer.py", "weight_decay=options.weight_decay", "weight_decay=0.0",
+    Mutant("weight decay ignored", "align/learner/optimizer.py", "options.weight_decay, options.lr)", "0.0, options.lr)",
            "unit/conformance/test_liveness.py::test_every_key_is_alive[recipe.optimizer.weight_decay]"),
     Mutant("the engine's batch size ignored", "align/engines/transformers.py", "size = max(1, self.max_batch // samples)",
            "size = max(1, len(lengths))", "unit/conformance/test_liveness.py::test_every_key_is_alive[engine.transformers.max_batch]"),
