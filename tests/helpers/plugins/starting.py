@@ -30,7 +30,7 @@ GOOD = {
             every: int = 2
             def start(self, policy):
                 return Copy(policy, self.every)
-    ''',
+        ''',
     "engine": '''
         import torch
         from align.engines.transformers import RunningTransformers, Transformers
@@ -43,7 +43,7 @@ GOOD = {
                 return super().generate(prompts, samples, seeds)
             def load(self, version, weights):
                 super().load(version, weights)
-    ''',
+        ''',
     "writer": '''
         from align.writers import RunningWriter
         class Lines(RunningWriter):
@@ -58,7 +58,7 @@ GOOD = {
             """Tab-separated lines."""
             def open(self, folder, run, recipe, done):
                 return Lines(folder, recipe)
-    ''',
+        ''',
 }
 DEFECTS = {
     ("writer", "refuse"): add("def refuse(self, setting): return False"),
@@ -71,9 +71,9 @@ DEFECTS = {
     ("reference", "scores"): swap(
         "    def parameters(self):",
         """\
-def hidden(self, micro):
-    return self.policy.hidden(micro, self._copy) * float('nan')
-def parameters(self):""",
+    def hidden(self, micro):
+        return self.policy.hidden(micro, self._copy) * float('nan')
+    def parameters(self):""",
     ),
     ("reference", "starts at the policy"): swap("p.detach().clone()", "p.detach() * 1.1"),
     ("reference", "scored once"): swap("p.detach().clone()", "p.detach()"),
@@ -83,62 +83,62 @@ def parameters(self):""",
     ("reference", "known"): swap(
         "    def parameters(self):",
         """\
-def known(self, micro):
-    return -1.0 - micro.positions
-def parameters(self):""",
+    def known(self, micro):
+        return -1.0 - micro.positions
+    def parameters(self):""",
     ),
     ("reference", "refuse"): add("def refuse(self, setting): return setting.absent"),
     ("engine", "log-probs"): add("""
-    def generate(self, prompts, samples, seeds):
-        found = super().generate(prompts, samples, seeds)
-        found[0].episodes[0].sampler_logp[0] += 1e-3
-        return found
-    """),
+        def generate(self, prompts, samples, seeds):
+            found = super().generate(prompts, samples, seeds)
+            found[0].episodes[0].sampler_logp[0] += 1e-3
+            return found
+        """),
     ("engine", "episodes"): add("def generate(self, prompts, samples, seeds): return super().generate(prompts, samples, seeds)[::-1]"),
     ("engine", "ids without a token"): add("""
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.words.spelled.logits = lambda logits: logits
-        self._is_end = torch.nn.functional.pad(self._is_end, (0, 99))
-    """),
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.words.spelled.logits = lambda logits: logits
+            self._is_end = torch.nn.functional.pad(self._is_end, (0, 99))
+        """),
     ("engine", "seeds"): add("""
-    def generate(self, prompts, samples, seeds):
-        self.calls = getattr(self, "calls", 0) + 1
-        return super().generate(prompts, samples, [seed + self.calls for seed in seeds])
-    """),
+        def generate(self, prompts, samples, seeds):
+            self.calls = getattr(self, "calls", 0) + 1
+            return super().generate(prompts, samples, [seed + self.calls for seed in seeds])
+        """),
     ("engine", "samples"): add("""
-    def generate(self, prompts, samples, seeds):
-        return super().generate(prompts, samples, [0] * len(prompts))
-    """),
+        def generate(self, prompts, samples, seeds):
+            return super().generate(prompts, samples, [0] * len(prompts))
+        """),
     ("engine", "company"): add("""
-    def generate(self, prompts, samples, seeds):
-        return super().generate(prompts, samples, [seed + place for place, seed in enumerate(seeds)])
-    """),
+        def generate(self, prompts, samples, seeds):
+            return super().generate(prompts, samples, [seed + place for place, seed in enumerate(seeds)])
+        """),
     ("engine", "units"): swap(
         "    def start(",
         """\
-def units(self, lengths, samples):
-    return super().units(lengths, samples)[1:]
-def start(""",
+    def units(self, lengths, samples):
+        return super().units(lengths, samples)[1:]
+    def start(""",
     ),
     ("engine", "load"): add("""
-    def load(self, version, weights):
-        self._layout.check(weights)
-        self.version = version
-    """),
+        def load(self, version, weights):
+            self._layout.check(weights)
+            self.version = version
+        """),
     ("engine", "wrong weights"): add("""
-    def load(self, version, weights):
-        from align.weight_sync.flattening import unpack
-        for name, tensor in unpack(weights):
-            if name in self._tensors:
-                self._tensors[name][: len(tensor)] = tensor
-        self.version = version
-    """),
+        def load(self, version, weights):
+            from align.weight_sync.flattening import unpack
+            for name, tensor in unpack(weights):
+                if name in self._tensors:
+                    self._tensors[name][: len(tensor)] = tensor
+            self.version = version
+        """),
     ("engine", "held-out answers"): add(
         "def generate_held_out(self, p, n, s, drawing): return super().generate_held_out(p, n, s, type(drawing)(temperature=0.7))"
     ),
     ("engine", "nothing to do"): add("""
-    def generate(self, prompts, samples, seeds):
-        return super().generate(prompts or [None], samples, seeds or [0])
-    """),
+        def generate(self, prompts, samples, seeds):
+            return super().generate(prompts or [None], samples, seeds or [0])
+        """),
 }
