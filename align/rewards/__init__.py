@@ -75,7 +75,7 @@ class Reward(Part, ABC):
     def score(self, prompt: Prompt, response: str) -> Answer:
         """The reward of one answer; as `Stepwise` also where in the answer it is earned."""
 
-    def score_groups(self, groups: Sequence[Group]) -> list[Answer | Exception]:
+    def score_groups(self, groups: Sequence[Group]) -> Sequence[Answer | Exception]:
         """Of every answer, in order; an exception stands for the answer that failed by it.
 
         A reward that does better on many answers together overrides this. All of them then have one time limit, so many times as

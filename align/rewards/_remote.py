@@ -65,7 +65,7 @@ class Remote(Reward):
     def score(self, prompt: Prompt, response: str) -> Answer:
         return self.start().score(prompt, response)
 
-    def score_groups(self, groups: Sequence[Group]) -> list[Answer | Exception]:
+    def score_groups(self, groups: Sequence[Group]) -> Sequence[Answer | Exception]:
         return self.start().score_groups(groups)
 
 

@@ -60,5 +60,5 @@ class Learned(Reward):
         """Of a finished answer. Loads the model for this call; what `start` returns keeps it."""
         return self.start().score(prompt, response)
 
-    def score_groups(self, groups: Sequence[Group]) -> list[Answer | Exception]:
+    def score_groups(self, groups: Sequence[Group]) -> Sequence[Answer | Exception]:
         return self.start().score_groups(groups)

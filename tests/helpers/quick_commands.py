@@ -7,4 +7,4 @@ import typer.testing
 
 def install() -> None:
     """In this process."""
-    typer.testing._get_command = cache(typer.testing._get_command)  # pyright: ignore[reportAttributeAccessIssue]
+    typer.testing._get_command = cache(typer.testing._get_command)  # pyright: ignore[reportAttributeAccessIssue, reportPrivateImportUsage]
