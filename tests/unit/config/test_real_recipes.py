@@ -25,15 +25,19 @@ ROWS = {
         "rejected": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "No"}],
         "score_chosen": 8.0,
     },
+    "trl-lib/tldr-preference": {"prompt": "POST: Hi\n\nTL;DR:", "chosen": " Hi.", "rejected": " A long post."},
     "Anthropic/hh-rlhf": {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"},
 }
 """A row in the layout of each dataset, by the name of the task or of the dataset."""
+
+THINKING = "{% if enable_thinking %}<think>{% endif %}"
+"""What the template of a model with thoughts reads."""
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    return {kind: tiny_model(folder / kind, kind=kind) for kind in ("llama", "qwen2")}
+    return {kind: tiny_model(folder / kind, kind=kind) for kind in ("llama", "qwen2", "qwen3")}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -41,12 +45,12 @@ def test_it_is_explained_and_its_rows_are_read(file: Path, models: dict[str, Pat
     shipped = load(file).task
     row = ROWS.get(shipped.recipe_name) or ROWS[shipped.path]
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-    model = models["qwen2" if file.stem.startswith("qwen") else "llama"]
+    model = next((folder for kind, folder in models.items() if file.stem.startswith(kind)), models["llama"])
     changes = [f"task.path={tmp_path}/rows.jsonl", "task.split=null", "task.eval_split=null", f"model.path={model}"]
     recipe = load(file, changes)
     text = explain(recipe)
     assert "learner" in text and "unknown" not in text and "J = E" in text
-    tokenizer = byte_tokenizer(template=CHATML, eos="<|im_end|>")
+    tokenizer = byte_tokenizer(template=CHATML + THINKING, eos="<|im_end|>")
     longest = recipe.sampling.max_tokens if recipe.algorithm.ranks else None
     (example,) = Examples(recipe.task, tokenizer, 1, 0, longest).examples
     assert example.messages[-1]["role"] == "user" and (example.ranked if recipe.algorithm.ranks else example.fields["answer"])
@@ -59,4 +63,4 @@ def test_its_header_says_what_it_needs_and_aims_at(file: Path):
 
 
 def test_there_are_recipes():
-    assert len(FILES) >= 5
+    assert len(FILES) >= 7

@@ -14,10 +14,12 @@ from align.errors import UserError
 from align.learner.budgets import Budgets, budgets_within, share_of_device
 from align.learner.memory import ModelShape, shape_of_config
 
-SMOLLM2, QWEN05, QWEN7, LLAMA8 = (
+SMOLLM2, QWEN05, QWEN7, QWEN3, LLAMA1, LLAMA8 = (
     ("llama", 576, 1536, 30, 9, 3, 49152, True),
     ("qwen2", 896, 4864, 24, 14, 2, 151936, True),
     ("qwen2", 3584, 18944, 28, 28, 4, 152064, False),
+    ("qwen3", 2560, 9728, 36, 32, 8, 151936, True),
+    ("llama", 2048, 8192, 16, 32, 8, 128256, True),
     ("llama", 4096, 14336, 32, 32, 8, 128256, False),
 )
 KEYS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
@@ -26,6 +28,8 @@ MODELS = {
     "smollm2_hh_dpo": SMOLLM2,
     "qwen2.5_0.5b_gsm8k_grpo": QWEN05,
     "qwen2.5_7b_math_grpo": QWEN7,
+    "qwen3_4b_math_grpo": QWEN3,
+    "llama3.2_1b_tldr_dpo": LLAMA1,
     "llama3.1_8b_ultrafeedback_dpo": LLAMA8,
 }
 """The model of each recipe, as its config.json on the Hub has it: model_type, `KEYS`, and whether the embeddings are tied."""
@@ -54,7 +58,14 @@ def test_there_is_a_model_for_every_recipe():
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"), [("smollm2_gsm8k_grpo", 134.5), ("qwen2.5_0.5b_gsm8k_grpo", 494.0), ("qwen2.5_7b_math_grpo", 7615.6)]
+    ("name", "millions"),
+    [
+        ("smollm2_gsm8k_grpo", 134.5),
+        ("qwen2.5_0.5b_gsm8k_grpo", 494.0),
+        ("qwen2.5_7b_math_grpo", 7615.6),
+        ("qwen3_4b_math_grpo", 4022.5),
+        ("llama3.2_1b_tldr_dpo", 1235.8),
+    ],
 )
 def test_the_sizes_are_those_of_the_published_models(name: str, millions: float):
     """By the counts of parameters on their pages."""
@@ -72,6 +83,9 @@ def test_the_sizes_are_those_of_the_published_models(name: str, millions: float)
         ("qwen2.5_0.5b_gsm8k_grpo", 40, ()),
         ("qwen2.5_7b_math_grpo", 80, ()),
         ("qwen2.5_7b_math_grpo", 80, ONE_GPU),
+        ("qwen3_4b_math_grpo", 80, ()),
+        ("llama3.2_1b_tldr_dpo", 40, ()),
+        ("llama3.2_1b_tldr_dpo", 80, LOCAL),
         ("llama3.1_8b_ultrafeedback_dpo", 40, ()),
         ("llama3.1_8b_ultrafeedback_dpo", 80, LOCAL),
     ],
