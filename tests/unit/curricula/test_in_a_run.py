@@ -182,7 +182,8 @@ def test_it_is_refused_without_verdicts(places: Path, changed: dict, says: str):
 def test_too_few_visits_are_said_before_the_run(places: Path, curriculum: str | None, steps: int, says: list[str]):
     built = recipe(places, curriculum, steps=steps)
     examples = Examples(built.task, load_tokenizer(str(places / "model")), PROMPTS, built.seed)
-    found = [note for note in data_notes(built, examples, Suites(built, load_tokenizer(str(places / "model")))) if "curriculum" in note]
+    suites = Suites(built, load_tokenizer(str(places / "model")), 0)
+    found = [note for note in data_notes(built, examples, suites) if "curriculum" in note]
     assert [note.partition(", so")[0] for note in found] == says
 
 

@@ -24,7 +24,7 @@ from align.experience.process_rewards import at_tokens
 from align.learner.learner import Learner
 from align.references.precomputed import _keys as keys_of
 from align.run.step_metrics import staleness_metrics
-from align.types import Episode, Group, Prompt, Rewards, Segment, Stat, TokenBatch
+from align.types import Episode, Group, Prompt, Rewards, Segment, TokenBatch
 
 PLUGIN = PLUGINS / "systematic.py"
 TEMPERATURE, BETA = 0.7, 0.3
@@ -316,14 +316,3 @@ def test_what_cannot_be_trained_is_refused():
 def test_a_segment_that_contradicts_itself_is_refused(make, says: str):
     with pytest.raises(ValueError, match=says):
         make()
-
-
-def test_the_examples_of_the_types_are_what_they_say():
-    def example(of: type) -> str:
-        return next(line.split("Example: ")[1] for line in of.__doc__.splitlines() if "Example: " in line)
-
-    names = {"np": np, "Prompt": Prompt, "Segment": Segment, "Episode": Episode}
-    prompt, segment, episode = (eval(example(of), names) for of in (Prompt, Segment, Episode))
-    assert prompt.fields == {"answer": "2"} and len(prompt.token_ids) == 4
-    assert segment.versions == ((4, 2),) and episode.versions.tolist() == [4, 4] and episode.length == 2
-    assert (Stat(sum=3, count=2) + Stat(sum=1, count=2)).mean == 1

@@ -19,6 +19,7 @@ from liveness.nodes import filled
 from liveness.places import made
 from liveness.rooms.engine import started_vllm
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from align.config import nodes, recipes, registry, schema
 from align.engines import Sampling
@@ -152,7 +153,7 @@ def test_an_engine_that_was_started_is_the_same_bytes(name: str, places: dict[st
         assert started_vllm(built.engine, places)
     else:
         engine = built.engine.start(places["model"], Sampling(max_tokens=4), 8)
-        engine.load(3, flatten_weights(engine._model.named_parameters()))
+        engine.load(3, flatten_weights(AutoModelForCausalLM.from_pretrained(places["model"]).named_parameters()))
         assert engine.version == 3 and built.engine.start(places["model"], Sampling(max_tokens=4), 8).version == 0
     assert pickle.dumps(built) == before and len(before) < 20_000
 
