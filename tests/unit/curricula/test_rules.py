@@ -29,7 +29,7 @@ PASSED, TRIED = np.array([np.nan, 0.0, 0.25, 0.5, 1.0]), np.array([0, 8, 8, 8, 8
     ],
     ids=lambda x: repr(x) if isinstance(x, Curriculum) else "",
 )
-def test_weights_by_hand(curriculum: Curriculum, weights: list[float]):
+def test_rules_by_hand(curriculum: Curriculum, weights: list[float]):
     assert curriculum.weights(PASSED, TRIED).tolist() == weights
 
 
@@ -113,7 +113,7 @@ def test_wrong_weights_are_refused_at_the_key(found: object, says: str):
     part.found = found
     with pytest.raises(RecipeError, match=says) as refused:
         checked_weights(part, np.array([0.5, 0.5]), np.array([1, 1]))
-    assert refused.value.where == "curriculum" and "test_weights.py:" in refused.value.problem
+    assert refused.value.where == "curriculum" and "test_rules.py:" in refused.value.problem
 
 
 def test_metrics_by_hand():
