@@ -29,7 +29,7 @@ PASSED, TRIED = np.array([np.nan, 0.0, 0.25, 0.5, 1.0]), np.array([0, 8, 8, 8, 8
     ],
     ids=lambda x: repr(x) if isinstance(x, Curriculum) else "",
 )
-def test_rules_by_hand(curriculum: Curriculum, weights: list[float]):
+def test_weights_by_hand(curriculum: Curriculum, weights: list[float]):
     assert curriculum.weights(PASSED, TRIED).tolist() == weights
 
 

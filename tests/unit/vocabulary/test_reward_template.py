@@ -37,7 +37,7 @@ def scores(folder: Path, example: Example, *answers: tuple[str, bool]) -> list:
     """As a policy with a ChatML template asks it."""
     (prompt,) = tokenize([example], byte_tokenizer(template=CHATML.replace("{% for", "{% if tools %}{% endif %}{% for", 1)))
     episodes = tuple(Episode.single_turn(np.zeros(1, np.int32), text, finished=finished) for text, finished in answers)
-    return Learned(path=str(folder)).start().score_groups([Group(prompt=prompt, episodes=episodes)])
+    return list(Learned(path=str(folder)).start().score_groups([Group(prompt=prompt, episodes=episodes)]))
 
 
 def test_a_conversation_is_read_in_the_scorers_template(tmp_path: Path):
