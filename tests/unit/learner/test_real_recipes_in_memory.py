@@ -26,6 +26,7 @@ KEYS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_
 MODELS = {
     "smollm2_gsm8k_grpo": SMOLLM2,
     "smollm2_hh_dpo": SMOLLM2,
+    "smollm2_sums": SMOLLM2,
     "qwen2.5_0.5b_gsm8k_grpo": QWEN05,
     "qwen2.5_7b_math_grpo": QWEN7,
     "qwen3_4b_math_grpo": QWEN3,
@@ -78,6 +79,7 @@ def test_the_sizes_are_those_of_the_published_models(name: str, millions: float)
     [
         ("smollm2_gsm8k_grpo", 8, ()),
         ("smollm2_gsm8k_grpo", 8, LOCAL),
+        ("smollm2_sums", 8, ()),
         ("smollm2_hh_dpo", 8, ()),
         ("smollm2_hh_dpo", 8, LOCAL),
         ("qwen2.5_0.5b_gsm8k_grpo", 40, ()),
