@@ -16,6 +16,8 @@ from align.types import Prompt
 from align.vocabulary.continuation import Continuation
 from align.vocabulary.ends import ASKED, SAID, closing
 
+SHOWN = 5
+"""Characters that an error lists."""
 REPLY = "Lyon"
 """An answer to render. No template changes this word."""
 
@@ -34,17 +36,29 @@ class TurnTokens:
         self._tokenizer, self._role = tokenizer, role
         self._texts, self._markers = Continuation(tokenizer, split_special_tokens=True), Continuation(tokenizer)
         self._known: dict[str, tuple[Marked, Marked]] = {}
+        self._read: dict[str, bool] = {}
 
     def after(self, prompt: Prompt, before: str, text: str) -> Marked:
         """The turn `text` of an episode of this prompt, up to the first token of the next assistant turn.
 
-        Args: before: what the episode has so far, the prompt included. Raises UserError where the chat template writes no such turn.
+        Args: before: what the episode has so far, the prompt included. Raises UserError where the chat template writes no such turn, and
+        ValueError for a character that the tokenizer has no token for: the policy would not read it.
         """
+        if unread := [c for c in dict.fromkeys(text) if not self._reads(c)]:
+            raise ValueError(f"the tokenizer has no token for {', '.join(map(repr, unread[:SHOWN]))} of {text[:40]!r}")
         if not prompt.messages:
             return Marked(text, self._texts.many([(before, text)])[0])
         opening, closes = self.markers(prompt)
         inner = self._texts.many([(opening.text, text)])[0]
         return Marked(opening.text + text + closes.text, [*opening.ids, *inner, *closes.ids])
+
+    def _reads(self, character: str) -> bool:
+        """Whether the tokenizer makes a token of a character, and not only a special one. White space may be part of another token."""
+        if character not in self._read:
+            ids = self._tokenizer(character, add_special_tokens=False)["input_ids"]
+            seen = not character.isprintable() or character.isspace()
+            self._read[character] = seen or not set(self._tokenizer.all_special_ids).issuperset(ids)
+        return self._read[character]
 
     def markers(self, prompt: Prompt) -> tuple[Marked, Marked]:
         """What the chat template writes before and behind a turn in this prompt's conversation, the latter up to the assistant's turn."""

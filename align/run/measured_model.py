@@ -27,6 +27,8 @@ CHECKPOINT = re.compile(r"step_\d+")
 def recipe_of(model: str | Path) -> Recipe:
     """The recipe of a run, given as its folder or as one of its checkpoints. Raises UserError if the folder is not of a run."""
     run_dir = run_of(Path(model)) or Path(model)
+    if not run_dir.is_dir():
+        raise UserError(f"there is no folder {model}; a model of the Hugging Face Hub (owner/name) needs --recipe RECIPE")
     if not (run_dir / RECIPE).is_file():
         raise UserError(f"{model} is not the folder of a run: it has no {RECIPE}; name task, engine and sampling with --recipe RECIPE")
     return load(run_dir / RECIPE)

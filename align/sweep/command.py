@@ -40,7 +40,10 @@ def show(
             raise UserError("--report DIR prints what is there: leave out the recipes, --over and --out")
         sweep.present(sweep.report(report, metrics), report, wide())
         return True
-    recipes = {word: find_recipe(word).resolve() for word in words if "=" not in word}
+    names = [word for word in words if "=" not in word]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise UserError(f"the recipe {twice[0]} is given twice")
+    recipes = {name: find_recipe(name).resolve() for name in names}
     if not recipes or out is None:
         raise UserError("give a RECIPE and the --out of the sweep, or --report DIR alone")
     plan = Plan(recipes, tuple(word for word in words if "=" in word), tuple(Axis.parse(text) for text in over), seeds, out)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any
 
 from align.environments import Environment, RunningEnvironment, Turn, start_environment
@@ -40,19 +42,23 @@ def episode(environment: Environment, prompt: Prompt, text: str, seed: int = 7) 
     return turns, problem
 
 
-def played(environment: Environment, prompts: Sequence[Prompt]) -> list[tuple[str, list[Any], str | None]]:
-    return [(text, *episode(environment, prompt, text)) for prompt in prompts for text in (*CALLS, *HOSTILE)]
+def played(environment: Environment, prompts: Sequence[Prompt]) -> Iterator[tuple[str, list[Any], str | None]]:
+    """The episode of every prompt and text, one after the other: a check may stop at the first whose call takes too long."""
+    return ((text, *episode(environment, prompt, text)) for prompt, text in product(prompts, (*CALLS, *HOSTILE)))
 
 
 @KIT.check("turns", "return an object of a class derived from RunningEnvironment from reset, and align.environments.Turn from step")
 def _turns(e: Environment, prompts: Sequence[Prompt]) -> str | None:
     """`reset` returns a RunningEnvironment, whose `step` returns a Turn for any text"""
-    made = start_environment(e).reset(prompts[0], 7)
+    with limited_calls() as deadline:
+        made, problem = limited(lambda: start_environment(e).reset(prompts[0], 7), e, SECONDS, deadline)
+    if problem is not None:
+        return f"reset: {problem}"
     if not isinstance(made, RunningEnvironment):
         return f"reset returned {made!r:.60}"
     for text, turns, problem in played(start_environment(e), prompts):
-        if problem is not None and "took longer" not in problem:
-            return f"{text[:40]!r}: {problem}"
+        if problem is not None:
+            return None if "took longer" in problem else f"{text[:40]!r}: {problem}"  # `soon` says it
         wrong = next((turn for turn in turns if not isinstance(turn, Turn)), None)
         if wrong is not None or (not turns and problem is None):
             return f"{text[:40]!r}: step returned {wrong!r:.60}"
@@ -79,7 +85,9 @@ def _own(e: Environment, prompts: Sequence[Prompt]) -> str | None:
     """an episode has the same turns when others go on beside it"""
     running = start_environment(e)
     for text in CALLS:
-        alone, _ = episode(running, prompts[0], text)
+        alone, problem = episode(running, prompts[0], text)
+        if problem is not None:
+            return None  # the other checks say it
         beside, among = running.reset(prompts[-1], 8), running.reset(prompts[0], 7)
         for i, turn in enumerate(alone):
             beside.step(CALLS[i % len(CALLS)])
@@ -92,7 +100,7 @@ def _own(e: Environment, prompts: Sequence[Prompt]) -> str | None:
 def _data(e: Environment, prompts: Sequence[Prompt]) -> str | None:
     """Python code in a turn is not executed"""
     os.environ.pop(CANARY, None)
-    played(start_environment(e), prompts)
+    deque(played(start_environment(e), prompts), maxlen=0)
     return "it was" if os.environ.pop(CANARY, None) else None
 
 
@@ -100,5 +108,5 @@ def _data(e: Environment, prompts: Sequence[Prompt]) -> str | None:
 def _prompt(e: Environment, prompts: Sequence[Prompt]) -> str | None:
     """the fields of the prompt do not change"""
     kept = copy.deepcopy([dict(p.fields) for p in prompts])
-    played(start_environment(e), prompts)
+    deque(played(start_environment(e), prompts), maxlen=0)
     return next((f"those of {p.id} have changed" for p, fields in zip(prompts, kept, strict=True) if dict(p.fields) != fields), None)

@@ -38,6 +38,11 @@ class PlayingEpisode:
         """Behind the prompt."""
         return sum(len(s.token_ids) for s in self.segments)
 
+    @property
+    def turns(self) -> int:
+        """Assistant turns so far."""
+        return sum(s.trained for s in self.segments)
+
     def asked(self, turn: int) -> Prompt:
         """Prompt and episode so far, as a prompt for the next turn."""
         ids = (*self.prompt.token_ids, *(int(i) for s in self.segments for i in s.token_ids))

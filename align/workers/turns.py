@@ -129,5 +129,5 @@ class PlayingEngine(RunningEngine):
         """What a call returns; None where it fails: the episode has the reason."""
         answer, problem = limited(call, self._environment, self._limits.seconds, deadline)
         if problem is not None and episode.failure is None:
-            episode.failure = f"its environment failed in turn {len(episode.rewards) + 1}: {problem}"
+            episode.failure = f"its environment failed in turn {episode.turns}: {problem}"
         return None if problem is not None else answer

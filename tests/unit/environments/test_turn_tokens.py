@@ -85,3 +85,11 @@ def test_a_template_without_tools_is_refused_with_the_remedy(template: str, says
     assert (
         TurnTokens(tokenizer, "user").after(prompt(tokenizer), "", "5").text == "\n<|im_start|>user\n5<|im_end|>\n<|im_start|>assistant\n"
     )
+
+
+def test_a_text_that_the_policy_would_not_read_is_refused():
+    turns = TurnTokens(tiny_tokenizer(), "tool")
+    plain = Prompt(id="0", text="1+1=", token_ids=(3,))
+    assert turns.after(plain, "1+1=", "5").ids
+    with pytest.raises(ValueError, match="the tokenizer has no token for 'Ä' of 'Ä5'"):
+        turns.after(plain, "1+1=", "Ä5")

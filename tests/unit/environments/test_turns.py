@@ -157,7 +157,7 @@ FAILURES = {
     "nan": ("turn 2", "ValueError: the reward of a Turn is finite"),
     "blank": ("turn 2", "ValueError: a Turn has a text"),
     "start": ("turn 1", "OSError: no server"),
-    "close": ("turn 4", "OSError: gone"),
+    "close": ("turn 3", "OSError: gone"),
 }
 
 

@@ -181,6 +181,7 @@ def test_every_cell_has_its_first_seed_before_any_has_its_second():
         (["--over", "model.config=null", "--over", "model.recipe=./nowhere.yaml"], "there is no recipe"),
         (["--report", "elsewhere"], "leave out the recipe"),
         (["other"], "there is no recipe other"),
+        (["tiny.yaml"], "the recipe tiny.yaml is given twice"),
         (["./tiny.yaml"], "the cells tiny.yaml and ./tiny.yaml are the same recipe"),
     ],
 )
