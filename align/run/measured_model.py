@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from align.errors import RecipeError, UserError
 from align.learner import tensor_files
 from align.learner.policy import Policy
 from align.manifest import Damaged, verified
+from align.run import checkpoints
 from align.run.initial_policy import model_folder
 from align.run.merged_adapter import merged_adapter
 from align.run.model_source import fetched_folder
@@ -21,7 +21,6 @@ from align.vocabulary.files import is_adapter
 
 RECIPE = "recipe.yaml"
 """The recipe's file in the folder of a run."""
-CHECKPOINT = re.compile(r"step_\d+")
 
 
 def recipe_of(model: str | Path) -> Recipe:
@@ -35,9 +34,10 @@ def recipe_of(model: str | Path) -> Recipe:
 
 
 def run_of(folder: Path) -> Path | None:
-    """The folder of the run that wrote this checkpoint; None if the folder is not named as one."""
+    """The folder of the run that wrote this checkpoint; None if the folder is none."""
     inside = folder.resolve()
-    return inside.parents[1] if CHECKPOINT.fullmatch(inside.name) and inside.parent.name == "checkpoints" else None
+    run_dir = inside.parent.parent
+    return run_dir if inside in [checkpoints.folder_of(run_dir, step) for step in checkpoints.steps(run_dir)] else None
 
 
 def measured_model(model: str | Path, scratch: Path) -> Path:
@@ -60,8 +60,8 @@ def measured_model(model: str | Path, scratch: Path) -> Path:
 
 
 def _a_checkpoint(run_dir: Path) -> str:
-    there = sorted(p for p in (run_dir / "checkpoints").glob("step_*") if CHECKPOINT.fullmatch(p.name))
-    return str(there[-1]) if there else "there is none yet"
+    there = checkpoints.steps(run_dir)
+    return str(checkpoints.folder_of(run_dir, there[-1])) if there else "there is none yet"
 
 
 def _exported(checkpoint: Path, target: Path) -> Path:

@@ -85,3 +85,20 @@ def test_models_that_cannot_be_measured(run, tmp_path, monkeypatch):
     }.items():
         with pytest.raises(UserError, match=said):
             measured_model(model, tmp_path / "scratch")
+
+
+def test_a_checkpoint_that_its_recipe_cannot_load(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("ALIGN_CACHE", str(tmp_path / "cache"))
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    written = (other / "recipe.yaml").read_text()
+    for change, said in {
+        "rank: 4": "does not fit the recipe of its run: it has no .*lora_A",
+        "rank: 2": "the warm start that the run began with is not in the cache",
+    }.items():
+        text = written.replace("rank: 2", change)
+        if change == "rank: 2":
+            text = text.replace(f"path: {run.parent / 'first'}", "path: null").replace("recipe: null", "recipe: countdown_sft", 1)
+        (other / "recipe.yaml").write_text(text)
+        with pytest.raises(UserError, match=said):
+            measured_model(checkpoint(other, 1), tmp_path / "scratch")
