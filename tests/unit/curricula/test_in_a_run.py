@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.models import tiny_model
+from helpers import digit_run
+from helpers.digit_run import lines
 from safetensors.torch import load_file
 
 from align.config import nodes, recipes
@@ -34,31 +35,11 @@ PROMPTS, SAMPLES, SIZE, STEPS = 4, 2, 10, 5
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("curriculum")
-    tiny_model(root / "model")
-    (root / "digit.py").write_text("def score(prompt, response):\n    return float(response[:1].isdigit())\n")
-    return root
+    return digit_run.places(root)
 
 
 def recipe(places: Path, curriculum: Any = "learnability", refill: int | None = 1, **changed: Any) -> Recipe:
-    node = {
-        "steps": STEPS,
-        "task": {"name": "countdown", "size": SIZE},
-        "algorithm": "grpo",
-        "reward": f"{places / 'digit.py'}:score",
-        "curriculum": curriculum,
-        "model": {"path": str(places / "model")},
-        "batch": {"prompts": PROMPTS, "samples": SAMPLES, "refill": refill},
-        "sampling": {"max_tokens": 6},
-        "optimizer": {"lr": 1e-2},
-        "workers": {"backend": "local"},
-        "evaluation": {"every": -1},
-    }
-    return recipes.build(node | changed)
-
-
-def lines(run_dir: Path) -> list[dict]:
-    found = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith(("time", "memory", "tokens/s", "sync/seconds"))} for line in found]
+    return recipes.build(digit_run.node(places, size=SIZE, refill=refill, **{"steps": STEPS, "curriculum": curriculum} | changed))
 
 
 @pytest.fixture(scope="module")

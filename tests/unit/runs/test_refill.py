@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.models import tiny_model
+from helpers import digit_run
+from helpers.digit_run import lines
 from safetensors.torch import load_file
 
 from align.config import recipes
@@ -33,32 +34,14 @@ PROMPTS, SAMPLES, REFILL = 4, 2, 3
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("refill")
-    tiny_model(root / "model")
-    (root / "digit.py").write_text("def score(prompt, response):\n    return float(response[:1].isdigit())\n")
     (root / "equal.py").write_text("def score(prompt, response):\n    return 1.0\n")
-    return root
+    return digit_run.places(root)
 
 
 def recipe(places: Path, reward: str | None = "digit", refill: int | None = REFILL, **changes: Any) -> Recipe:
     """Two answers to each of four prompts, rewarded with 0 or 1."""
-    node = {
-        "steps": 4,
-        "task": {"name": "countdown", "size": 24},
-        "algorithm": "grpo",
-        "reward": None if reward is None else f"{places / reward}.py:score",
-        "model": {"path": str(places / "model")},
-        "batch": {"prompts": PROMPTS, "samples": SAMPLES, "refill": refill},
-        "sampling": {"max_tokens": 6},
-        "optimizer": {"lr": 1e-2},
-        "workers": {"backend": "local"},
-        "evaluation": {"every": -1},
-    }
-    return recipes.build(node | changes)
-
-
-def lines(run_dir: Path) -> list[dict]:
-    found = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith(("time", "memory", "tokens/s", "sync/seconds"))} for line in found]
+    judged = None if reward is None else f"{places / reward}.py:score"
+    return recipes.build(digit_run.node(places, size=24, refill=refill, **{"steps": 4, "reward": judged} | changes))
 
 
 @pytest.fixture(scope="module")
